@@ -1,0 +1,41 @@
+"""Train multilingual language models at a chosen language ratio, and measure what it does.
+
+The same letters name a dimension in configs, variables, parameters and figures:
+
+    B  sequences in a batch               K  width of one head
+    L  positions in a sequence            F  width of the feed-forward layer
+    M  positions attended to              V  vocabulary of all languages together
+    D  width of the residual stream       N  transformer blocks
+    H  attention heads                    G  languages in the mixture
+    W  ids in a window (L + 1)            U  vocabulary of one source, the largest of them
+                                          P  pairs of parallel sequences
+
+Map of the package, in the order of its imports:
+
+    config      every field of a run                 languages   what a language is: its id map
+    data/       text -> tokens -> batches             model       the transformer; also attention,
+                                                                objective
+    sharding    the mesh and who holds what           step        one update of the TrainState
+    evaluation/ loss per language                     train       the loop
+    runs        the run directory                     checkpoint  save and restore
+    analysis/   figures and the page of a run         main, report, generate: the commands
+
+In a notebook, `imbalance_jax.load("runs/90_10")` gives a trained run's config, parameters
+and forward function.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imbalance_jax.loading import load as load
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: importing the package must stay cheap and free of jax.
+    if name == "load":
+        from imbalance_jax.loading import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,124 @@
+"""What every command shares: reading the command line, and how errors leave it.
+
+Exit codes: 0 done, 1 an error after the first step began, 2 anything wrong found before
+it, 75 preempted or interrupted and saved. A mistake of the user is one message without a
+traceback.
+"""
+
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from imbalance_jax import config as config_lib
+
+DONE = 0
+FAILED = 1
+REFUSED = 2
+PREEMPTED = 75  # EX_TEMPFAIL: start again to go on
+
+
+def define_config() -> None:
+    """Declares --config=FILE[:CHOICES] and the override --config.FIELD=VALUE of any field."""
+    config_flags.DEFINE_config_file("config", None, "A file in configs/, such as 90_10.py.")
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Reads the flags that were defined, calls `main` and exits with what it returns."""
+
+    def checked(argv: list[str]) -> int:
+        # The libraries that we use report each file that they open.
+        logging.set_verbosity(logging.WARNING)
+        if len(argv) > 1:
+            refuse(f"{argv[1]!r} is not a flag. Write --name=value.")
+        try:
+            return main()
+        except (ValueError, FileNotFoundError) as error:
+            refuse(str(error))
+        except KeyboardInterrupt:
+            print("Interrupted before the first step. Start again to go on.", file=sys.stderr)
+            return PREEMPTED
+
+    app.run(checked, flags_parser=_parse)
+
+
+def refuse(message: str) -> NoReturn:
+    """Prints what is wrong and how to mend it, and exits with code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(REFUSED)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        if "config" in flags.FLAGS:
+            _check_config(argv[1:])
+        return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        # absl has named the flag and its value; what kind of value it takes is ours to say.
+        name = str(error).removeprefix("flag --").partition("=")[0]
+        refuse(f"{str(error).removeprefix('flag ').rstrip('.')}. {_expected(name)}".strip())
+    except (flags.Error, ValueError, TypeError) as error:
+        refuse(" ".join(str(error).split()))
+
+
+def _check_config(args: list[str]) -> None:
+    """Refuses a config file that cannot be used, and overrides of fields it does not have.
+
+    config_flags would raise for them too, without saying which fields there are.
+    """
+    flags_ = [arg.lstrip("-").partition("=") for arg in args if arg.startswith("-")]
+    values = {name: value for name, _, value in flags_}
+    if not values.get("config"):
+        return
+    config = _load(values["config"])
+    for name in values:
+        if name.startswith("config."):
+            _check_field(config, name)
+
+
+def _load(value: str) -> ml_collections.ConfigDict:
+    """Returns the config of a `--config=FILE[:CHOICES]`, without overrides."""
+    path, _, choices = value.partition(":")
+    if not os.path.isfile(path):
+        refuse(f"--config={value}: there is no file {path}.")
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+        return get_config(choices) if choices else get_config()
+    except ValueError as error:
+        refuse(str(error))
+    except KeyError:
+        refuse(f"--config={value}: {path} defines no function get_config().")
+    except Exception as error:
+        refuse(f"--config={value}: {path} fails with {type(error).__name__}: {error}")
+
+
+def _check_field(config: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses a dotted name that leaves the config, naming the group where it does."""
+    here: Any = config
+    group = "config"
+    for part in name.split(".")[1:]:
+        if not isinstance(here, ml_collections.ConfigDict):
+            refuse(f"--{name}: {group} is a value and has no fields.")
+        if part not in here:
+            if group == "config.mixture.ratio":
+                refuse(
+                    f"--{name} is the ratio of a language that is not declared. "
+                    f"config.languages has: {', '.join(config.languages)}."
+                )
+            refuse(config_lib.unknown_field(group, part, list(here)))
+        here = here[part]
+        group += f".{part}"
+
+
+def _expected(name: str) -> str:
+    """Returns what kind of value a dotted name takes, judged by its present value."""
+    here: Any = flags.FLAGS["config"].value
+    for part in name.split(".")[1:]:
+        here = here[part]
+    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
+    return f"It must be {kinds[type(here)]}, such as {here}." if type(here) in kinds else ""

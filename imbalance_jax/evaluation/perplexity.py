@@ -1,0 +1,201 @@
+"""Loss per language on held-out text, and its exact split into two parts.
+
+The windows are fixed and the same for all clones of a source. They never follow the
+training ratio. One jitted pass gives sums per language; they are divided once, by the host.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from imbalance_jax import distributed, objective, sharding
+from imbalance_jax import model as model_lib
+from imbalance_jax.config import ModelConfig
+from imbalance_jax.languages import Vocabulary
+from imbalance_jax.step import Batch, model_ids
+
+# What is summed over the scored positions of each language.
+SUMS = ("loss", "language_nats", "loss_own", "leak", "top1", "tokens", "bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Windows of one source's ids (n, W), and the weight of each target (n, L), 0 or 1."""
+
+    ids_nW: np.ndarray
+    weight_nL: np.ndarray
+
+
+def spread_windows(tokens: np.ndarray, L: int, most: int) -> Windows:
+    """Returns windows that follow each other, or `most` of them spread over the text.
+
+    Every target is scored. `most=0` takes all windows.
+    """
+    count = max(1, (len(tokens) - 1) // L)
+    chosen = np.arange(count)
+    if most and most < count:
+        chosen = (np.arange(most) * count) // most
+    return _cut(tokens, chosen * L, L, scored=L)
+
+
+def strided_windows(tokens: np.ndarray, L: int, stride: int) -> Windows:
+    """Returns windows `stride` apart, of which the last `stride` targets are scored.
+
+    So every scored target has at least L - stride ids before it. The first L - stride
+    targets of the text are never scored, every later one exactly once; the last window may
+    reach beyond the text. As the reference study does, with L=512 and stride=128.
+    """
+    targets = len(tokens) - 1
+    count = max(1, -(-(targets - (L - stride)) // stride))
+    return _cut(tokens, np.arange(count) * stride, L, scored=stride)
+
+
+def _cut(tokens: np.ndarray, starts: np.ndarray, L: int, scored: int) -> Windows:
+    place_nW = starts[:, None] + np.arange(L + 1)
+    inside_nW = place_nW < len(tokens)
+    ids_nW = np.where(inside_nW, tokens[np.minimum(place_nW, len(tokens) - 1)], 0)
+    weight_nL = inside_nW[:, 1:] & (np.arange(L) >= L - scored)
+    return Windows(ids_nW.astype(tokens.dtype), weight_nL)
+
+
+class Evaluator:
+    """Scores every language on its source's windows, with one compiled function."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocabulary: Vocabulary,
+        mesh: Mesh,
+        batch_size: int,
+        params: model_lib.Params,
+        dtype: np.dtype,
+    ) -> None:
+        """Compiles the function for parameters of these shapes and shardings.
+
+        Args:
+          batch_size: sequences that are scored at once, over all hosts.
+          dtype: of the ids in windows.
+        """
+        self._vocabulary, self._mesh, self._batch_size = vocabulary, mesh, batch_size
+        whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        tables = (vocabulary.map_GU, vocabulary.own_GV, vocabulary.bytes_GU)
+        self._tables = tuple(jax.device_put(table, whole) for table in tables)
+        self._rows, self._dtype = rows, dtype
+        score = jax.jit(functools.partial(_score, config), out_shardings=whole)
+
+        def shape(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((batch_size, *dims), dtype, sharding=rows)
+
+        batch = Batch(shape(dtype, config.L + 1), shape(jnp.int32))
+        weight_BL = shape(jnp.float32, config.L)
+        self._score = score.lower(params, batch, weight_BL, *self._tables).compile()
+
+    def __call__(
+        self,
+        params: model_lib.Params,
+        windows: Sequence[Windows],
+        poll: Callable[[float], None] = lambda done: None,
+    ) -> dict[str, dict[str, float]]:
+        """Returns the metrics of each language by its tag.
+
+        Args:
+          windows: one for each language, in the vocabulary's order.
+          poll: called between batches with the share done; may raise to stop.
+        """
+        G = len(self._vocabulary.tags)
+        totals = {name: np.zeros(G) for name in SUMS}
+        total_rows = sum(len(w.ids_nW) for w in windows)
+        pending = None
+        for number, (batch, weight_BL) in enumerate(self._batches(windows)):
+            placed = jax.tree.map(functools.partial(distributed.place, self._rows), batch)
+            weight = distributed.place(self._rows, weight_BL)
+            found = self._score(params, placed, weight, *self._tables)
+            # One batch late, so that the device never waits for the host.
+            if pending:
+                _add(totals, pending)
+            pending = found
+            poll(number * self._batch_size / total_rows)
+        if pending:
+            _add(totals, pending)
+        return {
+            tag: summarise({name: float(totals[name][g]) for name in SUMS})
+            for g, tag in enumerate(self._vocabulary.tags)
+        }
+
+    def _batches(self, windows: Sequence[Windows]) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yields this host's rows of batches of all languages' windows."""
+        place = [(g, n) for g, w in enumerate(windows) for n in range(len(w.ids_nW))]
+        mine = distributed.local_rows(self._batch_size)
+        for first in range(0, len(place), self._batch_size):
+            rows = place[first : first + self._batch_size]
+            # Rows of weight 0 fill the last batch, so that nothing compiles again.
+            filled = (rows + [rows[0]] * (self._batch_size - len(rows)))[mine]
+            ids_BW = np.stack([windows[g].ids_nW[n] for g, n in filled]).astype(self._dtype)
+            weight_BL = np.stack([windows[g].weight_nL[n] for g, n in filled]).astype(np.float32)
+            real = np.arange(self._batch_size)[mine] < len(rows)
+            yield (
+                Batch(ids_BW, np.array([g for g, _ in filled], np.int32)),
+                weight_BL * real[:, None],
+            )
+
+
+def _add(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> None:
+    for name in totals:
+        totals[name] += np.asarray(found[name], np.float64)
+
+
+def _score(
+    config: ModelConfig,
+    params: model_lib.Params,
+    batch: Batch,
+    weight_BL: jax.Array,
+    map_GU: jax.Array,
+    own_GV: jax.Array,
+    bytes_GU: jax.Array,
+) -> dict[str, jax.Array]:
+    """Returns sums per language over the scored positions of one batch."""
+    ids_BW = model_ids(batch, map_GU)
+    hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
+    found = objective.measure(
+        hidden_BLD,
+        model_lib.head(params),
+        ids_BW[:, 1:],
+        own_GV[batch.language_B],
+        chunk=config.loss_chunk,
+    )
+    targets_BL = batch.ids_BW[:, 1:].astype(jnp.int32)
+    found["tokens"] = jnp.ones_like(weight_BL)
+    found["bytes"] = bytes_GU[batch.language_B[:, None], targets_BL].astype(jnp.float32)
+    return {
+        name: jax.ops.segment_sum(
+            jnp.sum(found[name] * weight_BL, axis=1), batch.language_B, map_GU.shape[0]
+        )
+        for name in SUMS
+    }
+
+
+def summarise(sums: Mapping[str, float]) -> dict[str, float]:
+    """Returns the metrics of one language from its sums.
+
+    Perplexity is per token; bits per byte count the UTF-8 bytes of the scored pieces, so a
+    separator adds loss and no byte.
+    """
+    tokens = sums["tokens"]
+    means = {name: sums[name] / tokens for name in SUMS[:5]}
+    return {
+        "loss": means["loss"],
+        "ppl": float(np.exp(means["loss"])),
+        "bits_per_byte": sums["loss"] / np.log(2) / sums["bytes"] if sums["bytes"] else 0.0,
+        "language_nats": means["language_nats"],
+        "loss_own": means["loss_own"],
+        "leak": means["leak"],
+        "top1": means["top1"],
+        "tokens": int(tokens),
+        "bytes": int(sums["bytes"]),
+    }

@@ -1,0 +1,127 @@
+"""A trained run in one call, for notebooks, generation and runs that begin with another."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from imbalance_jax import config as config_lib
+from imbalance_jax import languages, sharding
+from imbalance_jax import model as model_lib
+from imbalance_jax import step as step_lib
+from imbalance_jax.checkpoint import Checkpoints
+from imbalance_jax.data import sources
+from imbalance_jax.runs import RunDirectory
+
+if TYPE_CHECKING:
+    import sentencepiece
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A run's config, parameters and vocabulary, and what they do to text."""
+
+    config: config_lib.Config
+    step: int
+    params: model_lib.Params
+    vocabulary: languages.Vocabulary
+    tokenizers: Mapping[str, "sentencepiece.SentencePieceProcessor"]  # by source
+
+    def encode(self, text: str, language: str) -> np.ndarray:
+        """Returns the model's ids for a text in a language."""
+        row = self.vocabulary.index(language)
+        return self.vocabulary.map_GU[row, self._tokenizer(language).encode(text)]
+
+    def decode(self, ids: np.ndarray, language: str) -> str:
+        """Returns the text of the model's ids; those of other languages are left out."""
+        base = self.vocabulary.base_ids(self.vocabulary.index(language), np.asarray(ids))
+        return self._tokenizer(language).decode([int(t) for t in base if t >= 0])
+
+    def forward(self, ids_BL: jax.typing.ArrayLike) -> jax.Array:
+        """Returns fp32 logits of the next id at every position: (B, L, V)."""
+        return _logits(self.params, self.config.model, jnp.asarray(ids_BL))
+
+    def _tokenizer(self, language: str) -> "sentencepiece.SentencePieceProcessor":
+        return self.tokenizers[languages.source_of(self.config, language)]
+
+
+_logits = jax.jit(model_lib.logits, static_argnums=1)
+
+
+def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
+    """Loads a run from its directory, at its newest checkpoint or another one.
+
+        run = imbalance_jax.load("runs/90_10")
+        ids = run.encode("The function returns", "en2")
+        logits = run.forward(ids[None])
+
+    Raises:
+      FileNotFoundError: the directory holds no run, or no such checkpoint.
+    """
+    import sentencepiece
+
+    run = RunDirectory(path)
+    config = run.config()
+    tokenizers = {}
+    for name in sorted({languages.source_of(config, tag) for tag in config.tags}):
+        file = run.path / f"tokenizer-{name}.model"
+        if not file.exists():
+            raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
+        tokenizers[name] = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
+    pieces = {name: sources.pieces_of(tokenizer) for name, tokenizer in tokenizers.items()}
+    vocabulary = languages.vocabulary(config, pieces)
+
+    # One device is enough to look at a model; its checkpoint may come from any mesh.
+    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
+    like = step_lib.abstract_state(config, vocabulary.size, mesh)
+    checkpoints = Checkpoints(run.checkpoints)
+    try:
+        steps = checkpoints.steps()
+        if not steps or (step is not None and step not in steps):
+            wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+            raise FileNotFoundError(f"{run} has no {wanted}. It has: {steps or 'none'}.")
+        state = checkpoints.restore(steps[-1] if step is None else step, like)
+    finally:
+        checkpoints.close()
+    return LoadedRun(config, int(state.step), state.params, vocabulary, tokenizers)
+
+
+def restore_params(
+    init_from: str, config: config_lib.ModelConfig, like: model_lib.Params
+) -> model_lib.Params:
+    """Returns the parameters of another run, sharded as `like`.
+
+    Args:
+      init_from: RUN or RUN@STEP.
+
+    Raises:
+      ValueError: there is no such run, or its model has another size.
+    """
+    path, _, step = init_from.partition("@")
+    if step and not step.isdecimal():
+        raise ValueError(f"config.init_from={init_from!r}: write RUN or RUN@STEP.")
+    try:
+        loaded = load(path, int(step) if step else None)
+    except FileNotFoundError as error:
+        raise ValueError(f"config.init_from={init_from!r}: {error}") from error
+    theirs, ours = loaded.config.model, config
+    for name in (*"LDHKFN", "tied"):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise ValueError(
+                f"{path}/checkpoints/{loaded.step} was written with config.model.{name}="
+                f"{getattr(theirs, name)}, but this run has config.model.{name}="
+                f"{getattr(ours, name)}. Use another config.init_from, or set "
+                f"config.model.{name}={getattr(theirs, name)}."
+            )
+    if loaded.vocabulary.size != like["embed_VD"].shape[0]:
+        raise ValueError(
+            f"{path} has a vocabulary of {loaded.vocabulary.size} ids, this run one of "
+            f"{like['embed_VD'].shape[0]}. Give this run the languages and tokenizers of that one."
+        )
+    return jax.tree.map(
+        lambda new, leaf: jax.device_put(np.asarray(new), leaf.sharding), loaded.params, like
+    )

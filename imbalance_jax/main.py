@@ -1,0 +1,101 @@
+"""Trains a model at a chosen language ratio.
+
+    python -m imbalance_jax.main --config=configs/90_10.py --workdir=runs/90_10
+
+Text that is not prepared yet is prepared first. Started again with the same work directory,
+a run goes on from its newest checkpoint. Any field can be set from the command line, as in
+--config.optimizer.peak_lr=1e-3.
+"""
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from imbalance_jax import cli
+from imbalance_jax import config as config_lib
+from imbalance_jax.runs import RunDirectory
+
+if TYPE_CHECKING:
+    from imbalance_jax.train import Clock, Trainer
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    cli.define_config()
+    flags.DEFINE_string("workdir", None, "The run's directory; by default runs/<config name>.")
+    flags.DEFINE_bool("dry_run", False, "Say what the run would take, and stop.")
+    flags.DEFINE_bool("extend", False, "Allow more config.steps than the run was started with.")
+    flags.DEFINE_string("export", None, "Write the final parameters there, as safetensors.")
+
+
+def main() -> int:
+    run = _run_directory()
+    config = run.config() if FLAGS.config is None else config_lib.resolve(FLAGS.config)
+    run.check(config, extend=FLAGS.extend)
+    if run.done and config.steps == run.config().steps:
+        print(f"{run} is done. See {run.path / 'report.html'}.")
+        return _export(run)
+
+    from imbalance_jax import planning
+    from imbalance_jax.data import prepare
+    from imbalance_jax.train import Clock, Trainer
+
+    times = Clock()
+    with times("setup"):
+        sources = prepare.prepare_all(config)
+        trainer = Trainer.make(config, sources)
+        print(planning.describe(trainer))
+    if FLAGS.dry_run:
+        print(planning.forecast(trainer))
+        return cli.DONE
+    if FLAGS.extend and run.path.exists():
+        print(planning.describe_extension(run.config(), trainer))
+    return _train(trainer, run, times)
+
+
+def _run_directory() -> RunDirectory:
+    if FLAGS.workdir:
+        return RunDirectory(FLAGS.workdir)
+    if FLAGS.config is None:
+        raise ValueError("Give --config=FILE, such as --config=configs/90_10.py.")
+    file = FLAGS["config"].config_filename  # type: ignore[attr-defined]
+    return RunDirectory(os.path.join("runs", os.path.basename(file).removesuffix(".py")))
+
+
+def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
+    from imbalance_jax import distributed
+    from imbalance_jax.train import Failed, Preempted, train
+
+    with distributed.Interrupts() as interrupts:
+        try:
+            train(trainer, run, times, interrupts)
+        except Preempted as stop:
+            again = shlex.join([os.path.basename(sys.executable), "-m", "imbalance_jax.main"])
+            again += " " + shlex.join(sys.argv[1:])
+            print(f"Saved step {stop.step} in {run}. To go on:\n    {again}")
+            return cli.PREEMPTED
+        except Failed as error:
+            print(f"error: {error}\n{run.path / 'FAILED.json'} has the details.", file=sys.stderr)
+            return cli.FAILED
+    if distributed.is_writer():
+        from imbalance_jax.analysis import page
+
+        print(f"Done. See {page.write_run_page(run)}.")
+    return _export(run)
+
+
+def _export(run: RunDirectory) -> int:
+    if FLAGS.export:
+        from imbalance_jax import exporting
+
+        print(f"Wrote {exporting.export(run, FLAGS.export)}.")
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,211 @@
+"""A run directory: the config, metrics, markers and provenance of one run.
+
+Analysis reads nothing else, so neither jax nor flax is imported here.
+
+    config.json       the resolved config        metrics.jsonl     one object a line, with "step"
+    provenance.json   code, versions, devices,   mixture.csv       requested and realised ratio
+                      text fingerprints          evaluation.json   final results on the test split
+    checkpoints/      see checkpoint.py          DONE | FAILED.json  how it ended
+"""
+
+import csv
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from imbalance_jax import config as config_lib
+
+Record = dict[str, Any]
+
+
+class RunDirectory:
+    """Reads and writes the files of one run. Nothing is cached: the directory is the truth."""
+
+    def __init__(self, path: str | epath.PathLike) -> None:
+        self.path = epath.Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "DONE").exists()
+
+    def config(self) -> config_lib.Config:
+        """Returns the config that the run was started with.
+
+        Raises:
+          FileNotFoundError: this is not a run directory.
+        """
+        file = self.path / "config.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{self.path} holds no run: it has no config.json.")
+        return config_lib.resolve(json.loads(file.read_text()))
+
+    def check(self, config: config_lib.Config, *, extend: bool = False) -> None:
+        """Raises ValueError if the directory belongs to another run, or holds something else.
+
+        Args:
+          extend: more steps than the run was started with are welcome.
+        """
+        if (self.path / "config.json").exists():
+            self._check_same(config, extend)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(f"{self.path} is not empty and holds no run. Use another --workdir.")
+
+    def claim(self, config: config_lib.Config) -> None:
+        """Makes the directory this run's own, after `check`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json("config.json", config_lib.to_dict(config))
+        (self.path / "FAILED.json").unlink(missing_ok=True)
+        (self.path / "DONE").unlink(missing_ok=True)
+
+    def _check_same(self, config: config_lib.Config, extend: bool) -> None:
+        ours = config_lib.identity(config)
+        theirs = config_lib.identity(self.config())
+        found = config_lib.differences(ours, theirs)
+        if extend:
+            found = [item for item in found if item[0] != "config.steps"]
+            if config.steps < theirs["steps"]:
+                raise ValueError(
+                    f"{self.path} was started with config.steps={theirs['steps']}; --extend "
+                    f"cannot shorten it to {config.steps}."
+                )
+        if found:
+            field, mine, other = found[0]
+            more = f" ({len(found) - 1} more fields differ)" if len(found) > 1 else ""
+            hint = " or pass --extend" if field == "config.steps" and mine > other else ""
+            raise ValueError(
+                f"{self.path} belongs to a run with {field}={other!r}, but this one has "
+                f"{mine!r}{more}. Use another --workdir, set {field}={other!r}{hint}."
+            )
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file whole or not at all."""
+        unfinished = self.path / f".{name}.tmp"
+        unfinished.write_text(text)
+        unfinished.replace(self.path / name)
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        (self.path / name).write_bytes(content)
+
+    def read_json(self, name: str) -> Any:
+        """Returns a JSON file of the run, or None where it is absent."""
+        file = self.path / name
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def finish(self) -> None:
+        self.write_text("DONE", datetime.datetime.now(datetime.UTC).isoformat() + "\n")
+
+    def fail(self, step: int, error: BaseException) -> None:
+        self.write_json(
+            "FAILED.json",
+            {
+                "step": step,
+                "error": type(error).__name__,
+                "message": str(error),
+                "time": datetime.datetime.now(datetime.UTC).isoformat(),
+            },
+        )
+
+    # Metrics.
+
+    def metrics(self) -> Iterator[Record]:
+        """Yields the records of metrics.jsonl in order of step."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            for line in file.read_text().splitlines():
+                # A run killed while it wrote leaves half a line behind.
+                if line.endswith("}"):
+                    yield json.loads(line)
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Returns the steps and values of one metric."""
+        found = [(r["step"], r[name]) for r in self.metrics() if name in r]
+        return [step for step, _ in found], [value for _, value in found]
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether a record of a step has a metric whose name begins so."""
+        return any(
+            record["step"] == step and any(name.startswith(prefix) for name in record)
+            for record in self.metrics()
+        )
+
+    def newest(self, prefix: str) -> Record:
+        """Returns the newest value of every metric whose name begins so."""
+        found: Record = {}
+        for record in self.metrics():
+            found |= {name: value for name, value in record.items() if name.startswith(prefix)}
+        return found
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drops the records after a step, which a run resumed there writes anew."""
+        kept = [json.dumps(record) for record in self.metrics() if record["step"] <= step]
+        self.write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one record."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        unfinished = self.path / f".{name}.tmp"
+        with unfinished.open("w") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        unfinished.replace(self.path / name)
+
+    def read_csv(self, name: str) -> list[dict[str, str]]:
+        """Returns the rows of a CSV file of the run; none where it is absent."""
+        file = self.path / name
+        return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+
+
+_PACKAGES = (
+    "imbalance-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "sentencepiece",
+    "ml-collections",
+    "numpy",
+)
+
+
+def versions() -> dict[str, Any]:
+    """Returns what code ran: git revision, Python, and the packages that matter."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {"git": _git_revision(), "python": platform.python_version(), "packages": found}
+
+
+def _git_revision() -> str:
+    """Returns the revision of the checkout this file lies in, or "unknown"."""
+    here = epath.Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()

@@ -1,0 +1,97 @@
+"""The mesh, and which device holds what.
+
+One table says along which mesh axis a dimension is cut. It is applied to parameters by
+their names, and to the optimizer's moments, which share the names. The batch is cut along
+data and fsdp together; everything else is held whole by every device.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from imbalance_jax.config import Config, MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "V": "tensor"}
+BATCH = PartitionSpec(("data", "fsdp"))
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
+    """Returns the mesh of a config over these devices.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    given = 1
+    for size in sizes.values():
+        given *= size if size > 0 else 1
+    rest = [axis for axis, size in sizes.items() if size == -1]
+    if len(devices) % given or (not rest and given != len(devices)):
+        wanted = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
+        raise ValueError(
+            f"{wanted} do not fit {len(devices)} devices. Set sizes whose product is "
+            f"{len(devices)}, with -1 for the rest."
+        )
+    sizes |= {axis: len(devices) // given for axis in rest}
+    # Auto: the compiler places what is between the shardings that we pin. (The default,
+    # Explicit, would want every einsum annotated.)
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def check(config: Config, mesh: Mesh, vocab_size: int) -> None:
+    """Raises ValueError if the batch or a dimension cannot be cut evenly."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    micro = config.batch_size // config.optimizer.accumulate
+    if micro % rows:
+        each = rows * config.optimizer.accumulate
+        below, above = micro // rows * each, -(-micro // rows) * each
+        choices = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"config.batch_size={config.batch_size} in {config.optimizer.accumulate} "
+            f"micro-batches cannot be split over {rows} devices. Set config.batch_size to a "
+            f"multiple of {each}, such as {choices}."
+        )
+    sizes = {"D": config.model.D, "F": config.model.F, "H": config.model.H, "V": vocab_size}
+    for dim, size in sizes.items():
+        axis = PARAMETER_AXES[dim]
+        if size % mesh.shape[axis]:
+            name = "the vocabulary" if dim == "V" else f"config.model.{dim}"
+            raise ValueError(
+                f"{name}={size} cannot be cut over config.mesh.{axis}={mesh.shape[axis]}. "
+                f"Set config.mesh.{axis} to a divisor of {size}."
+            )
+
+
+def parameter_spec(name: str, ndim: int, stacked: bool) -> PartitionSpec:
+    """Returns the spec of `w_q_DHK` and its like; stacked ones have N in front."""
+    dims = "N" * stacked + name.rpartition("_")[2]
+    if len(dims) != ndim:
+        raise ValueError(f"{name} is named for {dims} but has {ndim} dimensions.")
+    # A bias or a norm's scale is not worth a gather of its own.
+    cut = len(dims) - stacked > 1
+    return PartitionSpec(*(PARAMETER_AXES.get(dim) if cut else None for dim in dims))
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """Returns the sharding of every array of a TrainState, or of parameters alone."""
+
+    def of(path: tuple, leaf: Any) -> NamedSharding:
+        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        if not names:  # counters
+            return replicated(mesh)
+        return NamedSharding(mesh, parameter_spec(names[-1], len(leaf.shape), "blocks" in names))
+
+    return jax.tree_util.tree_map_with_path(of, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, BATCH)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())

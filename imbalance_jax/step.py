@@ -1,0 +1,201 @@
+"""One update: the TrainState, the optimizer, and the jitted step between two states."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from imbalance_jax import model as model_lib
+from imbalance_jax import objective, sharding
+from imbalance_jax.config import Config, ModelConfig, OptimizerConfig
+
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Windows of base ids, each in one language. Inputs are the first L, targets the last."""
+
+    ids_BW: Any  # an array on the host or on devices, or the shape of one
+    language_B: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a training step reads and writes, and all that a checkpoint holds."""
+
+    step: jax.Array  # updates done so far
+    params: model_lib.Params
+    opt_state: optax.OptState
+    sequences_G: jax.Array  # trained so far, counted where they are trained
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Returns the learning rate of the update after `count` updates.
+
+    With t = count + 1 of `steps` updates in all, w warm-up updates, peak p and final f:
+
+        cosine               min(t, w) / w * (f + (p - f) (1 + cos(pi t / steps)) / 2)
+        warmup_stable_decay  min(t, w) / w * p, then linearly to f over the last updates
+        constant             min(t, w) / w * p
+
+    The warm-up multiplies the cosine rather than going before it, as in the reference.
+    """
+    peak, final = config.peak_lr, config.final_lr
+    warmup = config.warmup if config.warmup >= 1 else max(1.0, config.warmup * steps)
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        t = jnp.asarray(count, jnp.float32) + 1
+        ramp = jnp.minimum(t, warmup) / warmup
+        if config.schedule == "cosine":
+            return ramp * (final + (peak - final) * (1 + jnp.cos(jnp.pi * t / steps)) / 2)
+        if config.schedule == "constant":
+            return ramp * peak
+        decay = max(1.0, config.decay * steps)
+        left = jnp.clip((steps - t) / decay, 0, 1)
+        return ramp * (final + (peak - final) * left)
+
+    return rate
+
+
+def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns Adam with the config's learning rate, clipping and weight decay."""
+    parts = []
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    if config.weight_decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
+    parts.append(optax.scale_by_learning_rate(learning_rate(config, steps)))
+    return optax.chain(*parts)
+
+
+def _is_matrix(params: model_lib.Params) -> Any:
+    """Marks what decays: parameters with an input and an output dimension."""
+
+    def of(path: tuple, leaf: jax.Array) -> bool:
+        return len(path[-1].key.rpartition("_")[2]) > 1 and not path[-1].key.startswith("b_")
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
+    """Returns the state before the first update, made where it will lie."""
+    make = functools.partial(_init_state, config, vocab_size)
+    shardings = sharding.state_shardings(mesh, jax.eval_shape(make))
+    return jax.jit(make, out_shardings=shardings)()
+
+
+def abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
+    """Returns the shapes and shardings of a state, without making it."""
+    shapes = jax.eval_shape(functools.partial(_init_state, config, vocab_size))
+    return jax.tree.map(
+        lambda leaf, sharding_: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_),
+        shapes,
+        sharding.state_shardings(mesh, shapes),
+    )
+
+
+def _init_state(config: Config, vocab_size: int) -> TrainState:
+    params = model_lib.init_params(config.model, vocab_size, jax.random.key(config.seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer(config.optimizer, config.steps).init(params),
+        sequences_G=jnp.zeros(len(config.languages), jnp.int32),
+    )
+
+
+def train_step(
+    config: Config, steps: int, state: TrainState, batch: Batch, map_GU: jax.Array
+) -> tuple[TrainState, Metrics]:
+    """One update. The metrics describe the parameters before it.
+
+    Losses and tokens are sums per language, `loss_G` and `tokens_G`: a batch holds few
+    sequences of a rare language, so means are taken over many batches, by the host.
+    `trained_G` counts the sequences of all updates so far.
+    """
+    loss_and_gradient = jax.value_and_grad(_mean_loss, has_aux=True)
+    micro = config.optimizer.accumulate
+    if micro == 1:
+        (loss, loss_G), grads = loss_and_gradient(state.params, config.model, batch, map_GU)
+    else:
+        # Rows r, r + micro, ...: every device keeps the rows that it has.
+        parts = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            found = loss_and_gradient(state.params, config.model, part, map_GU)
+            return jax.tree.map(jnp.add, total, found), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(
+            lambda part: loss_and_gradient(state.params, config.model, part, map_GU), first
+        )
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        ((loss, loss_G), grads), _ = jax.lax.scan(add, zeros, parts)
+        loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
+
+    updates, opt_state = optimizer(config.optimizer, steps).update(
+        grads, state.opt_state, state.params
+    )
+    sequences_G = jnp.bincount(batch.language_B, length=len(config.languages)).astype(jnp.int32)
+    metrics = {
+        "loss": loss,
+        "loss_G": loss_G,
+        "tokens_G": sequences_G * config.model.L,
+        "trained_G": state.sequences_G + sequences_G,
+        "grad_norm": optax.tree.norm(grads),
+        "learning_rate": learning_rate(config.optimizer, steps)(state.step),
+    }
+    new = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        sequences_G=state.sequences_G + sequences_G,
+    )
+    return new, metrics
+
+
+def _mean_loss(
+    params: model_lib.Params, config: ModelConfig, batch: Batch, map_GU: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean loss of all positions, and its sum per language."""
+    ids_BW = model_ids(batch, map_GU)
+    hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
+    target_BL = ids_BW[:, 1:]
+    total, loss_BL = objective.cross_entropy(
+        hidden_BLD,
+        model_lib.head(params),
+        target_BL,
+        jnp.ones(target_BL.shape, jnp.float32),
+        chunk=config.loss_chunk,
+    )
+    loss_G = jax.ops.segment_sum(jnp.sum(loss_BL, axis=1), batch.language_B, map_GU.shape[0])
+    return total / target_BL.size, loss_G
+
+
+def model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
+    """Returns the model's ids for a batch's base ids: each row through its language's map."""
+    return map_GU[batch.language_B[:, None], batch.ids_BW.astype(jnp.int32)]
+
+
+def jit_step(config: Config, steps: int, mesh: Mesh, state: TrainState) -> jax.stages.Wrapped:
+    """Returns the jitted step. It takes the state's memory over and compiles once.
+
+    Without pinned output shardings the second call would see other ones than the first,
+    and compile again.
+    """
+    state_shardings = sharding.state_shardings(mesh, state)
+    batch_sharding, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    return jax.jit(
+        functools.partial(train_step, config, steps),
+        in_shardings=(state_shardings, batch_sharding, whole),
+        out_shardings=(state_shardings, whole),
+        donate_argnums=0,
+    )

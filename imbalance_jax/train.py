@@ -1,0 +1,402 @@
+"""The training loop: setup above, one short loop below."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from imbalance_jax import distributed, hardware, languages, loading, sharding
+from imbalance_jax import model as model_lib
+from imbalance_jax import step as step_lib
+from imbalance_jax.checkpoint import Checkpoints
+from imbalance_jax.config import Config
+from imbalance_jax.data.mixture import ORDER_VERSION
+from imbalance_jax.data.sources import Source
+from imbalance_jax.data.stream import HostBatch, Stream
+from imbalance_jax.evaluation import perplexity
+from imbalance_jax.progress import Progress
+from imbalance_jax.runs import RunDirectory, versions
+
+
+class Preempted(Exception):
+    """The run was asked to stop, and has saved the state after `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+class Failed(Exception):
+    """The run ended with an error after its first step began; FAILED.json says which."""
+
+
+class Clock:
+    """Seconds spent in each part of a run, over all its starts."""
+
+    PARTS = ("setup", "compile", "data", "evaluate", "checkpoint")
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._total_before = 0.0
+        self.seconds = dict.fromkeys(self.PARTS, 0.0)
+
+    def go_on(self, before: Mapping[str, float]) -> None:
+        """Adds what earlier starts of the run took, from their last record."""
+        self._total_before = before.get("time/total", 0.0)
+        for part in self.PARTS:
+            self.seconds[part] += before.get(f"time/{part}", 0.0)
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.monotonic() - began
+
+    def metrics(self) -> dict[str, float]:
+        """Returns time/<part>; what no part claims is training."""
+        total = self._total_before + time.monotonic() - self._began
+        seconds = self.seconds | {"train": total - sum(self.seconds.values()), "total": total}
+        return {f"time/{part}": round(value, 3) for part, value in seconds.items()}
+
+
+@dataclasses.dataclass
+class Trainer:
+    """Everything that is fixed before the first step."""
+
+    config: Config
+    sources: Mapping[str, Source]
+    stream: Stream
+    vocabulary: languages.Vocabulary
+    mesh: jax.sharding.Mesh
+
+    @classmethod
+    def make(cls, config: Config, sources: Mapping[str, Source]) -> "Trainer":
+        """Builds and checks all parts.
+
+        Raises:
+          ValueError: the config does not suit the text or the devices.
+        """
+        mesh = sharding.make_mesh(config.mesh, jax.devices())
+        pieces = {name: source.pieces for name, source in sources.items()}
+        vocabulary = languages.vocabulary(config, pieces)
+        sharding.check(config, mesh, vocabulary.size)
+        distributed.local_rows(config.batch_size)
+        for name, source in sources.items():
+            for split in ("validation", "test"):
+                if source.count(split) < 2:
+                    raise ValueError(
+                        f"config.sources.{name}: no document is held out for {split} (1 % of the "
+                        f"{source.about['documents']['train']} documents are, by a hash of their "
+                        f"id). Give config.sources.{name}.{split} a file, or use more documents."
+                    )
+        return cls(config, sources, Stream(config, sources), vocabulary, mesh)
+
+    def source(self, tag: str) -> Source:
+        return self.sources[languages.source_of(self.config, tag)]
+
+    def validation_windows(self) -> list[perplexity.Windows]:
+        L, most = self.config.model.L, self.config.evaluation.max_windows
+        return [
+            perplexity.spread_windows(self.source(tag).tokens("validation"), L, most)
+            for tag in self.config.tags
+        ]
+
+    def test_windows(self) -> list[perplexity.Windows]:
+        L, stride = self.config.model.L, self.config.eval_stride
+        return [
+            perplexity.strided_windows(self.source(tag).tokens("test"), L, stride)
+            for tag in self.config.tags
+        ]
+
+    def evaluator(self, params: model_lib.Params) -> perplexity.Evaluator:
+        """Returns the compiled evaluation of all languages."""
+        size = self.config.batch_size // self.config.optimizer.accumulate
+        dtype = np.result_type(*(source.tokens("test") for source in self.sources.values()))
+        return perplexity.Evaluator(
+            self.config.model, self.vocabulary, self.mesh, size, params, dtype
+        )
+
+    def compile_step(self, state: step_lib.TrainState) -> jax.stages.Compiled:
+        """Returns the compiled step for states of these shapes and shardings."""
+        rows = distributed.local_rows(self.config.batch_size)
+        batch = self.place(self.stream.batch(0, rows))
+        step = step_lib.jit_step(self.config, self.stream.steps, self.mesh, state)
+        return step.lower(state, batch, self.map_GU()).compile()
+
+    def place(self, batch: HostBatch) -> step_lib.Batch:
+        rows = sharding.batch_sharding(self.mesh)
+        return step_lib.Batch(
+            distributed.place(rows, batch.ids_BW), distributed.place(rows, batch.language_B)
+        )
+
+    def map_GU(self) -> jax.Array:
+        return jax.device_put(self.vocabulary.map_GU, sharding.replicated(self.mesh))
+
+    def flops_per_step(self) -> float:
+        tokens = self.config.batch_size * self.config.model.L
+        return tokens * model_lib.flops_per_token(self.config.model, self.vocabulary.size)
+
+    def abstract_state(self) -> step_lib.TrainState:
+        return step_lib.abstract_state(self.config, self.vocabulary.size, self.mesh)
+
+    def init_state(self) -> step_lib.TrainState:
+        state = step_lib.init_state(self.config, self.vocabulary.size, self.mesh)
+        if not self.config.init_from:
+            return state
+        params = loading.restore_params(self.config.init_from, self.config.model, state.params)
+        return dataclasses.replace(state, params=params)
+
+    def provenance(self) -> dict[str, Any]:
+        config, peak = self.config, hardware.peak_flops()
+        return versions() | {
+            "device": hardware.describe(),
+            "mesh": dict(self.mesh.shape),
+            "order_version": ORDER_VERSION,
+            "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
+            "vocab_size": self.vocabulary.size,
+            "flops_per_token": model_lib.flops_per_token(config.model, self.vocabulary.size),
+            "flop_convention": model_lib.FLOP_CONVENTION,
+            "peak_flops": dataclasses.asdict(peak),
+            "sources": {
+                name: {"kind": config.sources[name].kind} | {k: source.about[k] for k in _ABOUT}
+                for name, source in self.sources.items()
+            },
+        }
+
+
+_ABOUT = ("fingerprint", "vocab_size", "documents", "tokens", "bytes")
+
+
+class Recorder:
+    """Adds up what the steps report, and writes a record of it now and then."""
+
+    def __init__(self, trainer: Trainer, run: RunDirectory, times: Clock) -> None:
+        self._trainer, self._run, self._times = trainer, run, times
+        self._pending: tuple[int, step_lib.Metrics] | None = None
+        self.text = ""  # the newest record in a few words
+        self._reset()
+
+    def _reset(self) -> None:
+        G = len(self._trainer.config.tags)
+        self._loss_G, self._tokens_G, self._steps = np.zeros(G), np.zeros(G), 0
+        self._began, self._parts = time.monotonic(), dict(self._times.seconds)
+
+    def note(self, done: int, metrics: step_lib.Metrics) -> None:
+        """Takes a step's metrics, and reads those of the step before it.
+
+        One step late, so that the device always has the next step to work on.
+        """
+        before, self._pending = self._pending, (done, metrics)
+        if before:
+            self._read(*before)
+
+    def flush(self) -> None:
+        """Reads the newest step's metrics too."""
+        before, self._pending = self._pending, None
+        if before:
+            self._read(*before)
+
+    def _read(self, done: int, metrics: step_lib.Metrics) -> None:
+        values = jax.device_get(metrics)
+        if not np.isfinite(values["loss"] + values["grad_norm"]):
+            raise FloatingPointError(
+                f"The loss of step {done} is {values['loss']}, its gradient norm "
+                f"{values['grad_norm']}. Lower config.optimizer.peak_lr, or set "
+                "config.optimizer.clip_norm=1."
+            )
+        self._loss_G += values["loss_G"]
+        self._tokens_G += values["tokens_G"]
+        self._steps += 1
+        if due(done, self._trainer.config.log_every) or done == self._trainer.stream.steps:
+            record = self._record(values)
+            self.text = self._describe(record)
+            if distributed.is_writer():
+                self._run.log(done, record)
+            self._reset()
+
+    def _record(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Returns the metrics of the steps since the last record; losses are their means."""
+        tags, L = self._trainer.config.tags, self._trainer.config.model.L
+        tokens = float(self._tokens_G.sum())
+        parts = {part: s - self._parts[part] for part, s in self._times.seconds.items()}
+        away = parts["evaluate"] + parts["checkpoint"] + parts["compile"]
+        elapsed = max(time.monotonic() - self._began - away, 1e-9)
+        flops = self._trainer.flops_per_step() * self._steps
+        record = {"train/loss": float(self._loss_G.sum()) / tokens}
+        for g, tag in enumerate(tags):
+            if self._tokens_G[g]:
+                record[f"train/loss/{tag}"] = float(self._loss_G[g] / self._tokens_G[g])
+            record[f"train/tokens/{tag}"] = int(values["trained_G"][g]) * L
+        return record | {
+            "train/grad_norm": float(values["grad_norm"]),
+            "train/learning_rate": float(values["learning_rate"]),
+            "perf/tokens_per_second": tokens / elapsed,
+            "perf/mfu": flops / elapsed / hardware.peak_flops().value,
+            "perf/data_wait_fraction": parts["data"] / elapsed,
+            **self._times.metrics(),
+        }
+
+    def _describe(self, record: Mapping[str, float]) -> str:
+        losses = [
+            f"{tag} {record[f'train/loss/{tag}']:.3f}"
+            for tag in self._trainer.config.tags
+            if f"train/loss/{tag}" in record
+        ]
+        speed, mfu = record["perf/tokens_per_second"], record["perf/mfu"]
+        return f"loss {'  '.join(losses)}   {speed:,.0f} tokens/s   MFU {mfu:.0%}"
+
+
+def due(done: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens after this one."""
+    return every > 0 and done % every == 0
+
+
+def train(
+    trainer: Trainer, run: RunDirectory, times: Clock, interrupts: distributed.Interrupts
+) -> None:
+    """Trains a run to its end, from its newest checkpoint if it has one.
+
+    Raises:
+      Preempted: it was asked to stop.
+      Failed: an error after the first step began.
+    """
+    # What the config says of the state is wrong before anything is written, if it is wrong.
+    state = None if run.checkpoints.exists() else trainer.init_state()
+    if distributed.is_writer():
+        run.claim(trainer.config)
+    checkpoints = Checkpoints(run.checkpoints, keep=trainer.config.checkpoint.keep)
+    try:
+        saved = checkpoints.steps()
+        start = saved[-1] if saved else 0
+        if start:
+            state = checkpoints.restore(start, trainer.abstract_state())
+        _train(trainer, run, times, interrupts, checkpoints, state or trainer.init_state(), start)
+    finally:
+        checkpoints.close()
+
+
+def _train(
+    trainer: Trainer,
+    run: RunDirectory,
+    times: Clock,
+    interrupts: distributed.Interrupts,
+    checkpoints: Checkpoints,
+    state: step_lib.TrainState,
+    start: int,
+) -> None:
+    config, stream, steps = trainer.config, trainer.stream, trainer.stream.steps
+    rows, map_GU = distributed.local_rows(config.batch_size), trainer.map_GU()
+    _begin(trainer, run, times, start)
+    with times("compile"):
+        update = trainer.compile_step(state)
+        evaluator = trainer.evaluator(state.params)
+    validation = trainer.validation_windows()
+    recorder = Recorder(trainer, run, times)
+
+    with Progress("Training", steps, start=start) as progress:
+
+        def poll(share: float = 0) -> None:
+            if interrupts.requested:
+                raise Preempted(done)
+
+        def evaluate() -> None:
+            with times("evaluate"):
+                recorder.flush()
+                found = evaluator(state.params, validation, poll)
+            progress.line(_describe_evaluation(done, found))
+            if distributed.is_writer():
+                run.log(done, _evaluation_record(found) | times.metrics())
+
+        def save() -> None:
+            with times("checkpoint"):
+                recorder.flush()
+                checkpoints.save(state)
+
+        done = start
+        try:
+            if not run.has(done, "eval/"):
+                evaluate()
+            for done in range(start + 1, steps + 1):
+                with times("data"):
+                    batch = trainer.place(stream.batch(done - 1, rows))
+                state, metrics = update(state, batch, map_GU)
+                recorder.note(done, metrics)
+                progress.show(done, recorder.text)
+                if due(done, config.evaluation.every) or done == steps:
+                    evaluate()
+                if due(done, config.checkpoint.every) or done == steps:
+                    save()
+                poll()
+            progress.line(f"Scoring the test split, stride {config.eval_stride}")
+            with times("evaluate"):
+                found = evaluator(state.params, trainer.test_windows(), poll)
+        except Preempted:
+            save()
+            checkpoints.wait()
+            raise
+        except Exception as error:
+            checkpoints.wait()
+            if distributed.is_writer():
+                run.fail(done, error)
+            raise Failed(_advice(config, error)) from error
+        with times("checkpoint"):
+            checkpoints.wait()
+    if distributed.is_writer():
+        _finish(trainer, run, times, state, found)
+
+
+def _begin(trainer: Trainer, run: RunDirectory, times: Clock, start: int) -> None:
+    """Writes what a run records of itself before its first step."""
+    if not distributed.is_writer():
+        return
+    run.truncate_metrics(start)
+    times.go_on(run.newest("time/"))
+    run.write_json("provenance.json", trainer.provenance())
+    for name, source in trainer.sources.items():
+        run.write_bytes(f"tokenizer-{name}.model", (source.path / "tokenizer.model").read_bytes())
+
+
+def _finish(
+    trainer: Trainer,
+    run: RunDirectory,
+    times: Clock,
+    state: step_lib.TrainState,
+    found: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Writes what a run leaves behind at its end."""
+    step = trainer.stream.steps
+    sequences_G = np.asarray(jax.device_get(state.sequences_G))
+    run.write_csv("mixture.csv", trainer.stream.table(step, sequences_G))
+    results = {"step": step, "split": "test", "stride": trainer.config.eval_stride}
+    run.write_json("evaluation.json", results | {"languages": found})
+    run.log(step, times.metrics())
+    run.finish()
+
+
+def _evaluation_record(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    names = ("loss", "ppl", "bits_per_byte", "language_nats", "loss_own", "leak", "top1")
+    return {f"eval/{name}/{tag}": found[tag][name] for name in names for tag in found}
+
+
+def _describe_evaluation(done: int, found: Mapping[str, Mapping[str, float]]) -> str:
+    parts = [
+        f"{tag} {values['loss']:.3f} (ppl {values['ppl']:,.1f})" for tag, values in found.items()
+    ]
+    return f"step {done:>6}  held-out loss  {'   '.join(parts)}"
+
+
+def _advice(config: Config, error: Exception) -> str:
+    """Returns an error's message, with what to do about it where that is known."""
+    if "RESOURCE_EXHAUSTED" in str(error):
+        more = config.optimizer.accumulate * 2
+        return (
+            f"Out of memory: {str(error).splitlines()[0]} Set config.optimizer.accumulate={more}, "
+            "which computes the same update in smaller parts, or config.model.remat='full'."
+        )
+    return str(error)

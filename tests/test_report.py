@@ -1,0 +1,496 @@
+"""The page of a run: complete, failed, just started, and safe to open anywhere."""
+
+import html.parser
+import json
+import math
+import pathlib
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.analysis import figures, page
+from imbalance_jax.runs import RunDirectory
+
+CLONES = {"en1": 90, "en2": 10}
+
+
+def make_config(ratio: Mapping[str, int], steps: int) -> config_lib.Config:
+    """Returns the config of clones of the first language."""
+    config = config_lib.default()
+    config.steps = steps
+    config.batch_size = 20
+    config.model.update(L=128, D=96, H=4, K=24, F=384, N=3)
+    config.sources.en = config_lib.declared(config_lib.SourceConfig)
+    first, *others = ratio
+    config.languages[first] = config_lib.declared(config_lib.LanguageConfig, source="en")
+    for tag in others:
+        config.languages[tag] = config_lib.declared(config_lib.LanguageConfig, clone_of=first)
+    config.mixture.ratio = dict(ratio)
+    return config_lib.resolve(config)
+
+
+def make_run(
+    path: pathlib.Path,
+    ratio: Mapping[str, int] = CLONES,
+    *,
+    steps: int = 1000,
+    until: int = 0,
+    log_every: int = 10,
+    eval_every: int = 50,
+) -> RunDirectory:
+    """Writes a run directory with curves like those of a real run, up to a step.
+
+    Those of a rare language are those of a frequent one, later.
+    """
+    until = until or steps
+    noise = random.Random(0)
+    config = make_config(ratio, steps)
+    run = RunDirectory(path)
+    run.claim(config)
+    run.write_json("provenance.json", provenance())
+    tokens_per_step = config.batch_size * config.model.L
+    parts = {tag: count / sum(ratio.values()) for tag, count in ratio.items()}
+
+    def loss_own(tag: str, step: int) -> float:
+        return 2.4 + 5.0 * (1 + step * parts[tag] / 8) ** -0.45
+
+    def language_nats(tag: str, step: int) -> float:
+        return 0.004 - 0.9 * math.log(parts[tag]) * math.exp(-step / 60) + 0.02 / (1 + step)
+
+    def evaluated(tag: str, step: int) -> dict[str, float]:
+        own, nats = loss_own(tag, step), language_nats(tag, step)
+        return {
+            "loss": own + nats,
+            "ppl": math.exp(own + nats),
+            "bits_per_byte": (own + nats) / 3.1,
+            "language_nats": nats,
+            "loss_own": own,
+            "leak": 1 - math.exp(-nats),
+            "top1": 0.6 / own,
+        }
+
+    for step in range(log_every, until + 1, log_every):
+        record: dict[str, Any] = {
+            "train/loss": noise.gauss(loss_own("en1", step), 0.05),
+            "train/grad_norm": 0.4 + 4 * math.exp(-step / 40) + abs(noise.gauss(0, 0.06)),
+            "train/learning_rate": 6e-4 * min(1, step / 20) * (1 - 0.99 * step / steps),
+            "perf/tokens_per_second": noise.gauss(41_000, 900),
+            "perf/data_wait_fraction": 0.004,
+        }
+        record["perf/mfu"] = record["perf/tokens_per_second"] * 8e-6
+        for tag in ratio:
+            # A rare language may be absent from a record.
+            if noise.random() < parts[tag] * 60:
+                wide = 0.04 / math.sqrt(parts[tag])
+                record[f"train/loss/{tag}"] = noise.gauss(loss_own(tag, step), wide)
+            record[f"train/tokens/{tag}"] = step * tokens_per_step * parts[tag]
+        for part, value in seconds(step).items():
+            record[f"time/{part}"] = value
+        run.log(step, record)
+        if step % eval_every == 0:
+            results = {tag: evaluated(tag, step) for tag in ratio}
+            run.log(
+                step,
+                {f"eval/{name}/{tag}": v for tag in ratio for name, v in results[tag].items()},
+            )
+    sequences = until * config.batch_size
+    run.write_csv(
+        "mixture.csv",
+        [
+            {
+                "first_step": 0,
+                "last_step": until - 1,
+                "language": tag,
+                "source": "en",
+                "ratio": ratio[tag],
+                "requested_sequences": round(sequences * part),
+                "realised_sequences": round(sequences * part),
+                "requested_tokens": round(sequences * part) * config.model.L,
+                "realised_tokens": round(sequences * part) * config.model.L,
+                "source_windows": 18_211,
+                "source_epochs": sequences / 18_211,
+            }
+            for tag, part in parts.items()
+        ],
+    )
+    if until == steps:
+        scored = {"tokens": 24_311, "bytes": 102_455}
+        languages = {tag: {**evaluated(tag, steps), **scored} for tag in ratio}
+        run.write_json(
+            "evaluation.json",
+            {"step": steps, "split": "test", "stride": 32, "languages": languages},
+        )
+        run.finish()
+    return run
+
+
+def seconds(step: int) -> dict[str, float]:
+    parts = {"setup": 3.1, "compile": 8.2, "train": 0.061 * step, "data": 0.0004 * step}
+    parts |= {"evaluate": 0.006 * step, "checkpoint": 1.4}
+    return {**parts, "total": 1.5 + sum(parts.values())}
+
+
+def provenance() -> dict[str, Any]:
+    splits = {"train": 9_412, "validation": 97, "test": 101}
+    return {
+        "git": "1f2e3d4c5b6a79880716253443526170f9e8d7c6",
+        "python": "3.11.9",
+        "packages": {"jax": "0.7.1", "flax": "0.11.2", "numpy": "2.3.2", "optax": "0.2.5"},
+        "device": {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1},
+        "mesh": {"data": 1, "fsdp": 1, "tensor": 1},
+        "order_version": 1,
+        "parameters": 1_118_304,
+        "vocab_size": 4_096,
+        "flops_per_token": 6.9e6,
+        "peak_flops": {
+            "value": 1.45e11,
+            "source": "measured: best float32 matmul of 2048^3 in this process",
+        },
+        "flop_convention": "Six FLOPs per parameter of a matrix product, and attention's own.",
+        "sources": {
+            "en": {
+                "kind": "docstrings",
+                "fingerprint": "9c1f0b7e52d4a6388e1d",
+                "vocab_size": 2_048,
+                "documents": splits,
+                "tokens": {name: 251 * count for name, count in splits.items()},
+                "bytes": {name: 1_046 * count for name, count in splits.items()},
+            }
+        },
+    }
+
+
+def page_of(run: RunDirectory) -> str:
+    return page.write_run_page(run).read_text()
+
+
+def words_of(text: str) -> str:
+    """Returns what a reader sees of a page, in one line."""
+    body = re.sub(r"<(style|title).*?</\1>", "", text, flags=re.S)
+    return html.unescape(" ".join(re.sub(r"<[^>]*>", " ", body).split()))
+
+
+class Structure(html.parser.HTMLParser):
+    """Collects what a browser would have to repair or to load."""
+
+    VOID = ("meta", "link", "br", "hr", "img", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_startendtag(self, tag, attrs):
+        self._attributes(tag, attrs)
+
+    def handle_starttag(self, tag, attrs):
+        self._attributes(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(f"</{tag}> at {self.getpos()}")
+
+    def _attributes(self, tag, attrs):
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.references.append(value)
+            self.references += re.findall(r"url\(([^)]*)\)", value or "")
+
+
+def structure_of(text: str) -> Structure:
+    structure = Structure()
+    structure.feed(text)
+    structure.close()
+    return structure
+
+
+def report(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "imbalance_jax.report", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory) -> RunDirectory:
+    return make_run(tmp_path_factory.mktemp("runs") / "90_10")
+
+
+@pytest.fixture(scope="module")
+def complete_page(complete) -> str:
+    return page_of(complete)
+
+
+def test_the_page_has_every_number_of_the_evaluation(complete, complete_page):
+    results = complete.read_json("evaluation.json")["languages"]
+    for result in results.values():
+        for name in result.keys() - {"bytes"}:
+            assert f'<data value="{result[name]:.12g}">' in complete_page
+    words = words_of(complete_page)
+    for result in results.values():
+        assert f"{result['loss']:.3f} {result['ppl']:.1f} {result['bits_per_byte']:.3f}" in words
+
+
+def test_the_headline_names_each_language_with_its_part_and_perplexity(complete, complete_page):
+    languages = complete.read_json("evaluation.json")["languages"]
+    ppl = {tag: f"{result['ppl']:.1f}" for tag, result in languages.items()}
+    words = words_of(complete_page)
+    assert (
+        f"en2, 10 % of the sequences, ends at perplexity {ppl['en2']}; "
+        f"en1, 90 %, at {ppl['en1']}." in words
+    )
+
+
+def test_the_headline_splits_the_difference_between_clones(complete, complete_page):
+    languages = complete.read_json("evaluation.json")["languages"]
+    gap = {name: languages["en2"][name] - languages["en1"][name] for name in languages["en1"]}
+    assert (
+        f"costs {gap['loss']:.3f} nats per token more in en2 than in en1: "
+        f"{gap['language_nats']:.3f} for telling the language and {gap['loss_own']:.3f} for "
+        "predicting within it." in words_of(complete_page)
+    )
+
+
+def test_the_page_says_that_the_ratio_was_realised(complete_page):
+    assert "Requested and realised sequences are equal for every language." in words_of(
+        complete_page
+    )
+
+
+def test_the_page_names_the_largest_deviation_from_the_ratio(tmp_path):
+    run = make_run(tmp_path / "run", steps=100, log_every=200)
+    rows = run.read_csv("mixture.csv")
+    rows[0]["realised_sequences"], rows[1]["realised_sequences"] = "1807", "193"
+    run.write_csv("mixture.csv", rows)
+    words = words_of(page_of(run))
+    assert "are equal" not in words
+    assert "The largest deviation is en1, +7 of 1,800 sequences (0.389 %)." in words
+
+
+def test_a_run_that_ends_inside_a_block_is_exact_and_says_so(tmp_path):
+    run = make_run(tmp_path / "run", steps=100, log_every=200)
+    rows = run.read_csv("mixture.csv")
+    rows[0]["requested_sequences"], rows[1]["requested_sequences"] = "1800.9", "200.1"
+    rows[0]["realised_sequences"], rows[1]["realised_sequences"] = "1801", "200"
+    run.write_csv("mixture.csv", rows)
+    words = words_of(page_of(run))
+    assert "equal in every whole block of 10; the last step lies inside one" in words
+
+
+def test_every_figure_has_a_caption_and_a_description(complete_page):
+    assert complete_page.count("<figure") == complete_page.count("<figcaption>") == 9
+    drawings = re.findall(r"<svg[^>]*>", complete_page)
+    assert len(drawings) == 10  # the first figure has a narrow version too
+    for drawing in drawings:
+        assert 'role="img"' in drawing and re.search(r'aria-label="[^"]{20,}"', drawing)
+
+
+def test_a_language_is_told_by_its_line_style_and_its_tag_at_the_end(complete_page):
+    drawing = re.search(r"<svg[^>]*Own loss.*?</svg>", complete_page, flags=re.S)[0]
+    assert len(re.findall(r">en1</text>", drawing)) == len(re.findall(r">en2</text>", drawing)) == 1
+    dashes = re.findall(r"stroke-dasharray[^;]*;[^\"]*var\(--language-(\d)\)", drawing)
+    assert dashes and set(dashes) == {"1"}
+
+
+def test_the_page_says_where_the_time_went(complete_page):
+    words = words_of(complete_page)
+    assert "training steps 61.0" in words and "compilation 8.2" in words
+    # What the named parts do not account for is shown, not spread over them.
+    assert "everything else 1.5" in words
+
+
+def test_the_page_explains_mfu_and_the_fingerprint_of_docstrings(complete_page):
+    words = words_of(complete_page)
+    assert "145 GFLOP/s" in words and "measured: best float32 matmul" in words
+    assert "Six FLOPs per parameter" in words
+    assert "9c1f0b7e52d4a6388e1d" in words and "installed Python packages" in words
+
+
+def test_the_page_loads_nothing(complete_page):
+    structure = structure_of(complete_page)
+    outside = [r for r in structure.references if not r.startswith(("#", "data:"))]
+    assert not outside
+    assert not structure.tags & {"script", "img", "iframe", "object", "embed"}
+    assert not re.search(r"@import|https?:", complete_page)
+
+
+def test_the_page_is_well_formed_and_its_ids_are_unique(complete_page):
+    structure = structure_of(complete_page)
+    assert not structure.wrong and not structure.open
+    assert len(structure.ids) == len(set(structure.ids))
+    local = {r[1:] for r in structure.references if r.startswith("#")}
+    assert local <= set(structure.ids)
+
+
+def test_the_same_run_gives_the_same_page(complete, complete_page):
+    assert page_of(complete) == complete_page
+
+
+def test_markup_in_the_files_of_a_run_stays_text(tmp_path):
+    evil = '<img src="x">&$'
+    run = make_run(tmp_path / "<b>run", {"en1": 3}, steps=100, until=50, log_every=200)
+    run.fail(50, RuntimeError(evil))
+    known = provenance()
+    known["git"] = known["device"]["kind"] = known["flop_convention"] = evil
+    known["peak_flops"]["source"] = evil
+    known["packages"][evil] = evil
+    known["sources"] = {evil: {"kind": evil, "fingerprint": evil}}
+    run.write_json("provenance.json", known)
+    run.log(60, {f"train/{evil}": math.nan})
+    text = page_of(run)
+    assert "<img" not in text and "<b>run" not in text and evil in words_of(text)
+    assert not structure_of(text).wrong
+
+
+def test_markup_in_the_name_of_a_language_stays_text():
+    drawn = figures.language_curves(
+        "name",
+        "of <i>",
+        {"<i>$x^2$": figures.Curve([1, 2], [3.0, 4.0])},
+        tags=["<i>$x^2$"],
+        y_label="loss",
+    )
+    assert "<i>" not in drawn and "&lt;i&gt;$x^2$</text>" in drawn
+
+
+def test_a_finished_run_says_so(complete_page):
+    assert "Done at step 1,000 of 1,000" in words_of(complete_page)
+
+
+def test_a_failed_run_shows_its_message(tmp_path):
+    run = make_run(tmp_path / "run", steps=200, until=110, log_every=200)
+    run.fail(120, FloatingPointError("train/loss is nan. Lower config.optimizer.peak_lr."))
+    words = words_of(page_of(run))
+    assert "Failed at step 120 of 200 with FloatingPointError:" in words
+    assert "train/loss is nan. Lower config.optimizer.peak_lr." in words
+
+
+def test_an_unfinished_run_shows_its_newest_evaluation(tmp_path):
+    run = make_run(tmp_path / "run", steps=200, until=110)
+    words = words_of(page_of(run))
+    assert "Unfinished at step 110 of 200" in words
+    ppl = figures.significant(run.series("eval/ppl/en2")[1][-1])
+    assert f"en2, 10 % of the sequences, is at perplexity {ppl}" in words
+    assert "on the validation split at step 100." in words
+
+
+def test_a_run_that_has_just_started_has_a_page_that_says_what_is_missing(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.claim(make_config(CLONES, steps=500))
+    text = page_of(run)
+    words = words_of(text)
+    assert "Unfinished before step 1 of 500" in words
+    assert "No language has been evaluated yet." in words
+    assert "mixture.csv is not there yet." in words
+    assert not structure_of(text).wrong
+
+
+@pytest.mark.parametrize("missing", ["provenance.json", "mixture.csv", "evaluation.json", "DONE"])
+def test_any_one_file_may_be_missing_and_the_metrics_too(tmp_path, missing):
+    run = make_run(tmp_path / "run", steps=100, log_every=200)
+    (run.path / missing).unlink()
+    words = words_of(page_of(run))
+    assert "No loss has been logged yet." in words
+    assert (missing in words) == (missing in ("provenance.json", "mixture.csv"))
+
+
+def test_values_that_are_not_finite_are_named_and_left_out_of_the_figures(tmp_path):
+    run = make_run(tmp_path / "run", steps=200, until=100)
+    bad = {"eval/loss/en2": math.nan, "eval/ppl/en2": math.inf, "eval/language_nats/en1": 0.0}
+    bad |= {"train/grad_norm": -math.inf, "perf/mfu": math.nan, "time/total": math.nan}
+    run.log(110, {"train/loss": math.nan, **bad})
+    text = page_of(run)
+    words = words_of(text)
+    assert "Not finite: train/loss in 1 record, first at step 110" in words
+    assert "perplexity ∞" in words
+    drawn = " ".join(re.findall(r'(?: d| x| y| points|transform)="[^"]*"', text))
+    assert "nan" not in drawn and "inf" not in drawn
+
+
+def test_a_run_without_a_finite_value_has_a_page(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.claim(make_config(CLONES, steps=500))
+    names = ["train/loss", "train/loss/en1", "eval/loss/en1", "eval/ppl/en1", "eval/leak/en1"]
+    names += ["train/grad_norm", "perf/tokens_per_second", "time/train", "train/tokens/en1"]
+    run.log(10, dict.fromkeys(names, math.nan))
+    assert "Not finite:" in words_of(page_of(run))
+
+
+def test_the_page_of_a_long_run_of_ten_languages_stays_small_and_keeps_every_spike(tmp_path):
+    ratio = {f"en{i}": count for i, count in enumerate((30, 20, 15, 10, 8, 6, 5, 3, 2, 1), 1)}
+    run = make_run(tmp_path / "run", ratio, steps=20_000, eval_every=40)
+    text = page_of(run)
+    assert len(text.encode()) < 600_000
+    assert "Of 10 languages, en10, the rarest with 1 % of the sequences" in words_of(text)
+    steps, values = list(range(10_000)), [1.0] * 10_000
+    values[6_789] = 7.0
+    thinned = figures._thinned(figures.Curve(steps, values))
+    assert len(thinned.steps) <= 1000 and thinned.steps == sorted(thinned.steps)
+    assert (6_789, 7.0) in zip(thinned.steps, thinned.values, strict=True)
+    assert thinned.steps[0] == 0 and thinned.steps[-1] == 9_999
+
+
+def test_labels_move_apart_and_stay_in_the_frame_and_in_order():
+    moved = figures._apart([10, 10, 11, 80, 99], gap=14, low=0, high=100)
+    assert all(b - a >= 14 - 1e-9 for a, b in zip(moved, moved[1:], strict=False))
+    assert min(moved) >= 0 and max(moved) <= 100
+    assert figures._apart([10, 40, 70], gap=14, low=0, high=100) == [10, 40, 70]
+
+
+def test_stages_count_in_what_was_requested(tmp_path):
+    values = config_lib.to_dict(make_config(CLONES, steps=100))
+    values["mixture"]["stages"] = [[0, {"en1": 9, "en2": 1}], [50, {"en1": 1, "en2": 1}]]
+    run = RunDirectory(tmp_path / "run")
+    run.claim(config_lib.resolve(values))
+    run.log(100, {f"eval/{name}/{tag}": 3.0 for tag in CLONES for name in ("loss", "ppl")})
+    assert "en2, 30 % of the sequences" in words_of(page_of(run))
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(93.14, "93.1"), (1234.5, "1,234"), (0.03051, "0.0305"), (9.996, "10.0"), (0, "0.00")],
+)
+def test_numbers_are_written_with_three_digits(value, written):
+    assert figures.significant(value) == written
+
+
+def test_importing_the_command_loads_neither_jax_nor_flax():
+    check = (
+        "import sys, imbalance_jax.report; print({'jax', 'flax', 'matplotlib'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_command_writes_the_page_and_says_where(complete):
+    (complete.path / "report.html").unlink(missing_ok=True)
+    done = report(f"--workdir={complete}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(complete.path / "report.html")
+    assert (complete.path / "report.html").exists()
+
+
+def test_the_command_refuses_what_is_not_a_run(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a run")
+    done = report(f"--workdir={tmp_path}")
+    assert done.returncode == 2 and "holds no run" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_command_says_that_a_study_has_no_page_yet(tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps({"runs": []}))
+    done = report(f"--workdir={tmp_path}")
+    assert done.returncode == 2 and "holds a study" in done.stderr
