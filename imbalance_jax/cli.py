@@ -71,8 +71,11 @@ def _check_config(args: list[str]) -> None:
 
     config_flags would raise for them too, without saying which fields there are.
     """
-    flags_ = [arg.lstrip("-").partition("=") for arg in args if arg.startswith("-")]
-    values = {name: value for name, _, value in flags_}
+    values = {}
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        if arg.startswith("-"):
+            name, equals, value = arg.lstrip("-").partition("=")
+            values[name] = value if equals else following
     if not values.get("config"):
         return
     config = _load(values["config"])
@@ -87,12 +90,13 @@ def _load(value: str) -> ml_collections.ConfigDict:
     if not os.path.isfile(path):
         refuse(f"--config={value}: there is no file {path}.")
     try:
-        get_config = runpy.run_path(path)["get_config"]
+        defined = runpy.run_path(path)
+        if "get_config" not in defined:
+            refuse(f"--config={value}: {path} defines no function get_config().")
+        get_config = defined["get_config"]
         return get_config(choices) if choices else get_config()
     except ValueError as error:
         refuse(str(error))
-    except KeyError:
-        refuse(f"--config={value}: {path} defines no function get_config().")
     except Exception as error:
         refuse(f"--config={value}: {path} fails with {type(error).__name__}: {error}")
 

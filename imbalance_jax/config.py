@@ -87,7 +87,7 @@ class VocabularyConfig:
 
 def _check_ratio(field: str, ratio: Mapping[str, int]) -> None:
     for tag, count in ratio.items():
-        if isinstance(count, bool) or count != int(count) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(
                 f"config.{field}.{tag}={count} is not a whole number of sequences. "
                 "Write 95% to 5% as 19 and 1, or as 95 and 5."
@@ -276,7 +276,8 @@ class Config:
 
         Sorted with numbers as numbers, so that en2 comes before en10.
         """
-        return tuple(sorted(self.languages, key=_natural))
+        # en2 and en02 have equal numbers; the tags themselves then decide.
+        return tuple(sorted(self.languages, key=lambda tag: (_natural(tag), tag)))
 
     @property
     def data_seed(self) -> int:
@@ -448,6 +449,10 @@ def resolve(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
     return _typed(Config, values, "config")
 
 
+# The sequences of one language, in the ratio or in that of a stage.
+_RATIO_FIELD = r"config\.mixture\.(ratio|stages\[\d+\]\[1\])\."
+
+
 def _typed(kind: Any, value: Any, field: str) -> Any:
     """Returns a plain value as the type that its field declares."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -475,8 +480,9 @@ def _typed(kind: Any, value: Any, field: str) -> Any:
         return tuple(_typed(k, v, f"{field}[{i}]") for i, (k, v) in pairs)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is int and isinstance(value, float) and field.startswith("config.mixture."):
-        return value  # left to the check of the ratio, which says what to write instead
+    if kind is int and isinstance(value, float) and re.match(_RATIO_FIELD, field):
+        # 90.0 is a whole number; others are left to _check_ratio, which says what to write.
+        return int(value) if value.is_integer() else value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{field}={value!r} must be of type {kind.__name__}.")
     return value

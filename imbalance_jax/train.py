@@ -114,13 +114,10 @@ class Trainer:
             for tag in self.config.tags
         ]
 
-    def evaluator(self, params: model_lib.Params) -> perplexity.Evaluator:
-        """Returns the compiled evaluation of all languages."""
+    def evaluator(self) -> perplexity.Evaluator:
         size = self.config.batch_size // self.config.optimizer.accumulate
         dtype = np.result_type(*(source.tokens("test") for source in self.sources.values()))
-        return perplexity.Evaluator(
-            self.config.model, self.vocabulary, self.mesh, size, params, dtype
-        )
+        return perplexity.Evaluator(self.config.model, self.vocabulary, self.mesh, size, dtype)
 
     def compile_step(self, state: step_lib.TrainState) -> jax.stages.Compiled:
         """Returns the compiled step for states of these shapes and shardings."""
@@ -263,10 +260,12 @@ def train(
     """Trains a run to its end, from its newest checkpoint if it has one.
 
     Raises:
+      ValueError: the state does not fit the config or the device; nothing is written.
       Preempted: it was asked to stop.
       Failed: an error after the first step began.
     """
-    # What the config says of the state is wrong before anything is written, if it is wrong.
+    with times("compile"):
+        update, evaluator = _compile(trainer)
     state = None if run.checkpoints.exists() else trainer.init_state()
     if distributed.is_writer():
         run.claim(trainer.config)
@@ -276,51 +275,66 @@ def train(
         start = saved[-1] if saved else 0
         if start:
             state = checkpoints.restore(start, trainer.abstract_state())
-        _train(trainer, run, times, interrupts, checkpoints, state or trainer.init_state(), start)
+        state = state or trainer.init_state()
+        _begin(trainer, run, times, start)
+        _loop(trainer, run, times, interrupts, checkpoints, update, evaluator, state, start)
     finally:
         checkpoints.close()
 
 
-def _train(
+def _compile(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
+    state = trainer.abstract_state()
+    evaluator = trainer.evaluator()
+    try:
+        evaluator.compile(state.params, trainer.config.model.L)
+        return trainer.compile_step(state), evaluator
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(_advice(trainer.config, error)) from error
+
+
+def _loop(
     trainer: Trainer,
     run: RunDirectory,
     times: Clock,
     interrupts: distributed.Interrupts,
     checkpoints: Checkpoints,
+    update: jax.stages.Compiled,
+    evaluator: perplexity.Evaluator,
     state: step_lib.TrainState,
     start: int,
 ) -> None:
     config, stream, steps = trainer.config, trainer.stream, trainer.stream.steps
     rows, map_GU = distributed.local_rows(config.batch_size), trainer.map_GU()
-    _begin(trainer, run, times, start)
-    with times("compile"):
-        update = trainer.compile_step(state)
-        evaluator = trainer.evaluator(state.params)
     validation = trainer.validation_windows()
     recorder = Recorder(trainer, run, times)
+    done = start
 
-    with Progress("Training", steps, start=start) as progress:
+    def poll() -> None:
+        if interrupts.requested:
+            raise Preempted(done)
 
-        def poll(share: float = 0) -> None:
-            if interrupts.requested:
-                raise Preempted(done)
+    def evaluate() -> None:
+        with times("evaluate"):
+            recorder.flush()
+            found = evaluator(state.params, validation, lambda share: poll())
+        progress.line(_describe_evaluation(done, found))
+        if distributed.is_writer():
+            run.log(done, _evaluation_record(found) | times.metrics())
 
-        def evaluate() -> None:
-            with times("evaluate"):
-                recorder.flush()
-                found = evaluator(state.params, validation, poll)
-            progress.line(_describe_evaluation(done, found))
-            if distributed.is_writer():
-                run.log(done, _evaluation_record(found) | times.metrics())
+    def save() -> None:
+        with times("checkpoint"):
+            recorder.flush()
+            checkpoints.save(state)
 
-        def save() -> None:
-            with times("checkpoint"):
-                recorder.flush()
-                checkpoints.save(state)
+    def score_test(share: float) -> None:
+        progress.show(share)
+        poll()
 
-        done = start
-        try:
-            if not run.has(done, "eval/"):
+    try:
+        with Progress("Training", steps, start=start) as progress:
+            # A run that was stopped during an evaluation makes up for it.
+            missed = start == 0 or due(start, config.evaluation.every)
+            if missed and not run.has(start, "eval/"):
                 evaluate()
             for done in range(start + 1, steps + 1):
                 with times("data"):
@@ -333,20 +347,19 @@ def _train(
                 if due(done, config.checkpoint.every) or done == steps:
                     save()
                 poll()
-            progress.line(f"Scoring the test split, stride {config.eval_stride}")
-            with times("evaluate"):
-                found = evaluator(state.params, trainer.test_windows(), poll)
-        except Preempted:
-            save()
-            checkpoints.wait()
-            raise
-        except Exception as error:
-            checkpoints.wait()
-            if distributed.is_writer():
-                run.fail(done, error)
-            raise Failed(_advice(config, error)) from error
-        with times("checkpoint"):
-            checkpoints.wait()
+        with Progress("Scoring the test split", 1) as progress, times("evaluate"):
+            found = evaluator(state.params, trainer.test_windows(), score_test)
+    except Preempted:
+        save()
+        checkpoints.wait()
+        raise
+    except Exception as error:
+        checkpoints.wait()
+        if distributed.is_writer():
+            run.fail(done, error)
+        raise Failed(_advice(config, error)) from error
+    with times("checkpoint"):
+        checkpoints.wait()
     if distributed.is_writer():
         _finish(trainer, run, times, state, found)
 

@@ -24,9 +24,11 @@ from imbalance_jax.progress import Progress
 if TYPE_CHECKING:
     pass
 
-# Bytes of text that a tokenizer is trained on; of a larger corpus a share of its documents,
-# chosen by a hash of their ids.
+# Bytes of text that a tokenizer is trained on; of a larger corpus a share of its paragraphs,
+# chosen by a hash (a document may be larger than the whole sample).
 _SAMPLE_BYTES = 50_000_000
+# Characters of a paragraph in one piece: SentencePiece drops lines above 65,536 bytes.
+_LINE_CHARACTERS = 1 << 14
 # Characters encoded in one call, on all cores.
 _BATCH_CHARACTERS = 4_000_000
 
@@ -100,8 +102,6 @@ def _make(name: str, source: SourceConfig, path: epath.Path, fingerprint: str) -
             documents=_encode(model, documents(progress)),
         )
     made = sources.open_source(name, path, pathlib.Path())
-    if not made.count("train"):
-        raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")
     print(f"Prepared {path}: {made.count('train'):,} tokens to train on", flush=True)
 
 
@@ -111,10 +111,21 @@ def _sample(documents: Iterable[tuple[str, text.Document]], source: SourceConfig
     threshold = int(share * 2**64)
     paragraphs = []
     for split, document in documents:
-        drawn = hashlib.blake2b(document.id.encode(), digest_size=8, key=b"tokenizer").digest()
-        if split == "train" and int.from_bytes(drawn, "big") <= threshold:
-            paragraphs += [line for line in document.text.split("\n") if line]
+        if split != "train":
+            continue
+        keyed = hashlib.blake2b(document.id.encode(), digest_size=8, key=b"tokenizer")
+        for number, line in enumerate(_lines(document.text)):
+            drawn = keyed.copy()
+            drawn.update(b"/%d" % number)
+            if share == 1 or int.from_bytes(drawn.digest(), "big") < threshold:
+                paragraphs.append(line)
     return paragraphs
+
+
+def _lines(document: str) -> Iterator[str]:
+    for line in document.split("\n"):
+        for start in range(0, len(line), _LINE_CHARACTERS):
+            yield line[start : start + _LINE_CHARACTERS]
 
 
 def train_tokenizer(name: str, tokenizer: TokenizerConfig, paragraphs: list[str]) -> bytes:

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -184,13 +185,18 @@ def write(
       path: the directory to make; it appears when everything is in it.
       tokenizer: the SentencePiece model.
       documents: (split, ids with the separator at their end, UTF-8 bytes of the text).
+
+    Raises:
+      ValueError: there is nothing to train on.
     """
     import sentencepiece
 
     path = epath.Path(path)
     size = sentencepiece.SentencePieceProcessor(model_proto=tokenizer).get_piece_size()
     dtype = np.dtype(np.uint16 if size <= 1 << 16 else np.uint32)
-    unfinished = path.parent / f".{path.name}.{os.getpid()}.unfinished"
+    # Not the process id: it comes back, in containers above all, and would meet the rest of
+    # a preparation that was killed.
+    unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}.unfinished"
     unfinished.mkdir(parents=True)
     try:
         writer = _Writer(unfinished, name, dtype)
@@ -209,7 +215,15 @@ def write(
             "digests": {split: digest.hexdigest() for split, digest in writer.digests.items()},
         }
         (unfinished / "source.json").write_text(json.dumps(about, indent=2) + "\n")
-        unfinished.rename(path)
+        if not writer.tokens["train"]:
+            raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")
+        try:
+            unfinished.rename(path)
+        except OSError:
+            # Another run that prepared the same text was faster; its directory serves.
+            if not (path / "source.json").exists():
+                raise
+            shutil.rmtree(unfinished, ignore_errors=True)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

@@ -26,10 +26,14 @@ SUMS = ("loss", "language_nats", "loss_own", "leak", "top1", "tokens", "bytes")
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Windows of one source's ids (n, W), and the weight of each target (n, L), 0 or 1."""
+    """Windows of one source's ids (n, W), and the weight of each target (n, L), 0 or 1.
+
+    Only the last `scored` targets of a window have a weight: the others are context.
+    """
 
     ids_nW: np.ndarray
     weight_nL: np.ndarray
+    scored: int
 
 
 def spread_windows(tokens: np.ndarray, L: int, most: int) -> Windows:
@@ -61,11 +65,11 @@ def _cut(tokens: np.ndarray, starts: np.ndarray, L: int, scored: int) -> Windows
     inside_nW = place_nW < len(tokens)
     ids_nW = np.where(inside_nW, tokens[np.minimum(place_nW, len(tokens) - 1)], 0)
     weight_nL = inside_nW[:, 1:] & (np.arange(L) >= L - scored)
-    return Windows(ids_nW.astype(tokens.dtype), weight_nL)
+    return Windows(ids_nW.astype(tokens.dtype), weight_nL, scored)
 
 
 class Evaluator:
-    """Scores every language on its source's windows, with one compiled function."""
+    """Scores every language on its source's windows, with one function, compiled once."""
 
     def __init__(
         self,
@@ -73,28 +77,35 @@ class Evaluator:
         vocabulary: Vocabulary,
         mesh: Mesh,
         batch_size: int,
-        params: model_lib.Params,
         dtype: np.dtype,
     ) -> None:
-        """Compiles the function for parameters of these shapes and shardings.
-
-        Args:
-          batch_size: sequences that are scored at once, over all hosts.
-          dtype: of the ids in windows.
+        """Args:
+        batch_size: sequences that are scored at once, over all hosts.
+        dtype: of the ids in windows.
         """
         self._vocabulary, self._mesh, self._batch_size = vocabulary, mesh, batch_size
         whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         tables = (vocabulary.map_GU, vocabulary.own_GV, vocabulary.bytes_GU)
         self._tables = tuple(jax.device_put(table, whole) for table in tables)
-        self._rows, self._dtype = rows, dtype
-        score = jax.jit(functools.partial(_score, config), out_shardings=whole)
+        self._rows, self._dtype, self._L = rows, dtype, config.L
+        self._jitted = jax.jit(
+            functools.partial(_score, config), static_argnums=0, out_shardings=whole
+        )
+        self._compiled: dict[int, jax.stages.Compiled] = {}
+
+    def compile(self, params: model_lib.Params, scored: int) -> None:
+        """Compiles the scoring of so many targets a window, ahead of its first use."""
+        if scored in self._compiled:
+            return
 
         def shape(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((batch_size, *dims), dtype, sharding=rows)
+            dims = (self._batch_size, *dims)
+            return jax.ShapeDtypeStruct(dims, dtype, sharding=self._rows)
 
-        batch = Batch(shape(dtype, config.L + 1), shape(jnp.int32))
-        weight_BL = shape(jnp.float32, config.L)
-        self._score = score.lower(params, batch, weight_BL, *self._tables).compile()
+        batch = Batch(shape(self._dtype, self._L + 1), shape(jnp.int32))
+        weight_BL = shape(jnp.float32, self._L)
+        lowered = self._jitted.lower(scored, params, batch, weight_BL, *self._tables)
+        self._compiled[scored] = lowered.compile()
 
     def __call__(
         self,
@@ -105,17 +116,20 @@ class Evaluator:
         """Returns the metrics of each language by its tag.
 
         Args:
-          windows: one for each language, in the vocabulary's order.
+          windows: of each language, in the vocabulary's order, all with the same `scored`.
           poll: called between batches with the share done; may raise to stop.
         """
         G = len(self._vocabulary.tags)
         totals = {name: np.zeros(G) for name in SUMS}
         total_rows = sum(len(w.ids_nW) for w in windows)
+        scored = windows[0].scored
+        self.compile(params, scored)
+        score = self._compiled[scored]
         pending = None
         for number, (batch, weight_BL) in enumerate(self._batches(windows)):
             placed = jax.tree.map(functools.partial(distributed.place, self._rows), batch)
             weight = distributed.place(self._rows, weight_BL)
-            found = self._score(params, placed, weight, *self._tables)
+            found = score(params, placed, weight, *self._tables)
             # One batch late, so that the device never waits for the host.
             if pending:
                 _add(totals, pending)
@@ -152,6 +166,7 @@ def _add(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> None:
 
 def _score(
     config: ModelConfig,
+    scored: int,
     params: model_lib.Params,
     batch: Batch,
     weight_BL: jax.Array,
@@ -162,14 +177,12 @@ def _score(
     """Returns sums per language over the scored positions of one batch."""
     ids_BW = model_ids(batch, map_GU)
     hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
+    # Only what is scored goes through the head. L now counts those positions.
+    hidden_BLD, weight_BL = hidden_BLD[:, -scored:], weight_BL[:, -scored:]
     found = objective.measure(
-        hidden_BLD,
-        model_lib.head(params),
-        ids_BW[:, 1:],
-        own_GV[batch.language_B],
-        chunk=config.loss_chunk,
+        hidden_BLD, model_lib.head(params), ids_BW[:, -scored:], own_GV[batch.language_B]
     )
-    targets_BL = batch.ids_BW[:, 1:].astype(jnp.int32)
+    targets_BL = batch.ids_BW[:, -scored:].astype(jnp.int32)
     found["tokens"] = jnp.ones_like(weight_BL)
     found["bytes"] = bytes_GU[batch.language_B[:, None], targets_BL].astype(jnp.float32)
     return {
