@@ -24,7 +24,10 @@ class Checkpoints:
         logging.getLogger("orbax").setLevel(logging.WARNING)
         self.path = epath.Path(os.path.abspath(path) if "://" not in str(path) else path)
         self._manager = ocp.CheckpointManager(
-            self.path, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+            self.path,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            # Named here, so that the shapes of a checkpoint can be read without restoring it.
+            item_handlers=ocp.StandardCheckpointHandler(),
         )
 
     def steps(self) -> list[int]:

@@ -551,7 +551,7 @@ _REFERENCE: dict[str, Any] = {
 SCALES: Mapping[str, Mapping[str, Any]] = {
     # Minutes on two CPU cores. Few blocks are faster written out than scanned there.
     "demo": {
-        "steps": 1000,
+        "steps": 1500,
         "batch_size": 32,
         "optimizer.peak_lr": 3e-3,
         "optimizer.final_lr": 3e-5,

@@ -41,6 +41,10 @@ class LoadedRun:
         base = self.vocabulary.base_ids(self.vocabulary.index(language), np.asarray(ids))
         return self._tokenizer(language).decode([int(t) for t in base if t >= 0])
 
+    def separator(self, language: str) -> int:
+        """Returns the base id that stands between the documents of a language."""
+        return sources.separator_id(self._tokenizer(language))
+
     def forward(self, ids_BL: jax.typing.ArrayLike) -> jax.Array:
         """Returns fp32 logits of the next id at every position: (B, L, V)."""
         return _logits(self.params, self.config.model, jnp.asarray(ids_BL))

@@ -137,6 +137,7 @@ class Evaluator:
             poll(number * self._batch_size / total_rows)
         if pending:
             _add(totals, pending)
+        poll(1.0)
         return {
             tag: summarise({name: float(totals[name][g]) for name in SUMS})
             for g, tag in enumerate(self._vocabulary.tags)

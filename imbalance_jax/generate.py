@@ -1,0 +1,97 @@
+"""Writes a few lines in a language of a trained run.
+
+    python -m imbalance_jax.generate --workdir=runs/90_10 --language=en2 --prompt="Returns the"
+
+By default only the language's own ids are drawn; --any_language lets the model choose, and
+shows where it leaves the language.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from imbalance_jax import cli, loading
+from imbalance_jax import model as model_lib
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The run's directory.")
+    flags.DEFINE_integer("step", -1, "The checkpoint; -1 is the newest.")
+    flags.DEFINE_string("language", None, "The tag of the language; by default the first one.")
+    flags.DEFINE_string("prompt", "", "Text to go on from.")
+    flags.DEFINE_integer("tokens", 120, "Pieces to write.", lower_bound=1)
+    flags.DEFINE_integer("samples", 3, "Texts to write.", lower_bound=1)
+    flags.DEFINE_float("temperature", 0.8, "0 takes the most probable piece.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Of the draws.")
+    flags.DEFINE_bool("any_language", False, "Draw from the whole vocabulary.")
+
+
+def generate(
+    run: loading.LoadedRun,
+    prompt: str,
+    language: str,
+    *,
+    tokens: int,
+    samples: int = 1,
+    temperature: float = 0.8,
+    seed: int = 0,
+    any_language: bool = False,
+) -> np.ndarray:
+    """Returns the model's ids of new text, prompt included: (samples, prompt + tokens).
+
+    The model sees the last L ids. Without a prompt it begins after a separator.
+    """
+    row = run.vocabulary.index(language)
+    separator = run.vocabulary.map_GU[row, run.separator(language)]
+    prompt_ids = np.array([separator, *run.encode(prompt, language)], np.int32)
+    allowed_V = jnp.asarray(any_language | run.vocabulary.own_GV[row])
+    L = run.config.model.L
+
+    @jax.jit
+    def draw(ids_BL: jax.Array, last: jax.Array, key: jax.Array) -> jax.Array:
+        logits_BLV = model_lib.logits(run.params, run.config.model, ids_BL)
+        logits_BV = jnp.where(allowed_V, logits_BLV[:, last], -jnp.inf)
+        if temperature == 0:
+            return jnp.argmax(logits_BV, axis=-1)
+        return jax.random.categorical(key, logits_BV / temperature)
+
+    ids_BT = np.tile(prompt_ids, (samples, 1))
+    for key in jax.random.split(jax.random.key(seed), tokens):
+        seen = ids_BT[:, -L:]
+        # Padded to one length, behind what causal attention sees: one compilation.
+        padded_BL = np.pad(seen, ((0, 0), (0, L - seen.shape[1])))
+        new_B = np.asarray(draw(padded_BL, seen.shape[1] - 1, key))
+        ids_BT = np.concatenate([ids_BT, new_B[:, None].astype(np.int32)], axis=1)
+    return ids_BT[:, 1:]
+
+
+def main() -> int:
+    if not FLAGS.workdir:
+        raise ValueError("Give --workdir=RUN, the directory of a trained run.")
+    run = loading.load(FLAGS.workdir, None if FLAGS.step < 0 else FLAGS.step)
+    language = FLAGS.language or run.config.tags[0]
+    ids_BT = generate(
+        run,
+        FLAGS.prompt,
+        language,
+        tokens=FLAGS.tokens,
+        samples=FLAGS.samples,
+        temperature=FLAGS.temperature,
+        seed=FLAGS.seed,
+        any_language=FLAGS.any_language,
+    )
+    own_V = run.vocabulary.own_GV[run.vocabulary.index(language)]
+    for number, ids in enumerate(ids_BT, 1):
+        print(f"--- {language} {number}")
+        print(run.decode(ids, language))
+        if not own_V[ids].all():
+            print(f"({np.count_nonzero(~own_V[ids])} pieces of other languages left out)")
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,303 @@
+"""Behaviours of data/sources.py: what is written can be read, here and by plain TFDS."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from imbalance_jax.config import TokenizerConfig
+from imbalance_jax.data import prepare, sources
+
+SENTENCES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
+ODD = [
+    " two  spaces \t and a tab ",
+    "line\n\n\r\nbreaks\x0b\x0c\x1c\u2028\u2029",
+    "\x00\x01\x7f\x1b[0m",
+    "naïve e\u0301 \u00a0\u200b\ufeff \u3000",
+    "日本語 עברית \U0001f469\u200d\U0001f680 \U0010ffff",
+    "<pad> <unk> <0x41> </s> <s>",
+    "0123456789 3.14 x=1;y==2",
+    "ﬁ Å Å ½",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return prepare.train_tokenizer("en", TokenizerConfig(vocab_size=320), SENTENCES)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model):
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def make_documents(n=40):
+    """Documents of random ids, some of them empty but for the separator."""
+    draw = random.Random(0)
+    made = []
+    for index in range(n):
+        ids = [draw.randrange(3, 320) for _ in range(draw.choice([0, 1, 5, 30, 200]))]
+        split = ("validation", "train", "train", "train")[index % 4]
+        made.append((split, np.array([*ids, 2]), 7 * index))
+    return made
+
+
+def write(path, model, documents, name="en"):
+    sources.write(path, name=name, fingerprint="f" * 16, tokenizer=model, documents=documents)
+    return sources.open_source(name, path, path.parent / "cache")
+
+
+def joined(documents, split):
+    parts = [ids for found, ids, _ in documents if found == split]
+    return np.concatenate(parts) if parts else np.zeros(0, int)
+
+
+# The tokenizer
+
+
+def test_the_first_ids_are_padding_unknown_separator_and_the_bytes(tokenizer):
+    first = [tokenizer.id_to_piece(i) for i in range(259)]
+    assert first[:3] == ["<pad>", "<unk>", "<D>"]
+    assert first[3:] == [f"<0x{byte:02X}>" for byte in range(256)]
+    assert (tokenizer.pad_id(), tokenizer.unk_id()) == (0, 1)
+    assert tokenizer.bos_id() == tokenizer.eos_id() == -1
+    assert sources.separator_id(tokenizer) == 2
+
+
+@pytest.mark.parametrize("text", [*ODD, "".join(ODD), ""])
+def test_any_text_is_encoded_without_loss_and_its_pieces_have_its_bytes(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not {0, 1, 2} & set(ids)
+    assert sources.pieces_of(tokenizer).bytes_U[ids].sum() == len(text.encode())
+
+
+def test_the_specials_stand_for_no_bytes(tokenizer):
+    pieces = sources.pieces_of(tokenizer)
+    assert pieces.size == 320 and pieces.pad_id == 0 and pieces.special_ids == (1, 2)
+    assert pieces.bytes_U[:3].tolist() == [0, 0, 0]
+    assert (pieces.bytes_U[3:259] == 1).all() and (pieces.bytes_U[259:] >= 1).all()
+
+
+def trained(**flags):
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_writer=model,
+        vocab_size=40,
+        minloglevel=2,
+        **flags,
+    )
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def test_a_tokenizer_without_our_separator_ends_documents_with_its_end_of_sentence():
+    assert sources.separator_id(trained(bos_id=1, eos_id=2, unk_id=0)) == 2
+    with pytest.raises(ValueError, match="neither <D> nor an end of sentence"):
+        sources.separator_id(trained(bos_id=-1, eos_id=-1, unk_id=0))
+
+
+# Written and read
+
+
+@pytest.mark.parametrize("record", [1, 7, 64, 1 << 18])
+def test_plain_tfds_reads_the_ids_of_every_document_in_order(tmp_path, model, monkeypatch, record):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(sources, "_RECORD", record)
+    documents = make_documents(16 if record == 1 else 40)
+    source = write(tmp_path / "en-1", model, documents)
+    for split in sources.SPLITS[:2]:
+        data = tfds.builder_from_directory(tmp_path / "en-1").as_data_source(split=split)
+        examples = [data[i] for i in range(len(data))]
+        read = np.concatenate([example["tokens"] for example in examples])
+        assert read.dtype == np.uint16
+        assert read.tolist() == joined(documents, split).tolist()
+        assert source.tokens(split).tolist() == read.tolist()
+        assert all(len(example["tokens"]) == record for example in examples[:-1])
+        # Documents begin where their predecessors end, whichever record that is in.
+        lengths = [len(ids) for found, ids, _ in documents if found == split]
+        before = np.cumsum([0, *[len(example["tokens"]) for example in examples]])
+        begins = [b + s for b, e in zip(before, examples, strict=False) for s in e["documents"]]
+        assert begins == np.cumsum([0, *lengths[:-1]]).tolist()
+        assert {example["language"].decode() for example in examples} == {"en"}
+
+
+def test_many_records_are_cut_into_several_files(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(sources, "_RECORD", 16)
+    monkeypatch.setattr(sources, "_SHARD", 10)
+    documents = make_documents()
+    source = write(tmp_path / "en-1", model, documents)
+    assert len(list((tmp_path / "en-1").glob("en-train.array_record-*"))) > 3
+    assert source.tokens("train").tolist() == joined(documents, "train").tolist()
+
+
+def test_a_split_without_documents_is_empty(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    assert source.count("test") == 0 and len(source.tokens("test")) == 0
+    assert source.tokens("test").dtype == np.uint16
+
+
+def test_counts_of_documents_ids_and_bytes_are_those_of_each_split(tmp_path, model):
+    documents = make_documents()
+    about = json.loads(
+        (write(tmp_path / "en-1", model, documents).path / "source.json").read_text()
+    )
+    for split in sources.SPLITS:
+        mine = [(ids, size) for found, ids, size in documents if found == split]
+        assert about["documents"][split] == len(mine)
+        assert about["tokens"][split] == sum(len(ids) for ids, _ in mine)
+        assert about["bytes"][split] == sum(size for _, size in mine)
+    assert about["vocab_size"] == 320 and about["fingerprint"] == "f" * 16
+
+
+def test_the_tokenizer_that_is_kept_is_the_one_that_was_given(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    assert (source.path / "tokenizer.model").read_bytes() == model
+    assert source.pieces.size == 320
+
+
+def test_a_source_is_written_whole_or_not_at_all(tmp_path, model):
+    def broken():
+        yield from make_documents()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "en-1", model, broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_with_nothing_to_train_on_is_refused_and_leaves_nothing(tmp_path, model):
+    only_test = [("test", np.array([5, 2]), 1)]
+    with pytest.raises(ValueError, match=r"config\.sources\.en: no document .* to train on"):
+        write(tmp_path / "en-1", model, only_test)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_runs_that_prepare_the_same_text_the_slower_uses_the_other_s(tmp_path, model):
+    documents = make_documents()
+
+    def slow():
+        yield from documents
+        write(tmp_path / "en-1", model, documents)
+
+    source = write(tmp_path / "en-1", model, slow())
+    assert source.tokens("train").tolist() == joined(documents, "train").tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "en-1"]
+
+
+# The cache, and damage
+
+
+def cache_file(source, split="train"):
+    source.tokens(split)
+    [file] = [path for path in source.cache.iterdir() if f"-{split}." in path.name]
+    return file
+
+
+def test_the_cache_is_used_while_it_is_whole(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    file = cache_file(source)
+    made = file.stat().st_mtime_ns
+    for shard in source.path.glob("en-train.array_record-*"):
+        shard.unlink()
+    assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
+    assert file.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "long", "empty"])
+def test_a_cache_file_that_is_missing_or_of_another_size_is_made_again(tmp_path, model, damage):
+    source = write(tmp_path / "en-1", model, make_documents())
+    file = cache_file(source)
+    whole = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes({"short": whole[:-2], "long": whole + b"xx", "empty": b""}[damage])
+    assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
+    assert file.read_bytes() == whole
+    assert len(list(source.cache.iterdir())) == 1
+
+
+def shard_of(source):
+    [shard] = source.path.glob("en-train.array_record-*")
+    return shard
+
+
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.9])
+def test_a_flipped_byte_is_refused_with_the_directory_named(tmp_path, model, at):
+    source = write(tmp_path / "en-1", model, make_documents())
+    data = bytearray(shard_of(source).read_bytes())
+    # Records are compressed, and files padded with zeros: the ids end where those begin.
+    end = data.index(bytes(256), 256)
+    data[int(64 + at * (end - 64))] ^= 0x40
+    shard_of(source).write_bytes(data)
+    with pytest.raises(ValueError, match=r"en-1: split train .*Delete the directory"):
+        source.tokens("train")
+    assert list(source.cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.9])
+def test_a_truncated_shard_is_refused_with_the_directory_named(tmp_path, model, keep):
+    source = write(tmp_path / "en-1", model, make_documents())
+    data = shard_of(source).read_bytes()
+    shard_of(source).write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(ValueError, match=r"en-1: split train .*Delete the directory"):
+        source.tokens("train")
+    assert list(source.cache.iterdir()) == []
+
+
+def test_records_of_another_text_are_refused(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    changed = [(split, np.where(ids == 2, 2, 5), n) for split, ids, n in make_documents()]
+    other = write(tmp_path / "en-2", model, changed)
+    shard_of(source).write_bytes(shard_of(other).read_bytes())
+    with pytest.raises(ValueError, match=r"en-1: split train does not hold what was written"):
+        source.tokens("train")
+
+
+def test_the_cache_lies_beside_the_data_or_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.delenv("IMBALANCE_JAX_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert sources.cache_dir(str(tmp_path)) == tmp_path / "cache"
+    assert sources.cache_dir("gs://bucket/data") == tmp_path / "home" / "imbalance_jax"
+    monkeypatch.setenv("IMBALANCE_JAX_CACHE", str(tmp_path / "fast"))
+    assert sources.cache_dir(str(tmp_path)) == tmp_path / "fast"
+
+
+def test_neither_preparing_nor_opening_imports_tensorflow(tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
+    program = """
+        import sys
+        from imbalance_jax.config import SourceConfig, TokenizerConfig
+        from imbalance_jax.data import prepare
+        source = SourceConfig(
+            kind="files", train="text.txt", tokenizer=TokenizerConfig(vocab_size=320)
+        )
+        for _ in range(2):
+            assert len(prepare.prepare("en", source, "data").tokens("train")) > 100
+        assert "tensorflow_datasets" in sys.modules
+        barred = ("tensorflow", "jax", "flax")
+        print([name for name in sys.modules if name.partition(".")[0] in barred])
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
