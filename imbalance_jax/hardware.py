@@ -23,6 +23,16 @@ DATASHEET_PEAK = {
 }
 
 
+def use_compilation_cache(path: str | os.PathLike) -> None:
+    """Keeps compiled programs on disk, so that a second start needs no compilation.
+
+    JAX_COMPILATION_CACHE_DIR, where it is set, names the place instead.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 @dataclasses.dataclass(frozen=True)
 class Peak:
     value: float  # FLOP/s of all devices together

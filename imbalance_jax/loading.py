@@ -94,33 +94,46 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
     return LoadedRun(config, int(state.step), state.params, vocabulary, tokenizers)
 
 
-def restore_params(
-    init_from: str, config: config_lib.ModelConfig, like: model_lib.Params
-) -> model_lib.Params:
-    """Returns the parameters of another run, sharded as `like`.
+def check_init_from(config: config_lib.Config) -> None:
+    """Raises ValueError if a run cannot begin with the parameters that its config names.
 
-    Args:
-      init_from: RUN or RUN@STEP.
-
-    Raises:
-      ValueError: there is no such run, or its model has another size.
+    Reads that run's config only, so that a mistake shows before any work is done.
     """
+    if not config.init_from:
+        return
+    path, step = _split_init_from(config.init_from)
+    try:
+        theirs = RunDirectory(path).config().model
+    except FileNotFoundError as error:
+        raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
+    for name in (*"LDHKFN", "tied"):
+        if getattr(theirs, name) != getattr(config.model, name):
+            where = f"{path}/checkpoints" + (f"/{step}" if step is not None else "")
+            raise ValueError(
+                f"{where} was written with config.model.{name}={getattr(theirs, name)}, but this "
+                f"run has config.model.{name}={getattr(config.model, name)}. Use another "
+                f"config.init_from, or set config.model.{name}={getattr(theirs, name)}."
+            )
+
+
+def _split_init_from(init_from: str) -> tuple[str, int | None]:
     path, _, step = init_from.partition("@")
     if step and not step.isdecimal():
         raise ValueError(f"config.init_from={init_from!r}: write RUN or RUN@STEP.")
+    return path, int(step) if step else None
+
+
+def restore_params(init_from: str, like: model_lib.Params) -> model_lib.Params:
+    """Returns the parameters of another run, sharded as `like`, after `check_init_from`.
+
+    Raises:
+      ValueError: it has no such checkpoint, or another vocabulary.
+    """
+    path, step = _split_init_from(init_from)
     try:
-        loaded = load(path, int(step) if step else None)
+        loaded = load(path, step)
     except FileNotFoundError as error:
         raise ValueError(f"config.init_from={init_from!r}: {error}") from error
-    theirs, ours = loaded.config.model, config
-    for name in (*"LDHKFN", "tied"):
-        if getattr(theirs, name) != getattr(ours, name):
-            raise ValueError(
-                f"{path}/checkpoints/{loaded.step} was written with config.model.{name}="
-                f"{getattr(theirs, name)}, but this run has config.model.{name}="
-                f"{getattr(ours, name)}. Use another config.init_from, or set "
-                f"config.model.{name}={getattr(theirs, name)}."
-            )
     if loaded.vocabulary.size != like["embed_VD"].shape[0]:
         raise ValueError(
             f"{path} has a vocabulary of {loaded.vocabulary.size} ids, this run one of "

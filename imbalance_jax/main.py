@@ -40,14 +40,20 @@ def main() -> int:
         print(f"{run} is done. See {run.path / 'report.html'}.")
         return _export(run)
 
-    from imbalance_jax import planning
-    from imbalance_jax.data import prepare
+    import jax
+
+    from imbalance_jax import hardware, loading, planning, sharding
+    from imbalance_jax.data import prepare, sources
     from imbalance_jax.train import Clock, Trainer
 
+    hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
     times = Clock()
     with times("setup"):
-        sources = prepare.prepare_all(config)
-        trainer = Trainer.make(config, sources)
+        # What can be wrong without the text is found before its preparation takes minutes.
+        mesh = sharding.make_mesh(config.mesh, jax.devices())
+        sharding.check_batch(config, mesh)
+        loading.check_init_from(config)
+        trainer = Trainer.make(config, prepare.prepare_all(config), mesh)
         print(planning.describe(trainer))
     if FLAGS.dry_run:
         print(planning.forecast(trainer))

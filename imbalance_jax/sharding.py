@@ -43,8 +43,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
     )
 
 
-def check(config: Config, mesh: Mesh, vocab_size: int) -> None:
-    """Raises ValueError if the batch or a dimension cannot be cut evenly."""
+def check_batch(config: Config, mesh: Mesh) -> None:
+    """Raises ValueError if the batch cannot be cut evenly over the devices."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = config.batch_size // config.optimizer.accumulate
     if micro % rows:
@@ -56,6 +56,11 @@ def check(config: Config, mesh: Mesh, vocab_size: int) -> None:
             f"micro-batches cannot be split over {rows} devices. Set config.batch_size to a "
             f"multiple of {each}, such as {choices}."
         )
+
+
+def check(config: Config, mesh: Mesh, vocab_size: int) -> None:
+    """Raises ValueError if the batch or a dimension of the model cannot be cut evenly."""
+    check_batch(config, mesh)
     sizes = {"D": config.model.D, "F": config.model.F, "H": config.model.H, "V": vocab_size}
     for dim, size in sizes.items():
         axis = PARAMETER_AXES[dim]

@@ -76,13 +76,14 @@ class Trainer:
     mesh: jax.sharding.Mesh
 
     @classmethod
-    def make(cls, config: Config, sources: Mapping[str, Source]) -> "Trainer":
+    def make(
+        cls, config: Config, sources: Mapping[str, Source], mesh: jax.sharding.Mesh
+    ) -> "Trainer":
         """Builds and checks all parts.
 
         Raises:
           ValueError: the config does not suit the text or the devices.
         """
-        mesh = sharding.make_mesh(config.mesh, jax.devices())
         pieces = {name: source.pieces for name, source in sources.items()}
         vocabulary = languages.vocabulary(config, pieces)
         sharding.check(config, mesh, vocabulary.size)
@@ -146,7 +147,7 @@ class Trainer:
         state = step_lib.init_state(self.config, self.vocabulary.size, self.mesh)
         if not self.config.init_from:
             return state
-        params = loading.restore_params(self.config.init_from, self.config.model, state.params)
+        params = loading.restore_params(self.config.init_from, state.params)
         return dataclasses.replace(state, params=params)
 
     def provenance(self) -> dict[str, Any]:

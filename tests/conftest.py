@@ -25,7 +25,7 @@ def tiny_config(data_dir: pathlib.Path, **changes: object) -> config_lib.Config:
     config.data_dir = str(data_dir)
     config.steps, config.batch_size, config.log_every = 20, 8, 5
     config.sources.en.packages = PACKAGES
-    config.sources.en.tokenizer.vocab_size = 320
+    config.sources.en.tokenizer.vocab_size = 384
     for name, value in {"L": 16, "D": 16, "H": 2, "K": 8, "F": 24, "N": 2}.items():
         config.model[name] = value
     config.evaluation.every, config.evaluation.max_windows = 10, 6

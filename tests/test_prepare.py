@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config, write_jsonl
 
+from imbalance_jax import config as config_lib
 from imbalance_jax.config import SourceConfig, TokenizerConfig
 from imbalance_jax.data import prepare, sources, text
 
@@ -83,7 +84,9 @@ def test_an_embedded_text_prepared_again_is_found(english, data_dir, monkeypatch
 
 def test_all_sources_of_a_run_are_prepared_and_no_others(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", TEXTS)
-    config = tiny_config(tmp_path / "data", sources={"en": files(tmp_path / "a.jsonl").__dict__})
+    used = config_lib.to_dict(files(tmp_path / "a.jsonl"))
+    unused = config_lib.to_dict(files(tmp_path / "nowhere.jsonl"))
+    config = tiny_config(tmp_path / "data", sources={"unused": unused, "en": used})
     made = prepare.prepare_all(config)
     assert list(made) == ["en"] and made["en"].count("train") > 0
 
@@ -118,8 +121,8 @@ def test_another_text_is_another_directory_and_the_old_one_stays(source, tmp_pat
 
 @pytest.mark.parametrize("changes", [{"vocab_size": 330}, {"model_type": "unigram"}])
 def test_another_tokenizer_is_another_directory(source, tmp_path, changes):
-    old = prepared(source, tmp_path)
-    new = prepared(files(tmp_path / "a.jsonl", **changes), tmp_path)
+    old = prepared(files(tmp_path / "a.jsonl", vocab_size=292), tmp_path)
+    new = prepared(files(tmp_path / "a.jsonl", **{"vocab_size": 292} | changes), tmp_path)
     assert new.path != old.path and len(directories(tmp_path)) == 2
 
 

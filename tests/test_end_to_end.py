@@ -1,0 +1,384 @@
+"""The commands that users type, each in a process of its own, on a tiny model."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+import imbalance_jax
+from imbalance_jax import config as config_lib
+from imbalance_jax import exporting, generate, train
+from imbalance_jax.runs import RunDirectory
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# A file in the manner of configs/: the tiny run of conftest.py.
+TINY = """
+from imbalance_jax import config as config_lib
+
+def get_config(arg=""):
+    choice = config_lib.parse_arg(arg, ratio="3:1")
+    config = config_lib.cloned(scale="demo", ratio=choice.ratio)
+    config.steps, config.batch_size, config.log_every = 20, 8, 5
+    config.sources.en.packages = ("json", "email", "asyncio")
+    config.sources.en.tokenizer.vocab_size = 384
+    for name, value in {"L": 16, "D": 16, "H": 2, "K": 8, "F": 24, "N": 2}.items():
+        config.model[name] = value
+    config.evaluation.every, config.evaluation.max_windows = 10, 6
+    config.checkpoint.every = 10
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, english, data_dir) -> list[str]:
+    """The arguments of a tiny run whose text is prepared already."""
+    file = tmp_path_factory.mktemp("configs") / "tiny.py"
+    file.write_text(TINY)
+    return [f"--config={file}", f"--config.data_dir={data_dir}"]
+
+
+def environment() -> dict[str, str]:
+    # One device: what a user has who has set nothing.
+    return os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+
+
+def run_main(*args: str, module: str = "main") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"imbalance_jax.{module}", *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
+
+
+def parameters(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    return exporting.named_arrays(imbalance_jax.load(workdir).params)
+
+
+def training_records(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """The records of training and evaluation, without what a clock says."""
+    return [
+        {name: value for name, value in record.items() if name[:5] not in ("time/", "perf/")}
+        for record in RunDirectory(workdir).metrics()
+        if any(name.startswith(("train/", "eval/")) for name in record)
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> pathlib.Path:
+    """A run that went from its first step to its report without a stop."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    done = run_main(*tiny, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_run_leaves_everything_that_its_directory_promises(finished):
+    run = RunDirectory(finished)
+    for name in ("config.json", "provenance.json", "metrics.jsonl", "mixture.csv", "DONE"):
+        assert (finished / name).exists()
+    assert "<svg" in (finished / "report.html").read_text()
+    names = {name for record in run.metrics() for name in record}
+    for tag in ("en1", "en2"):
+        for metric in ("loss", "ppl", "bits_per_byte", "language_nats", "loss_own", "leak"):
+            assert f"eval/{metric}/{tag}" in names
+        assert {f"train/loss/{tag}", f"train/tokens/{tag}"} <= names
+    assert {"train/loss", "train/grad_norm", "train/learning_rate"} <= names
+    assert {"perf/tokens_per_second", "perf/mfu", "perf/data_wait_fraction"} <= names
+
+
+def test_the_realised_ratio_is_the_requested_one(finished):
+    rows = {row["language"]: row for row in RunDirectory(finished).read_csv("mixture.csv")}
+    assert (
+        int(rows["en1"]["realised_sequences"]) == 120 == float(rows["en1"]["requested_sequences"])
+    )
+    assert int(rows["en2"]["realised_sequences"]) == 40
+    assert int(rows["en2"]["realised_tokens"]) == 40 * 16
+
+
+def test_the_loss_of_each_language_splits_exactly(finished):
+    results = json.loads((finished / "evaluation.json").read_text())
+    assert results["split"] == "test" and results["stride"] == 4
+    for values in results["languages"].values():
+        assert values["loss"] == pytest.approx(
+            values["language_nats"] + values["loss_own"], abs=1e-5
+        )
+        assert values["ppl"] == pytest.approx(np.exp(values["loss"]))
+    counts = [values["tokens"] for values in results["languages"].values()]
+    assert counts[0] == counts[1] > 100
+
+
+def test_a_finished_run_started_again_does_nothing_and_succeeds(finished, tiny):
+    before = {p.name: p.stat().st_mtime_ns for p in finished.iterdir()}
+    again = run_main(*tiny, f"--workdir={finished}")
+    assert again.returncode == 0
+    assert "is done" in again.stdout
+    assert {p.name: p.stat().st_mtime_ns for p in finished.iterdir()} == before
+
+
+def start_until(args: list[str], workdir: pathlib.Path, step: int) -> subprocess.Popen:
+    """Returns a run that has logged a step and goes on."""
+    command = [sys.executable, "-m", "imbalance_jax.main", *args, f"--workdir={workdir}"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(record["step"] >= step for record in RunDirectory(workdir).metrics()):
+            return process
+        time.sleep(0.02)
+    raise AssertionError(process.communicate())
+
+
+LONG = ["--config.steps=300", "--config.checkpoint.every=50", "--config.evaluation.every=100"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("long") / "whole"
+    assert run_main(*tiny, *LONG, f"--workdir={workdir}").returncode == 0
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 75)]
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tiny, uninterrupted, tmp_path, how, code):
+    process = start_until([*tiny, *LONG], tmp_path / "run", step=60)
+    process.send_signal(how)
+    out, _ = process.communicate()
+    assert process.returncode == code
+    assert not (tmp_path / "run" / "DONE").exists()
+    if code == 75:
+        assert "To go on:" in out.decode()
+        assert "imbalance_jax.main" in out.decode()
+    assert run_main(*tiny, *LONG, f"--workdir={tmp_path / 'run'}").returncode == 0
+
+    expected = parameters(uninterrupted)
+    for name, array in parameters(tmp_path / "run").items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    evaluations = [
+        [r for r in training_records(d) if "eval/loss/en1" in r]
+        for d in (tmp_path / "run", uninterrupted)
+    ]
+    assert evaluations[0] == evaluations[1]
+    steps = [r["step"] for r in training_records(tmp_path / "run") if "train/loss" in r]
+    assert steps == sorted(set(steps))
+    assert [(tmp_path / "run" / "mixture.csv").read_text()] == [
+        (uninterrupted / "mixture.csv").read_text()
+    ]
+
+
+def test_a_dry_run_forecasts_and_writes_no_run(tiny, tmp_path):
+    done = run_main(*tiny, f"--workdir={tmp_path / 'run'}", "--dry_run")
+    assert done.returncode == 0
+    for word in ("parameters", "epochs", "MB", "s a step"):
+        assert word in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_can_be_extended_and_says_what_that_does(tiny, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert run_main(*tiny, workdir).returncode == 0
+    refused = run_main(*tiny, workdir, "--config.steps=30")
+    assert refused.returncode == 2 and "--extend" in refused.stderr
+    extended = run_main(*tiny, workdir, "--config.steps=30", "--extend")
+    assert extended.returncode == 0, extended.stderr
+    assert "the learning rate goes from" in extended.stdout
+    assert max(r["step"] for r in RunDirectory(tmp_path / "run").metrics()) == 30
+    assert (tmp_path / "run" / "DONE").exists()
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_by_step_and_field(tiny, tmp_path):
+    args = [*tiny, f"--workdir={tmp_path / 'run'}", "--config.optimizer.peak_lr=1e30"]
+    failed = run_main(*args)
+    assert failed.returncode == 1
+    assert "config.optimizer.peak_lr" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    details = json.loads((tmp_path / "run" / "FAILED.json").read_text())
+    assert details["step"] >= 1 and details["error"] == "FloatingPointError"
+    assert not (tmp_path / "run" / "DONE").exists()
+
+
+def test_running_out_of_memory_suggests_accumulation(data_dir):
+    config = tiny_config(data_dir)
+    error = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+    assert "config.optimizer.accumulate=2" in train._advice(config, error)
+
+
+WRONG = {
+    "an unknown field": (
+        ["--config.modle.D=3"],
+        "config has no field 'modle'. Did you mean config.model",
+    ),
+    "an undeclared language": (["--config.mixture.ratio.fr=1"], "config.mixture.ratio.fr"),
+    "a fractional ratio": (["--config.mixture.ratio.en2=0.5"], "config.mixture.ratio.en2=0.5"),
+    "a negative ratio": (["--config.mixture.ratio.en2=-1"], "config.mixture.ratio.en2=-1"),
+    "a batch that devices cannot share": (
+        ["--config.batch_size=6", "--config.optimizer.accumulate=4"],
+        "config.optimizer.accumulate=4",
+    ),
+    "a mesh of other size": (["--config.mesh.data=3"], "config.mesh.data=3"),
+    "more pieces than the text has": (
+        ["--config.sources.en.tokenizer.vocab_size=60000"],
+        "config.sources.en.tokenizer.vocab_size=60000",
+    ),
+    "a source with no file": (["--config.sources.en.kind=files"], "config.sources.en.train"),
+    "a file that is not there": (
+        ["--config.sources.en.kind=files", "--config.sources.en.train=no/such.txt"],
+        "no/such.txt",
+    ),
+    "a run to begin with that is none": (
+        ["--config.init_from=no/run"],
+        "config.init_from='no/run'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_mistake_is_one_message_with_the_field_and_writes_nothing(tiny, tmp_path, mistake):
+    args, expected = WRONG[mistake]
+    done = run_main(*tiny, f"--workdir={tmp_path / 'run'}", *args)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"caf\xe9 au lait\n" * 50])
+def test_a_file_without_text_in_utf8_is_refused_by_name(tiny, tmp_path, content):
+    file = tmp_path / "text.txt"
+    file.write_bytes(content)
+    args = ["--config.sources.en.kind=files", f"--config.sources.en.train={file}"]
+    done = run_main(*tiny, f"--workdir={tmp_path / 'run'}", *args)
+    assert done.returncode == 2
+    assert "text.txt" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_of_another_run_is_refused_and_left_as_it_was(finished, tiny):
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    done = run_main(*tiny, f"--workdir={finished}", "--config.model.D=24")
+    assert done.returncode == 2
+    assert "config.model.D=16" in done.stderr and "24" in done.stderr
+    assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_a_checkpoint_of_another_model_size_is_refused(finished, tiny, tmp_path):
+    args = [f"--config.init_from={finished}", "--config.model.D=24"]
+    done = run_main(*tiny, f"--workdir={tmp_path / 'run'}", *args)
+    assert done.returncode == 2
+    assert "config.model.D=16" in done.stderr and "config.model.D=24" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_can_begin_with_the_parameters_of_another(finished, tiny, tmp_path):
+    args = [f"--config.init_from={finished}", "--config.steps=10"]
+    done = run_main(*tiny, f"--workdir={tmp_path / 'run'}", *args)
+    assert done.returncode == 0, done.stderr
+    first = next(r for r in RunDirectory(tmp_path / "run").metrics() if "eval/loss/en1" in r)
+    last = [r for r in RunDirectory(finished).metrics() if "eval/loss/en1" in r][-1]
+    # Other compilations of the same sums: fp32 rounding.
+    assert first["step"] == 0
+    assert first["eval/loss/en1"] == pytest.approx(last["eval/loss/en1"], abs=1e-5)
+
+
+def test_a_loaded_run_predicts_as_its_evaluation_says(finished, english):
+    run = imbalance_jax.load(finished)
+    text = "The function returns the value of the argument."
+    for tag in ("en1", "en2"):
+        ids = run.encode(text, tag)
+        assert run.decode(ids, tag) == text
+        assert run.forward(ids[None, :16]).shape == (1, min(16, len(ids)), 768)
+    assert set(run.encode(text, "en1")).isdisjoint(run.encode(text, "en2"))
+    # Held-out windows of en2, scored through logits and scipy-free NumPy.
+    tokens = english.tokens("validation")
+    L = run.config.model.L
+    count = (len(tokens) - 1) // L
+    starts = np.arange(6) * count // 6 * L
+    windows = np.stack([tokens[s : s + L + 1] for s in starts]).astype(np.int64) + 384
+    logits = np.asarray(run.forward(windows[:, :-1]), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = -np.take_along_axis(log_p, windows[:, 1:, None], -1).mean()
+    last = [r for r in RunDirectory(finished).metrics() if "eval/loss/en2" in r][-1]
+    assert last["eval/loss/en2"] == pytest.approx(loss, abs=1e-4)
+
+
+def test_generated_text_stays_in_its_language(finished):
+    run = imbalance_jax.load(finished)
+    ids_BT = generate.generate(run, "Returns", "en2", tokens=30, samples=2, temperature=1.0)
+    prompt = run.encode("Returns", "en2")
+    assert ids_BT.shape == (2, len(prompt) + 30)
+    assert (ids_BT[:, : len(prompt)] == prompt).all()
+    assert run.vocabulary.own_GV[1][ids_BT].all()
+    done = run_main(f"--workdir={finished}", "--language=en2", "--tokens=5", module="generate")
+    assert done.returncode == 0 and "--- en2 1" in done.stdout
+    wrong = run_main(f"--workdir={finished}", "--language=fr", module="generate")
+    assert wrong.returncode == 2 and "en1, en2" in wrong.stderr
+
+
+def test_exported_parameters_give_the_same_logits(finished, tmp_path):
+    from safetensors.numpy import load_file
+
+    done = run_main(f"--workdir={finished}", f"--export={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    arrays = load_file(tmp_path / "out" / "model.safetensors")
+    run = imbalance_jax.load(finished)
+    blocks = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.stack(
+            [arrays[".".join(["blocks", str(n), *(e.key for e in path)])] for n in range(2)]
+        ),
+        run.params["blocks"],
+    )
+    params = {name: arrays[name] for name in ("embed_VD", "position_LD", "head_VD")}
+    norm = {name: arrays[f"final_norm.{name}"] for name in ("scale_D", "bias_D")}
+    params |= {"blocks": blocks, "final_norm": norm}
+    from imbalance_jax import model
+
+    ids = run.encode("The value", "en1")[None]
+    np.testing.assert_array_equal(model.logits(params, run.config.model, ids), run.forward(ids))
+
+
+def test_every_command_of_the_readme_names_things_that_exist():
+    text = (ROOT / "README.md").read_text()
+    scales = [name for name in config_lib.SCALES if f"| `{name}` |" in text]
+    assert scales == list(config_lib.SCALES)
+    first = (
+        "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && "
+        "python -m imbalance_jax.main --config=configs/90_10.py --workdir=runs/90_10"
+    )
+    second = "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[test]' && pytest"
+    assert first in text.replace("\\\n    ", "") and second in text.replace("\\\n    ", "")
+    for word in text.split():
+        if word.startswith("--config=configs/"):
+            path, _, choices = word.strip("`").removeprefix("--config=").partition(":")
+            import runpy
+
+            get_config = runpy.run_path(str(ROOT / path))["get_config"]
+            config_lib.resolve(get_config(choices) if choices else get_config())
+
+
+@pytest.mark.slow
+def test_clones_at_equal_parts_have_the_same_loss_and_at_nine_to_one_the_rare_one_is_worse(
+    tmp_path,
+):
+    gaps = []
+    for seed in range(3):
+        workdir = tmp_path / f"50_{seed}"
+        args = ["--config=configs/50_50.py", "--config.steps=500", f"--config.seed={seed}"]
+        done = run_main(*args, f"--workdir={workdir}", f"--config.data_dir={tmp_path / 'data'}")
+        assert done.returncode == 0, done.stderr
+        results = json.loads((workdir / "evaluation.json").read_text())["languages"]
+        gaps.append((results["en1"]["loss"], results["en2"]["loss"]))
+    spread = np.std([loss for pair in gaps for loss in pair], ddof=1)
+    assert abs(np.mean([a - b for a, b in gaps])) < 2 * spread
+    args = ["--config=configs/90_10.py", "--config.steps=500", f"--workdir={tmp_path / '90'}"]
+    assert run_main(*args, f"--config.data_dir={tmp_path / 'data'}").returncode == 0
+    results = json.loads((tmp_path / "90" / "evaluation.json").read_text())["languages"]
+    assert results["en2"]["loss"] - results["en1"]["loss"] > 10 * spread
