@@ -530,6 +530,11 @@ def parse_ratio(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def stages(mixture: MixtureConfig) -> tuple[tuple[int, Mapping[str, int]], ...]:
+    """Returns (first step, ratio) of every stage; one where the config has none."""
+    return mixture.stages or ((0, mixture.ratio),)
+
+
 def reduced(ratio: Mapping[str, int]) -> dict[str, int]:
     """Returns a ratio divided by its greatest common divisor: the counts of one block."""
     divisor = math.gcd(*ratio.values())

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from imbalance_jax import config as config_lib
 from imbalance_jax import hardware, step
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
@@ -44,7 +45,7 @@ def describe(trainer: Trainer) -> str:
 
 
 def _share(config: Config, tag: str) -> str:
-    stages = config.mixture.stages or ((0, config.mixture.ratio),)
+    stages = config_lib.stages(config.mixture)
     return ", then ".join(f"{ratio[tag] / sum(ratio.values()):.4g}" for _, ratio in stages)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from imbalance_jax import languages, sharding
+from imbalance_jax import languages, sharding, train
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import MeshConfig, ModelConfig
 from imbalance_jax.evaluation import perplexity
@@ -60,6 +60,20 @@ def test_every_scored_target_follows_its_whole_context(stride):
 def test_a_text_shorter_than_the_context_has_no_scored_target():
     assert scored_targets(perplexity.strided_windows(places(L - STRIDE + 1), L, STRIDE)) == []
     assert scored_targets(perplexity.strided_windows(places(L - STRIDE + 2), L, STRIDE)) == [9]
+
+
+def test_a_test_split_without_a_scored_target_is_refused_before_training(data_dir, english):
+    count = english.count("test")
+
+    def make(L: int, stride: int) -> train.Trainer:
+        config = conftest.tiny_config(data_dir, model__L=L, evaluation__stride=stride)
+        return train.Trainer.make(config, {"en": english}, make_mesh(8))
+
+    # The first targets of a text are context: all of its count - 1 targets, or all but one.
+    with pytest.raises(ValueError, match=rf"config\.evaluation\.stride={count + 8}"):
+        make(count + 8, 9)
+    for trainer in (make(count + 8, count + 8), make(count + 8, 10)):
+        assert all(w.weight_nL.any() for w in trainer.test_windows())
 
 
 @pytest.mark.parametrize("most", [0, 5, 100])

@@ -494,3 +494,9 @@ def test_the_command_says_that_a_study_has_no_page_yet(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"runs": []}))
     done = report(f"--workdir={tmp_path}")
     assert done.returncode == 2 and "holds a study" in done.stderr
+
+
+def test_ticks_drop_only_zeros_that_say_nothing():
+    written = {409_600: "410 k", 40_000: "40 k", 1_024_000: "1.02 M", 1_500_000: "1.5 M"}
+    for value, expected in written.items():
+        assert figures._compact_tick(value) == expected

@@ -361,7 +361,9 @@ def _ticks(kind: str, count: int) -> Any:
 
 def _compact_tick(value: float) -> str:
     """Returns 40 k, where `compact` says 40.0 k."""
-    return re.sub(r"\.?0+(?= |$)", "", compact(value)) if value >= 1000 else f"{value:.6g}"
+    if value < 1000:
+        return f"{value:.6g}"
+    return re.sub(r"(\.\d*?)0+(?= |$)", r"\1", compact(value)).replace(". ", " ")
 
 
 def _written(write: Callable[[float], str]) -> Any:

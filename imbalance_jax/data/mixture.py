@@ -23,6 +23,7 @@ ORDER_VERSION = 1
 _CHUNK = 4096
 
 
+@functools.lru_cache(maxsize=4096)
 def key(*parts: int | str) -> int:
     """Returns a 64-bit key for a purpose, such as key(seed, "languages", stage)."""
     text = "/".join(str(part) for part in parts)
@@ -197,7 +198,10 @@ class Mixture:
             block_n, offset_n = np.divmod(offsets, size)
             before_nG = block_n[:, None] * count_G
             cut, cut_row = np.unique(block_n, return_inverse=True)
-            languages = self._blocks(s, cut)[cut_row]
+            if len(cut) == 1:  # the start of a batch, whose block is wanted next
+                languages = self._block_range(s, int(cut[0]), int(cut[0]) + 1)[None]
+            else:
+                languages = self._blocks(s, cut)[cut_row]
         else:
             chunk_n, offset_n = np.divmod(offsets, _CHUNK)
             size = _CHUNK

@@ -102,7 +102,9 @@ class Stream:
                     "last_step": step,
                     "language": tag,
                     "source": source,
-                    "ratio": self._config.mixture.ratio[tag],
+                    "ratio": ", then ".join(
+                        str(ratio[tag]) for _, ratio in config_lib.stages(self._config.mixture)
+                    ),
                     "requested_sequences": round(requested, 3),
                     "realised_sequences": int(sequences_G[g]),
                     "requested_tokens": round(requested * self._L, 3),
@@ -145,6 +147,6 @@ class Stream:
 
 def _stages(config: Config) -> list[tuple[int, list[int]]]:
     """Returns (first step, sequences of each language in a block) of every stage."""
-    stages = config.mixture.stages or ((0, config.mixture.ratio),)
+    stages = config_lib.stages(config.mixture)
     reduced = [(first, config_lib.reduced(ratio)) for first, ratio in stages]
     return [(first, [counts[tag] for tag in config.tags]) for first, counts in reduced]
