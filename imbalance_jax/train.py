@@ -99,8 +99,8 @@ class Trainer:
             context, test = config.model.L - config.eval_stride, source.count("test")
             if test - 1 <= context:
                 raise ValueError(
-                    f"config.sources.{name} has {test} tokens to test on, and the final test scores "
-                    f"none of the first {context + 1} (config.model.L - stride + 1). Set "
+                    f"config.sources.{name} has {test} tokens to test on, and the final test "
+                    f"scores none of the first {context + 1} (config.model.L - stride + 1). Set "
                     f"config.evaluation.stride={config.model.L}, or use more text."
                 )
         return cls(config, sources, Stream(config, sources), vocabulary, mesh)
