@@ -245,6 +245,7 @@ class Config:
     data_dir: str = "data"  # where prepared text is kept and looked for
     init_from: str = ""  # RUN or RUN@STEP: begin with the parameters of another run
     log_every: int = 10  # steps that a line of training metrics covers
+    mirrors: tuple[str, ...] = ()  # where metrics go as well: tensorboard, wandb
     sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)
     languages: Mapping[str, LanguageConfig] = dataclasses.field(default_factory=dict)
     vocabulary: VocabularyConfig = VocabularyConfig()
@@ -259,6 +260,8 @@ class Config:
         _require_at_least("seed", self.seed, 0)
         for name in ("steps", "batch_size", "log_every"):
             _require_at_least(name, getattr(self, name), 1)
+        for mirror in self.mirrors:
+            _require_one_of("mirrors", mirror, ("tensorboard", "wandb"))
         if self.batch_size % self.optimizer.accumulate:
             raise ValueError(
                 f"config.batch_size={self.batch_size} cannot be cut into "
@@ -378,7 +381,7 @@ def _check_mixture(
 
 # What may differ when a run goes on in its directory: where, how often and with which
 # devices, but not what is trained on what.
-_NOT_IDENTITY = ("data_dir", "log_every", "evaluation", "checkpoint", "mesh")
+_NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint", "mesh")
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -42,8 +42,9 @@ def main() -> int:
 
     import jax
 
-    from imbalance_jax import hardware, loading, planning, sharding
+    from imbalance_jax import hardware, loading, mirrors, planning, sharding
     from imbalance_jax.data import prepare, sources
+    from imbalance_jax.data.mixture import ORDER_VERSION
     from imbalance_jax.train import Clock, Trainer
 
     hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
@@ -53,7 +54,9 @@ def main() -> int:
         mesh = sharding.make_mesh(config.mesh, jax.devices())
         sharding.check_batch(config, mesh)
         loading.check_init_from(config)
+        mirrors.check(config.mirrors)
         trainer = Trainer.make(config, prepare.prepare_all(config), mesh)
+        run.check_text(trainer.fingerprints(), ORDER_VERSION)
         print(planning.describe(trainer))
     if FLAGS.dry_run:
         print(planning.forecast(trainer))

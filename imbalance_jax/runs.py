@@ -63,6 +63,30 @@ class RunDirectory:
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"{self.path} is not empty and holds no run. Use another --workdir.")
 
+    def check_text(self, fingerprints: Mapping[str, str], order_version: int) -> None:
+        """Raises ValueError if a run that was begun would go on with other text, or order.
+
+        Args:
+          fingerprints: source name -> what stands for its text and tokenizer.
+        """
+        before = self.read_json("provenance.json")
+        if before is None:
+            return
+        for name, fingerprint in fingerprints.items():
+            theirs = before["sources"][name]["fingerprint"]
+            if theirs != fingerprint:
+                raise ValueError(
+                    f"{self.path} was started with another text or tokenizer of source {name}: "
+                    f"fingerprint {theirs}, now {fingerprint}. Use another --workdir, or put the "
+                    "text back as it was (that of kind docstrings changes with the installed "
+                    "packages)."
+                )
+        if before["order_version"] != order_version:
+            raise ValueError(
+                f"{self.path} was started with version {before['order_version']} of the order of "
+                f"the data, and this code has version {order_version}. Use another --workdir."
+            )
+
     def claim(self, config: config_lib.Config) -> None:
         """Makes the directory this run's own, after `check`."""
         self.path.mkdir(parents=True, exist_ok=True)

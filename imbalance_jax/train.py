@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imbalance_jax import distributed, hardware, languages, loading, sharding
+from imbalance_jax import distributed, hardware, languages, loading, mirrors, sharding
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.checkpoint import Checkpoints
@@ -108,6 +108,9 @@ class Trainer:
     def source(self, tag: str) -> Source:
         return self.sources[languages.source_of(self.config, tag)]
 
+    def fingerprints(self) -> dict[str, str]:
+        return {name: source.fingerprint for name, source in self.sources.items()}
+
     def validation_windows(self) -> list[perplexity.Windows]:
         L, most = self.config.model.L, self.config.evaluation.max_windows
         return [
@@ -183,6 +186,8 @@ class Recorder:
 
     def __init__(self, trainer: Trainer, run: RunDirectory, times: Clock) -> None:
         self._trainer, self._run, self._times = trainer, run, times
+        names = trainer.config.mirrors if distributed.is_writer() else ()
+        self._mirrors = mirrors.open_mirrors(names, run, trainer.config)
         self._pending: tuple[int, step_lib.Metrics] | None = None
         self.text = ""  # the newest record in a few words
         self._reset()
@@ -221,9 +226,19 @@ class Recorder:
         if due(done, self._trainer.config.log_every) or done == self._trainer.stream.steps:
             record = self._record(values)
             self.text = self._describe(record)
-            if distributed.is_writer():
-                self._run.log(done, record)
+            self.write(done, record)
             self._reset()
+
+    def write(self, step: int, record: Mapping[str, float]) -> None:
+        """Writes a record to the run directory and its mirrors, from one process."""
+        if distributed.is_writer():
+            self._run.log(step, record)
+        for mirror in self._mirrors:
+            mirror.log(step, record)
+
+    def close(self) -> None:
+        for mirror in self._mirrors:
+            mirror.close()
 
     def _record(self, values: Mapping[str, Any]) -> dict[str, float]:
         """Returns the metrics of the steps since the last record; losses are their means."""
@@ -326,8 +341,7 @@ def _loop(
             recorder.flush()
             found = evaluator(state.params, validation, lambda share: poll())
         progress.line(_describe_evaluation(done, found))
-        if distributed.is_writer():
-            run.log(done, _evaluation_record(found) | times.metrics())
+        recorder.write(done, _evaluation_record(found) | times.metrics())
 
     def save() -> None:
         with times("checkpoint"):
@@ -366,6 +380,8 @@ def _loop(
         if distributed.is_writer():
             run.fail(done, error)
         raise Failed(_advice(config, error)) from error
+    finally:
+        recorder.close()
     with times("checkpoint"):
         checkpoints.wait()
     if distributed.is_writer():

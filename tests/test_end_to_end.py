@@ -271,6 +271,15 @@ def test_a_directory_of_another_run_is_refused_and_left_as_it_was(finished, tiny
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
 
 
+def test_a_run_does_not_go_on_with_another_text(finished):
+    run = RunDirectory(finished)
+    run.check_text({"en": run.read_json("provenance.json")["sources"]["en"]["fingerprint"]}, 1)
+    with pytest.raises(ValueError, match=r"another text or tokenizer of source en: .* --workdir"):
+        run.check_text({"en": "0" * 16}, 1)
+    with pytest.raises(ValueError, match="version 1 of the order"):
+        run.check_text({}, 2)
+
+
 def test_a_checkpoint_of_another_model_size_is_refused(finished, tiny, tmp_path):
     args = [f"--config.init_from={finished}", "--config.model.D=24"]
     done = run_main(*tiny, f"--workdir={tmp_path / 'run'}", *args)
