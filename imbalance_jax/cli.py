@@ -47,6 +47,17 @@ def run(main: Callable[[], int]) -> NoReturn:
     app.run(checked, flags_parser=_parse)
 
 
+def required_config() -> ml_collections.ConfigDict:
+    """Returns the config of the command line, with its overrides.
+
+    Raises:
+      ValueError: none was given.
+    """
+    if flags.FLAGS.config is None:
+        raise ValueError("--config is missing. Give a file, such as --config=configs/90_10.py.")
+    return flags.FLAGS.config
+
+
 def refuse(message: str) -> NoReturn:
     """Prints what is wrong and how to mend it, and exits with code 2."""
     print(f"error: {message}", file=sys.stderr)
@@ -61,7 +72,10 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         # absl has named the flag and its value; what kind of value it takes is ours to say.
         name = str(error).removeprefix("flag --").partition("=")[0]
-        refuse(f"{str(error).removeprefix('flag ').rstrip('.')}. {_expected(name)}".strip())
+        expected = _expected(name)
+        if expected:
+            refuse(f"{str(error).removeprefix('flag ').partition(': ')[0]}: {expected}")
+        refuse(str(error).removeprefix("flag "))
     except (flags.Error, ValueError, TypeError) as error:
         refuse(" ".join(str(error).split()))
 
@@ -72,7 +86,7 @@ def _check_config(args: list[str]) -> None:
     config_flags would raise for them too, without saying which fields there are.
     """
     values = {}
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip(args, [*args, ""][1:], strict=True):
         if arg.startswith("-"):
             name, equals, value = arg.lstrip("-").partition("=")
             values[name] = value if equals else following
@@ -125,4 +139,6 @@ def _expected(name: str) -> str:
     for part in name.split(".")[1:]:
         here = here[part]
     kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-    return f"It must be {kinds[type(here)]}, such as {here}." if type(here) in kinds else ""
+    if name.startswith("config.mixture.ratio."):
+        return "it must be a whole number of sequences. Write 92.5% to 7.5% as 37 and 3."
+    return f"it must be {kinds[type(here)]}, such as {here}." if type(here) in kinds else ""

@@ -89,7 +89,7 @@ def _check_ratio(field: str, ratio: Mapping[str, int]) -> None:
     for tag, count in ratio.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(
-                f"config.{field}.{tag}={count} is not a whole number of sequences. "
+                f"config.{field}.{tag}={count} must be a whole number of sequences, 0 or more. "
                 "Write 95% to 5% as 19 and 1, or as 95 and 5."
             )
 
@@ -303,6 +303,12 @@ def _check_source(name: str, source: SourceConfig) -> None:
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError(f"config.{field}: a name is made of a-z, 0-9 and _ only.")
     _require_one_of(f"{field}.kind", source.kind, ("docstrings", "files"))
+    for split in ("train", "validation", "test"):
+        if source.kind != "files" and getattr(source, split):
+            raise ValueError(
+                f"config.{field}.{split} names a file, but config.{field}.kind={source.kind!r} reads "
+                f"none. Set config.{field}.kind=files."
+            )
     if source.kind == "files" and not source.train:
         raise ValueError(
             f"config.{field}.kind='files' needs config.{field}.train: a .txt, .jsonl or "

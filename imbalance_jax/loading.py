@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import sentencepiece
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LoadedRun:
     """A run's config, parameters and vocabulary, and what they do to text."""
 
@@ -30,6 +30,13 @@ class LoadedRun:
     params: model_lib.Params
     vocabulary: languages.Vocabulary
     tokenizers: Mapping[str, "sentencepiece.SentencePieceProcessor"]  # by source
+
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"LoadedRun(step {self.step}, {size:,} parameters, languages "
+            f"{', '.join(self.vocabulary.tags)}, vocabulary {self.vocabulary.size:,})"
+        )
 
     def encode(self, text: str, language: str) -> np.ndarray:
         """Returns the model's ids for a text in a language."""

@@ -34,9 +34,10 @@ def define_flags() -> None:
 
 def main() -> int:
     run = _run_directory()
-    config = run.config() if FLAGS.config is None else config_lib.resolve(FLAGS.config)
+    known = FLAGS.config is None and (run.path / "config.json").exists()
+    config = run.config() if known else config_lib.resolve(cli.required_config())
     run.check(config, extend=FLAGS.extend)
-    if run.done and config.steps == run.config().steps:
+    if run.done and config.steps == run.config().steps and not FLAGS.dry_run:
         print(f"{run} is done. See {run.path / 'report.html'}.")
         return _export(run)
 
@@ -69,8 +70,7 @@ def main() -> int:
 def _run_directory() -> RunDirectory:
     if FLAGS.workdir:
         return RunDirectory(FLAGS.workdir)
-    if FLAGS.config is None:
-        raise ValueError("Give --config=FILE, such as --config=configs/90_10.py.")
+    cli.required_config()
     file = FLAGS["config"].config_filename  # type: ignore[attr-defined]
     return RunDirectory(os.path.join("runs", os.path.basename(file).removesuffix(".py")))
 
@@ -93,7 +93,8 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
     if distributed.is_writer():
         from imbalance_jax.analysis import page
 
-        print(f"Done. See {page.write_run_page(run)}.")
+        print(f"Done. See {page.write_run_page(run)}; for some text of its own:")
+        print(f"    python -m imbalance_jax.generate --workdir={run}")
     return _export(run)
 
 

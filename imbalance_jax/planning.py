@@ -80,8 +80,8 @@ def forecast(trainer: Trainer) -> str:
         lines[0] += f" of {_size(limit)}"
     if limit and per_device > limit:
         lines.append(
-            "It does not fit. Set config.optimizer.accumulate="
-            f"{trainer.config.optimizer.accumulate * 2}, or config.model.remat='full'."
+            f"It does not fit. {_fitting(trainer, memory, limit)} "
+            "config.model.remat='full' helps too."
         )
     guess = trainer.flops_per_step() / (hardware.peak_flops().value * _ASSUMED_MFU)
     if guess > _TRIAL_SECONDS or (limit and per_device > limit):
@@ -91,6 +91,20 @@ def forecast(trainer: Trainer) -> str:
     total = seconds * trainer.stream.steps
     lines.append(f"{seconds:.3g} s a step ({how}): {clock(total)} for training, plus evaluation")
     return "\n".join(lines)
+
+
+def _fitting(trainer: Trainer, memory: Any, limit: int) -> str:
+    """Returns how many micro-batches should fit, as their temporary memory shrinks with them."""
+    left = 0.9 * limit - memory.argument_size_in_bytes
+    now = trainer.config.optimizer.accumulate
+    choices = [
+        k
+        for k in range(now + 1, trainer.config.batch_size + 1)
+        if trainer.config.batch_size % k == 0 and memory.temp_size_in_bytes * now / k <= left
+    ]
+    if left <= 0 or not choices:
+        return "Use a smaller model or more devices."
+    return f"Try config.optimizer.accumulate={choices[0]}."
 
 
 def _try_step(trainer: Trainer, compiled: jax.stages.Compiled) -> float:

@@ -10,9 +10,11 @@ import rich.progress
 
 
 def clock(seconds: float) -> str:
-    """Returns a duration as 1:02:03 or 2:03."""
+    """Returns a duration as 2:03, 1:02:03 or 39 days."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:,.0f} days"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
@@ -31,6 +33,7 @@ class Progress:
         """Args: `every` is the number of seconds between plain lines."""
         self._title, self._total, self._start, self._every = title, total, start, every
         self._began = self._last_line = time.monotonic()
+        self._finished = False
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Self:
@@ -64,8 +67,9 @@ class Progress:
             self._bar.update(self._task, completed=done, text=text)
             return
         now = time.monotonic()
-        if now - self._last_line >= self._every or done >= self._total:
-            self._last_line = now
+        finished = done >= self._total and not self._finished
+        if now - self._last_line >= self._every or finished:
+            self._last_line, self._finished = now, finished
             self.line(f"{self._title} {done / self._total:4.0%}  {self._left(done, now)}  {text}")
 
     def line(self, text: str) -> None:

@@ -111,7 +111,7 @@ class RunDirectory:
             hint = " or pass --extend" if field == "config.steps" and mine > other else ""
             raise ValueError(
                 f"{self.path} belongs to a run with {field}={other!r}, but this one has "
-                f"{mine!r}{more}. Use another --workdir, set {field}={other!r}{hint}."
+                f"{mine!r}{more}. Use another --workdir, or set {field}={other!r}{hint}."
             )
 
     def write_json(self, name: str, value: Any) -> None:

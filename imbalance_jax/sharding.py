@@ -51,10 +51,10 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         each = rows * config.optimizer.accumulate
         below, above = micro // rows * each, -(-micro // rows) * each
         choices = f"{below} or {above}" if below else f"{above}"
+        parts = f" in {config.optimizer.accumulate} micro-batches" * (each > rows)
         raise ValueError(
-            f"config.batch_size={config.batch_size} in {config.optimizer.accumulate} "
-            f"micro-batches cannot be split over {rows} devices. Set config.batch_size to a "
-            f"multiple of {each}, such as {choices}."
+            f"config.batch_size={config.batch_size}{parts} cannot be split over {rows} "
+            f"devices. Set config.batch_size to a multiple of {each}, such as {choices}."
         )
 
 

@@ -287,6 +287,8 @@ def train(
       Preempted: it was asked to stop.
       Failed: an error after the first step began.
     """
+    if distributed.is_writer():
+        print("Compiling", flush=True)
     with times("compile"):
         update, evaluator = _compile(trainer)
     state = None if run.checkpoints.exists() else trainer.init_state()
@@ -298,6 +300,7 @@ def train(
         start = saved[-1] if saved else 0
         if start:
             state = checkpoints.restore(start, trainer.abstract_state())
+            print(f"Going on from step {start:,}", flush=True)
         state = state or trainer.init_state()
         _begin(trainer, run, times, start)
         _loop(trainer, run, times, interrupts, checkpoints, update, evaluator, state, start)
@@ -371,6 +374,7 @@ def _loop(
                 poll()
         with Progress("Scoring the test split", 1) as progress, times("evaluate"):
             found = evaluator(state.params, trainer.test_windows(), score_test)
+            progress.line(_describe_evaluation(done, found, "test"))
     except Preempted:
         save()
         checkpoints.wait()
@@ -421,11 +425,13 @@ def _evaluation_record(found: Mapping[str, Mapping[str, float]]) -> dict[str, fl
     return {f"eval/{name}/{tag}": found[tag][name] for name in names for tag in found}
 
 
-def _describe_evaluation(done: int, found: Mapping[str, Mapping[str, float]]) -> str:
+def _describe_evaluation(
+    done: int, found: Mapping[str, Mapping[str, float]], split: str = "held-out"
+) -> str:
     parts = [
         f"{tag} {values['loss']:.3f} (ppl {values['ppl']:,.1f})" for tag, values in found.items()
     ]
-    return f"step {done:>6}  held-out loss  {'   '.join(parts)}"
+    return f"step {done:>6}  {split} loss  {'   '.join(parts)}"
 
 
 def _advice(config: Config, error: Exception) -> str:

@@ -214,7 +214,7 @@ def test_a_tag_is_made_of_small_letters_digits_and_underscores(name):
 
 @pytest.mark.parametrize("count", [0.9, -1, -0.5, float("nan"), float("inf")])
 def test_a_count_that_is_not_a_whole_number_is_refused_by_its_field(count):
-    fix = r" is not a whole number of sequences.*19 and 1"
+    fix = r" must be a whole number of sequences, 0 or more.*19 and 1"
     with pytest.raises(ValueError, match=rf"config\.mixture\.ratio\.en1={count}{fix}"):
         resolved(mixture__ratio={"en1": count, "en2": 1})
     stages = [[0, {"en1": 1, "en2": 1}], [5, {"en1": count, "en2": 1}]]

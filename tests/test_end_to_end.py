@@ -230,6 +230,10 @@ WRONG = {
         "config.sources.en.tokenizer.vocab_size=60000",
     ),
     "a source with no file": (["--config.sources.en.kind=files"], "config.sources.en.train"),
+    "a file that the kind does not read": (
+        ["--config.sources.en.train=text.txt"],
+        "Set config.sources.en.kind=files",
+    ),
     "a file that is not there": (
         ["--config.sources.en.kind=files", "--config.sources.en.train=no/such.txt"],
         "no/such.txt",
@@ -249,6 +253,12 @@ def test_a_mistake_is_one_message_with_the_field_and_writes_nothing(tiny, tmp_pa
     assert expected in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_without_a_config_the_command_says_how_to_give_one():
+    done = run_main()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --config is missing. Give a file, such as --config=")
 
 
 @pytest.mark.parametrize("content", [b"", b"caf\xe9 au lait\n" * 50])

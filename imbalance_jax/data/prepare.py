@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 
+from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig, TokenizerConfig
 from imbalance_jax.data import sources, text
@@ -173,9 +174,15 @@ def train_tokenizer(name: str, tokenizer: TokenizerConfig, paragraphs: list[str]
             minloglevel=2,
         )
     except RuntimeError as error:
+        reason = _reason(error)
+        most = _too_many(reason)
+        if most:
+            raise ValueError(
+                f"{field} is more than the text allows. Set it to {most} or less."
+            ) from (error)
         raise ValueError(
-            f"{field} does not suit the text ({_reason(error)}). Set it lower for little text, "
-            "or higher for many different characters."
+            f"{field} does not suit the text ({reason}). Set it lower for little text, or higher "
+            "for many different characters."
         ) from error
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     if trained.get_piece_size() != tokenizer.vocab_size:
@@ -184,6 +191,11 @@ def train_tokenizer(name: str, tokenizer: TokenizerConfig, paragraphs: list[str]
             "Set it to that or lower, or use more text."
         )
     return model.getvalue()
+
+
+def _too_many(reason: str) -> str:
+    """Returns the most pieces that a text allows, where SentencePiece says so."""
+    return reason.rpartition("<= ")[2].rstrip(".") if "too high" in reason else ""
 
 
 def _reason(error: RuntimeError) -> str:
@@ -225,16 +237,12 @@ def _cores() -> int:
 
 
 def main() -> int:
-    from absl import flags
-
-    config = config_lib.resolve(flags.FLAGS.config)
+    config = config_lib.resolve(cli.required_config())
     for name, source in prepare_all(config).items():
         print(f"{name}: {source.path}")
     return 0
 
 
 if __name__ == "__main__":
-    from imbalance_jax import cli
-
     cli.define_config()
     cli.run(main)

@@ -105,9 +105,9 @@ class Stream:
                     "ratio": ", then ".join(
                         str(ratio[tag]) for _, ratio in config_lib.stages(self._config.mixture)
                     ),
-                    "requested_sequences": round(requested, 3),
+                    "requested_sequences": _plain(requested),
                     "realised_sequences": int(sequences_G[g]),
-                    "requested_tokens": round(requested * self._L, 3),
+                    "requested_tokens": _plain(requested * self._L),
                     "realised_tokens": int(sequences_G[g]) * self._L,
                     "source_windows": windows,
                     "source_epochs": round(self.order.uses_before(source, end) / windows, 6),
@@ -143,6 +143,11 @@ class Stream:
         if dry[name] == 0:
             raise ValueError(f"config.sources.{name} is used up within the first step.")
         return dry[name]
+
+
+def _plain(value: float) -> float | int:
+    """Returns a number without a fraction where it has none."""
+    return round(value) if abs(value - round(value)) < 1e-6 else round(value, 3)
 
 
 def _stages(config: Config) -> list[tuple[int, list[int]]]:
