@@ -306,8 +306,8 @@ def _check_source(name: str, source: SourceConfig) -> None:
     for split in ("train", "validation", "test"):
         if source.kind != "files" and getattr(source, split):
             raise ValueError(
-                f"config.{field}.{split} names a file, but config.{field}.kind={source.kind!r} reads "
-                f"none. Set config.{field}.kind=files."
+                f"config.{field}.{split} names a file, but config.{field}.kind="
+                f"{source.kind!r} reads none. Set config.{field}.kind=files."
             )
     if source.kind == "files" and not source.train:
         raise ValueError(
