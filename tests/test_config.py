@@ -465,7 +465,10 @@ def run_main(tmp_path, *args):
     [
         (("--config.steps=few",), "--config.steps=few"),
         (("--config", REFERENCE, "--config.modle.L=3"), "Did you mean config.model?"),
-        (("--config.mixture.ratio.en1=0.9",), "It must be a whole number, such as 90."),
+        (
+            ("--config.mixture.ratio.en1=0.9",),
+            "it must be a whole number of sequences. Write 92.5%",
+        ),
         (("--config.mixture.ratio.en1=0", "--config.mixture.ratio.en2=0"), "zero for every"),
     ],
 )

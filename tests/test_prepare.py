@@ -1,6 +1,7 @@
 """Behaviours of data/prepare.py, on small files and on a part of the embedded text."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -195,8 +196,8 @@ def test_a_tokenizer_that_does_not_exist_is_refused_by_its_field(tmp_path, sourc
 @pytest.mark.parametrize(
     "texts, fix",
     [
-        (["Few words."] * 5, "lower"),
-        (TEXTS, "lower"),
+        (["Few words."] * 5, r"Set it to (\d+) or less"),
+        (TEXTS, r"Set it to (\d+) or less"),
         ([chr(0x4E00 + n) * 3 for n in range(8000)], "higher"),
     ],
     ids=["tiny", "small", "many characters"],
@@ -206,9 +207,14 @@ def test_a_vocabulary_that_does_not_suit_the_text_is_refused_with_the_fix(
 ):
     write_jsonl(tmp_path / "a.jsonl", texts)
     field = r"config\.sources\.en\.tokenizer\.vocab_size=5000 .*"
-    with pytest.raises(ValueError, match=field + fix):
+    with pytest.raises(ValueError, match=field + fix) as refused:
         prepared(files(tmp_path / "a.jsonl", 5000, model_type=model_type), tmp_path)
     assert directories(tmp_path) == []
+    most = re.search(fix, str(refused.value))
+    if most and most.groups():  # what the message says to set does work
+        paragraphs = [line for line in "\n".join(texts).split("\n") if line]
+        wanted = config_lib.TokenizerConfig(vocab_size=int(most[1]), model_type=model_type)
+        prepare.train_tokenizer("en", wanted, paragraphs)
 
 
 @pytest.mark.parametrize("texts", [[], ["", " \n \n"]], ids=["no line", "no text"])
