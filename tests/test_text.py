@@ -522,7 +522,7 @@ def test_docstrings_are_the_same_each_time_and_on_any_number_of_workers(monkeypa
     monkeypatch.setattr(text, "_MIN_PARALLEL", 1)
     monkeypatch.setattr(text, "_CHUNK", 7)
     for cores in (1, 2):
-        monkeypatch.setattr(text, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(text, "cores", lambda cores=cores: cores)
         seen = []
         assert list(text.documents("en", SMALL, seen.append)) == once
         assert seen == sorted(seen) and seen[-1] == 1.0 and len(seen) > 5
@@ -535,7 +535,7 @@ def test_workers_do_not_run_a_main_module_without_a_guard_again(tmp_path):
         print("started", flush=True)
         from imbalance_jax.config import SourceConfig
         from imbalance_jax.data import text
-        text._MIN_PARALLEL, text._cores = 1, lambda: 2
+        text._MIN_PARALLEL, text.cores = 1, lambda: 2
         print(len(list(text.documents("en", SourceConfig(packages=("json", "email"))))))
         """)
     )

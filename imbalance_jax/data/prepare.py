@@ -8,7 +8,6 @@ there, keyed by the text and the tokenizer, costs nothing.
 
 import hashlib
 import io
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -170,7 +169,7 @@ def train_tokenizer(name: str, tokenizer: TokenizerConfig, paragraphs: list[str]
             unk_piece=unknown,
             bos_id=-1,
             eos_id=-1,
-            num_threads=_cores(),
+            num_threads=text.cores(),
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -213,7 +212,7 @@ def _encode(
     separator = sources.separator_id(tokenizer)
     for batch in _batches(documents):
         texts = [document.text for _, document in batch]
-        encoded = tokenizer.encode(texts, num_threads=_cores())
+        encoded = tokenizer.encode(texts, num_threads=text.cores())
         for (split, document), ids in zip(batch, encoded, strict=True):
             yield split, np.array([*ids, separator]), len(document.text.encode())
 
@@ -230,10 +229,6 @@ def _batches(
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> int:

@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
+from imbalance_jax.data.text import SPLITS
 from imbalance_jax.languages import Pieces
 
 if TYPE_CHECKING:
     import sentencepiece
 
-SPLITS = ("train", "validation", "test")
 _RECORD = 1 << 18  # ids in one record
 _SHARD = 256  # records in one file: 128 MB of 16-bit ids
 

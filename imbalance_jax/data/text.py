@@ -514,7 +514,7 @@ def _map(
     chunks: Sequence[Sequence[tuple[str, str]]], num_modules: int
 ) -> Iterator[list[tuple[str, list[str]]]]:
     """Yields `_extract` of every chunk in order, from several processes if that pays."""
-    workers = min(_cores(), len(chunks))
+    workers = min(cores(), len(chunks))
     if workers < 2 or num_modules < _MIN_PARALLEL:
         yield from map(_extract, chunks)
         return
@@ -544,7 +544,8 @@ def _anonymous_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -83,7 +83,7 @@ class Evaluator:
         batch_size: sequences that are scored at once, over all hosts.
         dtype: of the ids in windows.
         """
-        self._vocabulary, self._mesh, self._batch_size = vocabulary, mesh, batch_size
+        self._vocabulary, self._batch_size = vocabulary, batch_size
         whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         tables = (vocabulary.map_GU, vocabulary.own_GV, vocabulary.bytes_GU)
         self._tables = tuple(jax.device_put(table, whole) for table in tables)
