@@ -28,16 +28,21 @@ def define_config() -> None:
     config_flags.DEFINE_config_file("config", None, "A file in configs/, such as 90_10.py.")
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """Reads the flags that were defined, calls `main` and exits with what it returns."""
+def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
+    """Reads the flags that were defined, calls `main` and exits with what it returns.
+
+    Args:
+      main: the command.
+      names: whether it takes a list of what on the command line is no flag.
+    """
 
     def checked(argv: list[str]) -> int:
         # The libraries that we use report each file that they open.
         logging.set_verbosity(logging.WARNING)
-        if len(argv) > 1:
+        if len(argv) > 1 and not names:
             refuse(f"{argv[1]!r} is not a flag. Write --name=value.")
         try:
-            return main()
+            return main(argv[1:]) if names else main()
         except (ValueError, FileNotFoundError) as error:
             refuse(str(error))
         except KeyboardInterrupt:
@@ -92,13 +97,13 @@ def _check_config(args: list[str]) -> None:
             values[name] = value if equals else following
     if not values.get("config"):
         return
-    config = _load(values["config"])
+    config = load(values["config"])
     for name in values:
         if name.startswith("config."):
             _check_field(config, name)
 
 
-def _load(value: str) -> ml_collections.ConfigDict:
+def load(value: str) -> ml_collections.ConfigDict:
     """Returns the config of a `--config=FILE[:CHOICES]`, without overrides."""
     path, _, choices = value.partition(":")
     if not os.path.isfile(path):

@@ -10,6 +10,7 @@ in `Config`. Each raises a ValueError that names the field and what to set inste
 
 import dataclasses
 import difflib
+import fractions
 import hashlib
 import json
 import math
@@ -35,6 +36,11 @@ def _require_at_least(field: str, value: float, minimum: float) -> None:
         raise ValueError(f"config.{field}={value} must be {minimum} or more.")
 
 
+def _require_name(field: str, name: str, what: str) -> None:
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise ValueError(f"config.{field}: a {what} is made of a-z, 0-9 and _ only.")
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     """The SentencePiece model of one source."""
@@ -44,20 +50,74 @@ class TokenizerConfig:
     path: str = ""  # an existing .model; then the fields above are not used
 
 
+def _check_tokenizer(field: str, tokenizer: TokenizerConfig) -> None:
+    _require_one_of(f"{field}.model_type", tokenizer.model_type, ("bpe", "unigram"))
+    # The specials and byte pieces take the first 259 ids.
+    _require_at_least(f"{field}.vocab_size", tokenizer.vocab_size, 260)
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """A toy language. See `imbalance_jax/data/synthetic.py` for what the dials turn."""
+
+    world: int = 0  # the seed of all that is said; languages of one world are translations
+    language: int = 0  # which language of the world
+    tokens: int = 0  # of training text; 0 is text without end, made where it is needed
+    lemmas: int = 1024  # words of the language
+    topics: int = 8  # a word's topic decides which words may depend on it; divides lemmas
+    zipf: float = 1.0  # exponent of the frequencies of the lemmas of a topic
+    depth: int = 3  # levels of a sentence's tree: 2**depth - 1 words
+    overlap: float = 0.0  # the share of lemmas whose word is the same in every language
+    shared_words: bool = False  # all languages choose from one set of words: false friends
+    order: str = "head_first"  # head_first | head_middle | head_last
+
+    def __post_init__(self) -> None:
+        _require_one_of(
+            "sources.*.synthetic.order", self.order, ("head_first", "head_middle", "head_last")
+        )
+        for name in ("world", "language", "tokens", "zipf"):
+            _require_at_least(f"sources.*.synthetic.{name}", getattr(self, name), 0)
+        for name in ("lemmas", "topics", "depth"):
+            _require_at_least(f"sources.*.synthetic.{name}", getattr(self, name), 1)
+        if self.lemmas % self.topics:
+            raise ValueError(
+                f"config.sources.*.synthetic.topics={self.topics} does not divide "
+                f"lemmas={self.lemmas}. Set lemmas to a multiple of topics."
+            )
+        if not 0 <= self.overlap <= 1:
+            raise ValueError(
+                f"config.sources.*.synthetic.overlap={self.overlap} must lie in 0 to 1."
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
     """A corpus of one tokenizer. Every kind declares all fields and reads its own."""
 
-    kind: str = "docstrings"  # docstrings | files
+    kind: str = "docstrings"  # docstrings | files | tfds | synthetic
     # files: glob patterns, several separated by commas. Without validation or test,
     # 1 % of the documents of train each, chosen by a hash of the document's id.
+    # tfds: names or slices of splits, such as train[:10%]; where empty, the dataset's own.
     train: str = ""
     validation: str = ""
     test: str = ""
-    field: str = "text"  # files: the field of a JSON line that holds the text
-    id_field: str = "id"  # files: the field with the document's id, if lines have one
+    field: str = "text"  # files, tfds: the field or feature that holds the text
+    id_field: str = "id"  # files, tfds: the one with the document's id, if there is one
     packages: tuple[str, ...] = ()  # docstrings: top-level packages; () is the fixed list
+    dataset: str = ""  # tfds: a dataset's name and config, such as wiki40b/fr
+    dataset_dir: str = ""  # tfds: where datasets lie; where empty, TFDS's own choice
+    markup: str = "none"  # files, tfds: none | wiki40b, what to take out of the text
+    synthetic: SyntheticConfig = SyntheticConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """Texts that say the same in two languages, to measure alignment on."""
+
+    sources: tuple[str, ...] = ()  # the two sources that the languages belong to
+    path: str = ""  # .jsonl, also .gz or .zst: a pair a line; none for synthetic sources
+    fields: tuple[str, ...] = ()  # of a line, in the order of `sources`; () is their names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +127,33 @@ class LanguageConfig:
     source: str = ""  # a name in config.sources; or
     clone_of: str = ""  # the tag of the language whose text it shares under other ids
     anchors: float = 0.0  # clones: the share of ids that stay those of the parent, 0 to 1
+    anchor_measure: str = "ids"  # ids | tokens: what anchors are a share of
+    anchor_choice: str = "reference"  # reference | frequent | rare: which ids they are
+    # as_written | reversed | permuted | shuffled: see data/views.py.
+    words: str = "as_written"
+    words_block: int = 8  # words that change places with each other: reversed, permuted
 
 
 @dataclasses.dataclass(frozen=True)
 class VocabularyConfig:
     """How the ids of all languages lie in one vocabulary."""
 
+    # disjoint: a slot for each language; merged: equal pieces of different sources share
+    # an id; joint: all sources have one tokenizer, `tokenizer`, trained on a mix of them.
     layout: str = "disjoint"
+    tokenizer: TokenizerConfig = TokenizerConfig()  # joint only
+    # joint: source -> parts of the text that the tokenizer is trained on; {} is equal parts.
+    mix: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # own | shared | layout: whether languages tell their separators of documents apart.
+    separator: str = "layout"
     # Whether a partial clone's separator and unknown piece are among the anchors:
     # as the reference's shuffle has it, never, or always.
     anchor_specials: str = "never"
 
     def __post_init__(self) -> None:
-        _require_one_of("vocabulary.layout", self.layout, ("disjoint",))
+        _require_one_of("vocabulary.layout", self.layout, ("disjoint", "merged", "joint"))
+        _require_one_of("vocabulary.separator", self.separator, ("layout", "own", "shared"))
+        _check_tokenizer("vocabulary.tokenizer", self.tokenizer)
         _require_one_of(
             "vocabulary.anchor_specials", self.anchor_specials, ("reference", "never", "always")
         )
@@ -94,22 +168,56 @@ def _check_ratio(field: str, ratio: Mapping[str, int]) -> None:
             )
 
 
+# (first step or fraction of all steps, ratio) of each stage.
+Schedule = tuple[tuple[int | float, Mapping[str, int]], ...]
+
+
+def _check_firsts(field: str, schedule: Schedule) -> None:
+    fractions_ = [isinstance(first, float) for first, _ in schedule if first]
+    if any(fractions_) and not all(fractions_):
+        raise ValueError(
+            f"config.{field} mixes steps with fractions of all steps. Write all beginnings as "
+            "whole numbers, or all of them as fractions."
+        )
+    for index, (first, ratio) in enumerate(schedule):
+        _check_ratio(f"{field}[{index}]", ratio)
+        before = schedule[index - 1][0] if index else -1
+        if (index == 0 and first != 0) or not first > before:
+            raise ValueError(
+                f"config.{field}[{index}] begins at step {first}. The first "
+                "stage must begin at step 0, and each later one after the one before it."
+            )
+        if isinstance(first, float) and first >= 1:
+            raise ValueError(
+                f"config.{field}[{index}] begins at {first} of all steps. Write a fraction "
+                "below 1, or a step as a whole number."
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class MixtureConfig:
     """What every block of the training stream is made of."""
 
     ratio: Mapping[str, int] = dataclasses.field(default_factory=dict)  # tag -> sequences
-    # (first step, ratio) of each stage, the first at step 0; () is `ratio` throughout.
-    stages: tuple[tuple[int, Mapping[str, int]], ...] = ()
+    # Above 0, in place of ratio: in proportion to a source's tokens to the power 1/temperature.
+    temperature: float = 0.0
+    # (first step, ratio) of each stage, the first at step 0; () is `ratio` throughout. All
+    # firsts are steps, or all are fractions of config.steps: 0.5, rounded down to a step.
+    stages: Schedule = ()
+    same_total_as: Schedule = ()  # refuse the run unless each language has this one's total
     sampler: str = "exact"  # exact | bernoulli (an independent draw per sequence)
-    order: str = "shuffled"
+    order: str = "shuffled"  # shuffled | sequential (a queue of documents for each row)
     seed: int = -1  # of the order of languages and windows; -1 takes config.seed
+    switch: str = "window"  # window | document: where clones of one text take turns
+    content: str = "shared"  # shared | disjoint: a document in several sources goes to one
     reuse: str = "same_language"  # same_language | any | forbid, once a source is used up
     on_exhaustion: str = "repeat"  # repeat | stop | error
 
     def __post_init__(self) -> None:
         _require_one_of("mixture.sampler", self.sampler, ("exact", "bernoulli"))
-        _require_one_of("mixture.order", self.order, ("shuffled",))
+        _require_one_of("mixture.order", self.order, ("shuffled", "sequential"))
+        _require_one_of("mixture.switch", self.switch, ("window", "document"))
+        _require_one_of("mixture.content", self.content, ("shared", "disjoint"))
         _require_one_of("mixture.reuse", self.reuse, ("same_language", "any", "forbid"))
         _require_one_of("mixture.on_exhaustion", self.on_exhaustion, ("repeat", "stop", "error"))
         _require_at_least("mixture.seed", self.seed, -1)
@@ -119,14 +227,16 @@ class MixtureConfig:
                 "'repeat'. Set config.mixture.on_exhaustion to 'stop' or 'error'."
             )
         _check_ratio("mixture.ratio", self.ratio)
-        for index, (first_step, ratio) in enumerate(self.stages):
-            _check_ratio(f"mixture.stages[{index}]", ratio)
-            before = self.stages[index - 1][0] if index else -1
-            if (index == 0 and first_step != 0) or first_step <= before:
+        _require_at_least("mixture.temperature", self.temperature, 0)
+        for name in ("stages", "same_total_as"):
+            if self.temperature and getattr(self, name):
                 raise ValueError(
-                    f"config.mixture.stages[{index}] begins at step {first_step}. The first "
-                    "stage must begin at step 0, and each later one after the one before it."
+                    f"config.mixture.temperature={self.temperature} makes the ratio of the whole "
+                    f"run from the sizes of the sources, and config.mixture.{name} says another "
+                    "one. Set one of the two only."
                 )
+        _check_firsts("mixture.stages", self.stages)
+        _check_firsts("mixture.same_total_as", self.same_total_as)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +360,7 @@ class Config:
     languages: Mapping[str, LanguageConfig] = dataclasses.field(default_factory=dict)
     vocabulary: VocabularyConfig = VocabularyConfig()
     mixture: MixtureConfig = MixtureConfig()
+    parallel: Mapping[str, ParallelConfig] = dataclasses.field(default_factory=dict)
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -271,7 +382,11 @@ class Config:
         for name, source in self.sources.items():
             _check_source(name, source)
         _check_languages(self.languages, self.sources)
+        _check_vocabulary(self.vocabulary, self.sources)
         _check_mixture(self.mixture, self.languages, self.steps)
+        for name, parallel in self.parallel.items():
+            _check_parallel(name, parallel, self.sources)
+        _check_totals(self)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -300,11 +415,11 @@ def _natural(tag: str) -> list[tuple[int, str]]:
 
 def _check_source(name: str, source: SourceConfig) -> None:
     field = f"sources.{name}"
-    if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise ValueError(f"config.{field}: a name is made of a-z, 0-9 and _ only.")
-    _require_one_of(f"{field}.kind", source.kind, ("docstrings", "files"))
+    _require_name(field, name, "name")
+    _require_one_of(f"{field}.kind", source.kind, ("docstrings", "files", "tfds", "synthetic"))
+    _require_one_of(f"{field}.markup", source.markup, ("none", "wiki40b"))
     for split in ("train", "validation", "test"):
-        if source.kind != "files" and getattr(source, split):
+        if source.kind not in ("files", "tfds") and getattr(source, split):
             raise ValueError(
                 f"config.{field}.{split} names a file, but config.{field}.kind="
                 f"{source.kind!r} reads none. Set config.{field}.kind=files."
@@ -312,13 +427,20 @@ def _check_source(name: str, source: SourceConfig) -> None:
     if source.kind == "files" and not source.train:
         raise ValueError(
             f"config.{field}.kind='files' needs config.{field}.train: a .txt, .jsonl or "
-            ".jsonl.gz file, or a pattern such as 'text/*.txt'."
+            ".parquet file (.txt and .jsonl also as .gz or .zst), or a pattern such as "
+            "'text/*.txt'."
         )
-    _require_one_of(
-        f"{field}.tokenizer.model_type", source.tokenizer.model_type, ("bpe", "unigram")
-    )
-    # The specials and byte pieces take the first 259 ids.
-    _require_at_least(f"{field}.tokenizer.vocab_size", source.tokenizer.vocab_size, 260)
+    if source.kind == "tfds" and not source.dataset:
+        raise ValueError(
+            f"config.{field}.kind='tfds' needs config.{field}.dataset: a TFDS dataset with its "
+            "config, such as wiki40b/fr."
+        )
+    if source.kind != "tfds" and source.dataset:
+        raise ValueError(
+            f"config.{field}.dataset={source.dataset!r} is a TFDS dataset, but config.{field}."
+            f"kind={source.kind!r} reads none. Set config.{field}.kind=tfds, or dataset=''."
+        )
+    _check_tokenizer(f"{field}.tokenizer", source.tokenizer)
 
 
 def _check_languages(
@@ -328,8 +450,7 @@ def _check_languages(
         raise ValueError("config.languages is empty. Declare one, such as en with source='en'.")
     for tag, language in languages.items():
         field = f"languages.{tag}"
-        if not re.fullmatch(r"[a-z0-9_]+", tag):
-            raise ValueError(f"config.{field}: a tag is made of a-z, 0-9 and _ only.")
+        _require_name(field, tag, "tag")
         if bool(language.source) == bool(language.clone_of):
             raise ValueError(
                 f"config.{field} needs one of source (its own text) and clone_of (another "
@@ -356,13 +477,108 @@ def _check_languages(
                 f"config.{field}.anchors={language.anchors} applies to clones only. "
                 f"Set config.{field}.clone_of, or anchors=0."
             )
+        _require_one_of(f"{field}.anchor_measure", language.anchor_measure, ("ids", "tokens"))
+        _require_one_of(
+            f"{field}.anchor_choice",
+            language.anchor_choice,
+            ("reference", "frequent", "rare"),
+        )
+        _require_one_of(
+            f"{field}.words", language.words, ("as_written", "reversed", "permuted", "shuffled")
+        )
+        _require_at_least(f"{field}.words_block", language.words_block, 2)
+        origin = sources.get(language.source or languages[language.clone_of].source)
+        if (
+            language.words != "as_written"
+            and origin
+            and origin.kind == "synthetic"
+            and not origin.synthetic.tokens
+        ):
+            raise ValueError(
+                f"config.{field}.words={language.words!r} needs a text with an end. Set "
+                "synthetic.tokens of its source, or synthetic.order for another word order."
+            )
+
+
+def _check_vocabulary(vocabulary: VocabularyConfig, sources: Mapping[str, SourceConfig]) -> None:
+    for name, part in vocabulary.mix.items():
+        if name not in sources:
+            raise ValueError(
+                f"config.vocabulary.mix.{name} is not a source. "
+                f"config.sources has: {', '.join(sources)}."
+            )
+        _require_at_least(f"vocabulary.mix.{name}", part, 0)
+    if vocabulary.mix and not any(vocabulary.mix.values()):
+        raise ValueError("config.vocabulary.mix is zero for every source. Give one of them 1.")
+    if vocabulary.layout != "joint":
+        return
+    for name, source in sources.items():
+        if source.kind == "synthetic":
+            raise ValueError(
+                f"config.vocabulary.layout='joint' trains a tokenizer, but config.sources.{name} "
+                "is synthetic and made of words. Set config.vocabulary.layout=merged."
+            )
+        if source.tokenizer.path:
+            raise ValueError(
+                f"config.sources.{name}.tokenizer.path names a tokenizer of its own, but "
+                "config.vocabulary.layout='joint' has one for all sources. Set "
+                "config.vocabulary.tokenizer.path instead."
+            )
+
+
+def _check_parallel(
+    name: str, parallel: ParallelConfig, sources: Mapping[str, SourceConfig]
+) -> None:
+    field = f"parallel.{name}"
+    _require_name(field, name, "name")
+    if len(set(parallel.sources)) != 2:
+        raise ValueError(
+            f"config.{field}.sources={parallel.sources!r} must name two sources, such as "
+            "('en', 'fr')."
+        )
+    for source in parallel.sources:
+        if source not in sources:
+            raise ValueError(
+                f"config.{field}.sources has {source!r}, which is not declared. "
+                f"config.sources has: {', '.join(sources)}."
+            )
+    if parallel.fields and len(parallel.fields) != 2:
+        raise ValueError(f"config.{field}.fields={parallel.fields!r} must be two, or ().")
+    kinds = [sources[source].kind == "synthetic" for source in parallel.sources]
+    if any(kinds):
+        first, second = (sources[source].synthetic for source in parallel.sources)
+        # What they say is the same where these are; how they say it may differ.
+        names = ("world", "lemmas", "topics", "zipf", "depth")
+        differ = [n for n in names if getattr(first, n) != getattr(second, n)]
+        if not all(kinds) or differ or parallel.path:
+            raise ValueError(
+                f"config.{field}: synthetic sources are parallel to each other, where "
+                f"{', '.join(names)} are equal and path is empty."
+            )
+    elif not parallel.path:
+        raise ValueError(
+            f"config.{field}.path is empty. Name a .jsonl file with a pair of texts on each line."
+        )
 
 
 def _check_mixture(
     mixture: MixtureConfig, languages: Mapping[str, LanguageConfig], steps: int
 ) -> None:
-    ratios = {"mixture.ratio": mixture.ratio}
-    ratios |= {f"mixture.stages[{i}]": ratio for i, (_, ratio) in enumerate(mixture.stages)}
+    ratios = {} if mixture.temperature else {"mixture.ratio": mixture.ratio}
+    for name in ("stages", "same_total_as"):
+        schedule = getattr(mixture, name)
+        ratios |= {f"mixture.{name}[{i}]": ratio for i, (_, ratio) in enumerate(schedule)}
+        if schedule and _first_step(schedule[-1][0], steps) >= steps:
+            raise ValueError(
+                f"config.mixture.{name} begins its last stage at step {schedule[-1][0]}, but "
+                f"the run has config.steps={steps}. Drop the stage, or set more steps."
+            )
+        steps_ = [_first_step(first, steps) for first, _ in schedule]
+        if len(set(steps_)) < len(steps_):
+            raise ValueError(
+                f"config.mixture.{name} has two stages that begin at the same one of "
+                f"config.steps={steps}. Use fewer stages, or more steps."
+            )
     for field, ratio in ratios.items():
         for tag in ratio:
             if tag not in languages:
@@ -378,21 +594,44 @@ def _check_mixture(
                 )
         if not any(ratio.values()):
             raise ValueError(f"config.{field} is zero for every language. Give one of them 1.")
-    if mixture.stages and mixture.stages[-1][0] >= steps:
-        raise ValueError(
-            f"config.mixture.stages begins its last stage at step {mixture.stages[-1][0]}, but "
-            f"the run has config.steps={steps}. Drop the stage, or set more steps."
-        )
+
+
+def _first_step(first: int | float, steps: int) -> int:
+    """Returns the step at which a stage begins, written as a step or as a fraction of all."""
+    if isinstance(first, float):
+        # Through text, so that 0.7 is seven tenths exactly.
+        return int(fractions.Fraction(str(first)) * steps)
+    return first
+
+
+def _check_totals(config: "Config") -> None:
+    mixture = config.mixture
+    if not mixture.same_total_as or mixture.temperature:
+        return
+    ours, theirs = totals(config), totals(config, mixture.same_total_as)
+    for tag in config.tags:
+        # A stage begins with a step, so no schedule can be nearer to another than that.
+        if abs(ours[tag] - theirs[tag]) >= config.batch_size:
+            raise ValueError(
+                f"config.mixture.same_total_as gives {tag} {float(theirs[tag]):,.10g} sequences in "
+                f"all, but the run gives it {float(ours[tag]):,.10g}. Change the ratios or the "
+                "lengths of config.mixture.stages, or set same_total_as=()."
+            )
 
 
 # What may differ when a run goes on in its directory: where, how often and with which
 # devices, but not what is trained on what.
-_NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint", "mesh")
+_NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint", "mesh", "parallel")
 
 
 def identity(config: Config) -> dict[str, Any]:
     """Returns what makes a run the same run, as nested plain values."""
     plain = to_dict(config)
+    # Steps, however the config says where a stage begins; a longer run must not move them.
+    if config.mixture.stages:
+        plain["mixture"]["stages"] = to_dict(stages(config))
+    if config.mixture.temperature:
+        plain["mixture"]["ratio"] = "by temperature"
     return {name: plain[name] for name in plain if name not in _NOT_IDENTITY}
 
 
@@ -427,7 +666,7 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def declared(kind: type, **changes: Any) -> ml_collections.ConfigDict:
+def declared(kind: type, /, **changes: Any) -> ml_collections.ConfigDict:
     """Returns a dataclass of this file as a ConfigDict of its defaults, with changes.
 
     A config file adds a source with `config.sources.en = declared(SourceConfig)`.
@@ -459,12 +698,16 @@ def resolve(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
 
 
 # The sequences of one language, in the ratio or in that of a stage.
-_RATIO_FIELD = r"config\.mixture\.(ratio|stages\[\d+\]\[1\])\."
+_RATIO_FIELD = r"config\.mixture\.(ratio|(stages|same_total_as)\[\d+\]\[1\])\."
 
 
 def _typed(kind: Any, value: Any, field: str) -> Any:
     """Returns a plain value as the type that its field declares."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # of plain types, such as int | float
+        if not isinstance(value, args) or isinstance(value, bool):
+            raise ValueError(f"{field}={value!r} must be a number.")
+        return value
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ValueError(f"{field}={value!r} must be a group of fields.")
@@ -539,9 +782,31 @@ def parse_ratio(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def stages(mixture: MixtureConfig) -> tuple[tuple[int, Mapping[str, int]], ...]:
-    """Returns (first step, ratio) of every stage; one where the config has none."""
-    return mixture.stages or ((0, mixture.ratio),)
+def stages(
+    config: Config, schedule: Schedule | None = None
+) -> tuple[tuple[int, Mapping[str, int]], ...]:
+    """Returns (first step, ratio) of every stage; one where the config has none.
+
+    Args:
+      config: of the run.
+      schedule: what to read in place of `config.mixture.stages`.
+    """
+    schedule = config.mixture.stages if schedule is None else schedule
+    if not schedule:
+        return ((0, config.mixture.ratio),)
+    return tuple((_first_step(first, config.steps), ratio) for first, ratio in schedule)
+
+
+def totals(config: Config, schedule: Schedule | None = None) -> dict[str, fractions.Fraction]:
+    """Returns the sequences that a schedule asks for, per language, in the whole run."""
+    found = stages(config, schedule)
+    ends = [first for first, _ in found[1:]] + [config.steps]
+    total = dict.fromkeys(config.tags, fractions.Fraction(0))
+    for (first, ratio), end in zip(found, ends, strict=True):
+        sequences = (end - first) * config.batch_size
+        for tag in config.tags:
+            total[tag] += fractions.Fraction(sequences * ratio[tag], sum(ratio.values()))
+    return total
 
 
 def reduced(ratio: Mapping[str, int]) -> dict[str, int]:
@@ -616,6 +881,8 @@ def scaled(config: ml_collections.ConfigDict, scale: str) -> ml_collections.Conf
         if name == "tokenizer.vocab_size":
             for source in config.sources.values():
                 source.tokenizer.vocab_size = value
+            # About as many ids as the sources' own tokenizers would have together.
+            config.vocabulary.tokenizer.vocab_size = value * max(1, len(config.sources))
         else:
             group, _, field = name.rpartition(".")
             target = config[group] if group else config
@@ -633,3 +900,50 @@ def cloned(*, scale: str, ratio: str) -> ml_collections.ConfigDict:
         config.languages[tag] = declared(LanguageConfig, **origin)
         config.mixture.ratio[tag] = count
     return scaled(config, scale)
+
+
+def spoken(
+    sources: Mapping[str, ml_collections.ConfigDict], *, scale: str, ratio: str
+) -> ml_collections.ConfigDict:
+    """Returns a run on one language for each source, of the same name.
+
+    Raises:
+      ValueError: the ratio has not one part for each source.
+    """
+    parts = parse_ratio(ratio)
+    if len(parts) != len(sources):
+        raise ValueError(f"ratio={ratio}: write {len(sources)} parts, for {', '.join(sources)}.")
+    config = default()
+    for (name, source), part in zip(sources.items(), parts, strict=True):
+        config.sources[name] = source
+        config.languages[name] = declared(LanguageConfig, source=name)
+        config.mixture.ratio[name] = part
+    return scaled(config, scale)
+
+
+def equal_stages(text: str, first: str, second: str) -> Schedule:
+    """Returns a schedule of equally long stages, such as `0.1_0.9`.
+
+    Args:
+      text: the share of `second` in each stage; `first` gets the rest.
+      first: a language.
+      second: another one.
+
+    Raises:
+      ValueError: a part is not a number from 0 to 1.
+    """
+    parts = text.split("_")
+    try:
+        shares = [fractions.Fraction(part) for part in parts]
+    except (ValueError, ZeroDivisionError):
+        shares = []
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(
+            f"stages={text}: write the share of {second} in each stage, from 0 to 1, with _ "
+            "between them, such as 0.1_0.9."
+        )
+    return tuple(
+        # Fractions of all steps, but for the first stage where both are 0.
+        (i / len(shares), {first: s.denominator - s.numerator, second: s.numerator})
+        for i, s in enumerate(shares)
+    )

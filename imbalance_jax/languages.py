@@ -7,6 +7,7 @@ of the vocabulary is one gather. A clone is the text of its parent under other i
 
 import dataclasses
 import fractions
+import io
 import random
 from collections.abc import Mapping
 
@@ -17,12 +18,18 @@ from imbalance_jax.config import Config, LanguageConfig, VocabularyConfig
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """What a language needs to know of its source's tokenizer."""
+    """What a language needs to know of its source's tokenizer and text."""
 
     size: int  # pieces in all
     pad_id: int  # never text; -1 if the tokenizer has none
-    special_ids: tuple[int, ...]  # the unknown piece and the separator of documents
+    special_ids: tuple[int, int]  # the unknown piece and the separator of documents
     bytes_U: np.ndarray  # UTF-8 bytes that a piece stands for; 0 for specials
+    strings: tuple[str, ...] = ()  # the pieces themselves
+    counts_U: np.ndarray | None = None  # how often each occurs in the text to train on
+
+    @property
+    def separator(self) -> int:
+        return self.special_ids[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,19 @@ class Vocabulary:
                 base_V[self.map_GU[language, base_id]] = base_id
         return base_V[ids]
 
+    def to_bytes(self) -> bytes:
+        """Returns the tables as the bytes of an .npz file, for the run directory."""
+        file = io.BytesIO()
+        np.savez_compressed(file, map_GU=self.map_GU, own_GV=self.own_GV, bytes_GU=self.bytes_GU)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, tags: tuple[str, ...], content: bytes) -> "Vocabulary":
+        """Returns what `to_bytes` was made from."""
+        with np.load(io.BytesIO(content)) as tables:
+            own_GV = tables["own_GV"]
+            return cls(tags, own_GV.shape[1], tables["map_GU"], own_GV, tables["bytes_GU"])
+
 
 def source_of(config: Config, tag: str) -> str:
     """Returns the name of the source whose text a language is written in."""
@@ -68,33 +88,76 @@ def source_of(config: Config, tag: str) -> str:
 def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     """Lays the ids of all languages out in one vocabulary.
 
-    Every language gets a slot as wide as its source's tokenizer, in the order of
-    `config.tags`; only padding is shared by all. Ids that the anchors of a clone leave
-    unused stay in the vocabulary, and so in the softmax, as in the reference study.
+    `disjoint` gives every language a slot as wide as its source's tokenizer, in the order of
+    `config.tags`. `merged` and `joint` first lay out the languages with a source of their
+    own: in the same order, a piece whose string an earlier one of them has takes that one's
+    id, and the others get new ids in the order of their base ids; with a joint tokenizer all
+    of them are equal. Slots for the clones follow.
+
+    Padding is shared by all in every layout. Ids that are left unused, such as those that a
+    clone's anchors take the place of, stay in the vocabulary, and so in the softmax, as in
+    the reference study.
 
     Args:
       pieces: source name -> its tokenizer's pieces.
     """
-    sources = {tag: source_of(config, tag) for tag in config.tags}
-    sizes = [pieces[sources[tag]].size for tag in config.tags]
-    first = dict(zip(config.tags, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+    sources = {tag: pieces[source_of(config, tag)] for tag in config.tags}
+    ids: dict[str, np.ndarray] = {}  # by tag
+    size = 0
+    if config.vocabulary.layout == "disjoint":
+        for tag, source in sources.items():
+            ids[tag] = size + np.arange(source.size)
+            size += source.size
+    else:
+        id_of: dict[str, int] = {}  # by string
+        for tag, source in sources.items():
+            if config.languages[tag].source:
+                ids[tag] = np.array([id_of.setdefault(s, len(id_of)) for s in source.strings])
+        size = len(id_of)
+        for tag, source in sources.items():
+            if config.languages[tag].clone_of:
+                ids[tag] = size + np.arange(source.size)
+                size += source.size
 
-    map_GU = np.full((len(sizes), max(sizes)), -1, np.int32)
-    own_GV = np.zeros((len(sizes), sum(sizes)), bool)
-    bytes_GU = np.zeros_like(map_GU)
-    for row, tag in enumerate(config.tags):
+    for tag, source in sources.items():
         language = config.languages[tag]
-        source = pieces[sources[tag]]
-        ids_U = np.arange(source.size) + first[tag]
         if language.clone_of:
             anchored_U = ~cloned_ids(source, language, config.vocabulary)
-            ids_U = np.where(anchored_U, np.arange(source.size) + first[language.clone_of], ids_U)
+            ids[tag] = np.where(anchored_U, ids[language.clone_of], ids[tag])
         if source.pad_id == 0:
-            ids_U[0] = 0
-        map_GU[row, : source.size] = ids_U
-        own_GV[row, ids_U] = True
+            ids[tag][0] = 0
+    size = _separate(config.vocabulary.separator, ids, sources, size)
+
+    widest = max(source.size for source in sources.values())
+    map_GU = np.full((len(sources), widest), -1, np.int32)
+    own_GV = np.zeros((len(sources), size), bool)
+    bytes_GU = np.zeros_like(map_GU)
+    for row, (tag, source) in enumerate(sources.items()):
+        map_GU[row, : source.size] = ids[tag]
+        own_GV[row, ids[tag]] = True
         bytes_GU[row, : source.size] = source.bytes_U
-    return Vocabulary(config.tags, sum(sizes), map_GU, own_GV, bytes_GU)
+    return Vocabulary(config.tags, size, map_GU, own_GV, bytes_GU)
+
+
+def _separate(
+    separator: str, ids: Mapping[str, np.ndarray], sources: Mapping[str, Pieces], size: int
+) -> int:
+    """Gives all languages one separator of documents, or each its own, in place of the layout's.
+
+    Returns the size of the vocabulary, wider by what languages with the same id needed.
+    """
+    if separator == "layout":
+        return size
+    first = next(iter(ids))
+    shared, taken = ids[first][sources[first].separator], set()
+    for tag, ids_U in ids.items():
+        here = sources[tag].separator
+        if separator == "shared":
+            ids_U[here] = shared
+        elif ids_U[here] in taken:
+            ids_U[here], size = size, size + 1
+        taken.add(ids_U[here])
+    return size
 
 
 def cloned_ids(
@@ -102,16 +165,57 @@ def cloned_ids(
 ) -> np.ndarray:
     """Returns which base ids of a clone get ids of their own; the others are anchors.
 
-    The reference's choice: the first floor((1 - anchors) U) ids of a list shuffled by
-    CPython's `random.Random(0)`. The seed is fixed, so a smaller set of anchors is part of
-    every larger one.
+    The reference's choice of anchors: all but the first floor((1 - anchors) U) ids of a list
+    shuffled by CPython's `random.Random(0)`. The seed is fixed, so a smaller set of anchors
+    is part of every larger one; so it is for the most and the least frequent ids.
+
+    Anchors that are a share of tokens are the first ids of their order that hold this share
+    of the text, or one less where that comes nearer to it; specials count as no text.
     """
     # Through text, so that 1 - 0.9 is a tenth exactly.
-    share = 1 - fractions.Fraction(str(language.anchors))
-    shuffled = list(range(pieces.size))
-    random.Random(0).shuffle(shuffled)
-    cloned_U = np.zeros(pieces.size, bool)
-    cloned_U[shuffled[: int(share * pieces.size)]] = True
-    if language.anchors and vocabulary.anchor_specials != "reference":
+    share = fractions.Fraction(str(language.anchors))
+    cloned_U = np.ones(pieces.size, bool)
+    if not share:
+        return cloned_U
+    chosen = _anchor_order(pieces, language.anchor_choice)
+    if share == 1 or language.anchor_measure == "ids":
+        anchors = pieces.size - int((1 - share) * pieces.size)
+    else:
+        counts_U = _text_counts(pieces)
+        mass = np.cumsum(counts_U[chosen])
+        wanted = float(share * int(counts_U.sum()))
+        anchors = int(np.argmin(np.abs(np.concatenate([[0], mass]) - wanted)))
+    cloned_U[chosen[:anchors]] = False
+    if vocabulary.anchor_specials != "reference":
         cloned_U[list(pieces.special_ids)] = vocabulary.anchor_specials == "never"
     return cloned_U
+
+
+def _anchor_order(pieces: Pieces, choice: str) -> np.ndarray:
+    """Returns all base ids, those first that become anchors first."""
+    if choice == "reference":
+        shuffled = list(range(pieces.size))
+        random.Random(0).shuffle(shuffled)
+        return np.array(shuffled[::-1])
+    counts_U = _text_counts(pieces)
+    if choice == "frequent":
+        return np.argsort(-counts_U, kind="stable")
+    # An id that never occurs is no anchor worth having, so those come last.
+    return np.argsort(np.where(counts_U == 0, np.iinfo(np.int64).max, counts_U), kind="stable")
+
+
+def _text_counts(pieces: Pieces) -> np.ndarray:
+    assert pieces.counts_U is not None, "anchors by frequency need the text's counts"
+    counts_U = np.array(pieces.counts_U, np.int64)
+    counts_U[list(pieces.special_ids)] = 0
+    return counts_U
+
+
+def token_share(pieces: Pieces, ids_U: np.ndarray) -> float:
+    """Returns the share of the text's tokens that some base ids hold; specials are no text.
+
+    Args:
+      ids_U: which base ids.
+    """
+    counts_U = _text_counts(pieces)
+    return float(counts_U[ids_U].sum() / max(1, counts_U.sum()))

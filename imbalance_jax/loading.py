@@ -83,8 +83,8 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
         if not file.exists():
             raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
         tokenizers[name] = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
-    pieces = {name: sources.pieces_of(tokenizer) for name, tokenizer in tokenizers.items()}
-    vocabulary = languages.vocabulary(config, pieces)
+    content = (run.path / "vocabulary.npz").read_bytes()
+    vocabulary = languages.Vocabulary.from_bytes(config.tags, content)
 
     # One device is enough to look at a model; its checkpoint may come from any mesh.
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])

@@ -44,7 +44,7 @@ def main() -> int:
     import jax
 
     from imbalance_jax import hardware, loading, mirrors, planning, sharding
-    from imbalance_jax.data import prepare, sources
+    from imbalance_jax.data import parallel, prepare, sources
     from imbalance_jax.data.mixture import ORDER_VERSION
     from imbalance_jax.train import Clock, Trainer
 
@@ -56,7 +56,10 @@ def main() -> int:
         sharding.check_batch(config, mesh)
         loading.check_init_from(config)
         mirrors.check(config.mirrors)
-        trainer = Trainer.make(config, prepare.prepare_all(config), mesh)
+        for name, texts in config.parallel.items():
+            parallel.check(name, texts)
+        prepared = prepare.prepare_all(config)
+        trainer = Trainer.make(config, prepared, mesh, parallel.prepare_all(config, prepared))
         run.check_text(trainer.fingerprints(), ORDER_VERSION)
         print(planning.describe(trainer))
     if FLAGS.dry_run:

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import hardware, step
+from imbalance_jax import hardware, languages, step
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
+from imbalance_jax.data.corpora import shared_documents
 from imbalance_jax.progress import clock
 from imbalance_jax.train import Trainer
 
@@ -31,22 +32,72 @@ def describe(trainer: Trainer) -> str:
         f"{stream.steps:,} steps of {config.batch_size} x {config.model.L} = {tokens:,} tokens",
     ]
     for tag in config.tags:
-        language = config.languages[tag]
-        of = f"clone of {language.clone_of}" if language.clone_of else f"source {language.source}"
-        lines.append(f"  {tag}: {_share(config, tag)} of the sequences, {of}")
+        lines.append(f"  {tag}: {_share(config, tag)} of the sequences, {_origin(trainer, tag)}")
+    lines += _merged(trainer)
     dry = stream.dry_steps()
-    for name, epochs in stream.epochs().items():
-        tokens = trainer.sources[name].count("train")
-        used = f"  source {name}: {epochs:.2f} epochs of {tokens:,} tokens"
-        if name in dry:
-            used += f", used up at step {dry[name]:,} ({config.mixture.on_exhaustion})"
+    for pool, epochs in stream.epochs().items():
+        windows = stream.windows[pool]
+        used = f"  source {pool}: {epochs:.2f} epochs of {windows * config.model.L:,} tokens"
+        if windows * config.model.L > _ENDLESS:
+            used = f"  source {pool}: without end"
+        if pool in dry:
+            used += f", used up at step {dry[pool]:,} ({config.mixture.on_exhaustion})"
         lines.append(used)
+    for name, share in shared_documents(config, trainer.sources).items():
+        lines.append(
+            f"  {share:.1%} of the documents of {name} are in another source too "
+            f"(content {config.mixture.content})"
+        )
+    for name, set_ in trainer.parallel.items():
+        first, second = set_.sources
+        lines.append(
+            f"  parallel {name}: {int(set_.pairs_P.sum()):,} pairs of {first} and {second} in "
+            f"{len(set_.pairs_P):,} sequences"
+        )
     return "\n".join(lines)
 
 
+_ENDLESS = 1e12  # tokens that no text on a disk has
+
+
 def _share(config: Config, tag: str) -> str:
-    stages = config_lib.stages(config.mixture)
+    stages = config_lib.stages(config)
     return ", then ".join(f"{ratio[tag] / sum(ratio.values()):.4g}" for _, ratio in stages)
+
+
+def _origin(trainer: Trainer, tag: str) -> str:
+    """Returns where a language comes from, and what it shares with its parent."""
+    config = trainer.config
+    language = config.languages[tag]
+    said = f"clone of {language.clone_of}" if language.clone_of else f"source {language.source}"
+    if language.words != "as_written":
+        said += f", words {language.words}"
+    if language.anchors:
+        pieces = trainer.source(tag).pieces
+        anchored_U = ~languages.cloned_ids(pieces, language, config.vocabulary)
+        said += f", {anchored_U.sum():,} anchors ({anchored_U.mean():.1%} of ids"
+        if pieces.counts_U is not None:
+            said += f", {languages.token_share(pieces, anchored_U):.1%} of tokens"
+        said += ")"
+    entropy = trainer.entropy(tag)
+    if entropy:
+        lower, upper = entropy["least_loss"]
+        said += f", least loss {lower:.4f} to {upper:.4f} nats per token"
+    return said
+
+
+def _merged(trainer: Trainer) -> list[str]:
+    """Returns how many pieces the languages with a source of their own have in common."""
+    config, vocabulary = trainer.config, trainer.vocabulary
+    originals = [tag for tag in config.tags if config.languages[tag].source]
+    if config.vocabulary.layout == "disjoint" or len(originals) < 2:
+        return []
+    maps = [set(vocabulary.map_GU[vocabulary.index(tag)].tolist()) - {-1} for tag in originals]
+    common, union = set.intersection(*maps), set.union(*maps)
+    return [
+        f"  {config.vocabulary.layout} vocabulary: {len(common):,} pieces in all of "
+        f"{', '.join(originals)}, {len(union):,} in any ({len(common) / len(union):.1%})"
+    ]
 
 
 def describe_extension(before: Config, trainer: Trainer) -> str:

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +15,13 @@ from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.checkpoint import Checkpoints
 from imbalance_jax.config import Config
+from imbalance_jax.data import synthetic, views
+from imbalance_jax.data.audit import Audit, requested_and_realised
+from imbalance_jax.data.corpora import AnySource
 from imbalance_jax.data.mixture import ORDER_VERSION
+from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.sources import Source
-from imbalance_jax.data.stream import HostBatch, Stream
+from imbalance_jax.data.stream import HostBatch, Stream, with_ratio
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory, versions
@@ -70,20 +75,32 @@ class Trainer:
     """Everything that is fixed before the first step."""
 
     config: Config
-    sources: Mapping[str, Source]
+    sources: Mapping[str, AnySource]
     stream: Stream
     vocabulary: languages.Vocabulary
     mesh: jax.sharding.Mesh
+    parallel: Mapping[str, ParallelSet]
 
     @classmethod
     def make(
-        cls, config: Config, sources: Mapping[str, Source], mesh: jax.sharding.Mesh
+        cls,
+        config: Config,
+        sources: Mapping[str, AnySource],
+        mesh: jax.sharding.Mesh,
+        parallel: Mapping[str, ParallelSet] = types.MappingProxyType({}),
     ) -> "Trainer":
         """Builds and checks all parts.
+
+        Args:
+          config: of the run. A ratio by temperature is filled in.
+          sources: the prepared ones, by name.
+          mesh: of the devices.
+          parallel: the prepared sets of parallel text, by name.
 
         Raises:
           ValueError: the config does not suit the text or the devices.
         """
+        config = with_ratio(config, sources)
         pieces = {name: source.pieces for name, source in sources.items()}
         vocabulary = languages.vocabulary(config, pieces)
         sharding.check(config, mesh, vocabulary.size)
@@ -103,10 +120,19 @@ class Trainer:
                     f"scores none of the first {context + 1} (config.model.L - stride + 1). Set "
                     f"config.evaluation.stride={config.model.L}, or use more text."
                 )
-        return cls(config, sources, Stream(config, sources), vocabulary, mesh)
+        return cls(config, sources, Stream(config, sources), vocabulary, mesh, parallel)
 
-    def source(self, tag: str) -> Source:
+    def source(self, tag: str) -> AnySource:
         return self.sources[languages.source_of(self.config, tag)]
+
+    def held_out(self, tag: str, split: str) -> np.ndarray:
+        """Returns a language's ids of a held-out split, its words in its own order."""
+        source = self.source(tag)
+        if isinstance(source, Source):
+            return views.tokens(source, split, self.config.languages[tag])
+        tokens = source.tokens(split)
+        assert isinstance(tokens, np.ndarray)  # only text to train on is without end
+        return tokens
 
     def fingerprints(self) -> dict[str, str]:
         return {name: source.fingerprint for name, source in self.sources.items()}
@@ -114,16 +140,38 @@ class Trainer:
     def validation_windows(self) -> list[perplexity.Windows]:
         L, most = self.config.model.L, self.config.evaluation.max_windows
         return [
-            perplexity.spread_windows(self.source(tag).tokens("validation"), L, most)
+            perplexity.spread_windows(self.held_out(tag, "validation"), L, most)
             for tag in self.config.tags
         ]
 
     def test_windows(self) -> list[perplexity.Windows]:
         L, stride = self.config.model.L, self.config.eval_stride
         return [
-            perplexity.strided_windows(self.source(tag).tokens("test"), L, stride)
+            perplexity.strided_windows(self.held_out(tag, "test"), L, stride)
             for tag in self.config.tags
         ]
+
+    def entropy(self, tag: str) -> dict[str, Any]:
+        """Returns the entropy of a synthetic language's text and its bounds; {} for others."""
+        source = self.config.sources[languages.source_of(self.config, tag)]
+        if source.kind != "synthetic":
+            return {}
+        lower, upper = synthetic.bounds(source.synthetic, self.config.model.L)
+        found = dataclasses.asdict(synthetic.entropy(source.synthetic))
+        return found | {"least_loss": [lower, upper]}
+
+    def parallel_windows(self, set_: ParallelSet) -> list[perplexity.Windows]:
+        """Returns the texts of a parallel set for each language; none for those it is not in."""
+        found = []
+        for tag in self.config.tags:
+            name = languages.source_of(self.config, tag)
+            inside = name in set_.sources and self.config.languages[tag].words == "as_written"
+            ids_PW, weight_PL = set_.windows(
+                name if inside else set_.sources[0], self.source(tag).pieces.separator
+            )
+            rows = slice(None if inside else 0)
+            found.append(perplexity.Windows(ids_PW[rows], weight_PL[rows], self.config.model.L))
+        return found
 
     def evaluator(self) -> perplexity.Evaluator:
         size = self.config.batch_size // self.config.optimizer.accumulate
@@ -172,9 +220,11 @@ class Trainer:
             "flop_convention": model_lib.FLOP_CONVENTION,
             "peak_flops": dataclasses.asdict(peak),
             "sources": {
-                name: {"kind": config.sources[name].kind} | {k: source.about[k] for k in _ABOUT}
+                name: {"kind": config.sources[name].kind}
+                | {k: source.about[k] for k in _ABOUT}
                 for name, source in self.sources.items()
             },
+            "parallel": {name: dict(set_.about) for name, set_ in self.parallel.items()},
         }
 
 
@@ -184,8 +234,11 @@ _ABOUT = ("fingerprint", "vocab_size", "documents", "tokens", "bytes")
 class Recorder:
     """Adds up what the steps report, and writes a record of it now and then."""
 
-    def __init__(self, trainer: Trainer, run: RunDirectory, times: Clock) -> None:
+    def __init__(self, trainer: Trainer, run: RunDirectory, times: Clock, start: int) -> None:
         self._trainer, self._run, self._times = trainer, run, times
+        self._audit = Audit(trainer.config, trainer.stream)
+        if distributed.is_writer():
+            self._audit.resume(run.metrics(), start)
         names = trainer.config.mirrors if distributed.is_writer() else ()
         self._mirrors = mirrors.open_mirrors(names, run, trainer.config)
         self._pending: tuple[int, step_lib.Metrics] | None = None
@@ -220,6 +273,8 @@ class Recorder:
                 f"{values['grad_norm']}. Lower config.optimizer.peak_lr, or set "
                 "config.optimizer.clip_norm=1."
             )
+        if distributed.is_writer():
+            self._audit.follow()
         self._loss_G += values["loss_G"]
         self._tokens_G += values["tokens_G"]
         self._steps += 1
@@ -229,18 +284,19 @@ class Recorder:
             self.write(done, record)
             self._reset()
 
-    def write(self, step: int, record: Mapping[str, float]) -> None:
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Writes a record to the run directory and its mirrors, from one process."""
         if distributed.is_writer():
             self._run.log(step, record)
+        numbers = {name: value for name, value in record.items() if not isinstance(value, str)}
         for mirror in self._mirrors:
-            mirror.log(step, record)
+            mirror.log(step, numbers)
 
     def close(self) -> None:
         for mirror in self._mirrors:
             mirror.close()
 
-    def _record(self, values: Mapping[str, Any]) -> dict[str, float]:
+    def _record(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the metrics of the steps since the last record; losses are their means."""
         tags, L = self._trainer.config.tags, self._trainer.config.model.L
         tokens = float(self._tokens_G.sum())
@@ -259,6 +315,7 @@ class Recorder:
             "perf/tokens_per_second": tokens / elapsed,
             "perf/mfu": flops / elapsed / hardware.peak_flops().value,
             "perf/data_wait_fraction": parts["data"] / elapsed,
+            **self._audit.metrics(),
             **self._times.metrics(),
         }
 
@@ -332,7 +389,7 @@ def _loop(
     config, stream, steps = trainer.config, trainer.stream, trainer.stream.steps
     rows, map_GU = distributed.local_rows(config.batch_size), trainer.map_GU()
     validation = trainer.validation_windows()
-    recorder = Recorder(trainer, run, times)
+    recorder = Recorder(trainer, run, times, start)
     done = start
 
     def poll() -> None:
@@ -350,6 +407,8 @@ def _loop(
         with times("checkpoint"):
             recorder.flush()
             checkpoints.save(state)
+        if distributed.is_writer():
+            _write_mixture(trainer, run)
 
     def score_test(share: float) -> None:
         progress.show(share)
@@ -375,6 +434,12 @@ def _loop(
         with Progress("Scoring the test split", 1) as progress, times("evaluate"):
             found = evaluator(state.params, trainer.test_windows(), score_test)
             progress.line(_describe_evaluation(done, found, "test"))
+            parallel = {
+                name: _score_parallel(trainer, evaluator, state, set_, poll)
+                for name, set_ in trainer.parallel.items()
+            }
+            for name, scores in parallel.items():
+                progress.line(_describe_parallel(name, scores))
     except Preempted:
         save()
         checkpoints.wait()
@@ -389,7 +454,7 @@ def _loop(
     with times("checkpoint"):
         checkpoints.wait()
     if distributed.is_writer():
-        _finish(trainer, run, times, state, found)
+        _finish(trainer, run, times, found, parallel)
 
 
 def _begin(trainer: Trainer, run: RunDirectory, times: Clock, start: int) -> None:
@@ -399,30 +464,74 @@ def _begin(trainer: Trainer, run: RunDirectory, times: Clock, start: int) -> Non
     run.truncate_metrics(start)
     times.go_on(run.newest("time/"))
     run.write_json("provenance.json", trainer.provenance())
+    run.write_bytes("vocabulary.npz", trainer.vocabulary.to_bytes())
     for name, source in trainer.sources.items():
-        run.write_bytes(f"tokenizer-{name}.model", (source.path / "tokenizer.model").read_bytes())
+        run.write_bytes(f"tokenizer-{name}.model", source.model)
+
+
+def _write_mixture(trainer: Trainer, run: RunDirectory) -> None:
+    rows = requested_and_realised(trainer.config, trainer.stream, list(run.metrics()))
+    if rows:
+        run.write_csv("mixture.csv", rows)
 
 
 def _finish(
     trainer: Trainer,
     run: RunDirectory,
     times: Clock,
-    state: step_lib.TrainState,
     found: Mapping[str, Mapping[str, float]],
+    parallel: Mapping[str, Any],
 ) -> None:
     """Writes what a run leaves behind at its end."""
     step = trainer.stream.steps
-    sequences_G = np.asarray(jax.device_get(state.sequences_G))
-    run.write_csv("mixture.csv", trainer.stream.table(step, sequences_G))
     results = {"step": step, "split": "test", "stride": trainer.config.eval_stride}
-    run.write_json("evaluation.json", results | {"languages": found})
+    # A loss to compare with, where the text's entropy is known.
+    floors = {tag: trainer.entropy(tag) for tag in found if trainer.entropy(tag)}
+    results |= {"languages": found, "parallel": parallel, "entropy": floors}
+    run.write_json("evaluation.json", results)
     run.log(step, times.metrics())
     run.finish()
 
 
+def _score_parallel(
+    trainer: Trainer,
+    evaluator: perplexity.Evaluator,
+    state: step_lib.TrainState,
+    set_: ParallelSet,
+    poll: Callable[[], None],
+) -> dict[str, Any]:
+    """Returns what each language of a parallel set needs for the same content.
+
+    Nats per token compare within a tokenizer, bits per byte within a language; the nats of
+    the same texts compare across.
+    """
+    windows = trainer.parallel_windows(set_)
+    sums = evaluator.sums(state.params, windows, lambda share: poll())
+    pairs = int(set_.pairs_P.sum())
+    scored = [tag for g, tag in enumerate(trainer.config.tags) if len(windows[g].ids_nW)]
+    return {
+        "pairs": pairs,
+        "languages": {
+            tag: {"nats_per_pair": sums[tag]["loss"] / pairs} | perplexity.summarise(sums[tag])
+            for tag in scored
+        },
+    }
+
+
+def _describe_parallel(name: str, scores: Mapping[str, Any]) -> str:
+    parts = [f"{tag} {values['nats_per_pair']:.1f}" for tag, values in scores["languages"].items()]
+    return f"parallel {name}, {scores['pairs']:,} pairs: nats a pair  {'   '.join(parts)}"
+
+
 def _evaluation_record(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     names = ("loss", "ppl", "bits_per_byte", "language_nats", "loss_own", "leak", "top1")
-    return {f"eval/{name}/{tag}": found[tag][name] for name in names for tag in found}
+    return {
+        f"eval/{name}/{tag}": found[tag][name]
+        for name in names
+        for tag in found
+        # A language that has all ids for itself, as with a joint vocabulary, leaks nothing.
+        if name in found[tag]
+    }
 
 
 def _describe_evaluation(

@@ -226,7 +226,7 @@ def test_the_order_does_not_depend_on_how_positions_are_cut_into_batches(stages,
     whole = Order(
         Mixture(stages, seed=2, sampler=sampler),
         tags=[f"t{g}" for g in range(len(stages[0][1]))],
-        sources=["a" if g % 2 else "b" for g in range(len(stages[0][1]))],
+        pools=["a" if g % 2 else "b" for g in range(len(stages[0][1]))],
         windows={"a": 40, "b": 300},
         seed=2,
         reuse="any",
@@ -320,7 +320,7 @@ PINNED = {
 def make_order(stages, sources, windows, *, seed=0, sampler="exact", reuse="same_language"):
     tags = [f"t{g}" for g in range(len(sources))]
     mix = Mixture(stages, seed=seed, sampler=sampler)
-    return Order(mix, tags=tags, sources=sources, windows=windows, seed=seed, reuse=reuse)
+    return Order(mix, tags=tags, pools=sources, windows=windows, seed=seed, reuse=reuse)
 
 
 def test_the_first_positions_of_this_version_are_these():

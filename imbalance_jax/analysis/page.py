@@ -44,7 +44,8 @@ class _Run:
     done: bool
     failed: Mapping[str, Any]  # FAILED.json
     records: Sequence[Record]  # metrics.jsonl
-    mixture: Mapping[str, Mapping[str, float]]  # language -> columns of mixture.csv
+    mixture: Mapping[str, Mapping[str, float]]  # language -> columns of mixture.csv, added up
+    windows: Sequence[Mapping[str, str]]  # rows of mixture.csv
     provenance: Mapping[str, Any]
     evaluation: Mapping[str, Any]
 
@@ -72,7 +73,7 @@ class _Run:
         """Returns each language's part of all sequences: realised, or else as requested."""
         counts = {tag: row["realised_sequences"] for tag, row in self.mixture.items()}
         if not counts:
-            stages = self.config.mixture.stages or ((0, self.config.mixture.ratio),)
+            stages = config_lib.stages(self.config)
             ends = [*(first for first, _ in stages[1:]), self.config.steps]
             counts = dict.fromkeys(self.config.tags, 0.0)
             for (first, ratio), end in zip(stages, ends, strict=True):
@@ -127,12 +128,13 @@ def write_run_page(run: RunDirectory) -> epath.Path:
 def _read(run: RunDirectory) -> _Run:
     config = run.config()
     mixture: dict[str, dict[str, float]] = {}
-    for row in run.read_csv("mixture.csv"):
+    windows = run.read_csv("mixture.csv")
+    for row in windows:
         columns = mixture.setdefault(row["language"], {})
         for name, value in row.items():
-            if name.endswith(("_sequences", "_tokens")):
+            if name.endswith(("_sequences", "_tokens", "_repeats")):
                 columns[name] = columns.get(name, 0.0) + float(value or math.nan)
-            elif name.startswith("source_"):
+            elif name.startswith("pool_"):
                 columns[name] = float(value or math.nan)
     return _Run(
         name=run.path.resolve().name,
@@ -141,6 +143,7 @@ def _read(run: RunDirectory) -> _Run:
         failed=run.read_json("FAILED.json") or {},
         records=list(run.metrics()),
         mixture={tag: mixture[tag] for tag in config.tags if tag in mixture},
+        windows=windows,
         provenance=run.read_json("provenance.json") or {},
         evaluation=run.read_json("evaluation.json") or {},
     )
@@ -350,6 +353,13 @@ def _results(run: _Run) -> str:
         "top1": ("top-1", lambda x: f"{100 * x:.1f} %"),
         "tokens": ("tokens scored", lambda x: f"{x:,.0f}"),
     }
+    for name, scores in run.evaluation.get("parallel", {}).items():
+        columns[f"parallel/{name}"] = (f"nats a pair, {name}", lambda x: f"{x:,.1f}")
+        for tag, found in scores["languages"].items():
+            results[tag][f"parallel/{name}"] = found["nats_per_pair"]
+    for tag, entropy in run.evaluation.get("entropy", {}).items():
+        columns["entropy"] = ("least loss there is", lambda x: f"{x:.3f}")
+        results[tag]["entropy"] = entropy["least_loss"][0]
     shown = [name for name in columns if any(name in result for result in results.values())]
     header = ["language", "of the sequences", "tokens seen"]
     header += [columns[name][0] for name in shown]
@@ -375,9 +385,11 @@ def _results(run: _Run) -> str:
     )
     if len({run.source(tag) for tag in results}) > 1:
         note += (
-            " These languages do not share one text and tokenizer: compare them by bits per byte, "
-            "not by loss or perplexity."
+            " These languages do not share one text and tokenizer: compare a language with itself "
+            "in other runs by bits per byte, not by loss or perplexity"
         )
+        parallel = run.evaluation.get("parallel")
+        note += ", and languages by the nats of a pair of equal texts." if parallel else "."
     return _section(title, _table(header, rows, caption), _note(note))
 
 
@@ -386,7 +398,7 @@ def _learning(run: _Run) -> str:
     if not any([*loss.values(), *train.values()]):
         return _section("Learning", _missing("No loss has been logged yet."))
     tags = run.config.tags
-    stages = [first for first, _ in run.config.mixture.stages[1:]]
+    stages = [first for first, _ in config_lib.stages(run.config)[1:]]
     title = "Validation loss of each language." if loss else "Training loss of each language."
     if len({run.source(tag) for tag in tags}) < len(tags):
         reading = (
@@ -533,7 +545,7 @@ def _ratio(run: _Run) -> str:
                 _data(row["realised_sequences"], _count),
                 _data(row["realised_tokens"], figures.compact),
                 _text(run.source(tag)),
-                _data(row.get("source_epochs"), lambda x: figures.significant(x)),
+                _data(row.get("pool_epochs"), lambda x: figures.significant(x)),
             ]
         )
     header = ["language", "sequences requested", "sequences realised", "tokens"]
@@ -543,9 +555,47 @@ def _ratio(run: _Run) -> str:
         "An epoch is once through a source, over all languages that share it.",
     )
     reading = "Each pair of bars should end at the same place."
-    return _section(
-        title, verdict, _pairs([_figure(bars, "Part of all sequences.", reading), table])
+    repeats = math.fsum(row.get("cross_language_repeats", 0.0) for row in run.mixture.values())
+    note = ""
+    if repeats:
+        part = _percent(repeats / math.fsum(realised.values()))
+        note = _note(
+            f"{_count(repeats)} sequences ({part}) had text that another language had before: "
+            f"config.mixture.reuse={run.config.mixture.reuse!r}."
+        )
+    parts = [_figure(bars, "Part of all sequences.", reading), table]
+    return _section(title, verdict, _pairs(parts), note, _ratio_over_time(run))
+
+
+def _ratio_over_time(run: _Run) -> str:
+    """Returns a figure of what each stretch of the run held, where the ratio changes."""
+    stages = [first for first, _ in config_lib.stages(run.config)[1:]]
+    if not stages:
+        return ""
+    total: dict[str, float] = {}
+    for row in run.windows:
+        total[row["last_step"]] = total.get(row["last_step"], 0.0) + float(
+            row["realised_sequences"]
+        )
+    curves = {}
+    for tag in run.config.tags:
+        mine = [row for row in run.windows if row["language"] == tag]
+        curves[tag] = Curve(
+            [int(row["last_step"]) for row in mine],
+            [float(row["realised_sequences"]) / total[row["last_step"]] for row in mine],
+        )
+    drawn = figures.language_curves(
+        "mixture-over-time",
+        "Realised part of the sequences of each language, over the run.",
+        curves,
+        tags=run.config.tags,
+        y_label="% of the sequences",
+        percent=True,
+        tokens_per_step=run.tokens_per_step(),
+        stage_steps=stages,
     )
+    reading = "Dotted verticals are the steps at which the config changes the ratio."
+    return _pairs([_figure(drawn, "Part of the sequences over the run.", reading)])
 
 
 def _verdict(

@@ -247,12 +247,12 @@ class Mixture:
 
 
 class Order:
-    """Which window of which source lies at a position.
+    """Which window of which pool lies at a position.
 
-    Languages that share a source draw from one running count over it, so no window is seen
-    in two of them before the source is used up. After that, `reuse` decides: with
+    Languages that share a pool of text draw from one running count over it, so no window is
+    seen in two of them before the pool is used up. After that, `reuse` decides: with
     `same_language` each language goes on through the windows that it saw itself, in a new
-    order each epoch; with `any`, all of them go through the whole source again.
+    order each epoch; with `any`, all of them go through the whole pool again.
     """
 
     def __init__(
@@ -260,12 +260,12 @@ class Order:
         mixture: Mixture,
         *,
         tags: Sequence[str],
-        sources: Sequence[str],
+        pools: Sequence[str],
         windows: dict[str, int],
         seed: int,
         reuse: str,
     ) -> None:
-        """Args: sources name each language's source; windows count each source's.
+        """Args: pools name each language's pool; windows count each pool's.
 
         Raises:
           ValueError: a language has no window of its own to come back to.
@@ -273,76 +273,76 @@ class Order:
         self.mixture = mixture
         self._tags, self._seed = tuple(tags), seed
         self._windows = windows
-        self._sources = {
-            name: np.array([g for g, s in enumerate(sources) if s == name])
-            for name in dict.fromkeys(sources)
+        self._pools = {
+            name: np.array([g for g, p in enumerate(pools) if p == name])
+            for name in dict.fromkeys(pools)
         }
         self._own: dict[int, int] = {}  # windows of its own, for a language that shares
         self._shared = {
             name: reuse == "same_language" and len(sharing) > 1
-            for name, sharing in self._sources.items()
+            for name, sharing in self._pools.items()
         }
 
-    def uses_before(self, source: str, position: int) -> int:
-        """Returns how many windows of a source are drawn before a position."""
+    def uses_before(self, pool: str, position: int) -> int:
+        """Returns how many windows of a pool are drawn before a position."""
         counts_G = self.mixture.counts_before(np.array([position]))[0]
-        return int(counts_G[self._sources[source]].sum())
+        return int(counts_G[self._pools[pool]].sum())
 
-    def dry_at(self, source: str, end: int) -> int | None:
+    def dry_at(self, pool: str, end: int) -> int | None:
         """Returns the first position before `end` that needs a window a second time.
 
-        None where the source lasts.
+        None where the pool lasts.
         """
-        windows = self._windows[source]
-        if self.uses_before(source, end) <= windows:
+        windows = self._windows[pool]
+        if self.uses_before(pool, end) <= windows:
             return None
         # The number of uses never falls with the position.
-        after = bisect.bisect_right(range(end), windows, key=lambda p: self.uses_before(source, p))
+        after = bisect.bisect_right(range(end), windows, key=lambda p: self.uses_before(pool, p))
         return after - 1
 
-    def _own_windows(self, source: str, end: int) -> None:
-        """Notes how many windows each language saw of a shared source while it lasted."""
-        if self._sources[source][0] in self._own:
+    def _own_windows(self, pool: str, end: int) -> None:
+        """Notes how many windows each language saw of a shared pool while it lasted."""
+        if self._pools[pool][0] in self._own:
             return
-        dry = self.dry_at(source, end)
+        dry = self.dry_at(pool, end)
         if dry is None:
             return
         counts_G = self.mixture.counts_before(np.array([dry]))[0]
-        for g in self._sources[source]:
+        for g in self._pools[pool]:
             self._own[int(g)] = int(counts_G[g])
 
     def check_reuse(self, end: int) -> None:
         """Raises ValueError if a language comes too late for a window of its own."""
         final_G = self.mixture.counts_before(np.array([end]))[0]
-        for source, shared in self._shared.items():
+        for pool, shared in self._shared.items():
             if shared:
-                self._own_windows(source, end)
-            for g in self._sources[source]:
+                self._own_windows(pool, end)
+            for g in self._pools[pool]:
                 if self._own.get(int(g), 1) == 0 and final_G[g] > 0:
                     raise ValueError(
-                        f"Source {source} is used up before language {self._tags[g]} sees any "
+                        f"Source {pool} is used up before language {self._tags[g]} sees any "
                         "of it, and config.mixture.reuse='same_language' keeps it from text "
                         "that another language saw. Use fewer config.steps, more text, or "
                         "config.mixture.reuse='any'."
                     )
 
     def at(self, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the languages at n positions, and the window of its source at each."""
+        """Returns the languages at n positions, and the window of its pool at each."""
         language_n, rank_n = self.mixture.locate(first, n)
         before_G = self.mixture.counts_before(np.array([first]))[0]
         window_n = np.empty(n, np.int64)
-        for source, sharing in self._sources.items():
+        for pool, sharing in self._pools.items():
             mine = np.nonzero(np.isin(language_n, sharing))[0]
             used = before_G[sharing].sum() + np.arange(len(mine))
-            windows = self._windows[source]
+            windows = self._windows[pool]
             again = used >= windows
-            if self._shared[source] and again.any():
-                self._own_windows(source, first + n)
+            if self._shared[pool] and again.any():
+                self._own_windows(pool, first + n)
                 for g in sharing:
                     rows = mine[again & (language_n[mine] == g)]
-                    window_n[rows] = self._own_again(source, int(g), rank_n[rows])
+                    window_n[rows] = self._own_again(pool, int(g), rank_n[rows])
                 mine, used = mine[~again], used[~again]
-            window_n[mine] = self._permuted(used, windows, source)
+            window_n[mine] = self._permuted(used, windows, pool)
         return language_n, window_n
 
     def _permuted(self, used: np.ndarray, windows: int, *purpose: str) -> np.ndarray:
@@ -355,14 +355,14 @@ class Order:
             result[mine] = permute(key_, inside[mine], windows)
         return result
 
-    def _own_again(self, source: str, language: int, ranks: np.ndarray) -> np.ndarray:
+    def _own_again(self, pool: str, language: int, ranks: np.ndarray) -> np.ndarray:
         """Returns windows that a language comes back to, having seen them itself."""
         if not len(ranks):
             return ranks
         own = self._own[language]
-        # Which of its own windows; then the place in the source's first epoch where it saw it.
-        chosen = self._permuted(ranks, own, source, self._tags[language])
+        # Which of its own windows; then the place in the pool's first epoch where it saw it.
+        chosen = self._permuted(ranks, own, pool, self._tags[language])
         positions = self.mixture.positions_of(language, chosen)
         counts_nG = self.mixture.counts_before(positions)
-        used = counts_nG[:, self._sources[source]].sum(axis=1)
-        return self._permuted(used, self._windows[source], source)
+        used = counts_nG[:, self._pools[pool]].sum(axis=1)
+        return self._permuted(used, self._windows[pool], pool)

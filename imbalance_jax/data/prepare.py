@@ -6,11 +6,12 @@ A run prepares what it needs by itself; this command does it ahead of time. What
 there, keyed by the text and the tokenizer, costs nothing.
 """
 
+import dataclasses
 import hashlib
 import io
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -18,11 +19,8 @@ from etils import epath
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig, TokenizerConfig
-from imbalance_jax.data import sources, text
+from imbalance_jax.data import mixture, sources, synthetic, text
 from imbalance_jax.progress import Progress
-
-if TYPE_CHECKING:
-    pass
 
 # Bytes of text that a tokenizer is trained on; of a larger corpus a share of its paragraphs,
 # chosen by a hash (a document may be larger than the whole sample).
@@ -33,65 +31,101 @@ _LINE_CHARACTERS = 1 << 14
 _BATCH_CHARACTERS = 4_000_000
 
 
-def prepare_all(config: Config) -> dict[str, sources.Source]:
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """A SentencePiece model that sources share: what stands for it, and how to get it."""
+
+    key: str
+    model: Callable[[], bytes]
+
+
+def prepare_all(config: Config) -> dict[str, sources.Source | synthetic.SyntheticSource]:
     """Returns the prepared source of every language of a run, making what is missing."""
-    used = {language.source for language in config.languages.values() if language.source}
+    used = sorted({language.source for language in config.languages.values() if language.source})
     # All sources are checked before the first one is worked on.
-    for name in sorted(used):
+    for name in used:
         check(name, config.sources[name])
-    return {name: prepare(name, config.sources[name], config.data_dir) for name in sorted(used)}
+    joint = _joint(config, used) if config.vocabulary.layout == "joint" else None
+    return {name: prepare(name, config.sources[name], config.data_dir, joint) for name in used}
 
 
 def check(name: str, source: SourceConfig) -> None:
     """Raises ValueError for whatever can be seen to be wrong without reading the text."""
-    text.check(name, source)
-    path = source.tokenizer.path
-    if path and not epath.Path(path).exists():
-        raise ValueError(f"config.sources.{name}.tokenizer.path={path!r}: there is no such file.")
+    if source.kind != "synthetic":
+        text.check(name, source)
+        _check_path(f"config.sources.{name}.tokenizer.path", source.tokenizer)
 
 
-def prepare(name: str, source: SourceConfig, data_dir: str) -> sources.Source:
+def _check_path(field: str, tokenizer: TokenizerConfig) -> None:
+    if tokenizer.path and not epath.Path(tokenizer.path).exists():
+        raise ValueError(f"{field}={tokenizer.path!r}: there is no such file.")
+
+
+def prepare(
+    name: str, source: SourceConfig, data_dir: str, tokenizer: Tokenizer | None = None
+) -> sources.Source | synthetic.SyntheticSource:
     """Returns a prepared source, from disk if its text and tokenizer are there already.
+
+    Args:
+      name: of the source in config.sources.
+      source: what its text and, without a shared one, its tokenizer are.
+      data_dir: where prepared sources are kept.
+      tokenizer: one that it shares with other sources, in place of its own.
 
     Raises:
       ValueError: the text or the tokenizer cannot be used; nothing is left half made.
     """
-    cache = sources.cache_dir(data_dir)
+    if source.kind == "synthetic" and not source.synthetic.tokens:
+        return synthetic.SyntheticSource(name, source.synthetic)
     fingerprint = config_lib.digest(
         {
-            "text": text.fingerprint(name, source, cache / "digests.json"),
-            "tokenizer": _tokenizer_key(source.tokenizer),
+            "format": sources.FORMAT,
+            "text": _text_fingerprint(name, source, data_dir),
+            "tokenizer": tokenizer.key if tokenizer else _tokenizer_key(source),
         }
     )
     path = epath.Path(data_dir) / f"{name}-{fingerprint}"
     if not (path / "source.json").exists():
-        _make(name, source, path, fingerprint)
-    return sources.open_source(name, path, cache)
+        _make(name, source, path, fingerprint, tokenizer)
+    return sources.open_source(name, path, sources.cache_dir(data_dir))
 
 
-def _tokenizer_key(tokenizer: TokenizerConfig) -> object:
-    if tokenizer.path:
-        return hashlib.sha256(epath.Path(tokenizer.path).read_bytes()).hexdigest()
-    return config_lib.to_dict(tokenizer)
+def _text_fingerprint(name: str, source: SourceConfig, data_dir: str) -> str:
+    if source.kind == "synthetic":
+        return synthetic.SyntheticSource(name, source.synthetic).fingerprint
+    return text.fingerprint(name, source, sources.cache_dir(data_dir) / "digests.json")
 
 
-def _make(name: str, source: SourceConfig, path: epath.Path, fingerprint: str) -> None:
-    documents: Callable[[Progress], Iterable[tuple[str, text.Document]]]
-    if source.kind == "docstrings":
-        # Small, and slow to extract: read once and kept.
-        with Progress(f"Reading {name}", 1) as progress:
-            kept = list(text.documents(name, source, progress.show))
-        documents = lambda progress: kept  # noqa: E731
-    else:
-        documents = lambda progress: text.documents(name, source, progress.show)  # noqa: E731
-
+def _tokenizer_key(source: SourceConfig) -> object:
+    if source.kind == "synthetic":
+        return "words"
     if source.tokenizer.path:
+        return hashlib.sha256(epath.Path(source.tokenizer.path).read_bytes()).hexdigest()
+    return config_lib.to_dict(source.tokenizer)
+
+
+def _make(
+    name: str,
+    source: SourceConfig,
+    path: epath.Path,
+    fingerprint: str,
+    tokenizer: Tokenizer | None,
+) -> None:
+    if source.kind == "synthetic":
+        model = synthetic.SyntheticSource(name, source.synthetic).model
+        encoded = synthetic.documents(source.synthetic)
+        sources.write(path, name=name, fingerprint=fingerprint, tokenizer=model, documents=encoded)
+        return
+    documents = _reader(name, source)
+    if tokenizer:
+        model = tokenizer.model()
+    elif source.tokenizer.path:
         model = epath.Path(source.tokenizer.path).read_bytes()
     else:
-        with Progress(f"Reading {name} for its tokenizer", 1) as progress:
-            sample = _sample(documents(progress), source)
+        sample = _sample(name, source, documents, _SAMPLE_BYTES)
+        field = f"config.sources.{name}.tokenizer"
         print(f"Training the tokenizer of {name}: {source.tokenizer.vocab_size} pieces", flush=True)
-        model = train_tokenizer(name, source.tokenizer, sample)
+        model = train_tokenizer(field, source.tokenizer, sample)
 
     with Progress(f"Tokenizing {name}", 1) as progress:
         sources.write(
@@ -105,20 +139,94 @@ def _make(name: str, source: SourceConfig, path: epath.Path, fingerprint: str) -
     print(f"Prepared {path}: {made.count('train'):,} tokens to train on", flush=True)
 
 
-def _sample(documents: Iterable[tuple[str, text.Document]], source: SourceConfig) -> list[str]:
-    """Returns paragraphs of training documents, about _SAMPLE_BYTES of them at most."""
-    share = min(1.0, _SAMPLE_BYTES / max(1, text.size(source)))
+Reader = Callable[[Progress], Iterable[tuple[str, text.Document]]]
+
+
+def _reader(name: str, source: SourceConfig) -> Reader:
+    """Returns what yields the documents of a source, as often as it is called."""
+    if source.kind != "docstrings":
+        return lambda progress: text.documents(name, source, progress.show)
+    kept: list[tuple[str, text.Document]] = []
+
+    def read(progress: Progress) -> Iterable[tuple[str, text.Document]]:
+        # Small, and slow to extract: read once and kept.
+        if not kept:
+            kept.extend(text.documents(name, source, progress.show))
+        return kept
+
+    return read
+
+
+def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
+    """Returns the tokenizer of all sources, which is trained when it is first needed."""
+    tokenizer, mix = config.vocabulary.tokenizer, config.vocabulary.mix
+    _check_path("config.vocabulary.tokenizer.path", tokenizer)
+    if tokenizer.path:
+        model = epath.Path(tokenizer.path).read_bytes()
+        return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model)
+    parts = {name: mix.get(name, 0) if mix else 1 for name in names}
+    key = config_lib.digest(
+        {
+            "tokenizer": config_lib.to_dict(tokenizer),
+            "parts": parts,
+            "texts": [
+                _text_fingerprint(name, config.sources[name], config.data_dir)
+                for name in names
+                if parts[name]
+            ],
+        }
+    )
+    path = epath.Path(config.data_dir) / f"tokenizer-{key}.model"
+
+    def model_of_all() -> bytes:
+        if not path.exists():
+            sample = _joint_sample(config, parts)
+            print(f"Training the joint tokenizer: {tokenizer.vocab_size} pieces", flush=True)
+            trained = train_tokenizer("config.vocabulary.tokenizer", tokenizer, sample)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            unfinished.write_bytes(trained)
+            unfinished.replace(path)
+        return path.read_bytes()
+
+    return Tokenizer(key, model_of_all)
+
+
+def _joint_sample(config: Config, parts: Mapping[str, int]) -> list[str]:
+    """Returns paragraphs of all sources, whose bytes are in proportion to their parts."""
+    total = sum(parts.values())
+    samples = {}
+    for name, part in parts.items():
+        if part:
+            source = config.sources[name]
+            samples[name] = _sample(name, source, _reader(name, source), _SAMPLE_BYTES)
+    held = {name: sum(len(p.encode()) for p in found) for name, found in samples.items()}
+    # As much as the source that is shortest for its part allows.
+    whole = min(_SAMPLE_BYTES, *(held[name] * total / parts[name] for name in samples))
+    chosen = []
+    for name, paragraphs in samples.items():
+        keep = whole * parts[name] / total / max(1, held[name])
+        drawn = mixture.draw(mixture.key("joint tokenizer", name), np.arange(len(paragraphs)))
+        kept = drawn.astype(np.float64) < keep * 2.0**64
+        chosen += [paragraphs[i] for i in np.nonzero(kept)[0]]
+    return chosen
+
+
+def _sample(name: str, source: SourceConfig, documents: Reader, most: int) -> list[str]:
+    """Returns paragraphs of training documents, about `most` bytes of them at most."""
+    share = min(1.0, most / max(1, text.size(source)))
     threshold = int(share * 2**64)
     paragraphs = []
-    for split, document in documents:
-        if split != "train":
-            continue
-        keyed = hashlib.blake2b(document.id.encode(), digest_size=8, key=b"tokenizer")
-        for number, line in enumerate(_lines(document.text)):
-            drawn = keyed.copy()
-            drawn.update(b"/%d" % number)
-            if share == 1 or int.from_bytes(drawn.digest(), "big") < threshold:
-                paragraphs.append(line)
+    with Progress(f"Reading {name} for a tokenizer", 1) as progress:
+        for split, document in documents(progress):
+            if split != "train":
+                continue
+            keyed = hashlib.blake2b(document.id.encode(), digest_size=8, key=b"tokenizer")
+            for number, line in enumerate(_lines(document.text)):
+                drawn = keyed.copy()
+                drawn.update(b"/%d" % number)
+                if share == 1 or int.from_bytes(drawn.digest(), "big") < threshold:
+                    paragraphs.append(line)
     return paragraphs
 
 
@@ -128,20 +236,25 @@ def _lines(document: str) -> Iterator[str]:
             yield line[start : start + _LINE_CHARACTERS]
 
 
-def train_tokenizer(name: str, tokenizer: TokenizerConfig, paragraphs: list[str]) -> bytes:
+def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str]) -> bytes:
     """Returns a SentencePiece model with the flags of the reference study.
 
     Ids 0, 1 and 2 are padding, unknown and the separator of documents; then the 256 bytes,
     so that any text can be written and read back unchanged.
+
+    Args:
+      field: of the tokenizer, for messages.
+      tokenizer: its size and type.
+      paragraphs: what it is trained on.
 
     Raises:
       ValueError: the text does not hold as many pieces, or more characters than pieces.
     """
     import sentencepiece
 
-    field = f"config.sources.{name}.tokenizer.vocab_size={tokenizer.vocab_size}"
     if not paragraphs:
-        raise ValueError(f"config.sources.{name}: there is no text to train a tokenizer on.")
+        raise ValueError(f"{field}: there is no text to train it on.")
+    field = f"{field}.vocab_size={tokenizer.vocab_size}"
     model = io.BytesIO()
     pad, unknown, separator = config_lib.SPECIALS
     try:
@@ -204,8 +317,8 @@ def _reason(error: RuntimeError) -> str:
 
 def _encode(
     model: bytes, documents: Iterable[tuple[str, text.Document]]
-) -> Iterator[tuple[str, np.ndarray, int]]:
-    """Yields (split, ids with the separator, UTF-8 bytes), encoding on all cores."""
+) -> Iterator[tuple[str, str, np.ndarray, int]]:
+    """Yields what `sources.write` takes, encoding on all cores."""
     import sentencepiece
 
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -214,7 +327,8 @@ def _encode(
         texts = [document.text for _, document in batch]
         encoded = tokenizer.encode(texts, num_threads=text.cores())
         for (split, document), ids in zip(batch, encoded, strict=True):
-            yield split, np.array([*ids, separator]), len(document.text.encode())
+            size = len(document.text.encode())
+            yield split, document.id, np.array([*ids, separator]), size
 
 
 def _batches(
@@ -234,7 +348,7 @@ def _batches(
 def main() -> int:
     config = config_lib.resolve(cli.required_config())
     for name, source in prepare_all(config).items():
-        print(f"{name}: {source.path}")
+        print(f"{name}: {source.fingerprint}, {source.count('train'):,} tokens to train on")
     return 0
 
 

@@ -4,15 +4,19 @@ A prepared source is a directory that TFDS reads:
 
     dataset_info.json, features.json, <name>-<split>.array_record-*    the ids
     tokenizer.model                                                    SentencePiece
-    source.json     fingerprint of text and tokenizer, counts and a digest of each split
+    counts.npy      how often each id occurs in the text to train on
+    source.json     fingerprint of text and tokenizer, counts and digests of each split
 
 A record holds many windows: a record costs about 30 us of Python, a window of a memory map
-next to nothing. Opening a split therefore yields a flat memory-mapped array of ids, kept in
-a local cache under the source's fingerprint and rebuilt from the records where it is absent.
+next to nothing. Opening a split therefore yields a flat memory-mapped array of ids, and a
+table of its documents, kept in a local cache under the source's fingerprint. A file of it
+that is absent, or not as it was made, is made again from the records; records that are not
+as they were written are refused.
 
 This is the only file that knows TFDS. Neither writing nor reading needs TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,18 +25,22 @@ import os
 import pathlib
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 
+from imbalance_jax.data import flat
 from imbalance_jax.data.text import SPLITS
 from imbalance_jax.languages import Pieces
 
 if TYPE_CHECKING:
     import sentencepiece
+
+FORMAT = 2  # part of every fingerprint: raise it when directories are written otherwise
+# A row of a split's table of documents: where it begins, and a hash of its id.
+DOCUMENT = np.dtype([("start", np.int64), ("id", np.uint64)])
 
 _RECORD = 1 << 18  # ids in one record
 _SHARD = 256  # records in one file: 128 MB of 16-bit ids
@@ -54,14 +62,31 @@ class Source:
 
     @functools.cached_property
     def pieces(self) -> Pieces:
-        return pieces_of(self.tokenizer)
+        with (self.path / "counts.npy").open("rb") as file:
+            return pieces_of(self.tokenizer, np.load(file))
+
+    @functools.cached_property
+    def model(self) -> bytes:
+        """The SentencePiece model.
+
+        Raises:
+          ValueError: it is not the one that the text was prepared with.
+        """
+        model = (self.path / "tokenizer.model").read_bytes()
+        if hashlib.sha256(model).hexdigest() != self.about["tokenizer"]:
+            raise ValueError(
+                f"{self.path / 'tokenizer.model'} is not the tokenizer that the ids beside it "
+                "were made with. Put that one back, or delete the directory: the next run "
+                f"prepares it again. For another tokenizer set config.sources.{self.name}."
+                "tokenizer.path."
+            )
+        return model
 
     @functools.cached_property
     def tokenizer(self) -> "sentencepiece.SentencePieceProcessor":
         import sentencepiece
 
-        model = (self.path / "tokenizer.model").read_bytes()
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
+        return sentencepiece.SentencePieceProcessor(model_proto=self.model)
 
     def count(self, split: str) -> int:
         """Returns the number of ids in a split, separators included."""
@@ -73,42 +98,64 @@ class Source:
         Raises:
           ValueError: the records on disk are not those that were written.
         """
-        dtype = np.dtype(self.about["dtype"])
-        flat = self.cache / f"{self.name}-{self.fingerprint[:16]}-{split}.{dtype.name}"
-        size = self.count(split) * dtype.itemsize
-        if not flat.exists() or flat.stat().st_size != size:
-            self._flatten(split, flat)
-        if size == 0:
-            return np.zeros(0, dtype)
-        return np.memmap(flat, dtype=dtype, mode="r")
+        return self._cached(split, "tokens", np.dtype(self.about["dtype"]))
 
-    def _flatten(self, split: str, flat: pathlib.Path) -> None:
-        flat.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=flat.parent, delete=False) as file:
-            try:
-                for tokens in self._records(split):
-                    digest.update(tokens.tobytes())
-                    file.write(tokens.tobytes())
-                if digest.hexdigest() != self.about["digests"][split]:
+    def documents(self, split: str) -> np.ndarray:
+        """Returns a split's table of documents, of dtype DOCUMENT, in order of their starts.
+
+        A document ends, with its separator, where the next one begins.
+
+        Raises:
+          ValueError: as `tokens`.
+        """
+        return self._cached(split, "documents", DOCUMENT)
+
+    def _cached(self, split: str, what: str, dtype: np.dtype) -> np.ndarray:
+        """Returns an array of the cache, made from the records where it is not there."""
+        count = self.about[what][split]
+        if count == 0:
+            return np.zeros(0, dtype)
+        files = {name: self.cached(f"{split}.{name}") for name in ("tokens", "documents")}
+        size, digest = count * dtype.itemsize, self.about["digests"][split][what]
+        if not flat.is_whole(files[what], size, digest):
+            self._flatten(split, files)
+        return np.memmap(files[what], dtype=dtype, mode="r")
+
+    def cached(self, name: str) -> pathlib.Path:
+        """Returns the file of the cache for something that follows from this source."""
+        return self.cache / f"{self.name}-{self.fingerprint[:16]}-{name}"
+
+    def _flatten(self, split: str, files: Mapping[str, pathlib.Path]) -> None:
+        """Writes a split's ids and documents, checked against their digests."""
+        with contextlib.ExitStack() as stack:
+            written = {
+                name: stack.enter_context(flat.Unfinished(path)) for name, path in files.items()
+            }
+            for tokens, documents in self._records(split):
+                documents["start"] += written["tokens"].size // tokens.itemsize
+                written["documents"].write(documents)
+                written["tokens"].write(tokens)
+            for name, file in written.items():
+                if file.digest.hexdigest() != self.about["digests"][split][name]:
                     raise ValueError(
                         f"{self.path}: split {split} does not hold what was written to it. "
                         "Delete the directory; the next run prepares it again."
                     )
-                os.replace(file.name, flat)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            for file in written.values():
+                file.keep()
 
-    def _records(self, split: str) -> Iterator[np.ndarray]:
-        if not self.count(split):
-            return
+    def _records(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the ids and the documents of each record; starts are within the record."""
         import tensorflow_datasets as tfds
 
         try:
             records = tfds.builder_from_directory(self.path).as_data_source(split=split)
             for index in range(len(records)):
-                yield records[index]["tokens"]
+                record = records[index]
+                documents = np.empty(len(record["documents"]), DOCUMENT)
+                documents["start"] = record["documents"]
+                documents["id"] = record["document_ids"]
+                yield record["tokens"], documents
         # Whatever TFDS and ArrayRecord raise for damaged files (they have no common class).
         except Exception as error:
             raise ValueError(
@@ -117,8 +164,10 @@ class Source:
             ) from error
 
 
-def pieces_of(tokenizer: "sentencepiece.SentencePieceProcessor") -> Pieces:
-    """Returns what languages.py needs to know of a tokenizer."""
+def pieces_of(
+    tokenizer: "sentencepiece.SentencePieceProcessor", counts_U: np.ndarray | None = None
+) -> Pieces:
+    """Returns what languages.py needs to know of a tokenizer, and of how it is used."""
     size = tokenizer.get_piece_size()
     separator = separator_id(tokenizer)
     bytes_U = np.zeros(size, np.int32)
@@ -130,7 +179,9 @@ def pieces_of(tokenizer: "sentencepiece.SentencePieceProcessor") -> Pieces:
             piece = tokenizer.id_to_piece(piece_id).replace("\u2581", " ")
             bytes_U[piece_id] = len(piece.encode())
     bytes_U[separator] = 0
-    return Pieces(size, tokenizer.pad_id(), (tokenizer.unk_id(), separator), bytes_U)
+    specials = (tokenizer.unk_id(), separator)
+    strings = tuple(tokenizer.id_to_piece(piece_id) for piece_id in range(size))
+    return Pieces(size, tokenizer.pad_id(), specials, bytes_U, strings, counts_U)
 
 
 def separator_id(tokenizer: "sentencepiece.SentencePieceProcessor") -> int:
@@ -177,14 +228,15 @@ def write(
     name: str,
     fingerprint: str,
     tokenizer: bytes,
-    documents: Iterable[tuple[str, np.ndarray, int]],
+    documents: Iterable[tuple[str, str, np.ndarray, int]],
 ) -> None:
     """Writes a prepared source, whole or not at all.
 
     Args:
       path: the directory to make; it appears when everything is in it.
       tokenizer: the SentencePiece model.
-      documents: (split, ids with the separator at their end, UTF-8 bytes of the text).
+      documents: (split, id of the document, its ids with the separator at their end, UTF-8
+        bytes of its text).
 
     Raises:
       ValueError: there is nothing to train on.
@@ -199,20 +251,27 @@ def write(
     unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}.unfinished"
     unfinished.mkdir(parents=True)
     try:
-        writer = _Writer(unfinished, name, dtype)
-        for split, ids, num_bytes in documents:
-            writer.add(split, ids, num_bytes)
+        writer = _Writer(unfinished, name, dtype, size)
+        for split, document_id, ids, num_bytes in documents:
+            writer.add(split, document_id, ids, num_bytes)
         writer.close()
         (unfinished / "tokenizer.model").write_bytes(tokenizer)
+        with (unfinished / "counts.npy").open("wb") as file:
+            np.save(file, writer.counts_U)
         about = {
             "name": name,
+            "format": FORMAT,
             "fingerprint": fingerprint,
+            "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
             "vocab_size": size,
             "dtype": dtype.name,
             "documents": writer.documents,
             "tokens": writer.tokens,
             "bytes": writer.bytes,
-            "digests": {split: digest.hexdigest() for split, digest in writer.digests.items()},
+            "digests": {
+                split: {name: digest.hexdigest() for name, digest in digests.items()}
+                for split, digests in writer.digests.items()
+            },
         }
         (unfinished / "source.json").write_text(json.dumps(about, indent=2) + "\n")
         if not writer.tokens["train"]:
@@ -229,25 +288,35 @@ def write(
         raise
 
 
+def document_hash(document_id: str) -> int:
+    """Returns 64 bits that stand for a document's id, equal in every source that has it."""
+    digest = hashlib.blake2b(document_id.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
 class _Writer:
     """Cuts the ids of each split into records, in order."""
 
-    def __init__(self, path: epath.Path, name: str, dtype: np.dtype) -> None:
+    def __init__(self, path: epath.Path, name: str, dtype: np.dtype, vocab_size: int) -> None:
         import tensorflow_datasets as tfds
 
         self._name, self._dtype = name, dtype
+
+        def array(kind: np.dtype | type) -> Any:
+            return tfds.features.Tensor(shape=(None,), dtype=kind, encoding="bytes")
+
         features = tfds.features.FeaturesDict(
             {
-                "tokens": tfds.features.Tensor(shape=(None,), dtype=dtype, encoding="bytes"),
-                # Where in the record documents begin.
-                "documents": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
+                "tokens": array(dtype),
+                "documents": array(np.int32),  # where in the record documents begin
+                "document_ids": array(np.uint64),  # hashes of the ids of those
                 "language": tfds.features.Text(),
             }
         )
         info = tfds.core.DatasetInfo(
             builder=tfds.core.dataset_info.DatasetIdentity(
                 name=name,
-                version=tfds.core.Version("1.0.0"),
+                version=tfds.core.Version("2.0.0"),
                 data_dir=os.fspath(path),
                 module_name=__name__,
             ),
@@ -262,16 +331,19 @@ class _Writer:
         self.documents = dict.fromkeys(SPLITS, 0)
         self.tokens = dict.fromkeys(SPLITS, 0)
         self.bytes = dict.fromkeys(SPLITS, 0)
-        self.digests = {split: hashlib.sha256() for split in SPLITS}
+        self.counts_U = np.zeros(vocab_size, np.int64)
+        self.digests = {
+            split: {"tokens": hashlib.sha256(), "documents": hashlib.sha256()} for split in SPLITS
+        }
         self._pending: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-        self._starts: dict[str, list[int]] = {split: [] for split in SPLITS}
+        self._begun: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
         self._pending_size = dict.fromkeys(SPLITS, 0)
 
-    def add(self, split: str, ids: np.ndarray, num_bytes: int) -> None:
+    def add(self, split: str, document_id: str, ids: np.ndarray, num_bytes: int) -> None:
+        self._begun[split].append((self.tokens[split], document_hash(document_id)))
         self.documents[split] += 1
         self.tokens[split] += len(ids)
         self.bytes[split] += num_bytes
-        self._starts[split].append(self._pending_size[split])
         self._pending[split].append(ids.astype(self._dtype))
         self._pending_size[split] += len(ids)
         while self._pending_size[split] >= _RECORD:
@@ -286,13 +358,19 @@ class _Writer:
     def _flush(self, split: str) -> None:
         tokens = np.concatenate(self._pending[split])
         record, rest = tokens[:_RECORD], tokens[_RECORD:]
-        starts = np.array(self._starts[split], np.int32)
+        first = self.tokens[split] - len(tokens)
+        begun = np.array(self._begun[split], DOCUMENT)
+        inside = begun["start"] < first + len(record)
         example = {
             "tokens": record,
-            "documents": starts[starts < len(record)],
+            "documents": (begun["start"][inside] - first).astype(np.int32),
+            "document_ids": begun["id"][inside],
             "language": self._name,
         }
         self._writer.add_examples({split: [example]})
-        self.digests[split].update(record.tobytes())
+        self.digests[split]["tokens"].update(record.tobytes())
+        self.digests[split]["documents"].update(begun[inside].tobytes())
+        if split == "train":
+            self.counts_U += np.bincount(record, minlength=len(self.counts_U))
         self._pending[split], self._pending_size[split] = [rest], len(rest)
-        self._starts[split] = (starts[starts >= len(record)] - len(record)).tolist()
+        self._begun[split] = begun[~inside].tolist()

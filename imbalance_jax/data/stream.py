@@ -1,10 +1,12 @@
-"""Batches of language-tagged windows: sources, order and languages put together.
+"""Batches of language-tagged windows: corpora and order put together.
 
 `batch(step)` is a pure function of the config, the seed and the step. The host moves base
 ids and one language index per sequence; see languages.py for what the device makes of them.
 """
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +15,54 @@ import numpy as np
 from imbalance_jax import config as config_lib
 from imbalance_jax import languages
 from imbalance_jax.config import Config
+from imbalance_jax.data import corpora, sequential
 from imbalance_jax.data import mixture as mixture_lib
-from imbalance_jax.data.sources import Source
+
+# Positions whose order is worked out at once, so that small batches do not pay for it each.
+_ORDER_CHUNK = 4096
+# A ratio by temperature is rounded to sequences of so many.
+_TEMPERATURE_BLOCK = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class HostBatch:
     ids_BW: np.ndarray  # base ids
     language_B: np.ndarray  # int32
+
+
+def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Config:
+    """Returns the config with its ratio filled in, where that follows from the sources' sizes.
+
+    With n tokens to train on, a language's sequences are in proportion to n^(1/temperature):
+    1 samples in proportion to size, larger ones more evenly (as for multilingual BERT and
+    mT5). They are rounded to parts of 1,000 by largest remainders, with 1 as the least.
+
+    Raises:
+      ValueError: a source is without end, or the run's totals are not what it asks for.
+    """
+    temperature = config.mixture.temperature
+    if not temperature:
+        return config
+    sizes_G = np.array(
+        [sources[languages.source_of(config, tag)].count("train") for tag in config.tags], float
+    )
+    if sizes_G.max() >= _ENDLESS:
+        raise ValueError(
+            f"config.mixture.temperature={temperature} weighs languages by the size of their "
+            "text, and a synthetic source is without end. Set its synthetic.tokens, or "
+            "config.mixture.temperature=0 and a ratio."
+        )
+    weight_G = (sizes_G / sizes_G.max()) ** (1 / temperature)
+    exact_G = weight_G / weight_G.sum() * _TEMPERATURE_BLOCK
+    count_G = np.maximum(1, np.floor(exact_G)).astype(int)
+    while count_G.sum() < _TEMPERATURE_BLOCK:
+        count_G[np.argmax(exact_G - count_G)] += 1
+    ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
+    mixture = dataclasses.replace(config.mixture, ratio=ratio)
+    return dataclasses.replace(config, mixture=mixture)
+
+
+_ENDLESS = 1 << 40
 
 
 class Stream:
@@ -30,7 +72,7 @@ class Stream:
     `on_exhaustion='stop'` ends it.
     """
 
-    def __init__(self, config: Config, sources: Mapping[str, Source]) -> None:
+    def __init__(self, config: Config, sources: Mapping[str, corpora.AnySource]) -> None:
         """Args: sources are the prepared ones, by name.
 
         Raises:
@@ -38,40 +80,57 @@ class Stream:
         """
         self._config = config
         self._L = config.model.L
-        self._source_of = [languages.source_of(config, tag) for tag in config.tags]
-        self._tokens = {name: sources[name].tokens("train") for name in sources}
-        self._dtype = np.result_type(*self._tokens.values())
-        self.windows = {}
-        for name, tokens in self._tokens.items():
-            self.windows[name] = (len(tokens) - 1) // self._L
-            if self.windows[name] < 1:
-                raise ValueError(
-                    f"config.sources.{name} has {len(tokens)} tokens to train on, fewer than one "
-                    f"window of config.model.L={self._L} needs. Use more text, or a shorter L."
-                )
-        self.order = self._make_order()
+        self._corpora = corpora.corpora(config, sources)
+        self.pools = [corpus.pool for corpus in self._corpora]
+        self._dtype = np.result_type(*(corpus.tokens.dtype for corpus in self._corpora))
+        self._sequential = config.mixture.order == "sequential"
+        stages = [(first * config.batch_size, count_G) for first, count_G in _stages(config)]
+        self.mixture = mixture_lib.Mixture(
+            stages, seed=config.data_seed, sampler=config.mixture.sampler
+        )
+        self.windows: dict[str, int] = {}  # of each pool
+        self.order = self._make_sequential() if self._sequential else self._make_shuffled()
         self.steps = self._lasting_steps()
         self.order.check_reuse(self.steps * config.batch_size)
 
     def batch(self, step: int, rows: slice = slice(None)) -> HostBatch:
         """Returns rows of the batch of a step: all, or those of one host."""
-        B = self._config.batch_size
-        first, last, _ = rows.indices(B)
-        language_B, window_B = self.order.at(step * B + first, last - first)
-        ids_BW = np.empty((last - first, self._L + 1), self._dtype)
-        for row, (language, window) in enumerate(zip(language_B, window_B, strict=True)):
-            start = window * self._L
-            ids_BW[row] = self._tokens[self._source_of[language]][start : start + self._L + 1]
+        row_n = np.arange(self._config.batch_size)[rows]
+        language_B, window_B = (values[rows] for values in self.order_of(step))
+        ids_BW = np.empty((len(row_n), self._L + 1), self._dtype)
+        for g in np.unique(language_B):
+            mine = np.nonzero(language_B == g)[0]
+            ids_BW[mine] = self._read(int(g), row_n[mine], window_B[mine])
         return HostBatch(ids_BW, language_B.astype(np.int32))
 
+    def order_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the language and the window of its pool of every row of a step's batch."""
+        B = self._config.batch_size
+        together = max(1, _ORDER_CHUNK // B)
+        chunk, inside = divmod(step, together)
+        language_n, window_n = self._chunk(chunk, together)
+        rows = slice(inside * B, (inside + 1) * B)
+        return language_n[rows], window_n[rows]
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (a stream lives as long as its run)
+    def _chunk(self, chunk: int, together: int) -> tuple[np.ndarray, np.ndarray]:
+        B = self._config.batch_size
+        return self.order.at(chunk * together * B, together * B)
+
+    def _read(self, language: int, row_n: np.ndarray, window_n: np.ndarray) -> np.ndarray:
+        readable, starts_n = self._readable[language], window_n * self._L
+        if isinstance(readable, corpora.Queues):
+            return readable.windows(row_n, starts_n, self._L + 1)
+        return readable.windows(starts_n, self._L + 1)
+
     def dry_steps(self) -> dict[str, int]:
-        """Returns the step at which each source that does not last is first used up."""
+        """Returns the step at which each pool that does not last is first used up."""
         end = self._config.steps * self._config.batch_size
         found = {name: self.order.dry_at(name, end) for name in self.windows}
         return {n: p // self._config.batch_size for n, p in found.items() if p is not None}
 
     def epochs(self) -> dict[str, float]:
-        """Returns how many times each source is gone through in the run."""
+        """Returns how many times each pool is gone through in the run."""
         end = self.steps * self._config.batch_size
         return {n: self.order.uses_before(n, end) / w for n, w in self.windows.items()}
 
@@ -84,49 +143,109 @@ class Stream:
             total_G += length * self._config.batch_size * np.array(count_G) / sum(count_G)
         return total_G
 
-    def table(self, step: int, sequences_G: np.ndarray) -> list[dict[str, Any]]:
-        """Returns the rows of mixture.csv: what was asked for, and what was trained on.
+    def ratios(self, first: int, last: int) -> list[Mapping[str, int]]:
+        """Returns the ratios of the stages that steps first .. last - 1 are in."""
+        stages = config_lib.stages(self._config)
+        ends = [*(after for after, _ in stages[1:]), last]
+        return [
+            ratio
+            for (begin, ratio), end in zip(stages, ends, strict=True)
+            if begin < last and end > first
+        ]
 
-        Args:
-          sequences_G: as counted on the devices.
-        """
-        rows = []
-        end = step * self._config.batch_size
-        for g, tag in enumerate(self._config.tags):
-            source = self._source_of[g]
-            windows = self.windows[source]
-            requested = float(self.requested(step)[g])
-            rows.append(
-                {
-                    "first_step": 0,
-                    "last_step": step,
-                    "language": tag,
-                    "source": source,
-                    "ratio": ", then ".join(
-                        str(ratio[tag]) for _, ratio in config_lib.stages(self._config.mixture)
-                    ),
-                    "requested_sequences": _plain(requested),
-                    "realised_sequences": int(sequences_G[g]),
-                    "requested_tokens": _plain(requested * self._L),
-                    "realised_tokens": int(sequences_G[g]) * self._L,
-                    "source_windows": windows,
-                    "source_epochs": round(self.order.uses_before(source, end) / windows, 6),
-                }
-            )
-        return rows
+    # What proves the order: see audit.py.
 
-    def _make_order(self) -> mixture_lib.Order:
-        config = self._config
-        stages = [(first * config.batch_size, count_G) for first, count_G in _stages(config)]
-        mixture = mixture_lib.Mixture(stages, seed=config.data_seed, sampler=config.mixture.sampler)
-        return mixture_lib.Order(
-            mixture,
-            tags=config.tags,
-            sources=self._source_of,
-            windows=self.windows,
-            seed=config.data_seed,
-            reuse=config.mixture.reuse,
+    def digest(self) -> str:
+        """Returns hex digits that stand for the text and the rules that batches are made of."""
+        languages_ = [
+            {
+                "tag": tag,
+                "source": corpus.source.fingerprint,
+                "words": [
+                    self._config.languages[tag].words,
+                    self._config.languages[tag].words_block,
+                ],
+                "documents": _digest_of(corpus.mine_n),
+                "pool": corpus.pool,
+            }
+            for tag, corpus in zip(self._config.tags, self._corpora, strict=True)
+        ]
+        return config_lib.digest(
+            {
+                "order_version": mixture_lib.ORDER_VERSION,
+                "order": self._config.mixture.order,
+                "L": self._L,
+                "languages": languages_,
+            }
         )
+
+    def repeating_pools(self) -> list[str]:
+        """Returns the pools whose text can come in another language than it came in before."""
+        mixture = self._config.mixture
+        if mixture.order == "shuffled" and mixture.reuse != "any":
+            return []
+        shared = {name for name in self.pools if self.pools.count(name) > 1}
+        return sorted(shared & set(self.dry_steps()))
+
+    def places(self, pool: str) -> int:
+        """Returns how many windows a pool has that `place_of` tells apart."""
+        if self._sequential:
+            return int(self._queue_places(pool)[-1])
+        return self.windows[pool]
+
+    def place_of(self, pool: str, row_n: np.ndarray, window_n: np.ndarray) -> np.ndarray:
+        """Returns the number in the pool of each window's text.
+
+        A queue that has wrapped is read at other cuts than before; its windows count as the
+        text that they begin in.
+        """
+        if not self._sequential:
+            return window_n
+        length_n = self._queues[pool].length_B[row_n]
+        first_n = np.concatenate([[0], self._queue_places(pool)])[row_n]
+        return first_n + window_n * self._L % length_n // self._L
+
+    def _queue_places(self, pool: str) -> np.ndarray:
+        return np.cumsum(-(-self._queues[pool].length_B // self._L))
+
+    # Setting up.
+
+    def _make_shuffled(self) -> mixture_lib.Order:
+        self._readable: list[Any] = [corpus.text() for corpus in self._corpora]
+        for corpus, text in zip(self._corpora, self._readable, strict=True):
+            self._count(corpus, len(text), (len(text) - 1) // self._L)
+        return mixture_lib.Order(
+            self.mixture,
+            tags=self._config.tags,
+            pools=self.pools,
+            windows=self.windows,
+            seed=self._config.data_seed,
+            reuse=self._config.mixture.reuse,
+        )
+
+    def _make_sequential(self) -> sequential.Sequential:
+        B = self._config.batch_size
+        self._readable = [corpus.queues(B) for corpus in self._corpora]
+        self._queues = dict(zip(self.pools, self._readable, strict=True))
+        for corpus, queues in zip(self._corpora, self._readable, strict=True):
+            total = int(queues.length_B.sum())
+            self._count(corpus, total, total // self._L)
+        return sequential.Sequential(
+            self.mixture,
+            pools=self.pools,
+            lengths={pool: queues.length_B for pool, queues in self._queues.items()},
+            L=self._L,
+            reuse=self._config.mixture.reuse,
+        )
+
+    def _count(self, corpus: corpora.Corpus, ids: int, windows: int) -> None:
+        """Notes how many windows a pool has."""
+        if windows < 1:
+            raise ValueError(
+                f"config.sources.{corpus.source.name} has {ids} tokens to train on, fewer than one "
+                f"window of config.model.L={self._L} needs. Use more text, or a shorter L."
+            )
+        self.windows[corpus.pool] = windows
 
     def _lasting_steps(self) -> int:
         """Returns the steps of the run, after what `on_exhaustion` says."""
@@ -136,22 +255,23 @@ class Stream:
         name = min(dry, key=lambda name: dry[name])
         if config.mixture.on_exhaustion == "error":
             raise ValueError(
-                f"Source {name} is used up at step {dry[name]} of config.steps={config.steps}, and "
-                f"config.mixture.on_exhaustion='error'. Set config.steps={dry[name]}, use more "
-                "text, or set on_exhaustion to 'repeat' or 'stop'."
+                f"Source {name} is used up at step {dry[name]} of config.steps="
+                f"{config.steps}, and config.mixture.on_exhaustion='error'. Set config.steps="
+                f"{dry[name]}, use more text, or set on_exhaustion to 'repeat' or 'stop'."
             )
         if dry[name] == 0:
-            raise ValueError(f"config.sources.{name} is used up within the first step.")
+            raise ValueError(f"Source {name} is used up within the first step. Use more text.")
         return dry[name]
 
 
-def _plain(value: float) -> float | int:
-    """Returns a number without a fraction where it has none."""
-    return round(value) if abs(value - round(value)) < 1e-6 else round(value, 3)
+def _digest_of(mine_n: np.ndarray | None) -> str:
+    """Returns hex digits that stand for a choice of documents."""
+    if mine_n is None:
+        return "all"
+    return hashlib.sha256(np.packbits(mine_n).tobytes()).hexdigest()[:16]
 
 
 def _stages(config: Config) -> list[tuple[int, list[int]]]:
     """Returns (first step, sequences of each language in a block) of every stage."""
-    stages = config_lib.stages(config.mixture)
-    reduced = [(first, config_lib.reduced(ratio)) for first, ratio in stages]
+    reduced = [(first, config_lib.reduced(ratio)) for first, ratio in config_lib.stages(config)]
     return [(first, [counts[tag] for tag in config.tags]) for first, counts in reduced]

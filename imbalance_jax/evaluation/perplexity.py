@@ -113,10 +113,27 @@ class Evaluator:
         windows: Sequence[Windows],
         poll: Callable[[float], None] = lambda done: None,
     ) -> dict[str, dict[str, float]]:
-        """Returns the metrics of each language by its tag.
+        """Returns the metrics of each language by its tag: `summarise` of its `sums`."""
+        whole_G = np.all(self._vocabulary.own_GV, axis=1).tolist()
+        found = {tag: summarise(sums) for tag, sums in self.sums(params, windows, poll).items()}
+        for g, tag in enumerate(self._vocabulary.tags):
+            # Nothing lies outside a language that has the whole of a joint vocabulary.
+            if whole_G[g] and len(whole_G) > 1:
+                del found[tag]["leak"]
+        return found
+
+    def sums(
+        self,
+        params: model_lib.Params,
+        windows: Sequence[Windows],
+        poll: Callable[[float], None] = lambda done: None,
+    ) -> dict[str, dict[str, float]]:
+        """Returns the sums over the scored targets of each language by its tag.
 
         Args:
-          windows: of each language, in the vocabulary's order, all with the same `scored`.
+          params: of the model.
+          windows: of each language, in the vocabulary's order, all with the same `scored`;
+            a language may have none.
           poll: called between batches with the share done; may raise to stop.
         """
         G = len(self._vocabulary.tags)
@@ -139,7 +156,7 @@ class Evaluator:
             _add(totals, pending)
         poll(1.0)
         return {
-            tag: summarise({name: float(totals[name][g]) for name in SUMS})
+            tag: {name: float(totals[name][g]) for name in SUMS}
             for g, tag in enumerate(self._vocabulary.tags)
         }
 

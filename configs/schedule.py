@@ -1,0 +1,21 @@
+"""Two clones whose ratio changes during the run, and is balanced over all of it.
+
+    python -m imbalance_jax.main --config=configs/schedule.py --workdir=runs/schedule
+    python -m imbalance_jax.main --config=configs/schedule.py:stages=0.0_1.0,scale=small
+
+stages is the share of en2 in each of equally long stages. The reference study has 0.1_0.9,
+0.0_1.0, 0.1_0.9_0.5_0.5 and 0.05_0.65_0.65_0.65; stages whose total is not that of a balanced
+run are refused (same_total_as in the config). scale is as in configs/90_10.py.
+"""
+
+import ml_collections
+
+from imbalance_jax import config as config_lib
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    choice = config_lib.parse_arg(arg, scale="demo", stages="0.1_0.9")
+    config = config_lib.cloned(scale=choice.scale, ratio="50:50")
+    config.mixture.stages = config_lib.equal_stages(choice.stages, "en1", "en2")
+    config.mixture.same_total_as = ((0, {"en1": 1, "en2": 1}),)
+    return config

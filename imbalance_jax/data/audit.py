@@ -1,0 +1,137 @@
+"""Proof of what a run was trained on: a rolling hash of its order, and its table of counts.
+
+The hash after a step stands for the text, the rules of the order, and every language and
+window that any row drew so far. It is written into metrics.jsonl. Two runs with equal hashes
+saw equal tokens; `python -m imbalance_jax.data.inspect` makes it again from the config.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imbalance_jax.config import Config
+from imbalance_jax.data.stream import Stream
+
+ORDER_METRIC = "data/order"
+REPEATS_METRIC = "data/cross_language_repeats"  # sequences so far, per language
+# Rows of mixture.csv per language, about.
+_MOST_WINDOWS = 25
+
+
+class Audit:
+    """Follows the batches of a run in turn.
+
+    `repeats_G` counts the sequences whose text an earlier sequence had in another language,
+    which is possible where clones share text that `reuse` does not keep apart.
+    """
+
+    def __init__(self, config: Config, stream: Stream) -> None:
+        self._stream, self._tags = stream, config.tags
+        self._pools = np.array(stream.pools)
+        self.step = 0  # batches followed so far
+        self.digest = stream.digest()
+        G = len(config.tags)
+        self.repeats_G = np.zeros(G, np.int64)
+        # Which languages had the text of each place of a pool.
+        self._seen = {
+            pool: np.zeros((stream.places(pool), G), bool) for pool in stream.repeating_pools()
+        }
+
+    @property
+    def counts_repeats(self) -> bool:
+        """Whether any sequence of the run can be a repeat in another language."""
+        return bool(self._seen)
+
+    def follow(self) -> None:
+        """Takes the next batch in."""
+        language_B, window_B = self._stream.order_of(self.step)
+        drawn = language_B.astype("<i4").tobytes() + window_B.astype("<i8").tobytes()
+        rolled = hashlib.blake2b(bytes.fromhex(self.digest) + drawn, digest_size=8)
+        self.digest = rolled.hexdigest()
+        for pool, seen_nG in self._seen.items():
+            row_n = np.nonzero(self._pools[language_B] == pool)[0]
+            place_n = self._stream.place_of(pool, row_n, window_B[row_n])
+            # One by one: two rows of a batch may hold the same text.
+            for place, g in zip(place_n.tolist(), language_B[row_n].tolist(), strict=True):
+                others = seen_nG[place].sum() - seen_nG[place, g]
+                self.repeats_G[g] += bool(others)
+                seen_nG[place, g] = True
+        self.step += 1
+
+    def resume(self, records: Iterable[Mapping[str, Any]], step: int) -> None:
+        """Goes on after a step, from the newest of a run's records up to there.
+
+        Where repeats are counted, what was seen is gone through again from the first step.
+        """
+        if not self._seen:
+            for record in records:
+                if ORDER_METRIC in record and record["step"] <= step:
+                    self.step, self.digest = record["step"], record[ORDER_METRIC]
+        while self.step < step:
+            self.follow()
+
+    def metrics(self) -> dict[str, Any]:
+        """Returns what a record of a run says of its order."""
+        found: dict[str, Any] = {ORDER_METRIC: self.digest}
+        if self.counts_repeats:
+            for tag, count in zip(self._tags, self.repeats_G.tolist(), strict=True):
+                found[f"{REPEATS_METRIC}/{tag}"] = count
+        return found
+
+
+def requested_and_realised(
+    config: Config, stream: Stream, records: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns the rows of mixture.csv: for windows of steps that follow each other, what was
+    asked for of each language and what was trained on.
+
+    Args:
+      config: of the run.
+      stream: its batches.
+      records: of its metrics, whose tokens per language were counted on the devices.
+    """
+    L, tags = config.model.L, config.tags
+    counted = [r for r in records if all(f"train/tokens/{tag}" in r for tag in tags)]
+    if not counted:
+        return []
+    every = -(-len(counted) // _MOST_WINDOWS)
+    ends = counted[every - 1 :: every]
+    if ends[-1] is not counted[-1]:
+        ends = [*ends, counted[-1]]
+    rows = []
+    before: Mapping[str, Any] = {"step": 0}
+    for record in ends:
+        first, last = before["step"], record["step"]
+        asked_G = stream.requested(last) - stream.requested(first)
+        for g, tag in enumerate(tags):
+            name = f"train/tokens/{tag}"
+            tokens = record[name] - before.get(name, 0)
+            pool = stream.pools[g]
+            used = stream.order.uses_before(pool, last * config.batch_size)
+            ratios = [str(ratio[tag]) for ratio in stream.ratios(first, last)]
+            repeats = f"{REPEATS_METRIC}/{tag}"
+            rows.append(
+                {
+                    "first_step": first,
+                    "last_step": last,
+                    "language": tag,
+                    "pool": pool,
+                    "ratio": ", then ".join(ratios),
+                    "requested_sequences": _plain(asked_G[g]),
+                    "realised_sequences": tokens // L,
+                    "requested_tokens": _plain(asked_G[g] * L),
+                    "realised_tokens": tokens,
+                    "cross_language_repeats": record.get(repeats, 0) - before.get(repeats, 0),
+                    "pool_windows": stream.windows[pool],
+                    "pool_epochs": round(used / stream.windows[pool], 6),
+                }
+            )
+        before = record
+    return rows
+
+
+def _plain(value: float) -> float | int:
+    """Returns a number without a fraction where it has none."""
+    return round(value) if abs(value - round(value)) < 1e-6 else round(value, 6)

@@ -1,0 +1,107 @@
+"""Arrays that are made once, kept in a file of the cache, and mapped into memory.
+
+A file has its name only when it is whole. Beside it lies a stamp: its digest, size and time
+of change. Whoever opens the file trusts it while it is as its stamp says, so that a start
+does not read gigabytes, and makes it again where it is not.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+
+
+class Unfinished:
+    """A file that takes its name when it is kept, and is gone when it is not."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self.digest = hashlib.sha256()
+        self.size = 0  # bytes
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False)
+        return self
+
+    def write(self, array: np.ndarray) -> None:
+        content = array.tobytes()
+        self.digest.update(content)
+        self.size += len(content)
+        self._file.write(content)
+
+    def keep(self) -> None:
+        self._file.close()
+        os.replace(self._file.name, self._path)
+        _stamp(self._path, self.digest.hexdigest())
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        pathlib.Path(self._file.name).unlink(missing_ok=True)
+
+
+def is_whole(path: pathlib.Path, size: int, digest: str) -> bool:
+    """Whether a file holds what it should; read only if touched since that was found last.
+
+    Args:
+      path: of the file.
+      size: in bytes.
+      digest: sha256 of its content. Finding it takes about a second per gigabyte.
+    """
+    if not path.exists() or path.stat().st_size != size:
+        return False
+    if _read_stamp(path) == _stamp_of(path, digest):
+        return True
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            return False
+    _stamp(path, digest)
+    return True
+
+
+def derived(
+    path: pathlib.Path, dtype: np.dtype, count: int, make: Callable[[Unfinished], None]
+) -> np.ndarray:
+    """Returns an array of the cache that follows from others, made where it is not there.
+
+    Args:
+      path: of its file; the name stands for all that the content follows from.
+      dtype: of the array.
+      count: of its elements.
+      make: writes them.
+    """
+    size = count * dtype.itemsize
+    whole = path.exists() and path.stat().st_size == size
+    if not whole or _read_stamp(path) != _stamp_of(path, _read_stamp(path).partition(" ")[0]):
+        with Unfinished(path) as file:
+            make(file)
+            assert file.size == size
+            file.keep()
+    return np.memmap(path, dtype=dtype, mode="r") if count else np.zeros(0, dtype)
+
+
+def _stamp_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.stamp")
+
+
+def _stamp_of(path: pathlib.Path, digest: str) -> str:
+    status = path.stat()
+    return f"{digest} {status.st_size} {status.st_mtime_ns}\n"
+
+
+def _read_stamp(path: pathlib.Path) -> str:
+    try:
+        return _stamp_path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _stamp(path: pathlib.Path, digest: str) -> None:
+    # Only a shortcut: where it cannot be written, the next start hashes again.
+    with contextlib.suppress(OSError):
+        _stamp_path(path).write_text(_stamp_of(path, digest))

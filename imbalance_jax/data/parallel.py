@@ -1,0 +1,604 @@
+"""Texts that say the same in two languages, packed into rows that lie side by side.
+
+`prepare` makes a `ParallelSet` of the pairs of two sources, each side in the ids of its own
+source's tokenizer, and keeps it on disk like a prepared source. `aligned` finds for any two
+languages of a run the sequences that say the same in both.
+
+Pairs of texts are packed as the reference study packs Europarl: whole pairs in their order,
+so that both sides of a row say the same, though seldom at the same positions.
+"""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from etils import epath
+
+from imbalance_jax import config as config_lib
+from imbalance_jax import languages
+from imbalance_jax.config import Config, LanguageConfig, ParallelConfig, SourceConfig
+from imbalance_jax.data import files as files_lib
+from imbalance_jax.data import sources as sources_lib
+from imbalance_jax.data import synthetic, views
+from imbalance_jax.data.corpora import AnySource
+from imbalance_jax.progress import Progress
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+SYNTHETIC_PAIRS = 2048  # sentences that two synthetic sources are compared on
+
+# Part of every fingerprint: raise it when the same input begins to give other rows.
+_VERSION = 1
+# Characters encoded in one call, on all cores.
+_BATCH_CHARACTERS = 4_000_000
+
+
+# Packing
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Pairs of id sequences, joined into P rows of two sides.
+
+    `counts` are of pairs: read, and of those too_long, packed, and dropped with a row that
+    was too short.
+    """
+
+    ids: tuple[np.ndarray, np.ndarray]  # each (P, L), 0 after the end of a row
+    lengths: tuple[np.ndarray, np.ndarray]  # each (P,), in ids
+    pairs_P: np.ndarray
+    counts: Mapping[str, int]
+
+
+def pack(
+    pairs: Iterable[tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]],
+    L: int,
+    dtype: npt.DTypeLike = np.int32,
+) -> Packed:
+    """Joins pairs in their order, with nothing between them, into rows of at most L ids a side.
+
+    A pair with a side above L ids is skipped. A pair that does not fit on both sides begins
+    the next row, and the row before it is dropped if its shorter side has less than L // 4
+    ids. The last row is kept however short it is, as the reference study does.
+    """
+    counts = dict.fromkeys(("read", "too_long", "packed", "dropped"), 0)
+    rows: list[tuple[np.ndarray, np.ndarray]] = []
+    held: list[int] = []  # pairs in each row
+    first: list[int] = []
+    second: list[int] = []
+    here = 0  # pairs in the row that first and second are
+
+    def keep() -> None:
+        rows.append((np.array(first, dtype), np.array(second, dtype)))
+        held.append(here)
+        counts["packed"] += here
+
+    for one, other in pairs:
+        counts["read"] += 1
+        if len(one) > L or len(other) > L:
+            counts["too_long"] += 1
+            continue
+        if len(first) + len(one) > L or len(second) + len(other) > L:
+            if min(len(first), len(second)) < L // 4:
+                counts["dropped"] += here
+            else:
+                keep()
+            first, second, here = [], [], 0
+        first.extend(one)
+        second.extend(other)
+        here += 1
+    if here:
+        keep()
+
+    ids = (np.zeros((len(rows), L), dtype), np.zeros((len(rows), L), dtype))
+    lengths = (np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32))
+    for p, row in enumerate(rows):
+        for side_PL, length_P, side in zip(ids, lengths, row, strict=True):
+            side_PL[p, : len(side)] = side
+            length_P[p] = len(side)
+    return Packed(ids, lengths, np.array(held, np.int32), counts)
+
+
+# A prepared set
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelSet:
+    """P rows of texts that say the same in two sources, each in its source's base ids."""
+
+    name: str  # in config.parallel
+    sources: tuple[str, str]
+    L: int
+    ids: Mapping[str, np.ndarray]  # source -> (P, L), 0 after the end of a row
+    lengths: Mapping[str, np.ndarray]  # source -> (P,), in ids
+    pairs_P: np.ndarray  # pairs that a row is made of
+    # about.json: fingerprint, and `counts` of pairs: read, and of those empty, too_long,
+    # packed, and dropped with a row that was too short.
+    about: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the pairs, both tokenizers and L together."""
+        return self.about["fingerprint"]
+
+    def windows(self, source: str, separator_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns windows (P, L + 1) that score every id of a source's texts, and no other.
+
+        The separator stands before each row, as before a document in training, so that its
+        first id is a target like the others. The weights (P, L) of the targets are bool.
+        """
+        ids_PL = self.ids[source]
+        before_P1 = np.full((len(ids_PL), 1), separator_id, ids_PL.dtype)
+        weight_PL = np.arange(self.L) < self.lengths[source][:, None]
+        return np.concatenate([before_P1, ids_PL], axis=1), weight_PL
+
+
+def prepare_all(config: Config, sources: Mapping[str, AnySource]) -> dict[str, ParallelSet]:
+    """Returns the sets of a run by name: those of whose sources both are prepared.
+
+    Raises:
+      ValueError: as `prepare`; all sets are checked before the first one is worked on.
+    """
+    used = [n for n in sorted(config.parallel) if set(config.parallel[n].sources) <= set(sources)]
+    for name in used:
+        check(name, config.parallel[name])
+    return {
+        name: prepare(
+            name, config.parallel[name], sources, config.sources, config.model.L, config.data_dir
+        )
+        for name in used
+    }
+
+
+def check(name: str, parallel: ParallelConfig) -> None:
+    """Finds what is wrong with the files of a set without reading them.
+
+    Raises:
+      ValueError: a file is missing, empty, named twice or of an unknown ending, or both
+        sides are one field.
+    """
+    fields = _fields(parallel)
+    if len(set(fields)) != 2:
+        raise ValueError(
+            f"config.parallel.{name}.fields={fields!r} are one and the same. Name the fields of "
+            f"{' and '.join(parallel.sources)}."
+        )
+    paths = _paths(parallel)
+    field = f"config.parallel.{name}.path={parallel.path!r}"
+    if parallel.path and len(paths) not in (1, 2):
+        raise ValueError(
+            f"{field} names {len(paths)} files. Name one {ENDINGS[0]} file, or two files of lines."
+        )
+    for path in paths:
+        if not os.path.exists(path):
+            raise ValueError(
+                f"{field}: there is no file {path} (looked for {os.path.abspath(path)}). "
+                "Correct the path."
+            )
+        if os.path.isdir(path):
+            raise ValueError(f"{field}: {path} is a directory. Name the file in it to read.")
+        if not os.path.getsize(path):
+            raise ValueError(f"{field}: {path} is empty (0 bytes). Write it again.")
+        if len(paths) == 2 and path.endswith(ENDINGS):
+            raise ValueError(
+                f"{field}: {path} has both sides of a pair on each line. Name it alone, or two "
+                "files of plain lines."
+            )
+    if len(paths) == 1 and not paths[0].endswith(ENDINGS):
+        raise ValueError(
+            f"{field}: {paths[0]} does not end in one of {', '.join(ENDINGS)}. Convert it to one "
+            "of these, or name two files of lines with a comma between them, such as 'a.en,a.fr'."
+        )
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise ValueError(
+            f"{field} names one file twice. Name that of {' and that of '.join(parallel.sources)}."
+        )
+
+
+def prepare(
+    name: str,
+    parallel: ParallelConfig,
+    sources: Mapping[str, AnySource],
+    configs: Mapping[str, SourceConfig],
+    L: int,
+    data_dir: str,
+) -> ParallelSet:
+    """Returns the packed pairs of two sources, from disk if they are there already.
+
+    Args:
+      name: of the set in config.parallel.
+      parallel: where the pairs are; without a path both sources are synthetic.
+      sources: the prepared sources by name.
+      configs: config.sources, of which the synthetic ones are read.
+      L: ids in a row.
+      data_dir: where the set is kept.
+
+    Raises:
+      ValueError: the files cannot be used, or no pair is left, and nothing is left half
+        made; or what is on disk is damaged.
+    """
+    check(name, parallel)
+    pair = (sources[parallel.sources[0]], sources[parallel.sources[1]])
+    fingerprint = config_lib.digest(
+        {
+            "version": _VERSION,
+            "pairs": _pairs_key(parallel, configs, sources_lib.cache_dir(data_dir)),
+            "sources": [source.fingerprint for source in pair],
+            "L": L,
+        }
+    )
+    path = epath.Path(data_dir) / f"parallel-{name}-{fingerprint}"
+    if not path.exists():
+        _make(name, parallel, pair, configs, L, path, fingerprint)
+    return _open(path)
+
+
+def _pairs_key(
+    parallel: ParallelConfig, configs: Mapping[str, SourceConfig], cache: pathlib.Path
+) -> object:
+    """Returns plain values that stand for all pairs of texts, in their order."""
+    paths = _paths(parallel)
+    if not paths:
+        dials = [config_lib.to_dict(configs[source].synthetic) for source in parallel.sources]
+        return ["synthetic", SYNTHETIC_PAIRS, dials]
+    known = files_lib.digests(paths, cache / "digests.json")
+    # Two files have no fields: setting some does not change what is read.
+    fields = _fields(parallel) if len(paths) == 1 else ()
+    return ["files", *(known[path] for path in paths), *fields]
+
+
+def _make(
+    name: str,
+    parallel: ParallelConfig,
+    pair: tuple[AnySource, AnySource],
+    configs: Mapping[str, SourceConfig],
+    L: int,
+    path: epath.Path,
+    fingerprint: str,
+) -> None:
+    dtype = np.uint16 if max(source.pieces.size for source in pair) <= 1 << 16 else np.uint32
+    counts = {"empty": 0}
+    if parallel.path:
+        with Progress(f"Packing {name}", 1) as progress:
+            texts = _texts(name, parallel, progress.show)
+            packed = pack(_encode(pair, texts, counts), L, dtype)
+    else:
+        first, second = (configs[source].synthetic for source in parallel.sources)
+        said = synthetic.parallel(first, second, SYNTHETIC_PAIRS)
+        packed = pack(zip(*said, strict=True), L, dtype)
+    counts = {**packed.counts, **counts, "read": packed.counts["read"] + counts["empty"]}
+    if not len(packed.pairs_P):
+        # A row that is too short is dropped for the next one only, so that is never the reason.
+        field = f"config.parallel.{name}" + f".path={parallel.path!r}" * bool(parallel.path)
+        raise ValueError(
+            f"{field}: no pair is left of {counts['read']:,}. {counts['empty']:,} have an empty "
+            f"side, and {counts['too_long']:,} have a side of more than config.model.L={L} ids. "
+            "Use shorter texts, such as sentences, or a larger L."
+        )
+    arrays = {"pairs.npy": packed.pairs_P}
+    for source, ids_PL, length_P in zip(parallel.sources, packed.ids, packed.lengths, strict=True):
+        arrays |= {f"{source}.ids.npy": ids_PL, f"{source}.lengths.npy": length_P}
+    about = {
+        "name": name,
+        "fingerprint": fingerprint,
+        "sources": list(parallel.sources),
+        "L": L,
+        "rows": len(packed.pairs_P),
+        "counts": counts,
+    }
+    _write(path, about, arrays)
+    print(
+        f"Prepared {path}: {counts['packed']:,} of {counts['read']:,} pairs in "
+        f"{about['rows']:,} rows",
+        flush=True,
+    )
+
+
+def _write(path: epath.Path, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the directory of a set, whole or not at all."""
+    # Not the process id: it comes back, in containers above all, and would meet the rest of
+    # a preparation that was killed.
+    unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}.unfinished"
+    unfinished.mkdir(parents=True)
+    try:
+        digests = {}
+        for name, array in arrays.items():
+            file = io.BytesIO()
+            np.save(file, array)
+            digests[name] = hashlib.sha256(file.getvalue()).hexdigest()
+            (unfinished / name).write_bytes(file.getvalue())
+        about = {**about, "digests": digests}
+        (unfinished / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+        try:
+            unfinished.rename(path)
+        except OSError:
+            # Another run that packed the same pairs was faster; its directory serves.
+            if not (path / "about.json").exists():
+                raise
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _open(path: epath.Path) -> ParallelSet:
+    try:
+        about = json.loads((path / "about.json").read_text())
+        arrays = {}
+        for name, digest in about["digests"].items():
+            content = (path / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise ValueError(f"{name} is not what was written")
+            arrays[name] = np.load(io.BytesIO(content))
+        first, second = about["sources"]
+        return ParallelSet(
+            name=about["name"],
+            sources=(first, second),
+            L=about["L"],
+            ids={source: arrays[f"{source}.ids.npy"] for source in (first, second)},
+            lengths={source: arrays[f"{source}.lengths.npy"] for source in (first, second)},
+            pairs_P=arrays["pairs.npy"],
+            about=about,
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged or incomplete ({error}). Delete the directory; the next run "
+            "prepares it again."
+        ) from error
+
+
+def _encode(
+    pair: tuple[AnySource, AnySource],
+    texts: Iterable[tuple[str, str]],
+    counts: dict[str, int],
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields pairs of ids; pairs with an empty side are left out, and added to counts["empty"].
+
+    An empty side says nothing, so a row with the other side in it would not say the same.
+    """
+    for batch in _batches(texts):
+        # Without a number of threads SentencePiece takes every core that it may use.
+        first, second = (
+            source.tokenizer.encode(list(side))
+            for source, side in zip(pair, zip(*batch, strict=True), strict=True)
+        )
+        for side_texts, one, other in zip(batch, first, second, strict=True):
+            # A tokenizer that is not ours may make nothing of a text.
+            if all(text.strip() for text in side_texts) and one and other:
+                yield one, other
+            else:
+                counts["empty"] += 1
+
+
+def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    batch, characters = [], 0
+    for pair in texts:
+        batch.append(pair)
+        characters += len(pair[0]) + len(pair[1])
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+# Files
+
+
+def _fields(parallel: ParallelConfig) -> tuple[str, ...]:
+    return parallel.fields or parallel.sources
+
+
+def _paths(parallel: ParallelConfig) -> list[str]:
+    """Returns one .jsonl file or two files of lines; none for synthetic sources."""
+    whole = os.path.expanduser(parallel.path)
+    # A file whose name has a comma in it is a file all the same.
+    if os.path.exists(whole):
+        return [whole]
+    parts = [part.strip() for part in parallel.path.split(",")]
+    return [os.path.expanduser(part) for part in parts if part]
+
+
+def _texts(
+    name: str, parallel: ParallelConfig, report: Callable[[float], None]
+) -> Iterator[tuple[str, str]]:
+    """Yields every pair of texts in the order of the lines.
+
+    Raises:
+      ValueError: a file cannot be read as what it should be, naming file and line.
+    """
+    paths = _paths(parallel)
+    if len(paths) == 1:
+        read = _json_texts(name, parallel, paths[0])
+    else:
+        read = _line_texts(name, paths[0], paths[1])
+    size, reported = os.path.getsize(paths[0]), 0.0
+    for consumed, texts in read:
+        if consumed / size >= reported + 0.002:
+            reported = consumed / size
+            report(reported)
+        yield texts
+    report(1.0)
+
+
+def _json_texts(
+    name: str, parallel: ParallelConfig, path: str
+) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Yields (bytes of the file consumed so far, texts)."""
+    first, second = _fields(parallel)
+    for number, (consumed, line) in enumerate(files_lib.lines(path), start=1):
+        if line.strip():
+            values = _parse(name, parallel, line, path, number)
+            yield consumed, (values[first], values[second])
+
+
+def _line_texts(name: str, path: str, other_path: str) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Yields (bytes of the first file consumed so far, texts)."""
+    lines, other_lines = files_lib.lines(path), files_lib.lines(other_path)
+    for number, (line, other) in enumerate(itertools.zip_longest(lines, other_lines), start=1):
+        if line is None or other is None:
+            count = number - (line is None) + sum(1 for _ in lines)
+            other_count = number - (other is None) + sum(1 for _ in other_lines)
+            raise ValueError(
+                f"config.parallel.{name}.path: {path} has {count:,} lines and {other_path} has "
+                f"{other_count:,}. A line of one must stand for a line of the other, so the two "
+                "must be of equal length."
+            )
+        yield line[0], (_line_text(line[1], path, number), _line_text(other[1], other_path, number))
+
+
+def _line_text(data: bytes, path: str, number: int) -> str:
+    return _decode(data.removesuffix(b"\n").removesuffix(b"\r"), path, number)
+
+
+def _parse(
+    name: str, parallel: ParallelConfig, data: bytes, path: str, number: int
+) -> dict[str, str]:
+    """Returns the texts of one line by field."""
+    where = f"{path}, line {number}"
+    text = _decode(data, path, number)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError alone: a number of 5,000 digits
+        raise ValueError(
+            f"{where}: is not valid JSON ({error}). Write one JSON object a line."
+        ) from error
+    fields = _fields(parallel)
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{where}: is not a JSON object. Write one a line, such as "
+            f'{{"{fields[0]}": "...", "{fields[1]}": "..."}}.'
+        )
+    for field in fields:
+        if field not in values:
+            raise ValueError(
+                f"{where}: has no field {field!r}; it has: {', '.join(values) or 'none'}. "
+                f"Set config.parallel.{name}.fields."
+            )
+        if not isinstance(values[field], str):
+            raise ValueError(
+                f"{where}: its field {field!r} is {json.dumps(values[field])[:40]}, not a string. "
+                f"Set config.parallel.{name}.fields."
+            )
+    # JSON can spell halves of surrogate pairs, such as \ud800; they are no text.
+    return {
+        field: values[field].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        for field in fields
+    }
+
+
+def _decode(data: bytes, path: str, number: int) -> str:
+    """Returns a line as text, without the byte order mark that may begin a file."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, line {number}: is not UTF-8 text (byte 0x{data[error.start]:02x}, at offset "
+            f"{error.start} of the line). Convert the file to UTF-8."
+        ) from error
+    return text.removeprefix("\ufeff") if number == 1 else text
+
+
+# Languages
+
+
+@dataclasses.dataclass(frozen=True)
+class Aligned:
+    """P sequences in each of two languages; those of one row say the same.
+
+    Between languages of one source whose words are in one order, the ids are the same too,
+    position by position. Otherwise positions do not correspond.
+    """
+
+    ids: tuple[np.ndarray, np.ndarray]  # each (P, L), base ids, 0 after the end of a row
+    lengths: tuple[np.ndarray, np.ndarray]  # each (P,), in ids
+
+
+def pairs(config: Config) -> list[tuple[str, str]]:
+    """Returns the pairs of languages that have aligned text, in the order of config.tags."""
+    return [
+        (a, b)
+        for a, b in itertools.combinations(config.tags, 2)
+        if languages.source_of(config, a) == languages.source_of(config, b)
+        or _set_of(config, a, b) is not None
+    ]
+
+
+def aligned(
+    config: Config,
+    sources: Mapping[str, AnySource],
+    sets: Mapping[str, ParallelSet],
+    a: str,
+    b: str,
+    most: int,
+) -> Aligned | None:
+    """Returns what says the same in languages a and b, in this order; None if nothing does.
+
+    For languages of one source these are windows of its test split, spread over the text,
+    each in its language's order of words. For others they are the first rows of the set of
+    their two sources, as in the reference study; if there are several such sets, of the
+    first by name. Rows are in the order of words of their texts, so there are none for a
+    language that has another.
+
+    Args:
+      config: of the run.
+      sources: the prepared sources by name.
+      sets: the prepared sets by name.
+      a: a language's tag.
+      b: another's.
+      most: rows to return at most; 0 takes all.
+    """
+    source_a, source_b = languages.source_of(config, a), languages.source_of(config, b)
+    if source_a == source_b:
+        both = [_test_tokens(sources[source_a], config.languages[tag]) for tag in (a, b)]
+        return _windows(both[0], both[1], config.model.L, most) if len(both[0]) else None
+    name = _set_of(config, a, b)
+    if name is None:
+        return None
+    found, rows = sets[name], slice(most or None)
+    return Aligned(
+        (found.ids[source_a][rows], found.ids[source_b][rows]),
+        (found.lengths[source_a][rows], found.lengths[source_b][rows]),
+    )
+
+
+def _set_of(config: Config, a: str, b: str) -> str | None:
+    """Returns the name of the set of two languages' sources, in whichever order it has them."""
+    if {config.languages[tag].words for tag in (a, b)} != {"as_written"}:
+        return None
+    wanted = {languages.source_of(config, tag) for tag in (a, b)}
+    for name in sorted(config.parallel):
+        if set(config.parallel[name].sources) == wanted:
+            return name
+    return None
+
+
+def _test_tokens(source: AnySource, language: LanguageConfig) -> np.ndarray:
+    if isinstance(source, sources_lib.Source):
+        return views.tokens(source, "test", language)
+    tokens = source.tokens("test")
+    assert isinstance(tokens, np.ndarray), "a held-out split has an end"
+    return tokens
+
+
+def _windows(a: np.ndarray, b: np.ndarray, L: int, most: int) -> Aligned:
+    """Returns windows of L ids of two texts of one length; one if that is shorter than L."""
+    count = max(1, len(a) // L)
+    rows = min(most or count, count)
+    starts_P = np.arange(rows) * count // rows * L
+    length = min(L, len(a))
+    places_PM = starts_P[:, None] + np.arange(length)  # M ids of a window are text
+    padding = ((0, 0), (0, L - length))
+    length_P = np.full(rows, length, np.int32)
+    return Aligned(
+        (np.pad(a[places_PM], padding), np.pad(b[places_PM], padding)), (length_P, length_P)
+    )

@@ -1,0 +1,118 @@
+"""The reference study's order: every row of the batch reads a queue of documents in sequence.
+
+A row draws its language as in any other order, and takes the next window of its queue in
+that language's pool. So the window at a position follows from how many earlier steps gave
+this row to this pool. These counts are made from the mixture, for every `_CHUNK` steps, when
+they are first needed; nothing is stored.
+"""
+
+import bisect
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from imbalance_jax.data.mixture import Mixture
+
+_CHUNK = 128  # steps between two counts that are kept
+
+
+class Sequential:
+    """Which window of its queue each position draws; the counterpart of `mixture.Order`.
+
+    A window is named by its number in its row's queue, from 0 on, past the queue's end too:
+    the queue then begins again.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        *,
+        pools: Sequence[str],
+        lengths: Mapping[str, np.ndarray],
+        L: int,
+        reuse: str,
+    ) -> None:
+        """Args:
+        mixture: the language at each position.
+        pools: the pool of each language.
+        lengths: pool -> the ids in the queue of each row.
+        L: targets of a window; a window begins L after the one before it.
+        reuse: config.mixture.reuse.
+        """
+        self.mixture, self._reuse = mixture, reuse
+        self._names = list(dict.fromkeys(pools))
+        self._pool_G = np.array([self._names.index(pool) for pool in pools])
+        self._sharing = {name: np.nonzero(self._pool_G == p)[0] for p, name in self._pools()}
+        # Windows, the id after their last one included, that a queue has before it wraps.
+        self._lasts = {name: np.maximum(lengths[name] - 1, 0) // L for name in self._names}
+        self._rows = len(next(iter(lengths.values())))
+        self._counts = [np.zeros((self._rows, len(self._names)), np.int64)]
+
+    def _pools(self) -> list[tuple[int, str]]:
+        return list(enumerate(self._names))
+
+    def at(self, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the languages at n positions, and the window of its row's queue at each."""
+        first_step, last_step = first // self._rows, -(-(first + n) // self._rows)
+        language_SB = self._languages(first_step, last_step)
+        pool_SB = self._pool_G[language_SB]
+        before_BP = self._counts_before(first_step)
+        window_SB = np.empty(pool_SB.shape, np.int64)
+        for p, _ in self._pools():
+            mine_SB = pool_SB == p
+            counts_SB = before_BP[:, p] + np.cumsum(mine_SB, axis=0) - mine_SB
+            window_SB = np.where(mine_SB, counts_SB, window_SB)
+        inside = slice(first - first_step * self._rows, first + n - first_step * self._rows)
+        return language_SB.reshape(-1)[inside], window_SB.reshape(-1)[inside]
+
+    def uses_before(self, pool: str, position: int) -> int:
+        """Returns how many windows of a pool are drawn before a position."""
+        counts_G = self.mixture.counts_before(np.array([position]))[0]
+        return int(counts_G[self._sharing[pool]].sum())
+
+    def dry_at(self, pool: str, end: int) -> int | None:
+        """Returns the first position of the first step, before `end`, that wraps a queue.
+
+        None where every queue lasts.
+        """
+        p, last_B = self._names.index(pool), self._lasts[pool]
+
+        def wraps(step: int) -> bool:  # within the steps before it
+            return bool((self._counts_before(step)[:, p] > last_B).any())
+
+        steps = -(-end // self._rows)
+        if not wraps(steps):
+            return None
+        return (bisect.bisect_left(range(steps), True, key=wraps) - 1) * self._rows
+
+    def check_reuse(self, end: int) -> None:
+        """Raises ValueError if a queue would wrap where its clones may not change places."""
+        for pool, sharing in self._sharing.items():
+            if self._reuse == "same_language" and len(sharing) > 1:
+                dry = self.dry_at(pool, end)
+                if dry is not None:
+                    raise ValueError(
+                        f"A queue of source {pool} ends at step {dry // self._rows}, and "
+                        "config.mixture.order='sequential' reads it again in whichever language "
+                        "is drawn. Set config.mixture.reuse='any', or use fewer config.steps."
+                    )
+
+    def _languages(self, first_step: int, last_step: int) -> np.ndarray:
+        n = (last_step - first_step) * self._rows
+        return self.mixture.at(first_step * self._rows, n).reshape(-1, self._rows)
+
+    def _counts_before(self, step: int) -> np.ndarray:
+        """Returns the windows that each row drew of each pool before a step: (B, pools)."""
+        chunk, rest = divmod(step, _CHUNK)
+        while len(self._counts) <= chunk:
+            last = len(self._counts) - 1
+            self._counts.append(self._counts[last] + self._drawn(last * _CHUNK, _CHUNK))
+        return (
+            self._counts[chunk] + self._drawn(chunk * _CHUNK, rest)
+            if rest
+            else (self._counts[chunk])
+        )
+
+    def _drawn(self, first_step: int, steps: int) -> np.ndarray:
+        pool_SB = self._pool_G[self._languages(first_step, first_step + steps)]
+        return np.stack([np.count_nonzero(pool_SB == p, axis=0) for p, _ in self._pools()], axis=1)

@@ -1,0 +1,451 @@
+"""Behaviours of data/files.py, on files made here."""
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+import random
+import tracemalloc
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from imbalance_jax.config import SourceConfig
+from imbalance_jax.data import files as files_lib
+from imbalance_jax.data import text
+
+
+def files(train, **fields):
+    return SourceConfig(kind="files", train=str(train), **fields)
+
+
+def write_lines(path, rows):
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(COMPRESS.get(path.suffix, bytes)(data))
+    return path
+
+
+def zstd(data):
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESS = {".gz": gzip.compress, ".zst": zstd}
+
+
+def write_table(path, **columns):
+    """Writes a Parquet file with the columns, in groups of as many rows as there are."""
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def write(path, rows):
+    """Writes texts in the format that the path's ending says."""
+    if path.suffix == ".parquet":
+        return write_table(path, **{key: [row[key] for row in rows] for key in rows[0]})
+    return write_lines(path, rows)
+
+
+def read(source, name="en"):
+    return list(text.documents(name, source))
+
+
+def splits_by_id(source):
+    return {document.id: split for split, document in read(source)}
+
+
+def test_each_kind_of_file_yields_its_documents_in_order(tmp_path):
+    (tmp_path / "b.txt").write_bytes("Zwei\r\nZeilen é\x00\u2028.".encode())
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"Two\nlines."))
+    (tmp_path / "a.txt.zst").write_bytes(zstd("Zwei\r\nZeilen é.".encode()))
+    write_lines(tmp_path / "c.jsonl", [{"id": "x", "text": "Three."}, {"text": "Four."}])
+    write_lines(tmp_path / "d.jsonl.gz", [{"id": 7, "text": "Five."}])
+    write_lines(tmp_path / "e.jsonl.zst", [{"id": 8, "text": "Six."}, {"text": "Sept é."}])
+    write_table(tmp_path / "f.parquet", id=["y", None], text=["Eight.", "Nine\né."])
+    source = files(f"{tmp_path}/*.txt, {tmp_path}/a.txt.*, {tmp_path}/c.*,{tmp_path}/[def].*")
+    assert [(d.id, d.text) for _, d in read(source)] == [
+        ("a.txt", "One."),
+        ("b.txt", "Zwei\r\nZeilen é\x00\u2028."),
+        ("a.txt.gz", "Two\nlines."),
+        ("a.txt.zst", "Zwei\r\nZeilen é."),
+        ("x", "Three."),
+        ("c.jsonl:2", "Four."),
+        ("7", "Five."),
+        ("8", "Six."),
+        ("e.jsonl.zst:2", "Sept é."),
+        ("y", "Eight."),
+        ("f.parquet:2", "Nine\né."),
+    ]
+
+
+def test_the_fields_of_text_and_id_are_those_of_the_config(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"id": 1, "url": "u", "text": "no", "body": "yes"}])
+    table = write_table(tmp_path / "b.parquet", id=[1], url=["v"], text=["no"], body=["yes"])
+    for source, document_id in ((path, "u"), (table, "v")):
+        [(_, document)] = read(files(source, field="body", id_field="url"))
+        assert document == text.Document(document_id, "yes")
+
+
+def test_documents_without_text_and_empty_lines_are_skipped_but_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": " \\n"}\n\n{"text": ""}\n{"text": "Kept."}\r\n')
+    assert [d for _, d in read(files(path))] == [text.Document("a.jsonl:4", "Kept.")]
+    table = write_table(tmp_path / "b.parquet", text=["", " \n", "Kept."])
+    assert [d for _, d in read(files(table))] == [text.Document("b.parquet:3", "Kept.")]
+
+
+@pytest.mark.parametrize(
+    "kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary("int32", "string")]
+)
+@pytest.mark.parametrize("ids", [pyarrow.int64(), pyarrow.uint8(), pyarrow.null()])
+def test_columns_of_any_type_of_strings_are_text_and_of_integers_ids(tmp_path, kind, ids):
+    texts = pyarrow.array(["Un.", "Deux.", "Un."]).cast(kind)
+    values = pyarrow.array([None, None, None] if ids == pyarrow.null() else [5, 6, None], ids)
+    path = write_table(tmp_path / "a.parquet", text=texts, id=values)
+    found = [(d.id, d.text) for _, d in read(files(path))]
+    first = ["a.parquet:1", "a.parquet:2"] if ids == pyarrow.null() else ["5", "6"]
+    assert found == list(zip([*first, "a.parquet:3"], ["Un.", "Deux.", "Un."], strict=True))
+
+
+def test_rows_keep_their_order_across_batches_and_groups_of_rows(tmp_path):
+    rows = [f"Row {i}." for i in range(1000)]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": rows}), path, row_group_size=150)
+    assert [d for _, d in read(files(path))] == [
+        text.Document(f"a.parquet:{number}", row) for number, row in enumerate(rows, start=1)
+    ]
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfText.")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "Text."}\n')
+    assert [d.text for _, d in read(files(tmp_path / "*"))] == ["Text.", "Text."]
+
+
+def test_half_a_surrogate_pair_becomes_text_that_can_be_encoded(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "\\ud800", "text": "x \\udc00 \\ud83d\\ude00"}\n')
+    [(_, document)] = read(files(path))
+    assert document == text.Document("\ufffd", "x \ufffd \U0001f600")
+
+
+def test_a_pattern_is_expanded_and_a_name_with_brackets_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.txt").write_text("One.")
+    (tmp_path / "b[1].txt").write_text("Two.")
+    source = files("~/**/a.txt, ~/b[1].txt, ~/deep/er/*.txt")
+    assert [d.id for _, d in read(source)] == ["a.txt", "b[1].txt"]  # each file once
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
+def test_a_corpus_is_streamed(tmp_path, ending):
+    # Of digits that hardly compress; in Parquet ten pages, all in one group of rows.
+    noise = random.Random(0)
+    rows = [{"text": noise.randbytes(500).hex()} for _ in range(10_000)]
+    path = write(tmp_path / f"a.{ending}", rows)
+    del rows
+    outside = pyarrow.proxy_memory_pool(pyarrow.default_memory_pool())  # not of Python
+    before = pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(outside)
+    tracemalloc.start()
+    try:
+        count = sum(len(document.text) for _, document in text.documents("en", files(path)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        pyarrow.set_memory_pool(before)
+    assert count == 10_000_000
+    assert peak < 1_000_000 and outside.max_memory() < 6_000_000
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
+def test_progress_rises_to_one_as_the_file_is_consumed(tmp_path, ending):
+    # Digests do not compress, so a fraction of the lines is one of the compressed file too.
+    rows = [{"text": hashlib.sha512(b"%d" % i).hexdigest()} for i in range(20_000)]
+    write(tmp_path / f"a.{ending}", rows[:15_000])
+    write(tmp_path / f"b.{ending}", rows[15_000:])
+    seen, at = [], {}
+    for index, _ in enumerate(text.documents("en", files(tmp_path / "*"), seen.append)):
+        at[index] = seen[-1] if seen else 0.0
+    assert seen == sorted(seen) and seen[-1] == 1.0 and 10 < len(seen) < 1000
+    # Buffers are read ahead.
+    assert at[5000] == pytest.approx(0.25, abs=0.1)
+    assert at[17_500] == pytest.approx(0.875, abs=0.1)
+
+
+# What is wrong with files
+
+
+def refused(call, *parts):
+    with pytest.raises(ValueError) as caught:
+        call()
+    for part in parts:
+        assert str(part) in str(caught.value)
+
+
+def test_check_names_the_field_of_what_it_finds(tmp_path):
+    good, empty, table = (tmp_path / name for name in ("a.txt", "empty.txt", "b.csv"))
+    good.write_text("Text.")
+    empty.touch()
+    table.write_text("a,b")
+    os.symlink(good, tmp_path / "again.txt")
+    field = "config.sources.fr.train="
+
+    def check(train, **fields):
+        return lambda: text.check("fr", files(train, **fields))
+
+    check(good)()
+    refused(check(tmp_path / "no*.txt"), field, "matches no file", tmp_path / "no*.txt")
+    refused(check(f"{good}, missing.txt"), "missing.txt matches no file", os.getcwd())
+    refused(check(" , "), field, "is empty")
+    refused(check(tmp_path), field, "is a directory", tmp_path / "*.txt")
+    refused(check(table), field, ".jsonl.zst, .parquet", "b.csv does not end in")
+    refused(check(empty), field, "empty.txt is empty (0 bytes)")
+    refused(
+        check(good, test=f"{tmp_path}/again.txt"),
+        "config.sources.fr.test=",
+        "again.txt is also in config.sources.fr.train",
+    )
+
+
+def test_what_check_refuses_is_refused_by_the_others_too(tmp_path):
+    source = files(tmp_path / "missing.txt")
+    refused(lambda: read(source, "fr"), "config.sources.fr.train=")
+    refused(lambda: text.fingerprint("fr", source), "config.sources.fr.train=")
+
+
+def test_a_line_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+
+    def reading(line):
+        path.write_bytes(b'{"text": "Fine."}\n' + line + b"\n")
+        return lambda: read(files(path))
+
+    where = f"{path}, line 2"
+    refused(reading(b'{"text": "half'), where, "is not valid JSON")
+    refused(reading(b'["text"]'), where, "JSON array, not an object")
+    refused(
+        reading(b'{"body": "x", "url": 1}'),
+        where,
+        "no field 'text'; it has: body, url",
+        "config.sources.en.field",
+    )
+    refused(reading(b'{"text": 3}'), where, "'text' is a JSON number", "config.sources.en.field")
+    refused(reading(b'{"text": null}'), where, "'text' is a JSON null")
+    refused(
+        reading(b'{"text": "x", "id": [1]}'),
+        where,
+        "'id' is a JSON array",
+        "config.sources.en.id_field",
+    )
+    refused(reading(b'{"text": "caf\xe9"}'), where, "is not UTF-8 text", "0xe9, at offset 13")
+    refused(reading(b"[" * 100_000), where, "is not valid JSON")
+
+
+def test_bytes_that_are_not_utf8_are_named_in_a_text_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo\nthr\xffee\n")
+    refused(lambda: read(files(tmp_path / "a.txt")), "a.txt, line 3", "not UTF-8", "offset 11")
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_truncated_or_damaged_compressed_data_is_named_after_what_could_be_read(tmp_path, ending):
+    kind = {".gz": "gzip", ".zst": "zstd"}[ending]
+    rows = [{"text": hashlib.sha512(b"%d" % i).hexdigest()} for i in range(5000)]
+    path = write_lines(tmp_path / f"a.jsonl{ending}", rows)
+    whole = path.read_bytes()
+    cut = [whole[: len(whole) // 2], whole[:-1]]
+    wrong_checksum = [whole[:-8] + bytes(4) + whole[-4:]] if ending == ".gz" else []
+    counts = []
+    for data in (*cut, *wrong_checksum, b"not compressed at all"):
+        path.write_bytes(data)
+        stream, count = text.documents("en", files(path)), 0
+        with pytest.raises(ValueError, match=f"the {kind} data is truncated or corrupt") as caught:
+            for _ in stream:
+                count += 1
+        assert f"{path}, after line {count}:" in str(caught.value)
+        counts.append(count)
+    assert 0 < counts[0] < counts[1] <= 5000 and counts[-1] == 0
+
+    (tmp_path / f"a.txt{ending}").write_bytes(whole[: len(whole) // 2])
+    refused(lambda: read(files(tmp_path / f"a.txt{ending}")), "a.txt", f"the {kind} data is")
+
+
+def test_frames_of_zstandard_that_follow_each_other_are_one_file(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstd(b'{"text": "One."}\n') + zstd(b'{"text": "Two."}\n'))
+    assert [d.text for _, d in read(files(path))] == ["One.", "Two."]
+
+
+def test_an_error_of_the_disk_is_not_taken_for_damaged_data(tmp_path, monkeypatch):
+    def failing(file, path):
+        yield b'{"text": "One."}'
+        raise OSError(errno.EIO, "Input/output error")
+
+    source = files(write_lines(tmp_path / "a.jsonl.gz", [{"text": "One."}]))
+    monkeypatch.setattr(files_lib, "_decompressed", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        read(source)
+
+
+# What is wrong with a Parquet file
+
+
+def test_a_parquet_file_without_the_column_is_refused_before_it_is_read(tmp_path):
+    path = write_table(tmp_path / "a.parquet", body=["x"], url=["u"])
+    for call in (text.check, lambda name, source: read(source, name)):
+        refused(
+            lambda call=call: call("fr", files(path)),
+            f"{path}: has no column 'text'; it has: body, url",
+            "config.sources.fr.field",
+        )
+    text.check("fr", files(path, field="body"))
+
+
+def test_a_value_of_parquet_that_is_not_a_string_is_named_by_its_row(tmp_path):
+    def reading(**columns):
+        return lambda: read(files(write_table(tmp_path / "a.parquet", **columns)))
+
+    path, field = tmp_path / "a.parquet", "config.sources.en.field"
+    texts = ["Text."] * 100
+    refused(
+        reading(text=[*texts, None, "x"]), f"{path}, row 101:", "'text' is a Parquet null", field
+    )
+    refused(reading(text=[1, 2]), f"{path}, row 1:", "'text' is a Parquet int64", field)
+    refused(reading(text=[b"x"]), f"{path}, row 1:", "'text' is a Parquet binary", field)
+    refused(reading(text=[["x"]]), f"{path}, row 1:", "'text' is a Parquet list", field)
+    refused(
+        reading(text=["x"], id=[1.5]),
+        f"{path}, row 1:",
+        "'id' is a Parquet double, not a string",
+        "config.sources.en.id_field",
+    )
+    refused(reading(text=["x"], id=[True]), f"{path}, row 1:", "'id' is a Parquet bool")
+    reading(text=["x"], id=[None], other=[1.5])()
+
+
+def test_what_a_parquet_file_has_instead_of_strings_is_found_by_check(tmp_path):
+    path = write_table(tmp_path / "a.parquet", text=[1, 2])
+    refused(lambda: text.check("en", files(path)), f"{path}, row 1:", "Parquet int64")
+
+
+def test_bytes_of_parquet_that_are_not_utf8_are_named_by_their_row(tmp_path):
+    values = pyarrow.array([b"fine"] * 70 + [b"thr\xffee"])
+    offsets, data = values.buffers()[1:]
+    strings = pyarrow.StringArray.from_buffers(len(values), offsets, data)
+    path = write_table(tmp_path / "a.parquet", text=strings)
+    refused(lambda: read(files(path)), f"{path}, row 71: is not UTF-8 text (byte 0xff, at offset 3")
+
+
+def test_a_truncated_or_damaged_parquet_file_is_named(tmp_path):
+    noise = random.Random(0)
+    texts = [noise.randbytes(500).hex() for _ in range(2000)]
+    path = tmp_path / "a.parquet"
+    # Checksums of pages are off by default, so the damage must be where it cannot be text.
+    parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=500)
+    whole = path.read_bytes()
+    message = "the Parquet data is truncated or corrupt"
+    for data in (whole[: len(whole) // 2], whole[:-1], b"not Parquet at all"):
+        path.write_bytes(data)
+        for call in (text.check, text.size, lambda name, source: read(source, name)):
+            arguments = (files(path),) if call is text.size else ("en", files(path))
+            refused(
+                lambda call=call, arguments=arguments: call(*arguments),
+                f"{path}, at its end: {message}",
+            )
+    half = len(whole) // 2
+    path.write_bytes(whole[:half] + bytes(len(whole) // 4) + whole[half + len(whole) // 4 :])
+    text.check("en", files(path))
+    stream, count = text.documents("en", files(path)), 0
+    with pytest.raises(ValueError, match=message) as caught:
+        for _ in stream:
+            count += 1
+    assert f"{path}, after row {count}:" in str(caught.value) and 900 <= count < 1500
+
+
+# Fingerprints of files
+
+
+def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
+    prints = []
+    for directory in ("here", "there"):
+        (tmp_path / directory).mkdir()
+        path = write_lines(tmp_path / directory / "a.jsonl", [{"text": "One."}])
+        os.utime(path, (len(prints), len(prints)))
+        prints.append(text.fingerprint("en", files(path)))
+    assert prints[0] == prints[1] == text.fingerprint("other_name", files(path))
+    # Whatever changes the documents or their splits changes it.
+    other = write_lines(tmp_path / "b.jsonl", [{"text": "Two."}])
+    changed = [
+        files(other),
+        files(path, field="body"),
+        files(path, id_field="url"),
+        files(path, test=str(other)),
+        files(path, validation=str(other)),
+        files(f"{path},{other}"),
+        files(f"{other},{path}"),
+    ]
+    prints += [text.fingerprint("en", source) for source in changed]
+    path.write_text('{"text": "Two."}\n')
+    prints.append(text.fingerprint("en", files(path)))
+    path.rename(tmp_path / "renamed.jsonl")
+    prints.append(text.fingerprint("en", files(tmp_path / "renamed.jsonl")))
+    assert len(set(prints[1:])) == len(prints[1:])
+
+
+def test_a_cached_digest_saves_reading_the_file_until_it_changes(tmp_path, monkeypatch):
+    hashed = []
+    digest = hashlib.file_digest
+
+    def recording(file, kind):
+        hashed.append(os.path.basename(file.name))
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", recording)
+    cache = tmp_path / "cache" / "digests.json"
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "b.txt").write_text("Two.")
+    source = files(tmp_path / "*.txt")
+    first = text.fingerprint("en", source, cache)
+    assert text.fingerprint("en", source, cache) == first == text.fingerprint("en", source)
+    assert hashed == ["a.txt", "b.txt"] * 2  # the second time without a cache
+
+    (tmp_path / "b.txt").write_text("Too.")
+    os.utime(tmp_path / "b.txt", ns=(5, 5))
+    assert text.fingerprint("en", source, cache) != first
+    text.fingerprint("en", files(tmp_path / "a.txt"), cache)  # still known
+    assert hashed[4:] == ["b.txt"]
+    assert os.listdir(cache.parent) == ["digests.json"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": ', "\x00", "{}"])
+def test_a_corrupt_cache_is_ignored_and_replaced(tmp_path, content):
+    cache = tmp_path / "digests.json"
+    cache.write_text(content)
+    (tmp_path / "a.txt").write_text("One.")
+    source = files(tmp_path / "a.txt")
+    assert text.fingerprint("en", source, cache) == text.fingerprint("en", source)
+    assert list(json.loads(cache.read_text()).values()) == [hashlib.sha256(b"One.").hexdigest()]
+
+
+def test_the_size_of_a_source_counts_what_there_is_to_train_on(tmp_path):
+    row = [{"text": "word " * 1000}]
+    plain = write_lines(tmp_path / "a.jsonl", row)
+    packed = write_lines(tmp_path / "b.jsonl.gz", row)
+    packed_more = write_lines(tmp_path / "c.jsonl.zst", row)
+    expected = plain.stat().st_size + 3 * (packed.stat().st_size + packed_more.stat().st_size)
+    assert text.size(files(tmp_path / "*", test="elsewhere")) == expected
+
+
+def test_the_size_of_a_parquet_file_is_that_of_its_text(tmp_path):
+    noise = random.Random(0)
+    texts = [noise.randbytes(1000).hex() for _ in range(300)]
+    others = [noise.randbytes(1000).hex() for _ in range(300)]
+    path = write_table(tmp_path / "a.parquet", id=list(range(300)), text=texts, other=others)
+    # Lengths, and what Parquet says of each page, are little beside the text.
+    assert text.size(files(path)) == pytest.approx(600_000, rel=0.05)
