@@ -133,6 +133,11 @@ def _check_field(config: ml_collections.ConfigDict, name: str) -> None:
                     f"--{name} is the ratio of a language that is not declared. "
                     f"config.languages has: {', '.join(config.languages)}."
                 )
+            if not here:
+                refuse(
+                    f"--{name}: {group} is empty. Set all of it, as in "
+                    f"--{group}=\"{{'{part}': ...}}\"."
+                )
             refuse(config_lib.unknown_field(group, part, list(here)))
         here = here[part]
         group += f".{part}"

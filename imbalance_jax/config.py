@@ -79,6 +79,11 @@ class SyntheticConfig:
             _require_at_least(f"sources.*.synthetic.{name}", getattr(self, name), 0)
         for name in ("lemmas", "topics", "depth"):
             _require_at_least(f"sources.*.synthetic.{name}", getattr(self, name), 1)
+        if self.depth > 12:
+            raise ValueError(
+                f"config.sources.*.synthetic.depth={self.depth} makes sentences of "
+                f"2**{self.depth} - 1 words. Set it to 12 or less."
+            )
         if self.lemmas % self.topics:
             raise ValueError(
                 f"config.sources.*.synthetic.topics={self.topics} does not divide "
@@ -198,9 +203,9 @@ def _check_firsts(field: str, schedule: Schedule) -> None:
 class MixtureConfig:
     """What every block of the training stream is made of."""
 
-    ratio: Mapping[str, int] = dataclasses.field(default_factory=dict)  # tag -> sequences
     # Above 0, in place of ratio: in proportion to a source's tokens to the power 1/temperature.
     temperature: float = 0.0
+    ratio: Mapping[str, int] = dataclasses.field(default_factory=dict)  # tag -> sequences
     # (first step, ratio) of each stage, the first at step 0; () is `ratio` throughout. All
     # firsts are steps, or all are fractions of config.steps: 0.5, rounded down to a step.
     stages: Schedule = ()
@@ -501,6 +506,7 @@ def _check_languages(
 
 
 def _check_vocabulary(vocabulary: VocabularyConfig, sources: Mapping[str, SourceConfig]) -> None:
+    tokenizer_path = vocabulary.tokenizer.path
     for name, part in vocabulary.mix.items():
         if name not in sources:
             raise ValueError(
@@ -511,6 +517,13 @@ def _check_vocabulary(vocabulary: VocabularyConfig, sources: Mapping[str, Source
     if vocabulary.mix and not any(vocabulary.mix.values()):
         raise ValueError("config.vocabulary.mix is zero for every source. Give one of them 1.")
     if vocabulary.layout != "joint":
+        for name, value in (("mix", dict(vocabulary.mix)), ("tokenizer.path", tokenizer_path)):
+            if value:
+                raise ValueError(
+                    f"config.vocabulary.{name}={value!r} is for a joint tokenizer, but config."
+                    f"vocabulary.layout={vocabulary.layout!r}. Set config.vocabulary.layout=joint, "
+                    f"or leave config.vocabulary.{name} empty."
+                )
         return
     for name, source in sources.items():
         if source.kind == "synthetic":
@@ -531,7 +544,7 @@ def _check_parallel(
 ) -> None:
     field = f"parallel.{name}"
     _require_name(field, name, "name")
-    if len(set(parallel.sources)) != 2:
+    if len(parallel.sources) != 2 or len(set(parallel.sources)) != 2:
         raise ValueError(
             f"config.{field}.sources={parallel.sources!r} must name two sources, such as "
             "('en', 'fr')."
@@ -599,8 +612,8 @@ def _check_mixture(
 def _first_step(first: int | float, steps: int) -> int:
     """Returns the step at which a stage begins, written as a step or as a fraction of all."""
     if isinstance(first, float):
-        # Through text, so that 0.7 is seven tenths exactly.
-        return int(fractions.Fraction(str(first)) * steps)
+        # So that 0.7 is seven tenths exactly, and 1 / 3 a third.
+        return int(fractions.Fraction(first).limit_denominator(1_000_000) * steps)
     return first
 
 

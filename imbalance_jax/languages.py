@@ -119,13 +119,15 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
                 ids[tag] = size + np.arange(source.size)
                 size += source.size
 
+    padded = [tag for tag, source in sources.items() if source.pad_id == 0]
+    padding = min((int(ids[tag][0]) for tag in padded), default=0)
     for tag, source in sources.items():
         language = config.languages[tag]
         if language.clone_of:
             anchored_U = ~cloned_ids(source, language, config.vocabulary)
             ids[tag] = np.where(anchored_U, ids[language.clone_of], ids[tag])
-        if source.pad_id == 0:
-            ids[tag][0] = 0
+        if tag in padded:
+            ids[tag][0] = padding
     size = _separate(config.vocabulary.separator, ids, sources, size)
 
     widest = max(source.size for source in sources.values())

@@ -220,8 +220,7 @@ class Trainer:
             "flop_convention": model_lib.FLOP_CONVENTION,
             "peak_flops": dataclasses.asdict(peak),
             "sources": {
-                name: {"kind": config.sources[name].kind}
-                | {k: source.about[k] for k in _ABOUT}
+                name: {"kind": config.sources[name].kind} | {k: source.about[k] for k in _ABOUT}
                 for name, source in self.sources.items()
             },
             "parallel": {name: dict(set_.about) for name, set_ in self.parallel.items()},

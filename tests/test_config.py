@@ -1,12 +1,15 @@
 """Behaviours of config.py, and of how cli.py reads a config from the command line."""
 
 import dataclasses
+import fractions
 import json
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
+import textwrap
 
 import ml_collections
 import pytest
@@ -23,9 +26,19 @@ def two_clones(ratio="3:1", scale="demo"):
     return config_lib.cloned(scale=scale, ratio=ratio)
 
 
-def changed(**changes):
-    """Returns the plain values of a run on two clones; changes are fields joined by __."""
-    values = two_clones().to_dict()
+def spoken():
+    """Returns a run on two languages, from files, with a set of parallel texts."""
+    return cli.load(f"{ROOT}/configs/en_fr.py:scale=demo,files=DIR")
+
+
+def toys():
+    """Returns a run on two toy languages, which are parallel."""
+    return cli.load(f"{ROOT}/configs/toy.py")
+
+
+def changed(made=two_clones, **changes):
+    """Returns the plain values of a run, on two clones; changes are fields joined by __."""
+    values = made().to_dict()
     for name, value in changes.items():
         *groups, field = name.split("__")
         target = values
@@ -35,8 +48,8 @@ def changed(**changes):
     return values
 
 
-def resolved(**changes):
-    return config_lib.resolve(changed(**changes))
+def resolved(made=two_clones, **changes):
+    return config_lib.resolve(changed(made, **changes))
 
 
 # Config files
@@ -51,13 +64,221 @@ def test_every_config_file_resolves_at_every_scale(file, scale):
     assert (config.steps, config.model.D) == (size["steps"], size["model.D"])
     for source in config.sources.values():
         assert source.tokenizer.vocab_size == size["tokenizer.vocab_size"]
+    joint = config.vocabulary.tokenizer.vocab_size
+    assert joint == size["tokenizer.vocab_size"] * len(config.sources)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_config_file_says_how_it_is_run(file):
-    assert f"--config=configs/{file.name}" in file.read_text().split('"""')[1]
+    says = file.read_text().split('"""')[1]
+    commands = re.findall(r"--config=(configs/\S+)", says)
+    assert commands[0].startswith(f"configs/{file.name}")
+    for command in commands:
+        config_lib.resolve(cli.load(f"{ROOT}/{command}"))
     get_config = runpy.run_path(str(file))["get_config"]
-    assert get_config() == get_config("scale=demo")
+    scale = "pico" if file.name == "en_fr.py" else "demo"
+    assert get_config() == get_config(f"scale={scale}")
+
+
+# file -> choices that it documents, and fields that follow from them.
+CHOICES = {
+    "50_50.py": {},
+    "90_10.py": {
+        "ratio=95:5": {"mixture.ratio": {"en1": 95, "en2": 5}},
+        "ratio=0:1": {"mixture.ratio": {"en1": 0, "en2": 1}},
+        "ratio=8:1:1": {"mixture.ratio": {"en1": 8, "en2": 1, "en3": 1}},
+    },
+    "anchors.py": {
+        "anchors=0": {"languages.en2.anchors": 0.0},
+        "anchors=0.2": {"languages.en2.anchors": 0.2},
+        "anchors=1": {"languages.en2.anchors": 1.0},
+        **{
+            f"choice={choice}": {"languages.en2.anchor_choice": choice}
+            for choice in ("reference", "frequent", "rare")
+        },
+        **{f"measure={m}": {"languages.en2.anchor_measure": m} for m in ("ids", "tokens")},
+        **{
+            f"specials={specials}": {"vocabulary.anchor_specials": specials}
+            for specials in ("reference", "never", "always")
+        },
+    },
+    "dials.py": {
+        "dial=none": {"languages.en2.clone_of": "en1", "mixture.ratio": {"en1": 90, "en2": 10}},
+        "dial=none,ratio=1:1": {"mixture.ratio": {"en1": 1, "en2": 1}},
+        "dial=tokenizer": {"languages.en2.source": "en2", "mixture.content": "disjoint"},
+        "dial=tokenizer,ratio=1:1": {"mixture.ratio": {"en1": 1, "en2": 1}},
+        "dial=reversed": {"languages.en2.words": "reversed"},
+        "dial=permuted": {"languages.en2.words": "permuted"},
+        "dial=placebo": {"languages.en2.words": "shuffled"},
+        "dial=separator": {"vocabulary.separator": "shared"},
+        "dial=document": {"mixture.switch": "document"},
+    },
+    "en_fr.py": {
+        "ratio=90:10": {"mixture.ratio": {"en": 90, "fr": 10}},
+        **{f"layout={n}": {"vocabulary.layout": n} for n in ("disjoint", "merged", "joint")},
+        **{f"content={n}": {"mixture.content": n} for n in ("shared", "disjoint")},
+        "stages=0.1_0.9": {
+            "mixture.stages": [[0, {"en": 9, "fr": 1}], [0.5, {"en": 1, "fr": 9}]],
+            "mixture.same_total_as": [],
+        },
+        "files=DIR": {
+            "sources.fr.kind": "files",
+            "sources.fr.train": "DIR/fr.train.jsonl.gz",
+            "sources.en.test": "DIR/en.test.jsonl.gz",
+            "parallel.en_fr.path": "DIR/parallel.jsonl.gz",
+        },
+        "layout=joint,content=disjoint": {
+            "sources.fr.kind": "tfds",
+            "sources.fr.dataset": "wiki40b/fr",
+            "sources.en.markup": "wiki40b",
+        },
+    },
+    "schedule.py": {
+        "stages=0.1_0.9": {
+            "mixture.stages": [[0, {"en1": 9, "en2": 1}], [0.5, {"en1": 1, "en2": 9}]]
+        },
+        "stages=0.0_1.0": {
+            "mixture.stages": [[0, {"en1": 1, "en2": 0}], [0.5, {"en1": 0, "en2": 1}]]
+        },
+        "stages=0.1_0.9_0.5_0.5": {},
+        "stages=0.05_0.65_0.65_0.65": {},
+        "stages=0.0_0.5_1.0": {},
+        "stages=0.5": {"mixture.stages": [[0, {"en1": 1, "en2": 1}]]},
+    },
+    "ten_languages.py": {
+        "main=0": {"mixture.ratio.en1": 0},
+        "main=10": {},
+        "main=50": {},
+        "main=100": {"mixture.ratio.en10": 0},
+    },
+    "toy.py": {
+        "ratio=2:1:1": {"mixture.ratio": {"toy0": 2, "toy1": 1, "toy2": 1}},
+        "overlap=0.2": {
+            "sources.toy0.synthetic.overlap": 0.2,
+            "sources.toy1.synthetic.overlap": 0.2,
+        },
+        **{
+            f"order={order}": {
+                "sources.toy0.synthetic.order": "head_first",
+                "sources.toy1.synthetic.order": order,
+            }
+            for order in ("head_first", "head_middle", "head_last")
+        },
+        **{f"layout={n}": {"vocabulary.layout": n} for n in ("disjoint", "merged")},
+    },
+}
+
+
+def field_of(plain, name):
+    for part in name.split("."):
+        plain = plain[part]
+    return plain
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_choice_that_a_file_documents_sets_what_it_says(file):
+    choices = CHOICES[file.name]
+    for choice, fields in choices.items():
+        for scale in config_lib.SCALES:
+            config = config_lib.resolve(cli.load(f"{file}:scale={scale},{choice}"))
+            assert config.steps == config_lib.SCALES[scale]["steps"]
+            plain = config_lib.to_dict(config)
+            assert {name: field_of(plain, name) for name in fields} == fields
+    # There is no choice that is not tried here, nor one that the file does not explain.
+    get_config = runpy.run_path(str(file))["get_config"]
+    with pytest.raises(ValueError, match="no choice 'other'. It offers: ") as refused:
+        get_config("other=1")
+    offered = set(re.findall(r"(\w+)=", str(refused.value).partition("offers: ")[2]))
+    assert offered == {"scale"} | {part.split("=")[0] for c in choices for part in c.split(",")}
+    says = file.read_text().split('"""')[1]
+    assert all(name in says for name in offered)
+
+
+WRONG_CHOICES = {
+    "90_10.py:ratio=90": "such as 90:10",
+    "90_10.py:ratio=0:0": "config.mixture.ratio is zero for every language",
+    "50_50.py:ratio=1:1": "It offers: scale=demo",
+    "anchors.py:anchors=few": "anchors=few: write a share from 0 to 1",
+    "anchors.py:anchors=1.5": "config.languages.en2.anchors=1.5 must lie in 0 to 1",
+    "anchors.py:anchors=nan": "config.languages.en2.anchors=nan must lie in 0 to 1",
+    "anchors.py:choice=common": "anchor_choice='common' is not one of 'reference', 'frequent',",
+    "anchors.py:measure=types": "anchor_measure='types' is not one of 'ids', 'tokens'",
+    "anchors.py:specials=no": "config.vocabulary.anchor_specials='no' is not one of",
+    "dials.py:dial=loud": "dial=loud: choose one of none, tokenizer, reversed",
+    "dials.py:dial=tokenizer,ratio=1:1:1": "ratio=1:1:1: write 2 parts, for en1, en2",
+    "en_fr.py:ratio=1:1:1": "ratio=1:1:1: write 2 parts, for en, fr",
+    "en_fr.py:layout=anchored": "config.vocabulary.layout='anchored' is not one of 'disjoint',",
+    "en_fr.py:content=split": "config.mixture.content='split' is not one of 'shared', 'disjoint'",
+    "en_fr.py:stages=often": "stages=often: write the share of fr in each stage",
+    "schedule.py:stages=0.1_1.1": "stages=0.1_1.1: write the share of en2 in each stage",
+    "schedule.py:stages=0.1__0.9": "stages=0.1__0.9: write the share of en2",
+    "schedule.py:stages=1/0": "stages=1/0: write the share of en2",
+    "schedule.py:stages=nan_0.5": "stages=nan_0.5: write the share of en2",
+    "schedule.py:stages=0.1_0.8": "same_total_as gives en1 24,000 sequences in all, but",
+    "ten_languages.py:main=50.5": "main=50.5: write a percentage in whole numbers, such as 50",
+    "ten_languages.py:main=101": "main=101: write a percentage",
+    "ten_languages.py:main=-1": "main=-1: write a percentage",
+    "toy.py:overlap=much": "overlap=much: write a share from 0 to 1",
+    "toy.py:overlap=2": "synthetic.overlap=2.0 must lie in 0 to 1",
+    "toy.py:order=free": "synthetic.order='free' is not one of 'head_first', 'head_middle',",
+    "toy.py:layout=joint": "Set config.vocabulary.layout=merged",
+    "toy.py:ratio=100": "such as 90:10",
+}
+
+
+@pytest.mark.parametrize("choice", WRONG_CHOICES)
+def test_a_wrong_choice_is_refused_in_one_line_with_what_to_write(capsys, choice):
+    try:
+        config_lib.resolve(cli.load(f"{ROOT}/configs/{choice}"))
+        message = ""
+    except SystemExit as exit_:
+        assert exit_.code == 2
+        message = capsys.readouterr().err.strip()
+    except ValueError as error:
+        message = str(error)
+    assert WRONG_CHOICES[choice] in message and len(message.splitlines()) == 1
+
+
+def test_each_dial_differs_from_a_clone_in_one_thing():
+    def differences(dial):
+        found = [
+            config_lib.to_dict(config_lib.resolve(cli.load(f"{ROOT}/configs/dials.py:dial={d}")))
+            for d in (dial, "none")
+        ]
+        return [name for name, _, _ in config_lib.differences(*found)]
+
+    assert differences("none") == []
+    for dial, field in {
+        "reversed": "languages.en2.words",
+        "permuted": "languages.en2.words",
+        "placebo": "languages.en2.words",
+        "separator": "vocabulary.separator",
+        "document": "mixture.switch",
+    }.items():
+        assert differences(dial) == [f"config.{field}"]
+    config = config_lib.resolve(cli.load(f"{ROOT}/configs/dials.py:dial=tokenizer"))
+    one, two = config.sources["en1"], config.sources["en2"]
+    assert two.tokenizer.vocab_size * 2 == one.tokenizer.vocab_size
+    assert dataclasses.replace(two, tokenizer=one.tokenizer) == one
+    clone = config_lib.resolve(cli.load(f"{ROOT}/configs/dials.py"))
+    assert one == clone.sources["en"] and config.mixture.ratio == clone.mixture.ratio
+
+
+@pytest.mark.parametrize("main, clone", [(50, 5.556), (10, 10), (37, 7), (0, 11.111), (100, 0)])
+def test_of_ten_languages_the_first_gets_what_main_says_and_the_others_equal_parts(main, clone):
+    config = config_lib.resolve(cli.load(f"{ROOT}/configs/ten_languages.py:main={main}"))
+    ratio = dict(config.mixture.ratio)
+    assert config.tags == tuple(f"en{n}" for n in range(1, 11)) and set(ratio) == set(config.tags)
+    percent = {tag: 100 * count / sum(ratio.values()) for tag, count in ratio.items()}
+    assert percent.pop("en1") == main
+    assert {round(share, 3) for share in percent.values()} == {clone}
+    assert [config.languages[tag].clone_of for tag in percent] == ["en1"] * 9
+
+
+def test_ten_languages_of_the_reference_have_short_blocks():
+    for main, block in ((50, 18), (10, 10)):
+        config = config_lib.resolve(cli.load(f"{ROOT}/configs/ten_languages.py:main={main}"))
+        assert sum(config_lib.reduced(config.mixture.ratio).values()) == block
 
 
 def test_the_scales_of_the_reference_study_are_its_own():
@@ -73,6 +294,15 @@ def test_the_scales_of_the_reference_study_are_its_own():
         assert config.batch_size == (256 if scale == "medium" else 128)
         # The same text at each scale, but for half a batch.
         assert abs(config.steps * config.batch_size - 18265 * 128) <= 128
+
+
+def test_toy_languages_say_the_same_in_languages_of_their_own():
+    config = config_lib.resolve(cli.load(f"{ROOT}/configs/toy.py:ratio=1:1:1,order=head_last"))
+    assert [config.sources[f"toy{n}"].synthetic.language for n in range(3)] == [0, 1, 2]
+    assert {name: set_.sources for name, set_ in config.parallel.items()} == {
+        "toy0_toy1": ("toy0", "toy1"),
+        "toy0_toy2": ("toy0", "toy2"),
+    }
 
 
 def test_the_choices_behind_the_colon_are_what_the_file_offers():
@@ -190,14 +420,257 @@ WRONG = {
         r"config\.languages\.en1\.anchors=0\.5 applies to clones only",
     ),
     "a fractional seed": ({"mixture__seed": 0.5}, r"config\.mixture\.seed=0\.5 must be of type"),
+    "a seed below": ({"mixture__seed": -2}, r"config\.mixture\.seed=-2 must be -1 or more"),
+    "no such layout": (
+        {"vocabulary__layout": "anchored"},
+        r"config\.vocabulary\.layout='anchored' is not one of 'disjoint', 'merged', 'joint'",
+    ),
+    "no such separator": (
+        {"vocabulary__separator": "cloned"},
+        r"config\.vocabulary\.separator='cloned' is not one of 'layout', 'own', 'shared'",
+    ),
+    "no such rule for specials": (
+        {"vocabulary__anchor_specials": "own"},
+        r"config\.vocabulary\.anchor_specials='own' is not one of 'reference', 'never', 'always'",
+    ),
+    "no such measure": (
+        {"languages__en2__anchor_measure": "types"},
+        r"config\.languages\.en2\.anchor_measure='types' is not one of 'ids', 'tokens'",
+    ),
+    "no such choice": (
+        {"languages__en2__anchor_choice": "all"},
+        r"languages\.en2\.anchor_choice='all' is not one of 'reference', 'frequent', 'rare'",
+    ),
+    "no such order of words": (
+        {"languages__en2__words": "sorted"},
+        r"languages\.en2\.words='sorted' is not one of 'as_written', 'reversed', 'permuted', 'shuf",
+    ),
+    "a block of one word": (
+        {"languages__en2__words_block": 1},
+        r"config\.languages\.en2\.words_block=1 must be 2 or more",
+    ),
+    "no such order": (
+        {"mixture__order": "random"},
+        r"config\.mixture\.order='random' is not one of 'shuffled', 'sequential'",
+    ),
+    "no such switch": (
+        {"mixture__switch": "sentence"},
+        r"config\.mixture\.switch='sentence' is not one of 'window', 'document'",
+    ),
+    "no such content": (
+        {"mixture__content": "own"},
+        r"config\.mixture\.content='own' is not one of 'shared', 'disjoint'",
+    ),
+    "no such reuse": (
+        {"mixture__reuse": "all"},
+        r"config\.mixture\.reuse='all' is not one of 'same_language', 'any', 'forbid'",
+    ),
+    "no such end": (
+        {"mixture__on_exhaustion": "wrap"},
+        r"config\.mixture\.on_exhaustion='wrap' is not one of 'repeat', 'stop', 'error'",
+    ),
+    "a temperature below zero": (
+        {"mixture__temperature": -1.0},
+        r"config\.mixture\.temperature=-1\.0 must be 0 or more",
+    ),
+    "no temperature": (
+        {"mixture__temperature": float("nan")},
+        r"config\.mixture\.temperature=nan must be 0 or more",
+    ),
+    "a temperature and stages": (
+        {"mixture__temperature": 2.0, "mixture__stages": [[0, {"en1": 1, "en2": 1}]]},
+        r"config\.mixture\.temperature=2\.0 makes the ratio .*config\.mixture\.stages says another",
+    ),
+    "a temperature and a total": (
+        {"mixture__temperature": 2.0, "mixture__same_total_as": [[0, {"en1": 1, "en2": 1}]]},
+        r"config\.mixture\.temperature=2\.0 .*config\.mixture\.same_total_as says another one. Set",
+    ),
+    "too few joint pieces": (
+        {"vocabulary__tokenizer__vocab_size": 259},
+        r"config\.vocabulary\.tokenizer\.vocab_size=259 must be 260 or more",
+    ),
+    "no such type of joint tokenizer": (
+        {"vocabulary__tokenizer__model_type": "word"},
+        r"config\.vocabulary\.tokenizer\.model_type='word' is not one of 'bpe', 'unigram'",
+    ),
+    "no such type of tokenizer": (
+        {"sources__en__tokenizer__model_type": "word"},
+        r"config\.sources\.en\.tokenizer\.model_type='word' is not one of 'bpe', 'unigram'",
+    ),
+    "a mix of what is no source": (
+        {"vocabulary__layout": "joint", "vocabulary__mix": {"fr": 1}},
+        r"config\.vocabulary\.mix\.fr is not a source. config\.sources has: en",
+    ),
+    "a part below zero": (
+        {"vocabulary__layout": "joint", "vocabulary__mix": {"en": -1}},
+        r"config\.vocabulary\.mix\.en=-1 must be 0 or more",
+    ),
+    "a part of a part": (
+        {"vocabulary__layout": "joint", "vocabulary__mix": {"en": 0.5}},
+        r"config\.vocabulary\.mix\.en=0\.5 must be of type int",
+    ),
+    "a mix of nothing": (
+        {"vocabulary__layout": "joint", "vocabulary__mix": {"en": 0}},
+        r"config\.vocabulary\.mix is zero for every source.*Give one of them 1",
+    ),
+    "a joint tokenizer and one of its own": (
+        {"vocabulary__layout": "joint", "sources__en__tokenizer__path": "en.model"},
+        r"config\.sources\.en\.tokenizer\.path names .*Set config\.vocabulary\.tokenizer\.path",
+    ),
+    "a joint tokenizer of words": (
+        {"vocabulary__layout": "joint", "sources__en__kind": "synthetic"},
+        r"config\.sources\.en is synthetic and made of words. Set config\.vocabulary\.layout=mer",
+    ),
+    "no such markup": (
+        {"sources__en__markup": "html"},
+        r"config\.sources\.en\.markup='html' is not one of 'none', 'wiki40b'",
+    ),
+    **{
+        f"a {split} file that is not read": (
+            {f"sources__en__{split}": "a.txt"},
+            rf"config\.sources\.en\.{split} names a file, but .*kind='docstrings' reads none. Set ",
+        )
+        for split in ("train", "validation", "test")
+    },
+    "a dataset without a name": (
+        {"sources__en__kind": "tfds"},
+        r"config\.sources\.en\.kind='tfds' needs config\.sources\.en\.dataset: .*such as wiki40b/",
+    ),
+    "a dataset that is not read": (
+        {"sources__en__dataset": "wiki40b/en"},
+        r"config\.sources\.en\.dataset='wiki40b/en' is a TFDS .*Set config\.sources\.en\.kind=tfds",
+    ),
+    "no such order of heads": (
+        {"sources__en__synthetic__order": "head_none"},
+        r"synthetic\.order='head_none' is not one of 'head_first', 'head_middle', 'head_last'",
+    ),
+    **{
+        f"a {name} below {least}": (
+            {f"sources__en__synthetic__{name}": least - 1},
+            rf"config\.sources\.\*\.synthetic\.{name}={least - 1}(\.0)? must be {least} or more",
+        )
+        for name, least in {
+            "world": 0,
+            "language": 0,
+            "tokens": 0,
+            "zipf": 0,
+            "lemmas": 1,
+            "topics": 1,
+            "depth": 1,
+        }.items()
+    },
+    "sentences of too many words": (
+        {"sources__en__synthetic__depth": 13},
+        r"config\.sources\.\*\.synthetic\.depth=13 makes sentences of .*Set it to 12 or less",
+    ),
+    "topics that do not divide": (
+        {"sources__en__synthetic__topics": 7},
+        r"synthetic\.topics=7 does not divide lemmas=1024. Set lemmas to a multiple of topics",
+    ),
+    "an overlap of more than all": (
+        {"sources__en__synthetic__overlap": 1.01},
+        r"config\.sources\.\*\.synthetic\.overlap=1\.01 must lie in 0 to 1",
+    ),
+    "no overlap": (
+        {"sources__en__synthetic__overlap": float("nan")},
+        r"config\.sources\.\*\.synthetic\.overlap=nan must lie in 0 to 1",
+    ),
+    "other words of a text without end": (
+        {"sources__en__kind": "synthetic", "languages__en2__words": "reversed"},
+        r"config\.languages\.en2\.words='reversed' needs a text with an end. Set synthetic\.tokens",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_field_is_refused_by_name_with_what_to_write(case):
     changes, message = WRONG[case]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         resolved(**changes)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+WRONG_PARALLEL = {
+    "one source": ({"sources": ("en",)}, r"sources=\('en',\) must name two sources, such as"),
+    "no source": ({"sources": ()}, r"sources=\(\) must name two sources, such as \('en', 'fr'\)"),
+    "one source twice": (
+        {"sources": ("en", "en")},
+        r"sources=\('en', 'en'\) must name two sources",
+    ),
+    "two sources thrice": ({"sources": ("en", "fr", "fr")}, r"sources=.* must name two sources"),
+    "a source that is not there": (
+        {"sources": ("en", "de")},
+        r"sources has 'de', which is not declared. config\.sources has: en, fr",
+    ),
+    "one field": ({"fields": ("en",)}, r"fields=\('en',\) must be two, or \(\)"),
+    "three fields": ({"fields": ("a", "b", "c")}, r"fields=\('a', 'b', 'c'\) must be two, or"),
+    "no file": ({"path": ""}, r"path is empty. Name a \.jsonl file with a pair of texts on each"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_PARALLEL)
+def test_parallel_texts_that_cannot_be_are_refused_by_their_field(case):
+    fields, message = WRONG_PARALLEL[case]
+    changes = {f"parallel__en_fr__{name}": value for name, value in fields.items()}
+    with pytest.raises(ValueError, match=rf"config\.parallel\.en_fr\.{message}"):
+        resolved(spoken, **changes)
+
+
+@pytest.mark.parametrize("name", ["en-fr", "EN", ""])
+def test_a_set_of_parallel_texts_has_a_name_like_a_tag(name):
+    values = changed(spoken)
+    values["parallel"][name] = values["parallel"].pop("en_fr")
+    with pytest.raises(ValueError, match="a name is made of a-z, 0-9 and _ only"):
+        config_lib.resolve(values)
+
+
+@pytest.mark.parametrize("dial", [{"world": 1}, {"lemmas": 2048}, {"zipf": 2.0}, {"depth": 2}])
+def test_toy_languages_are_parallel_only_where_they_say_the_same(dial):
+    [(name, value)] = dial.items()
+    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: .* where world, lemmas"):
+        resolved(toys, **{f"sources__toy1__synthetic__{name}": value})
+    # What makes the language, not what it says.
+    for name, value in {"language": 7, "order": "head_last", "overlap": 0.5, "tokens": 9}.items():
+        resolved(toys, **{f"sources__toy1__synthetic__{name}": value})
+
+
+def test_toy_languages_are_parallel_to_no_text_and_by_no_file():
+    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: .*path is empty"):
+        resolved(toys, parallel__toy0_toy1__path="pairs.jsonl")
+    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: synthetic sources"):
+        resolved(toys, sources__toy1=config_lib.to_dict(config_lib.SourceConfig()))
+
+
+@pytest.mark.parametrize("name", ["EN", "e n", "en-1", ""])
+def test_a_source_has_a_name_like_a_tag(name):
+    values = changed()
+    values["sources"][name] = config_lib.to_dict(config_lib.SourceConfig())
+    with pytest.raises(ValueError, match="a name is made of a-z, 0-9 and _ only"):
+        config_lib.resolve(values)
+
+
+def test_words_in_another_order_take_a_toy_text_with_an_end():
+    changes = {"sources__en__kind": "synthetic", "sources__en__synthetic__tokens": 1000}
+    config = resolved(**changes, languages__en2__words="reversed")
+    assert config.languages["en2"].words == "reversed"
+
+
+def test_a_joint_vocabulary_and_its_mix_are_those_of_the_config():
+    config = resolved(spoken, vocabulary__layout="joint", vocabulary__mix={"en": 9, "fr": 0})
+    assert dict(config.vocabulary.mix) == {"en": 9, "fr": 0}
+    with pytest.raises(TypeError):
+        config.vocabulary.mix["fr"] = 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vocabulary__mix": {"en": 1}}, {"vocabulary__tokenizer__path": "both.model"}],
+    ids=["mix", "path"],
+)
+def test_what_only_a_joint_tokenizer_has_is_refused_without_one(changes):
+    with pytest.raises(ValueError, match=r"Set config\.vocabulary\.layout=joint"):
+        resolved(spoken, **changes)
+    resolved(spoken, vocabulary__layout="joint", **changes)
 
 
 @pytest.mark.parametrize("name", ["EN2", "en-2", "en 2", "en.2", ""])
@@ -261,8 +734,9 @@ def test_a_stage_is_a_step_and_a_ratio_of_all_languages():
         resolved(mixture__stages=[5])
     with pytest.raises(ValueError, match=r"config\.mixture\.stages\[0\]=.* must have 2 parts"):
         resolved(mixture__stages=[[0]])
-    with pytest.raises(ValueError, match=r"config\.mixture\.stages\[0\]\[0\]=0\.5 must be of type"):
-        resolved(mixture__stages=stages(0.5))
+    for first in ("5", None, True, (5,)):
+        with pytest.raises(ValueError, match=r"config\.mixture\.stages\[0\]\[0\]=.* must be a num"):
+            resolved(mixture__stages=stages(first))
     with pytest.raises(
         ValueError, match=r"config\.mixture\.stages\[0\]\.fr is the ratio of a lang"
     ):
@@ -277,6 +751,149 @@ def test_a_stage_after_the_end_of_the_run_is_refused():
     with pytest.raises(ValueError, match=r"last stage at step 20, .*config\.steps=20"):
         resolved(mixture__stages=stages(0, 20), steps=20)
     assert len(resolved(mixture__stages=stages(0, 19), steps=20).mixture.stages) == 2
+
+
+@pytest.mark.parametrize(
+    "firsts, wrong",
+    [((0.5,), 0), ((0, 0.5, 0.5), 2), ((0, 0.7, 0.5), 2), ((0, -0.1), 1), ((0, float("nan")), 1)],
+)
+def test_stages_by_fraction_begin_at_zero_and_one_after_the_other(firsts, wrong):
+    with pytest.raises(ValueError, match=rf"config\.mixture\.stages\[{wrong}\] begins at step"):
+        resolved(mixture__stages=stages(*firsts))
+
+
+@pytest.mark.parametrize("first", [1.0, 500.0, float("inf")])
+def test_a_fraction_of_all_steps_or_more_is_refused(first):
+    message = (
+        rf"config\.mixture\.stages\[1\] begins at {first} of all steps. Write a fraction below"
+    )
+    with pytest.raises(ValueError, match=message):
+        resolved(mixture__stages=stages(0, first))
+
+
+def test_steps_and_fractions_do_not_mix():
+    for firsts in ((0, 5, 0.5), (0, 0.1, 700), (0.0, 0.1, 700)):
+        with pytest.raises(ValueError, match=r"config\.mixture\.stages mixes steps with fractions"):
+            resolved(mixture__stages=stages(*firsts))
+    for firsts in ((0, 0.1, 0.2), (0.0, 0.1), (0, 5, 700), (0.0, 5)):
+        assert len(resolved(mixture__stages=stages(*firsts)).mixture.stages) == len(firsts)
+
+
+def test_stages_that_fall_on_one_step_are_refused():
+    for firsts in ((0, 0.001), (0, 0.5, 0.501)):
+        with pytest.raises(
+            ValueError, match=r"two stages that begin at the same one of .*steps=20"
+        ):
+            resolved(mixture__stages=stages(*firsts), steps=20)
+
+
+def test_a_fraction_is_rounded_down_to_a_step_and_is_what_it_looks_like():
+    def first_of(fraction, steps):
+        config = resolved(mixture__stages=stages(0, fraction), steps=steps)
+        return config_lib.stages(config)[1][0]
+
+    for tenths in range(1, 10):
+        for steps in (10, 1000, 18265, 18270):
+            assert first_of(tenths / 10, steps) == tenths * steps // 10
+    assert first_of(0.5, 18265) == 9132 and first_of(0.999, 1000) == 999
+    for parts in range(2, 30):
+        for steps in (parts, 30 * parts, 30 * parts + 1):
+            schedule = stages(*(part / parts for part in range(parts)))
+            found = config_lib.stages(resolved(mixture__stages=schedule, steps=steps))
+            assert [first for first, _ in found] == [part * steps // parts for part in range(parts)]
+
+
+@pytest.mark.parametrize(
+    "text, lengths, total",
+    [
+        ("0.1_0.9", (9132, 9133), 0.5),
+        ("0.0_1.0", (9132, 9133), 0.5),
+        ("0.1_0.9_0.5_0.5", (4566, 4566, 4566, 4567), 0.5),
+        ("0.05_0.65_0.65_0.65", (4566, 4566, 4566, 4567), 0.5),
+        ("0.25", (18265,), 0.25),
+    ],
+)
+def test_equal_stages_are_those_of_the_reference(text, lengths, total):
+    schedule = config_lib.equal_stages(text, "en1", "en2")
+    config = resolved(mixture__stages=schedule, steps=18265)
+    found = config_lib.stages(config)
+    ends = [first for first, _ in found[1:]] + [18265]
+    assert tuple(e - first for e, (first, _) in zip(ends, found, strict=True)) == lengths
+    shares = [fractions.Fraction(part) for part in text.split("_")]
+    for share, (_, ratio) in zip(shares, found, strict=True):
+        assert fractions.Fraction(ratio["en2"], sum(ratio.values())) == share
+    totals = config_lib.totals(config)
+    assert sum(totals.values()) == 18265 * config.batch_size
+    share = float(totals["en2"] / sum(totals.values()))
+    # The last stage takes the remainder, as in the reference.
+    assert abs(share - total) < 3e-5
+
+
+@pytest.mark.parametrize("text", ["0_0.5_1", "0.2_0.5_0.5_0.5_0.5_0.8", "1_0.5_0", "0_1_0_1_0_1"])
+@pytest.mark.parametrize("steps", [1500, 2100, 18264])
+def test_stages_that_are_balanced_are_not_refused_for_their_rounding(text, steps):
+    changes = {
+        "mixture__stages": config_lib.equal_stages(text, "en1", "en2"),
+        "mixture__same_total_as": stages(0),
+    }
+    config = resolved(**changes, steps=steps)
+    [firsts, _] = zip(*config_lib.stages(config), strict=True)
+    assert firsts == tuple(range(0, steps, steps // len(firsts)))
+    assert config_lib.totals(config)["en1"] == steps * config.batch_size / 2
+
+
+def test_a_total_is_that_of_all_stages_together():
+    schedule = [[0, {"en1": 3, "en2": 1}], [40, {"en1": 0, "en2": 1}], [60, {"en1": 1, "en2": 2}]]
+    config = resolved(mixture__stages=schedule, steps=100, batch_size=8)
+    assert config_lib.totals(config) == {
+        "en1": 8 * (40 * fractions.Fraction(3, 4) + 40 * fractions.Fraction(1, 3)),
+        "en2": 8 * (10 + 20 + 40 * fractions.Fraction(2, 3)),
+    }
+    assert config_lib.totals(resolved(steps=100, batch_size=8)) == {"en1": 600, "en2": 200}
+
+
+def test_a_run_that_asks_for_another_one_s_total_is_refused_where_it_has_not():
+    schedule = [[0, {"en1": 9, "en2": 1}], [0.5, {"en1": 1, "en2": 9}]]
+    changes = {"mixture__stages": schedule, "steps": 1000, "batch_size": 32}
+    resolved(**changes, mixture__same_total_as=stages(0))
+    resolved(**changes, mixture__same_total_as=stages(0, 0.3, 0.7))
+    resolved(
+        **changes, mixture__same_total_as=[schedule[1], [500, schedule[0][1]]][:2] and schedule
+    )
+    with pytest.raises(
+        ValueError, match=r"same_total_as gives en1 24,000 sequences .* gives it 16,0"
+    ):
+        resolved(**changes, mixture__same_total_as=stages(0, en1=3))
+    # Of the ratio, where there are no stages.
+    resolved(mixture__ratio={"en1": 2, "en2": 2}, mixture__same_total_as=schedule, steps=1000)
+    with pytest.raises(ValueError, match=r"gives en1 16,000 sequences .* gives it 24,000. Change"):
+        resolved(mixture__same_total_as=schedule, steps=1000)
+    # Less than a step apart is as near as a schedule can be; a step is not.
+    near = [[0, {"en1": 9, "en2": 1}], [501, {"en1": 1, "en2": 9}]]
+    resolved(**{**changes, "mixture__stages": near}, mixture__same_total_as=stages(0))
+    far = [[0, {"en1": 1, "en2": 0}], [501, {"en1": 0, "en2": 1}]]
+    with pytest.raises(ValueError, match=r"same_total_as gives en1 16,000 .* gives it 16,032"):
+        resolved(**{**changes, "mixture__stages": far}, mixture__same_total_as=stages(0))
+
+
+def test_a_schedule_to_compare_with_is_checked_like_the_stages():
+    with pytest.raises(ValueError, match=r"config\.mixture\.same_total_as\[1\] begins at step 0"):
+        resolved(mixture__same_total_as=stages(0, 0))
+    with pytest.raises(
+        ValueError, match=r"config\.mixture\.same_total_as\[0\]\.fr is the ratio of"
+    ):
+        resolved(mixture__same_total_as=stages(0, fr=1))
+    with pytest.raises(
+        ValueError, match=r"config\.mixture\.same_total_as\[0\]\.en1=0\.5 must be a w"
+    ):
+        resolved(mixture__same_total_as=stages(0, en1=0.5))
+    with pytest.raises(ValueError, match=r"same_total_as begins its last stage at step 20, .*=20"):
+        resolved(mixture__same_total_as=stages(0, 20), steps=20)
+
+
+def test_with_a_temperature_the_ratio_may_be_anything_or_nothing():
+    for ratio in ({}, {"en1": 3, "en2": 1}, {"en1": 0, "en2": 0}):
+        assert resolved(mixture__temperature=2.0, mixture__ratio=ratio).mixture.temperature == 2
 
 
 def test_stages_can_be_set_in_a_config_file():
@@ -304,6 +921,10 @@ def test_nothing_writes_to_a_config():
         {"mixture__stages": stages(0, 10), "mixture__sampler": "bernoulli"},
         {"sources__en__packages": ("json", "email"), "languages__en2__anchors": 0.1},
         {"optimizer__peak_lr": 1, "seed": 7},
+        {"mixture__stages": stages(0, 0.1, 1 / 3), "mixture__same_total_as": stages(0)},
+        {"vocabulary__layout": "joint", "vocabulary__mix": {"en": 3}},
+        {"made": spoken, "parallel__en_fr__fields": ("english", "french")},
+        {"made": toys, "sources__toy1__synthetic__overlap": 0.25},
     ],
 )
 def test_a_config_read_back_from_its_run_is_the_same(tmp_path, changes):
@@ -327,7 +948,8 @@ def test_every_field_has_a_default_that_can_be_set_from_the_command_line():
                 check(type(field.default), group[field.name])
 
     check(config_lib.Config, config_lib.default())
-    check(config_lib.SourceConfig, config_lib.declared(config_lib.SourceConfig))
+    for kind in (config_lib.SourceConfig, config_lib.LanguageConfig, config_lib.ParallelConfig):
+        check(kind, config_lib.declared(kind))
 
 
 def test_differences_name_each_field_with_both_values():
@@ -355,7 +977,24 @@ def test_differences_name_each_field_with_both_values():
         {"sources__en__packages": ("json",)},
         {"sources__en__tokenizer__vocab_size": 512},
         {"languages__en2__anchors": 0.1},
+        {"languages__en2__anchor_choice": "rare"},
+        {"languages__en2__anchor_measure": "tokens"},
+        {"languages__en2__words": "reversed"},
+        {"languages__en2__words_block": 4},
         {"vocabulary__anchor_specials": "always"},
+        {"vocabulary__layout": "merged"},
+        {"vocabulary__separator": "own"},
+        {"vocabulary__tokenizer__vocab_size": 2048},
+        {"mixture__temperature": 2.0},
+        {"mixture__stages": [[0, {"en1": 3, "en2": 1}], [9, {"en1": 1, "en2": 1}]]},
+        {"mixture__sampler": "bernoulli"},
+        {"mixture__order": "sequential"},
+        {"mixture__switch": "document"},
+        {"mixture__content": "disjoint"},
+        {"mixture__reuse": "any"},
+        {"mixture__on_exhaustion": "stop"},
+        {"init_from": "runs/other"},
+        {"sources__en__synthetic__depth": 4},
         {"mixture__ratio": {"en1": 1, "en2": 1}},
         {"mixture__seed": 3},
         {"model__N": 3},
@@ -366,7 +1005,7 @@ def test_another_run_is_refused_in_its_directory_naming_the_field(tmp_path, chan
     run = runs.RunDirectory(tmp_path / "run")
     run.claim(resolved())
     [name] = changes
-    field = r"config\." + name.replace("__", r"\.")
+    field = re.escape("config." + name.replace("__", "."))
     with pytest.raises(ValueError, match=rf"belongs to a run with {field}.*Use another --workdir"):
         run.check(resolved(**changes))
 
@@ -379,12 +1018,62 @@ def test_another_run_is_refused_in_its_directory_naming_the_field(tmp_path, chan
         {"evaluation__every": 7},
         {"checkpoint__every": 7},
         {"mesh__fsdp": 2},
+        {"mirrors": ("tensorboard",)},
+        {"parallel": {}},
+        {"parallel__en_fr__path": "other.jsonl"},
     ],
 )
 def test_what_does_not_change_the_training_may_change_in_a_run(tmp_path, changes):
     run = runs.RunDirectory(tmp_path / "run")
-    run.claim(resolved())
-    run.check(resolved(**changes))
+    run.claim(resolved(spoken))
+    run.check(resolved(spoken, **changes))
+
+
+FRACTIONS, STEPS = stages(0, 0.25, 0.5, en1=3), stages(0, 250, 500, en1=3)
+
+
+def test_stages_by_fraction_and_by_their_steps_are_one_run(tmp_path):
+    for ours, theirs in ((FRACTIONS, STEPS), (STEPS, FRACTIONS)):
+        one, other = (resolved(mixture__stages=s, steps=1000) for s in (ours, theirs))
+        assert config_lib.identity(one) == config_lib.identity(other)
+        run = runs.RunDirectory(tmp_path / str(ours[1][0]))
+        run.claim(one)
+        run.check(other)
+        with pytest.raises(ValueError, match=r"belongs to a run with config\.mixture\.stages="):
+            run.check(resolved(mixture__stages=stages(0, 250, 501, en1=3), steps=1000))
+
+
+def test_more_steps_may_not_move_a_stage_that_is_a_fraction(tmp_path):
+    by_fraction = runs.RunDirectory(tmp_path / "fraction")
+    by_fraction.claim(resolved(mixture__stages=FRACTIONS, steps=1000))
+    with pytest.raises(
+        ValueError, match=r"belongs to a run with config\.mixture\.stages=.*250.*500"
+    ):
+        by_fraction.check(resolved(mixture__stages=FRACTIONS, steps=2000), extend=True)
+    # Written as steps, they stay where they are.
+    by_fraction.check(resolved(mixture__stages=STEPS, steps=2000), extend=True)
+    by_step = runs.RunDirectory(tmp_path / "step")
+    by_step.claim(resolved(mixture__stages=STEPS, steps=1000))
+    by_step.check(resolved(mixture__stages=STEPS, steps=2000), extend=True)
+
+
+def test_a_ratio_that_a_temperature_filled_in_is_not_part_of_the_run(tmp_path):
+    config = resolved(mixture__temperature=2.0, mixture__ratio={})
+    filled = [
+        dataclasses.replace(
+            config, mixture=dataclasses.replace(config.mixture, ratio={"en1": n, "en2": 1})
+        )
+        for n in (3, 5)
+    ]
+    assert len({config_lib.digest(config_lib.identity(one)) for one in [config, *filled]}) == 1
+    run = runs.RunDirectory(tmp_path / "run")
+    run.claim(filled[0])
+    run.check(config)
+    for changes in ({}, {"mixture__temperature": 3.0}):
+        with pytest.raises(
+            ValueError, match=r"belongs to a run with config\.mixture\.temperature=2"
+        ):
+            run.check(resolved(**changes))
 
 
 def test_only_more_steps_are_an_extension(tmp_path):
@@ -424,6 +1113,8 @@ def refused(capsys, *args):
         ("--config.steps.x=5", "config.steps is a value and has no fields"),
         ("--config.mixture.ratio.fr=5", "not declared. config.languages has: en1, en2"),
         ("--config.sources.fr.kind=files", "config.sources has no field 'fr'. It has: en"),
+        ("--config.parallel.en_fr.path=x", "config.parallel is empty. Set all of it, as in"),
+        ("--config.vocabulary.mix.en=5", "--config.vocabulary.mix=\"{'en': ...}\""),
     ],
 )
 @pytest.mark.parametrize("form", ["one", "two"])
@@ -438,6 +1129,94 @@ def test_overrides_of_fields_that_exist_pass():
     cli._check_config([f"--config={REFERENCE}:scale=mini", "--config.steps=5", "--dry_run"])
     cli._check_config(["--config", REFERENCE, "--config.mixture.ratio.en2", "5", "--nodry_run"])
     cli._check_config(["--workdir=somewhere"])
+
+
+def run_shower(tmp_path, what, *args):
+    """Returns what a program with --config shows of it."""
+    program = f"""
+        import json
+        from imbalance_jax import cli, config
+        def main():
+            print(json.dumps({what}))
+            return 0
+        cli.define_config()
+        cli.run(main)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *args],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def leaves(group, name="config"):
+    """Yields every field of a ConfigDict with its dotted name."""
+    for field, value in group.items():
+        if isinstance(value, ml_collections.ConfigDict) and value:
+            yield from leaves(value, f"{name}.{field}")
+        else:
+            yield f"{name}.{field}", value
+
+
+def another(name, value):
+    """Returns a value of the same type, and how it is written on a command line."""
+    if name.endswith((".stages", ".same_total_as")):
+        return [[0, {"en": 1, "fr": 2}], [0.5, {"en": 3, "fr": 0}]], None
+    if isinstance(value, ml_collections.ConfigDict):
+        return {"en": 9, "fr": 1}, None
+    if isinstance(value, tuple):
+        return ["one", "two"], None
+    if isinstance(value, bool):
+        return not value, str(not value).lower()
+    if isinstance(value, str):
+        return "other", "other"
+    return value + type(value)(2), str(value + type(value)(2))
+
+
+def test_every_field_can_be_set_from_the_command_line(tmp_path):
+    fields = dict(leaves(spoken()))
+    assert {
+        "config.vocabulary.mix",
+        "config.vocabulary.tokenizer.path",
+        "config.mixture.same_total_as",
+        "config.languages.fr.anchor_choice",
+        "config.sources.en.synthetic.shared_words",
+        "config.parallel.en_fr.fields",
+        "config.mixture.ratio.fr",
+    } <= set(fields)
+    wanted, args = {}, []
+    for name, value in fields.items():
+        wanted[name], written = another(name, value)
+        if isinstance(wanted[name], list) and written is None:
+            written = repr(tuple(tuple(v) if isinstance(v, list) else v for v in wanted[name]))
+        args.append(f"--{name}={wanted[name] if written is None else written}")
+    file = f"--config={ROOT}/configs/en_fr.py:scale=demo,files=DIR"
+    shown = {"config": run_shower(tmp_path, "cli.required_config().to_dict()", file, *args)}
+    assert {name: field_of(shown, name) for name in fields} == wanted
+
+
+def test_a_command_line_of_new_fields_is_the_config_that_it_says(tmp_path):
+    shown = run_shower(
+        tmp_path,
+        "config.to_dict(config.resolve(cli.required_config()))",
+        f"--config={ROOT}/configs/en_fr.py:layout=joint,files=DIR",
+        "--config.vocabulary.mix={'en': 9, 'fr': 1}",
+        "--config.vocabulary.separator=own",
+        "--config.mixture.stages=((0, {'en': 1, 'fr': 1}), (0.5, {'en': 19, 'fr': 1}))",
+        "--config.mixture.order=sequential",
+        "--config.parallel.en_fr.fields=('english', 'french')",
+        "--config.languages.fr.words=permuted",
+    )
+    assert shown["vocabulary"]["mix"] == {"en": 9, "fr": 1}
+    assert shown["vocabulary"]["separator"] == "own"
+    assert shown["mixture"]["stages"] == [[0, {"en": 1, "fr": 1}], [0.5, {"en": 19, "fr": 1}]]
+    assert shown["mixture"]["order"] == "sequential"
+    assert shown["parallel"]["en_fr"]["fields"] == ["english", "french"]
+    assert shown["languages"]["fr"]["words"] == "permuted"
 
 
 def test_a_config_file_that_cannot_be_used_is_refused_with_the_reason(capsys, tmp_path):
@@ -470,6 +1249,8 @@ def run_main(tmp_path, *args):
             "it must be a whole number of sequences. Write 92.5%",
         ),
         (("--config.mixture.ratio.en1=0", "--config.mixture.ratio.en2=0"), "zero for every"),
+        (("--config.mixture.stages=((0,{'en1':1,'en2':1}),(5,{'en1':1}))",), "stages[1] says noth"),
+        (("--config.languages.en2.anchor_choice=few",), "config.languages.en2.anchor_choice='few'"),
     ],
 )
 def test_a_command_with_a_wrong_config_exits_with_2_one_message_and_nothing_made(

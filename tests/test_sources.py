@@ -1,5 +1,6 @@
 """Behaviours of data/sources.py: what is written can be read, here and by plain TFDS."""
 
+import hashlib
 import json
 import os
 import random
@@ -10,8 +11,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from imbalance_jax.config import TokenizerConfig
-from imbalance_jax.data import prepare, sources
+from imbalance_jax.config import SyntheticConfig, TokenizerConfig
+from imbalance_jax.data import prepare, sources, synthetic
 
 SENTENCES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
 ODD = [
@@ -45,7 +46,7 @@ def make_documents(n=40):
     for index in range(n):
         ids = [draw.randrange(3, 320) for _ in range(draw.choice([0, 1, 5, 30, 200]))]
         split = ("validation", "train", "train", "train")[index % 4]
-        made.append((split, np.array([*ids, 2]), 7 * index))
+        made.append((split, f"page {index}", np.array([*ids, 2]), 7 * index))
     return made
 
 
@@ -55,7 +56,7 @@ def write(path, model, documents, name="en"):
 
 
 def joined(documents, split):
-    parts = [ids for found, ids, _ in documents if found == split]
+    parts = [ids for found, _, ids, _ in documents if found == split]
     return np.concatenate(parts) if parts else np.zeros(0, int)
 
 
@@ -127,11 +128,16 @@ def test_plain_tfds_reads_the_ids_of_every_document_in_order(tmp_path, model, mo
         assert source.tokens(split).tolist() == read.tolist()
         assert all(len(example["tokens"]) == record for example in examples[:-1])
         # Documents begin where their predecessors end, whichever record that is in.
-        lengths = [len(ids) for found, ids, _ in documents if found == split]
+        lengths = [len(ids) for found, _, ids, _ in documents if found == split]
         before = np.cumsum([0, *[len(example["tokens"]) for example in examples]])
         begins = [b + s for b, e in zip(before, examples, strict=False) for s in e["documents"]]
         assert begins == np.cumsum([0, *lengths[:-1]]).tolist()
+        assert all((example["documents"] < len(example["tokens"])).all() for example in examples)
         assert {example["language"].decode() for example in examples} == {"en"}
+        # A hash of its id comes with each beginning.
+        ids = [f"page {n}" for n, document in enumerate(documents) if document[0] == split]
+        hashes = [int(id_) for example in examples for id_ in example["document_ids"]]
+        assert hashes == [sources.document_hash(id_) for id_ in ids]
 
 
 def test_many_records_are_cut_into_several_files(tmp_path, model, monkeypatch):
@@ -147,6 +153,9 @@ def test_a_split_without_documents_is_empty(tmp_path, model):
     source = write(tmp_path / "en-1", model, make_documents())
     assert source.count("test") == 0 and len(source.tokens("test")) == 0
     assert source.tokens("test").dtype == np.uint16
+    assert len(source.documents("test")) == 0
+    assert source.documents("test").dtype == sources.DOCUMENT
+    assert not source.cache.exists()
 
 
 def test_counts_of_documents_ids_and_bytes_are_those_of_each_split(tmp_path, model):
@@ -155,16 +164,126 @@ def test_counts_of_documents_ids_and_bytes_are_those_of_each_split(tmp_path, mod
         (write(tmp_path / "en-1", model, documents).path / "source.json").read_text()
     )
     for split in sources.SPLITS:
-        mine = [(ids, size) for found, ids, size in documents if found == split]
+        mine = [(ids, size) for found, _, ids, size in documents if found == split]
         assert about["documents"][split] == len(mine)
         assert about["tokens"][split] == sum(len(ids) for ids, _ in mine)
         assert about["bytes"][split] == sum(size for _, size in mine)
     assert about["vocab_size"] == 320 and about["fingerprint"] == "f" * 16
+    assert about["format"] == sources.FORMAT
 
 
 def test_the_tokenizer_that_is_kept_is_the_one_that_was_given(tmp_path, model):
     source = write(tmp_path / "en-1", model, make_documents())
     assert (source.path / "tokenizer.model").read_bytes() == model
+    assert source.model == model
+    assert source.pieces.size == 320
+
+
+# The table of documents
+
+
+@pytest.mark.parametrize("record", [1, 3, 20, 50, 64, 1 << 18])
+def test_the_table_says_where_each_document_begins_wherever_records_are_cut(
+    tmp_path, model, monkeypatch, record
+):
+    monkeypatch.setattr(sources, "_RECORD", record)
+    documents = make_documents(6 if record < 5 else 40)
+    source = write(tmp_path / "en-1", model, documents)
+    for split in sources.SPLITS[:2]:
+        mine = [(id_, ids) for found, id_, ids, _ in documents if found == split]
+        table, tokens = source.documents(split), source.tokens(split)
+        assert table.dtype == sources.DOCUMENT and len(table) == len(mine)
+        assert table["id"].tolist() == [sources.document_hash(id_) for id_, _ in mine]
+        read = np.split(tokens, table["start"][1:])
+        assert table["start"][0] == 0
+        assert [part.tolist() for part in read] == [ids.tolist() for _, ids in mine]
+
+
+def test_documents_larger_than_several_records_and_others_at_their_edges(
+    tmp_path, model, monkeypatch
+):
+    monkeypatch.setattr(sources, "_RECORD", 10)
+    sizes = [10, 35, 5, 5, 1, 9, 100, 20, 1, 1, 3]
+    documents = [("train", f"page {n}", np.full(size, 5), 0) for n, size in enumerate(sizes)]
+    source = write(tmp_path / "en-1", model, documents)
+    assert source.documents("train")["start"].tolist() == np.cumsum([0, *sizes[:-1]]).tolist()
+    assert source.count("train") == sum(sizes)
+
+
+def test_documents_of_equal_id_are_known_by_it_in_every_source(tmp_path, model):
+    def source(name, ids):
+        documents = [("train", id_, np.array([5] * n + [2]), n) for n, id_ in enumerate(ids)]
+        return write(tmp_path / f"{name}-1", model, documents, name).documents("train")["id"]
+
+    en = source("en", ["Paris", "London", "Rome", "Zürich"])
+    fr = source("fr", ["Zürich", "Nice", "Paris"])
+    assert np.isin(en, fr).tolist() == [True, False, False, True]
+    assert np.isin(fr, en).tolist() == [True, False, True]
+
+
+def test_any_id_has_a_hash_of_64_bits_that_never_changes():
+    ids = [f"page {n}" for n in range(20_000)] + ["", " ", "é", "e\u0301", "\ud800", "\x00"]
+    hashes = {sources.document_hash(id_) for id_ in ids}
+    assert len(hashes) == len(ids)
+    assert 0 <= min(hashes) < 1 << 50 and 1 << 63 < max(hashes) < 1 << 64
+    # The first 8 bytes of BLAKE2b with that length, as `b2sum -l 64` prints them.
+    assert sources.document_hash("Paris") == int.from_bytes(
+        bytes.fromhex("6be76756dfb79024"), "little"
+    )
+
+
+# How often each id occurs
+
+
+@pytest.mark.parametrize("record", [16, 1 << 18])
+def test_the_counts_of_ids_are_those_of_the_text_to_train_on(tmp_path, model, monkeypatch, record):
+    monkeypatch.setattr(sources, "_RECORD", record)
+    source = write(tmp_path / "en-1", model, make_documents())
+    expected = np.bincount(joined(make_documents(), "train"), minlength=320)
+    assert np.load(source.path / "counts.npy").tolist() == expected.tolist()
+    assert source.pieces.counts_U.tolist() == expected.tolist()
+    assert source.pieces.strings[:4] == ("<pad>", "<unk>", "<D>", "<0x00>")
+    assert len(source.pieces.strings) == 320
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "missing"])
+def test_counts_that_are_not_as_they_were_written_are_refused(tmp_path, model, damage):
+    # They decide which ids are anchors.
+    source = write(tmp_path / "en-1", model, make_documents())
+    file = source.path / "counts.npy"
+    whole = file.read_bytes()
+    flipped = whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+    file.write_bytes({"flipped": flipped, "short": whole[:-8]}.get(damage, b""))
+    if damage == "missing":
+        file.unlink()
+    with pytest.raises(ValueError, match=r"en-1.*Delete the directory"):
+        _ = source.pieces
+
+
+def test_a_description_that_cannot_be_read_is_refused_with_the_directory_named(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    about = (source.path / "source.json").read_text()
+    (source.path / "source.json").write_text(about[: len(about) // 2])
+    with pytest.raises(ValueError, match=r"en-1.*Delete the directory"):
+        sources.open_source("en", source.path, source.cache)
+
+
+# A tokenizer that does not match
+
+
+def test_a_tokenizer_put_in_the_place_of_another_is_refused(tmp_path, model):
+    other = prepare.train_tokenizer("en", TokenizerConfig(vocab_size=320), SENTENCES[:50])
+    write(tmp_path / "en-1", model, make_documents())
+    (tmp_path / "en-1" / "tokenizer.model").write_bytes(other)
+    source = sources.open_source("en", tmp_path / "en-1", tmp_path / "cache")
+    for what in ("model", "tokenizer", "pieces"):
+        with pytest.raises(ValueError) as refused:
+            getattr(source, what)
+        assert str(tmp_path / "en-1" / "tokenizer.model") in str(refused.value)
+        assert "delete the directory" in str(refused.value)
+        assert "set config.sources.en.tokenizer.path" in str(refused.value)
+    # What it says does work.
+    (tmp_path / "en-1" / "tokenizer.model").write_bytes(model)
     assert source.pieces.size == 320
 
 
@@ -179,7 +298,7 @@ def test_a_source_is_written_whole_or_not_at_all(tmp_path, model):
 
 
 def test_a_source_with_nothing_to_train_on_is_refused_and_leaves_nothing(tmp_path, model):
-    only_test = [("test", np.array([5, 2]), 1)]
+    only_test = [("test", "page 0", np.array([5, 2]), 1)]
     with pytest.raises(ValueError, match=r"config\.sources\.en: no document .* to train on"):
         write(tmp_path / "en-1", model, only_test)
     assert list(tmp_path.iterdir()) == []
@@ -202,8 +321,29 @@ def test_of_two_runs_that_prepare_the_same_text_the_slower_uses_the_other_s(tmp_
 
 def cache_file(source, split="train"):
     source.tokens(split)
-    [file] = [path for path in source.cache.iterdir() if f"-{split}." in path.name]
-    return file
+    return source.cache / f"en-{source.fingerprint}-{split}.tokens"
+
+
+class Reads:
+    """Counts how often a file is read to find its digest."""
+
+    def __init__(self, monkeypatch):
+        self.count, self._digest = 0, hashlib.file_digest
+        monkeypatch.setattr(hashlib, "file_digest", self)
+
+    def __call__(self, *args):
+        self.count += 1
+        return self._digest(*args)
+
+
+def cached(source):
+    return sorted(path.name for path in source.cache.iterdir())
+
+
+CACHED = [
+    f"en-{'f' * 16}-train.{name}"
+    for name in ("documents", "documents.stamp", "tokens", "tokens.stamp")
+]
 
 
 def test_the_cache_is_used_while_it_is_whole(tmp_path, model):
@@ -217,7 +357,10 @@ def test_the_cache_is_used_while_it_is_whole(tmp_path, model):
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "long", "empty"])
-def test_a_cache_file_that_is_missing_or_of_another_size_is_made_again(tmp_path, model, damage):
+def test_a_cache_file_that_is_missing_or_of_another_size_is_made_again(
+    tmp_path, model, monkeypatch, damage
+):
+    reads = Reads(monkeypatch)
     source = write(tmp_path / "en-1", model, make_documents())
     file = cache_file(source)
     whole = file.read_bytes()
@@ -227,7 +370,102 @@ def test_a_cache_file_that_is_missing_or_of_another_size_is_made_again(tmp_path,
         file.write_bytes({"short": whole[:-2], "long": whole + b"xx", "empty": b""}[damage])
     assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
     assert file.read_bytes() == whole
-    assert len(list(source.cache.iterdir())) == 1
+    assert cached(source) == CACHED
+    assert reads.count == 0  # its size says enough
+
+
+def flip(path, at=20):
+    """Changes a bit of a file, as a disk may, and its time, as no disk does."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x10
+    path.write_bytes(content)
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 5_000_000_000))
+
+
+@pytest.mark.parametrize("what", ["tokens", "documents"])
+def test_a_cache_file_with_a_wrong_byte_is_made_again_from_the_records(tmp_path, model, what):
+    source = write(tmp_path / "en-1", model, make_documents())
+    tokens, table = source.tokens("train").tolist(), source.documents("train").tolist()
+    file = source.cache / f"en-{'f' * 16}-train.{what}"
+    whole = file.read_bytes()
+    flip(file)
+    assert getattr(source, what)("train").tolist() == {"tokens": tokens, "documents": table}[what]
+    assert file.read_bytes() == whole
+    assert cached(source) == CACHED
+
+
+def test_a_wrong_byte_in_the_cache_is_refused_where_the_records_are_damaged_too(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    flip(cache_file(source))
+    shard_of(source).write_bytes(shard_of(source).read_bytes()[:200])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"en-1: split train .*Delete the directory"):
+            source.tokens("train")
+
+
+def test_a_cache_of_which_one_file_is_gone_is_made_again(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    table = source.documents("train").tolist()
+    for name in CACHED:
+        (source.cache / name).unlink()
+        assert source.documents("train").tolist() == table
+        assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
+        assert cached(source) == CACHED
+
+
+def test_a_cache_is_read_again_only_where_it_was_touched(tmp_path, model, monkeypatch):
+    reads = Reads(monkeypatch)
+    source = write(tmp_path / "en-1", model, make_documents())
+    file = cache_file(source)
+    again = sources.open_source("en", source.path, source.cache)
+    assert len(again.tokens("train")) == len(source.tokens("train"))
+    assert len(again.documents("train")) == 30
+    assert reads.count == 0
+    # Touched, and still what it was: looked at once, and not made again.
+    shard_of(source).unlink()
+    os.utime(file)
+    assert again.tokens("train").tolist() == joined(make_documents(), "train").tolist()
+    assert reads.count == 1
+    again.tokens("train")
+    assert reads.count == 1
+
+
+def test_a_cache_whose_stamp_is_of_another_file_is_read(tmp_path, model, monkeypatch):
+    reads = Reads(monkeypatch)
+    source = write(tmp_path / "en-1", model, make_documents())
+    file = cache_file(source)
+    stamp = file.with_name(f"{file.name}.stamp")
+    for content in ("", "nonsense", stamp.read_text().replace(stamp.read_text()[:5], "00000")):
+        before = reads.count
+        stamp.write_text(content)
+        assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
+        assert reads.count == before + 1
+
+
+def test_where_no_stamp_can_be_kept_the_cache_is_read_every_time(tmp_path, model, monkeypatch):
+    reads = Reads(monkeypatch)
+    source = write(tmp_path / "en-1", model, make_documents())
+    file = cache_file(source)
+    stamp = file.with_name(f"{file.name}.stamp")
+    stamp.unlink()
+    stamp.mkdir()
+    for count in (1, 2):
+        assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
+        assert reads.count == count
+
+
+def test_a_cache_of_other_text_is_not_taken_for_this_one(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    changed = [(split, id_, np.where(ids == 2, 2, 5), n) for split, id_, ids, n in make_documents()]
+    sources.write(
+        tmp_path / "en-2", name="en", fingerprint="e" * 16, tokenizer=model, documents=changed
+    )
+    other = sources.open_source("en", tmp_path / "en-2", source.cache)
+    assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
+    assert other.tokens("train").tolist() == joined(changed, "train").tolist()
+    # Of equal size, and put in its place.
+    cache_file(other).replace(cache_file(source))
+    assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
 
 
 def shard_of(source):
@@ -260,11 +498,30 @@ def test_a_truncated_shard_is_refused_with_the_directory_named(tmp_path, model, 
 
 def test_records_of_another_text_are_refused(tmp_path, model):
     source = write(tmp_path / "en-1", model, make_documents())
-    changed = [(split, np.where(ids == 2, 2, 5), n) for split, ids, n in make_documents()]
+    changed = [(split, id_, np.where(ids == 2, 2, 5), n) for split, id_, ids, n in make_documents()]
     other = write(tmp_path / "en-2", model, changed)
     shard_of(source).write_bytes(shard_of(other).read_bytes())
     with pytest.raises(ValueError, match=r"en-1: split train does not hold what was written"):
         source.tokens("train")
+
+
+def test_records_that_differ_in_the_ids_of_documents_alone_are_refused(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    renamed = [(split, f"{id_}!", ids, n) for split, id_, ids, n in make_documents()]
+    other = write(tmp_path / "en-2", model, renamed)
+    shard_of(source).write_bytes(shard_of(other).read_bytes())
+    for what in (source.tokens, source.documents):
+        with pytest.raises(ValueError, match=r"en-1: split train does not hold what was written"):
+            what("train")
+    assert list(source.cache.iterdir()) == []
+
+
+def test_more_pieces_than_16_bits_can_number_are_numbered_with_32(tmp_path):
+    language = synthetic.SyntheticSource("toy", SyntheticConfig(lemmas=66_000, topics=8))
+    ids = [3, 65_535, 65_536, language.pieces.size - 1, 2]
+    source = write(tmp_path / "toy-1", language.model, [("train", "page", np.array(ids), 5)], "toy")
+    assert source.tokens("train").dtype == np.uint32
+    assert source.tokens("train").tolist() == ids
 
 
 def test_the_cache_lies_beside_the_data_or_where_the_environment_says(tmp_path, monkeypatch):

@@ -109,6 +109,7 @@ def requested_and_realised(
             name = f"train/tokens/{tag}"
             tokens = record[name] - before.get(name, 0)
             pool = stream.pools[g]
+            windows = stream.windows.get(pool, 0)  # none where it is never drawn from
             used = stream.order.uses_before(pool, last * config.batch_size)
             ratios = [str(ratio[tag]) for ratio in stream.ratios(first, last)]
             repeats = f"{REPEATS_METRIC}/{tag}"
@@ -124,8 +125,8 @@ def requested_and_realised(
                     "requested_tokens": _plain(asked_G[g] * L),
                     "realised_tokens": tokens,
                     "cross_language_repeats": record.get(repeats, 0) - before.get(repeats, 0),
-                    "pool_windows": stream.windows[pool],
-                    "pool_epochs": round(used / stream.windows[pool], 6),
+                    "pool_windows": windows,
+                    "pool_epochs": round(used / windows, 6) if windows else 0,
                 }
             )
         before = record

@@ -28,6 +28,8 @@ from imbalance_jax.data.synthetic import SyntheticSource
 
 AnySource: TypeAlias = Source | SyntheticSource
 
+_COMPARED = 20_000_000  # documents whose ids are compared in a few seconds
+
 
 class Readable(Protocol):
     """A text whose ids have places 0 .. len - 1."""
@@ -60,7 +62,7 @@ class Joined:
     """Documents of an array of ids, as if nothing lay between them."""
 
     def __init__(self, tokens: np.ndarray, starts_n: np.ndarray, lengths_n: np.ndarray) -> None:
-        self._tokens, self._starts = tokens, starts_n
+        self._tokens, self.dtype = tokens, tokens.dtype
         self._ends = np.cumsum(lengths_n)
         self._shift = starts_n - (self._ends - lengths_n)  # from places here to the array's
 
@@ -116,7 +118,8 @@ class Queues:
         length_n, base_n = self.length_B[row_n], self._base_B[row_n]
         inside_n = starts_n % length_n
         wraps_n = inside_n + W > length_n
-        ids_nW = self._text.windows(np.where(wraps_n, 0, base_n + inside_n), W)
+        ids_nW = np.empty((len(row_n), W), self._text.dtype)
+        ids_nW[~wraps_n] = self._text.windows((base_n + inside_n)[~wraps_n], W)
         for row in np.nonzero(wraps_n)[0]:
             places = base_n[row] + (inside_n[row] + np.arange(W)) % length_n[row]
             ids_nW[row] = self._text.windows(places, 1)[:, 0]
@@ -240,9 +243,14 @@ def _drawn(key_: int, ids_n: np.ndarray, weights: Sequence[int | fractions.Fract
 
 
 def shared_documents(config: Config, sources: Mapping[str, AnySource]) -> dict[str, float]:
-    """Returns the share of each source's training documents whose id another source has too."""
+    """Returns the share of each source's training documents whose id another source has too.
+
+    Nothing is returned of corpora so large that finding it would hold up a start.
+    """
     names = sorted({languages.source_of(config, tag) for tag in config.tags})
     finite = [name for name in names if isinstance(sources[name], Source)]
+    if sum(sources[name].about["documents"]["train"] for name in finite) > _COMPARED:
+        return {}
     ids = {name: sources[name].documents("train")["id"] for name in finite}
     found = {}
     for name in finite:

@@ -8,9 +8,8 @@ name.
 
 What is not there is downloaded and prepared by TFDS, when its text or its fingerprint is first
 asked for. The code of most datasets needs TensorFlow for that, and of some Apache Beam; both
-come with the extra `tfds`. (TFDS itself would once fetch prepared datasets from a public
-bucket. Its present releases have that switched off, `try_gcs` included; and what lies there is
-in a format that takes TensorFlow to read.)
+come with the extra `tfds`. (TFDS used to fetch prepared datasets from a public bucket instead,
+as TFRecord. Its present releases have that switched off, `try_gcs` included.)
 """
 
 import contextlib
@@ -208,8 +207,8 @@ def _document(dataset: _Dataset, split: str, index: int, record: Mapping[str, An
     where = f"{dataset.path}: record {index} of split {split}"
     if record[dataset.field] is None:
         raise ValueError(
-            f"{where} has nothing in its feature {dataset.field!r}. "
-            f"Set config.sources.{dataset.source_name}.field to another one."
+            f"{where} has nothing in its feature {dataset.field!r}. Copy the dataset again if it "
+            f"should have, or set config.sources.{dataset.source_name}.field to another one."
         )
     text = _decode(record[dataset.field], where)
     if dataset.id_field is None or record[dataset.id_field] is None:
@@ -359,7 +358,7 @@ def _check_features(name: str, source: SourceConfig, info: Any) -> str | None:
       ValueError: there is no such feature of text.
     """
     features = dict(info.features.items()) if hasattr(info.features, "items") else {}
-    texts = [feature for feature, kind in features.items() if _is_scalar(kind, "OSU")]
+    texts = sorted(feature for feature in features if _is_scalar(features[feature], "OSU"))
     if source.field not in texts:
         field = f"config.sources.{name}.field={source.field!r}"
         is_not = "is not text" if source.field in features else "is not there"
@@ -476,10 +475,14 @@ def _builder(name: str, source: SourceConfig) -> Any:
     try:
         with _quiet():
             kind = _builder_class(dataset)
-            if kind is None:
-                raise _unknown(name, source, dataset)
-            if config and config not in kind.builder_configs:
-                raise _unknown_config(name, source, kind)
+    except ImportError as error:
+        raise _missing(name, source, kind, [_module(error)]) from error
+    if kind is None:
+        raise _unknown(name, source, dataset)
+    if config and config not in kind.builder_configs:
+        raise _unknown_config(name, source, kind)
+    try:
+        with _quiet():
             builder = kind(
                 config=config or None, version=version or None, data_dir=_directory(source)
             )
@@ -487,11 +490,11 @@ def _builder(name: str, source: SourceConfig) -> Any:
             missing = [package for package in _needs(kind) if not _is_installed(package)]
     except ImportError as error:
         raise _missing(name, source, kind, [_module(error)]) from error
-    except AssertionError as error:  # a version that the code does not make
+    # Whatever the code of a dataset raises, for a version that it does not make above all.
+    except Exception as error:
         raise ValueError(
             f"{_field(name, source)} is not prepared in {_directory(source)}, and TFDS cannot do "
-            f"so ({str(error).rstrip('.')}). Correct the version, or "
-            f"{_elsewhere(name, source, kind)}"
+            f"so ({_reason(error)}). Correct the version, or {_elsewhere(name, source, kind)}"
         ) from error
     if missing:
         raise _missing(name, source, kind, missing)
@@ -624,11 +627,14 @@ def _quiet(progress: bool = False) -> Iterator[None]:
 
     logged = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    if not progress:
-        tfds.disable_progress_bar()
+    nowhere = io.StringIO()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            if not progress:
+                tfds.disable_progress_bar()
+                stack.callback(tfds.enable_progress_bar)
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
             yield
     finally:
-        tfds.enable_progress_bar()
         logging.disable(logged)

@@ -53,12 +53,31 @@ def check(name: str, source: SourceConfig) -> None:
     """Raises ValueError for whatever can be seen to be wrong without reading the text."""
     if source.kind != "synthetic":
         text.check(name, source)
-        _check_path(f"config.sources.{name}.tokenizer.path", source.tokenizer)
+        _check_model(f"config.sources.{name}.tokenizer.path", source.tokenizer)
 
 
-def _check_path(field: str, tokenizer: TokenizerConfig) -> None:
-    if tokenizer.path and not epath.Path(tokenizer.path).exists():
-        raise ValueError(f"{field}={tokenizer.path!r}: there is no such file.")
+def _check_model(field: str, tokenizer: TokenizerConfig) -> None:
+    """Raises ValueError if a tokenizer's path is not one that can be used."""
+    import sentencepiece
+
+    path = epath.Path(tokenizer.path)
+    if not tokenizer.path:
+        return
+    field = f"{field}={tokenizer.path!r}"
+    if not path.exists() or path.is_dir():
+        raise ValueError(f"{field}: there is no such file.")
+    processor = sentencepiece.SentencePieceProcessor()
+    content = path.read_bytes()
+    try:
+        loaded = bool(content) and processor.load_from_serialized_proto(content)
+    except RuntimeError:
+        loaded = False
+    if not loaded:
+        raise ValueError(f"{field} is not a SentencePiece model. Name a .model file.")
+    try:
+        sources.separator_id(processor)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def prepare(
@@ -160,11 +179,16 @@ def _reader(name: str, source: SourceConfig) -> Reader:
 def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
     """Returns the tokenizer of all sources, which is trained when it is first needed."""
     tokenizer, mix = config.vocabulary.tokenizer, config.vocabulary.mix
-    _check_path("config.vocabulary.tokenizer.path", tokenizer)
+    _check_model("config.vocabulary.tokenizer.path", tokenizer)
     if tokenizer.path:
         model = epath.Path(tokenizer.path).read_bytes()
         return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model)
     parts = {name: mix.get(name, 0) if mix else 1 for name in names}
+    if not any(parts.values()):
+        raise ValueError(
+            f"config.vocabulary.mix={dict(mix)} has no source of a language. Give one of "
+            f"{', '.join(names)} a part."
+        )
     key = config_lib.digest(
         {
             "tokenizer": config_lib.to_dict(tokenizer),
@@ -200,6 +224,8 @@ def _joint_sample(config: Config, parts: Mapping[str, int]) -> list[str]:
         if part:
             source = config.sources[name]
             samples[name] = _sample(name, source, _reader(name, source), _SAMPLE_BYTES)
+            if not any(samples[name]):
+                raise ValueError(f"config.sources.{name}: no text to train a tokenizer on.")
     held = {name: sum(len(p.encode()) for p in found) for name, found in samples.items()}
     # As much as the source that is shortest for its part allows.
     whole = min(_SAMPLE_BYTES, *(held[name] * total / parts[name] for name in samples))

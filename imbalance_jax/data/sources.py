@@ -13,13 +13,15 @@ table of its documents, kept in a local cache under the source's fingerprint. A 
 that is absent, or not as it was made, is made again from the records; records that are not
 as they were written are refused.
 
-This is the only file that knows TFDS. Neither writing nor reading needs TensorFlow.
+Besides datasets.py, which reads what others prepared, only this file knows TFDS. Neither writing
+nor reading needs TensorFlow.
 """
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -62,8 +64,16 @@ class Source:
 
     @functools.cached_property
     def pieces(self) -> Pieces:
-        with (self.path / "counts.npy").open("rb") as file:
-            return pieces_of(self.tokenizer, np.load(file))
+        content = (self.path / "counts.npy").read_bytes() if self._has_counts() else b""
+        if hashlib.sha256(content).hexdigest() != self.about["counts"]:
+            raise ValueError(
+                f"{self.path / 'counts.npy'} is not as it was written. Delete the directory; the "
+                "next run prepares it again."
+            )
+        return pieces_of(self.tokenizer, np.load(io.BytesIO(content)))
+
+    def _has_counts(self) -> bool:
+        return (self.path / "counts.npy").exists()
 
     @functools.cached_property
     def model(self) -> bytes:
@@ -217,9 +227,20 @@ def cache_dir(data_dir: str) -> pathlib.Path:
 
 
 def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
-    """Opens a directory that `write` made."""
+    """Opens a directory that `write` made.
+
+    Raises:
+      ValueError: it is damaged.
+    """
     path = epath.Path(path)
-    return Source(name, path, cache, json.loads((path / "source.json").read_text()))
+    try:
+        about = json.loads((path / "source.json").read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path / 'source.json'} cannot be read ({error}). Delete the directory; the next run "
+            "prepares it again."
+        ) from error
+    return Source(name, path, cache, about)
 
 
 def write(
@@ -256,13 +277,15 @@ def write(
             writer.add(split, document_id, ids, num_bytes)
         writer.close()
         (unfinished / "tokenizer.model").write_bytes(tokenizer)
-        with (unfinished / "counts.npy").open("wb") as file:
-            np.save(file, writer.counts_U)
+        counts = io.BytesIO()
+        np.save(counts, writer.counts_U)
+        (unfinished / "counts.npy").write_bytes(counts.getvalue())
         about = {
             "name": name,
             "format": FORMAT,
             "fingerprint": fingerprint,
             "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+            "counts": hashlib.sha256(counts.getvalue()).hexdigest(),
             "vocab_size": size,
             "dtype": dtype.name,
             "documents": writer.documents,

@@ -88,7 +88,7 @@ class Stream:
         self.mixture = mixture_lib.Mixture(
             stages, seed=config.data_seed, sampler=config.mixture.sampler
         )
-        self.windows: dict[str, int] = {}  # of each pool
+        self.windows: dict[str, int] = {}  # of each pool that is drawn from
         self.order = self._make_sequential() if self._sequential else self._make_shuffled()
         self.steps = self._lasting_steps()
         self.order.check_reuse(self.steps * config.batch_size)
@@ -185,7 +185,10 @@ class Stream:
         if mixture.order == "shuffled" and mixture.reuse != "any":
             return []
         shared = {name for name in self.pools if self.pools.count(name) > 1}
-        return sorted(shared & set(self.dry_steps()))
+        end = self.steps * self._config.batch_size
+        return sorted(
+            pool for pool in shared & set(self.windows) if self.order.dry_at(pool, end) is not None
+        )
 
     def places(self, pool: str) -> int:
         """Returns how many windows a pool has that `place_of` tells apart."""
@@ -218,28 +221,46 @@ class Stream:
             self.mixture,
             tags=self._config.tags,
             pools=self.pools,
-            windows=self.windows,
+            # What is never drawn from may be without any text.
+            windows=dict.fromkeys(self.pools, 1) | self.windows,
             seed=self._config.data_seed,
             reuse=self._config.mixture.reuse,
         )
 
     def _make_sequential(self) -> sequential.Sequential:
         B = self._config.batch_size
-        self._readable = [corpus.queues(B) for corpus in self._corpora]
-        self._queues = dict(zip(self.pools, self._readable, strict=True))
-        for corpus, queues in zip(self._corpora, self._readable, strict=True):
-            total = int(queues.length_B.sum())
-            self._count(corpus, total, total // self._L)
+        drawn = self._drawn_pools()
+        self._readable = [
+            corpus.queues(B) if corpus.pool in drawn else None for corpus in self._corpora
+        ]
+        self._queues = {
+            pool: queues
+            for pool, queues in zip(self.pools, self._readable, strict=True)
+            if queues is not None
+        }
+        for corpus in self._corpora:
+            if corpus.pool in drawn:
+                total = int(self._queues[corpus.pool].length_B.sum())
+                self._count(corpus, total, total // self._L)
+        nothing = dict.fromkeys(self.pools, np.zeros(B, np.int64))
         return sequential.Sequential(
             self.mixture,
             pools=self.pools,
-            lengths={pool: queues.length_B for pool, queues in self._queues.items()},
+            lengths=nothing | {pool: queues.length_B for pool, queues in self._queues.items()},
             L=self._L,
             reuse=self._config.mixture.reuse,
         )
 
+    def _drawn_pools(self) -> set[str]:
+        """Returns the pools of the languages that the run asks any sequence of."""
+        asked = config_lib.totals(self._config)
+        tags = zip(self._config.tags, self.pools, strict=True)
+        return {pool for tag, pool in tags if asked[tag] > 0}
+
     def _count(self, corpus: corpora.Corpus, ids: int, windows: int) -> None:
-        """Notes how many windows a pool has."""
+        """Notes how many windows a pool has, if it is drawn from."""
+        if corpus.pool not in self._drawn_pools():
+            return
         if windows < 1:
             raise ValueError(
                 f"config.sources.{corpus.source.name} has {ids} tokens to train on, fewer than one "
