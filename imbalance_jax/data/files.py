@@ -180,7 +180,7 @@ def _check_file(field: str, path: str) -> None:
 def _read_lines(name: str, source: SourceConfig, path: str) -> Iterator[tuple[int, Document]]:
     """Yields (bytes of the file consumed so far, document)."""
     if ".txt" in _ending(path):
-        text = _decode(b"".join(line for _, line in lines(path)), path)
+        text = decode(b"".join(line for _, line in lines(path)), path, of="file")
         yield os.path.getsize(path), Document(os.path.basename(path), text)
         return
     for number, (consumed, line) in enumerate(lines(path), start=1):
@@ -229,23 +229,32 @@ def _damaged(path: str, where: str, error: Exception) -> ValueError:
     )
 
 
-def _decode(data: bytes, path: str, line: int = 1) -> str:
-    """Returns text from UTF-8, without the byte order mark that may begin a file."""
+def decode(data: bytes, path: str, line: int = 1, *, of: str = "line") -> str:
+    """Returns text from UTF-8, without the byte order mark that may begin a file.
+
+    Args:
+      data: a line of a file, or all of it.
+      path: of the file, for messages.
+      line: where in the file the data begins, from 1 on.
+      of: line | file: what the data is.
+
+    Raises:
+      ValueError: it is not UTF-8, naming file, line and byte.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line += data.count(b"\n", 0, error.start)
         raise ValueError(
             f"{path}, line {line}: is not UTF-8 text (byte 0x{data[error.start]:02x}, at offset "
-            f"{error.start} of the {'file' if '.txt' in _ending(path) else 'line'}). Convert the "
-            "file to UTF-8."
+            f"{error.start} of the {of}). Convert the file to UTF-8."
         ) from error
     return text.removeprefix("\ufeff") if line == 1 else text
 
 
 def _parse(name: str, source: SourceConfig, data: bytes, path: str, number: int) -> Document:
     where = f"{path}, line {number}"
-    text = _decode(data, path, number)
+    text = decode(data, path, number)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:

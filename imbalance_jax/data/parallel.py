@@ -457,7 +457,7 @@ def _line_texts(name: str, path: str, other_path: str) -> Iterator[tuple[int, tu
 
 
 def _line_text(data: bytes, path: str, number: int) -> str:
-    return _decode(data.removesuffix(b"\n").removesuffix(b"\r"), path, number)
+    return files_lib.decode(data.removesuffix(b"\n").removesuffix(b"\r"), path, number)
 
 
 def _parse(
@@ -465,7 +465,7 @@ def _parse(
 ) -> dict[str, str]:
     """Returns the texts of one line by field."""
     where = f"{path}, line {number}"
-    text = _decode(data, path, number)
+    text = files_lib.decode(data, path, number)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError alone: a number of 5,000 digits
@@ -494,18 +494,6 @@ def _parse(
         field: values[field].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         for field in fields
     }
-
-
-def _decode(data: bytes, path: str, number: int) -> str:
-    """Returns a line as text, without the byte order mark that may begin a file."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, line {number}: is not UTF-8 text (byte 0x{data[error.start]:02x}, at offset "
-            f"{error.start} of the line). Convert the file to UTF-8."
-        ) from error
-    return text.removeprefix("\ufeff") if number == 1 else text
 
 
 # Languages
