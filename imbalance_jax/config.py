@@ -640,6 +640,7 @@ _NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint",
 def identity(config: Config) -> dict[str, Any]:
     """Returns what makes a run the same run, as nested plain values."""
     plain = to_dict(config)
+    del plain["mixture"]["same_total_as"]  # a check, not what is trained on
     # Steps, however the config says where a stage begins; a longer run must not move them.
     if config.mixture.stages:
         plain["mixture"]["stages"] = to_dict(stages(config))

@@ -124,12 +124,13 @@ CHOICES = {
         "files=DIR": {
             "sources.fr.kind": "files",
             "sources.fr.train": "DIR/fr.train.jsonl.gz",
-            "sources.en.test": "DIR/en.test.jsonl.gz",
+            "sources.fr.test": "DIR/fr.test.jsonl.gz",
             "parallel.en_fr.path": "DIR/parallel.jsonl.gz",
         },
         "layout=joint,content=disjoint": {
             "sources.fr.kind": "tfds",
             "sources.fr.dataset": "wiki40b/fr",
+            "sources.fr.id_field": "wikidata_id",
             "sources.en.markup": "wiki40b",
         },
     },
@@ -796,6 +797,7 @@ def test_a_fraction_is_rounded_down_to_a_step_and_is_what_it_looks_like():
         for steps in (10, 1000, 18265, 18270):
             assert first_of(tenths / 10, steps) == tenths * steps // 10
     assert first_of(0.5, 18265) == 9132 and first_of(0.999, 1000) == 999
+    assert first_of(0.12345, 100_000) == 12345
     for parts in range(2, 30):
         for steps in (parts, 30 * parts, 30 * parts + 1):
             schedule = stages(*(part / parts for part in range(parts)))

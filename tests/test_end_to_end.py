@@ -93,13 +93,17 @@ def test_a_run_leaves_everything_that_its_directory_promises(finished):
     assert {"perf/tokens_per_second", "perf/mfu", "perf/data_wait_fraction"} <= names
 
 
-def test_the_realised_ratio_is_the_requested_one(finished):
-    rows = {row["language"]: row for row in RunDirectory(finished).read_csv("mixture.csv")}
-    assert (
-        int(rows["en1"]["realised_sequences"]) == 120 == float(rows["en1"]["requested_sequences"])
-    )
-    assert int(rows["en2"]["realised_sequences"]) == 40
-    assert int(rows["en2"]["realised_tokens"]) == 40 * 16
+def test_the_realised_ratio_is_the_requested_one_in_every_stretch_of_the_run(finished):
+    rows = RunDirectory(finished).read_csv("mixture.csv")
+    ends = [(0, 5), (5, 10), (10, 15), (15, 20)]
+    assert [(int(r["first_step"]), int(r["last_step"])) for r in rows[::2]] == ends
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert (first["language"], second["language"]) == ("en1", "en2")
+        assert first["requested_sequences"] == first["realised_sequences"] == "30"
+        assert second["requested_sequences"] == second["realised_sequences"] == "10"
+        assert second["realised_tokens"] == str(10 * 16)
+        assert first["pool"] == second["pool"] == "en"
+    assert float(rows[-1]["pool_epochs"]) == round(160 / int(rows[-1]["pool_windows"]), 6)
 
 
 def test_the_loss_of_each_language_splits_exactly(finished):

@@ -177,7 +177,9 @@ def test_a_corpus_is_tokenized_as_it_is_read(source, tmp_path, monkeypatch):
     assert peaks[1] - peaks[0] < 200_000
 
 
-def test_a_sample_for_a_tokenizer_holds_as_much_as_it_was_asked_for(source, monkeypatch):
+@pytest.mark.parametrize("kind", ["files", "tfds"])
+def test_a_sample_for_a_tokenizer_holds_as_much_as_it_was_asked_for(monkeypatch, kind):
+    source = SourceConfig(kind=kind)
     live = Live(4000, characters=2000)
     monkeypatch.setattr(text, "documents", live)
     monkeypatch.setattr(text, "size", lambda source: 4000 * 2000)
@@ -387,11 +389,14 @@ def test_one_document_larger_than_the_sample_is_sampled_from_too(tmp_path, monke
 
 
 def test_a_text_without_line_breaks_trains_a_tokenizer(tmp_path):
-    (tmp_path / "book.txt").write_text(
-        " ".join(TEXTS[n % 300].replace("\n", " ") for n in range(3000))
-    )
-    made = prepared(files(tmp_path / "book.txt"), tmp_path)
+    book = " ".join(TEXTS[n % 300].replace("\n", " ") for n in range(3000))
+    (tmp_path / "book.txt").write_text(book)
+    source = files(tmp_path / "book.txt")
+    made = prepared(source, tmp_path)
     assert made.pieces.size == 320 and made.count("train") > 10_000
+    # In pieces that SentencePiece takes, and all of it.
+    sample = sample_of(source)
+    assert "".join(sample) == book and max(len(part.encode()) for part in sample) < 1 << 16
 
 
 def model_without_separator():

@@ -178,6 +178,8 @@ def _reader(name: str, source: SourceConfig) -> Reader:
 
 def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
     """Returns the tokenizer of all sources, which is trained when it is first needed."""
+    import sentencepiece
+
     tokenizer, mix = config.vocabulary.tokenizer, config.vocabulary.mix
     _check_model("config.vocabulary.tokenizer.path", tokenizer)
     if tokenizer.path:
@@ -211,7 +213,14 @@ def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
             unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             unfinished.write_bytes(trained)
             unfinished.replace(path)
-        return path.read_bytes()
+        model = path.read_bytes()
+        try:
+            sentencepiece.SentencePieceProcessor().load_from_serialized_proto(model)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} is not as it was written. Delete it; the next run trains it again."
+            ) from error
+        return model
 
     return Tokenizer(key, model_of_all)
 

@@ -382,18 +382,18 @@ class _Writer:
         tokens = np.concatenate(self._pending[split])
         record, rest = tokens[:_RECORD], tokens[_RECORD:]
         first = self.tokens[split] - len(tokens)
+        # Less than a record was left before the newest document, so all of them begin in it.
         begun = np.array(self._begun[split], DOCUMENT)
-        inside = begun["start"] < first + len(record)
         example = {
             "tokens": record,
-            "documents": (begun["start"][inside] - first).astype(np.int32),
-            "document_ids": begun["id"][inside],
+            "documents": (begun["start"] - first).astype(np.int32),
+            "document_ids": begun["id"],
             "language": self._name,
         }
         self._writer.add_examples({split: [example]})
         self.digests[split]["tokens"].update(record.tobytes())
-        self.digests[split]["documents"].update(begun[inside].tobytes())
+        self.digests[split]["documents"].update(begun.tobytes())
         if split == "train":
             self.counts_U += np.bincount(record, minlength=len(self.counts_U))
         self._pending[split], self._pending_size[split] = [rest], len(rest)
-        self._begun[split] = begun[~inside].tolist()
+        self._begun[split] = []
