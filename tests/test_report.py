@@ -105,16 +105,17 @@ def make_run(
         [
             {
                 "first_step": 0,
-                "last_step": until - 1,
+                "last_step": until,
                 "language": tag,
-                "source": "en",
+                "pool": "en",
                 "ratio": ratio[tag],
                 "requested_sequences": round(sequences * part),
                 "realised_sequences": round(sequences * part),
                 "requested_tokens": round(sequences * part) * config.model.L,
                 "realised_tokens": round(sequences * part) * config.model.L,
-                "source_windows": 18_211,
-                "source_epochs": sequences / 18_211,
+                "cross_language_repeats": 0,
+                "pool_windows": 18_211,
+                "pool_epochs": sequences / 18_211,
             }
             for tag, part in parts.items()
         ],
@@ -500,3 +501,47 @@ def test_ticks_drop_only_zeros_that_say_nothing():
     written = {409_600: "410 k", 40_000: "40 k", 1_024_000: "1.02 M", 1_500_000: "1.5 M"}
     for value, expected in written.items():
         assert figures._compact_tick(value) == expected
+
+
+def test_a_hash_is_shown_and_is_no_value_that_is_not_finite(tmp_path):
+    run = make_run(tmp_path / "run", steps=100)
+    run.log(100, {"data/order": "0123456789abcdef"})
+    words = words_of(page_of(run))
+    assert "hash of the order up to step 100 0123456789abcdef" in words
+    assert "Not finite" not in words
+
+
+def test_nats_of_parallel_texts_and_the_least_loss_stand_beside_the_results(tmp_path):
+    run = make_run(tmp_path / "run", steps=100)
+    evaluation = run.read_json("evaluation.json")
+    nats = {"en1": {"nats_per_pair": 1234.5}, "en2": {"nats_per_pair": 987.6}}
+    evaluation["parallel"] = {"en_fr": {"pairs": 30, "languages": nats}}
+    evaluation["entropy"] = {"en1": {"per_token": 1.2344, "least_loss": [1.2344, 1.25]}}
+    run.write_json("evaluation.json", evaluation)
+    words = words_of(page_of(run))
+    assert "nats a pair, en_fr" in words and "1,234.5" in words and "987.6" in words
+    assert "least loss there is" in words and "1.234" in words
+
+
+def test_a_run_with_stages_shows_the_ratio_of_every_stretch_and_repeats_across_clones(tmp_path):
+    run = make_run(tmp_path / "run", steps=100)
+    values = config_lib.to_dict(run.config())
+    values["mixture"]["stages"] = [[0, {"en1": 9, "en2": 1}], [0.5, {"en1": 1, "en2": 9}]]
+    run.write_json("config.json", values)
+    rows = run.read_csv("mixture.csv")
+    stretches = []
+    for first, parts in ((0, (90, 10)), (50, (10, 90))):
+        for row, part in zip(rows, parts, strict=True):
+            counts = {"requested_sequences": part, "realised_sequences": part}
+            steps = {"first_step": first, "last_step": first + 50}
+            stretches.append({**row, **counts, **steps, "cross_language_repeats": 5})
+    run.write_csv("mixture.csv", stretches)
+    text = page_of(run)
+    words = words_of(text)
+    assert "Part of the sequences over the run." in words
+    assert "Requested and realised sequences are equal for every language." in words
+    assert "20 sequences (10 %) had text that another language had before" in words
+    assert not structure_of(text).wrong
+    # A run of one ratio has no such figure, and one without repeats no such sentence.
+    words = words_of(page_of(make_run(tmp_path / "plain", steps=100)))
+    assert "over the run." not in words and "had text" not in words

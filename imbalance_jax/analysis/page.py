@@ -240,7 +240,9 @@ def _gap(run: _Run, rare: str, common: str, results: Mapping[str, Mapping[str, f
         for name in ("loss", "language_nats", "loss_own")
     ]
     # Losses of different text, or of ids of another tokenizer, differ for other reasons.
-    if run.source(rare) != run.source(common) or not all(map(math.isfinite, gaps)):
+    words = {run.config.languages[tag].words for tag in (rare, common)}
+    same = run.source(rare) == run.source(common) and len(words) == 1
+    if not same or not all(map(math.isfinite, gaps)):
         return ""
     sign, word = (1, "more") if gaps[0] >= 0 else (-1, "less")
     whole, telling, within = (f"{sign * gap:.3f}".replace("-", "−") for gap in gaps)
@@ -256,7 +258,8 @@ def _warning(run: _Run) -> str:
     found: dict[str, list[int]] = {}
     for record in run.records:
         for name, value in record.items():
-            if not math.isfinite(_number(value)):
+            # A hash is no number, and none that is missing.
+            if not isinstance(value, str) and not math.isfinite(_number(value)):
                 found.setdefault(name, []).append(record["step"])
     if not found:
         return ""
@@ -698,6 +701,14 @@ def _sources(run: _Run) -> str:
         for name, about, source in fingerprints
     )
     note = "A fingerprint stands for a source's text and tokenizer."
+    hashes = [(r["step"], r["data/order"]) for r in run.records if "data/order" in r]
+    if hashes:
+        step, order = hashes[-1]
+        listed += (
+            f"<div><dt>hash of the order up to step {step:,}</dt>"
+            f"<dd><code>{_text(order)}</code></dd></div>"
+        )
+        note += " Runs with equal hashes saw the same tokens in the same order."
     if any(source.get("kind") == "docstrings" for source in sources.values()):
         note += (
             " Text of the kind docstrings is read from the installed Python packages, so its "
