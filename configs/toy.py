@@ -5,8 +5,9 @@
 
 All of them say the same things. overlap is the share of words that all have in common; order
 is the word order of all but the first: head_first, head_middle or head_last. layout=merged lets
-equal words share an id. ratio has a part for each language. Every other dial is a field, such
-as --config.sources.toy1.synthetic.zipf=1.2. scale is as in configs/90_10.py.
+equal words share an id. ratio has a part for each language. zipf and depth are the exponent of
+the words' frequencies and the levels of a sentence; every other dial is a field, such as
+--config.sources.toy1.synthetic.shared_words=True. scale is as in configs/90_10.py.
 """
 
 import ml_collections
@@ -17,7 +18,14 @@ from imbalance_jax.config import ParallelConfig, SourceConfig
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = config_lib.parse_arg(
-        arg, scale="demo", ratio="50:50", overlap="0", order="head_first", layout="merged"
+        arg,
+        scale="demo",
+        ratio="50:50",
+        overlap="0",
+        order="head_first",
+        layout="merged",
+        zipf="1",
+        depth="3",
     )
     names = [f"toy{index}" for index in range(len(config_lib.parse_ratio(choice.ratio)))]
     sources = {}
@@ -25,10 +33,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         source = config_lib.declared(SourceConfig, kind="synthetic")
         source.synthetic.language = index
         source.synthetic.order = choice.order if index else "head_first"
-        try:
-            source.synthetic.overlap = float(choice.overlap)
-        except ValueError:
-            raise ValueError(f"overlap={choice.overlap}: write a share from 0 to 1.") from None
+        for dial, kind in (("overlap", float), ("zipf", float), ("depth", int)):
+            value = getattr(choice, dial)
+            try:
+                source.synthetic[dial] = kind(value)
+            except ValueError:
+                raise ValueError(f"{dial}={value}: write a number.") from None
         sources[name] = source
     config = config_lib.spoken(sources, scale=choice.scale, ratio=choice.ratio)
     config.vocabulary.layout = choice.layout

@@ -566,7 +566,8 @@ def _check_parallel(
         if not all(kinds) or differ or parallel.path:
             raise ValueError(
                 f"config.{field}: synthetic sources are parallel to each other, where "
-                f"{', '.join(names)} are equal and path is empty."
+                f"{', '.join(names)} are equal and path is empty. Set them so for both sources, "
+                f"or take config.{field} out."
             )
     elif not parallel.path:
         raise ValueError(

@@ -31,13 +31,19 @@ def describe(trainer: Trainer) -> str:
         f"on {device['count']} {device['kind']}" + (f" ({mesh})" if mesh else ""),
         f"{stream.steps:,} steps of {config.batch_size} x {config.model.L} = {tokens:,} tokens",
     ]
+    if stream.steps < config.steps:
+        lines[-1] += f", where the text ends; {config.steps:,} steps were asked for"
     for tag in config.tags:
         lines.append(f"  {tag}: {_share(config, tag)} of the sequences, {_origin(trainer, tag)}")
+    if config.mixture.temperature:
+        lines.append(
+            f"  ratio from the sizes of the sources, temperature {config.mixture.temperature:g}"
+        )
     lines += _merged(trainer)
     dry = stream.dry_steps()
     for pool, epochs in stream.epochs().items():
         windows = stream.windows[pool]
-        used = f"  source {pool}: {epochs:.2f} epochs of {windows * config.model.L:,} tokens"
+        used = f"  source {pool}: {epochs:.3g} epochs of {windows * config.model.L:,} tokens"
         if windows * config.model.L > _ENDLESS:
             used = f"  source {pool}: without end"
         if pool in dry:
@@ -52,7 +58,9 @@ def describe(trainer: Trainer) -> str:
         first, second = set_.sources
         lines.append(
             f"  parallel {name}: {int(set_.pairs_P.sum()):,} pairs of {first} and {second} in "
-            f"{len(set_.pairs_P):,} sequences"
+            f"{len(set_.pairs_P):,} sequences; {set_.about['counts']['too_long']:,} longer than "
+            f"config.model.L={config.model.L} and {set_.about['counts']['dropped']:,} in sequences "
+            "that were too short are left out"
         )
     return "\n".join(lines)
 
@@ -61,8 +69,11 @@ _ENDLESS = 1e12  # tokens that no text on a disk has
 
 
 def _share(config: Config, tag: str) -> str:
-    stages = config_lib.stages(config)
-    return ", then ".join(f"{ratio[tag] / sum(ratio.values()):.4g}" for _, ratio in stages)
+    said = [
+        f"{ratio[tag] / sum(ratio.values()):.4g}" + (f" from step {first:,}" if first else "")
+        for first, ratio in config_lib.stages(config)
+    ]
+    return ", ".join(said)
 
 
 def _origin(trainer: Trainer, tag: str) -> str:
@@ -94,9 +105,11 @@ def _merged(trainer: Trainer) -> list[str]:
         return []
     maps = [set(vocabulary.map_GU[vocabulary.index(tag)].tolist()) - {-1} for tag in originals]
     common, union = set.intersection(*maps), set.union(*maps)
+    if config.vocabulary.layout == "joint":
+        return [f"  joint vocabulary: {len(union):,} pieces for {', '.join(originals)} together"]
     return [
-        f"  {config.vocabulary.layout} vocabulary: {len(common):,} pieces in all of "
-        f"{', '.join(originals)}, {len(union):,} in any ({len(common) / len(union):.1%})"
+        f"  merged vocabulary: {len(union):,} pieces, of which {', '.join(originals)} have "
+        f"{len(common):,} in common ({len(common) / len(union):.1%})"
     ]
 
 

@@ -342,7 +342,7 @@ def cached(source):
 
 CACHED = [
     f"en-{'f' * 16}-train.{name}"
-    for name in ("documents", "documents.stamp", "tokens", "tokens.stamp")
+    for name in ("documents", "documents.stamp", "records", "tokens", "tokens.stamp")
 ]
 
 
@@ -494,6 +494,16 @@ def test_a_truncated_shard_is_refused_with_the_directory_named(tmp_path, model, 
     with pytest.raises(ValueError, match=r"en-1: split train .*Delete the directory"):
         source.tokens("train")
     assert list(source.cache.iterdir()) == []
+
+
+def test_records_that_are_damaged_are_refused_though_a_whole_copy_is_in_the_cache(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    source.tokens("train")
+    shard = shard_of(source)
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"en-1: split train .*Delete the directory"):
+            source.tokens("train")
 
 
 def test_records_of_another_text_are_refused(tmp_path, model):

@@ -231,6 +231,13 @@ def test_shuffled_text_stays_within_the_stretches_that_it_is_cut_into(ids, chunk
         first = last
 
 
+def test_equal_stretches_of_text_are_shuffled_each_in_an_order_of_its_own():
+    stretch = [*range(5, 10), *[STRINGS.index("x")] * 15, STRINGS.index("<0x0A>")]
+    found = view(stretch * 3, "shuffled", chunk=len(stretch))
+    thirds = [tuple(found[i : i + len(stretch)]) for i in range(0, len(found), len(stretch))]
+    assert len(set(thirds)) == 3
+
+
 def test_text_as_it_was_written_is_the_source_s_own_and_makes_no_file(tmp_path):
     text = Text(words_text(5), tmp_path)
     assert views.tokens(text, "train", LanguageConfig(source="en")) is text.tokens("train")

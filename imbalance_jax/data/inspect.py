@@ -7,10 +7,13 @@
     python -m imbalance_jax.data.inspect --totals configs/a.py configs/b.py
 
 `--step` prints a batch decoded, with the language, pool and window of every row. `--diff`
-says up to which step two runs see the same tokens in the same languages. `--check` makes the
-order of a run again from its config and its prepared text, and compares every hash and every
-count that the run recorded. `--totals` says whether two configs give each language the same
-number of sequences. Exit code 1 says that a check failed, or that two things differ.
+says up to which step two runs see the same text, as ids of the sources' tokenizers, in the same
+languages; which ids of a model these become is a matter of the vocabulary, and said apart.
+`--check` makes the order of a run again from its config and its prepared text, and compares
+every hash and every count that the run recorded. `--totals` says whether two configs give each
+language the same number of sequences.
+
+Exit code 1 says that a check failed, or that two things differ.
 """
 
 import dataclasses
@@ -21,12 +24,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from imbalance_jax import cli
+from imbalance_jax import cli, languages
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import audit, corpora, mixture, prepare
 from imbalance_jax.data.stream import Stream, with_ratio
-from imbalance_jax.languages import source_of
 from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory
 
@@ -87,7 +89,7 @@ def describe_batch(opened: Opened, step: int, rows: int) -> str:
     lines = [f"step {step}: {len(language_B)} sequences of {config.model.L} tokens ({held})"]
     for row in range(min(rows or len(language_B), len(language_B))):
         g = language_B[row]
-        source = opened.sources[source_of(config, config.tags[g])]
+        source = opened.sources[languages.source_of(config, config.tags[g])]
         # Line ends and the like, so that a row is a line.
         text = json.dumps(source.tokenizer.decode(batch.ids_BW[row].tolist()), ensure_ascii=False)
         where = f"{stream.pools[g]} window {window_B[row]}"
@@ -125,7 +127,16 @@ def compare(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> tupl
             f"The same tokens in all {steps:,} steps that both have; one goes on to step "
             f"{max(first.stream.steps, second.stream.steps):,}."
         )
-    return True, f"The same tokens in the same languages in all {steps:,} steps."
+    said = f"The same tokens in the same languages in all {steps:,} steps."
+    maps = [_map(opened) for opened in (first, second)]
+    if maps[0] != maps[1]:
+        said += " The vocabularies differ, so they are other ids to the models."
+    return True, said
+
+
+def _map(opened: Opened) -> bytes:
+    pieces = {name: source.pieces for name, source in opened.sources.items()}
+    return languages.vocabulary(opened.config, pieces).to_bytes()
 
 
 def _difference(ours: Any, theirs: Any, tags: list[np.ndarray]) -> str:
@@ -219,7 +230,7 @@ def compare_totals(first: Config, second: Config) -> tuple[bool, str]:
     totals = [config_lib.totals(config) for config in (first, second)]
     tolerance = max(first.batch_size, second.batch_size)
     lines, same = [], True
-    for tag in sorted(set(first.tags) | set(second.tags)):
+    for tag in [*first.tags, *(tag for tag in second.tags if tag not in first.tags)]:
         values = [float(total.get(tag, 0)) for total in totals]
         same &= abs(values[0] - values[1]) < tolerance
         lines.append(f"{tag:<8} {values[0]:>14,.10g} {values[1]:>14,.10g} sequences")

@@ -87,8 +87,9 @@ class Sequential:
 
     def check_reuse(self, end: int) -> None:
         """Raises ValueError if a queue would wrap where its clones may not change places."""
+        final_G = self.mixture.counts_before(np.array([end]))[0]
         for pool, sharing in self._sharing.items():
-            if self._reuse == "same_language" and len(sharing) > 1:
+            if self._reuse == "same_language" and np.count_nonzero(final_G[sharing]) > 1:
                 dry = self.dry_at(pool, end)
                 if dry is not None:
                     raise ValueError(

@@ -127,9 +127,21 @@ class Source:
             return np.zeros(0, dtype)
         files = {name: self.cached(f"{split}.{name}") for name in ("tokens", "documents")}
         size, digest = count * dtype.itemsize, self.about["digests"][split][what]
-        if not flat.is_whole(files[what], size, digest):
+        touched = self._records_status(split)
+        known = self.cached(f"{split}.records")
+        if touched and (not known.exists() or known.read_text() != touched):
+            # Never seen, or touched since: read them all, though a copy may be here.
+            self._flatten(split, files)
+            known.write_text(touched)
+        elif not flat.is_whole(files[what], size, digest):
             self._flatten(split, files)
         return np.memmap(files[what], dtype=dtype, mode="r")
+
+    def _records_status(self, split: str) -> str:
+        """Returns the sizes and times of change of the records' files; "" where none is there."""
+        files = sorted(self.path.glob(f"*-{split}.array_record-*"))
+        status = [(file.name, file.stat()) for file in files]
+        return "".join(f"{name} {stat.length} {stat.mtime}\n" for name, stat in status)
 
     def cached(self, name: str) -> pathlib.Path:
         """Returns the file of the cache for something that follows from this source."""

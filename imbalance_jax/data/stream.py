@@ -57,6 +57,8 @@ def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Conf
     count_G = np.maximum(1, np.floor(exact_G)).astype(int)
     while count_G.sum() < _TEMPERATURE_BLOCK:
         count_G[np.argmax(exact_G - count_G)] += 1
+    while count_G.sum() > _TEMPERATURE_BLOCK:  # languages that would have had none got 1
+        count_G[np.argmax(np.where(count_G > 1, count_G - exact_G, -np.inf))] -= 1
     ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
     mixture = dataclasses.replace(config.mixture, ratio=ratio)
     return dataclasses.replace(config, mixture=mixture)
@@ -107,15 +109,18 @@ class Stream:
         """Returns the language and the window of its pool of every row of a step's batch."""
         B = self._config.batch_size
         together = max(1, _ORDER_CHUNK // B)
-        chunk, inside = divmod(step, together)
-        language_n, window_n = self._chunk(chunk, together)
-        rows = slice(inside * B, (inside + 1) * B)
+        first = step - step % together
+        # Not beyond the run's end: what comes there may not exist.
+        last = max(step + 1, min(first + together, self.steps))
+        language_n, window_n = self._steps(first, last)
+        rows = slice((step - first) * B, (step - first + 1) * B)
         return language_n[rows], window_n[rows]
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a stream lives as long as its run)
-    def _chunk(self, chunk: int, together: int) -> tuple[np.ndarray, np.ndarray]:
+    def _steps(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the languages and windows of the rows of steps first .. last - 1."""
         B = self._config.batch_size
-        return self.order.at(chunk * together * B, together * B)
+        return self.order.at(first * B, (last - first) * B)
 
     def _read(self, language: int, row_n: np.ndarray, window_n: np.ndarray) -> np.ndarray:
         readable, starts_n = self._readable[language], window_n * self._L
