@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.data import audit
+from imbalance_jax.data import audit, mixture
 from imbalance_jax.data import stream as stream_lib
 from imbalance_jax.data.audit import ORDER_METRIC, REPEATS_METRIC, Audit
 from imbalance_jax.data.sources import DOCUMENT
@@ -32,17 +32,17 @@ def short_chunks(monkeypatch):
 
 
 class Numbered:
-    """A source whose id at a place is that place, in documents of three windows."""
+    """A source whose id at a place is that place, in documents of equal lengths."""
 
-    def __init__(self, windows, first=0, fingerprint="text"):
+    def __init__(self, windows, first=0, fingerprint="text", document=3 * L):
         self._tokens = np.arange(first, first + windows * L, dtype=np.uint32)
-        self.name, self.fingerprint = "en", fingerprint
+        self.name, self.fingerprint, self._document = "en", fingerprint, document
 
     def tokens(self, split):
         return self._tokens
 
     def documents(self, split):
-        starts = np.arange(0, len(self._tokens), 3 * L)
+        starts = np.arange(0, len(self._tokens), self._document)
         return np.array(list(zip(starts, range(len(starts)), strict=True)), DOCUMENT)
 
 
@@ -51,7 +51,7 @@ def plain():
     return config_lib.to_dict(tiny_config(UNUSED))
 
 
-def run_of(sources_of=("en", "en"), windows=60, *, fingerprint="text", **changes):
+def run_of(sources_of=("en", "en"), windows=60, *, text=None, **changes):
     """Returns the config and the stream of languages l0, l1, ... on each of the named sources."""
     config = copy.deepcopy(plain())
     config["sources"] = {name: config["sources"]["en"] for name in set(sources_of)}
@@ -66,7 +66,7 @@ def run_of(sources_of=("en", "en"), windows=60, *, fingerprint="text", **changes
         (config[group] if group else config)[field] = value
     resolved = config_lib.resolve(config)
     sources = {
-        name: Numbered(windows, 1_000_000 * i, fingerprint)
+        name: Numbered(windows, 1_000_000 * i, **text or {})
         for i, name in enumerate(dict.fromkeys(sources_of))
     }
     return resolved, Stream(resolved, sources)
@@ -104,7 +104,7 @@ def test_what_does_not_change_the_order_does_not_change_the_hash():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fingerprint": "another text"},
+        {"text": {"fingerprint": "another text"}},
         {"seed": 1},
         {"mixture__seed": 7},
         {"mixture__ratio": {"l0": 7, "l1": 3}},
@@ -153,6 +153,14 @@ def test_the_hash_stands_for_which_documents_each_language_has():
     assert first(mixture__seed=0) == first(mixture__seed=0) != first(mixture__seed=1)
     # Before the first batch, two seeds differ in nothing else.
     assert Audit(*run_of(mixture__seed=0)).digest == Audit(*run_of(mixture__seed=1)).digest
+
+
+def test_before_any_step_the_hash_stands_for_the_rules_of_the_order(monkeypatch):
+    changes = {"mixture__reuse": "any"}
+    shuffled = Audit(*run_of(**changes)).digest
+    assert Audit(*run_of(mixture__order="sequential", **changes)).digest != shuffled
+    monkeypatch.setattr(mixture, "ORDER_VERSION", mixture.ORDER_VERSION + 1)
+    assert Audit(*run_of(**changes)).digest != shuffled
 
 
 class Forged:
@@ -306,6 +314,27 @@ def test_repeats_in_sequence_are_those_of_a_loop_where_queues_are_whole_windows(
     _, following = records_of(config, stream, 20, 5)
     expected = slow_repeats(config, stream, 20)
     assert following.repeats_G.tolist() == expected and sum(expected) > 10
+
+
+def test_a_queue_read_at_other_cuts_counts_as_the_text_that_its_windows_begin_in():
+    length = 5 * L // 2  # of the one document of each row
+    config, stream = run_of(
+        windows=B * length // L,
+        text={"document": length},
+        mixture__order="sequential",
+        mixture__reuse="any",
+    )
+    _, following = records_of(config, stream, 20, 5)
+    heard, count_G = collections.defaultdict(set), [0, 0]
+    for step in range(20):
+        batch = stream.batch(step)
+        for row, g in enumerate(batch.language_B.tolist()):
+            begins = int(batch.ids_BW[row, 0])
+            assert begins // length == row
+            place = heard[row, begins % length // L]
+            count_G[g] += bool(place - {g})
+            place.add(g)
+    assert following.repeats_G.tolist() == count_G
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pathlib
 import numpy as np
 import pytest
 from conftest import tiny_config
-from hypothesis import given, reject, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from imbalance_jax import config as config_lib
@@ -737,6 +737,8 @@ def test_the_schedules_of_the_reference_study_have_its_stage_lengths(tmp_path, n
     assert shares == [float(share) for share in name.split("_")]
 
 
+@example(parts=[1231, 8769], steps=10_000)
+@example(parts=[1, 1, 1], steps=3000)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(50, 30_000))
 @settings(max_examples=100, deadline=None)
 def test_a_fraction_of_all_steps_is_rounded_down_to_a_step(parts, steps):

@@ -582,11 +582,13 @@ def _ratio_over_time(run: _Run) -> str:
         )
     curves = {}
     for tag in run.config.tags:
-        mine = [row for row in run.windows if row["language"] == tag]
-        curves[tag] = Curve(
-            [int(row["last_step"]) for row in mine],
-            [float(row["realised_sequences"]) / total[row["last_step"]] for row in mine],
-        )
+        # Level over each stretch, from its first step to its last.
+        steps, parts = [], []
+        for row in run.windows:
+            if row["language"] == tag:
+                steps += [int(row["first_step"]), int(row["last_step"])]
+                parts += [float(row["realised_sequences"]) / total[row["last_step"]]] * 2
+        curves[tag] = Curve(steps, parts)
     drawn = figures.language_curves(
         "mixture-over-time",
         "Realised part of the sequences of each language, over the run.",
