@@ -645,6 +645,10 @@ def identity(config: Config) -> dict[str, Any]:
     # Steps, however the config says where a stage begins; a longer run must not move them.
     if config.mixture.stages:
         plain["mixture"]["stages"] = to_dict(stages(config))
+        if config.mixture.switch == "document" or config.mixture.content == "disjoint":
+            # Documents are given out in proportion to these: more steps would do it anew.
+            asked = {tag: str(total) for tag, total in totals(config).items()}
+            plain["mixture"]["sequences"] = asked
     if config.mixture.temperature:
         plain["mixture"]["ratio"] = "by temperature"
     return {name: plain[name] for name in plain if name not in _NOT_IDENTITY}
@@ -938,6 +942,9 @@ def spoken(
 
 def equal_stages(text: str, first: str, second: str) -> Schedule:
     """Returns a schedule of equally long stages, such as `0.1_0.9`.
+
+    Stage i of m begins at step floor(i steps / m). The reference's begins at
+    i floor(steps / m), which is the same or up to m - 1 steps before.
 
     Args:
       text: the share of `second` in each stage; `first` gets the rest.

@@ -154,6 +154,8 @@ CHOICES = {
     },
     "toy.py": {
         "ratio=2:1:1": {"mixture.ratio": {"toy0": 2, "toy1": 1, "toy2": 1}},
+        "zipf=1.2": {"sources.toy0.synthetic.zipf": 1.2, "sources.toy1.synthetic.zipf": 1.2},
+        "depth=4": {"sources.toy0.synthetic.depth": 4, "sources.toy1.synthetic.depth": 4},
         "overlap=0.2": {
             "sources.toy0.synthetic.overlap": 0.2,
             "sources.toy1.synthetic.overlap": 0.2,
@@ -219,7 +221,7 @@ WRONG_CHOICES = {
     "ten_languages.py:main=50.5": "main=50.5: write a percentage in whole numbers, such as 50",
     "ten_languages.py:main=101": "main=101: write a percentage",
     "ten_languages.py:main=-1": "main=-1: write a percentage",
-    "toy.py:overlap=much": "overlap=much: write a share from 0 to 1",
+    "toy.py:overlap=much": "overlap=much: write a number",
     "toy.py:overlap=2": "synthetic.overlap=2.0 must lie in 0 to 1",
     "toy.py:order=free": "synthetic.order='free' is not one of 'head_first', 'head_middle',",
     "toy.py:layout=joint": "Set config.vocabulary.layout=merged",
@@ -1263,3 +1265,16 @@ def test_a_command_with_a_wrong_config_exits_with_2_one_message_and_nothing_made
     assert message in done.stderr and done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_steps_that_would_part_documents_anew_are_refused(tmp_path):
+    stages = ((0, {"en1": 1, "en2": 0}), (10, {"en1": 1, "en2": 1}))
+    for changes in ({"mixture__switch": "document"}, {"mixture__content": "disjoint"}):
+        run = runs.RunDirectory(tmp_path / next(iter(changes)))
+        run.claim(resolved(steps=20, mixture__stages=stages, **changes))
+        with pytest.raises(ValueError, match=r"config\.mixture\.sequences"):
+            run.check(resolved(steps=40, mixture__stages=stages, **changes), extend=True)
+        # One ratio throughout parts them the same whatever the steps.
+        even = runs.RunDirectory(tmp_path / f"{next(iter(changes))}-even")
+        even.claim(resolved(steps=20, **changes))
+        even.check(resolved(steps=40, **changes), extend=True)

@@ -102,12 +102,12 @@ class Queues:
         self, tokens: np.ndarray, starts_n: np.ndarray, lengths_n: np.ndarray, rows: int
     ) -> None:
         """Raises TooFewDocuments if there are fewer than rows."""
-        if len(starts_n) < rows:
+        queue_n = _deal(lengths_n - 1, rows)  # a separator is no token of a document here
+        if len(np.unique(queue_n)) < rows:
             raise TooFewDocuments(
                 f"has {len(starts_n)} documents, and config.mixture.order='sequential' needs one "
                 f"for each of config.batch_size={rows} rows at least."
             )
-        queue_n = _deal(lengths_n - 1, rows)  # a separator is no token of a document here
         order_n = np.argsort(queue_n, kind="stable")
         self._text = Joined(tokens, starts_n[order_n], lengths_n[order_n])
         self.length_B = np.bincount(queue_n, lengths_n, minlength=rows).astype(np.int64)

@@ -52,6 +52,7 @@ def permute(key_: int, index: np.ndarray, size: int) -> np.ndarray:
     until it falls inside (cycle walking), which keeps it a permutation. No table, so the
     memory does not grow with the corpus.
     """
+    assert size > 0  # or no image would ever fall inside
     bits = max(2, (size - 1).bit_length())
     low_bits, high_bits = bits // 2, bits - bits // 2
     result = np.asarray(index).astype(np.uint64)

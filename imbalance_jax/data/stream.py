@@ -15,7 +15,7 @@ import numpy as np
 from imbalance_jax import config as config_lib
 from imbalance_jax import languages
 from imbalance_jax.config import Config
-from imbalance_jax.data import corpora, sequential
+from imbalance_jax.data import corpora, sequential, views
 from imbalance_jax.data import mixture as mixture_lib
 
 # Positions whose order is worked out at once, so that small batches do not pay for it each.
@@ -166,10 +166,7 @@ class Stream:
             {
                 "tag": tag,
                 "source": corpus.source.fingerprint,
-                "words": [
-                    self._config.languages[tag].words,
-                    self._config.languages[tag].words_block,
-                ],
+                "words": self._words_key(tag),
                 "documents": _digest_of(corpus.mine_n),
                 "pool": corpus.pool,
             }
@@ -183,6 +180,11 @@ class Stream:
                 "languages": languages_,
             }
         )
+
+    def _words_key(self, tag: str) -> list[Any]:
+        language = self._config.languages[tag]
+        version = 0 if language.words == "as_written" else views.VERSION
+        return [language.words, language.words_block, version]
 
     def repeating_pools(self) -> list[str]:
         """Returns the pools whose text can come in another language than it came in before."""

@@ -10,9 +10,9 @@
 A word is its first piece, which begins with a space, and the pieces after it up to the next
 word. Blocks begin anew in every line. What begins a line without a space stays where it is,
 so that the text decodes to words with spaces between them; so do line ends and separators of
-documents. Hence a text in another order has as many ids as before, and every document and
-every line lies where it lay: window w of the one says what window w of the other says, up to
-what a block carries over the edge.
+documents. Hence a text in another order has as many ids as before, and every document lies
+where it lay. In reversed and permuted text so does every line: window w of the one says what
+window w of the other says, up to what a block carries over the edge.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ from imbalance_jax.data.sources import Source
 from imbalance_jax.languages import Pieces
 
 _CHUNK = 1 << 20  # ids that are put in order at once; no word changes places beyond them
-_VERSION = 1  # raise it when the same text and config begin to yield another order
+VERSION = 1  # raise it when the same text and config begin to yield another order
 
 
 def tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
@@ -33,7 +33,7 @@ def tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
     if language.words == "as_written":
         return ids
     block = language.words_block if language.words != "shuffled" else 0
-    path = source.cached(f"{split}-{language.words}-{block}-v{_VERSION}.tokens")
+    path = source.cached(f"{split}-{language.words}-{block}-v{VERSION}.tokens")
     order = WordOrder(source.pieces, language.words, language.words_block)
 
     def make(file: flat.Unfinished) -> None:
