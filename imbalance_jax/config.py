@@ -71,29 +71,6 @@ class SyntheticConfig:
     shared_words: bool = False  # all languages choose from one set of words: false friends
     order: str = "head_first"  # head_first | head_middle | head_last
 
-    def __post_init__(self) -> None:
-        _require_one_of(
-            "sources.*.synthetic.order", self.order, ("head_first", "head_middle", "head_last")
-        )
-        for name in ("world", "language", "tokens", "zipf"):
-            _require_at_least(f"sources.*.synthetic.{name}", getattr(self, name), 0)
-        for name in ("lemmas", "topics", "depth"):
-            _require_at_least(f"sources.*.synthetic.{name}", getattr(self, name), 1)
-        if self.depth > 12:
-            raise ValueError(
-                f"config.sources.*.synthetic.depth={self.depth} makes sentences of "
-                f"2**{self.depth} - 1 words. Set it to 12 or less."
-            )
-        if self.lemmas % self.topics:
-            raise ValueError(
-                f"config.sources.*.synthetic.topics={self.topics} does not divide "
-                f"lemmas={self.lemmas}. Set lemmas to a multiple of topics."
-            )
-        if not 0 <= self.overlap <= 1:
-            raise ValueError(
-                f"config.sources.*.synthetic.overlap={self.overlap} must lie in 0 to 1."
-            )
-
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
@@ -445,7 +422,33 @@ def _check_source(name: str, source: SourceConfig) -> None:
             f"config.{field}.dataset={source.dataset!r} is a TFDS dataset, but config.{field}."
             f"kind={source.kind!r} reads none. Set config.{field}.kind=tfds, or dataset=''."
         )
+    if source.kind not in ("files", "tfds") and source.markup != "none":
+        raise ValueError(
+            f"config.{field}.markup={source.markup!r} is for text of kind files or tfds, but "
+            f"config.{field}.kind={source.kind!r}. Set config.{field}.markup=none."
+        )
+    _check_synthetic(f"{field}.synthetic", source.synthetic)
     _check_tokenizer(f"{field}.tokenizer", source.tokenizer)
+
+
+def _check_synthetic(field: str, synthetic: SyntheticConfig) -> None:
+    _require_one_of(f"{field}.order", synthetic.order, ("head_first", "head_middle", "head_last"))
+    for name in ("world", "language", "tokens", "zipf"):
+        _require_at_least(f"{field}.{name}", getattr(synthetic, name), 0)
+    for name in ("lemmas", "topics", "depth"):
+        _require_at_least(f"{field}.{name}", getattr(synthetic, name), 1)
+    if synthetic.depth > 12:
+        raise ValueError(
+            f"config.{field}.depth={synthetic.depth} makes sentences of 2**{synthetic.depth} - 1 "
+            "words. Set it to 12 or less."
+        )
+    if synthetic.lemmas % synthetic.topics:
+        raise ValueError(
+            f"config.{field}.topics={synthetic.topics} does not divide lemmas={synthetic.lemmas}. "
+            "Set lemmas to a multiple of topics."
+        )
+    if not 0 <= synthetic.overlap <= 1:
+        raise ValueError(f"config.{field}.overlap={synthetic.overlap} must lie in 0 to 1.")
 
 
 def _check_languages(
@@ -816,13 +819,22 @@ def stages(
     return tuple((_first_step(first, config.steps), ratio) for first, ratio in schedule)
 
 
-def totals(config: Config, schedule: Schedule | None = None) -> dict[str, fractions.Fraction]:
-    """Returns the sequences that a schedule asks for, per language, in the whole run."""
+def totals(
+    config: Config, schedule: Schedule | None = None, *, before: int | None = None
+) -> dict[str, fractions.Fraction]:
+    """Returns the sequences that a schedule asks for, per language.
+
+    Args:
+      config: of the run.
+      schedule: what to read in place of `config.mixture.stages`.
+      before: the step that it is counted up to; the end of the run where it is None.
+    """
     found = stages(config, schedule)
-    ends = [first for first, _ in found[1:]] + [config.steps]
+    last = config.steps if before is None else before
+    ends = [first for first, _ in found[1:]] + [last]
     total = dict.fromkeys(config.tags, fractions.Fraction(0))
     for (first, ratio), end in zip(found, ends, strict=True):
-        sequences = (end - first) * config.batch_size
+        sequences = max(0, min(end, last) - first) * config.batch_size
         for tag in config.tags:
             total[tag] += fractions.Fraction(sequences * ratio[tag], sum(ratio.values()))
     return total

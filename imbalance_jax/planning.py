@@ -9,6 +9,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax import hardware, languages, step
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
+from imbalance_jax.data import synthetic
 from imbalance_jax.data.corpora import shared_documents
 from imbalance_jax.progress import clock
 from imbalance_jax.train import Trainer
@@ -42,9 +43,9 @@ def describe(trainer: Trainer) -> str:
     lines += _merged(trainer)
     dry = stream.dry_steps()
     for pool, epochs in stream.epochs().items():
-        windows = stream.windows[pool]
-        used = f"  source {pool}: {epochs:.3g} epochs of {windows * config.model.L:,} tokens"
-        if windows * config.model.L > _ENDLESS:
+        tokens = stream.windows[pool] * config.model.L
+        used = f"  source {pool}: {epochs:.3g} epochs of {tokens:,} tokens"
+        if tokens > synthetic.ENDLESS // 2:
             used = f"  source {pool}: without end"
         if pool in dry:
             used += f", used up at step {dry[pool]:,} ({config.mixture.on_exhaustion})"
@@ -63,9 +64,6 @@ def describe(trainer: Trainer) -> str:
             "that were too short are left out"
         )
     return "\n".join(lines)
-
-
-_ENDLESS = 1e12  # tokens that no text on a disk has
 
 
 def _share(config: Config, tag: str) -> str:

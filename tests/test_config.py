@@ -524,6 +524,10 @@ WRONG = {
         {"vocabulary__layout": "joint", "sources__en__kind": "synthetic"},
         r"config\.sources\.en is synthetic and made of words. Set config\.vocabulary\.layout=mer",
     ),
+    "markup of a text without any": (
+        {"sources__en__kind": "docstrings", "sources__en__markup": "wiki40b"},
+        r"config\.sources\.en\.markup='wiki40b' .* Set config\.sources\.en\.markup=none",
+    ),
     "no such markup": (
         {"sources__en__markup": "html"},
         r"config\.sources\.en\.markup='html' is not one of 'none', 'wiki40b'",
@@ -550,7 +554,7 @@ WRONG = {
     **{
         f"a {name} below {least}": (
             {f"sources__en__synthetic__{name}": least - 1},
-            rf"config\.sources\.\*\.synthetic\.{name}={least - 1}(\.0)? must be {least} or more",
+            rf"config\.sources\.en\.synthetic\.{name}={least - 1}(\.0)? must be {least} or more",
         )
         for name, least in {
             "world": 0,
@@ -564,7 +568,7 @@ WRONG = {
     },
     "sentences of too many words": (
         {"sources__en__synthetic__depth": 13},
-        r"config\.sources\.\*\.synthetic\.depth=13 makes sentences of .*Set it to 12 or less",
+        r"config\.sources\.en\.synthetic\.depth=13 makes sentences of .*Set it to 12 or less",
     ),
     "topics that do not divide": (
         {"sources__en__synthetic__topics": 7},
@@ -572,11 +576,11 @@ WRONG = {
     ),
     "an overlap of more than all": (
         {"sources__en__synthetic__overlap": 1.01},
-        r"config\.sources\.\*\.synthetic\.overlap=1\.01 must lie in 0 to 1",
+        r"config\.sources\.en\.synthetic\.overlap=1\.01 must lie in 0 to 1",
     ),
     "no overlap": (
         {"sources__en__synthetic__overlap": float("nan")},
-        r"config\.sources\.\*\.synthetic\.overlap=nan must lie in 0 to 1",
+        r"config\.sources\.en\.synthetic\.overlap=nan must lie in 0 to 1",
     ),
     "other words of a text without end": (
         {"sources__en__kind": "synthetic", "languages__en2__words": "reversed"},

@@ -518,7 +518,8 @@ def test_check_accepts_a_dataset_that_could_be_prepared_here(tmp_path, without):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed"
+    importlib.util.find_spec("apache_beam") is not None,
+    reason="Apache Beam is installed; run it in an environment without the extra tfds",
 )
 def test_without_the_extra_nothing_but_the_error_is_said_of_wiki40b(tmp_path):
     script = (

@@ -465,8 +465,8 @@ def test_the_reference_s_two_tokenizers_share_3728_of_29040_pieces():
     folder = os.environ.get("IMBALANCE_JAX_REFERENCE_TOKENIZERS")
     if not folder:
         pytest.skip(
-            "IMBALANCE_JAX_REFERENCE_TOKENIZERS names no folder with the study's "
-            "books_16384.model and french_books_16384.model"
+            "the study's tokenizers are not here: set IMBALANCE_JAX_REFERENCE_TOKENIZERS to a "
+            "folder that holds its books_16384.model and french_books_16384.model"
         )
     files = {"en": "books_16384.model", "fr": "french_books_16384.model"}
     tokenizers = {

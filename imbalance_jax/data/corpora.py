@@ -28,7 +28,7 @@ from imbalance_jax.data.synthetic import SyntheticSource
 
 AnySource: TypeAlias = Source | SyntheticSource
 
-_COMPARED = 20_000_000  # documents whose ids are compared in a few seconds
+_COMPARED = 2_000_000  # documents whose ids are compared in a second or two
 
 
 class Readable(Protocol):

@@ -390,6 +390,7 @@ def _parse_split(name: str, source: SourceConfig, split: str) -> Any:
     value = getattr(source, split)
     try:
         return tfds.core.ReadInstruction.from_spec(value or split)
+    # The second is what TFDS raises for a slice of `all`, which it knows, but cannot cut.
     except (ValueError, NotImplementedError) as error:
         raise ValueError(
             f"config.sources.{name}.{split}={value!r} is not a split or a slice of one "

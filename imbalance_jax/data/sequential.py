@@ -42,14 +42,13 @@ class Sequential:
         self.mixture, self._reuse = mixture, reuse
         self._names = list(dict.fromkeys(pools))
         self._pool_G = np.array([self._names.index(pool) for pool in pools])
-        self._sharing = {name: np.nonzero(self._pool_G == p)[0] for p, name in self._pools()}
+        self._sharing = {
+            name: np.nonzero(self._pool_G == p)[0] for p, name in enumerate(self._names)
+        }
         # Windows, the id after their last one included, that a queue has before it wraps.
         self._lasts = {name: np.maximum(lengths[name] - 1, 0) // L for name in self._names}
         self._rows = len(next(iter(lengths.values())))
         self._counts = [np.zeros((self._rows, len(self._names)), np.int64)]
-
-    def _pools(self) -> list[tuple[int, str]]:
-        return list(enumerate(self._names))
 
     def at(self, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the languages at n positions, and the window of its row's queue at each."""
@@ -58,7 +57,7 @@ class Sequential:
         pool_SB = self._pool_G[language_SB]
         before_BP = self._counts_before(first_step)
         window_SB = np.empty(pool_SB.shape, np.int64)
-        for p, _ in self._pools():
+        for p in range(len(self._names)):
             mine_SB = pool_SB == p
             counts_SB = before_BP[:, p] + np.cumsum(mine_SB, axis=0) - mine_SB
             window_SB = np.where(mine_SB, counts_SB, window_SB)
@@ -108,12 +107,10 @@ class Sequential:
         while len(self._counts) <= chunk:
             last = len(self._counts) - 1
             self._counts.append(self._counts[last] + self._drawn(last * _CHUNK, _CHUNK))
-        return (
-            self._counts[chunk] + self._drawn(chunk * _CHUNK, rest)
-            if rest
-            else (self._counts[chunk])
-        )
+        inside = self._drawn(chunk * _CHUNK, rest) if rest else 0
+        return self._counts[chunk] + inside
 
     def _drawn(self, first_step: int, steps: int) -> np.ndarray:
         pool_SB = self._pool_G[self._languages(first_step, first_step + steps)]
-        return np.stack([np.count_nonzero(pool_SB == p, axis=0) for p, _ in self._pools()], axis=1)
+        pools = range(len(self._names))
+        return np.stack([np.count_nonzero(pool_SB == p, axis=0) for p in pools], axis=1)

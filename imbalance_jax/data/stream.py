@@ -15,7 +15,7 @@ import numpy as np
 from imbalance_jax import config as config_lib
 from imbalance_jax import languages
 from imbalance_jax.config import Config
-from imbalance_jax.data import corpora, sequential, views
+from imbalance_jax.data import corpora, sequential, synthetic, views
 from imbalance_jax.data import mixture as mixture_lib
 
 # Positions whose order is worked out at once, so that small batches do not pay for it each.
@@ -38,7 +38,7 @@ def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Conf
     mT5). They are rounded to parts of 1,000 by largest remainders, with 1 as the least.
 
     Raises:
-      ValueError: a source is without end, or the run's totals are not what it asks for.
+      ValueError: a source is without end.
     """
     temperature = config.mixture.temperature
     if not temperature:
@@ -46,7 +46,7 @@ def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Conf
     sizes_G = np.array(
         [sources[languages.source_of(config, tag)].count("train") for tag in config.tags], float
     )
-    if sizes_G.max() >= _ENDLESS:
+    if sizes_G.max() >= synthetic.ENDLESS:
         raise ValueError(
             f"config.mixture.temperature={temperature} weighs languages by the size of their "
             "text, and a synthetic source is without end. Set its synthetic.tokens, or "
@@ -62,9 +62,6 @@ def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Conf
     ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
     mixture = dataclasses.replace(config.mixture, ratio=ratio)
     return dataclasses.replace(config, mixture=mixture)
-
-
-_ENDLESS = 1 << 40
 
 
 class Stream:
@@ -141,12 +138,7 @@ class Stream:
 
     def requested(self, step: int) -> np.ndarray:
         """Returns the sequences per language that the ratio asks for before a step."""
-        stages = _stages(self._config)
-        total_G = np.zeros(len(self._config.tags))
-        for (first, count_G), after in zip(stages, [*stages[1:], (step, None)], strict=True):
-            length = max(0, min(step, after[0]) - first)
-            total_G += length * self._config.batch_size * np.array(count_G) / sum(count_G)
-        return total_G
+        return np.array([float(n) for n in config_lib.totals(self._config, before=step).values()])
 
     def ratios(self, first: int, last: int) -> list[Mapping[str, int]]:
         """Returns the ratios of the stages that steps first .. last - 1 are in."""

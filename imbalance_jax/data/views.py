@@ -82,9 +82,8 @@ class WordOrder:
             return self._shuffled(ids, first)
         ends_line = self._ends_line_U[ids]
         begins_line = np.concatenate([[True], ends_line[:-1]])
-        moves = (
-            self._begins_word_U[ids] & ~ends_line
-        )  # the first piece of a word that changes its place
+        # The first pieces of words that change their places.
+        moves = self._begins_word_U[ids] & ~ends_line
         begins_word = moves | begins_line | ends_line
         word = np.cumsum(begins_word) - 1  # of each id
         heads = np.nonzero(begins_word)[0]  # the first id of each word

@@ -1,0 +1,112 @@
+"""Behaviours of train.py that need no training: what a run is scored on, and how."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from imbalance_jax import config as config_lib
+from imbalance_jax import model as model_lib
+from imbalance_jax import sharding, train
+from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig
+from imbalance_jax.data import parallel, prepare, synthetic
+
+
+def make_trainer(config: config_lib.Config) -> train.Trainer:
+    prepared = prepare.prepare_all(config)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    return train.Trainer.make(config, prepared, mesh, parallel.prepare_all(config, prepared))
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory) -> train.Trainer:
+    """Two toy languages of a merged vocabulary, a clone of the second, and their pairs."""
+    sources = {}
+    for index, name in enumerate(("toy0", "toy1")):
+        source = config_lib.declared(SourceConfig, kind="synthetic")
+        source.synthetic.update({"language": index, "lemmas": 40, "depth": 2, "overlap": 0.25})
+        sources[name] = source
+    config = config_lib.spoken(sources, scale="demo", ratio="1:1")
+    config.data_dir = str(tmp_path_factory.mktemp("data"))
+    config.steps, config.batch_size = 4, 8
+    config.vocabulary.layout = "merged"
+    config.languages.toy2 = config_lib.declared(LanguageConfig, clone_of="toy1")
+    config.mixture.ratio.toy2 = 1
+    config.model.update({"L": 32, "D": 16, "H": 2, "K": 8, "F": 24, "N": 1})
+    config.parallel.both = config_lib.declared(ParallelConfig, sources=("toy0", "toy1"))
+    return make_trainer(config_lib.resolve(config))
+
+
+def nats_of(trainer, params, tag) -> float:
+    """Returns the nats of a language's side of the pairs, text by text, from plain logits."""
+    row = trainer.vocabulary.index(tag)
+    map_U = trainer.vocabulary.map_GU[row]
+    pairs = trainer.parallel["both"]
+    name = "toy0" if tag == "toy0" else "toy1"
+    separator = trainer.sources[name].pieces.separator
+    total = 0.0
+    for ids_L, length in zip(pairs.ids[name], pairs.lengths[name], strict=True):
+        ids_W = map_U[np.array([separator, *ids_L[:length]])]
+        logits_LV = np.asarray(
+            model_lib.logits(params, trainer.config.model, ids_W[None, :-1])[0], np.float64
+        )
+        chosen_L = logits_LV[np.arange(length), ids_W[1:]]
+        total += float(np.sum(np.log(np.exp(logits_LV).sum(axis=1)) - chosen_L))
+    return total
+
+
+def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
+    pairs = toys.parallel["both"]
+    # A few rows, of different lengths, are enough to add up by hand.
+    few = parallel.ParallelSet(
+        **{
+            **{name: getattr(pairs, name) for name in ("name", "sources", "L", "about")},
+            "ids": {name: ids_PL[-5:] for name, ids_PL in pairs.ids.items()},
+            "lengths": {name: lengths_P[-5:] for name, lengths_P in pairs.lengths.items()},
+            "pairs_P": pairs.pairs_P[-5:],
+        }
+    )
+    trainer = train.Trainer(
+        toys.config, toys.sources, toys.stream, toys.vocabulary, toys.mesh, {"both": few}
+    )
+    state = trainer.init_state()
+    scores = train._score_parallel(trainer, trainer.evaluator(), state, few, lambda: None)
+    assert scores["pairs"] == few.pairs_P.sum() > 5
+    assert set(scores["languages"]) == {"toy0", "toy1", "toy2"}
+    for tag, values in scores["languages"].items():
+        expected = nats_of(trainer, state.params, tag)
+        assert values["nats_per_pair"] * scores["pairs"] == pytest.approx(expected, rel=1e-5)
+        name = "toy0" if tag == "toy0" else "toy1"
+        assert values["tokens"] == few.lengths[name].sum()
+
+
+def test_the_least_loss_of_a_toy_language_is_its_entropy_and_less_than_an_untrained_model_s(toys):
+    known = toys.entropy("toy2")
+    config = toys.config.sources["toy1"].synthetic
+    assert known["per_token"] == synthetic.entropy(config).per_token == known["least_loss"][0]
+    assert known["least_loss"][0] < known["least_loss"][1] < np.log(toys.vocabulary.size)
+
+
+def test_a_text_that_is_not_synthetic_has_no_known_entropy(data_dir, english):
+    assert make_trainer(tiny_config(data_dir)).entropy("en1") == {}
+
+
+def test_a_language_is_scored_on_its_own_order_of_words(data_dir, english):
+    trainer = make_trainer(tiny_config(data_dir, languages__en2__words="reversed"))
+    for windows in (trainer.test_windows(), trainer.validation_windows()):
+        first, second = windows
+        assert first.ids_nW.shape == second.ids_nW.shape
+        assert (first.ids_nW != second.ids_nW).any()
+    written, reversed_ = (trainer.held_out(tag, "test") for tag in ("en1", "en2"))
+    assert (written == english.tokens("test")).all()
+    assert (np.bincount(written) == np.bincount(reversed_)).all()
+
+
+def test_a_language_of_other_words_is_left_out_of_the_parallel_texts(toys):
+    plain = config_lib.to_dict(toys.config)
+    for source in plain["sources"].values():
+        source["synthetic"]["tokens"] = 5000
+    plain["languages"]["toy2"]["words"] = "reversed"
+    trainer = make_trainer(config_lib.resolve(plain))
+    counts = [len(w.ids_nW) for w in trainer.parallel_windows(trainer.parallel["both"])]
+    assert counts[0] == counts[1] > 0 and counts[2] == 0
