@@ -1,11 +1,18 @@
-"""How fast the stream feeds a run, against how fast the run trains.
+"""How fast the parts of a run are, against what each is measured by.
 
     python -m imbalance_jax.bench --config=configs/90_10.py --out=bench.json
+    python -m imbalance_jax.bench --alignment=runs/en_fr --pairs=500
+
+The first is the stream against training.
 
 The host's time per batch is split into working out the order and reading the windows, in the
 first epoch and (where the run comes to one) in a later one, with the text in the page cache.
 The step is timed on the devices, with its batches waiting. A run waits for data for about
 `data_share` of its time at most: while a step is on the device, the host makes the next batch.
+
+The second is the alignment of a trained run's first two languages that have parallel text,
+against the reference study's way of it: one pair of sequences at a time, and the best
+assignment of positions from networkx (extra `bench`), on the first few of the same pairs.
 """
 
 import json
@@ -127,7 +134,157 @@ def describe(found: dict[str, Any]) -> Iterable[str]:
     )
 
 
+# Alignment.
+
+
+def measure_alignment(workdir: str, most: int, compared: int) -> dict[str, Any]:
+    """Returns seconds for a pair of sequences, ours and the reference's, ready for JSON.
+
+    Ours matches and rotates, beside shuffled pairs, raw and centred; the reference's takes the
+    states of one pair, their mean cosines, and one assignment.
+
+    Args:
+      workdir: of a trained run.
+      most: pairs that ours is timed on.
+      compared: pairs that the reference's way is timed on.
+    """
+    from imbalance_jax import hardware
+    from imbalance_jax.evaluate import open_run
+    from imbalance_jax.evaluation import gradients, hidden
+    from imbalance_jax.runs import RunDirectory, versions
+
+    trainer, state = open_run(RunDirectory(workdir))
+    alignment = trainer.alignment("test", most)
+    if not alignment.pairs:
+        raise ValueError(f"{workdir}: {' '.join(alignment.skipped.values())}")
+    pair, model = alignment.pairs[0], alignment.model
+    given, sequences = (alignment.programs, state.params, model), alignment.pairs[0].sequences
+    divisor = gradients.adam_divisor(alignment.programs, state.opt_state, trainer.config.optimizer)
+    count = len(sequences.ids[0])
+
+    def states() -> dict[str, Any]:
+        return hidden.measure(*given, sequences, match=True, rotate=True, poll=_ignore)
+
+    def pulls() -> dict[str, Any]:
+        return gradients.measure(*given, sequences.ids, sequences.text, divisor, poll=_ignore)
+
+    seconds, found = {}, {}
+    for name, work in (("hidden", states), ("gradients", pulls)):
+        work()  # compiles
+        began = time.perf_counter()
+        found[name] = work()
+        seconds[name] = (time.perf_counter() - began) / count
+    reference, assignments = _reference_matching(state.params, model, sequences, compared)
+    return {
+        "versions": versions(),
+        "device": hardware.describe(),
+        "pair": pair.name,
+        "pairs": count,
+        "L": model.L,
+        "layers": model.N + 2,
+        "seconds_per_pair": seconds,
+        "reference_pairs": compared,
+        "reference_seconds_per_pair": reference,
+        "hidden_over_reference": reference / seconds["hidden"],
+        "assignment_milliseconds": assignments,
+    }
+
+
+def _ignore(share: float) -> None:
+    """Takes note of nothing while something is timed."""
+
+
+def _reference_matching(
+    params: Any, model: Any, sequences: Any, compared: int
+) -> tuple[float, dict[str, float]]:
+    """Returns seconds a pair of the reference's way, and milliseconds of other assignments."""
+    import functools
+
+    import jax
+    import networkx
+    import optax
+    from scipy import optimize
+
+    from imbalance_jax import model as model_lib
+
+    states_of = jax.jit(functools.partial(model_lib.hidden_states, config=model))
+
+    def cosines(p: int) -> np.ndarray:
+        units = []
+        for ids_PL, text_PL in zip(sequences.ids, sequences.text, strict=True):
+            states_NLD = np.asarray(states_of(params, ids_BL=ids_PL[p : p + 1]))[1:-1, 0]
+            states_NLD = states_NLD[:, text_PL[p]]
+            units.append(states_NLD / np.linalg.norm(states_NLD, axis=-1, keepdims=True))
+        return np.matmul(units[0], units[1].swapaxes(1, 2))
+
+    def match(cosine_LM: np.ndarray) -> set[tuple[int, int]]:
+        graph = networkx.Graph()
+        rows, columns = cosine_LM.shape
+        graph.add_weighted_edges_from(
+            (i, rows + j, float(cosine_LM[i, j])) for i in range(rows) for j in range(columns)
+        )
+        return networkx.max_weight_matching(graph, maxcardinality=True)
+
+    cosines(0)  # compiles
+    began = time.perf_counter()
+    for p in range(compared):
+        cosine_NLM = cosines(p)
+        chosen = match(cosine_NLM.mean(axis=0))
+        rows = cosine_NLM.shape[1]
+        i, j = np.array([sorted(edge) for edge in chosen]).T
+        cosine_NLM[:, i, j - rows].mean(axis=1)
+    reference = (time.perf_counter() - began) / compared
+    square = [-cosines(p).mean(axis=0) for p in range(compared)]
+    size = min(min(matrix.shape) for matrix in square)
+    square = [matrix[:size, :size] for matrix in square]
+    on_device = jax.jit(optax.assignment.hungarian_algorithm)
+    milliseconds = {"positions": float(size)}
+    for name, assign in (
+        ("scipy", optimize.linear_sum_assignment),
+        ("optax", lambda cost: jax.block_until_ready(on_device(cost))),
+    ):
+        assign(square[0])
+        began = time.perf_counter()
+        for matrix in square:
+            assign(matrix)
+        milliseconds[name] = (time.perf_counter() - began) / compared * 1e3
+    return reference, milliseconds
+
+
+def describe_alignment(found: dict[str, Any]) -> Iterable[str]:
+    """Yields the figures as lines."""
+    ours, assignment = found["seconds_per_pair"], found["assignment_milliseconds"]
+    yield (
+        f"{found['pair']}, {found['pairs']} pairs of {found['L']} positions, "
+        f"{found['layers']} layers:"
+    )
+    yield (
+        f"hidden states: {ours['hidden'] * 1e3:,.2f} ms a pair; the reference's way "
+        f"{found['reference_seconds_per_pair'] * 1e3:,.0f} ms (on {found['reference_pairs']}): "
+        f"{found['hidden_over_reference']:,.0f} times as long"
+    )
+    yield f"gradients: {ours['gradients'] * 1e3:,.2f} ms a pair"
+    yield (
+        f"an assignment of {assignment['positions']:.0f} positions: scipy on the host "
+        f"{assignment['scipy']:.2f} ms, optax on the device {assignment['optax']:.2f} ms"
+    )
+
+
 def main() -> int:
+    if FLAGS.alignment:
+        found = measure_alignment(FLAGS.alignment, FLAGS.pairs, FLAGS.compared)
+        lines = describe_alignment(found)
+    else:
+        found = _measure_config()
+        lines = describe(found)
+    print("\n".join(lines))
+    if FLAGS.out:
+        with open(FLAGS.out, "w") as file:
+            json.dump(found, file, indent=2)
+    return cli.DONE
+
+
+def _measure_config() -> dict[str, Any]:
     import jax
 
     from imbalance_jax import sharding
@@ -135,15 +292,15 @@ def main() -> int:
 
     config = config_lib.resolve(cli.required_config())
     mesh = sharding.make_mesh(config.mesh, jax.devices())
-    found = measure(Trainer.make(config, prepare.prepare_all(config), mesh))
-    print("\n".join(describe(found)))
-    if FLAGS.out:
-        with open(FLAGS.out, "w") as file:
-            json.dump(found, file, indent=2)
-    return cli.DONE
+    return measure(Trainer.make(config, prepare.prepare_all(config), mesh))
 
 
 if __name__ == "__main__":
     cli.define_config()
     flags.DEFINE_string("out", None, "A JSON file to write the figures to.")
+    flags.DEFINE_string("alignment", None, "A run whose alignment is timed, in place of a config.")
+    flags.DEFINE_integer("pairs", 500, "Sequences that ours is timed on.", lower_bound=8)
+    flags.DEFINE_integer(
+        "compared", 5, "Those that the reference's way is timed on.", lower_bound=1
+    )
     cli.run(main)

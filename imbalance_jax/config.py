@@ -288,12 +288,32 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AlignmentConfig:
+    """How alike the model treats two languages, measured while it trains."""
+
+    every: int = 250  # steps, or a multiple of them that the budget allows; 0 not at all
+    pairs: int = 32  # sequences in two languages that each measurement looks at
+    languages: tuple[str, ...] = ()  # whose pairs are measured; () is all of them
+    budget: float = 0.02  # the share of the run's time that measuring may take; 1 is no limit
+
+    def __post_init__(self) -> None:
+        _require_at_least("evaluation.alignment.every", self.every, 0)
+        _require_at_least("evaluation.alignment.pairs", self.pairs, 8)
+        if not 0 < self.budget <= 1:
+            raise ValueError(
+                f"config.evaluation.alignment.budget={self.budget} must lie above 0 and be 1 at "
+                "most. Set config.evaluation.alignment.every=0 to measure nothing."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """Held-out measurements per language, which never follow the training ratio."""
 
     every: int = 250  # steps; 0 only at the end
     max_windows: int = 256  # windows of the validation split per language; 0 takes all
     stride: int = 0  # positions scored per window of the final test; 0 is L/4
+    alignment: AlignmentConfig = AlignmentConfig()
 
     def __post_init__(self) -> None:
         for name in ("every", "max_windows", "stride"):
@@ -364,6 +384,7 @@ class Config:
         for name, source in self.sources.items():
             _check_source(name, source)
         _check_languages(self.languages, self.sources)
+        _check_alignment(self.evaluation.alignment, self.languages)
         _check_vocabulary(self.vocabulary, self.sources)
         _check_mixture(self.mixture, self.languages, self.steps)
         for name, parallel in self.parallel.items():
@@ -506,6 +527,22 @@ def _check_languages(
                 f"config.{field}.words={language.words!r} needs a text with an end. Set "
                 "synthetic.tokens of its source, or synthetic.order for another word order."
             )
+
+
+def _check_alignment(alignment: AlignmentConfig, languages: Mapping[str, LanguageConfig]) -> None:
+    for tag in alignment.languages:
+        if tag not in languages:
+            raise ValueError(
+                f"config.evaluation.alignment.languages has {tag!r}, which the run does not have. "
+                f"config.languages has: {', '.join(languages)}."
+            )
+    if len(set(alignment.languages)) == 1 or len(set(alignment.languages)) < len(
+        alignment.languages
+    ):
+        raise ValueError(
+            f"config.evaluation.alignment.languages={alignment.languages!r} must name two or more "
+            "different languages, or none for all pairs."
+        )
 
 
 def _check_vocabulary(vocabulary: VocabularyConfig, sources: Mapping[str, SourceConfig]) -> None:
@@ -854,6 +891,7 @@ _REFERENCE: dict[str, Any] = {
     "log_every": 20,
     "optimizer.warmup": 200.0,
     "evaluation.every": 1000,
+    "evaluation.alignment.every": 1000,
     "checkpoint.every": 1000,
     "tokenizer.vocab_size": 16384,
     "model.L": 512,
@@ -866,6 +904,7 @@ SCALES: Mapping[str, Mapping[str, Any]] = {
         "optimizer.peak_lr": 3e-3,
         "optimizer.final_lr": 3e-5,
         "evaluation.every": 100,
+        "evaluation.alignment.every": 100,
         "evaluation.max_windows": 128,
         "checkpoint.every": 250,
         "tokenizer.vocab_size": 1024,

@@ -174,24 +174,48 @@ def forward(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array
     Raises:
       ValueError: the sequences are longer than the model has positions.
     """
+    return _run(params, config, ids_BL, keep=False)[0]
+
+
+def hidden_states(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+    """Returns the state of every position between all layers: (N + 2, B, L, D).
+
+    First what enters the first block, then the residual stream after each block, and last
+    what the final norm makes of it, which is what `forward` returns.
+
+    Raises:
+      ValueError: as `forward`.
+    """
+    last_BLD, first_BLD, blocks_NBLD = _run(params, config, ids_BL, keep=True)
+    return jnp.concatenate([first_BLD[None], blocks_NBLD, last_BLD[None]])
+
+
+def _run(
+    params: Params, config: ModelConfig, ids_BL: jax.Array, *, keep: bool
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Returns the final norm's output, the first block's input and, to keep, each one's output."""
     if ids_BL.shape[1] > config.L:
         raise ValueError(f"Sequences of {ids_BL.shape[1]} exceed config.model.L={config.L}.")
     blocks = params["blocks"]
     ends = _module(Ends, config, params["embed_VD"].shape[0], without="blocks", params=params)
 
-    def block(x_BLD: jax.Array, block_params: Params) -> tuple[jax.Array, None]:
-        return _module(Block, config, params=block_params)(x_BLD), None
+    def block(x_BLD: jax.Array, block_params: Params) -> tuple[jax.Array, jax.Array | None]:
+        x_BLD = _module(Block, config, params=block_params)(x_BLD)
+        return x_BLD, x_BLD if keep else None
 
     if config.remat != "none":
         policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
         block = jax.checkpoint(block, policy=policies[config.remat])
-    x_BLD = ends.embed(ids_BL)
+    first_BLD = x_BLD = ends.embed(ids_BL)
     if config.scan_layers:
-        x_BLD, _ = jax.lax.scan(block, x_BLD, blocks)
+        x_BLD, kept = jax.lax.scan(block, x_BLD, blocks)
     else:
+        outs: list[Any] = []
         for block_params in _unstack(blocks, config.N):
-            x_BLD, _ = block(x_BLD, block_params)
-    return ends.final_norm(x_BLD)
+            x_BLD, out_BLD = block(x_BLD, block_params)
+            outs.append(out_BLD)
+        kept = jnp.stack(outs) if keep else None
+    return ends.final_norm(x_BLD), first_BLD, kept
 
 
 def head(params: Params) -> jax.Array:

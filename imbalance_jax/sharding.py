@@ -58,9 +58,8 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         )
 
 
-def check(config: Config, mesh: Mesh, vocab_size: int) -> None:
-    """Raises ValueError if the batch or a dimension of the model cannot be cut evenly."""
-    check_batch(config, mesh)
+def check_dimensions(config: Config, mesh: Mesh, vocab_size: int) -> None:
+    """Raises ValueError if a dimension of the model cannot be cut evenly."""
     sizes = {"D": config.model.D, "F": config.model.F, "H": config.model.H, "V": vocab_size}
     for dim, size in sizes.items():
         axis = PARAMETER_AXES[dim]

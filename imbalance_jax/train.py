@@ -13,6 +13,7 @@ import numpy as np
 from imbalance_jax import distributed, hardware, languages, loading, mirrors, sharding
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
+from imbalance_jax.cadence import Cadence
 from imbalance_jax.checkpoint import Checkpoints
 from imbalance_jax.config import Config
 from imbalance_jax.data import synthetic, views
@@ -22,6 +23,7 @@ from imbalance_jax.data.mixture import ORDER_VERSION
 from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.sources import Source
 from imbalance_jax.data.stream import HostBatch, Stream, with_ratio
+from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory, versions
@@ -42,7 +44,7 @@ class Failed(Exception):
 class Clock:
     """Seconds spent in each part of a run, over all its starts."""
 
-    PARTS = ("setup", "compile", "data", "evaluate", "checkpoint")
+    PARTS = ("setup", "compile", "data", "evaluate", "align", "checkpoint")
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -63,9 +65,23 @@ class Clock:
         finally:
             self.seconds[part] += time.monotonic() - began
 
+    def shift(self, part: str, other: str, seconds: float) -> None:
+        """Counts seconds of one part as those of another."""
+        self.seconds[part] -= seconds
+        self.seconds[other] += seconds
+
+    @property
+    def total(self) -> float:
+        return self._total_before + time.monotonic() - self._began
+
+    @property
+    def running(self) -> float:
+        """Seconds of everything but setup and compilation."""
+        return max(self.total - self.seconds["setup"] - self.seconds["compile"], 1e-9)
+
     def metrics(self) -> dict[str, float]:
         """Returns time/<part>; what no part claims is training."""
-        total = self._total_before + time.monotonic() - self._began
+        total = self.total
         seconds = self.seconds | {"train": total - sum(self.seconds.values()), "total": total}
         return {f"time/{part}": round(value, 3) for part, value in seconds.items()}
 
@@ -88,6 +104,8 @@ class Trainer:
         sources: Mapping[str, AnySource],
         mesh: jax.sharding.Mesh,
         parallel: Mapping[str, ParallelSet] = types.MappingProxyType({}),
+        *,
+        training: bool = True,
     ) -> "Trainer":
         """Builds and checks all parts.
 
@@ -96,6 +114,7 @@ class Trainer:
           sources: the prepared ones, by name.
           mesh: of the devices.
           parallel: the prepared sets of parallel text, by name.
+          training: whether the batch has to suit the devices too.
 
         Raises:
           ValueError: the config does not suit the text or the devices.
@@ -103,8 +122,10 @@ class Trainer:
         config = with_ratio(config, sources)
         pieces = {name: source.pieces for name, source in sources.items()}
         vocabulary = languages.vocabulary(config, pieces)
-        sharding.check(config, mesh, vocabulary.size)
-        distributed.local_rows(config.batch_size)
+        sharding.check_dimensions(config, mesh, vocabulary.size)
+        if training:
+            sharding.check_batch(config, mesh)
+            distributed.local_rows(config.batch_size)
         for name, source in sources.items():
             for split in ("validation", "test"):
                 if source.count(split) < 2:
@@ -174,9 +195,52 @@ class Trainer:
         return found
 
     def evaluator(self) -> perplexity.Evaluator:
+        each = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         size = self.config.batch_size // self.config.optimizer.accumulate
+        size = -(-size // each) * each  # more than the batch where that does not divide
         dtype = np.result_type(*(source.tokens("test") for source in self.sources.values()))
         return perplexity.Evaluator(self.config.model, self.vocabulary, self.mesh, size, dtype)
+
+    def alignment(self, split: str, most: int) -> alignment_lib.Alignment:
+        """Returns what measures the languages, on so many sequences of a held-out split."""
+        return alignment_lib.Alignment(
+            self.config,
+            self.sources,
+            self.parallel,
+            self.vocabulary,
+            self.mesh,
+            split=split,
+            most=most,
+        )
+
+    def score(
+        self,
+        state: step_lib.TrainState,
+        poll: Callable[[float], None],
+        evaluator: perplexity.Evaluator | None = None,
+    ) -> dict[str, Any]:
+        """Returns the losses of a state on the test split, as evaluation.json has them.
+
+        Args:
+          state: after some updates.
+          poll: called now and then with the share done; may raise to stop.
+          evaluator: a compiled one, where there is one.
+        """
+        evaluator = evaluator or self.evaluator()
+        found = evaluator(state.params, self.test_windows(), poll)
+        parallel = {
+            name: _score_parallel(self, evaluator, state, set_, poll)
+            for name, set_ in self.parallel.items()
+        }
+        # A loss to compare with, where the text's entropy is known.
+        floors = {tag: self.entropy(tag) for tag in found if self.entropy(tag)}
+        return {
+            "split": "test",
+            "stride": self.config.eval_stride,
+            "languages": found,
+            "parallel": parallel,
+            "entropy": floors,
+        }
 
     def compile_step(self, state: step_lib.TrainState) -> jax.stages.Compiled:
         """Returns the compiled step for states of these shapes and shardings."""
@@ -300,7 +364,7 @@ class Recorder:
         tags, L = self._trainer.config.tags, self._trainer.config.model.L
         tokens = float(self._tokens_G.sum())
         parts = {part: s - self._parts[part] for part, s in self._times.seconds.items()}
-        away = parts["evaluate"] + parts["checkpoint"] + parts["compile"]
+        away = sum(parts[name] for name in ("evaluate", "align", "checkpoint", "compile"))
         elapsed = max(time.monotonic() - self._began - away, 1e-9)
         flops = self._trainer.flops_per_step() * self._steps
         record = {"train/loss": float(self._loss_G.sum()) / tokens}
@@ -389,6 +453,7 @@ def _loop(
     rows, map_GU = distributed.local_rows(config.batch_size), trainer.map_GU()
     validation = trainer.validation_windows()
     recorder = Recorder(trainer, run, times, start)
+    alignment, cadence = _alignment(trainer, run)
     done = start
 
     def poll() -> None:
@@ -401,6 +466,21 @@ def _loop(
             found = evaluator(state.params, validation, lambda share: poll())
         progress.line(_describe_evaluation(done, found))
         recorder.write(done, _evaluation_record(found) | times.metrics())
+
+    def align() -> None:
+        assert alignment is not None
+        with times("align"):
+            recorder.flush()
+            before, began = alignment.programs.compile_seconds, time.monotonic()
+            found = alignment.watch(state, stream, lambda share: poll())
+            compiling = alignment.programs.compile_seconds - before
+            cost = time.monotonic() - began - compiling
+        times.shift("align", "compile", compiling)
+        if cadence.settle(cost, times.running - times.seconds["align"], done):
+            progress.line(cadence.describe(cost))
+        share = times.seconds["align"] / times.running
+        shares = {"align/every": cadence.every, "align/share": round(share, 5)}
+        recorder.write(done, found | shares | times.metrics())
 
     def save() -> None:
         with times("checkpoint"):
@@ -419,6 +499,10 @@ def _loop(
             missed = start == 0 or due(start, config.evaluation.every)
             if missed and not run.has(start, "eval/"):
                 evaluate()
+            if start and cadence.due(start) and not run.has(start, "align/"):
+                align()
+            for line in (*alignment.notes, *alignment.skipped.values()) if alignment else ():
+                progress.line(line)
             for done in range(start + 1, steps + 1):
                 with times("data"):
                     batch = trainer.place(stream.batch(done - 1, rows))
@@ -427,17 +511,15 @@ def _loop(
                 progress.show(done, recorder.text)
                 if due(done, config.evaluation.every) or done == steps:
                     evaluate()
+                if cadence.due(done):
+                    align()
                 if due(done, config.checkpoint.every) or done == steps:
                     save()
                 poll()
         with Progress("Scoring the test split", 1) as progress, times("evaluate"):
-            found = evaluator(state.params, trainer.test_windows(), score_test)
-            progress.line(_describe_evaluation(done, found, "test"))
-            parallel = {
-                name: _score_parallel(trainer, evaluator, state, set_, poll)
-                for name, set_ in trainer.parallel.items()
-            }
-            for name, scores in parallel.items():
+            results = trainer.score(state, score_test, evaluator)
+            progress.line(_describe_evaluation(done, results["languages"], "test"))
+            for name, scores in results["parallel"].items():
                 progress.line(_describe_parallel(name, scores))
     except Preempted:
         save()
@@ -453,7 +535,18 @@ def _loop(
     with times("checkpoint"):
         checkpoints.wait()
     if distributed.is_writer():
-        _finish(trainer, run, times, found, parallel)
+        _finish(trainer, run, times, results)
+
+
+def _alignment(
+    trainer: Trainer, run: RunDirectory
+) -> tuple[alignment_lib.Alignment | None, Cadence]:
+    """Returns what measures alignment while the run trains, and how often."""
+    config = trainer.config.evaluation.alignment
+    every = config.every if len(trainer.config.tags) > 1 else 0
+    chosen = run.newest("align/every").get("align/every")
+    cadence = Cadence(every, config.budget, trainer.stream.steps, chosen)
+    return (trainer.alignment("validation", config.pairs) if every else None), cadence
 
 
 def _begin(trainer: Trainer, run: RunDirectory, times: Clock, start: int) -> None:
@@ -474,20 +567,10 @@ def _write_mixture(trainer: Trainer, run: RunDirectory) -> None:
         run.write_csv("mixture.csv", rows)
 
 
-def _finish(
-    trainer: Trainer,
-    run: RunDirectory,
-    times: Clock,
-    found: Mapping[str, Mapping[str, float]],
-    parallel: Mapping[str, Any],
-) -> None:
+def _finish(trainer: Trainer, run: RunDirectory, times: Clock, results: Mapping[str, Any]) -> None:
     """Writes what a run leaves behind at its end."""
     step = trainer.stream.steps
-    results = {"step": step, "split": "test", "stride": trainer.config.eval_stride}
-    # A loss to compare with, where the text's entropy is known.
-    floors = {tag: trainer.entropy(tag) for tag in found if trainer.entropy(tag)}
-    results |= {"languages": found, "parallel": parallel, "entropy": floors}
-    run.write_json("evaluation.json", results)
+    run.write_json("evaluation.json", {"step": step, **results})
     run.log(step, times.metrics())
     run.finish()
 
@@ -497,7 +580,7 @@ def _score_parallel(
     evaluator: perplexity.Evaluator,
     state: step_lib.TrainState,
     set_: ParallelSet,
-    poll: Callable[[], None],
+    poll: Callable[[float], None],
 ) -> dict[str, Any]:
     """Returns what each language of a parallel set needs for the same content.
 
@@ -505,7 +588,7 @@ def _score_parallel(
     the same texts compare across.
     """
     windows = trainer.parallel_windows(set_)
-    sums = evaluator.sums(state.params, windows, lambda share: poll())
+    sums = evaluator.sums(state.params, windows, poll)
     pairs = int(set_.pairs_P.sum())
     scored = [tag for g, tag in enumerate(trainer.config.tags) if len(windows[g].ids_nW)]
     return {

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from conftest import tiny_config
 
 import imbalance_jax
 from imbalance_jax import config as config_lib
-from imbalance_jax import exporting, generate, train
+from imbalance_jax import evaluate, exporting, generate, train
 from imbalance_jax.runs import RunDirectory
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -34,6 +36,8 @@ def get_config(arg=""):
     for name, value in {"L": 16, "D": 16, "H": 2, "K": 8, "F": 24, "N": 2}.items():
         config.model[name] = value
     config.evaluation.every, config.evaluation.max_windows = 10, 6
+    # Every 10 steps whatever it takes: no clock decides what a test sees.
+    config.evaluation.alignment.update(every=10, pairs=8, budget=1.0)
     config.checkpoint.every = 10
     return config
 """
@@ -70,6 +74,16 @@ def training_records(workdir: pathlib.Path) -> list[dict[str, float]]:
     ]
 
 
+def aligned_records(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """What was measured of alignment, without what a clock says."""
+    return [
+        {name: value for name, value in record.items() if name[:5] != "time/"}
+        | {"align/share": 0.0}
+        for record in RunDirectory(workdir).metrics()
+        if "align/every" in record
+    ]
+
+
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory) -> pathlib.Path:
     """A run that went from its first step to its report without a stop."""
@@ -91,6 +105,96 @@ def test_a_run_leaves_everything_that_its_directory_promises(finished):
         assert {f"train/loss/{tag}", f"train/tokens/{tag}"} <= names
     assert {"train/loss", "train/grad_norm", "train/learning_rate"} <= names
     assert {"perf/tokens_per_second", "perf/mfu", "perf/data_wait_fraction"} <= names
+
+
+def test_alignment_is_logged_at_its_cadence_with_what_it_cost(finished):
+    records = [r for r in RunDirectory(finished).metrics() if "align/every" in r]
+    assert [r["step"] for r in records] == [10, 20]
+    for record in records:
+        for name in ("embed_in", "embed_out", "embed_in_retrieval", "gradient"):
+            assert math.isfinite(record[f"align/{name}/en1-en2"])
+        for name in ("hidden", "hidden_shuffled", "hidden_centred", "cka", "retrieval"):
+            layers = [key for key in record if key.startswith(f"align/{name}/en1-en2/")]
+            assert layers == [f"align/{name}/en1-en2/{layer}" for layer in range(4)]
+        shares = [record[f"align/gradient_share/{tag}"] for tag in ("en1", "en2")]
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+        assert record["align/every"] == 10
+    # To compile is not to measure.
+    assert 0 < records[-1]["align/share"] < 1
+    assert records[-1]["time/align"] < records[-1]["time/compile"]
+
+
+def test_evaluate_writes_everything_down_and_does_not_depend_on_devices(finished, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    done = run_main(f"--workdir={copy}", "--pairs=12", module="evaluate")
+    assert done.returncode == 0, done.stderr
+    assert "en1-en2, 12 sequences (clones)" in done.stdout
+    found = json.loads((copy / "evaluation.json").read_text())
+    before = json.loads((finished / "evaluation.json").read_text())
+    assert found["languages"] == before["languages"]
+    pair = found["alignment"]["pairs"]["en1-en2"]
+    assert len(pair["hidden"]["positions"]["cosine"]) == 4
+    assert np.shape(pair["gradients"]["per_pair"]) == (16, 2)
+    assert len(found["alignment"]["leak"]["en2"]["leak"]["by_position"]) == 16
+    assert len(found["alignment"]["probe"]["accuracy"]) == 4
+    assert set(pair["prefix"]) == {"en1 before en2", "en2 before en1"}
+    assert "Alignment" in (copy / "report.html").read_text()
+    # Here, on eight devices in place of one, and in other batches.
+    trainer, state = evaluate.open_run(RunDirectory(copy))
+    assert trainer.mesh.size == 8
+    again = evaluate.measure(trainer, state, 12, losses=False)["alignment"]
+    assert_close(again["pairs"], found["alignment"]["pairs"])
+    assert_close(again["probe"], found["alignment"]["probe"])
+    assert_close(again["leak"], found["alignment"]["leak"])
+
+
+def assert_close(ours: object, theirs: object, where: str = "") -> None:
+    """Compares two nests of plain values, numbers up to rounding."""
+    if isinstance(ours, dict):
+        assert isinstance(theirs, dict) and ours.keys() == theirs.keys(), where
+        for name in ours:
+            # Bare rounding has no cosine that two programs could agree on.
+            if name not in ("per_pair", "mean_with_key_bias", "corrected", "corrected_mean"):
+                assert_close(ours[name], theirs[name], f"{where}/{name}")
+    elif isinstance(ours, list):
+        assert isinstance(theirs, list) and len(ours) == len(theirs), where
+        for i, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+            assert_close(x, y, f"{where}/{i}")
+    elif isinstance(ours, float) and isinstance(theirs, float):
+        assert ours == pytest.approx(theirs, abs=1e-3, nan_ok=True), where
+    else:
+        assert ours == theirs, where
+
+
+def test_evaluate_of_an_earlier_step_leaves_the_final_results_alone(finished, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    before = (copy / "evaluation.json").read_text()
+    done = run_main(f"--workdir={copy}", "--pairs=8", "--step=10", module="evaluate")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((copy / "evaluation-10.json").read_text())["step"] == 10
+    assert (copy / "evaluation.json").read_text() == before
+
+
+WRONG_EVALUATIONS = {
+    "no run": (["--workdir=no/run"], "no/run holds no run"),
+    "no such checkpoint": (["--step=7"], "has no checkpoint of step 7. It has: 10, 20."),
+    "no such language": (["--languages=en1,de"], "--languages has 'de', and the run has en1, en2"),
+    "one language": (["--languages=en1"], "alignment takes two"),
+    "few pairs": (["--pairs=2"], "pairs"),
+    "no losses to keep": (["--step=10", "--nolosses"], "there are none"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_EVALUATIONS)
+def test_a_mistake_in_evaluate_is_one_message_and_changes_nothing(finished, mistake):
+    args, expected = WRONG_EVALUATIONS[mistake]
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    done = run_main(f"--workdir={finished}", *args, module="evaluate")
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr and "Traceback" not in done.stderr
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
 
 
 def test_the_realised_ratio_is_the_requested_one_in_every_stretch_of_the_run(finished):
@@ -172,6 +276,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tiny, uninterrupted, tm
         for d in (tmp_path / "run", uninterrupted)
     ]
     assert evaluations[0] == evaluations[1]
+    alignments = [aligned_records(d) for d in (tmp_path / "run", uninterrupted)]
+    assert alignments[0] == alignments[1] and len(alignments[0]) == 30
     steps = [r["step"] for r in training_records(tmp_path / "run") if "train/loss" in r]
     assert steps == sorted(set(steps))
     assert [(tmp_path / "run" / "mixture.csv").read_text()] == [
@@ -241,6 +347,14 @@ WRONG = {
     "a file that is not there": (
         ["--config.sources.en.kind=files", "--config.sources.en.train=no/such.txt"],
         "no/such.txt",
+    ),
+    "a language to align that is none": (
+        ["--config.evaluation.alignment.languages=('en1', 'fr')"],
+        "config.evaluation.alignment.languages has 'fr'",
+    ),
+    "no share of time": (
+        ["--config.evaluation.alignment.budget=0.0"],
+        "config.evaluation.alignment.budget=0.0",
     ),
     "a run to begin with that is none": (
         ["--config.init_from=no/run"],

@@ -70,11 +70,11 @@ def test_a_batch_that_cannot_be_split_is_refused_with_sizes_that_can(batch_size,
     mesh = make_mesh(data=4, fsdp=2)
     changes = {"optimizer__accumulate": accumulate}
     with pytest.raises(ValueError, match=rf"config\.batch_size={batch_size} ") as error:
-        sharding.check(make_config(batch_size=batch_size, **changes), mesh, 64)
+        sharding.check_batch(make_config(batch_size=batch_size, **changes), mesh)
     advice = [int(n) for n in re.findall(r"\d+", str(error.value).partition("such as")[2])]
     assert advice
     for size in advice:
-        sharding.check(make_config(batch_size=size, **changes), mesh, 64)
+        sharding.check_batch(make_config(batch_size=size, **changes), mesh)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,17 @@ def test_a_dimension_that_cannot_be_cut_is_refused_with_its_mesh_axis(dim, axis,
     size = model.get(dim, vocab_size)
     name = "the vocabulary" if dim == "V" else f"config.model.{dim}"
     with pytest.raises(ValueError) as error:
-        sharding.check(config, make_mesh(**{axis: 4}), vocab_size)
+        sharding.check_dimensions(config, make_mesh(**{axis: 4}), vocab_size)
     assert f"{name}={size} cannot be cut over config.mesh.{axis}=4" in str(error.value)
     assert f"Set config.mesh.{axis} to a divisor of {size}" in str(error.value)
-    sharding.check(config, make_mesh(**{axis: 1}), vocab_size)
+    sharding.check_dimensions(config, make_mesh(**{axis: 1}), vocab_size)
 
 
 def test_sizes_that_fit_are_accepted():
     config = make_config(batch_size=16, optimizer__accumulate=2)
-    sharding.check(config, make_mesh(fsdp=2, tensor=2), 640)
+    mesh = make_mesh(fsdp=2, tensor=2)
+    sharding.check_batch(config, mesh)
+    sharding.check_dimensions(config, mesh, 640)
 
 
 @pytest.mark.parametrize(

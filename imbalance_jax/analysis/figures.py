@@ -36,6 +36,9 @@ COLOURS = {
     "language-4": "#c08400",
     "language-5": "#3d9bdc",
     "language-6": "#6b6f76",
+    # Below and above 0; --ink on either can be read in both modes.
+    "cold": "#4b97d2",
+    "warm": "#e0705f",
 }
 COLOURS_DARK = {
     "ink": "#e4e8ed",
@@ -48,6 +51,8 @@ COLOURS_DARK = {
     "language-4": "#eebc4a",
     "language-5": "#9bd6fa",
     "language-6": "#b5bac2",
+    "cold": "#2a66a5",
+    "warm": "#a84438",
 }
 _LANGUAGE_COLOURS = tuple(name for name in COLOURS if name.startswith("language"))
 _MARKERS = "os^Dv<P>X*"
@@ -164,7 +169,8 @@ def language_curves(
     for step in stage_steps:
         axes.axvline(step, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
     _value_axis(axes, [*drawn.values()], [*pale.values()], log)
-    _label_ends(axes, shown, tags)
+    ends = {tag: (curve.steps[-1], curve.values[-1]) for tag, curve in shown.items()}
+    _label_ends(axes, ends, tags)
     return _svg(figure, name, description)
 
 
@@ -422,18 +428,15 @@ def _value_axis(axes: "Axes", drawn: Sequence[Curve], pale: Sequence[Curve], log
     pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     axes.set_ylim(low - pad, high + pad)
     axes.yaxis.set_major_locator(_ticks("linear", 6))
-    axes.yaxis.set_major_formatter(_written(lambda value: f"{value:.6g}"))
+    axes.yaxis.set_major_formatter(_written(lambda value: f"{value:.6g}".replace("-", "−")))
 
 
-def _label_ends(axes: "Axes", curves: Mapping[str, Curve], tags: Sequence[str]) -> None:
+def _label_ends(axes: "Axes", ends: Mapping[str, tuple[float, float]], tags: Sequence[str]) -> None:
     """Writes each curve's tag to the right of its end, moved apart where they would meet."""
-    if not curves:
+    if not ends:
         return
     frame = axes.get_window_extent()
-    points = {
-        tag: axes.transData.transform((curve.steps[-1], curve.values[-1]))
-        for tag, curve in curves.items()
-    }
+    points = {tag: axes.transData.transform(end) for tag, end in ends.items()}
     order = sorted(points, key=lambda tag: float(points[tag][1]))
     heights = _apart([float(points[tag][1]) for tag in order], 14.0, frame.y0, frame.y1)
     moved = max(abs(y - float(points[tag][1])) for tag, y in zip(order, heights, strict=True))
@@ -444,6 +447,8 @@ def _label_ends(axes: "Axes", curves: Mapping[str, Curve], tags: Sequence[str]) 
         x_end, y_end = (points[tag] - (frame.x0, frame.y0)) / (frame.width, frame.height)
         y_end = min(max(float(y_end), 0.0), 1.0)
         line: dict[str, Any] = {"color": style, "linewidth": 0.8, "clip_on": False}
+        if x_end < 0.95:  # far from its label, and not to be taken for more of the curve
+            line |= {"linestyle": (0, (1, 3))}
         axes.plot(
             [x_end, 1 + leader / frame.width], [y_end, height], transform=axes.transAxes, **line
         )
@@ -527,7 +532,10 @@ def _svg(figure: "Figure", name: str, description: str) -> str:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r' id="([^"]*)"', rf' id="{name}-\1"', text)
     text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
+    # The font is the page's; releases of matplotlib differ in how they name one.
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
     for variable, value in COLOURS.items():
         text = text.replace(value, f"var(--{variable})")
     # A hundredth of a pixel is enough, in tags that is: text between them stays.

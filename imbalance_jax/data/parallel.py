@@ -501,14 +501,14 @@ def _parse(
 
 @dataclasses.dataclass(frozen=True)
 class Aligned:
-    """P sequences in each of two languages; those of one row say the same.
-
-    Between languages of one source whose words are in one order, the ids are the same too,
-    position by position. Otherwise positions do not correspond.
-    """
+    """P sequences in each of two languages; those of one row say the same."""
 
     ids: tuple[np.ndarray, np.ndarray]  # each (P, L), base ids, 0 after the end of a row
     lengths: tuple[np.ndarray, np.ndarray]  # each (P,), in ids
+    set: str = ""  # the name in config.parallel; "" for two languages of one source
+    # Whether the ids are the same too, position by position: two languages of one source
+    # whose words are in one order.
+    positions: bool = False
 
 
 def pairs(config: Config) -> list[tuple[str, str]]:
@@ -528,10 +528,11 @@ def aligned(
     a: str,
     b: str,
     most: int,
+    split: str = "test",
 ) -> Aligned | None:
     """Returns what says the same in languages a and b, in this order; None if nothing does.
 
-    For languages of one source these are windows of its test split, spread over the text,
+    For languages of one source these are windows of a held-out split, spread over the text,
     each in its language's order of words. For others they are the first rows of the set of
     their two sources, as in the reference study; if there are several such sets, of the
     first by name. Rows are in the order of words of their texts, so there are none for a
@@ -544,11 +545,19 @@ def aligned(
       a: a language's tag.
       b: another's.
       most: rows to return at most; 0 takes all.
+      split: of the text of one source, validation or test.
     """
     source_a, source_b = languages.source_of(config, a), languages.source_of(config, b)
     if source_a == source_b:
-        both = [_test_tokens(sources[source_a], config.languages[tag]) for tag in (a, b)]
-        return _windows(both[0], both[1], config.model.L, most) if len(both[0]) else None
+        both = [_held_out(sources[source_a], split, config.languages[tag]) for tag in (a, b)]
+        if not len(both[0]):
+            return None
+        first, second = config.languages[a], config.languages[b]
+        return dataclasses.replace(
+            _windows(both[0], both[1], config.model.L, most),
+            positions=(first.words, first.words_block) == (second.words, second.words_block)
+            or first.words == second.words == "as_written",
+        )
     name = _set_of(config, a, b)
     if name is None:
         return None
@@ -556,6 +565,7 @@ def aligned(
     return Aligned(
         (found.ids[source_a][rows], found.ids[source_b][rows]),
         (found.lengths[source_a][rows], found.lengths[source_b][rows]),
+        set=name,
     )
 
 
@@ -570,10 +580,10 @@ def _set_of(config: Config, a: str, b: str) -> str | None:
     return None
 
 
-def _test_tokens(source: AnySource, language: LanguageConfig) -> np.ndarray:
+def _held_out(source: AnySource, split: str, language: LanguageConfig) -> np.ndarray:
     if isinstance(source, sources_lib.Source):
-        return views.tokens(source, "test", language)
-    tokens = source.tokens("test")
+        return views.tokens(source, split, language)
+    tokens = source.tokens(split)
     assert isinstance(tokens, np.ndarray), "a held-out split has an end"
     return tokens
 

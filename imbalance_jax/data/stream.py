@@ -82,13 +82,13 @@ class Stream:
         self._corpora = corpora.corpora(config, sources)
         self.pools = [corpus.pool for corpus in self._corpora]
         self._dtype = np.result_type(*(corpus.tokens.dtype for corpus in self._corpora))
-        self._sequential = config.mixture.order == "sequential"
+        self.sequential = config.mixture.order == "sequential"
         stages = [(first * config.batch_size, count_G) for first, count_G in _stages(config)]
         self.mixture = mixture_lib.Mixture(
             stages, seed=config.data_seed, sampler=config.mixture.sampler
         )
         self.windows: dict[str, int] = {}  # of each pool that is drawn from
-        self.order = self._make_sequential() if self._sequential else self._make_shuffled()
+        self.order = self._make_sequential() if self.sequential else self._make_shuffled()
         self.steps = self._lasting_steps()
         self.order.check_reuse(self.steps * config.batch_size)
 
@@ -124,6 +124,16 @@ class Stream:
         if isinstance(readable, corpora.Queues):
             return readable.windows(row_n, starts_n, self._L + 1)
         return readable.windows(starts_n, self._L + 1)
+
+    def windows_at(self, language: int, window_n: np.ndarray) -> np.ndarray:
+        """Returns the ids (n, W) of windows of a language's pool, in shuffled order.
+
+        Args:
+          language: by its place in config.tags.
+          window_n: numbers, as `order_of` has them.
+        """
+        assert not self.sequential, "a queue belongs to a row of the batch"
+        return self._read(language, np.zeros_like(window_n), window_n)
 
     def dry_steps(self) -> dict[str, int]:
         """Returns the step at which each pool that does not last is first used up."""
@@ -191,7 +201,7 @@ class Stream:
 
     def places(self, pool: str) -> int:
         """Returns how many windows a pool has that `place_of` tells apart."""
-        if self._sequential:
+        if self.sequential:
             return int(self._queue_places(pool)[-1])
         return self.windows[pool]
 
@@ -201,7 +211,7 @@ class Stream:
         A queue that has wrapped is read at other cuts than before; its windows count as the
         text that they begin in.
         """
-        if not self._sequential:
+        if not self.sequential:
             return window_n
         length_n = self._queues[pool].length_B[row_n]
         first_n = np.concatenate([[0], self._queue_places(pool)])[row_n]

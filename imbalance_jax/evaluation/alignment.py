@@ -1,0 +1,423 @@
+"""All that is measured of how a model treats its languages, put together for a run.
+
+`Alignment.watch` is what a run logs as it trains, on the validation split;
+`Alignment.everything` is what `python -m imbalance_jax.evaluate` writes down, on the test
+split. The measures themselves are in embeddings.py, hidden.py, gradients.py, telling.py and
+behaviour.py; here is what they are given. All of it is computed in fp32.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from imbalance_jax import distributed, sharding
+from imbalance_jax import languages as languages_lib
+from imbalance_jax import model as model_lib
+from imbalance_jax.config import Config
+from imbalance_jax.data import parallel, views
+from imbalance_jax.data.corpora import AnySource
+from imbalance_jax.data.parallel import ParallelSet
+from imbalance_jax.data.sources import Source
+from imbalance_jax.data.stream import Stream
+from imbalance_jax.evaluation import behaviour, embeddings, gradients, hidden, telling
+from imbalance_jax.evaluation.embeddings import PiecePairs
+from imbalance_jax.evaluation.hidden import Sequences
+from imbalance_jax.evaluation.perplexity import spread_windows
+from imbalance_jax.evaluation.programs import Poll, Programs
+from imbalance_jax.step import Batch, TrainState
+
+# Pieces among which a counterpart is looked for while training; afterwards it is all.
+_WATCHED_CANDIDATES = 1024
+# What the states of the sequences that are worked on at once may take.
+_STATE_BYTES = {"cpu": 1 << 28}
+_STATE_BYTES_ELSEWHERE = 1 << 31
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two languages of a run, and what says the same in both."""
+
+    name: str  # such as en1-en2
+    languages: tuple[int, int]  # by their places in config.tags
+    set: str  # in config.parallel; "" for two languages of one source
+    sequences: Sequences
+    bases: tuple[np.ndarray, np.ndarray]  # base ids of pieces that mean the same
+
+
+class Alignment:
+    """Measures the languages of a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        sources: Mapping[str, AnySource],
+        sets: Mapping[str, ParallelSet],
+        vocabulary: languages_lib.Vocabulary,
+        mesh: Mesh,
+        *,
+        split: str,
+        most: int,
+    ) -> None:
+        """Args:
+        config: of the run.
+        sources: the prepared ones, by name.
+        sets: the prepared sets of parallel text, by name.
+        vocabulary: of the model.
+        mesh: of the devices.
+        split: of the text of one source, validation or test.
+        most: sequences that each pair of languages is compared on.
+        """
+        self._config, self._sources, self._sets = config, sources, sets
+        self._vocabulary, self._split, self._most = vocabulary, split, most
+        model, cpu = config.model, jax.default_backend() == "cpu"
+        # One program for all layers: these run seldom, and compile every time. Fused attention
+        # may know no fp32.
+        self.model = dataclasses.replace(
+            model,
+            dtype="float32",
+            scan_layers=True,
+            remat="none",
+            attention="auto" if cpu else "einsum",
+        )
+        each = 4 * 3 * (model.N + 2) * model.L * model.D  # three sequences are compared at once
+        limit = _STATE_BYTES.get(jax.default_backend(), _STATE_BYTES_ELSEWHERE)
+        micro = config.batch_size // config.optimizer.accumulate
+        self.programs = Programs(mesh, max(1, min(micro, limit // each)))
+        self._rows = sharding.batch_sharding(mesh)
+        self.skipped: dict[str, str] = {}  # pair -> why nothing is measured of it
+        self.notes: list[str] = []
+        asked = config.evaluation.alignment.languages or config.tags
+        tags = [tag for tag in config.tags if tag in asked]
+        found = [self._pair(a, b) for a, b in itertools.combinations(tags, 2)]
+        self.pairs = [pair for pair in found if pair]
+
+    def _pair(self, a: str, b: str) -> Pair | None:
+        name, config = f"{a}-{b}", self._config
+        aligned = parallel.aligned(config, self._sources, self._sets, a, b, self._most, self._split)
+        first, second = (languages_lib.source_of(config, tag) for tag in (a, b))
+        if aligned is None:
+            self.skipped[name] = self._why_skipped(a, b, first, second)
+            return None
+        count = len(aligned.lengths[0])
+        if count < self._most:
+            where = (
+                f"config.parallel.{aligned.set}"
+                if aligned.set
+                else f"the {self._split} split of config.sources.{first}"
+            )
+            self.notes.append(
+                f"{name} is compared on {count} sequences, not {self._most}: "
+                f"{where} has no more of them."
+            )
+        g, h = (self._vocabulary.index(tag) for tag in (a, b))
+        if first == second:
+            size = self._sources[first].pieces.size
+            bases = (np.arange(size), np.arange(size))
+        else:
+            bases = embeddings.suggested(*self._occurrences(aligned.set, first, second))
+        return Pair(name, (g, h), aligned.set, self._sequences(aligned, g, h), bases)
+
+    def _why_skipped(self, a: str, b: str, first: str, second: str) -> str:
+        if {self._config.languages[tag].words for tag in (a, b)} != {"as_written"}:
+            return (
+                f"{a}-{b} is not measured: config.parallel has texts as they were written, and "
+                f"one of these has its words in another order (config.languages)."
+            )
+        return (
+            f"{a}-{b} is not measured: nothing says the same in both. Give config.parallel a set "
+            f"with sources=({first!r}, {second!r}) and a path."
+        )
+
+    def _sequences(self, aligned: parallel.Aligned, g: int, h: int) -> Sequences:
+        ids, text, own = [], [], []
+        own_GV = self._vocabulary.own_GV
+        shared_V = own_GV[g] & own_GV[h]
+        for row, ids_PL, length_P in zip((g, h), aligned.ids, aligned.lengths, strict=True):
+            text_PL = np.arange(ids_PL.shape[1]) < length_P[:, None]
+            model_PL = np.where(text_PL, self._vocabulary.map_GU[row, ids_PL.astype(int)], 0)
+            ids.append(model_PL.astype(np.int32))
+            text.append(text_PL)
+            own.append(text_PL & ~shared_V[model_PL])
+        return Sequences((ids[0], ids[1]), (text[0], text[1]), (own[0], own[1]), aligned.positions)
+
+    def _occurrences(self, name: str, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which pieces, (P, U) bool each, every row of a parallel set holds."""
+        found, set_ = [], self._sets[name]
+        for source in (first, second):
+            pieces = self._sources[source].pieces
+            occurs = np.zeros((len(set_.ids[source]), pieces.size), bool)
+            row_n, place_n = np.nonzero(
+                np.arange(set_.L) < np.asarray(set_.lengths[source])[:, None]
+            )
+            occurs[row_n, set_.ids[source][row_n, place_n]] = True
+            occurs[:, list(pieces.special_ids)] = False
+            found.append(occurs)
+        return found[0], found[1]
+
+    # What a run logs.
+
+    def watch(self, state: TrainState, stream: Stream, poll: Poll) -> dict[str, float]:
+        """Returns the metrics of a state, by their names in metrics.jsonl.
+
+        Args:
+          state: after some updates.
+          stream: whose next batch shows what each language has in the gradient.
+          poll: called now and then with the share done; may raise to stop.
+        """
+        params, programs = state.params, self.programs
+        found: dict[str, float] = {}
+        count_GU = self._trained_counts(np.asarray(jax.device_get(state.sequences_G)))
+        for number, pair in enumerate(self.pairs):
+
+            def polled(share: float, begun: int = number) -> None:
+                poll((begun + share) / len(self.pairs))
+
+            name = pair.name
+            for where, table_VD in self._tables(params).items():
+                rows = self._embedding(pair, table_VD, count_GU, _WATCHED_CANDIDATES)
+                for metric, value in _watched_rows(where, rows).items():
+                    found[f"align/{metric}/{name}"] = value
+            states = hidden.measure(
+                programs,
+                params,
+                self.model,
+                pair.sequences,
+                match=not pair.sequences.aligned,
+                rotate=False,
+                poll=polled,
+            )
+            for metric, values in _watched_states(states).items():
+                for layer, value in enumerate(values):
+                    found[f"align/{metric}/{name}/{layer}"] = value
+            pulls = gradients.measure(
+                programs,
+                params,
+                self.model,
+                pair.sequences.ids,
+                pair.sequences.text,
+                None,
+                poll=polled,
+            )
+            if "mean" in pulls:
+                found[f"align/gradient/{name}"] = pulls["mean"]
+            if pulls.get("corrected_mean") is not None:
+                found[f"align/gradient_corrected/{name}"] = pulls["corrected_mean"]
+        for metric, by_tag in self._optimizer(state, stream).items():
+            found |= {f"align/{metric}/{tag}": value for tag, value in by_tag.items()}
+        return {name: value for name, value in found.items() if np.isfinite(value)}
+
+    # What is written down of a trained run.
+
+    def parts(self) -> int:
+        """Returns how many parts `everything` has, for its progress."""
+        return 5 * len(self.pairs) + 3
+
+    def everything(
+        self,
+        state: TrainState,
+        stream: Stream,
+        begin: Callable[[int, str], Poll],
+    ) -> dict[str, Any]:
+        """Returns all results of a state, ready for JSON.
+
+        Args:
+          state: after some updates.
+          stream: of the run.
+          begin: called with the number and the name of each part; returns what to call in it.
+        """
+        number = itertools.count()
+
+        def part(what: str) -> Poll:
+            return begin(next(number), what)
+
+        config, params, steps = self._config, state.params, int(state.step)
+        count_GU = self._trained_counts(np.asarray(jax.device_get(state.sequences_G)))
+        divisor = gradients.adam_divisor(self.programs, state.opt_state, config.optimizer)
+        pairs: dict[str, Any] = {}
+        for pair in self.pairs:
+            given = (self.programs, params, self.model)
+            sequences = pair.sequences
+            result: dict[str, Any] = {
+                "languages": [config.tags[g] for g in pair.languages],
+                "origin": pair.set or "clones",
+                "positions_correspond": sequences.aligned,
+                "sequences": len(sequences.ids[0]),
+            }
+            poll = part(f"embeddings of {pair.name}")
+            for where, table_VD in self._tables(params).items():
+                result[where] = self._embedding(pair, table_VD, count_GU, 0)
+                poll(0.5)
+            poll = part(f"hidden states of {pair.name}")
+            result["hidden"] = hidden.measure(*given, sequences, match=True, rotate=True, poll=poll)
+            poll = part(f"gradients of {pair.name}")
+            result["gradients"] = gradients.measure(
+                *given, sequences.ids, sequences.text, divisor, poll=poll
+            )
+            poll = part(f"prefixes of {pair.name}")
+            result["prefix"] = {
+                f"{config.tags[g]} before {config.tags[h]}": behaviour.prefix(
+                    *given, _turned(sequences, back), poll=poll
+                )
+                for g, h, back in _directions(pair)
+            }
+            poll = part(f"seen text of {pair.name}")
+            result["seen"] = self._seen(pair, params, stream, steps, poll)
+            pairs[pair.name] = result
+        windows = self._windows()
+        tables = (self._vocabulary.map_GU, self._vocabulary.own_GV)
+        counts = [count_GU[g] for g in range(len(config.tags))]
+        given = (self.programs, params, self.model)
+        leaks = telling.leak(*given, tables, windows, counts, poll=part("leak"))
+        probe: dict[str, Any] = {}
+        if len(config.tags) > 1:
+            least = min(map(len, windows))
+            equal = [ids_nW[:least] for ids_nW in windows]
+            probe = telling.probe(*given, tables[0], equal, poll=part("probe"))
+        part("optimizer")
+        return {
+            "split": self._split,
+            "pairs": pairs,
+            "skipped": self.skipped,
+            "leak": dict(zip(config.tags, leaks, strict=True)),
+            "probe": probe,
+            "optimizer": self._optimizer(state, stream),
+        }
+
+    def _seen(
+        self, pair: Pair, params: model_lib.Params, stream: Stream, steps: int, poll: Poll
+    ) -> dict[str, Any]:
+        tags, found = self._config.tags, {}
+        for g, h, _ in _directions(pair):
+            maps = (self._vocabulary.map_GU[g], self._vocabulary.map_GU[h])
+            try:
+                found[f"{tags[g]} seen, {tags[h]} scored"] = behaviour.seen(
+                    self.programs,
+                    params,
+                    self.model,
+                    stream,
+                    maps,
+                    (g, h),
+                    steps=min(steps, stream.steps),
+                    most=self._most,
+                    poll=poll,
+                )
+            except behaviour.NotThere as reason:
+                found[f"{tags[g]} seen, {tags[h]} scored"] = {"skipped": str(reason)}
+        return found
+
+    def _windows(self) -> list[np.ndarray]:
+        """Returns windows (n, W) of base ids of each language's held-out text."""
+        found = []
+        for tag in self._config.tags:
+            source = self._sources[languages_lib.source_of(self._config, tag)]
+            tokens = (
+                views.tokens(source, self._split, self._config.languages[tag])
+                if isinstance(source, Source)
+                else source.tokens(self._split)
+            )
+            assert isinstance(tokens, np.ndarray), "a held-out split has an end"
+            windows = spread_windows(tokens, self._config.model.L, self._most)
+            found.append(windows.ids_nW[windows.weight_nL.all(axis=1)])
+        return found
+
+    def _tables(self, params: model_lib.Params) -> dict[str, jax.Array]:
+        tables = {"embed_in": params["embed_VD"], "embed_out": model_lib.head(params)}
+        return tables if "head_VD" in params else {"embed_in": tables["embed_in"]}
+
+    def _embedding(
+        self, pair: Pair, table_VD: jax.Array, count_GU: np.ndarray, candidates: int
+    ) -> dict[str, Any]:
+        g, h = pair.languages
+        map_GU, own_GV = self._vocabulary.map_GU, self._vocabulary.own_GV
+        ids = (map_GU[g, pair.bases[0]], map_GU[h, pair.bases[1]])
+        count_n = np.minimum(count_GU[g, pair.bases[0]], count_GU[h, pair.bases[1]])
+        pieces = PiecePairs(ids, count_n, "suggested" if pair.set else "clones")
+        blocks = (np.flatnonzero(own_GV[g]), np.flatnonzero(own_GV[h]))
+        return embeddings.measure(self.programs, table_VD, pieces, blocks, candidates=candidates)
+
+    def _trained_counts(self, sequences_G: np.ndarray) -> np.ndarray:
+        """Returns how often each base id was trained on, about, in any language of its source.
+
+        Its count in the text, times how often the text was gone through; before any training,
+        its count in the text.
+        """
+        config, map_GU = self._config, self._vocabulary.map_GU
+        names = [languages_lib.source_of(config, tag) for tag in config.tags]
+        found = np.zeros(map_GU.shape)
+        for g, name in enumerate(names):
+            source = self._sources[name]
+            counts_U = source.pieces.counts_U
+            if counts_U is None:
+                continue
+            sequences = sum(n for n, other in zip(sequences_G, names, strict=True) if other == name)
+            epochs = sequences * config.model.L / source.count("train")
+            found[g, : len(counts_U)] = counts_U * (epochs or 1)
+        return found
+
+    def _optimizer(self, state: TrainState, stream: Stream) -> dict[str, dict[str, float]]:
+        """Returns what each language has in the tables and in the gradient of a batch."""
+        tags, size = self._config.tags, self.programs.batch_size
+        host = stream.batch(int(state.step) % stream.steps, slice(0, size))
+        local = distributed.local_rows(len(host.language_B))
+        batch = Batch(
+            distributed.place(self._rows, host.ids_BW[local]),
+            distributed.place(self._rows, host.language_B[local]),
+        )
+        found: dict[str, Any] = gradients.language_shares(
+            self.programs, state.params, batch, self._vocabulary.map_GU, self.model
+        )
+        names = {"embed_in": "embed_norm", "embed_out": "head_norm"}
+        for where, table_VD in self._tables(state.params).items():
+            norm_G = self.programs.run(embeddings.row_norms, table_VD, self._vocabulary.own_GV)
+            found[names[where]] = jax.device_get(norm_G).tolist()
+        return {name: dict(zip(tags, values, strict=True)) for name, values in found.items()}
+
+
+def _directions(pair: Pair) -> list[tuple[int, int, bool]]:
+    g, h = pair.languages
+    return [(g, h, False), (h, g, True)]
+
+
+def _turned(sequences: Sequences, back: bool) -> Sequences:
+    """Returns the sequences with the second language first."""
+    if not back:
+        return sequences
+    turned = {name: getattr(sequences, name)[::-1] for name in ("ids", "text", "own")}
+    return dataclasses.replace(sequences, **turned)
+
+
+def _watched_rows(where: str, rows: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what is logged of a table: what is beside each other in evaluation.json."""
+    if "cosine" not in rows:
+        return {}
+    retrieval = rows["retrieval"]
+    return {
+        where: rows["cosine"],
+        f"{where}_between": rows["between"],
+        f"{where}_centred": rows["centred"],
+        f"{where}_retrieval": (retrieval["csls_forth"] + retrieval["csls_back"]) / 2,
+    }
+
+
+def _watched_states(states: Mapping[str, Any]) -> dict[str, list[float]]:
+    if "sentences" not in states:
+        return {}
+    compared = states["positions"] if "positions" in states else states["matched"]
+    wholes = states["sentences"]
+    return {
+        "hidden": compared["cosine"],
+        "hidden_shuffled": compared["cosine_shuffled"],
+        "hidden_centred": compared["centred_excess"],
+        "cka": wholes["cka_debiased"],
+        "retrieval": [
+            (forth + back) / 2
+            for forth, back in zip(
+                wholes["centred_retrieval_forth"], wholes["centred_retrieval_back"], strict=True
+            )
+        ],
+    }

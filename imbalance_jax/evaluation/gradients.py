@@ -1,0 +1,443 @@
+"""Whether two languages pull the parameters the same way.
+
+For each pair of sequences that say the same, the gradient of the loss in either language,
+parameter by parameter and layer by layer. Their cosine for single sequences is what the
+reference study shows; training sees the mean over a large batch. A cosine shrinks with the
+noise of both gradients, so it is taken for the mean gradients of batches of several sizes,
+and beside each stand
+
+    same_content      of the two languages, on the same content
+    other_content     of the two languages, on different content
+    within_a, _b      of one language with itself, on different content: the most that noise
+                      leaves of `other_content`
+    halves_a, _b      of two batches of half the size, as `within`
+
+`corrected` is the cosine of the expected gradients, which noise does not shrink: of the mean
+product of gradients on different content, over all pairs of sequences. `adam` is all of it
+once more with each element divided by sqrt(v) + eps, as an update of Adam is.
+
+The parameters are those of the blocks, as in the reference. A constant added to all keys
+cancels in the softmax, so the gradient of the keys' bias is nothing but rounding: means leave
+it out, and `mean_with_key_bias` has it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from imbalance_jax import model as model_lib
+from imbalance_jax import objective
+from imbalance_jax.config import ModelConfig, OptimizerConfig
+from imbalance_jax.evaluation.programs import Poll, Programs
+from imbalance_jax.step import Batch, model_ids
+
+SIZES = (1, 8, 64, 512)  # of the batches that are reported
+
+# Path of a parameter within a block -> its name in the reference's figure, in that order.
+ROWS: Mapping[str, str] = {
+    "attention/b_k_HK": "attn K.bias",
+    "attention/w_k_DHK": "attn K.weight",
+    "attention/b_o_D": "attn O.bias",
+    "attention/w_o_HKD": "attn O.weight",
+    "attention/b_q_HK": "attn Q.bias",
+    "attention/w_q_DHK": "attn Q.weight",
+    "attention/b_v_HK": "attn V.bias",
+    "attention/w_v_DHK": "attn V.weight",
+    "norm_1/bias_D": "ln1.bias",
+    "norm_1/scale_D": "ln1.weight",
+    "norm_2/bias_D": "ln2.bias",
+    "norm_2/scale_D": "ln2.weight",
+    "feed_forward/b_up_F": "mlp fc.bias",
+    "feed_forward/w_up_DF": "mlp fc.weight",
+    "feed_forward/b_down_D": "mlp proj.bias",
+    "feed_forward/w_down_FD": "mlp proj.weight",
+}
+KEY_BIAS = list(ROWS).index("attention/b_k_HK")
+
+# Gradients of single sequences that exist at once, in bytes.
+_GRADIENT_BYTES = {"cpu": 1 << 28}
+_GRADIENT_BYTES_ELSEWHERE = 1 << 33
+
+# The cosines of two sibling batches 0 and 1 in languages a and b that are averaged.
+_A0, _B0, _A1, _B1 = ((language, batch) for batch in range(2) for language in range(2))
+_COSINES = {
+    "same_content": ((_A0, _B0), (_A1, _B1)),
+    "other_content": ((_A0, _B1), (_A1, _B0)),
+    "within_a": ((_A0, _A1),),
+    "within_b": ((_B0, _B1),),
+}
+_TINY = 1e-300
+
+
+def measure(
+    programs: Programs,
+    params: model_lib.Params,
+    config: ModelConfig,
+    ids: tuple[np.ndarray, np.ndarray],
+    text: tuple[np.ndarray, np.ndarray],
+    divisor: model_lib.Params | None,
+    *,
+    chunk: int = 0,
+    poll: Poll,
+) -> dict[str, Any]:
+    """Returns the cosines of two languages' gradients, ready for JSON.
+
+    `per_pair` is the mean over single pairs for each parameter and layer, [R][N], with `rows`
+    its parameters; `corrected` likewise. `mean` and `batches` are means over all of these but
+    the keys' bias, and `per_layer` over the parameters of a layer.
+
+    Args:
+      programs: what compiles and runs the measurement.
+      params: of the model.
+      config: of the model; computed with as it is.
+      ids: (P, L) of either language, the model's; rows of one place say the same.
+      text: (P, L) bool of either, which positions hold text.
+      divisor: sqrt(v) + eps of the blocks' parameters, from `adam_divisor`; None leaves `adam`
+        out.
+      chunk: sequences whose gradients exist at once, a power of two; 0 chooses. The result
+        does not depend on it.
+      poll: called between chunks.
+    """
+    P = len(ids[0])
+    if P < 4:
+        return {"sequences": P}
+    # In an order that has nothing to do with the text's: siblings differ in content.
+    order_P = np.random.default_rng(0).permutation(P)
+    rows = {"ids_a": ids[0], "ids_b": ids[1], "text_a": text[0], "text_b": text[1]}
+    rows = {name: values[order_P] for name, values in rows.items()}
+    chunk = chunk or _choose_chunk(params, programs.batch_size)
+    divisors = [] if divisor is None else [divisor]
+    tree = _Tree(programs, divisors)
+    for first in range(0, P, chunk):
+        real = min(chunk, P - first)
+        place = np.where(np.arange(chunk) < real, first + np.arange(chunk), first)
+        part = {name: values[place] for name, values in rows.items()}
+        sums, products = programs.run(
+            _chunk, params, part, np.arange(chunk) < real, divisors, config=config
+        )
+        tree.add(sums, jax.device_get(products), real)
+        poll(min(1.0, (first + chunk) / P))
+    tree.close()
+    found = tree.results()
+    result = {"sequences": P, "rows": list(ROWS.values()), **found[0]}
+    return result | ({"adam": found[1]} if divisor is not None else {})
+
+
+def _choose_chunk(params: model_lib.Params, most: int) -> int:
+    """Returns how many sequences' gradients may exist at once: a power of two."""
+    each = 4 * sum(leaf.size for leaf in jax.tree.leaves(params["blocks"]))
+    limit = _GRADIENT_BYTES.get(jax.default_backend(), _GRADIENT_BYTES_ELSEWHERE)
+    fitting = max(1, min(most, SIZES[-1], limit // (3 * each)))
+    return 1 << (fitting.bit_length() - 1)
+
+
+def _chunk(
+    params: model_lib.Params,
+    rows: Mapping[str, jax.Array],
+    real_B: jax.Array,
+    divisors: list[model_lib.Params],
+    *,
+    config: ModelConfig,
+) -> tuple[dict[str, model_lib.Params], jax.Array]:
+    """The summed gradients of all rows that are real, and the products of every two.
+
+    The products are (S, R, N, 2, B, 2, B): of a language and row with a language and row.
+    """
+
+    def loss(blocks: model_lib.Params, ids_L: jax.Array, text_L: jax.Array) -> jax.Array:
+        return _loss({**params, "blocks": blocks}, config, ids_L[None], text_L[None])
+
+    ids, text = (jnp.stack([rows[f"{name}_a"], rows[f"{name}_b"]]) for name in ("ids", "text"))
+    gradient = jax.vmap(jax.vmap(jax.grad(loss), (None, 0, 0)), (None, 0, 0))
+    grads = gradient(params["blocks"], ids, text)
+    real = real_B.astype(jnp.float32)
+    sums = {
+        side: jax.tree.map(lambda x, i=i: jnp.tensordot(real, x[i], axes=1), grads)
+        for i, side in enumerate("ab")
+    }
+    return sums, _products(grads, divisors)
+
+
+def _loss(
+    params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array, text_BL: jax.Array
+) -> jax.Array:
+    """Returns the summed loss of all ids of the text but the first, over L."""
+    hidden_BLD = model_lib.forward(params, config, ids_BL)
+    target_BL = jnp.roll(ids_BL, -1, axis=1)
+    weight_BL = jnp.roll(text_BL, -1, axis=1).at[:, -1].set(False)
+    total, _ = objective.cross_entropy(
+        hidden_BLD, model_lib.head(params), target_BL, weight_BL.astype(jnp.float32)
+    )
+    return total / ids_BL.shape[1]
+
+
+def _products(grads: model_lib.Params, divisors: list[model_lib.Params]) -> jax.Array:
+    """Returns the products of every two gradients, for each parameter and layer.
+
+    (S, R, N, 2, B, 2, B), where S counts the gradients as they are, and after division by each
+    of the divisors.
+
+    Args:
+      grads: of B batches in two languages, (2, B, N, ...) each.
+      divisors: of each element, (N, ...) each.
+    """
+
+    def of(path: str) -> jax.Array:
+        grad = _at(grads, path)
+        grad_2BNx = grad.reshape(*grad.shape[:3], -1)
+        scaled = [grad_2BNx]
+        for divisor in divisors:
+            scaled.append(grad_2BNx / _at(divisor, path).reshape(grad.shape[2], -1))
+        return jnp.stack([jnp.einsum("iaNx,jbNx->Niajb", x, x) for x in scaled])
+
+    return jnp.stack([of(path) for path in ROWS], axis=1)
+
+
+def _at(tree: Mapping[str, Any], path: str) -> Any:
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree
+
+
+def _products_of_two(
+    x: Mapping[str, model_lib.Params],
+    y: Mapping[str, model_lib.Params],
+    divisors: list[model_lib.Params],
+) -> jax.Array:
+    """The products of two sums, each in both languages: (S, R, N, 2, 2, 2, 2)."""
+    both = [jax.tree.map(lambda x, y: jnp.stack([x, y]), x[side], y[side]) for side in "ab"]
+    return _products(jax.tree.map(lambda a, b: jnp.stack([a, b]), *both), divisors)
+
+
+def _add(x: Any, y: Any) -> Any:
+    return jax.tree.map(jnp.add, x, y)
+
+
+class _Tree:
+    """Sums of gradients of 1, 2, 4, ... sequences, and the products of siblings at each level."""
+
+    def __init__(self, programs: Programs, divisors: list[model_lib.Params]) -> None:
+        self._programs, self._divisors = programs, divisors
+        self._waiting: dict[int, Any] = {}  # size -> a sum whose sibling is still to come
+        self._total: Any = None
+        # size -> name -> cosines, each (S, R, N)
+        self._cosines: dict[int, dict[str, list[np.ndarray]]] = {}
+        self._own: Any = None  # summed products of each sequence with itself
+
+    def add(self, sums: Any, products: np.ndarray, real: int) -> None:
+        """Takes in what `_chunk` found of a chunk, of which so many sequences are real."""
+        chunk = products.shape[-1]
+        here = np.asarray(products, np.float64)
+        size = 1
+        while size < chunk:  # the chunk as a whole has a sibling elsewhere
+            for first in range(0, real // size, 2):
+                last = min(first + 2, real // size)
+                self._keep(size, here[..., first:last, :, first:last])
+            # Products of sums are sums of products.
+            here = here[..., ::2, :, :] + here[..., 1::2, :, :]
+            here = here[..., ::2] + here[..., 1::2]
+            size *= 2
+        self._total = sums if self._total is None else self._programs.run(_add, self._total, sums)
+        if real < size:
+            return
+        # Joined with its sibling, if that waits, and their sum with its own: like a counter.
+        while size in self._waiting:
+            before = self._waiting.pop(size)
+            self._keep(size, self._products(before, sums))
+            sums = self._programs.run(_add, before, sums)
+            size *= 2
+        self._waiting[size] = sums
+
+    def close(self) -> None:
+        """Takes in the batches that have no sibling."""
+        for size, sums in self._waiting.items():
+            self._keep(size, self._products(sums, sums)[..., :1, :, :1])
+        self._waiting = {}
+
+    def _products(self, x: Any, y: Any) -> np.ndarray:
+        found = jax.device_get(self._programs.run(_products_of_two, x, y, self._divisors))
+        return np.asarray(found, np.float64)
+
+    def _keep(self, size: int, products: np.ndarray) -> None:
+        """Keeps the cosines of batches, and of single sequences the products themselves.
+
+        Args:
+          size: of the batches.
+          products: (S, R, N, 2, n, 2, n), of two siblings or of one batch without one.
+        """
+        kept = self._cosines.setdefault(size, {})
+        count = products.shape[-1]
+        norm = np.sqrt(np.einsum("...iaia->...ia", products))
+        for name, parts in _COSINES.items():
+            for x, y in parts:
+                if max(x[1], y[1]) < count:
+                    norms = norm[(..., *x)] * norm[(..., *y)]
+                    cosine = products[(..., *x, *y)] / np.maximum(norms, _TINY)
+                    kept.setdefault(name, []).append(cosine)
+        if size == 1:
+            own = np.einsum("...iaja->...ij", products)
+            self._own = own if self._own is None else self._own + own
+
+    def results(self) -> list[dict[str, Any]]:
+        """Returns what `measure` says of the gradients as they are, and divided."""
+        cosines = {
+            size: {name: np.stack(parts) for name, parts in found.items()}
+            for size, found in self._cosines.items()
+        }
+        totals = self._products(self._total, self._total)[..., 0, :, 0]
+        # Products of different sequences only: all of them, less those of each with itself.
+        apart = totals - self._own
+        # In units of a sequence's own gradient, so that sums over parameters weigh all alike.
+        norm = np.sqrt(np.maximum(np.einsum("...ii->...i", self._own), _TINY))
+        apart /= norm[..., :, None] * norm[..., None, :]
+        return [
+            _summary({s: {n: x[:, w] for n, x in c.items()} for s, c in cosines.items()}, each)
+            for w, each in enumerate(apart)
+        ]
+
+
+def _summary(cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray) -> dict[str, Any]:
+    """Returns the results of gradients as they are, or divided.
+
+    Args:
+      cosines: size -> name -> (batches or siblings, R, N).
+      apart: summed products of different sequences, (R, N, 2, 2) for the two languages.
+    """
+    single = cosines[1]["same_content"]
+    counted = np.arange(single.shape[1]) != KEY_BIAS
+    mean_P = single[:, counted].mean(axis=(1, 2))
+    batches = {}
+    for size in SIZES:
+        if size not in cosines:
+            continue
+        here = {name: float(x[:, counted].mean()) for name, x in cosines[size].items()}
+        for name in ("within_a", "within_b"):
+            if name in cosines.get(size // 2, {}):
+                halves = float(cosines[size // 2][name][:, counted].mean())
+                here[name.replace("within", "halves")] = halves
+        batches[str(size)] = {"batches": len(cosines[size]["same_content"]), **here}
+    corrected = _cosine_of_sums(apart)
+    return {
+        "per_pair": single.mean(axis=0).tolist(),
+        "mean": float(mean_P.mean()),
+        "mean_error": float(mean_P.std(ddof=1) / np.sqrt(len(mean_P))),
+        "mean_with_key_bias": float(single.mean()),
+        "per_layer": single[:, counted].mean(axis=(0, 1)).tolist(),
+        "batches": batches,
+        "corrected": [[_finite(x) for x in row] for row in corrected],
+        # Of all parameters together: the noise of one is large beside what is left of it.
+        "corrected_mean": _finite(_cosine_of_sums(apart[counted].sum(axis=(0, 1)))),
+    }
+
+
+def _cosine_of_sums(products: np.ndarray) -> np.ndarray:
+    """Returns the cosines in (..., 2, 2) products; NaN where noise has a square below 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # A root of each: two squares below 0 have a product above it.
+        return products[..., 0, 1] / (np.sqrt(products[..., 0, 0]) * np.sqrt(products[..., 1, 1]))
+
+
+def _finite(value: float | np.ndarray) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+# Adam, and what each language has in an update.
+
+
+def adam_divisor(
+    programs: Programs, opt_state: optax.OptState, config: OptimizerConfig
+) -> model_lib.Params | None:
+    """Returns what Adam divides each element of an update by, of the blocks' parameters.
+
+    sqrt(v / (1 - b2^t)) + eps, with v its running mean of squared gradients after t updates;
+    None before the first one.
+    """
+    found = [
+        node
+        for node in jax.tree.leaves(opt_state, is_leaf=_is_adam)
+        if isinstance(node, optax.ScaleByAdamState)
+    ]
+    if not found or not int(found[0].count):
+        return None
+    nu = found[0].nu["blocks"]
+    return programs.run(_divisor, nu, found[0].count, b2=config.b2, eps=config.eps)
+
+
+def _divisor(nu: model_lib.Params, count: jax.Array, *, b2: float, eps: float) -> model_lib.Params:
+    correction = 1 - b2 ** count.astype(jnp.float32)
+    return jax.tree.map(lambda v: jnp.sqrt(v / correction) + eps, nu)
+
+
+def _is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def language_shares(
+    programs: Programs,
+    params: model_lib.Params,
+    batch: Batch,
+    map_GU: np.ndarray,
+    config: ModelConfig,
+) -> dict[str, list[float]]:
+    """Returns the part that each language has in the gradient of a training batch, each (G,).
+
+    With g the batch's gradient and g_l that of the loss of language l's sequences in it, so
+    that g is the sum of all g_l:
+
+        gradient_share          <g_l, g> / <g, g>: they add up to 1; below 0 pulls back
+        gradient_share_blocks   the same of the parameters of the blocks alone
+        gradient_norm           the norm of g_l
+    """
+    given = (params, batch, map_GU)
+    # One after the other, so that only two gradients exist at once.
+    whole = programs.run(_batch_gradient, *given, np.int32(-1), config=config)
+    squared = jax.device_get(programs.run(_inner, whole, whole))
+    found: dict[str, list[float]] = {
+        "gradient_share": [],
+        "gradient_share_blocks": [],
+        "gradient_norm": [],
+    }
+    for language in range(map_GU.shape[0]):
+        mine = programs.run(_batch_gradient, *given, np.int32(language), config=config)
+        along = jax.device_get(programs.run(_inner, mine, whole))
+        found["gradient_share"].append(float(along["all"] / squared["all"]))
+        found["gradient_share_blocks"].append(float(along["blocks"] / squared["blocks"]))
+        own = jax.device_get(programs.run(_inner, mine, mine))
+        found["gradient_norm"].append(float(own["all"]) ** 0.5)
+    return found
+
+
+def _batch_gradient(
+    params: model_lib.Params,
+    batch: Batch,
+    map_GU: jax.Array,
+    language: jax.Array,
+    *,
+    config: ModelConfig,
+) -> model_lib.Params:
+    """The gradient of the mean loss of a batch, of one language's part of it; -1 is all."""
+    ids_BW = model_ids(batch, map_GU)
+    counted_B1 = ((batch.language_B == language) | (language < 0))[:, None]
+
+    def loss(params: model_lib.Params) -> jax.Array:
+        hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
+        target_BL = ids_BW[:, 1:]
+        weight_BL = jnp.broadcast_to(counted_B1, target_BL.shape).astype(jnp.float32)
+        total, _ = objective.cross_entropy(hidden_BLD, model_lib.head(params), target_BL, weight_BL)
+        return total / target_BL.size
+
+    return jax.grad(loss)(params)
+
+
+def _inner(x: model_lib.Params, y: model_lib.Params) -> dict[str, jax.Array]:
+    """The inner product of two gradients, of all parameters and of those of the blocks."""
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), x, y)
+    zero = jnp.zeros(())
+    return {
+        "all": sum(jax.tree.leaves(products), zero),
+        "blocks": sum(jax.tree.leaves(products["blocks"]), zero),
+    }

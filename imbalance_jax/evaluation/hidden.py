@@ -1,0 +1,564 @@
+"""How alike a model's states are where two languages say the same.
+
+Two languages of one source say the same at the same position: there the cosine is taken
+position by position. Others say the same somewhere in the sequence: there each position of
+the shorter side is assigned one of the other, so that the sum of cosines, on average over
+the blocks, is the largest possible (the reference study's *maximum matching*). For both,
+sequences are compared as wholes too, by the mean of their states.
+
+A raw value alone says nothing: cosines of a narrow cone are high, matching picks the best of
+many, few pairs in many dimensions look alike. So each stands beside what sequences of the
+same lengths get that say different things (`shuffled`), and again after each language's mean
+is taken away (`centred`) and after the best rotation of one onto the other (`procrustes`).
+Means and rotations are estimated on the pairs of the other fold, never on those they score.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imbalance_jax import model as model_lib
+from imbalance_jax.config import ModelConfig
+from imbalance_jax.evaluation.programs import Poll, Programs
+
+_EPS = 1e-12
+# How far a rotation is drawn towards none, in parts of the root mean square singular value.
+_TOWARDS_NONE = 1e-2
+# Sequences of like length among which a partner with another content is chosen.
+_PARTNERS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """P sequences in each of two languages; those of one row say the same.
+
+    `own` marks the positions that hold text in an id that only one of the languages has.
+    """
+
+    ids: tuple[np.ndarray, np.ndarray]  # each (P, L), the model's ids
+    text: tuple[np.ndarray, np.ndarray]  # each (P, L) bool, which positions hold text
+    own: tuple[np.ndarray, np.ndarray]  # each (P, L) bool
+    aligned: bool  # whether equal positions say the same
+
+    @property
+    def shares_ids(self) -> bool:
+        """Whether some of the text is in ids that both languages have."""
+        return any(bool((text & ~own).any()) for text, own in zip(self.text, self.own, strict=True))
+
+
+def partners(lengths: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Returns for each row another one, whose two lengths are like its own: (P,).
+
+    Rows are put in order of their lengths, and every 16 of them change places with those 8
+    further on; so each row is the partner of one other.
+    """
+    order_P = np.lexsort((lengths[1], lengths[0]))
+    found_P = np.empty(len(order_P), np.int64)
+    for first in range(0, len(order_P), _PARTNERS):
+        group = order_P[first : first + _PARTNERS]
+        if len(group) == 1 and len(order_P) > 1:  # takes the place of the row before it
+            before = order_P[first - 1]
+            found_P[group], found_P[before] = found_P[before], group[0]
+            continue
+        found_P[group] = np.roll(group, -max(1, len(group) // 2))
+    return found_P
+
+
+def measure(
+    programs: Programs,
+    params: model_lib.Params,
+    config: ModelConfig,
+    sequences: Sequences,
+    *,
+    match: bool,
+    rotate: bool,
+    poll: Poll,
+) -> dict[str, Any]:
+    """Returns what two languages have in common in every layer, ready for JSON.
+
+    Each list has a value for every layer, 0 .. N + 1: the embedding output, the blocks, and
+    the final norm. `positions` is there where positions correspond, `matched` on request,
+    `sentences` always; `without_shared` repeats all of it without the positions whose id
+    both languages have, where there are such.
+
+    Args:
+      programs: what compiles and runs the measurements.
+      params: of the model.
+      config: of the model; computed with as it is.
+      sequences: in the two languages.
+      match: whether to assign positions to each other.
+      rotate: whether to look for rotations.
+      poll: called between batches.
+    """
+    found = _measure(programs, params, config, sequences, sequences.text, match, rotate, poll)
+    if sequences.shares_ids:
+        found["without_shared"] = _measure(
+            programs, params, config, sequences, sequences.own, match, rotate, poll
+        )
+    return found
+
+
+def _measure(
+    programs: Programs,
+    params: model_lib.Params,
+    config: ModelConfig,
+    sequences: Sequences,
+    counted: tuple[np.ndarray, np.ndarray],
+    match: bool,
+    rotate: bool,
+    poll: Poll,
+) -> dict[str, Any]:
+    # Sequences of which nothing is left say nothing.
+    kept = np.flatnonzero(counted[0].any(axis=1) & counted[1].any(axis=1))
+    if len(kept) < 4:
+        return {"sequences": len(kept)}
+    ids_a, ids_b = (ids_PL[kept] for ids_PL in sequences.ids)
+    mask_a, mask_b = (mask_PL[kept] for mask_PL in counted)
+    fold_P = (np.arange(len(kept)) % 2).astype(np.int32)
+    # Of the same fold, so that means and rotations are not estimated on partners either.
+    other_P = np.empty(len(kept), np.int64)
+    for fold in range(2):
+        mine = np.flatnonzero(fold_P == fold)
+        other_P[mine] = mine[partners((mask_a[mine].sum(axis=1), mask_b[mine].sum(axis=1)))]
+    rows = {
+        "ids_a": ids_a,
+        "ids_b": ids_b,
+        "ids_c": ids_b[other_P],
+        "mask_a": mask_a,
+        "mask_b": mask_b,
+        "mask_c": mask_b[other_P],
+        "fold": fold_P,
+    }
+    per_row, sums = programs.rows(
+        _moments,
+        (params,),
+        {name: rows[name] for name in ("ids_a", "ids_b", "mask_a", "mask_b", "fold")},
+        poll=poll,
+        config=config,
+        cross=rotate and sequences.aligned,
+    )
+    found: dict[str, Any] = {"sequences": len(kept)}
+    means = _means(sums)
+    found["sentences"] = _sentences(programs, per_row, fold_P, other_P, rotate)
+    if sequences.aligned:
+        rotations = _rotations(programs, sums, means) if rotate else None
+        scores, _ = programs.rows(
+            _aligned_scores, (params, means, rotations), rows, poll=poll, config=config
+        )
+        found["positions"] = _beside_shuffled(scores)
+    if match:
+        found["matched"] = _matched(programs, params, config, rows, means, poll)
+    return found
+
+
+def _states(params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+    """Returns the states of all layers, with the rows first: (B, N + 2, L, D)."""
+    states_NBLD = model_lib.hidden_states(params, config, ids_BL).astype(jnp.float32)
+    return jnp.moveaxis(states_NBLD, 0, 1)
+
+
+def _moments(
+    params: model_lib.Params,
+    rows: Mapping[str, jax.Array],
+    real_B: jax.Array,
+    *,
+    config: ModelConfig,
+    cross: bool,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The mean state of each row, and what means and rotations are estimated from, by fold.
+
+    With E the folds and S the two languages, and layers counted as N:
+    `total_ESND` adds up the states of all positions, `count_ES` the positions, and
+    `cross_ENDD` the products of the two languages' states at equal positions.
+    """
+    states = [_states(params, config, rows[f"ids_{side}"]) for side in "ab"]
+    masks = [rows[f"mask_{side}"].astype(jnp.float32) for side in "ab"]
+    sums = [
+        jnp.einsum("BNLD,BL->BND", states_BNLD, mask_BL)
+        for states_BNLD, mask_BL in zip(states, masks, strict=True)
+    ]
+    counts = [jnp.sum(mask_BL, axis=1) for mask_BL in masks]
+    fold_BE = jax.nn.one_hot(rows["fold"], 2) * real_B[:, None]
+    total_ESND = jnp.stack([jnp.einsum("BND,BE->END", sum_BND, fold_BE) for sum_BND in sums], 1)
+    added = {
+        "total_ESND": total_ESND,
+        "count_ES": jnp.stack([count_B @ fold_BE for count_B in counts], 1),
+    }
+    if cross:
+        both_BL = masks[0] * masks[1]
+        # One fold after the other: weights inside the product would copy all states for each.
+        added["cross_ENDD"] = jnp.stack(
+            [
+                jnp.einsum(
+                    "BNLD,BNLE->NDE",
+                    states[0] * (both_BL * fold_BE[:, fold, None])[:, None, :, None],
+                    states[1],
+                )
+                for fold in range(2)
+            ]
+        )
+    mean = {
+        f"mean_{side}": sum_BND / count_B[:, None, None]
+        for side, sum_BND, count_B in zip("ab", sums, counts, strict=True)
+    }
+    return mean, added
+
+
+def _means(sums: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the mean state of each language for each fold, from the other one: (E, S, N, D)."""
+    means_ESND = sums["total_ESND"] / np.maximum(sums["count_ES"], 1)[..., None, None]
+    return means_ESND[::-1].astype(np.float32)
+
+
+def _rotations(
+    programs: Programs, sums: Mapping[str, np.ndarray], means_ESND: np.ndarray
+) -> np.ndarray:
+    """Returns the rotation of the first language onto the second for each fold, (E, N, D, D).
+
+    That which brings the centred states of the other fold nearest to those at the same
+    positions: U V' of the singular value decomposition of their products (Schönemann 1966).
+    """
+    count_E = sums["count_ES"][:, 0]
+    means = means_ESND[::-1].astype(np.float64)  # of each fold itself
+    products_ENDD = sums["cross_ENDD"] - count_E[:, None, None, None] * np.einsum(
+        "END,ENF->ENDF", means[:, 0], means[:, 1]
+    )
+    return np.asarray(programs.run(_nearest_rotation, products_ENDD[::-1].astype(np.float32)))
+
+
+def _nearest_rotation(products_DD: jax.Array) -> jax.Array:
+    """Returns U V' of the products' singular value decomposition, drawn a little towards I.
+
+    Fewer pairs than dimensions leave a part of the rotation open, which rounding would decide
+    otherwise; there it turns nothing.
+    """
+    D = products_DD.shape[-1]
+    size = jnp.sqrt(jnp.sum(jnp.square(products_DD), axis=(-2, -1), keepdims=True) / D)
+    near_DD = products_DD + _TOWARDS_NONE * size * jnp.eye(D)
+    u_DD, _, v_DD = jnp.linalg.svd(near_DD, full_matrices=False)
+    return u_DD @ v_DD
+
+
+def _aligned_scores(
+    params: model_lib.Params,
+    means_ESND: jax.Array,
+    rotations_ENDD: jax.Array | None,
+    rows: Mapping[str, jax.Array],
+    real_B: jax.Array,
+    *,
+    config: ModelConfig,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The mean cosine of equal positions of every row and layer, (B, N) each."""
+    a, b, c = (_states(params, config, rows[f"ids_{side}"]) for side in "abc")
+    same_BL = rows["mask_a"] & rows["mask_b"]
+    other_BL = rows["mask_a"] & rows["mask_c"]
+    mean_BSND = means_ESND[rows["fold"]]
+    found = _compare("cosine", a, b, c, same_BL, other_BL)
+    a = a - mean_BSND[:, 0, :, None]
+    b, c = (x - mean_BSND[:, 1, :, None] for x in (b, c))
+    found |= _compare("centred", a, b, c, same_BL, other_BL)
+    if rotations_ENDD is not None:
+        a = jnp.einsum("BNLD,BNDE->BNLE", a, rotations_ENDD[rows["fold"]])
+        found |= _compare("procrustes", a, b, c, same_BL, other_BL)
+    return found, {}
+
+
+def _compare(
+    name: str,
+    a_BNLD: jax.Array,
+    b_BNLD: jax.Array,
+    c_BNLD: jax.Array,
+    same_BL: jax.Array,
+    other_BL: jax.Array,
+) -> dict[str, jax.Array]:
+    return {
+        name: _mean_over(_cosine(a_BNLD, b_BNLD), same_BL),
+        f"{name}_shuffled": _mean_over(_cosine(a_BNLD, c_BNLD), other_BL),
+    }
+
+
+def _cosine(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns the cosine of the last dimensions; 0 where one of them is all zero."""
+    norms = jnp.sqrt(jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1))
+    return jnp.sum(x * y, axis=-1) / jnp.maximum(norms, _EPS)
+
+
+def _mean_over(values_BNL: jax.Array, mask_BL: jax.Array) -> jax.Array:
+    """Returns the mean over the marked positions; NaN where there is none: (B, N)."""
+    mask_B1L = mask_BL[:, None].astype(jnp.float32)
+    return jnp.sum(values_BNL * mask_B1L, axis=-1) / jnp.sum(mask_B1L, axis=-1)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)), _EPS)
+
+
+# Matching.
+
+
+def _matched(
+    programs: Programs,
+    params: model_lib.Params,
+    config: ModelConfig,
+    rows: Mapping[str, np.ndarray],
+    means_ESND: np.ndarray,
+    poll: Poll,
+) -> dict[str, Any]:
+    """Returns the mean cosine of assigned positions, in every layer, beside shuffled ones."""
+    scores: dict[str, np.ndarray] = {}
+    # A batch at a time: a cosine for each pair of positions is much to keep.
+    size = programs.batch_size
+    for first in range(0, len(rows["fold"]), size):
+        part = {name: values[first : first + size] for name, values in rows.items()}
+        cosines, _ = programs.rows(
+            _all_cosines, (params, means_ESND), part, batch_size=size, config=config
+        )
+        for name, cosine_BLM in cosines.items():
+            side = "c" if name.endswith("_shuffled") else "b"
+            part[f"{name}/to"] = np.stack(
+                [
+                    assign(cosine_LM, row_L, column_M)
+                    for cosine_LM, row_L, column_M in zip(
+                        cosine_BLM, part["mask_a"], part[f"mask_{side}"], strict=True
+                    )
+                ]
+            )
+        found, _ = programs.rows(
+            _assigned_cosines, (params, means_ESND), part, batch_size=size, config=config
+        )
+        for name, values in found.items():
+            scores[name] = np.concatenate([scores[name], values]) if name in scores else values
+        poll(min(1.0, (first + size) / len(rows["fold"])))
+    return _beside_shuffled(scores)
+
+
+def assign(cosine_LM: np.ndarray, row_L: np.ndarray, column_M: np.ndarray) -> np.ndarray:
+    """Returns the column of each row in the assignment with the largest sum, or -1: (L,).
+
+    Args:
+      cosine_LM: of each pair of positions.
+      row_L: which rows take part; the shorter of the two sides is assigned whole.
+      column_M: which columns do.
+    """
+    from scipy import optimize
+
+    rows, columns = np.flatnonzero(row_L), np.flatnonzero(column_M)
+    chosen = optimize.linear_sum_assignment(cosine_LM[np.ix_(rows, columns)], maximize=True)
+    to_L = np.full(len(row_L), -1, np.int32)
+    to_L[rows[chosen[0]]] = columns[chosen[1]]
+    return to_L
+
+
+def _variants(
+    params: model_lib.Params,
+    means_ESND: jax.Array,
+    rows: Mapping[str, jax.Array],
+    config: ModelConfig,
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Returns the states that are matched with each other, by the name of the score."""
+    a, b, c = (_states(params, config, rows[f"ids_{side}"]) for side in "abc")
+    mean_BSND = means_ESND[rows["fold"]]
+    mean_a, mean_b = mean_BSND[:, 0, :, None], mean_BSND[:, 1, :, None]
+    return {
+        "cosine": (a, b),
+        "cosine_shuffled": (a, c),
+        "centred": (a - mean_a, b - mean_b),
+        "centred_shuffled": (a - mean_a, c - mean_b),
+    }
+
+
+def _all_cosines(
+    params: model_lib.Params,
+    means_ESND: jax.Array,
+    rows: Mapping[str, jax.Array],
+    real_B: jax.Array,
+    *,
+    config: ModelConfig,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The cosine of every two positions, on average over the blocks: (B, L, M) each."""
+    blocks = slice(1, config.N + 1)
+    return {
+        name: jnp.einsum("BNLD,BNMD->BLM", _unit(x[:, blocks]), _unit(y[:, blocks])) / config.N
+        for name, (x, y) in _variants(params, means_ESND, rows, config).items()
+    }, {}
+
+
+def _assigned_cosines(
+    params: model_lib.Params,
+    means_ESND: jax.Array,
+    rows: Mapping[str, jax.Array],
+    real_B: jax.Array,
+    *,
+    config: ModelConfig,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The mean cosine of the positions that are assigned to each other: (B, N) each."""
+    found = {}
+    for name, (x, y) in _variants(params, means_ESND, rows, config).items():
+        to_BL = rows[f"{name}/to"]
+        y = jnp.take_along_axis(y, jnp.maximum(to_BL, 0)[:, None, :, None], axis=2)
+        found[name] = _mean_over(_cosine(x, y), to_BL >= 0)
+    return found, {}
+
+
+# Sequences as wholes.
+
+
+def _sentences(
+    programs: Programs,
+    per_row: Mapping[str, np.ndarray],
+    fold_P: np.ndarray,
+    other_P: np.ndarray,
+    rotate: bool,
+) -> dict[str, Any]:
+    """Returns how alike the mean states of whole sequences are."""
+    a_PND, b_PND = per_row["mean_a"], per_row["mean_b"]
+    found = programs.run(
+        _sentence_scores, a_PND, b_PND, fold_P, other_P.astype(np.int32), rotate=rotate
+    )
+    values = jax.device_get(found)
+    scores = {name: value for name, value in values.items() if value.ndim == 2}
+    # A cosine where one of two sequences is left out of both folds does not exist.
+    result = _beside_shuffled(scores)
+    for name, value in values.items():
+        if value.ndim == 1:
+            result[name] = _listed(value)
+    result["chance"] = 1 / len(fold_P)
+    return result
+
+
+def _sentence_scores(
+    a_PND: jax.Array, b_PND: jax.Array, fold_P: jax.Array, other_P: jax.Array, *, rotate: bool
+) -> dict[str, jax.Array]:
+    """Cosines of each pair and layer (P, N), and what is one number a layer (N,)."""
+    found = _sentence_cosines("cosine", a_PND, b_PND, other_P)
+    fold_EP = jnp.stack([fold_P == 1, fold_P == 0]).astype(jnp.float32)  # of the other fold
+    weight_EP = fold_EP / jnp.sum(fold_EP, axis=1, keepdims=True)
+
+    def centre(x_PND: jax.Array) -> jax.Array:
+        return x_PND - jnp.einsum("EP,PND->END", weight_EP, x_PND)[fold_P]
+
+    centred_a, centred_b = centre(a_PND), centre(b_PND)
+    found |= _sentence_cosines("centred", centred_a, centred_b, other_P)
+    if rotate:
+        mean_a, mean_b = (jnp.einsum("EP,PND->END", weight_EP, x) for x in (a_PND, b_PND))
+        products_ENDD = jnp.stack(
+            [
+                jnp.einsum("P,PND,PNF->NDF", fold_EP[e], a_PND - mean_a[e], b_PND - mean_b[e])
+                for e in range(2)
+            ]
+        )
+        rotations_ENDD = _nearest_rotation(products_ENDD)
+        turned_PND = jnp.einsum("PND,PNDE->PNE", centred_a, rotations_ENDD[fold_P])
+        found |= _sentence_cosines("procrustes", turned_PND, centred_b, other_P)
+    for name, (x_PND, y_PND) in {
+        "retrieval": (a_PND, b_PND),
+        "centred_retrieval": (centred_a, centred_b),
+    }.items():
+        cosine_NPQ = jnp.einsum("PND,QND->NPQ", _unit(x_PND), _unit(y_PND))
+        found[f"{name}_forth"], found[f"{name}_back"] = retrieved(cosine_NPQ)
+    found |= _cka(a_PND, b_PND, other_P)
+    return found
+
+
+def _sentence_cosines(
+    name: str, x_PND: jax.Array, y_PND: jax.Array, other_P: jax.Array
+) -> dict[str, jax.Array]:
+    return {
+        name: _cosine(x_PND, y_PND),
+        f"{name}_shuffled": _cosine(x_PND, y_PND[other_P]),
+    }
+
+
+def retrieved(cosine_NPQ: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns how often the nearest is the right one, rows to columns and back: (N,) each.
+
+    The right column of row p is p. Of several that are equally near, each counts as a part.
+    """
+    right_NP = jnp.diagonal(cosine_NPQ, axis1=1, axis2=2)
+
+    def found(values_NPQ: jax.Array) -> jax.Array:
+        best_NP1 = jnp.max(values_NPQ, axis=-1, keepdims=True)
+        # Equal up to rounding, as copies of a sequence are.
+        ties_NP = jnp.sum(values_NPQ >= best_NP1 - 1e-6, axis=-1)
+        hit_NP = right_NP >= best_NP1[..., 0] - 1e-6
+        return jnp.mean(hit_NP / ties_NP, axis=-1)
+
+    return found(cosine_NPQ), found(jnp.swapaxes(cosine_NPQ, 1, 2))
+
+
+def _cka(a_PND: jax.Array, b_PND: jax.Array, other_P: jax.Array) -> dict[str, jax.Array]:
+    """Linear CKA of the pairs' states in each layer, also debiased, and of shuffled pairs.
+
+    CKA (Kornblith et al. 2019) is biased towards 1 where pairs are few and dimensions many;
+    with the unbiased estimate of HSIC (Song et al. 2012) it is not.
+    """
+
+    def gram(x_PND: jax.Array) -> jax.Array:
+        x_PND = x_PND - jnp.mean(x_PND, axis=0)
+        # Scaled, as fp32 is short of digits for fourth powers.
+        x_PND = x_PND / jnp.maximum(jnp.sqrt(jnp.mean(x_PND * x_PND, axis=(0, 2)))[:, None], _EPS)
+        return jnp.einsum("PND,QND->NPQ", x_PND, x_PND) / x_PND.shape[2]
+
+    def shuffled(gram_NPQ: jax.Array) -> jax.Array:
+        return gram_NPQ[:, other_P][:, :, other_P]
+
+    ka, kb = gram(a_PND), gram(b_PND)
+    found = {}
+    for name, hsic in {"cka": biased_hsic, "cka_debiased": unbiased_hsic}.items():
+        scale_N = jnp.sqrt(jnp.maximum(hsic(ka, ka) * hsic(kb, kb), _EPS**2))
+        found[name] = hsic(ka, kb) / scale_N
+        found[f"{name}_shuffled"] = hsic(ka, shuffled(kb)) / scale_N
+    return found
+
+
+def biased_hsic(k_NPQ: jax.Array, l_NPQ: jax.Array) -> jax.Array:
+    """Returns the inner product of two doubly centred Gram matrices, up to a constant."""
+    return jnp.sum(_double_centre(k_NPQ) * l_NPQ, axis=(1, 2)) / k_NPQ.shape[1] ** 2
+
+
+def _double_centre(k_NPQ: jax.Array) -> jax.Array:
+    rows = jnp.mean(k_NPQ, axis=2, keepdims=True)
+    columns = jnp.mean(k_NPQ, axis=1, keepdims=True)
+    return k_NPQ - rows - columns + jnp.mean(rows, axis=1, keepdims=True)
+
+
+def unbiased_hsic(k_NPQ: jax.Array, l_NPQ: jax.Array) -> jax.Array:
+    """Returns the unbiased estimate of HSIC from two Gram matrices (Song et al. 2012, eq. 5)."""
+    P = k_NPQ.shape[1]
+    off = 1 - jnp.eye(P)
+    k, l_ = k_NPQ * off, l_NPQ * off
+    sum_k, sum_l = jnp.sum(k, axis=(1, 2)), jnp.sum(l_, axis=(1, 2))
+    both = jnp.einsum("NPQ,NQR->N", k, l_)
+    value = jnp.sum(k * l_, axis=(1, 2)) + sum_k * sum_l / ((P - 1) * (P - 2)) - 2 * both / (P - 2)
+    return value / (P * (P - 3))
+
+
+# Results.
+
+
+def _beside_shuffled(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the mean over rows of each score, and its excess over that of shuffled pairs.
+
+    `<score>_error` is the standard error of the excess over the rows.
+    """
+    found: dict[str, Any] = {}
+    for name, value_PN in scores.items():
+        if name.endswith("_shuffled"):
+            continue
+        shuffled_PN = scores[f"{name}_shuffled"]
+        excess_PN = np.asarray(value_PN, np.float64) - shuffled_PN
+        count_N = np.maximum(np.isfinite(excess_PN).sum(axis=0), 1)
+        found[name] = _listed(np.nanmean(value_PN, axis=0))
+        found[f"{name}_shuffled"] = _listed(np.nanmean(shuffled_PN, axis=0))
+        found[f"{name}_excess"] = _listed(np.nanmean(excess_PN, axis=0))
+        error_N = np.nanstd(excess_PN, axis=0) / np.sqrt(np.maximum(count_N - 1, 1))
+        found[f"{name}_error"] = _listed(error_N)
+    return found
+
+
+def _listed(values: np.ndarray) -> list[float]:
+    return [float(value) for value in np.asarray(values, np.float64)]

@@ -1,0 +1,131 @@
+"""Jitted measurements over many rows: compiled once, in batches of one size, on any mesh.
+
+A measurement is a pure function of arrays. `Programs.run` calls it on whole arrays, and
+`Programs.rows` on rows of host arrays, a batch at a time; both compile it ahead of its first
+call and note how long that took, so that measuring and compiling are told apart.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from imbalance_jax import distributed, sharding
+
+Rows = Mapping[str, np.ndarray]  # arrays whose first dimension is one of rows
+# Between batches; may raise to stop. Its argument is the share that is done.
+Poll = Callable[[float], None]
+
+
+def _no_poll(share: float) -> None:
+    """Lets a measurement run to its end."""
+
+
+class Programs:
+    """The compiled measurements of one run."""
+
+    def __init__(self, mesh: Mesh, batch_size: int) -> None:
+        """Args:
+        mesh: of the devices.
+        batch_size: rows that are worked on at once, over all hosts; rounded up to what the
+          devices and hosts can share evenly. No result depends on it.
+        """
+        each = mesh.shape["data"] * mesh.shape["fsdp"]
+        self.batch_size = -(-batch_size // each) * each
+        self.compile_seconds = 0.0
+        self._whole, self._rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        self._compiled: dict[Hashable, jax.stages.Compiled] = {}
+        # Half the time to compile on a CPU, and programs that measured no slower.
+        cpu = jax.default_backend() == "cpu"
+        self._options: Any = {"xla_backend_optimization_level": 1} if cpu else {}
+
+    def run(self, function: Callable[..., Any], *args: Any, **static: Hashable) -> Any:
+        """Returns what a function of whole arrays makes of them, held whole by every device.
+
+        Args:
+          function: `function(*args, **static)`; it is known by its name, so no lambda.
+          args: nests of arrays. Those on the host are placed on every device.
+          static: what the program is compiled for.
+        """
+        placed = jax.tree.map(self._place, args)
+        leaves, tree = jax.tree.flatten(placed)
+        shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+        key = (function, tuple(sorted(static.items())), tree, shapes)
+        if key not in self._compiled:
+            began = time.monotonic()
+            # In fp32 throughout: a GPU or TPU would otherwise round the factors of products.
+            with jax.default_matmul_precision("highest"):
+                jitted = jax.jit(functools.partial(function, **static), out_shardings=self._whole)
+                lowered = jitted.lower(*placed)
+                self._compiled[key] = lowered.compile(compiler_options=self._options)
+            # Its first call reserves memory, which is no part of what it takes either.
+            jax.block_until_ready(self._compiled[key](*placed))
+            self.compile_seconds += time.monotonic() - began
+        return self._compiled[key](*placed)
+
+    def rows(
+        self,
+        function: Callable[..., Any],
+        whole: tuple,
+        rows: Rows,
+        *,
+        poll: Poll = _no_poll,
+        batch_size: int = 0,
+        **static: Hashable,
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Returns what a function says of each row, in their order, and what it adds up.
+
+        Args:
+          function: `function(*whole, rows, real_B, **static)` returns two dicts: arrays whose
+            first dimension is the batch, and sums over the rows where real_B is True.
+          whole: arrays that every call gets as they are.
+          rows: of all the data.
+          poll: called after each batch.
+          batch_size: rows at once, in place of `self.batch_size`.
+        """
+        total = len(next(iter(rows.values())))
+        size = batch_size or self.batch_size
+        mine = distributed.local_rows(size)
+        found: dict[str, list[np.ndarray]] = {}
+        sums: dict[str, np.ndarray] = {}
+        whole = jax.tree.map(self._place, whole)
+        pending: tuple[int, Any] | None = None
+        for first in range(0, total, size):
+            # The first row, without weight, fills the last batch: nothing compiles again.
+            place_B = np.arange(first, first + size)
+            real_B = place_B < total
+            place_B = np.where(real_B, place_B, 0)[mine]
+            batch = {
+                name: distributed.place(self._rows, np.ascontiguousarray(values[place_B]))
+                for name, values in rows.items()
+            }
+            real = distributed.place(self._rows, real_B[mine])
+            out = self.run(function, *whole, batch, real, **static)
+            # One batch late, so that the device has the next one to work on.
+            if pending:
+                _collect(found, sums, *pending)
+            pending = (int(real_B.sum()), out)
+            poll(min(1.0, (first + size) / total))
+        if pending:
+            _collect(found, sums, *pending)
+        return {name: np.concatenate(parts) for name, parts in found.items()}, sums
+
+    def _place(self, leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.committed:
+            return leaf
+        return jax.device_put(leaf, self._whole)
+
+
+def _collect(
+    found: dict[str, list[np.ndarray]], sums: dict[str, np.ndarray], real: int, out: Any
+) -> None:
+    per_row, added = jax.device_get(out)
+    for name, values in per_row.items():
+        found.setdefault(name, []).append(values[:real])
+    for name, values in added.items():
+        values = np.asarray(values, np.float64)
+        sums[name] = sums[name] + values if name in sums else values
