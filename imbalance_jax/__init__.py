@@ -9,6 +9,7 @@ The same letters name a dimension in configs, variables, parameters and figures:
     H  attention heads                    G  languages in the mixture
     W  ids in a window (L + 1)            U  vocabulary of one source, the largest of them
                                           P  pairs of parallel sequences
+                                          R  parameters of a block
 
 Map of the package, in the order of its imports:
 
@@ -16,9 +17,9 @@ Map of the package, in the order of its imports:
     data/       text -> tokens -> batches             model       the transformer; also attention,
                                                                 objective
     sharding    the mesh and who holds what           step        one update of the TrainState
-    evaluation/ loss per language                     train       the loop
+    evaluation/ loss and alignment per language       train       the loop; also cadence
     runs        the run directory                     checkpoint  save and restore
-    analysis/   figures and the page of a run         main, report, generate: the commands
+    analysis/   figures and the page of a run         main, evaluate, report, ...: commands
 
 In a notebook, `imbalance_jax.load("runs/90_10")` gives a trained run's config, parameters
 and forward function.

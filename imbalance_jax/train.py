@@ -469,6 +469,8 @@ def _loop(
 
     def align() -> None:
         assert alignment is not None
+        if not alignment.programs.compile_seconds:
+            progress.line("Compiling what measures alignment")
         with times("align"):
             recorder.flush()
             before, began = alignment.programs.compile_seconds, time.monotonic()

@@ -33,6 +33,8 @@ from imbalance_jax.step import Batch, TrainState
 
 # Pieces among which a counterpart is looked for while training; afterwards it is all.
 _WATCHED_CANDIDATES = 1024
+# Pairs of sequences whose gradients are taken while training: each costs a training step's.
+_WATCHED_GRADIENTS = 16
 # What the states of the sequences that are worked on at once may take.
 _STATE_BYTES = {"cpu": 1 << 28}
 _STATE_BYTES_ELSEWHERE = 1 << 31
@@ -198,8 +200,8 @@ class Alignment:
                 programs,
                 params,
                 self.model,
-                pair.sequences.ids,
-                pair.sequences.text,
+                _first(pair.sequences.ids, _WATCHED_GRADIENTS),
+                _first(pair.sequences.text, _WATCHED_GRADIENTS),
                 None,
                 poll=polled,
             )
@@ -376,6 +378,10 @@ class Alignment:
             norm_G = self.programs.run(embeddings.row_norms, table_VD, self._vocabulary.own_GV)
             found[names[where]] = jax.device_get(norm_G).tolist()
         return {name: dict(zip(tags, values, strict=True)) for name, values in found.items()}
+
+
+def _first(sides: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    return sides[0][:count], sides[1][:count]
 
 
 def _directions(pair: Pair) -> list[tuple[int, int, bool]]:

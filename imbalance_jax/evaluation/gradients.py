@@ -393,22 +393,33 @@ def language_shares(
         gradient_norm           the norm of g_l
     """
     given = (params, batch, map_GU)
-    # One after the other, so that only two gradients exist at once.
     whole = programs.run(_batch_gradient, *given, np.int32(-1), config=config)
     squared = jax.device_get(programs.run(_inner, whole, whole))
-    found: dict[str, list[float]] = {
-        "gradient_share": [],
-        "gradient_share_blocks": [],
-        "gradient_norm": [],
-    }
-    for language in range(map_GU.shape[0]):
-        mine = programs.run(_batch_gradient, *given, np.int32(language), config=config)
+    G = map_GU.shape[0]
+    names = ("gradient_share", "gradient_share_blocks", "gradient_norm")
+    found = {name: [0.0] * G for name in names}
+    sequences_G = jax.device_get(programs.run(_sequences, batch.language_B, G=G))
+    *others, last = np.flatnonzero(sequences_G)
+    rest = whole
+    for language in (*others, last):
+        mine = rest  # of the last language: what the others leave
+        if language != last:
+            mine = programs.run(_batch_gradient, *given, np.int32(language), config=config)
+            rest = programs.run(_subtract, rest, mine)
         along = jax.device_get(programs.run(_inner, mine, whole))
-        found["gradient_share"].append(float(along["all"] / squared["all"]))
-        found["gradient_share_blocks"].append(float(along["blocks"] / squared["blocks"]))
         own = jax.device_get(programs.run(_inner, mine, mine))
-        found["gradient_norm"].append(float(own["all"]) ** 0.5)
+        found["gradient_share"][language] = float(along["all"] / squared["all"])
+        found["gradient_share_blocks"][language] = float(along["blocks"] / squared["blocks"])
+        found["gradient_norm"][language] = float(own["all"]) ** 0.5
     return found
+
+
+def _sequences(language_B: jax.Array, *, G: int) -> jax.Array:
+    return jnp.bincount(language_B, length=G)
+
+
+def _subtract(x: Any, y: Any) -> Any:
+    return jax.tree.map(jnp.subtract, x, y)
 
 
 def _batch_gradient(

@@ -145,7 +145,7 @@ def _measure(
     means = _means(sums)
     found["sentences"] = _sentences(programs, per_row, fold_P, other_P, rotate)
     if sequences.aligned:
-        rotations = _rotations(programs, sums, means) if rotate else None
+        rotations = _rotations(sums, means) if rotate else None
         scores, _ = programs.rows(
             _aligned_scores, (params, means, rotations), rows, poll=poll, config=config
         )
@@ -214,9 +214,7 @@ def _means(sums: Mapping[str, np.ndarray]) -> np.ndarray:
     return means_ESND[::-1].astype(np.float32)
 
 
-def _rotations(
-    programs: Programs, sums: Mapping[str, np.ndarray], means_ESND: np.ndarray
-) -> np.ndarray:
+def _rotations(sums: Mapping[str, np.ndarray], means_ESND: np.ndarray) -> np.ndarray:
     """Returns the rotation of the first language onto the second for each fold, (E, N, D, D).
 
     That which brings the centred states of the other fold nearest to those at the same
@@ -227,19 +225,21 @@ def _rotations(
     products_ENDD = sums["cross_ENDD"] - count_E[:, None, None, None] * np.einsum(
         "END,ENF->ENDF", means[:, 0], means[:, 1]
     )
-    return np.asarray(programs.run(_nearest_rotation, products_ENDD[::-1].astype(np.float32)))
+    return _nearest_rotation(products_ENDD[::-1])
 
 
-def _nearest_rotation(products_DD: jax.Array) -> jax.Array:
+def _nearest_rotation(products_DD: np.ndarray) -> np.ndarray:
     """Returns U V' of the products' singular value decomposition, drawn a little towards I.
 
     Fewer pairs than dimensions leave a part of the rotation open, which rounding would decide
-    otherwise; there it turns nothing.
+    otherwise; there it turns nothing. On the host: XLA's decompositions of a stack of matrices
+    wait for each other's threads forever where a CPU has several simulated devices.
     """
+    products_DD = products_DD.astype(np.float32)
     D = products_DD.shape[-1]
-    size = jnp.sqrt(jnp.sum(jnp.square(products_DD), axis=(-2, -1), keepdims=True) / D)
-    near_DD = products_DD + _TOWARDS_NONE * size * jnp.eye(D)
-    u_DD, _, v_DD = jnp.linalg.svd(near_DD, full_matrices=False)
+    size = np.sqrt(np.sum(np.square(products_DD), axis=(-2, -1), keepdims=True) / D)
+    near_DD = products_DD + _TOWARDS_NONE * size * np.eye(D, dtype=np.float32)
+    u_DD, _, v_DD = np.linalg.svd(near_DD)
     return u_DD @ v_DD
 
 
@@ -416,8 +416,9 @@ def _sentences(
 ) -> dict[str, Any]:
     """Returns how alike the mean states of whole sequences are."""
     a_PND, b_PND = per_row["mean_a"], per_row["mean_b"]
+    rotations = _sentence_rotations(a_PND, b_PND, fold_P) if rotate else None
     found = programs.run(
-        _sentence_scores, a_PND, b_PND, fold_P, other_P.astype(np.int32), rotate=rotate
+        _sentence_scores, a_PND, b_PND, fold_P, other_P.astype(np.int32), rotations
     )
     values = jax.device_get(found)
     scores = {name: value for name, value in values.items() if value.ndim == 2}
@@ -430,8 +431,22 @@ def _sentences(
     return result
 
 
+def _sentence_rotations(a_PND: np.ndarray, b_PND: np.ndarray, fold_P: np.ndarray) -> np.ndarray:
+    """Returns what `_rotations` does, from the mean states of sequences: (E, N, D, D)."""
+    found = []
+    for fold in range(2):
+        a, b = (x_PND[fold_P != fold].swapaxes(0, 1) for x_PND in (a_PND, b_PND))
+        a, b = (x_NPD - x_NPD.mean(axis=1, keepdims=True) for x_NPD in (a, b))
+        found.append(_nearest_rotation(a.swapaxes(1, 2) @ b))
+    return np.stack(found)
+
+
 def _sentence_scores(
-    a_PND: jax.Array, b_PND: jax.Array, fold_P: jax.Array, other_P: jax.Array, *, rotate: bool
+    a_PND: jax.Array,
+    b_PND: jax.Array,
+    fold_P: jax.Array,
+    other_P: jax.Array,
+    rotations_ENDD: jax.Array | None,
 ) -> dict[str, jax.Array]:
     """Cosines of each pair and layer (P, N), and what is one number a layer (N,)."""
     found = _sentence_cosines("cosine", a_PND, b_PND, other_P)
@@ -443,15 +458,7 @@ def _sentence_scores(
 
     centred_a, centred_b = centre(a_PND), centre(b_PND)
     found |= _sentence_cosines("centred", centred_a, centred_b, other_P)
-    if rotate:
-        mean_a, mean_b = (jnp.einsum("EP,PND->END", weight_EP, x) for x in (a_PND, b_PND))
-        products_ENDD = jnp.stack(
-            [
-                jnp.einsum("P,PND,PNF->NDF", fold_EP[e], a_PND - mean_a[e], b_PND - mean_b[e])
-                for e in range(2)
-            ]
-        )
-        rotations_ENDD = _nearest_rotation(products_ENDD)
+    if rotations_ENDD is not None:
         turned_PND = jnp.einsum("PND,PNDE->PNE", centred_a, rotations_ENDD[fold_P])
         found |= _sentence_cosines("procrustes", turned_PND, centred_b, other_P)
     for name, (x_PND, y_PND) in {
