@@ -299,7 +299,7 @@ if __name__ == "__main__":
     cli.define_config()
     flags.DEFINE_string("out", None, "A JSON file to write the figures to.")
     flags.DEFINE_string("alignment", None, "A run whose alignment is timed, in place of a config.")
-    flags.DEFINE_integer("pairs", 500, "Sequences that ours is timed on.", lower_bound=8)
+    flags.DEFINE_integer("pairs", 512, "Sequences that ours is timed on.", lower_bound=8)
     flags.DEFINE_integer(
         "compared", 5, "Those that the reference's way is timed on.", lower_bound=1
     )

@@ -32,7 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run's directory.")
     flags.DEFINE_integer("step", -1, "The checkpoint; -1 is the newest.")
     flags.DEFINE_integer(
-        "pairs", 500, "Sequences that two languages are compared on.", lower_bound=8
+        "pairs", 512, "Sequences that two languages are compared on.", lower_bound=8
     )
     flags.DEFINE_list("languages", [], "Tags whose pairs are measured; by default all.")
     flags.DEFINE_bool("losses", True, "Score the test split; otherwise keep what is there.")

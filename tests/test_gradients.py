@@ -390,7 +390,11 @@ def test_as_many_sequences_are_worked_on_at_once_as_the_batch_size_allows(params
     assert chosen == [1, 2, 2, 4, 8, 8]
 
 
-@pytest.mark.parametrize("count", [2, 13, 16])
+def test_three_pairs_are_too_few_to_say_anything_of(measure, pairs):
+    assert measure(pairs.first(3)) == {"sequences": 3}
+
+
+@pytest.mark.parametrize("count", [5, 13, 16])
 def test_any_number_of_pairs_is_cut_into_batches_in_one_way(measure, pairs, plain, count):
     few = measure(pairs.first(count))
     a, b = ([grad[:count] for grad in side] for side in plain)
@@ -402,8 +406,8 @@ def test_any_number_of_pairs_is_cut_into_batches_in_one_way(measure, pairs, plai
         assert batch == pytest.approx(expected, rel=1e-3, abs=2e-4)
         # Without a sibling there is nothing to compare with.
         assert ("other_content" in few["batches"][str(size)]) == (count // size > 1)
-    corrected_RN, pooled = naive_corrected(a, b)
-    if count > 2:
+    _, pooled = naive_corrected(a, b)
+    if count > 5:  # or noise may have squares below 0
         assert few["corrected_mean"] == pytest.approx(pooled, rel=1e-3)
 
 

@@ -35,6 +35,8 @@ from imbalance_jax.step import Batch, TrainState
 _WATCHED_CANDIDATES = 1024
 # Pairs of sequences whose gradients are taken while training: each costs a training step's.
 _WATCHED_GRADIENTS = 16
+# Rows of a parallel set that suggest which pieces mean the same.
+_ROWS = 4096
 # What the states of the sequences that are worked on at once may take.
 _STATE_BYTES = {"cpu": 1 << 28}
 _STATE_BYTES_ELSEWHERE = 1 << 31
@@ -148,14 +150,13 @@ class Alignment:
         return Sequences((ids[0], ids[1]), (text[0], text[1]), (own[0], own[1]), aligned.positions)
 
     def _occurrences(self, name: str, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which pieces, (P, U) bool each, every row of a parallel set holds."""
+        """Returns which pieces, (P, U) bool each, the rows of a parallel set hold."""
         found, set_ = [], self._sets[name]
+        lengths = {source: np.asarray(set_.lengths[source])[:_ROWS] for source in (first, second)}
         for source in (first, second):
             pieces = self._sources[source].pieces
-            occurs = np.zeros((len(set_.ids[source]), pieces.size), bool)
-            row_n, place_n = np.nonzero(
-                np.arange(set_.L) < np.asarray(set_.lengths[source])[:, None]
-            )
+            occurs = np.zeros((len(lengths[source]), pieces.size), bool)
+            row_n, place_n = np.nonzero(np.arange(set_.L) < lengths[source][:, None])
             occurs[row_n, set_.ids[source][row_n, place_n]] = True
             occurs[:, list(pieces.special_ids)] = False
             found.append(occurs)
@@ -338,7 +339,15 @@ class Alignment:
         map_GU, own_GV = self._vocabulary.map_GU, self._vocabulary.own_GV
         ids = (map_GU[g, pair.bases[0]], map_GU[h, pair.bases[1]])
         count_n = np.minimum(count_GU[g, pair.bases[0]], count_GU[h, pair.bases[1]])
-        pieces = PiecePairs(ids, count_n, "suggested" if pair.set else "clones")
+        shared_V = own_GV[g] & own_GV[h]
+        others = []
+        for row, mine in zip((g, h), ids, strict=True):
+            trained = np.flatnonzero(count_GU[row] >= 1)
+            trained = trained[np.argsort(-count_GU[row, trained], kind="stable")]
+            there = map_GU[row, trained]
+            others.append(there[~np.isin(there, mine) & ~shared_V[there]])
+        origin = "suggested" if pair.set else "clones"
+        pieces = PiecePairs(ids, count_n, origin, (others[0], others[1]))
         blocks = (np.flatnonzero(own_GV[g]), np.flatnonzero(own_GV[h]))
         return embeddings.measure(self.programs, table_VD, pieces, blocks, candidates=candidates)
 

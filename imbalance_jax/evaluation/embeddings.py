@@ -30,6 +30,8 @@ class PiecePairs:
     ids: tuple[np.ndarray, np.ndarray]  # each (n,); those of one place mean the same
     count_n: np.ndarray  # how often the rarer of the two was trained on, about
     origin: str  # clones | suggested
+    # Other pieces of each language, in which a counterpart is looked for as well.
+    others: tuple[np.ndarray, np.ndarray] = (np.empty(0, np.int32), np.empty(0, np.int32))
 
     @property
     def distinct(self) -> np.ndarray:
@@ -54,6 +56,21 @@ def suggested(
     if not len(used_a) or not len(used_b):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     x, y = occurs_a[:, used_a].astype(np.float32), occurs_b[:, used_b].astype(np.float32)
+    best_b, score_a = np.zeros(len(used_a), np.int64), np.zeros(len(used_a))
+    best_a, score_b = np.zeros(len(used_b), np.int64), np.zeros(len(used_b))
+    for first in range(0, len(used_a), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        score = _likelihood_ratio(x[:, rows], y, least)
+        best_b[rows], score_a[rows] = score.argmax(axis=1), score.max(axis=1)
+        better = score.max(axis=0) > score_b
+        best_a[better] = first + score.argmax(axis=0)[better]
+        score_b[better] = score.max(axis=0)[better]
+    mutual = (best_a[best_b] == np.arange(len(used_a))) & (score_a > 0)
+    return used_a[mutual], used_b[best_b[mutual]]
+
+
+def _likelihood_ratio(x: np.ndarray, y: np.ndarray, least: int) -> np.ndarray:
+    """Returns Dunning's statistic of every column of x with every one of y; 0 for no pair."""
     total, both = len(x), (x.T @ y).astype(np.float64)
     first, second = x.sum(axis=0)[:, None].astype(float), y.sum(axis=0)[None].astype(float)
     score = np.zeros_like(both)
@@ -66,11 +83,8 @@ def suggested(
         expected = margin_a * margin_b / total
         with np.errstate(divide="ignore", invalid="ignore"):
             score += np.where(seen > 0, 2 * seen * np.log(seen / expected), 0)
-    score[(both * total <= first * second) | (both < least)] = -1
-    best_b, best_a = score.argmax(axis=1), score.argmax(axis=0)
-    rows = np.arange(len(used_a))
-    mutual = (best_a[best_b] == rows) & (score[rows, best_b] > 0)
-    return used_a[mutual], used_b[best_b[mutual]]
+    score[(both * total <= first * second) | (both < least)] = 0
+    return score
 
 
 def measure(
@@ -94,7 +108,8 @@ def measure(
       table_VD: the embedding or the head.
       pairs: pieces that mean the same.
       blocks: all ids of each language.
-      candidates: retrieval is among so many pairs, the most frequent; 0 takes all.
+      candidates: retrieval is among so many pieces at most, first those of the most frequent
+        pairs; 0 takes all.
     """
     ids_a, ids_b = pairs.ids
     cosine_n, centred_n = map(
@@ -119,11 +134,17 @@ def measure(
     found["by_frequency"] = by_frequency(cosine_n[chosen], pairs.count_n[chosen])
     by_count = chosen[np.argsort(-pairs.count_n[chosen], kind="stable")]
     asked = by_count[: candidates or None]
+    more = candidates - len(asked) if candidates else None
+    others = tuple(ids[:more] for ids in pairs.others)
+    sizes = [len(asked) + len(ids) for ids in others]
     scores = programs.run(
-        neighbours, table_VD, ids_a[asked], ids_b[asked], k=min(NEIGHBOURS, len(asked))
+        neighbours, table_VD, ids_a[asked], ids_b[asked], *others, k=min(NEIGHBOURS, *sizes)
     )
     found["retrieval"] = {name: float(value) for name, value in scores.items()}
-    found["retrieval"] |= {"candidates": len(asked), "chance": 1 / len(asked)}
+    found["retrieval"] |= {
+        "candidates": sum(sizes) // 2,
+        "chance": sum(1 / size for size in sizes) / 2,
+    }
     return found
 
 
@@ -172,40 +193,54 @@ def by_frequency(cosine_n: np.ndarray, count_n: np.ndarray) -> dict[str, list[fl
 
 
 def neighbours(
-    table_VD: jax.Array, ids_a: jax.Array, ids_b: jax.Array, *, k: int
+    table_VD: jax.Array,
+    ids_a: jax.Array,
+    ids_b: jax.Array,
+    others_a: jax.Array,
+    others_b: jax.Array,
+    *,
+    k: int,
 ) -> dict[str, jax.Array]:
     """Returns how often a piece's nearest one in the other language is its own counterpart.
 
     P@1 by cosine, from the first language to the second and back, and by CSLS (Conneau et al.
     2018), which takes from each cosine how near both are to everything: the mean cosine to
     their k nearest in the other language.
-    """
-    unit_a, unit_b = _unit(table_VD[ids_a]), _unit(table_VD[ids_b])
 
-    def near(x_nD: jax.Array, y_nD: jax.Array) -> jax.Array:
+    Args:
+      table_VD: the embedding or the head.
+      ids_a: pieces of the first language, each looked for.
+      ids_b: their counterparts.
+      others_a: more pieces of the first language that may be found instead.
+      others_b: of the second.
+      k: as above.
+    """
+    unit_a = _unit(table_VD[jnp.concatenate([ids_a, others_a])])
+    unit_b = _unit(table_VD[jnp.concatenate([ids_b, others_b])])
+
+    def near(x_nD: jax.Array, y_mD: jax.Array) -> jax.Array:
         def of(x_D: jax.Array) -> jax.Array:
-            return jnp.mean(jax.lax.top_k(y_nD @ x_D, k)[0])
+            return jnp.mean(jax.lax.top_k(y_mD @ x_D, k)[0])
 
         return jax.lax.map(of, x_nD, batch_size=_CHUNK)
 
     near_a, near_b = near(unit_a, unit_b), near(unit_b, unit_a)
 
-    def right(x_nD: jax.Array, y_nD: jax.Array, penalty_n: jax.Array) -> jax.Array:
+    def right(x_nD: jax.Array, y_mD: jax.Array, penalty_m: jax.Array) -> jax.Array:
         def of(row: tuple[jax.Array, jax.Array]) -> jax.Array:
             x_D, place = row
-            score_n = y_nD @ x_D - penalty_n
-            best = jnp.max(score_n)
+            score_m = y_mD @ x_D - penalty_m
+            best = jnp.max(score_m)
             # Equal up to rounding, as copies of a row are: each counts as a part.
-            ties = jnp.sum(score_n >= best - 1e-6)
-            return (score_n[place] >= best - 1e-6) / ties
+            ties = jnp.sum(score_m >= best - 1e-6)
+            return (score_m[place] >= best - 1e-6) / ties
 
-        places = jnp.arange(len(x_nD))
-        return jnp.mean(jax.lax.map(of, (x_nD, places), batch_size=_CHUNK))
+        places = jnp.arange(len(ids_a))
+        return jnp.mean(jax.lax.map(of, (x_nD[: len(ids_a)], places), batch_size=_CHUNK))
 
-    none = jnp.zeros(len(unit_a))
     return {
-        "forth": right(unit_a, unit_b, none),
-        "back": right(unit_b, unit_a, none),
+        "forth": right(unit_a, unit_b, jnp.zeros(len(unit_b))),
+        "back": right(unit_b, unit_a, jnp.zeros(len(unit_a))),
         # Twice the cosine, less both means; that of the piece itself is the same for all.
         "csls_forth": right(2 * unit_a, unit_b, near_b),
         "csls_back": right(2 * unit_b, unit_a, near_a),

@@ -117,7 +117,12 @@ def measure(
         place = np.where(np.arange(chunk) < real, first + np.arange(chunk), first)
         part = {name: values[place] for name, values in rows.items()}
         sums, products = programs.run(
-            _chunk, params, part, np.arange(chunk) < real, divisors, config=config
+            _chunk,
+            params,
+            programs.place(part),
+            np.arange(chunk) < real,
+            divisors,
+            config=config,
         )
         tree.add(sums, jax.device_get(products), real)
         poll(min(1.0, (first + chunk) / P))

@@ -34,7 +34,7 @@ class Programs:
         batch_size: rows that are worked on at once, over all hosts; rounded up to what the
           devices and hosts can share evenly. No result depends on it.
         """
-        each = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._each = each = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = -(-batch_size // each) * each
         self.compile_seconds = 0.0
         self._whole, self._rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
@@ -99,12 +99,10 @@ class Programs:
             place_B = np.arange(first, first + size)
             real_B = place_B < total
             place_B = np.where(real_B, place_B, 0)[mine]
-            batch = {
-                name: distributed.place(self._rows, np.ascontiguousarray(values[place_B]))
-                for name, values in rows.items()
-            }
-            real = distributed.place(self._rows, real_B[mine])
-            out = self.run(function, *whole, batch, real, **static)
+            batch = {name: values[place_B] for name, values in rows.items()}
+            out = self.run(
+                function, *whole, self._shared(batch), self._shared(real_B[mine]), **static
+            )
             # One batch late, so that the device has the next one to work on.
             if pending:
                 _collect(found, sums, *pending)
@@ -113,6 +111,19 @@ class Programs:
         if pending:
             _collect(found, sums, *pending)
         return {name: np.concatenate(parts) for name, parts in found.items()}, sums
+
+    def place(self, rows: Rows) -> dict[str, jax.Array]:
+        """Returns rows on the devices: shared out where they divide evenly, or else on each."""
+        count = len(next(iter(rows.values())))
+        if count % self._each:
+            return {name: self._place(values) for name, values in rows.items()}
+        mine = distributed.local_rows(count)
+        return self._shared({name: values[mine] for name, values in rows.items()})
+
+    def _shared(self, local: Any) -> Any:
+        return jax.tree.map(
+            lambda values: distributed.place(self._rows, np.ascontiguousarray(values)), local
+        )
 
     def _place(self, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.committed:
