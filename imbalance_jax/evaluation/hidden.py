@@ -27,7 +27,7 @@ from imbalance_jax.evaluation.programs import Poll, Programs
 
 _EPS = 1e-12
 # How far a rotation is drawn towards none, in parts of the root mean square singular value.
-_TOWARDS_NONE = 1e-2
+_TOWARDS_NONE = 1e-3
 # Sequences of like length among which a partner with another content is chosen.
 _PARTNERS = 16
 
