@@ -7,14 +7,15 @@ import numpy as np
 class Cadence:
     """Every so many steps, or a multiple of them that a budget allows, and after the last.
 
-    The first measurement is timed, and the multiple then chosen once for the whole run. A run
-    that is resumed is given what it chose before.
+    Once the first measurement is timed, the least multiple is chosen whose measurements will
+    keep within the budget. If they turn out dearer, it is stretched, and never goes back. A
+    run that is resumed is given what it had chosen.
     """
 
     def __init__(self, every: int, budget: float, steps: int, chosen: int | None = None) -> None:
         """Args:
         every: the least number of steps between measurements; 0 is never.
-        budget: the share of the run's time that they may take.
+        budget: the share of the run's time that they may take; 1 is no limit.
         steps: of the run.
         chosen: the number of steps that was chosen before, if one was.
         """
@@ -24,33 +25,46 @@ class Cadence:
     @property
     def every(self) -> int:
         """Steps between measurements, as far as that is chosen; 0 is no more of them."""
-        # Nothing that was chosen before counts once a config turns measuring off.
+        # Whatever a resumed run had chosen, its config may have turned measuring off.
         return self._least if self._chosen is None or not self._least else self._chosen
 
     def due(self, done: int) -> bool:
         """Whether to measure after so many steps."""
         return bool(self.every) and done > 0 and (done == self._steps or done % self.every == 0)
 
-    def settle(self, cost: float, rest: float, done: int) -> bool:
-        """Chooses the cadence, after the first measurement; returns whether it did.
+    def settle(
+        self, done: int, *, cost: float, spent: float, elapsed: float, seconds_per_step: float
+    ) -> bool:
+        """Chooses the cadence after a measurement; returns whether it is news.
 
         Every process chooses what process 0 does.
 
         Args:
+          done: steps.
           cost: seconds that the measurement took, compilation apart.
-          rest: seconds of the run so far without it and without compilation.
-          done: the steps that they were for.
+          spent: seconds of all measurements so far.
+          elapsed: seconds of the run so far, measurements included, compilation apart.
+          seconds_per_step: of training, without measurements.
         """
-        if self._chosen is not None:
+        if done == self._steps or not self.every:
             return False
-        per_step = rest / max(1, done)
-        chosen = choose(self._least, self._budget, self._steps, cost, per_step)
+        first, before = self._chosen is None, self.every
+        chosen = choose(
+            before,
+            self._least,
+            self._budget,
+            self._steps - done,
+            done,
+            cost=cost,
+            spent=spent,
+            ahead=elapsed + (self._steps - done) * seconds_per_step,
+        )
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
             chosen = int(multihost_utils.broadcast_one_to_all(np.int64(chosen)))
         self._chosen = chosen
-        return True
+        return first or chosen != before
 
     def describe(self, cost: float) -> str:
         """Returns what was chosen, in words.
@@ -62,7 +76,7 @@ class Cadence:
         if not self.every:
             return said + (
                 f"more than config.evaluation.alignment.budget={self._budget:g} of this run, so "
-                "this was the only time. Lower config.evaluation.alignment.pairs, or run "
+                "this was the last time. Lower config.evaluation.alignment.pairs, or run "
                 "python -m imbalance_jax.evaluate when it is done."
             )
         said += f"measured every {self.every:,} steps"
@@ -74,24 +88,38 @@ class Cadence:
         return said + "."
 
 
-def choose(every: int, budget: float, steps: int, cost: float, seconds_per_step: float) -> int:
-    """Returns the least multiple of `every` whose measurements keep within the budget.
+def choose(
+    every: int,
+    least: int,
+    budget: float,
+    left: int,
+    done: int,
+    *,
+    cost: float,
+    spent: float,
+    ahead: float,
+) -> int:
+    """Returns the least number of steps, `every` or more, that keeps within the budget.
 
-    One is made after `every` steps, when the cost becomes known, and one after the last. 0
+    The measurements to come are those after each multiple of it and after the last step. 0
     says that not even the last is within the budget.
 
     Args:
-      every: steps.
-      budget: the share of the time of all, measurements included; 1 is no limit.
-      steps: of the run.
+      every: steps between measurements so far.
+      least: what the result is a multiple of.
+      budget: the share of the time of all; 1 is no limit.
+      left: steps that the run still has.
+      done: steps that it has made.
       cost: seconds of a measurement.
-      seconds_per_step: of the run without them.
+      spent: seconds of those made.
+      ahead: seconds of the whole run, with those made and without those to come.
     """
-    multiples = range(every, steps + every, every)
-    if budget >= 1 or steps <= every:
+    if budget >= 1:
         return every
-    allowed = budget / (1 - budget) * steps * seconds_per_step / max(cost, 1e-9)
-    for chosen in multiples:
-        if len({every, steps, *range(chosen, steps + 1, chosen)}) <= allowed:
+    steps = done + left
+    for chosen in range(every, steps + least, least):
+        places = {steps, *range(done - done % chosen + chosen, steps + 1, chosen)}
+        to_come = len(places) * cost
+        if spent + to_come <= budget * (ahead + to_come):
             return chosen
     return 0

@@ -79,10 +79,14 @@ class Clock:
         """Seconds of everything but setup and compilation."""
         return max(self.total - self.seconds["setup"] - self.seconds["compile"], 1e-9)
 
+    @property
+    def training(self) -> float:
+        """Seconds that no part claims."""
+        return self.total - sum(self.seconds.values())
+
     def metrics(self) -> dict[str, float]:
         """Returns time/<part>; what no part claims is training."""
-        total = self.total
-        seconds = self.seconds | {"train": total - sum(self.seconds.values()), "total": total}
+        seconds = self.seconds | {"train": self.training, "total": self.total}
         return {f"time/{part}": round(value, 3) for part, value in seconds.items()}
 
 
@@ -478,7 +482,14 @@ def _loop(
             compiling = alignment.programs.compile_seconds - before
             cost = time.monotonic() - began - compiling
         times.shift("align", "compile", compiling)
-        if cadence.settle(cost, times.running - times.seconds["align"], done):
+        news = cadence.settle(
+            done,
+            cost=cost,
+            spent=times.seconds["align"],
+            elapsed=times.running,
+            seconds_per_step=times.training / done,
+        )
+        if news:
             progress.line(cadence.describe(cost))
         share = times.seconds["align"] / times.running
         shares = {"align/every": cadence.every, "align/share": round(share, 5)}
