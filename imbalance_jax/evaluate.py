@@ -208,7 +208,8 @@ def describe(results: dict[str, Any]) -> list[str]:
         if "mean" in pulls:
             lines.append(
                 f"  gradients: cosine {pulls['mean']:.3f} ± {pulls['mean_error']:.3f} of single "
-                f"pairs, {_optional(pulls['corrected_mean'])} freed of noise"
+                f"pairs, {_optional(pulls['corrected_mean'])} freed of noise (halves "
+                f"{', '.join(map(_optional, pulls['corrected_halves']))})"
             )
     return lines
 

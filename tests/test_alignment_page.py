@@ -68,7 +68,7 @@ def gradients() -> dict[str, Any]:
         "batches": {"1": single, "8": single | {"halves_a": 0.2}, "64": {"same_content": 0.4}},
         "corrected": [[None, *row[1:]] for row in cells],
         "corrected_mean": 0.456,
-        "corrected_unknown": 15,
+        "corrected_halves": [0.31, None],
     }
 
 

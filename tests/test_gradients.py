@@ -390,6 +390,15 @@ def test_as_many_sequences_are_worked_on_at_once_as_the_batch_size_allows(params
     assert chosen == [1, 2, 2, 4, 8, 8]
 
 
+def test_the_halves_are_the_corrected_cosines_of_every_other_sequence(found, plain):
+    order_P = np.random.default_rng(0).permutation(P)
+    for half, value in enumerate(found["corrected_halves"]):
+        mine = order_P[half::2]
+        _, pooled = naive_corrected(*([x[mine] for x in grads] for grads in plain))
+        expected = pooled if np.isfinite(pooled) else None
+        assert value == (expected if expected is None else pytest.approx(expected, rel=1e-3))
+
+
 def test_three_pairs_are_too_few_to_say_anything_of(measure, pairs):
     assert measure(pairs.first(3)) == {"sequences": 3}
 
@@ -460,11 +469,14 @@ def results_of(
         part = np.stack([x[first : first + chunk] for x in (a_PRNX, b_PRNX)])
         filled = np.pad(part, ((0, 0), (0, chunk - part.shape[1]), *[(0, 0)] * 3), mode="wrap")
         products = np.einsum("iarnx,jbrnx->rniajb", filled, filled, optimize=True)[None]
-        sums: dict[str, dict[str, Any]] = {"a": {}, "b": {}}
-        for side, x_BRNX in zip("ab", part, strict=True):
-            for r, (group, name) in enumerate(ROWS.values()):
-                sums[side].setdefault(group, {})[name] = np.float32(x_BRNX.sum(axis=0)[r])
-        tree.add(jax.device_put(sums), products, part.shape[1])
+        sums: list[dict[str, dict[str, Any]]] = [{"a": {}, "b": {}}, {"a": {}, "b": {}}]
+        even = np.arange(first, first + part.shape[1]) % 2 == 0
+        for which, of in zip(sums, (slice(None), even), strict=True):
+            for side, x_BRNX in zip("ab", part, strict=True):
+                for r, (group, name) in enumerate(ROWS.values()):
+                    total = np.float32(x_BRNX[of].sum(axis=0)[r])
+                    which[side].setdefault(group, {})[name] = total
+        tree.add(*jax.device_put(sums), products, part.shape[1])
     tree.close()
     return tree.results()[0]
 

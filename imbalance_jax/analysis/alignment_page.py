@@ -474,14 +474,15 @@ def _gradients_of(name: str, result: Mapping[str, Any], index: int) -> str:
         )
     ]
     corrected = _number(found.get("corrected_mean"))
-    unknown = _number(found.get("corrected_unknown"))
+    halves = [_number(value) for value in found.get("corrected_halves") or []]
     reading = (
         "The cosine of the expected gradients, which noise does not shrink; values beyond 1, and "
         "dashes, say that there is too much noise to tell."
     )
     if math.isfinite(corrected):
-        reading += f" The mean is {_signed(corrected)}"
-        reading += f", without {unknown:,.0f} unknown cells." if unknown > 0 else "."
+        reading += f" That of all together is {_signed(corrected)}"
+        known = [_signed(value) if math.isfinite(value) else "unknown" for value in halves]
+        reading += f"; of either half of the sequences {' and '.join(known)}." if known else "."
     maps.append(_heat_map(f"{name}: corrected for noise.", reading, rows, found.get("corrected")))
     maps = [drawn for drawn in maps if drawn]
     columns = max((len(row) for row in found.get("per_pair") or [[]] if row), default=0)

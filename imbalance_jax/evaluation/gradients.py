@@ -113,18 +113,18 @@ def measure(
     divisors = [] if divisor is None else [divisor]
     tree = _Tree(programs, divisors)
     for first in range(0, P, chunk):
-        real = min(chunk, P - first)
-        place = np.where(np.arange(chunk) < real, first + np.arange(chunk), first)
-        part = {name: values[place] for name, values in rows.items()}
-        sums, products = programs.run(
+        place_B = np.arange(first, first + chunk)
+        real_B = place_B < P
+        part = {name: values[np.where(real_B, place_B, first)] for name, values in rows.items()}
+        sums, halves, products = programs.run(
             _chunk,
             params,
             programs.place(part),
-            np.arange(chunk) < real,
+            np.stack([real_B & (place_B % 2 == half) for half in range(2)]),
             divisors,
             config=config,
         )
-        tree.add(sums, jax.device_get(products), real)
+        tree.add(sums, halves, jax.device_get(products), int(real_B.sum()))
         poll(min(1.0, (first + chunk) / P))
     tree.close()
     found = tree.results()
@@ -143,12 +143,12 @@ def _choose_chunk(params: model_lib.Params, most: int) -> int:
 def _chunk(
     params: model_lib.Params,
     rows: Mapping[str, jax.Array],
-    real_B: jax.Array,
+    half_2B: jax.Array,
     divisors: list[model_lib.Params],
     *,
     config: ModelConfig,
-) -> tuple[dict[str, model_lib.Params], jax.Array]:
-    """The summed gradients of all rows that are real, and the products of every two.
+) -> tuple[dict[str, model_lib.Params], dict[str, model_lib.Params], jax.Array]:
+    """The summed gradients of the rows in either half, those of the first, and all products.
 
     The products are (S, R, N, 2, B, 2, B): of a language and row with a language and row.
     """
@@ -159,12 +159,15 @@ def _chunk(
     ids, text = (jnp.stack([rows[f"{name}_a"], rows[f"{name}_b"]]) for name in ("ids", "text"))
     gradient = jax.vmap(jax.vmap(jax.grad(loss), (None, 0, 0)), (None, 0, 0))
     grads = gradient(params["blocks"], ids, text)
-    real = real_B.astype(jnp.float32)
-    sums = {
-        side: jax.tree.map(lambda x, i=i: jnp.tensordot(real, x[i], axes=1), grads)
-        for i, side in enumerate("ab")
-    }
-    return sums, _products(grads, divisors)
+    weight_2B = jnp.stack([jnp.any(half_2B, axis=0), half_2B[0]]).astype(jnp.float32)
+    whole, first = (
+        {
+            side: jax.tree.map(lambda x, i=i, w=weight_B: jnp.tensordot(w, x[i], axes=1), grads)
+            for i, side in enumerate("ab")
+        }
+        for weight_B in weight_2B
+    )
+    return whole, first, _products(grads, divisors)
 
 
 def _loss(
@@ -229,19 +232,27 @@ class _Tree:
         self._programs, self._divisors = programs, divisors
         self._waiting: dict[int, Any] = {}  # size -> a sum whose sibling is still to come
         self._total: Any = None
+        self._first: Any = None  # of the first, third, ... sequences only
         # size -> name -> cosines, each (S, R, N)
         self._cosines: dict[int, dict[str, list[np.ndarray]]] = {}
-        self._own: Any = None  # summed products of each sequence with itself
+        self._seen = 0  # sequences so far
+        # Products of each sequence with itself, summed over either half: (2, S, R, N, 2, 2).
+        self._own: Any = 0.0
 
-    def add(self, sums: Any, products: np.ndarray, real: int) -> None:
+    def add(self, sums: Any, first: Any, products: np.ndarray, real: int) -> None:
         """Takes in what `_chunk` found of a chunk, of which so many sequences are real."""
         chunk = products.shape[-1]
         here = np.asarray(products, np.float64)
+        own = np.einsum("...iaja->a...ij", here)[:real]
+        odd = (self._seen + np.arange(real)) % 2 == 1
+        self._own = self._own + np.stack([own[~odd].sum(axis=0), own[odd].sum(axis=0)])
+        self._seen += real
+        self._first = first if self._first is None else self._programs.run(_add, self._first, first)
         size = 1
         while size < chunk:  # the chunk as a whole has a sibling elsewhere
-            for first in range(0, real // size, 2):
-                last = min(first + 2, real // size)
-                self._keep(size, here[..., first:last, :, first:last])
+            for left in range(0, real // size, 2):
+                right = min(left + 2, real // size)
+                self._keep(size, here[..., left:right, :, left:right])
             # Products of sums are sums of products.
             here = here[..., ::2, :, :] + here[..., 1::2, :, :]
             here = here[..., ::2] + here[..., 1::2]
@@ -268,7 +279,7 @@ class _Tree:
         return np.asarray(found, np.float64)
 
     def _keep(self, size: int, products: np.ndarray) -> None:
-        """Keeps the cosines of batches, and of single sequences the products themselves.
+        """Keeps the cosines of batches.
 
         Args:
           size: of the batches.
@@ -283,9 +294,6 @@ class _Tree:
                     norms = norm[(..., *x)] * norm[(..., *y)]
                     cosine = products[(..., *x, *y)] / np.maximum(norms, _TINY)
                     kept.setdefault(name, []).append(cosine)
-        if size == 1:
-            own = np.einsum("...iaja->...ij", products)
-            self._own = own if self._own is None else self._own + own
 
     def results(self) -> list[dict[str, Any]]:
         """Returns what `measure` says of the gradients as they are, and divided."""
@@ -293,15 +301,23 @@ class _Tree:
             size: {name: np.stack(parts) for name, parts in found.items()}
             for size, found in self._cosines.items()
         }
-        totals = self._products(self._total, self._total)[..., 0, :, 0]
-        # Products of different sequences only: all of them, less those of each with itself.
-        apart = totals - self._own
-        # In units of a sequence's own gradient, so that sums over parameters weigh all alike.
-        norm = np.sqrt(np.maximum(np.einsum("...ii->...i", self._own), _TINY))
-        apart /= norm[..., :, None] * norm[..., None, :]
+        rest = self._programs.run(_subtract, self._total, self._first)
+        sums = self._products(self._first, rest)
+        totals = [sums.sum(axis=(-3, -1)), sums[..., 0, :, 0], sums[..., 1, :, 1]]
+        owns = [self._own.sum(axis=0), *self._own]
+        counts = [self._seen, (self._seen + 1) // 2, self._seen // 2]
+        apart = []  # of all sequences, and of either half
+        for total, own, count in zip(totals, owns, counts, strict=True):
+            if count < 2:  # no two of them
+                apart.append(np.full_like(total, np.nan))
+                continue
+            # In units of a sequence's own gradient: sums over parameters weigh all alike.
+            norm = np.sqrt(np.maximum(np.einsum("...ii->...i", own), _TINY))
+            # Products of different sequences: all of them, less those of each with itself.
+            apart.append((total - own) / (norm[..., :, None] * norm[..., None, :]))
         return [
             _summary({s: {n: x[:, w] for n, x in c.items()} for s, c in cosines.items()}, each)
-            for w, each in enumerate(apart)
+            for w, each in enumerate(np.stack(apart, axis=1))
         ]
 
 
@@ -310,7 +326,8 @@ def _summary(cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray)
 
     Args:
       cosines: size -> name -> (batches or siblings, R, N).
-      apart: summed products of different sequences, (R, N, 2, 2) for the two languages.
+      apart: summed products of different sequences in the two languages, of all of them and
+        of either half: (3, R, N, 2, 2).
     """
     single = cosines[1]["same_content"]
     counted = np.arange(single.shape[1]) != KEY_BIAS
@@ -325,7 +342,7 @@ def _summary(cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray)
                 halves = float(cosines[size // 2][name][:, counted].mean())
                 here[name.replace("within", "halves")] = halves
         batches[str(size)] = {"batches": len(cosines[size]["same_content"]), **here}
-    corrected = _cosine_of_sums(apart)
+    corrected = _cosine_of_sums(apart[0])
     return {
         "per_pair": single.mean(axis=0).tolist(),
         "mean": float(mean_P.mean()),
@@ -335,8 +352,14 @@ def _summary(cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray)
         "batches": batches,
         "corrected": [[_finite(x) for x in row] for row in corrected],
         # Of all parameters together: the noise of one is large beside what is left of it.
-        "corrected_mean": _finite(_cosine_of_sums(apart[counted].sum(axis=(0, 1)))),
+        "corrected_mean": _finite(_pooled(apart[0], counted)),
+        # Of either half of the sequences alone: how far they are apart is how sure it is.
+        "corrected_halves": [_finite(_pooled(half, counted)) for half in apart[1:]],
     }
+
+
+def _pooled(apart: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    return _cosine_of_sums(apart[counted].sum(axis=(0, 1)))
 
 
 def _cosine_of_sums(products: np.ndarray) -> np.ndarray:
