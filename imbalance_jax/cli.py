@@ -77,7 +77,7 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         # absl has named the flag and its value; what kind of value it takes is ours to say.
         name = str(error).removeprefix("flag --").partition("=")[0]
-        expected = _expected(name)
+        expected = _expected(name) if name.startswith("config.") else ""
         if expected:
             refuse(f"{str(error).removeprefix('flag ').partition(': ')[0]}: {expected}")
         refuse(str(error).removeprefix("flag "))

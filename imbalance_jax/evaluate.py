@@ -55,15 +55,23 @@ def main() -> int:
     name = "evaluation.json" if step == trainer.stream.steps else f"evaluation-{step}.json"
     before = run.read_json(name) or {}
     if not FLAGS.losses and "languages" not in before:
-        cli.refuse(f"--nolosses keeps those in {run.path / name}, and there are none.")
+        cli.refuse(
+            f"--nolosses keeps those in {run.path / name}, and there are none. Run it once "
+            "without --nolosses."
+        )
     results = before | measure(trainer, state, FLAGS.pairs, losses=FLAGS.losses)
+    if FLAGS.languages and "alignment" in before:
+        # What was measured of other pairs before is still true.
+        pairs = before["alignment"]["pairs"] | results["alignment"]["pairs"]
+        results["alignment"]["pairs"] = pairs
     if not distributed.is_writer():
         return cli.DONE
     run.write_json(name, results)
     from imbalance_jax.analysis import page
 
     print("\n".join(describe(results)))
-    print(f"Wrote {run.path / name}. See {page.write_run_page(run)}.")
+    report = f" See {page.write_run_page(run)}." if name == "evaluation.json" else ""
+    print(f"Wrote {run.path / name}.{report}")
     return cli.DONE
 
 
@@ -144,10 +152,15 @@ def measure(
       state: after some updates.
       most: sequences that two languages are compared on.
       losses: whether to score the test split as well.
+
+    Raises:
+      ValueError: of the languages that were asked for no two say the same anywhere.
     """
     from imbalance_jax import hardware
 
     alignment = trainer.alignment("test", most)
+    if trainer.config.evaluation.alignment.languages and not alignment.pairs:
+        raise ValueError(" ".join(alignment.skipped.values()))
     results: dict[str, Any] = {"step": int(state.step)}
     if losses:
         with Progress("Losses on the test split", 1) as progress:

@@ -171,7 +171,8 @@ def heat_map(
     """
     N = max(map(len, values_RN), default=0)
     cell = min(56, max(40, _CELLS // max(1, N)))
-    width, bottom = _NAMES + cell * N, _ROW * len(rows) + 4
+    # Wide enough for the legend below, however few the layers.
+    width, bottom = _NAMES + max(cell * N, 16 * 9 + 4), _ROW * len(rows) + 4
     cold: list[str] = []
     warm: list[str] = []
     texts: list[str] = []

@@ -108,7 +108,7 @@ def _summary(run: Run, found: Mapping[str, Any], results: Mapping[str, Any]) -> 
                 _cell(_block_mean(run, _values(sentences, "cka_debiased")), _signed),
                 _cell(_block_mean(run, _retrieval(sentences)), markup.percent),
                 _with_error(gradients, "mean"),
-                _cell(_at(gradients, "corrected_mean"), _signed),
+                _corrected(gradients),
             ]
         )
     header = ["pair", "sequences", "embedding, excess", "hidden, excess", "hidden, centred excess"]
@@ -133,6 +133,15 @@ def _summary(run: Run, found: Mapping[str, Any], results: Mapping[str, Any]) -> 
 
 
 # While training.
+
+
+def _corrected(gradients: Any) -> str:
+    """Returns the corrected cosine, and half of what its halves are apart; if all are known."""
+    halves = [_number(value) for value in _at(gradients, "corrected_halves") or []]
+    value = _number(_at(gradients, "corrected_mean"))
+    if len(halves) != 2 or not all(map(math.isfinite, [value, *halves])):
+        return markup.ABSENT
+    return f"{_signed(value)} ± {figures.significant(abs(halves[0] - halves[1]) / 2, 2)}"
 
 
 def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
@@ -203,9 +212,13 @@ def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
     ]
     drawn = [figure for figure in drawn if figure]
     cadence = ""
-    every, share = run.curve("align/every").last, run.curve("align/share").last
-    if math.isfinite(every):
-        cadence = f"Measured every {every:,.0f} steps"
+    every, share = run.curve("align/every"), run.curve("align/share").last
+    if math.isfinite(every.last):
+        cadence = f"Measured every {every.last:,.0f} steps in the end"
+        if not every.last:
+            times = len(every.steps)
+            cadence = f"Measured {times} time{'s' * (times > 1)}, the last at step "
+            cadence += f"{every.steps[-1]:,}: the budget allowed no more"
         cadence += (
             f", for {markup.percent(share)} of the run's time." if math.isfinite(share) else "."
         )
