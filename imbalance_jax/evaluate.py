@@ -3,8 +3,8 @@
     python -m imbalance_jax.evaluate --workdir=runs/90_10
     python -m imbalance_jax.evaluate --workdir=runs/90_10 --step=1000 --pairs=100
 
-The results of a run's last step go into its evaluation.json, those of an earlier step beside
-it, into evaluation-STEP.json; report.html is written anew. Any number of devices will do,
+The results of a run's last step go into its evaluation.json, and report.html is written anew;
+those of an earlier step go into evaluation-STEP.json beside it. Any number of devices will do,
 whatever the run was trained on. It needs the run's text, in config.data_dir.
 """
 

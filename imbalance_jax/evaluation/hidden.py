@@ -422,7 +422,6 @@ def _sentences(
     )
     values = jax.device_get(found)
     scores = {name: value for name, value in values.items() if value.ndim == 2}
-    # A cosine where one of two sequences is left out of both folds does not exist.
     result = _beside_shuffled(scores)
     for name, value in values.items():
         if value.ndim == 1:
