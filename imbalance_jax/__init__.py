@@ -19,6 +19,7 @@ Map of the package, in the order of its imports:
     sharding    the mesh and who holds what           step        one update of the TrainState
     evaluation/ loss and alignment per language       train       the loop; also cadence
     runs        the run directory                     checkpoint  save and restore
+    tuning      what is fastest on which device       benchmarks/ what the command bench measures
     analysis/   figures and the page of a run         main, evaluate, report, ...: commands
 
 In a notebook, `imbalance_jax.load("runs/90_10")` gives a trained run's config, parameters

@@ -231,10 +231,13 @@ class ModelConfig:
     K: int = 64
     F: int = 3072
     N: int = 12
-    dtype: str = "float32"  # of matrix products: float32 | bfloat16
+    # Of matrix products: auto | float32 | bfloat16. Parameters, normalisation, softmax and loss
+    # are in fp32 whatever it is; auto is bfloat16 but on a CPU.
+    dtype: str = "auto"
     param_dtype: str = "float32"
-    attention: str = "auto"  # auto | einsum | blockwise | fused
-    remat: str = "none"  # none | dots | full: what the backward pass computes again
+    # What "auto" stands for on a kind of device is in imbalance_jax/tuning.py.
+    attention: str = "auto"  # auto | einsum | blockwise | fused | cudnn | splash
+    remat: str = "auto"  # auto | none | dots | full: what the backward pass computes again
     scan_layers: bool = True  # one compiled block run N times, or N blocks written out
     tied: bool = False  # the head is the input embedding
     loss_chunk: int = 0  # positions of a sequence whose logits exist at once; 0 chooses
@@ -242,10 +245,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in "LDHKFN":
             _require_at_least(f"model.{name}", getattr(self, name), 1)
-        _require_one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
+        _require_one_of("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         _require_one_of("model.param_dtype", self.param_dtype, ("float32",))
-        _require_one_of("model.attention", self.attention, ("auto", "einsum", "blockwise", "fused"))
-        _require_one_of("model.remat", self.remat, ("none", "dots", "full"))
+        paths = ("auto", "einsum", "blockwise", "fused", "cudnn", "splash")
+        _require_one_of("model.attention", self.attention, paths)
+        _require_one_of("model.remat", self.remat, ("auto", "none", "dots", "full"))
         if self.loss_chunk and (self.loss_chunk < 0 or self.L % self.loss_chunk):
             raise ValueError(
                 f"config.model.loss_chunk={self.loss_chunk} does not divide "
@@ -676,12 +680,16 @@ def _check_totals(config: "Config") -> None:
 # What may differ when a run goes on in its directory: where, how often and with which
 # devices, but not what is trained on what.
 _NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint", "mesh", "parallel")
+# Of the model: ways to compute the same function.
+_NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")
 
 
 def identity(config: Config) -> dict[str, Any]:
     """Returns what makes a run the same run, as nested plain values."""
     plain = to_dict(config)
     del plain["mixture"]["same_total_as"]  # a check, not what is trained on
+    for name in _NOT_FUNCTION:
+        del plain["model"][name]
     # Steps, however the config says where a stage begins; a longer run must not move them.
     if config.mixture.stages:
         plain["mixture"]["stages"] = to_dict(stages(config))

@@ -42,22 +42,39 @@ class Peak:
 @functools.cache
 def peak_flops() -> Peak:
     """Returns the matmul peak of all devices: from the datasheet, or else measured here."""
-    device, count = jax.devices()[0], jax.device_count()
-    for part, peak in DATASHEET_PEAK.items():
-        if part.lower() in device.device_kind.lower():
-            return Peak(peak * count, f"datasheet: {part}, dense bf16, {count} devices")
-    size = 2048
-    # Simulated devices of one machine share its cores: together they have one peak.
-    shared = 1 if device.platform == "cpu" else count
+    datasheet = datasheet_flops()
+    if datasheet:
+        return Peak(datasheet, f"datasheet: dense bf16, {jax.device_count()} devices")
     return Peak(
-        measured_matmul_peak(size) * shared,
-        f"measured: best float32 matmul of {size}^3 in this process",
+        measured_matmul_peak() * devices_apart(),
+        "measured: best float32 matmul of 2048^3 in this process",
     )
 
 
-def measured_matmul_peak(size: int = 2048, tries: int = 4) -> float:
-    """Returns the FLOP/s of the fastest of a few square fp32 matrix products."""
-    x = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
+def datasheet_flops() -> float | None:
+    """Returns the dense bf16 peak of all devices together, or None where it is not known."""
+    kind = jax.devices()[0].device_kind.lower()
+    for part, peak in DATASHEET_PEAK.items():
+        if part.lower() in kind:
+            return peak * jax.device_count()
+    return None
+
+
+def devices_apart() -> int:
+    """Returns how many devices have a peak of their own.
+
+    Simulated devices of one machine share its cores: together they have one.
+    """
+    return 1 if jax.devices()[0].platform == "cpu" else jax.device_count()
+
+
+def measured_matmul_peak(dtype: str = "float32", tries: int = 4) -> float:
+    """Returns the FLOP/s of a device in the fastest of a few square matrix products.
+
+    Of 2048^3 on a CPU, where larger ones are no faster, and of 8192^3 elsewhere, on random data.
+    """
+    size = 2048 if jax.devices()[0].platform == "cpu" else 8192
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
     multiply = jax.jit(jnp.matmul)
     multiply(x, x).block_until_ready()
     best = float("inf")

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from imbalance_jax import tuning
 from imbalance_jax.attention import causal_attention
 from imbalance_jax.config import ModelConfig
 
@@ -35,6 +36,7 @@ def layer_norm(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.A
     return _layer_norm(x_BLD, scale_D, bias_D)[0]
 
 
+@jax.named_scope("norm")
 def _layer_norm(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> tuple:
     x = x_BLD.astype(jnp.float32)
     mean_BL1 = jnp.mean(x, axis=-1, keepdims=True)
@@ -44,6 +46,7 @@ def _layer_norm(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> tupl
     return y_BLD.astype(x_BLD.dtype), (x_BLD, scale_D, mean_BL1, inverse_BL1)
 
 
+@jax.named_scope("norm")
 def _layer_norm_backward(saved: tuple, dy_BLD: jax.Array) -> tuple:
     x_BLD, scale_D, mean_BL1, inverse_BL1 = saved
     normal_BLD = (x_BLD.astype(jnp.float32) - mean_BL1) * inverse_BL1
@@ -134,8 +137,11 @@ class Block(nnx.Module):
         self.feed_forward = FeedForward(config, rngs=rngs)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        x_BLD = x_BLD + self.attention(self.norm_1(x_BLD))
-        return x_BLD + self.feed_forward(self.norm_2(x_BLD))
+        # The scopes name the operations in a profile; benchmarks/profile.py adds them up.
+        with jax.named_scope("attention"):
+            x_BLD = x_BLD + self.attention(self.norm_1(x_BLD))
+        with jax.named_scope("feed_forward"):
+            return x_BLD + self.feed_forward(self.norm_2(x_BLD))
 
 
 class Ends(nnx.Module):
@@ -194,6 +200,7 @@ def _run(
     params: Params, config: ModelConfig, ids_BL: jax.Array, *, keep: bool
 ) -> tuple[jax.Array, jax.Array, Any]:
     """Returns the final norm's output, the first block's input and, to keep, each one's output."""
+    config = tuning.settled(config, jax.devices()[0])
     if ids_BL.shape[1] > config.L:
         raise ValueError(f"Sequences of {ids_BL.shape[1]} exceed config.model.L={config.L}.")
     blocks = params["blocks"]
@@ -206,7 +213,8 @@ def _run(
     if config.remat != "none":
         policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
         block = jax.checkpoint(block, policy=policies[config.remat])
-    first_BLD = x_BLD = ends.embed(ids_BL)
+    with jax.named_scope("embedding"):
+        first_BLD = x_BLD = ends.embed(ids_BL)
     if config.scan_layers:
         x_BLD, kept = jax.lax.scan(block, x_BLD, blocks)
     else:

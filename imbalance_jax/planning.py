@@ -32,8 +32,13 @@ def describe(trainer: Trainer) -> str:
         f"on {device['count']} {device['kind']}" + (f" ({mesh})" if mesh else ""),
         f"{stream.steps:,} steps of {config.batch_size} x {config.model.L} = {tokens:,} tokens",
     ]
+    model = trainer.settled_model()
+    lines.append(
+        f"computed in {model.dtype}, attention {model.attention}, layers "
+        f"{'scanned' if model.scan_layers else 'unrolled'}, remat {model.remat}"
+    )
     if stream.steps < config.steps:
-        lines[-1] += f", where the text ends; {config.steps:,} steps were asked for"
+        lines[1] += f", where the text ends; {config.steps:,} steps were asked for"
     for tag in config.tags:
         lines.append(f"  {tag}: {_share(config, tag)} of the sequences, {_origin(trainer, tag)}")
     if config.mixture.temperature:

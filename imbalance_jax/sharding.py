@@ -5,7 +5,8 @@ their names, and to the optimizer's moments, which share the names. The batch is
 data and fsdp together; everything else is held whole by every device.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -99,3 +100,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def in_context(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """Returns a function with its first arguments given, traced with a mesh in context.
+
+    Kernels that the compiler cannot cut up ask there which part of an array is theirs.
+    """
+
+    @functools.wraps(function)
+    def on_mesh(*rest: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, *rest)
+
+    return on_mesh

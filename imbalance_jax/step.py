@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from imbalance_jax import model as model_lib
-from imbalance_jax import objective, sharding
+from imbalance_jax import objective, sharding, tuning
 from imbalance_jax.config import Config, ModelConfig, OptimizerConfig
 
 Metrics = dict[str, jax.Array]
@@ -141,21 +141,23 @@ def train_step(
         ((loss, loss_G), grads), _ = jax.lax.scan(add, zeros, parts)
         loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
 
-    updates, opt_state = optimizer(config.optimizer, steps).update(
-        grads, state.opt_state, state.params
-    )
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer(config.optimizer, steps).update(
+            grads, state.opt_state, state.params
+        )
+        params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
     sequences_G = jnp.bincount(batch.language_B, length=len(config.languages)).astype(jnp.int32)
     metrics = {
         "loss": loss,
         "loss_G": loss_G,
         "tokens_G": sequences_G * config.model.L,
         "trained_G": state.sequences_G + sequences_G,
-        "grad_norm": optax.tree.norm(grads),
+        "grad_norm": norm,
         "learning_rate": learning_rate(config.optimizer, steps)(state.step),
     }
     new = TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         opt_state=opt_state,
         sequences_G=state.sequences_G + sequences_G,
     )
@@ -191,11 +193,20 @@ def jit_step(config: Config, steps: int, mesh: Mesh, state: TrainState) -> jax.s
     Without pinned output shardings the second call would see other ones than the first,
     and compile again.
     """
+    vocab_size = state.params["embed_VD"].shape[0]
     state_shardings = sharding.state_shardings(mesh, state)
     batch_sharding, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     return jax.jit(
-        functools.partial(train_step, config, steps),
+        sharding.in_context(mesh, train_step, settled(config, mesh, vocab_size), steps),
         in_shardings=(state_shardings, batch_sharding, whole),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
+        compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
     )
+
+
+def settled(config: Config, mesh: Mesh, vocab_size: int) -> Config:
+    """Returns a config whose model says how it is computed on the devices of a mesh."""
+    rows = config.batch_size // config.optimizer.accumulate
+    model = tuning.settled_on(mesh, config.model, rows, vocab_size)
+    return dataclasses.replace(config, model=model)

@@ -15,7 +15,7 @@ from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.cadence import Cadence
 from imbalance_jax.checkpoint import Checkpoints
-from imbalance_jax.config import Config
+from imbalance_jax.config import Config, ModelConfig
 from imbalance_jax.data import synthetic, views
 from imbalance_jax.data.audit import Audit, requested_and_realised
 from imbalance_jax.data.corpora import AnySource
@@ -253,6 +253,10 @@ class Trainer:
         step = step_lib.jit_step(self.config, self.stream.steps, self.mesh, state)
         return step.lower(state, batch, self.map_GU()).compile()
 
+    def settled_model(self) -> ModelConfig:
+        """Returns the model's config with what the devices decide filled in."""
+        return step_lib.settled(self.config, self.mesh, self.vocabulary.size).model
+
     def place(self, batch: HostBatch) -> step_lib.Batch:
         rows = sharding.batch_sharding(self.mesh)
         return step_lib.Batch(
@@ -281,6 +285,7 @@ class Trainer:
         return versions() | {
             "device": hardware.describe(),
             "mesh": dict(self.mesh.shape),
+            "computed": {name: getattr(self.settled_model(), name) for name in _HOW},
             "order_version": ORDER_VERSION,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
             "vocab_size": self.vocabulary.size,
@@ -295,6 +300,7 @@ class Trainer:
         }
 
 
+_HOW = ("dtype", "attention", "remat", "scan_layers", "loss_chunk")
 _ABOUT = ("fingerprint", "vocab_size", "documents", "tokens", "bytes")
 
 
@@ -414,7 +420,7 @@ def train(
     if distributed.is_writer():
         print("Compiling", flush=True)
     with times("compile"):
-        update, evaluator = _compile(trainer)
+        update, evaluator = compile_programs(trainer)
     state = None if run.checkpoints.exists() else trainer.init_state()
     if distributed.is_writer():
         run.claim(trainer.config)
@@ -432,7 +438,7 @@ def train(
         checkpoints.close()
 
 
-def _compile(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
+def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
     state = trainer.abstract_state()
     evaluator = trainer.evaluator()
     try:

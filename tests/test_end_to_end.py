@@ -1,10 +1,12 @@
 """The commands that users type, each in a process of its own, on a tiny model."""
 
+import collections
 import dataclasses
 import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -56,9 +58,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
 
 
-def run_main(*args: str, module: str = "main") -> subprocess.CompletedProcess:
+def run_main(*args: str, module: str = "main", **env: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", f"imbalance_jax.{module}", *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
+    env = environment() | env
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
 
 
 def parameters(workdir: pathlib.Path) -> dict[str, np.ndarray]:
@@ -89,9 +92,21 @@ def finished(tiny, tmp_path_factory) -> pathlib.Path:
     """A run that went from its first step to its report without a stop."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     align = "--config.evaluation.alignment.every=10"
-    done = run_main(*tiny, align, f"--workdir={workdir}")
+    done = run_main(*tiny, align, f"--workdir={workdir}", JAX_LOG_COMPILES="1")
     assert done.returncode == 0, done.stderr
+    (workdir.parent / "stderr").write_text(done.stderr)
     return workdir
+
+
+def test_training_evaluation_and_alignment_compile_once_each(finished):
+    log = (finished.parent / "stderr").read_text()
+    compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", log))
+    assert compiled["train_step"] == 1
+    # Of all targets of a validation window, and of the last ones of a test window.
+    assert compiled["_score"] == 2
+    # What measures alignment: of 10 and of 20 steps, with programs of the first time.
+    records = [r for r in RunDirectory(finished).metrics() if "align/every" in r]
+    assert records[0]["time/compile"] == pytest.approx(records[1]["time/compile"], abs=0.02)
 
 
 def test_a_run_leaves_everything_that_its_directory_promises(finished):

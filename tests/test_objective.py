@@ -111,16 +111,6 @@ def test_all_logits_never_exist_at_once(which):
     assert memory.temp_size_in_bytes < all_logits - 4 * big_V * D
 
 
-def test_the_chosen_chunk_is_the_largest_divisor_that_fits(monkeypatch):
-    target_BL, head_VD = np.zeros((B, L), np.int32), np.zeros((V, D), np.float32)
-    monkeypatch.setitem(objective._CHUNK_BYTES, "cpu", 4 * B * V * 5)
-    assert objective.choose_chunk(target_BL, head_VD) == 4  # 5 positions fit, 5 is no divisor
-    monkeypatch.setitem(objective._CHUNK_BYTES, "cpu", 1)
-    assert objective.choose_chunk(target_BL, head_VD) == 1
-    monkeypatch.setitem(objective._CHUNK_BYTES, "cpu", 1 << 30)
-    assert objective.choose_chunk(target_BL, head_VD) == L
-
-
 @pytest.fixture(scope="module")
 def own_BV() -> np.ndarray:
     """Ids of the languages of three sequences, one of which shares the first five ids."""

@@ -1,6 +1,7 @@
 """One update: its learning rate, its Adam, its counts, and the devices that must not matter."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -283,6 +284,121 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(runs):
     # another order: fp32 rounding of terms that are up to 100 times as large as some sums.
     gradient, expected = moments(parts.after_one)[0], moments(whole.after_one)[0]
     assert_all_close(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+PLAIN = {
+    **{"attention": "einsum", "remat": "none", "scan_layers": False, "loss_chunk": L},
+    "dtype": "float32",
+}
+WAYS = {
+    "blockwise attention": {"attention": "blockwise"},
+    "the library's attention": {"attention": "fused"},
+    "elementwise parts computed again": {"remat": "dots", "scan_layers": True},
+    "everything computed again": {"remat": "full", "scan_layers": True},
+    "layers scanned": {"scan_layers": True},
+    "a chunk of one position": {"loss_chunk": 1},
+    "a chunk of three": {"loss_chunk": 3},
+    "as a CPU has it": {"attention": "auto", "remat": "auto", "scan_layers": True, "loss_chunk": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def spread() -> Any:
+    """Parameters at which attention is neither flat nor sure of itself."""
+    shapes = step_lib.abstract_state(make_config(), V, make_mesh("one")).params
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: np.float32(0.15 * rng.standard_normal(x.shape)), shapes)
+
+
+@pytest.fixture(scope="module")
+def plain(spread) -> tuple[Any, Any]:
+    return loss_and_gradient(spread, PLAIN)
+
+
+def loss_and_gradient(params: Any, changes: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns the mean loss of a batch, and its gradient."""
+    config = make_config(**{f"model__{name}": value for name, value in changes.items()})
+    mesh = make_mesh("one")
+    model = step_lib.settled(config, mesh, V).model
+    whole = jax.value_and_grad(step_lib._mean_loss, has_aux=True)
+    (loss, _), grads = jax.jit(whole, static_argnums=1)(params, model, host_batch(0), map_GU())
+    return jax.device_get((loss, grads))
+
+
+def apart(ours: Any, theirs: Any) -> dict[str, float]:
+    """Returns how far two gradients of each parameter are apart, in parts of their length."""
+    lengths = jax.tree.map(lambda x, y: np.linalg.norm(x - y) / np.linalg.norm(y), ours, theirs)
+    named = jax.tree_util.tree_flatten_with_path(lengths)[0]
+    # The keys' bias has a gradient of zero in exact arithmetic: what it holds is rounding.
+    return {str(path): v for path, v in named if "b_k_HK" not in str(path)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_compute_a_step_has_the_plain_ones_loss_and_gradient(spread, plain, way):
+    loss, gradient = loss_and_gradient(spread, PLAIN | WAYS[way])
+    # The same sums in another order, in fp32.
+    np.testing.assert_allclose(loss, plain[0], rtol=1e-6)
+    assert max(apart(gradient, plain[1]).values()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "plain",
+        "blockwise attention",
+        "the library's attention",
+        "everything computed again",
+        "a chunk of three",
+    ],
+)
+def test_bfloat16_changes_loss_and_gradient_by_its_rounding_only(spread, plain, way):
+    loss, gradient = loss_and_gradient(spread, PLAIN | WAYS.get(way, {}) | {"dtype": "bfloat16"})
+    # bf16 keeps 8 bits: an error of up to 2^-9 = 0.2 % in each rounding, of either sign. Some 20
+    # lie on the way through three blocks, the head and back, and add up as a root: 1 % at most
+    # for most parameters, more for the biases, whose gradient is what remains of a sum over
+    # positions. The loss is a mean over 96 positions, whose errors cancel.
+    np.testing.assert_allclose(loss, plain[0], rtol=1e-4)
+    found = apart(gradient, plain[1])
+    assert 1e-3 < np.median(list(found.values())) < 0.01, found
+    assert max(found.values()) < 0.03, found
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(gradient)} == {"float32"}
+
+
+def test_a_loss_curve_in_bfloat16_is_as_near_to_float32_as_another_seed_is():
+    """300 updates on text that can be learned: each id is followed by one that it decides."""
+    follows_U = np.random.default_rng(1).permutation(U)
+
+    def batch(step: int) -> step_lib.Batch:
+        ids_BW = np.empty((B, L + 1), np.int64)
+        rng = np.random.default_rng((7, step))
+        ids_BW[:, 0] = rng.integers(0, U, B)
+        for i in range(L):
+            noise_B = rng.random(B) < 0.2
+            ids_BW[:, i + 1] = np.where(noise_B, rng.integers(0, U, B), follows_U[ids_BW[:, i]])
+        return step_lib.Batch(ids_BW.astype(np.uint16), host_batch(0).language_B)
+
+    @functools.cache
+    def update_in(dtype: str) -> Any:
+        config = make_config(model__dtype=dtype, steps=300, optimizer__peak_lr=3e-3)
+        mesh = make_mesh("one")
+        state = step_lib.abstract_state(config, V, mesh)
+        return step_lib.jit_step(config, 300, mesh, state)
+
+    def curve(dtype: str, seed: int) -> np.ndarray:
+        state = step_lib.init_state(make_config(seed=seed), V, make_mesh("one"))
+        losses = []
+        for step in range(300):
+            state, metrics = update_in(dtype)(state, batch(step), map_GU())
+            losses.append(metrics["loss"])
+        return np.array(jax.device_get(losses))
+
+    full, half, other = curve("float32", 0), curve("bfloat16", 0), curve("float32", 1)
+    assert full[-50:].mean() < full[:50].mean() - 1  # it learns
+    # Steps 50 to 300, in means of 50: the curves of two seeds are 0.03 apart or so.
+    means = [x[50:].reshape(5, 50).mean(axis=1) for x in (full, half, other)]
+    between_dtypes, between_seeds = (np.abs(means[0] - x).max() for x in means[1:])
+    assert between_dtypes < between_seeds
+    assert between_dtypes < 0.02
 
 
 def test_several_steps_compile_once(runs):

@@ -78,7 +78,7 @@ class Alignment:
         """
         self._config, self._sources, self._sets = config, sources, sets
         self._vocabulary, self._split, self._most = vocabulary, split, most
-        model, cpu = config.model, jax.default_backend() == "cpu"
+        model, platform = config.model, mesh.devices.flat[0].platform
         # One program for all layers: these run seldom, and compile every time. Fused attention
         # may know no fp32.
         self.model = dataclasses.replace(
@@ -86,10 +86,10 @@ class Alignment:
             dtype="float32",
             scan_layers=True,
             remat="none",
-            attention="auto" if cpu else "einsum",
+            attention="blockwise" if platform == "cpu" else "einsum",
         )
         each = 4 * 3 * (model.N + 2) * model.L * model.D  # three sequences are compared at once
-        limit = _STATE_BYTES.get(jax.default_backend(), _STATE_BYTES_ELSEWHERE)
+        limit = _STATE_BYTES.get(platform, _STATE_BYTES_ELSEWHERE)
         micro = config.batch_size // config.optimizer.accumulate
         self.programs = Programs(mesh, max(1, min(micro, limit // each)))
         self._rows = sharding.batch_sharding(mesh)

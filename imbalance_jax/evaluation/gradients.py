@@ -30,7 +30,7 @@ import numpy as np
 import optax
 
 from imbalance_jax import model as model_lib
-from imbalance_jax import objective
+from imbalance_jax import objective, tuning
 from imbalance_jax.config import ModelConfig, OptimizerConfig
 from imbalance_jax.evaluation.programs import Poll, Programs
 from imbalance_jax.step import Batch, model_ids
@@ -153,8 +153,12 @@ def _chunk(
     The products are (S, R, N, 2, B, 2, B): of a language and row with a language and row.
     """
 
+    # The logits of all sequences exist at once, though each has a gradient of its own.
+    B, L = rows["ids_a"].shape
+    chunk = tuning.loss_chunk(2 * B, L, params["embed_VD"].shape[0], jax.default_backend())
+
     def loss(blocks: model_lib.Params, ids_L: jax.Array, text_L: jax.Array) -> jax.Array:
-        return _loss({**params, "blocks": blocks}, config, ids_L[None], text_L[None])
+        return _loss({**params, "blocks": blocks}, config, chunk, ids_L[None], text_L[None])
 
     ids, text = (jnp.stack([rows[f"{name}_a"], rows[f"{name}_b"]]) for name in ("ids", "text"))
     gradient = jax.vmap(jax.vmap(jax.grad(loss), (None, 0, 0)), (None, 0, 0))
@@ -171,14 +175,18 @@ def _chunk(
 
 
 def _loss(
-    params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array, text_BL: jax.Array
+    params: model_lib.Params,
+    config: ModelConfig,
+    chunk: int,
+    ids_BL: jax.Array,
+    text_BL: jax.Array,
 ) -> jax.Array:
     """Returns the summed loss of all ids of the text but the first, over L."""
     hidden_BLD = model_lib.forward(params, config, ids_BL)
     target_BL = jnp.roll(ids_BL, -1, axis=1)
     weight_BL = jnp.roll(text_BL, -1, axis=1).at[:, -1].set(False)
     total, _ = objective.cross_entropy(
-        hidden_BLD, model_lib.head(params), target_BL, weight_BL.astype(jnp.float32)
+        hidden_BLD, model_lib.head(params), target_BL, weight_BL.astype(jnp.float32), chunk=chunk
     )
     return total / ids_BL.shape[1]
 

@@ -6,6 +6,7 @@ training ratio. One jitted pass gives sums per language; they are divided once, 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from imbalance_jax import distributed, objective, sharding
+from imbalance_jax import distributed, objective, sharding, tuning
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.languages import Vocabulary
@@ -88,8 +89,9 @@ class Evaluator:
         tables = (vocabulary.map_GU, vocabulary.own_GV, vocabulary.bytes_GU)
         self._tables = tuple(jax.device_put(table, whole) for table in tables)
         self._rows, self._dtype, self._L = rows, dtype, config.L
+        config = tuning.settled_on(mesh, config, batch_size, vocabulary.size)
         self._jitted = jax.jit(
-            functools.partial(_score, config), static_argnums=0, out_shardings=whole
+            sharding.in_context(mesh, _score, config), static_argnums=0, out_shardings=whole
         )
         self._compiled: dict[int, jax.stages.Compiled] = {}
 
@@ -198,7 +200,11 @@ def _score(
     # Only what is scored goes through the head. L now counts those positions.
     hidden_BLD, weight_BL = hidden_BLD[:, -scored:], weight_BL[:, -scored:]
     found = objective.measure(
-        hidden_BLD, model_lib.head(params), ids_BW[:, -scored:], own_GV[batch.language_B]
+        hidden_BLD,
+        model_lib.head(params),
+        ids_BW[:, -scored:],
+        own_GV[batch.language_B],
+        chunk=math.gcd(config.loss_chunk, scored),
     )
     targets_BL = batch.ids_BW[:, -scored:].astype(jnp.int32)
     found["tokens"] = jnp.ones_like(weight_BL)

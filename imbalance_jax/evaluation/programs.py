@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imbalance_jax import distributed, sharding
+from imbalance_jax import distributed, sharding, tuning
 
 Rows = Mapping[str, np.ndarray]  # arrays whose first dimension is one of rows
 # Between batches; may raise to stop. Its argument is the share that is done.
@@ -39,9 +39,8 @@ class Programs:
         self.compile_seconds = 0.0
         self._whole, self._rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         self._compiled: dict[Hashable, jax.stages.Compiled] = {}
-        # Half the time to compile on a CPU, and programs that measured no slower.
-        cpu = jax.default_backend() == "cpu"
-        self._options: Any = {"xla_backend_optimization_level": 1} if cpu else {}
+        platform = mesh.devices.flat[0].platform
+        self._options: Any = dict(tuning.MEASURING_OPTIONS.get(platform, {}))
 
     def run(self, function: Callable[..., Any], *args: Any, **static: Hashable) -> Any:
         """Returns what a function of whole arrays makes of them, held whole by every device.

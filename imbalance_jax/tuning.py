@@ -1,0 +1,99 @@
+"""Which of several ways to compute the same is taken on a kind of device: all in one place.
+
+A field of `config.model` that says "auto", or a chunk of 0, is settled here. Each choice has
+the measurement it rests on beside it, or says that it rests on none yet; docs/performance.md
+has the figures, and `bench` measures them anew.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+from jax.sharding import Mesh
+
+from imbalance_jax.config import ModelConfig
+
+# Logits that exist at once, by platform: this many tokens, or as many as fill this many bytes
+# of fp32, whichever is more. Each chunk adds to the gradient of the whole head, which costs
+# 12 V D bytes of traffic however few tokens it has; that is small beside a matrix product from
+# some hundred tokens on. On two cores of a CPU, mini with V = 32,768: a step of 4 x 512 took
+# 4.8 s in chunks of 32 tokens, 3.3 s in chunks of 256 to 512, 3.7 s in chunks of 1,024.
+# On a GPU or TPU it is arithmetic, not yet a measurement: 2,048 tokens are few megabytes of
+# traffic a token, and 1 GiB is little beside what the layers keep.
+_CHUNK = {"cpu": (512, 1 << 22)}
+_CHUNK_ELSEWHERE = (2048, 1 << 30)
+
+# Options of XLA for every program of training, by platform. None has shown a gain so far: on a
+# CPU none of vector width, fast-math or other matmul libraries made more than 2 %.
+COMPILER_OPTIONS: Mapping[str, Mapping[str, str]] = {"cpu": {}, "gpu": {}, "tpu": {}}
+
+# Programs that measure run a few times and are many: at level 1 they compile in half the time
+# on a CPU, and ran no slower.
+MEASURING_OPTIONS: Mapping[str, Mapping[str, int]] = {"cpu": {"xla_backend_optimization_level": 1}}
+
+
+def settled(model: ModelConfig, device: jax.Device) -> ModelConfig:
+    """Returns the model with each "auto" replaced by what it stands for on a kind of device."""
+    platform = device.platform
+    dtype = model.dtype
+    if dtype == "auto":
+        # bf16 is what the matrix units of accelerators are made for; on a CPU it is slower.
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    attention = model.attention
+    if attention == "auto":
+        attention = _attention(model, dtype, device)
+    remat = model.remat
+    if remat == "auto":
+        # A scan keeps what the backward pass needs by copying it into one array for all blocks.
+        # On a CPU, computing the elementwise part again took no longer (mini: 3.1 s of 3.3 s a
+        # step), in half the memory (454 MB of 1,030 MB). Compiled for a v5e, small needs 18 GB
+        # of its 16 without, and 6 with it. On a GPU memory is plentiful: not measured yet.
+        remat = "dots" if platform in ("cpu", "tpu") and model.scan_layers else "none"
+    return dataclasses.replace(model, dtype=dtype, attention=attention, remat=remat)
+
+
+def _attention(model: ModelConfig, dtype: str, device: jax.Device) -> str:
+    if device.platform == "cpu":
+        return "blockwise"  # 5/8 of the pairs: a step of mini in 3.17 s, with einsum in 3.30 s
+    if device.platform == "tpu":
+        # As compiled for a v5e, small reads and writes 45 GB a step with it, 68 GB with blocks
+        # of queries, 93 GB with XLA's own: 100, 69 and 51 % of the peak at the very most.
+        return "splash"
+    if device.platform == "gpu" and dtype == "bfloat16" and model.K % 8 == 0 and model.K <= 128:
+        # What cuDNN's flash attention takes, from Ampere on. JAX never chooses it by itself.
+        try:
+            return "cudnn" if float(device.compute_capability) >= 8.0 else "fused"
+        except (AttributeError, ValueError):  # not one of NVIDIA's
+            return "fused"
+    return "fused"
+
+
+def loss_chunk(rows: int, L: int, V: int, platform: str) -> int:
+    """Returns how many positions of each sequence have their logits exist at once.
+
+    Args:
+      rows: sequences on one device.
+      L: positions of a sequence; the result divides it.
+      V: ids of the vocabulary on one device.
+      platform: of the device.
+    """
+    tokens, size = _CHUNK.get(platform, _CHUNK_ELSEWHERE)
+    most = max(tokens, size // (4 * V))
+    return max((c for c in range(1, L + 1) if L % c == 0 and rows * c <= most), default=1)
+
+
+def settled_on(mesh: Mesh, model: ModelConfig, batch_size: int, vocab_size: int) -> ModelConfig:
+    """Returns what `settled` does for the devices of a mesh, with the loss's chunk chosen too.
+
+    Args:
+      mesh: of the devices.
+      model: the config.
+      batch_size: sequences that are worked on at once, on all devices.
+      vocab_size: ids of all languages.
+    """
+    device = mesh.devices.flat[0]
+    rows = -(-batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]))
+    chunk = model.loss_chunk or loss_chunk(
+        rows, model.L, vocab_size // mesh.shape["tensor"], device.platform
+    )
+    return dataclasses.replace(settled(model, device), loss_chunk=chunk)
