@@ -4,11 +4,15 @@ Heads come first, (B, H, L, K): the layout in which a head's keys lie together.
 `config.model.attention` picks the path, and tuning.py what "auto" is.
 """
 
+import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
+
+SAVED = "attention"  # names what the backward pass of attention needs, for policies of remat
 
 
 def causal_attention(
@@ -31,7 +35,9 @@ def causal_attention(
 
 def einsum(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
     """The definition: all pairs of positions, then a mask, then a softmax in fp32."""
-    return _attend(q_BHLK, k_BHLK, v_BHLK, first=0)
+    logits_BHLM = _logits(q_BHLK, k_BHLK, 0, q_BHLK.shape[2])
+    weights_BHLM = jax.nn.softmax(logits_BHLM, axis=-1).astype(v_BHLK.dtype)
+    return jnp.einsum("BHLM,BHMK->BHLK", weights_BHLM, v_BHLK)
 
 
 def blockwise(
@@ -39,20 +45,79 @@ def blockwise(
 ) -> jax.Array:
     """The same in blocks of queries, each against the keys up to its own end only.
 
-    With four blocks, 5/8 of the pairs are computed. Faster than the other paths on a CPU,
-    where the pairs do not fit the cache.
+    With four blocks, 5/8 of the pairs are computed. The backward pass keeps the result and one
+    number a query and takes the weights from them, as flash attention does (arXiv 2205.14135).
+    Faster than the other paths on a CPU, where the pairs do not fit the cache.
     """
     L = q_BHLK.shape[2]
     # Below 16 queries a block is all overhead.
     while blocks > 1 and (L % blocks or L // blocks < 16):
         blocks -= 1
-    size = L // blocks
-    outs = []
+    return _blockwise(q_BHLK, k_BHLK, v_BHLK, L // blocks)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _blockwise(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, size: int) -> jax.Array:
+    return _blockwise_forward(q_BHLK, k_BHLK, v_BHLK, size)[0]
+
+
+def _blockwise_forward(
+    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, size: int
+) -> tuple[jax.Array, tuple]:
+    outs, totals = [], []
+    for first in range(0, q_BHLK.shape[2], size):
+        logits_BHLM = _logits(q_BHLK, k_BHLK, first, size)
+        top_BHL1 = jnp.max(logits_BHLM, axis=-1, keepdims=True)
+        weights_BHLM = jnp.exp(logits_BHLM - top_BHL1)
+        sum_BHL1 = jnp.sum(weights_BHLM, axis=-1, keepdims=True)
+        v = v_BHLK[:, :, : first + size]
+        out = jnp.einsum(
+            "BHLM,BHMK->BHLK", weights_BHLM.astype(v.dtype), v, preferred_element_type=jnp.float32
+        )
+        outs.append((out / sum_BHL1).astype(q_BHLK.dtype))
+        totals.append(top_BHL1 + jnp.log(sum_BHL1))
+    # What remat may keep, in place of all of this: model.py has the policy.
+    out_BHLK = checkpoint_name(jnp.concatenate(outs, axis=2), SAVED)
+    total_BHL1 = checkpoint_name(jnp.concatenate(totals, axis=2), SAVED)
+    return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, out_BHLK, total_BHL1)
+
+
+def _blockwise_backward(size: int, saved: tuple, dout_BHLK: jax.Array) -> tuple:
+    q_BHLK, k_BHLK, v_BHLK, out_BHLK, total_BHL1 = saved
+    L, K, dtype = q_BHLK.shape[2], q_BHLK.shape[3], q_BHLK.dtype
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    # What the softmax's normalisation takes off the gradient of each weight.
+    along_BHL1 = jnp.sum(
+        dout_BHLK.astype(jnp.float32) * out_BHLK.astype(jnp.float32), axis=-1, keepdims=True
+    )
+    dqs = []
+    dk_BHLK, dv_BHLK = jnp.zeros(k_BHLK.shape, jnp.float32), jnp.zeros(v_BHLK.shape, jnp.float32)
     for first in range(0, L, size):
-        q = q_BHLK[:, :, first : first + size]
-        k, v = k_BHLK[:, :, : first + size], v_BHLK[:, :, : first + size]
-        outs.append(_attend(q, k, v, first=first))
-    return jnp.concatenate(outs, axis=2)
+        mine, seen = slice(first, first + size), slice(0, first + size)
+        k, v, dout = k_BHLK[:, :, seen], v_BHLK[:, :, seen], dout_BHLK[:, :, mine]
+        weights_BHLM = jnp.exp(_logits(q_BHLK, k_BHLK, first, size) - total_BHL1[:, :, mine])
+        dweights_BHLM = product("BHLK,BHMK->BHLM", dout, v)
+        dlogits_BHLM = weights_BHLM * (dweights_BHLM - along_BHL1[:, :, mine]) * K**-0.5
+        dlogits_BHLM = dlogits_BHLM.astype(dtype)
+        dqs.append(product("BHLM,BHMK->BHLK", dlogits_BHLM, k).astype(dtype))
+        dk = product("BHLM,BHLK->BHMK", dlogits_BHLM, q_BHLK[:, :, mine])
+        dv = product("BHLM,BHLK->BHMK", weights_BHLM.astype(dtype), dout)
+        dk_BHLK = dk_BHLK.at[:, :, seen].add(dk)
+        dv_BHLK = dv_BHLK.at[:, :, seen].add(dv)
+    return jnp.concatenate(dqs, axis=2), dk_BHLK.astype(dtype), dv_BHLK.astype(dtype)
+
+
+_blockwise.defvjp(_blockwise_forward, _blockwise_backward)
+
+
+def _logits(q_BHLK: jax.Array, k_BHLK: jax.Array, first: int, size: int) -> jax.Array:
+    """Returns the fp32 logits of a block of queries, masked, with the keys up to its end."""
+    q = q_BHLK[:, :, first : first + size] * q_BHLK.shape[3] ** -0.5
+    logits_BHLM = jnp.einsum(
+        "BHLK,BHMK->BHLM", q, k_BHLK[:, :, : first + size], preferred_element_type=jnp.float32
+    )
+    visible_LM = jnp.arange(first + size) <= first + jnp.arange(size)[:, None]
+    return jnp.where(visible_LM[None, None], logits_BHLM, -jnp.inf)
 
 
 def fused(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
@@ -93,7 +158,9 @@ def splash(
 
     def local(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
         mask = masks.MultiHeadMask([masks.CausalMask((L, L))] * q_BHLK.shape[1])
-        attend = kernel.make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret)
+        attend = kernel.make_splash_mha_single_device(
+            mask, block_sizes=sizes, residual_checkpoint_name=SAVED, interpret=interpret
+        )
         return jax.vmap(attend)(q_BHLK * K**-0.5, k_BHLK, v_BHLK)
 
     if jax.sharding.get_abstract_mesh().empty:
@@ -111,15 +178,3 @@ def _library(
     q, k, v = (x.swapaxes(1, 2) for x in (q_BHLK, k_BHLK, v_BHLK))
     found = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
     return found.swapaxes(1, 2)
-
-
-def _attend(q_BHLK: jax.Array, k_BHMK: jax.Array, v_BHMK: jax.Array, *, first: int) -> jax.Array:
-    """Attention of queries at positions first, first + 1, ... to keys at 0, 1, ..."""
-    L, M, K = q_BHLK.shape[2], k_BHMK.shape[2], q_BHLK.shape[3]
-    logits_BHLM = jnp.einsum(
-        "BHLK,BHMK->BHLM", q_BHLK * K**-0.5, k_BHMK, preferred_element_type=jnp.float32
-    )
-    visible_LM = jnp.arange(M) <= first + jnp.arange(L)[:, None]
-    logits_BHLM = jnp.where(visible_LM[None, None], logits_BHLM, -jnp.inf)
-    weights_BHLM = jax.nn.softmax(logits_BHLM, axis=-1).astype(v_BHMK.dtype)
-    return jnp.einsum("BHLM,BHMK->BHLK", weights_BHLM, v_BHMK)

@@ -3,6 +3,7 @@
     python -m imbalance_jax.bench                                        # this device
     python -m imbalance_jax.bench --case=small:2:16 --case="small:2:16 model.attention=einsum"
     python -m imbalance_jax.bench --case=mini:2:4 --against="python PROGRAM" --rounds=3
+    python -m imbalance_jax.bench --case=small:2:8 --compile-only         # its memory
     python -m imbalance_jax.bench --case=small:2 --topology=v5e:4x4 --compile-only
     python -m imbalance_jax.bench --config=configs/90_10.py              # the stream
     python -m imbalance_jax.bench --alignment=runs/en_fr --pairs=500
@@ -45,7 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("rounds", 3, "Turns of --against.", lower_bound=1)
     flags.DEFINE_integer("steps", 5, "Steps of a turn of --against.", lower_bound=1)
     flags.DEFINE_string("topology", None, "TPUs to compile the cases for, such as v5e:4x4.")
-    flags.DEFINE_bool("compile_only", False, "Compile for --topology and run nothing.")
+    flags.DEFINE_bool("compile_only", False, "Say what memory a step takes, and run nothing.")
     flags.DEFINE_alias("compile-only", "compile_only")
     flags.DEFINE_float("deadline", 0.0, "Seconds after which no further case begins; 0 is none.")
     flags.DEFINE_string("out", None, "A JSON file to write the figures to.")
@@ -55,8 +56,6 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    if FLAGS.compile_only and not FLAGS.topology:
-        raise ValueError("--compile-only needs --topology, such as --topology=v5e:4x4.")
     if FLAGS.alignment:
         from imbalance_jax.benchmarks import alignment
 
@@ -114,6 +113,10 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
 
         found["topology"] = topology.measure(case.config, case.vocab_size, FLAGS.topology)
         _print([case.name, *topology.describe(found["topology"])])
+    elif FLAGS.compile_only:
+        found["memory"] = _memory(case)
+        parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in found["memory"].items())
+        print(f"{case.name}: memory of a device: {parts}", flush=True)
     if FLAGS.compile_only:
         return found
     if FLAGS.against:
@@ -134,6 +137,15 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
         found["start"] = start.measure(case.name)
         _print(start.describe(found["start"]))
     return found
+
+
+def _memory(case: case_lib.Case) -> dict[str, int]:
+    """Returns the memory of a case's step on the devices at hand, which need not have it."""
+    from imbalance_jax.benchmarks import training
+
+    trainer = _trainer(case.config)
+    found = training.memory(trainer.compile_step(trainer.abstract_state()))
+    return {name: size for name, size in found.items() if name != "allocator_peak"}
 
 
 def _trainer(config: config_lib.Config) -> Any:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imbalance_jax import tuning
-from imbalance_jax.attention import causal_attention
+from imbalance_jax.attention import SAVED, causal_attention
 from imbalance_jax.config import ModelConfig
 
 Params = dict[str, Any]
@@ -211,8 +211,12 @@ def _run(
         return x_BLD, x_BLD if keep else None
 
     if config.remat != "none":
-        policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
-        block = jax.checkpoint(block, policy=policies[config.remat])
+        policies = jax.checkpoint_policies
+        # Matrix products, and of attention its result, without the weights.
+        dots = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(SAVED)
+        )
+        block = jax.checkpoint(block, policy={"dots": dots, "full": None}[config.remat])
     with jax.named_scope("embedding"):
         first_BLD = x_BLD = ends.embed(ids_BL)
     if config.scan_layers:

@@ -87,12 +87,23 @@ def test_cases_are_measured_one_by_one_and_written_down(tmp_path):
     assert "config.mesh.data=3" in second["error"] and "mesh.data=3" in done.stdout
 
 
+def test_memory_alone_is_said_without_running_a_step(tmp_path):
+    out = tmp_path / "bench.json"
+    # 8 x 512 positions over ten vocabularies: whole logits would take 2.7 GB in fp32.
+    case = "demo:10:8 tokenizer.vocab_size=16384 model.L=512 model.N=1"
+    done = run_bench(f"--case={case}", "--compile-only", f"--out={out}")
+    assert done.returncode == 0 and "memory of a device: arguments" in done.stdout
+    memory = json.loads(out.read_text())["cases"][case]["memory"]
+    logits = 4 * 8 * 512 * 163_840
+    assert 0 < memory["temporary"] < logits / 2
+
+
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
         (["--case=huge"], "write scale:languages:batch"),
         (["--case=demo:2", "--case=small model.Q=1"], "no field config.model.Q"),
-        (["--compile-only"], "--compile-only needs --topology"),
+        (["--case=demo:2", "--topology=v9:2x2"], "there is no chip 'v9' in the table"),
         (["--config=nowhere.py"], "there is no file nowhere.py"),
     ],
 )
