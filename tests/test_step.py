@@ -384,7 +384,9 @@ def test_a_loss_curve_in_bfloat16_is_as_near_to_float32_as_another_seed_is():
             step_lib.train_step, step_lib.settled(config, make_mesh("one"), V), 300
         )
         return jax.jit(
-            lambda state: jax.lax.scan(lambda s, b: update(s, b, map_GU()), state, batches)
+            lambda state: jax.lax.scan(
+                lambda state, batch: update(state, batch, jnp.asarray(map_GU())), state, batches
+            )
         )
 
     def curve(dtype: str, seed: int) -> np.ndarray:
