@@ -117,6 +117,11 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
         found["memory"] = _memory(case)
         parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in found["memory"].items())
         print(f"{case.name}: memory of a device: {parts}", flush=True)
+    if FLAGS.start:
+        from imbalance_jax.benchmarks import start
+
+        found["start"] = start.measure(case.name)
+        _print([case.name, *start.describe(found["start"])])
     if FLAGS.compile_only:
         return found
     if FLAGS.against:
@@ -127,15 +132,12 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
         )
         _print(compare.describe(found["against"]))
         return found
-    from imbalance_jax.benchmarks import start, training
+    from imbalance_jax.benchmarks import training
 
     found["training"] = training.measure(
         _trainer(case.config), seconds=FLAGS.seconds, profiled=FLAGS.profile
     )
     _print(training.describe(case.name, found["training"]))
-    if FLAGS.start:
-        found["start"] = start.measure(case.name)
-        _print(start.describe(found["start"]))
     return found
 
 

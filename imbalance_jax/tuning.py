@@ -17,14 +17,13 @@ from imbalance_jax.config import ModelConfig
 # of fp32, whichever is more. Each chunk adds to the gradient of the whole head, which costs
 # 12 V D bytes of traffic however few tokens it has; that is small beside a matrix product from
 # some hundred tokens on. On two cores of a CPU, mini with V = 32,768: a step of 4 x 512 took
-# 4.8 s in chunks of 32 tokens, 3.3 s in chunks of 256 to 512, 3.7 s in chunks of 1,024.
+# 5.1 s in chunks of 32 tokens, 3.5 s in chunks of 512, 3.8 s in chunks of 1,024.
 # On a GPU or TPU it is arithmetic, not yet a measurement: 2,048 tokens are few megabytes of
 # traffic a token, and 1 GiB is little beside what the layers keep.
 _CHUNK = {"cpu": (512, 1 << 22)}
 _CHUNK_ELSEWHERE = (2048, 1 << 30)
 
-# Options of XLA for every program of training, by platform. None has shown a gain so far: on a
-# CPU none of vector width, fast-math or other matmul libraries made more than 2 %.
+# Options of XLA for every program of training, by platform: none has been seen to gain yet.
 COMPILER_OPTIONS: Mapping[str, Mapping[str, str]] = {"cpu": {}, "gpu": {}, "tpu": {}}
 
 # Programs that measure run a few times and are many: at level 1 they compile in half the time
@@ -45,19 +44,20 @@ def settled(model: ModelConfig, device: jax.Device) -> ModelConfig:
     remat = model.remat
     if remat == "auto":
         # A scan keeps what the backward pass needs by copying it into one array for all blocks.
-        # On a CPU, computing the elementwise part again took no longer (mini: 3.1 s of 3.3 s a
-        # step), in half the memory (454 MB of 1,030 MB). Compiled for a v5e, small needs 18 GB
-        # of its 16 without, and 6 with it. On a GPU memory is plentiful: not measured yet.
+        # On a CPU, computing the elementwise part again took no longer (mini: 3.5 s a step
+        # either way), in half the memory (454 MB of 1,030 MB). Compiled for a v5e with XLA's own
+        # attention, small needs 18 GB of its 16 without, and 6 with it. On a GPU memory is
+        # plentiful: not measured yet.
         remat = "dots" if platform in ("cpu", "tpu") and model.scan_layers else "none"
     return dataclasses.replace(model, dtype=dtype, attention=attention, remat=remat)
 
 
 def _attention(model: ModelConfig, dtype: str, device: jax.Device) -> str:
     if device.platform == "cpu":
-        return "blockwise"  # 5/8 of the pairs: a step of mini in 3.17 s, with einsum in 3.30 s
+        return "blockwise"  # 5/8 of the pairs: a step of mini in 3.3 s, with einsum in 3.5 s
     if device.platform == "tpu":
-        # As compiled for a v5e, small reads and writes 45 GB a step with it, 68 GB with blocks
-        # of queries, 93 GB with XLA's own: 100, 69 and 51 % of the peak at the very most.
+        # As compiled for a v5e, small reads and writes 45 GB a step with it, 63 GB with blocks
+        # of queries, 93 GB with XLA's own: 100, 74 and 51 % of the peak at the very most.
         return "splash"
     if device.platform == "gpu" and dtype == "bfloat16" and model.K % 8 == 0 and model.K <= 128:
         # What cuDNN's flash attention takes, from Ampere on. JAX never chooses it by itself.
