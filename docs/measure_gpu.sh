@@ -7,7 +7,9 @@
 #
 #     REFERENCE     a checkout of github.com/antonschafer/xling-imbalance to time in turn with ours
 #     TORCH_PYTHON  the Python that has PyTorch, munch, psutil and sentencepiece (python3)
-#     TINY=1        sizes that any machine runs, to try the script out
+#     TINY=1        sizes that any machine runs, to try the script out: two minutes on two cores
+#
+# `python3` is the one that has this package: activate its environment first.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?"Say where to write: docs/measure_gpu.sh OUT"}
@@ -40,11 +42,12 @@ fi
 part() {
     local name=$1 limit=$2
     shift 2
-    timeout "$limit" python3 -m imbalance_jax.bench --out="$out/$name.json" "$@" 2>&1 |
+    timeout --foreground "$limit" python3 -m imbalance_jax.bench --out="$out/$name.json" "$@" 2>&1 |
         tee "$out/$name.log"
 }
 
-nvidia-smi > "$out/nvidia-smi.log" 2>&1
+trap 'kill $(jobs -p) 2> /dev/null' EXIT
+nvidia-smi > "$out/nvidia-smi.log" 2>&1 || echo "There is no nvidia-smi: is this a GPU?"
 cases=()
 for case in "${table[@]}"; do cases+=("--case=$case"); done
 part table 300 --deadline=200 --seconds="$seconds" "${cases[@]}"
@@ -53,6 +56,8 @@ if [[ ${REFERENCE:-} ]]; then
     program="${TORCH_PYTHON:-python3} imbalance_jax/benchmarks/comparisons/xling_imbalance.py"
     part against 150 --case="$compared" --rounds=1 --steps="$steps" \
         --against="$program --code=$REFERENCE ${reference[*]}"
+else
+    echo "REFERENCE is not set: the reference study's code is not timed."
 fi
 cases=()
 for case in "${choices[@]}"; do cases+=("--case=$case"); done

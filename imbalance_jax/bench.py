@@ -18,7 +18,9 @@ the reference study's way of it (extra `bench`).
 docs/performance.md has what was measured so far.
 """
 
+import datetime
 import json
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -89,6 +91,13 @@ def _measure_cases(cases: list[case_lib.Case]) -> dict[str, Any]:
 
     began = time.monotonic()
     results: dict[str, Any] = {}
+    header = _header()
+    device, packages = header["device"], header["versions"]["packages"]
+    print(
+        f"{header['date']}: {device['count']} x {device['kind']} ({header['threads']} threads of "
+        f"the host), jax {packages['jax']}, Python {header['versions']['python']}",
+        flush=True,
+    )
     for case in cases:
         if FLAGS.deadline and time.monotonic() - began > FLAGS.deadline:
             results[case.name] = {"skipped": f"--deadline={FLAGS.deadline:g} has passed"}
@@ -102,8 +111,8 @@ def _measure_cases(cases: list[case_lib.Case]) -> dict[str, Any]:
         for problem in ("skipped", "error"):
             if problem in results[case.name]:
                 print(f"{case.name}: {problem}: {results[case.name][problem]}", flush=True)
-        _write({"cases": results})  # what is there counts, should the rest be cut off
-    return {"cases": results}
+        _write(header | {"cases": results})  # what is there counts, should the rest be cut off
+    return header | {"cases": results}
 
 
 def _measure_case(case: case_lib.Case) -> dict[str, Any]:
@@ -116,7 +125,7 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
     elif FLAGS.compile_only:
         found["memory"] = _memory(case)
         parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in found["memory"].items())
-        print(f"{case.name}: memory of a device: {parts}", flush=True)
+        print(f"{case.name}: memory of a device, as XLA plans it: {parts}", flush=True)
     if FLAGS.start:
         from imbalance_jax.benchmarks import start
 
@@ -139,6 +148,24 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
     )
     _print(training.describe(case.name, found["training"]))
     return found
+
+
+def _header() -> dict[str, Any]:
+    """Returns what the figures of all cases have in common; times are seconds, sizes bytes."""
+    from imbalance_jax import hardware
+    from imbalance_jax import model as model_lib
+    from imbalance_jax.benchmarks import compare
+    from imbalance_jax.runs import versions
+
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": sys.argv[1:],
+        "device": hardware.describe(),
+        "threads": compare.threads(),
+        "versions": versions(),
+        "flop_convention": model_lib.FLOP_CONVENTION,
+        "datasheet_flops": hardware.datasheet_flops(),
+    }
 
 
 def _memory(case: case_lib.Case) -> dict[str, int]:

@@ -81,7 +81,10 @@ def test_cases_are_measured_one_by_one_and_written_down(tmp_path):
         f"--out={out}",
     )
     assert done.returncode == 0, done.stderr
-    first, second = json.loads(out.read_text())["cases"].values()
+    written = json.loads(out.read_text())
+    assert written["device"]["platform"] == "cpu" and "causal" in written["flop_convention"]
+    assert f"--out={out}" in written["command"] and "jax" in done.stdout.splitlines()[0]
+    first, second = written["cases"].values()
     assert first["training"]["tokens_per_second"] > 0
     # One that cannot run keeps no other from it.
     assert "config.mesh.data=3" in second["error"] and "mesh.data=3" in done.stdout
@@ -92,7 +95,7 @@ def test_memory_alone_is_said_without_running_a_step(tmp_path):
     # 8 x 512 positions over ten vocabularies: whole logits would take 2.7 GB in fp32.
     case = "demo:10:8 tokenizer.vocab_size=16384 model.L=512 model.N=1"
     done = run_bench(f"--case={case}", "--compile-only", f"--out={out}")
-    assert done.returncode == 0 and "memory of a device: arguments" in done.stdout
+    assert done.returncode == 0 and "as XLA plans it: arguments" in done.stdout
     memory = json.loads(out.read_text())["cases"][case]["memory"]
     logits = 4 * 8 * 512 * 163_840
     assert 0 < memory["temporary"] < logits / 2
@@ -110,4 +113,4 @@ def test_memory_alone_is_said_without_running_a_step(tmp_path):
 def test_a_mistake_is_one_message_before_anything_runs(args, expected):
     done = run_bench(*args)
     assert done.returncode == 2 and expected in done.stderr
-    assert "Traceback" not in done.stderr and not done.stdout
+    assert "Traceback" not in done.stderr and "tokens/s" not in done.stdout

@@ -121,6 +121,7 @@ def _summary(
         "flops_per_token": per_token,
         "flops_per_token_full": full,
         "tokens_per_second": speed,
+        "flops_per_second": speed * per_token,
         "seconds": {
             "step": loop["step"],
             "device": statistics.median(alone),
@@ -131,6 +132,9 @@ def _summary(
         },
         "steps": {"alone": len(alone), "loop": loop["steps"]},
         "matmul_peak": {"flops": peak * shared, "dtype": model.dtype},
+        # None where the device has no datasheet here, as a CPU. `full`: of flops_per_token_full,
+        # which counts attention to later positions too.
+        "datasheet_flops": datasheet,
         "mfu_of_matmul_peak": speed * per_token / (peak * shared),
         "mfu_of_datasheet": speed * per_token / datasheet if datasheet else None,
         "mfu_of_datasheet_full": speed * full / datasheet if datasheet else None,
@@ -182,17 +186,19 @@ def describe(name: str, found: dict[str, Any]) -> Iterable[str]:
         )
     yield line
     yield (
-        f"  step {seconds['step'] * 1e3:,.1f} ms ({found['steps']['loop']} in a loop); alone "
-        f"{seconds['device'] * 1e3:,.1f} ms (from {seconds['device_least'] * 1e3:,.1f} to "
-        f"{seconds['device_most'] * 1e3:,.1f}, {found['steps']['alone']} times); host: data "
-        f"{seconds['data'] * 1e3:,.2f} ms, dispatch {seconds['dispatch'] * 1e3:,.2f} ms"
+        f"  step {seconds['step'] * 1e3:,.1f} ms (mean of {found['steps']['loop']} in a loop, "
+        f"where the host makes batches meanwhile: data {seconds['data'] * 1e3:,.2f} ms, dispatch "
+        f"{seconds['dispatch'] * 1e3:,.2f} ms); alone {seconds['device'] * 1e3:,.1f} ms (median of "
+        f"{found['steps']['alone']}, {seconds['device_least'] * 1e3:,.1f} to "
+        f"{seconds['device_most'] * 1e3:,.1f})"
     )
     whole = sum(found["parts"].values())
     if whole:
         shares = [f"{part} {value / whole:.0%}" for part, value in found["parts"].items()]
-        yield f"  {', '.join(shares)} (of {whole * 1e3:,.1f} ms in a trace)"
+        yield f"  of {whole * 1e3:,.1f} ms that a trace of one step shows: {', '.join(shares)}"
     yield (
-        f"  memory of a device: state and batch {memory_['arguments'] / 1e6:,.0f} MB, temporary "
+        f"  memory of a device, as XLA plans it: state and batch "
+        f"{memory_['arguments'] / 1e6:,.0f} MB, temporary "
         f"{memory_['temporary'] / 1e6:,.0f} MB, peak {memory_['peak'] / 1e6:,.0f} MB; compiled in "
         f"{found['compile_seconds']:.1f} s"
     )
