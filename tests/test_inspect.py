@@ -1,4 +1,4 @@
-"""Behaviours of data/inspect.py and bench.py, on runs whose metrics are made by the stream."""
+"""Behaviours of data/inspect.py, and of the bench of the stream, on runs that the stream makes up."""
 
 import json
 import shutil
@@ -9,8 +9,9 @@ import pytest
 from conftest import tiny_config
 from test_end_to_end import run_main
 
-from imbalance_jax import bench, sharding
 from imbalance_jax import config as config_lib
+from imbalance_jax import sharding
+from imbalance_jax.benchmarks import stream
 from imbalance_jax.data import audit, inspect, prepare
 from imbalance_jax.data.mixture import ORDER_VERSION
 from imbalance_jax.runs import RunDirectory
@@ -210,18 +211,16 @@ def test_the_command_says_by_its_exit_code_whether_a_record_holds(run, copy):
 
 
 def test_the_bench_reports_the_tokens_that_it_timed(data_dir, english, monkeypatch):
-    monkeypatch.setattr(bench, "_BATCH_SECONDS", 0.02)
-    monkeypatch.setattr(bench, "_STEP_SECONDS", 0.02)
+    monkeypatch.setattr(stream, "_SECONDS", 0.02)
     config = tiny_config(data_dir, steps=3000)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     trainer = Trainer.make(config, prepare.prepare_all(config), mesh)
-    found = bench.measure(trainer)
+    found = stream.measure(trainer, seconds=0.02)
     assert set(found["data"]) == {"first epoch", "later epoch"}
     for part in found["data"].values():
         per_second = 8 * 16 / (part["microseconds_per_batch"] / 1e6)
         assert part["tokens_per_second"] == pytest.approx(per_second)
         assert 0 < part["microseconds_order"] < part["microseconds_per_batch"]
-    step = found["step"]
-    assert step["tokens_per_second"] == pytest.approx(8 * 16 / step["seconds_per_step"])
+    assert found["tokens_per_second"] == pytest.approx(8 * 16 / found["seconds"]["step"])
     assert found["data_over_training"] == pytest.approx(1 / found["data_share"])
     json.dumps(found)

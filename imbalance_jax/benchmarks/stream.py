@@ -47,8 +47,13 @@ def measure_stream(stream: Stream, batch_size: int, L: int, first: int) -> dict[
     }
 
 
-def measure(trainer: Trainer) -> dict[str, Any]:
-    """Returns the figures of a config's stream on this machine, ready for JSON."""
+def measure(trainer: Trainer, *, seconds: float = 5.0) -> dict[str, Any]:
+    """Returns the figures of a config's stream on this machine, ready for JSON.
+
+    Args:
+      trainer: of a run.
+      seconds: how long steps are timed.
+    """
     from imbalance_jax.benchmarks import training
 
     config, stream = trainer.config, trainer.stream
@@ -57,7 +62,7 @@ def measure(trainer: Trainer) -> dict[str, Any]:
     dry = [step for step in stream.dry_steps().values() if step + 1 < stream.steps]
     if dry:
         data["later epoch"] = measure_stream(stream, *sizes, first=min(dry) + 1)
-    training_step = training.measure(trainer, profiled=False)
+    training_step = training.measure(trainer, seconds=seconds, profiled=False)
     slowest = min(part["tokens_per_second"] for part in data.values())
     return {
         **training_step,
