@@ -85,7 +85,7 @@ def test_ten_languages_never_have_all_their_logits_at_once():
         assert 4 * 128 * chunk * 163_840 <= 1.4e9
 
 
-def test_a_run_goes_on_however_it_is_computed(tmp_path):
+def test_a_run_goes_on_however_it_is_computed():
     config = config_lib.resolve(config_lib.cloned(scale="demo", ratio="1:1"))
     ways = {"attention": "einsum", "remat": "full", "scan_layers": True, "loss_chunk": 2}
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, **ways))

@@ -37,11 +37,6 @@ class Case:
         pieces = self.config.sources["en"].tokenizer.vocab_size
         return pieces * len(self.config.languages)
 
-    @property
-    def tokens(self) -> int:
-        """Returns those trained in a step."""
-        return self.config.batch_size * self.config.model.L
-
 
 def parse(text: str) -> Case:
     """Returns the case that a text such as `small:2:16` stands for.

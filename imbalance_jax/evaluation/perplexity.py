@@ -6,7 +6,6 @@ training ratio. One jitted pass gives sums per language; they are divided once, 
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -204,7 +203,8 @@ def _score(
         model_lib.head(params),
         ids_BW[:, -scored:],
         own_GV[batch.language_B],
-        chunk=math.gcd(config.loss_chunk, scored),
+        # The largest divisor, for strides that the chunk of training does not divide.
+        chunk=max(c for c in range(1, config.loss_chunk + 1) if scored % c == 0),
     )
     targets_BL = batch.ids_BW[:, -scored:].astype(jnp.int32)
     found["tokens"] = jnp.ones_like(weight_BL)
