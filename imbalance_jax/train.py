@@ -275,6 +275,10 @@ class Trainer:
 
     def init_state(self) -> step_lib.TrainState:
         state = step_lib.init_state(self.config, self.vocabulary.size, self.mesh)
+        row_V = languages.first_rows(self.config, self.vocabulary)
+        if not np.array_equal(row_V, np.arange(len(row_V))):
+            params = model_lib.with_rows(state.params, row_V)
+            state = dataclasses.replace(state, params=params)
         if not self.config.init_from:
             return state
         params = loading.restore_params(self.config.init_from, state.params)
