@@ -163,13 +163,20 @@ def splash(
         )
         return jax.vmap(attend)(q_BHLK * K**-0.5, k_BHLK, v_BHLK)
 
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return local(q_BHLK, k_BHLK, v_BHLK)
     spec = PartitionSpec(("data", "fsdp"), "tensor")
-    # check_vma: the kernel does not say how its results vary over the mesh.
-    return jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(
-        q_BHLK, k_BHLK, v_BHLK
+    # In a pack, members are apart already. check_vma: the kernel does not say how its results
+    # vary over the mesh.
+    mapped = jax.shard_map(
+        local,
+        in_specs=(spec,) * 3,
+        out_specs=spec,
+        axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
+        check_vma=False,
     )
+    return mapped(q_BHLK, k_BHLK, v_BHLK)
 
 
 def _library(

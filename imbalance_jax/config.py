@@ -351,6 +351,8 @@ class CheckpointConfig:
 class MeshConfig:
     """Devices along each axis; -1 takes what the others leave."""
 
+    # Runs of a pack that train beside each other; a run alone gives these devices to data.
+    member: int = 1
     data: int = -1  # whole copies of the model, each with a part of the batch
     fsdp: int = 1  # parts of the batch that share one copy of the parameters
     tensor: int = 1  # parts of every matrix product

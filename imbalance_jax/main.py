@@ -5,11 +5,21 @@
 Text that is not prepared yet is prepared first. Started again with the same work directory,
 a run goes on from its newest checkpoint. Any field can be set from the command line, as in
 --config.optimizer.peak_lr=1e-3.
+
+    python -m imbalance_jax.main --study=studies/ratio --members=r50_s0,r90_s0
+
+trains runs of a study in their directories, with the configs that its study.json gives them.
+Several are a pack: they train as one program, and each leaves what it would have left alone.
 """
 
+import collections
+import difflib
+import json
 import os
+import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -19,6 +29,9 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.runs import RunDirectory
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from imbalance_jax.pack import Member
     from imbalance_jax.train import Clock, Trainer
 
 FLAGS = flags.FLAGS
@@ -30,12 +43,20 @@ def define_flags() -> None:
     flags.DEFINE_bool("dry_run", False, "Say what the run would take, and stop.")
     flags.DEFINE_bool("extend", False, "Allow more config.steps than the run was started with.")
     flags.DEFINE_string("export", None, "Write the final parameters there, as safetensors.")
+    flags.DEFINE_string("study", None, "A study's directory, some of whose runs to train.")
+    flags.DEFINE_list("members", [], "Those runs, by their ids in its study.json.")
 
 
 def main() -> int:
+    if FLAGS.study or FLAGS.members:
+        return _study()
     run = _run_directory()
     known = FLAGS.config is None and (run.path / "config.json").exists()
-    config = run.config() if known else config_lib.resolve(cli.required_config())
+    return _run(run, run.config() if known else config_lib.resolve(cli.required_config()))
+
+
+def _run(run: RunDirectory, config: config_lib.Config) -> int:
+    """Trains one run in its directory."""
     run.check(config, extend=FLAGS.extend)
     if run.done and config.steps == run.config().steps and not FLAGS.dry_run:
         print(f"{run} is done. See {run.path / 'report.html'}.")
@@ -43,10 +64,9 @@ def main() -> int:
 
     import jax
 
-    from imbalance_jax import hardware, loading, mirrors, planning, sharding
-    from imbalance_jax.data import parallel, prepare, sources
-    from imbalance_jax.data.mixture import ORDER_VERSION
-    from imbalance_jax.train import Clock, Trainer
+    from imbalance_jax import hardware, planning, sharding
+    from imbalance_jax.data import sources
+    from imbalance_jax.train import Clock
 
     hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
     times = Clock()
@@ -54,13 +74,8 @@ def main() -> int:
         # What can be wrong without the text is found before its preparation takes minutes.
         mesh = sharding.make_mesh(config.mesh, jax.devices())
         sharding.check_batch(config, mesh)
-        loading.check_init_from(config)
-        mirrors.check(config.mirrors)
-        for name, texts in config.parallel.items():
-            parallel.check(name, texts)
-        prepared = prepare.prepare_all(config)
-        trainer = Trainer.make(config, prepared, mesh, parallel.prepare_all(config, prepared))
-        run.check_text(trainer.fingerprints(), ORDER_VERSION)
+        _check(config)
+        trainer = _trainer(run, config, mesh)
         print(planning.describe(trainer))
     if FLAGS.dry_run:
         print(planning.forecast(trainer))
@@ -68,6 +83,144 @@ def main() -> int:
     if FLAGS.extend and run.path.exists():
         print(planning.describe_extension(run.config(), trainer))
     return _train(trainer, run, times)
+
+
+def _check(config: config_lib.Config) -> None:
+    """Finds what is wrong with what a config names, without reading any text."""
+    from imbalance_jax import loading, mirrors
+    from imbalance_jax.data import parallel
+
+    loading.check_init_from(config)
+    mirrors.check(config.mirrors)
+    for name, texts in config.parallel.items():
+        parallel.check(name, texts)
+
+
+def _trainer(
+    run: RunDirectory, config: config_lib.Config, mesh: "Mesh", *, alone: bool = True
+) -> "Trainer":
+    from imbalance_jax.data import parallel, prepare
+    from imbalance_jax.data.mixture import ORDER_VERSION
+    from imbalance_jax.train import Trainer
+
+    prepared = prepare.prepare_all(config)
+    sets = parallel.prepare_all(config, prepared)
+    trainer = Trainer.make(config, prepared, mesh, sets, training=alone)
+    run.check_text(trainer.fingerprints(), ORDER_VERSION)
+    return trainer
+
+
+def _study() -> int:
+    """Trains the runs of a study that --members names: one alone, several as a pack."""
+    runs = {
+        name: (RunDirectory(os.path.join(FLAGS.study, "runs", name)), config)
+        for name, config in _members().items()
+    }
+    if len(runs) == 1:
+        return _run(*next(iter(runs.values())))
+    for run, config in runs.values():
+        run.check(config)
+    for name, (run, _) in list(runs.items()):
+        if run.done and not FLAGS.dry_run:
+            print(f"{run} is done.")
+            del runs[name]
+    if not runs:
+        return cli.DONE
+
+    import jax
+
+    from imbalance_jax import hardware, planning, sharding
+    from imbalance_jax.data import sources
+    from imbalance_jax.pack import Member, Pack
+    from imbalance_jax.train import Clock
+
+    config = next(iter(runs.values()))[1]
+    hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
+    setup = Clock()
+    with setup("setup"):
+        mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
+        for _, config in runs.values():
+            _check(config)
+        alone = sharding.of_one_member(mesh)
+        members = [
+            Member(name, _trainer(run, config, alone, alone=False), run)
+            for name, (run, config) in runs.items()
+        ]
+        pack = Pack(members, mesh)
+        print(planning.describe_pack(pack))
+    if FLAGS.dry_run:
+        print(planning.forecast_pack(pack))
+        return cli.DONE
+    return _train_packs(members, mesh, setup)
+
+
+def _members() -> dict[str, config_lib.Config]:
+    """Returns the configs of the runs that --study and --members name.
+
+    Raises:
+      ValueError: there are no such runs, or other flags say what to train too.
+    """
+    given = {name: FLAGS[name].value for name in ("config", "workdir", "extend", "export")}
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"--{name} is for a run alone; --study says what its runs are and where they lie. "
+                f"Leave out --{name}, or --study and --members."
+            )
+    if not FLAGS.study:
+        raise ValueError("--members are runs of a study. Give its directory, as --study=DIR.")
+    file = pathlib.Path(FLAGS.study) / "study.json"
+    if not file.exists():
+        raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.")
+    known = json.loads(file.read_text())["runs"]
+    if not FLAGS.members:
+        raise ValueError(
+            f"--study={FLAGS.study} needs --members: which of its runs to train, such as "
+            f"--members={','.join(list(known)[:2])}."
+        )
+    for name in FLAGS.members:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
+            raise ValueError(
+                f"--members has {name!r}, which is no run of {file}. It has {len(known)}, such as "
+                f"{', '.join(close)}."
+            )
+    return {name: config_lib.resolve(known[name]["config"]) for name in FLAGS.members}
+
+
+def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> int:
+    """Trains members that have come equally far together, one group after another."""
+    from imbalance_jax import distributed, pack
+    from imbalance_jax.analysis import page
+    from imbalance_jax.train import Clock, Preempted
+
+    groups: dict[int, list[Member]] = collections.defaultdict(list)
+    for member in members:
+        groups[member.start].append(member)
+    failed: dict[str, str] = {}
+    with distributed.Interrupts() as interrupts:
+        for number, start in enumerate(sorted(groups)):
+            times = Clock() if number else setup
+            try:
+                failed |= pack.train(pack.Pack(groups[start], mesh), times, interrupts)
+            except Preempted as stop:
+                print(f"Saved step {stop.step} of {len(groups[start])} runs. {_again()}")
+                return cli.PREEMPTED
+    for member in members:
+        if member.name in failed:
+            details = member.run.path / "FAILED.json"
+            print(
+                f"error: {member.name}: {failed[member.name]}\n{details} has the details.",
+                file=sys.stderr,
+            )
+        else:
+            print(f"{member.name} is done. See {page.write_run_page(member.run)}.")
+    return cli.FAILED if failed else cli.DONE
+
+
+def _again() -> str:
+    again = shlex.join([os.path.basename(sys.executable), "-m", "imbalance_jax.main"])
+    return f"To go on:\n    {again} {shlex.join(sys.argv[1:])}"
 
 
 def _run_directory() -> RunDirectory:
@@ -86,9 +239,7 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
         try:
             train(trainer, run, times, interrupts)
         except Preempted as stop:
-            again = shlex.join([os.path.basename(sys.executable), "-m", "imbalance_jax.main"])
-            again += " " + shlex.join(sys.argv[1:])
-            print(f"Saved step {stop.step} in {run}. To go on:\n    {again}")
+            print(f"Saved step {stop.step} in {run}. {_again()}")
             return cli.PREEMPTED
         except Failed as error:
             print(f"error: {error}\n{run.path / 'FAILED.json'} has the details.", file=sys.stderr)

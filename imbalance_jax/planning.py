@@ -1,9 +1,12 @@
 """What a run will be, in words, before it starts."""
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax import hardware, languages, step
@@ -11,6 +14,7 @@ from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import synthetic
 from imbalance_jax.data.corpora import shared_documents
+from imbalance_jax.pack import Pack
 from imbalance_jax.progress import clock
 from imbalance_jax.train import Trainer
 
@@ -139,25 +143,92 @@ def forecast(trainer: Trainer) -> str:
     state = trainer.abstract_state()
     compiled = trainer.compile_step(state)
     memory: Any = compiled.memory_analysis()
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    per_device = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    lines = [f"parameters and optimizer {_size(held)}; a step needs {_size(per_device)} per device"]
     limit = hardware.memory_per_device()
-    if limit:
-        lines[0] += f" of {_size(limit)}"
-    if limit and per_device > limit:
+    lines = [_memory(state, memory, limit)]
+    fits = not limit or _per_device(memory) <= limit
+    if limit and not fits:
         lines.append(
             f"It does not fit. {_fitting(trainer, memory, limit)} "
             "config.model.remat='full' helps too."
         )
-    guess = trainer.flops_per_step() / (hardware.peak_flops().value * _ASSUMED_MFU)
-    if guess > _TRIAL_SECONDS or (limit and per_device > limit):
+
+    def batch() -> tuple[Any, ...]:
+        return trainer.place(trainer.stream.batch(0)), trainer.map_GU()
+
+    trial = functools.partial(_try_step, compiled, trainer.init_state, batch) if fits else None
+    lines.append(_time(trainer, trial, runs=1))
+    return "\n".join(lines)
+
+
+def describe_pack(pack: Pack) -> str:
+    """Returns what the members of a pack have in common, and what each has for itself."""
+    device, trainer = hardware.describe(), pack.first
+    parameters = model_lib.count_parameters(trainer.config.model, trainer.vocabulary.size)
+    mesh = " x ".join(f"{axis} {n}" for axis, n in pack.mesh.shape.items() if n > 1)
+    model = trainer.settled_model()
+    lines = [
+        f"{len(pack.members)} runs as one program, each of {parameters:,} parameters, vocabulary "
+        f"{trainer.vocabulary.size:,}, on {device['count']} {device['kind']}"
+        + (f" ({mesh})" if mesh else ""),
+        f"{pack.steps:,} steps of {trainer.config.batch_size} x {model.L} tokens for each; "
+        f"computed in {model.dtype}, attention {model.attention}, the members on a device "
+        + ("in turn" if pack.way == "scan" else "at once"),
+    ]
+    for member in pack.members:
+        config = member.trainer.config
+        shares = ", ".join(f"{tag} {_share(config, tag)}" for tag in config.tags)
+        lines.append(
+            f"  {member.name}: {shares}; seed {config.seed}, learning rate "
+            f"{config.optimizer.peak_lr:g} ({config.optimizer.schedule})"
+        )
+    if pack.size > len(pack.members):
+        lines.append(
+            f"  {pack.size - len(pack.members)} of {pack.size} places stay empty, as "
+            f"config.mesh.member={pack.mesh.shape['member']}"
+        )
+    return "\n".join(lines)
+
+
+def forecast_pack(pack: Pack) -> str:
+    """Returns the memory and the time that a pack would take, for --dry_run."""
+    state_E = pack.abstract_state()
+    compiled = pack.compile_step(state_E)
+    memory: Any = compiled.memory_analysis()
+    limit = hardware.memory_per_device()
+    lines = [_memory(state_E, memory, limit)]
+    fits = not limit or _per_device(memory) <= limit
+    if not fits:
+        lines.append("It does not fit. List fewer --members, or use more devices.")
+
+    def batch() -> tuple[Any, ...]:
+        return pack.place(0, np.ones(pack.size, bool)), pack.map_EGU()
+
+    trial = functools.partial(_try_step, compiled, pack.init_state, batch) if fits else None
+    lines.append(_time(pack.first, trial, runs=len(pack.members)))
+    return "\n".join(lines)
+
+
+def _per_device(memory: Any) -> int:
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def _memory(state: Any, memory: Any, limit: int | None) -> str:
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    need = f"a step needs {_size(_per_device(memory))} per device"
+    return f"parameters and optimizer {_size(held)}; {need}" + f" of {_size(limit or 0)}" * bool(
+        limit
+    )
+
+
+def _time(trainer: Trainer, trial: Callable[[], float] | None, *, runs: int) -> str:
+    """Returns what the updates take: tried out, or guessed where they are long or do not fit."""
+    guess = runs * trainer.flops_per_step() / (hardware.peak_flops().value * _ASSUMED_MFU)
+    if trial is None or guess > _TRIAL_SECONDS:
         seconds, how = guess, f"at an assumed {_ASSUMED_MFU:.0%} of {hardware.peak_flops().source}"
     else:
-        seconds, how = _try_step(trainer, compiled), "measured over 3 steps"
+        seconds, how = trial(), "measured over 3 steps"
     total = seconds * trainer.stream.steps
-    lines.append(f"{seconds:.3g} s a step ({how}): {clock(total)} for training, plus evaluation")
-    return "\n".join(lines)
+    return f"{seconds:.3g} s a step ({how}): {clock(total)} for training, plus evaluation"
 
 
 def _fitting(trainer: Trainer, memory: Any, limit: int) -> str:
@@ -174,13 +245,16 @@ def _fitting(trainer: Trainer, memory: Any, limit: int) -> str:
     return f"Try config.optimizer.accumulate={choices[0]}."
 
 
-def _try_step(trainer: Trainer, compiled: jax.stages.Compiled) -> float:
-    state, map_GU = trainer.init_state(), trainer.map_GU()
-    batch = trainer.place(trainer.stream.batch(0))
-    state, _ = jax.block_until_ready(compiled(state, batch, map_GU))
+def _try_step(
+    compiled: jax.stages.Compiled,
+    init: Callable[[], step.TrainState],
+    batch: Callable[[], tuple[Any, ...]],
+) -> float:
+    given = batch()
+    state, _ = jax.block_until_ready(compiled(init(), *given))
     began = time.perf_counter()
     for _ in range(3):
-        state, _ = compiled(state, batch, map_GU)
+        state, _ = compiled(state, *given)
     jax.block_until_ready(state)
     return (time.perf_counter() - began) / 3
 

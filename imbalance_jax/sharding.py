@@ -2,9 +2,11 @@
 
 One table says along which mesh axis a dimension is cut. It is applied to parameters by
 their names, and to the optimizer's moments, which share the names. The batch is cut along
-data and fsdp together; everything else is held whole by every device.
+data and fsdp together; everything else is held whole by every device. What is stacked for the
+members of a pack is cut along member, in front of all that.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,17 +16,26 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from imbalance_jax.config import Config, MeshConfig
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("member", "data", "fsdp", "tensor")
 PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "V": "tensor"}
 BATCH = PartitionSpec(("data", "fsdp"))
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device], *, packed: bool = False) -> Mesh:
     """Returns the mesh of a config over these devices.
+
+    Args:
+      config: the sizes of its axes.
+      devices: all that it is made of.
+      packed: whether it is for a pack. A run alone has one member, and its data takes the
+        devices that the config gives to members.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
+    if not packed and config.member != 1:
+        data = -1 if -1 in (config.member, config.data) else config.member * config.data
+        config = dataclasses.replace(config, member=1, data=data)
     sizes = {axis: getattr(config, axis) for axis in AXES}
     given = 1
     for size in sizes.values():
@@ -42,6 +53,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh(
         tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
     )
+
+
+def of_one_member(mesh: Mesh) -> Mesh:
+    """Returns a pack's mesh as that of one member on all devices, which share its data out."""
+    member, data, *others = mesh.devices.shape
+    devices = mesh.devices.reshape(1, member * data, *others)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -92,6 +110,13 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
         return NamedSharding(mesh, parameter_spec(names[-1], len(leaf.shape), "blocks" in names))
 
     return jax.tree_util.tree_map_with_path(of, state)
+
+
+def stacked(shardings: Any) -> Any:
+    """Returns the shardings of arrays with a dimension of members in front."""
+    return jax.tree.map(
+        lambda one: NamedSharding(one.mesh, PartitionSpec("member", *one.spec)), shardings
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,4 +1,7 @@
-"""One update: the TrainState, the optimizer, and the jitted step between two states."""
+"""One update: the TrainState, the optimizer, and the jitted step between two states.
+
+A pack's step updates several states of the same shapes, stacked in a first dimension E.
+"""
 
 import dataclasses
 import functools
@@ -7,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from imbalance_jax import model as model_lib
 from imbalance_jax import objective, sharding, tuning
@@ -66,13 +69,17 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Returns Adam with the config's learning rate, clipping and weight decay."""
+    return _optimizer(config, learning_rate(config, steps))
+
+
+def _optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
-    parts.append(optax.scale_by_learning_rate(learning_rate(config, steps)))
+    parts.append(optax.scale_by_learning_rate(rate))
     return optax.chain(*parts)
 
 
@@ -87,14 +94,23 @@ def _is_matrix(params: model_lib.Params) -> Any:
 
 def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
     """Returns the state before the first update, made where it will lie."""
+    return jit_init(config, vocab_size, mesh)(jax.random.key(config.seed))
+
+
+def jit_init(config: Config, vocab_size: int, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns what makes the first state of a run from the key of its seed.
+
+    Runs that differ in what a pack allows have one such function, compiled once.
+    """
     make = functools.partial(_init_state, config, vocab_size)
-    shardings = sharding.state_shardings(mesh, jax.eval_shape(make))
-    return jax.jit(make, out_shardings=shardings)()
+    shardings = sharding.state_shardings(mesh, jax.eval_shape(make, jax.random.key(0)))
+    return jax.jit(make, out_shardings=shardings)
 
 
 def abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
     """Returns the shapes and shardings of a state, without making it."""
-    shapes = jax.eval_shape(functools.partial(_init_state, config, vocab_size))
+    make = functools.partial(_init_state, config, vocab_size)
+    shapes = jax.eval_shape(make, jax.random.key(config.seed))
     return jax.tree.map(
         lambda leaf, sharding_: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_),
         shapes,
@@ -102,8 +118,8 @@ def abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
     )
 
 
-def _init_state(config: Config, vocab_size: int) -> TrainState:
-    params = model_lib.init_params(config.model, vocab_size, jax.random.key(config.seed))
+def _init_state(config: Config, vocab_size: int, key: jax.Array) -> TrainState:
+    params = model_lib.init_params(config.model, vocab_size, key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -121,6 +137,71 @@ def train_step(
     sequences of a rare language, so means are taken over many batches, by the host.
     `trained_G` counts the sequences of all updates so far.
     """
+    return _update(config, learning_rate(config.optimizer, steps), state, batch, map_GU)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the host gives a member of a pack for an update, or stacked: all of them."""
+
+    batch: Batch
+    rate: Any  # the learning rate
+    alive: Any  # bool; otherwise the state is kept as it is
+
+
+def packed_step(
+    config: Config, mesh: Mesh, way: str, state_E: TrainState, given_E: Given, map_EGU: jax.Array
+) -> tuple[TrainState, Metrics]:
+    """One update of every member of a pack that is alive; `train_step` says what that is.
+
+    Args:
+      config: of a member; its seed, mixture and learning rate are not read.
+      mesh: of the pack. No communication crosses its axis of members.
+      way: scan, which takes the members on a device in turn, or vmap, all at once.
+      state_E: the members' states, stacked as everything else is.
+      given_E: see there.
+      map_EGU: id maps.
+
+    Returns:
+      The new states, and the metrics of each member; all zero for one that is not alive.
+    """
+
+    def member(args: tuple[TrainState, Given, jax.Array]) -> tuple[TrainState, Metrics]:
+        state, given, map_GU = args
+
+        def update(state: TrainState) -> tuple[TrainState, Metrics]:
+            return _update(config, lambda count: given.rate, state, given.batch, map_GU)
+
+        def keep(state: TrainState) -> tuple[TrainState, Metrics]:
+            shapes = jax.eval_shape(update, state)[1]
+            return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        return jax.lax.cond(given.alive, update, keep, state)
+
+    def on_device(*args: Any) -> tuple[TrainState, Metrics]:
+        if len(args[1].alive) == 1:  # as the run alone
+            found = member(jax.tree.map(lambda x: x[0], args))
+            return jax.tree.map(lambda x: x[None], found)
+        return jax.lax.map(member, args) if way == "scan" else jax.vmap(member)(args)
+
+    if mesh.shape["member"] > 1:
+        each = PartitionSpec("member")
+        # check_vma: what scans in a member begin with, such as zeros, varies over no axis.
+        on_device = jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=each,
+            out_specs=each,
+            axis_names={"member"},
+            check_vma=False,
+        )
+    return on_device(state_E, given_E, map_EGU)
+
+
+def _update(
+    config: Config, rate: optax.Schedule, state: TrainState, batch: Batch, map_GU: jax.Array
+) -> tuple[TrainState, Metrics]:
     loss_and_gradient = jax.value_and_grad(_mean_loss, has_aux=True)
     micro = config.optimizer.accumulate
     if micro == 1:
@@ -142,7 +223,7 @@ def train_step(
         loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
 
     with jax.named_scope("optimizer"):
-        updates, opt_state = optimizer(config.optimizer, steps).update(
+        updates, opt_state = _optimizer(config.optimizer, rate).update(
             grads, state.opt_state, state.params
         )
         params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
@@ -153,7 +234,7 @@ def train_step(
         "tokens_G": sequences_G * config.model.L,
         "trained_G": state.sequences_G + sequences_G,
         "grad_norm": norm,
-        "learning_rate": learning_rate(config.optimizer, steps)(state.step),
+        "learning_rate": rate(state.step),
     }
     new = TrainState(
         step=state.step + 1,
@@ -200,6 +281,28 @@ def jit_step(config: Config, steps: int, mesh: Mesh, state: TrainState) -> jax.s
         sharding.in_context(mesh, train_step, settled(config, mesh, vocab_size), steps),
         in_shardings=(state_shardings, batch_sharding, whole),
         out_shardings=(state_shardings, whole),
+        donate_argnums=0,
+        compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
+    )
+
+
+def given_shardings(mesh: Mesh) -> Given:
+    """Returns where what a pack is given lies."""
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    return sharding.stacked(Given(Batch(rows, rows), whole, whole))
+
+
+def jit_packed_step(
+    config: Config, mesh: Mesh, state_E: TrainState, way: str
+) -> jax.stages.Wrapped:
+    """Returns the jitted step of a pack; see `packed_step` and `jit_step`."""
+    vocab_size = state_E.params["embed_VD"].shape[1]
+    states = jax.tree.map(lambda leaf: leaf.sharding, state_E)
+    member = sharding.stacked(sharding.replicated(mesh))
+    return jax.jit(
+        sharding.in_context(mesh, packed_step, settled(config, mesh, vocab_size), mesh, way),
+        in_shardings=(states, given_shardings(mesh), member),
+        out_shardings=(states, member),
         donate_argnums=0,
         compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
     )

@@ -1,4 +1,7 @@
-"""The training loop: setup above, one short loop below."""
+"""The training loop: setup above, one short loop below.
+
+A `Course` is what a run does besides its updates, alone or in a pack (pack.py).
+"""
 
 import contextlib
 import dataclasses
@@ -25,6 +28,7 @@ from imbalance_jax.data.sources import Source
 from imbalance_jax.data.stream import HostBatch, Stream, with_ratio
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
+from imbalance_jax.evaluation.programs import Programs
 from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory, versions
 
@@ -205,8 +209,16 @@ class Trainer:
         dtype = np.result_type(*(source.tokens("test") for source in self.sources.values()))
         return perplexity.Evaluator(self.config.model, self.vocabulary, self.mesh, size, dtype)
 
-    def alignment(self, split: str, most: int) -> alignment_lib.Alignment:
-        """Returns what measures the languages, on so many sequences of a held-out split."""
+    def alignment(
+        self, split: str, most: int, programs: Programs | None = None
+    ) -> alignment_lib.Alignment:
+        """Returns what measures the languages, on so many sequences of a held-out split.
+
+        Args:
+          split: validation or test.
+          most: sequences.
+          programs: those of a run of the same shapes, so that nothing compiles again.
+        """
         return alignment_lib.Alignment(
             self.config,
             self.sources,
@@ -215,6 +227,7 @@ class Trainer:
             self.mesh,
             split=split,
             most=most,
+            programs=programs,
         )
 
     def score(
@@ -255,7 +268,10 @@ class Trainer:
 
     def settled_model(self) -> ModelConfig:
         """Returns the model's config with what the devices decide filled in."""
-        return step_lib.settled(self.config, self.mesh, self.vocabulary.size).model
+        return self._settled_on(self.mesh)
+
+    def _settled_on(self, mesh: jax.sharding.Mesh) -> ModelConfig:
+        return step_lib.settled(self.config, mesh, self.vocabulary.size).model
 
     def place(self, batch: HostBatch) -> step_lib.Batch:
         rows = sharding.batch_sharding(self.mesh)
@@ -273,8 +289,8 @@ class Trainer:
     def abstract_state(self) -> step_lib.TrainState:
         return step_lib.abstract_state(self.config, self.vocabulary.size, self.mesh)
 
-    def init_state(self) -> step_lib.TrainState:
-        state = step_lib.init_state(self.config, self.vocabulary.size, self.mesh)
+        make = make or step_lib.jit_init(self.config, self.vocabulary.size, self.mesh)
+        state = make(jax.random.key(self.config.seed))
         row_V = languages.first_rows(self.config, self.vocabulary)
         if not np.array_equal(row_V, np.arange(len(row_V))):
             params = model_lib.with_rows(state.params, row_V)
@@ -284,12 +300,14 @@ class Trainer:
         params = loading.restore_params(self.config.init_from, state.params)
         return dataclasses.replace(state, params=params)
 
-    def provenance(self) -> dict[str, Any]:
-        config, peak = self.config, hardware.peak_flops()
+    def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
+        """Args: mesh is that of the updates, if it is another one than the trainer's."""
+        mesh = mesh or self.mesh
+        config, peak, model = self.config, hardware.peak_flops(), self._settled_on(mesh)
         return versions() | {
             "device": hardware.describe(),
-            "mesh": dict(self.mesh.shape),
-            "computed": {name: getattr(self.settled_model(), name) for name in _HOW},
+            "mesh": dict(mesh.shape),
+            "computed": {name: getattr(model, name) for name in _HOW},
             "order_version": ORDER_VERSION,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
             "vocab_size": self.vocabulary.size,
@@ -319,7 +337,7 @@ class Recorder:
         names = trainer.config.mirrors if distributed.is_writer() else ()
         self._mirrors = mirrors.open_mirrors(names, run, trainer.config)
         self._pending: tuple[int, step_lib.Metrics] | None = None
-        self.text = ""  # the newest record in a few words
+        self.newest: dict[str, Any] = {}  # the newest record of training
         self._reset()
 
     def _reset(self) -> None:
@@ -334,15 +352,20 @@ class Recorder:
         """
         before, self._pending = self._pending, (done, metrics)
         if before:
-            self._read(*before)
+            self.read(*before)
 
     def flush(self) -> None:
         """Reads the newest step's metrics too."""
         before, self._pending = self._pending, None
         if before:
-            self._read(*before)
+            self.read(*before)
 
-    def _read(self, done: int, metrics: step_lib.Metrics) -> None:
+    def read(self, done: int, metrics: Mapping[str, Any]) -> None:
+        """Adds a step's metrics up.
+
+        Raises:
+          FloatingPointError: its loss or gradient is not finite.
+        """
         values = jax.device_get(metrics)
         if not np.isfinite(values["loss"] + values["grad_norm"]):
             raise FloatingPointError(
@@ -356,9 +379,8 @@ class Recorder:
         self._tokens_G += values["tokens_G"]
         self._steps += 1
         if due(done, self._trainer.config.log_every) or done == self._trainer.stream.steps:
-            record = self._record(values)
-            self.text = self._describe(record)
-            self.write(done, record)
+            self.newest = self._record(values)
+            self.write(done, self.newest)
             self._reset()
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
@@ -396,7 +418,12 @@ class Recorder:
             **self._times.metrics(),
         }
 
-    def _describe(self, record: Mapping[str, float]) -> str:
+    @property
+    def text(self) -> str:
+        """The newest record in a few words."""
+        record = self.newest
+        if not record:
+            return ""
         losses = [
             f"{tag} {record[f'train/loss/{tag}']:.3f}"
             for tag in self._trainer.config.tags
@@ -436,8 +463,10 @@ def train(
             state = checkpoints.restore(start, trainer.abstract_state())
             print(f"Going on from step {start:,}", flush=True)
         state = state or trainer.init_state()
-        _begin(trainer, run, times, start)
-        _loop(trainer, run, times, interrupts, checkpoints, update, evaluator, state, start)
+        begin(trainer, run, start, trainer.provenance())
+        times.go_on(run.newest("time/"))
+        course = Course(trainer, run, times, interrupts, checkpoints, evaluator, start)
+        _loop(course, times, update, state)
     finally:
         checkpoints.close()
 
@@ -449,136 +478,209 @@ def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.
         evaluator.compile(state.params, trainer.config.model.L)
         return trainer.compile_step(state), evaluator
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(_advice(trainer.config, error)) from error
+        raise ValueError(advice(trainer.config, error)) from error
 
 
 def _loop(
-    trainer: Trainer,
-    run: RunDirectory,
-    times: Clock,
-    interrupts: distributed.Interrupts,
-    checkpoints: Checkpoints,
-    update: jax.stages.Compiled,
-    evaluator: perplexity.Evaluator,
-    state: step_lib.TrainState,
-    start: int,
+    course: "Course", times: Clock, update: jax.stages.Compiled, state: step_lib.TrainState
 ) -> None:
-    config, stream, steps = trainer.config, trainer.stream, trainer.stream.steps
-    rows, map_GU = distributed.local_rows(config.batch_size), trainer.map_GU()
-    validation = trainer.validation_windows()
-    recorder = Recorder(trainer, run, times, start)
-    alignment, cadence = _alignment(trainer, run)
-    done = start
-
-    def poll() -> None:
-        if interrupts.requested:
-            raise Preempted(done)
-
-    def evaluate() -> None:
-        with times("evaluate"):
-            recorder.flush()
-            found = evaluator(state.params, validation, lambda share: poll())
-        progress.line(_describe_evaluation(done, found))
-        recorder.write(done, _evaluation_record(found) | times.metrics())
-
-    def align() -> None:
-        assert alignment is not None
-        if not alignment.programs.compile_seconds:
-            progress.line("Compiling what measures alignment")
-        with times("align"):
-            recorder.flush()
-            before, began = alignment.programs.compile_seconds, time.monotonic()
-            found = alignment.watch(state, stream, lambda share: poll())
-            compiling = alignment.programs.compile_seconds - before
-            cost = time.monotonic() - began - compiling
-        times.shift("align", "compile", compiling)
-        news = cadence.settle(
-            done,
-            cost=cost,
-            spent=times.seconds["align"],
-            elapsed=times.running,
-            seconds_per_step=times.training / done,
-        )
-        if news:
-            progress.line(cadence.describe(cost))
-        share = times.seconds["align"] / times.running
-        shares = {"align/every": cadence.every, "align/share": round(share, 5)}
-        recorder.write(done, found | shares | times.metrics())
-
-    def save() -> None:
-        with times("checkpoint"):
-            recorder.flush()
-            checkpoints.save(state)
-        if distributed.is_writer():
-            _write_mixture(trainer, run)
-
-    def score_test(share: float) -> None:
-        progress.show(share)
-        poll()
-
+    trainer, stream = course.trainer, course.trainer.stream
+    rows, map_GU = distributed.local_rows(trainer.config.batch_size), trainer.map_GU()
     try:
-        with Progress("Training", steps, start=start) as progress:
-            # A run that was stopped during an evaluation makes up for it.
-            missed = start == 0 or due(start, config.evaluation.every)
-            if missed and not run.has(start, "eval/"):
-                evaluate()
-            if start and cadence.due(start) and not run.has(start, "align/"):
-                align()
-            for line in (*alignment.notes, *alignment.skipped.values()) if alignment else ():
-                progress.line(line)
-            for done in range(start + 1, steps + 1):
+        with Progress("Training", stream.steps, start=course.done) as progress:
+            course.begin(state, progress)
+            for done in range(course.done + 1, stream.steps + 1):
                 with times("data"):
                     batch = trainer.place(stream.batch(done - 1, rows))
                 state, metrics = update(state, batch, map_GU)
-                recorder.note(done, metrics)
-                progress.show(done, recorder.text)
-                if due(done, config.evaluation.every) or done == steps:
-                    evaluate()
-                if cadence.due(done):
-                    align()
-                if due(done, config.checkpoint.every) or done == steps:
-                    save()
-                poll()
-        with Progress("Scoring the test split", 1) as progress, times("evaluate"):
-            results = trainer.score(state, score_test, evaluator)
-            progress.line(_describe_evaluation(done, results["languages"], "test"))
-            for name, scores in results["parallel"].items():
-                progress.line(_describe_parallel(name, scores))
+                course.done = done
+                course.recorder.note(done, metrics)
+                progress.show(done, course.recorder.text)
+                course.measure(state)
+                course.poll()
+        course.score(state)
     except Preempted:
-        save()
-        checkpoints.wait()
+        course.save(state)
+        course.checkpoints.wait()
         raise
     except Exception as error:
-        checkpoints.wait()
-        if distributed.is_writer():
-            run.fail(done, error)
-        raise Failed(_advice(config, error)) from error
+        course.fail(error)
+        raise Failed(advice(trainer.config, error)) from error
     finally:
-        recorder.close()
-    with times("checkpoint"):
-        checkpoints.wait()
-    if distributed.is_writer():
-        _finish(trainer, run, times, results)
+        course.recorder.close()
+    course.finish()
+
+
+class Course:
+    """What a run does besides its updates: it is measured, saved, and ended in its directory.
+
+    `done` is the number of updates that the states given to its methods have had.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: RunDirectory,
+        times: Clock,
+        interrupts: distributed.Interrupts,
+        checkpoints: Checkpoints,
+        evaluator: perplexity.Evaluator,
+        start: int,
+        *,
+        name: str = "",
+        together: int = 1,
+        programs: Programs | None = None,
+    ) -> None:
+        """Args:
+        trainer: of the run.
+        run: its directory, after `begin`.
+        times: where its time goes.
+        interrupts: what asks it to stop.
+        checkpoints: its own.
+        evaluator: a compiled one.
+        start: updates that it has had.
+        name: what its lines begin with, where other runs write some too.
+        together: runs whose time `times` counts.
+        programs: of alignment, of a run of the same shapes.
+        """
+        self.trainer, self.run, self.checkpoints, self.name = trainer, run, checkpoints, name
+        self.done = start
+        self.recorder = Recorder(trainer, run, times, start)
+        self._times, self._interrupts, self._evaluator = times, interrupts, evaluator
+        self._together = together
+        self._validation = trainer.validation_windows()
+        self.alignment, self._cadence = _alignment(trainer, run, programs)
+        self._results: dict[str, Any] = {}
+        self._progress: Progress
+
+    def poll(self, share: float = 1.0) -> None:
+        """Raises Preempted if the run was asked to stop."""
+        if self._interrupts.requested:
+            raise Preempted(self.done)
+
+    def begin(self, state: step_lib.TrainState, progress: Progress) -> None:
+        """Makes up for what was not measured of the first state; lines go to `progress`."""
+        self._progress = progress
+        missed = self.done == 0 or due(self.done, self.trainer.config.evaluation.every)
+        if missed and not self.run.has(self.done, "eval/"):
+            self._evaluate(state)
+        if self._cadence.due(self.done) and not self.run.has(self.done, "align/"):
+            self._align(state)
+        notes = (*self.alignment.notes, *self.alignment.skipped.values()) if self.alignment else ()
+        for line in notes:
+            self._line(line)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `measure` has something to do."""
+        config, last = self.trainer.config, self.done == self.trainer.stream.steps
+        periods = (config.evaluation.every, config.checkpoint.every)
+        return last or self._cadence.due(self.done) or any(due(self.done, n) for n in periods)
+
+    def measure(self, state: step_lib.TrainState) -> None:
+        """Evaluates, aligns and saves a state, as far as each is due."""
+        config, last = self.trainer.config, self.done == self.trainer.stream.steps
+        if due(self.done, config.evaluation.every) or last:
+            self._evaluate(state)
+        if self._cadence.due(self.done):
+            self._align(state)
+        if due(self.done, config.checkpoint.every) or last:
+            self.save(state)
+
+    def _evaluate(self, state: step_lib.TrainState) -> None:
+        with self._times("evaluate"):
+            self.recorder.flush()
+            found = self._evaluator(state.params, self._validation, self.poll)
+        self._line(_describe_evaluation(self.done, found))
+        self.recorder.write(self.done, _evaluation_record(found) | self._times.metrics())
+
+    def _align(self, state: step_lib.TrainState) -> None:
+        times, alignment, cadence = self._times, self.alignment, self._cadence
+        assert alignment is not None
+        if not alignment.programs.compile_seconds:
+            self._line("Compiling what measures alignment")
+        with times("align"):
+            self.recorder.flush()
+            before, began = alignment.programs.compile_seconds, time.monotonic()
+            found = alignment.watch(state, self.trainer.stream, self.poll)
+            compiling = alignment.programs.compile_seconds - before
+            # The other runs of a pack are measured as often.
+            cost = (time.monotonic() - began - compiling) * self._together
+        times.shift("align", "compile", compiling)
+        news = cadence.settle(
+            self.done,
+            cost=cost,
+            spent=times.seconds["align"],
+            elapsed=times.running,
+            seconds_per_step=times.training / self.done,
+        )
+        if news:
+            self._line(cadence.describe(cost))
+        share = times.seconds["align"] / times.running
+        shares = {"align/every": cadence.every, "align/share": round(share, 5)}
+        self.recorder.write(self.done, found | shares | times.metrics())
+
+    def save(self, state: step_lib.TrainState) -> None:
+        with self._times("checkpoint"):
+            self.recorder.flush()
+            self.checkpoints.save(state)
+        if distributed.is_writer():
+            _write_mixture(self.trainer, self.run)
+
+    def score(self, state: step_lib.TrainState) -> None:
+        """Scores the last state on the test split, for `finish` to write."""
+        title = "Scoring the test split" + f" of {self.name}" * bool(self.name)
+        with Progress(title, 1) as progress, self._times("evaluate"):
+            self._progress = progress
+
+            def poll(share: float) -> None:
+                progress.show(share)
+                self.poll()
+
+            results = self.trainer.score(state, poll, self._evaluator)
+            self._line(_describe_evaluation(self.done, results["languages"], "test"))
+            for name, scores in results["parallel"].items():
+                self._line(_describe_parallel(name, scores))
+        self._results = results
+
+    def fail(self, error: Exception) -> None:
+        """Writes down why the run ended."""
+        self.checkpoints.wait()
+        if distributed.is_writer():
+            self.run.fail(self.done, error)
+
+    def finish(self) -> None:
+        """Writes what the run leaves behind at its end."""
+        with self._times("checkpoint"):
+            self.checkpoints.wait()
+        if distributed.is_writer():
+            step = self.trainer.stream.steps
+            self.run.write_json("evaluation.json", {"step": step, **self._results})
+            self.run.log(step, self._times.metrics())
+            self.run.finish()
+
+    def _line(self, text: str) -> None:
+        self._progress.line(f"{self.name}: {text}" if self.name else text)
 
 
 def _alignment(
-    trainer: Trainer, run: RunDirectory
+    trainer: Trainer, run: RunDirectory, programs: Programs | None
 ) -> tuple[alignment_lib.Alignment | None, Cadence]:
     """Returns what measures alignment while the run trains, and how often."""
     config = trainer.config.evaluation.alignment
     every = config.every if len(trainer.config.tags) > 1 else 0
     chosen = run.newest("align/every").get("align/every")
     cadence = Cadence(every, config.budget, trainer.stream.steps, chosen)
-    return (trainer.alignment("validation", config.pairs) if every else None), cadence
+    measure = trainer.alignment("validation", config.pairs, programs) if every else None
+    return measure, cadence
 
 
-def _begin(trainer: Trainer, run: RunDirectory, times: Clock, start: int) -> None:
-    """Writes what a run records of itself before its first step."""
+def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> None:
+    """Writes what a run records of itself before its first step, or its first after `start`."""
     if not distributed.is_writer():
         return
     run.truncate_metrics(start)
-    times.go_on(run.newest("time/"))
-    run.write_json("provenance.json", trainer.provenance())
+    run.write_json("provenance.json", provenance)
     run.write_bytes("vocabulary.npz", trainer.vocabulary.to_bytes())
     for name, source in trainer.sources.items():
         run.write_bytes(f"tokenizer-{name}.model", source.model)
@@ -588,14 +690,6 @@ def _write_mixture(trainer: Trainer, run: RunDirectory) -> None:
     rows = requested_and_realised(trainer.config, trainer.stream, list(run.metrics()))
     if rows:
         run.write_csv("mixture.csv", rows)
-
-
-def _finish(trainer: Trainer, run: RunDirectory, times: Clock, results: Mapping[str, Any]) -> None:
-    """Writes what a run leaves behind at its end."""
-    step = trainer.stream.steps
-    run.write_json("evaluation.json", {"step": step, **results})
-    run.log(step, times.metrics())
-    run.finish()
 
 
 def _score_parallel(
@@ -648,7 +742,7 @@ def _describe_evaluation(
     return f"step {done:>6}  {split} loss  {'   '.join(parts)}"
 
 
-def _advice(config: Config, error: Exception) -> str:
+def advice(config: Config, error: Exception) -> str:
     """Returns an error's message, with what to do about it where that is known."""
     if "RESOURCE_EXHAUSTED" in str(error):
         more = config.optimizer.accumulate * 2

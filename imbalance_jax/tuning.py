@@ -26,6 +26,11 @@ _CHUNK_ELSEWHERE = (2048, 1 << 30)
 # Options of XLA for every program of training, by platform. None has been tried yet.
 COMPILER_OPTIONS: Mapping[str, Mapping[str, str]] = {"cpu": {}, "gpu": {}, "tpu": {}}
 
+# How the members of a pack that share a device take an update: scan, in turn, or vmap, together.
+# XXX
+_PACKING = {"cpu": "scan"}
+_PACKING_ELSEWHERE = "vmap"
+
 # Programs that measure run a few times and are many: at level 1 they compile in half the time
 # on a CPU, and ran no slower.
 MEASURING_OPTIONS: Mapping[str, Mapping[str, int]] = {"cpu": {"xla_backend_optimization_level": 1}}
@@ -66,6 +71,11 @@ def _attention(model: ModelConfig, dtype: str, device: jax.Device) -> str:
         except (AttributeError, ValueError):  # not one of NVIDIA's
             return "fused"
     return "fused"
+
+
+def packing(mesh: Mesh) -> str:
+    """Returns how the members of a pack that share a device take an update: scan or vmap."""
+    return _PACKING.get(mesh.devices.flat[0].platform, _PACKING_ELSEWHERE)
 
 
 def loss_chunk(rows: int, L: int, V: int, platform: str) -> int:

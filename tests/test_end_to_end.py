@@ -336,7 +336,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_by_step_and_field(tiny, tmp_pat
 def test_running_out_of_memory_suggests_accumulation(data_dir):
     config = tiny_config(data_dir)
     error = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
-    assert "config.optimizer.accumulate=2" in train._advice(config, error)
+    assert "config.optimizer.accumulate=2" in train.advice(config, error)
 
 
 WRONG = {

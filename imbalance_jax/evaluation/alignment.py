@@ -66,6 +66,7 @@ class Alignment:
         *,
         split: str,
         most: int,
+        programs: Programs | None = None,
     ) -> None:
         """Args:
         config: of the run.
@@ -75,6 +76,7 @@ class Alignment:
         mesh: of the devices.
         split: of the text of one source, validation or test.
         most: sequences that each pair of languages is compared on.
+        programs: those of a run of the same shapes, so that nothing compiles again.
         """
         self._config, self._sources, self._sets = config, sources, sets
         self._vocabulary, self._split, self._most = vocabulary, split, most
@@ -91,7 +93,7 @@ class Alignment:
         each = 4 * 3 * (model.N + 2) * model.L * model.D  # three sequences are compared at once
         limit = _STATE_BYTES.get(platform, _STATE_BYTES_ELSEWHERE)
         micro = config.batch_size // config.optimizer.accumulate
-        self.programs = Programs(mesh, max(1, min(micro, limit // each)))
+        self.programs = programs or Programs(mesh, max(1, min(micro, limit // each)))
         self._rows = sharding.batch_sharding(mesh)
         self.skipped: dict[str, str] = {}  # pair -> why nothing is measured of it
         self.notes: list[str] = []

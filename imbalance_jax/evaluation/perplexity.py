@@ -4,6 +4,7 @@ The windows are fixed and the same for all clones of a source. They never follow
 training ratio. One jitted pass gives sums per language; they are divided once, by the host.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,16 +84,27 @@ class Evaluator:
         batch_size: sequences that are scored at once, over all hosts.
         dtype: of the ids in windows.
         """
-        self._vocabulary, self._batch_size = vocabulary, batch_size
-        whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-        tables = (vocabulary.map_GU, vocabulary.own_GV, vocabulary.bytes_GU)
-        self._tables = tuple(jax.device_put(table, whole) for table in tables)
+        self._batch_size = batch_size
+        self._whole = whole = sharding.replicated(mesh)
+        rows = sharding.batch_sharding(mesh)
+        self._place(vocabulary)
         self._rows, self._dtype, self._L = rows, dtype, config.L
         config = tuning.settled_on(mesh, config, batch_size, vocabulary.size)
         self._jitted = jax.jit(
             sharding.in_context(mesh, _score, config), static_argnums=0, out_shardings=whole
         )
         self._compiled: dict[int, jax.stages.Compiled] = {}
+
+    def _place(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        tables = (vocabulary.map_GU, vocabulary.own_GV, vocabulary.bytes_GU)
+        self._tables = tuple(jax.device_put(table, self._whole) for table in tables)
+
+    def of(self, vocabulary: Vocabulary) -> "Evaluator":
+        """Returns one for other id maps of the same shapes, with the same compiled programs."""
+        other = copy.copy(self)
+        other._place(vocabulary)
+        return other
 
     def compile(self, params: model_lib.Params, scored: int) -> None:
         """Compiles the scoring of so many targets a window, ahead of its first use."""
