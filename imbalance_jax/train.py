@@ -289,6 +289,8 @@ class Trainer:
     def abstract_state(self) -> step_lib.TrainState:
         return step_lib.abstract_state(self.config, self.vocabulary.size, self.mesh)
 
+    def init_state(self, make: jax.stages.Wrapped | None = None) -> step_lib.TrainState:
+        """Args: make is the `step.jit_init` of a run of the same shapes, if there is one."""
         make = make or step_lib.jit_init(self.config, self.vocabulary.size, self.mesh)
         state = make(jax.random.key(self.config.seed))
         row_V = languages.first_rows(self.config, self.vocabulary)
