@@ -5,7 +5,8 @@ Analysis reads nothing else, so neither jax nor flax is imported here.
     config.json       the resolved config        metrics.jsonl     one object a line, with "step"
     provenance.json   code, versions, devices,   mixture.csv       requested and realised ratio
                       text fingerprints          evaluation.json   final results on the test split
-    checkpoints/      see checkpoint.py          DONE | FAILED.json  how it ended
+    checkpoints/      see checkpoint.py          test_texts.csv    test loss of each of its texts
+    DONE | FAILED.json  how it ended
 """
 
 import csv
@@ -116,6 +117,20 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_results(self, results: Mapping[str, Any], name: str = "evaluation.json") -> None:
+        """Writes what was measured on the test split.
+
+        The loss of each of its texts, `texts`, goes into test_texts.csv, in whole or not at all.
+        """
+        rows = [
+            {"language": tag, "text": text, "loss": loss, "tokens": tokens}
+            for tag, found in results.get("texts", {}).items()
+            for text, loss, tokens in found
+        ]
+        if rows and name == "evaluation.json":
+            self.write_csv("test_texts.csv", rows)
+        self.write_json(name, {key: value for key, value in results.items() if key != "texts"})
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file whole or not at all."""

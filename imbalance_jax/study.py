@@ -13,10 +13,12 @@ what the reference study reported. Without --workdir it is studies/<config name>
 """
 
 import os
+from collections.abc import Sequence
 
 from absl import flags
 
 from imbalance_jax import cli, grid, study_plan, study_runner
+from imbalance_jax.config import Config
 from imbalance_jax.study_directory import StudyDirectory
 
 FLAGS = flags.FLAGS
@@ -48,9 +50,7 @@ def main(names: list[str]) -> int:
 def _directory() -> StudyDirectory:
     if FLAGS.workdir:
         return StudyDirectory(FLAGS.workdir)
-    cli.required_config()
-    file = FLAGS["config"].config_filename  # type: ignore[attr-defined]
-    return StudyDirectory(os.path.join("studies", os.path.basename(file).removesuffix(".py")))
+    return StudyDirectory(os.path.join("studies", cli.config_name()))
 
 
 def _plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
@@ -66,6 +66,7 @@ def _plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
 def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     runner = study_runner.Runner(directory, study)
     left = _chosen(runner, study)
+    _prepare([study.runs[name].config for name in left])
     directory.claim(study)
     if not left:
         print(f"Nothing is left to train in {directory}.")
@@ -76,6 +77,23 @@ def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         if failed:
             print(f"{len(failed)} runs failed: {', '.join(failed)}. To try again: --only=failed")
     return code
+
+
+def _prepare(configs: Sequence[Config]) -> None:
+    """Makes the text ready once, so that no two runs that begin together do it at once.
+
+    What is wrong with it is found here, before anything is trained.
+    """
+    from imbalance_jax.data import parallel, prepare
+
+    different = {
+        repr((config.sources, config.languages, config.vocabulary, config.parallel)): config
+        for config in configs
+    }
+    for config in different.values():
+        prepare.prepare_all(config)
+        for name, texts in config.parallel.items():
+            parallel.check(name, texts)
 
 
 def _chosen(runner: study_runner.Runner, study: grid.StudyConfig) -> list[str]:

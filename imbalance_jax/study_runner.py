@@ -101,9 +101,7 @@ class Runner:
             Progress("Study", total, start=self._trained(), every=30) as progress,
         ):
             while running or (waiting and not interrupts.requested):
-                while waiting and len(running) < jobs and self._text_is_ready(running):
-                    if interrupts.requested:
-                        break
+                while waiting and len(running) < jobs and not interrupts.requested:
                     running.append(self._start(waiting.pop(0), jobs))
                     progress.line(f"begun   {_named(running[-1].members)}")
                 if interrupts.requested and not preempted:
@@ -140,12 +138,6 @@ class Runner:
                 env=environment,
             )
         return _Job(members, process, time.monotonic())
-
-    def _text_is_ready(self, running: Sequence[_Job]) -> bool:
-        """Whether a run that began earlier is past its setup, which may prepare the text."""
-        return all(
-            (self._directory.run(job.members[0]).path / "config.json").exists() for job in running
-        )
 
     def _look(self, members: Sequence[str]) -> None:
         for name in members:
