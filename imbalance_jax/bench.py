@@ -7,13 +7,15 @@
     python -m imbalance_jax.bench --case=small:2 --topology=v5e:4x4 --compile-only
     python -m imbalance_jax.bench --config=configs/90_10.py              # the stream
     python -m imbalance_jax.bench --alignment=runs/en_fr --pairs=500
+    python -m imbalance_jax.bench --case=pico:2 --members=8              # packed against in turn
 
 A case is scale:languages:batch, with fields of the config after it. Its speed is that of the
 real step on made-up text, as shares of the matmul peak measured in the same process and of the
 device's datasheet; its time is split by the parts of the model. --against starts other programs
 in turn with ours. --topology compiles for TPUs that are not there (extra `tpu`). With a config,
 the host's stream of batches is timed against its training; with a run, its alignment against
-the reference study's way of it (extra `bench`).
+the reference study's way of it (extra `bench`). --members times a pack of so many runs, of a case
+or a config, against the same runs in turn, in each way in which a device can take them.
 
 docs/performance.md has what was measured so far.
 """
@@ -52,6 +54,7 @@ def define_flags() -> None:
     flags.DEFINE_alias("compile-only", "compile_only")
     flags.DEFINE_float("deadline", 0.0, "Seconds after which no further case begins; 0 is none.")
     flags.DEFINE_string("out", None, "A JSON file to write the figures to.")
+    flags.DEFINE_integer("members", 0, "Runs of a pack to time, of each case or the config.")
     flags.DEFINE_string("alignment", None, "A run whose alignment is timed.")
     flags.DEFINE_integer("pairs", 512, "Sequences that --alignment is timed on.", lower_bound=8)
     flags.DEFINE_integer("compared", 5, "Those for the reference's way of it.", lower_bound=1)
@@ -64,6 +67,9 @@ def main() -> int:
         found = alignment.measure(FLAGS.alignment, FLAGS.pairs, FLAGS.compared)
         _print(alignment.describe(found))
         _write(found)
+    elif FLAGS.config is not None and FLAGS.members:
+        name = FLAGS["config"].config_filename  # type: ignore[attr-defined]
+        _write(_header() | {"packing": _measure_pack(name, config_lib.resolve(FLAGS.config))})
     elif FLAGS.config is not None:
         from imbalance_jax.benchmarks import stream, training
 
@@ -141,12 +147,23 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
         )
         _print(compare.describe(found["against"]))
         return found
+    if FLAGS.members:
+        found["packing"] = _measure_pack(case.name, case.config)
+        return found
     from imbalance_jax.benchmarks import training
 
     found["training"] = training.measure(
         _trainer(case.config), seconds=FLAGS.seconds, profiled=FLAGS.profile
     )
     _print(training.describe(case.name, found["training"]))
+    return found
+
+
+def _measure_pack(name: str, config: config_lib.Config) -> dict[str, Any]:
+    from imbalance_jax.benchmarks import packing
+
+    found = packing.measure(config, FLAGS.members, seconds=FLAGS.seconds)
+    _print(packing.describe(name, found))
     return found
 
 

@@ -160,9 +160,8 @@ def _members() -> dict[str, config_lib.Config]:
     Raises:
       ValueError: there are no such runs, or other flags say what to train too.
     """
-    given = {name: FLAGS[name].value for name in ("config", "workdir", "extend", "export")}
-    for name, value in given.items():
-        if value:
+    for name in ("config", "workdir", "extend", "export"):
+        if getattr(FLAGS, name):
             raise ValueError(
                 f"--{name} is for a run alone; --study says what its runs are and where they lie. "
                 f"Leave out --{name}, or --study and --members."

@@ -28,16 +28,10 @@ from imbalance_jax.runs import RunDirectory
 from imbalance_jax.train import Clock, Course, Preempted, Trainer, advice, begin
 
 # What the members of a pack may differ in. Of the languages, their tags must be the same.
-_OWN: tuple[str, ...] = (
-    "seed",
-    "data_dir",
-    "init_from",
-    "log_every",
-    "mirrors",
-    "sources",
-    "languages",
+_OWN = (
+    *("seed", "data_dir", "init_from", "log_every", "mirrors", "sources", "languages"),
+    *("vocabulary", "mixture", "parallel"),
 )
-_OWN += ("vocabulary", "mixture", "parallel")
 _OWN_OF_OPTIMIZER = ("peak_lr", "final_lr", "schedule", "warmup", "decay")
 
 
@@ -64,10 +58,11 @@ class Member:
 class Pack:
     """Runs that are stacked, and the programs that work on the stack."""
 
-    def __init__(self, members: Sequence[Member], mesh: Mesh) -> None:
+    def __init__(self, members: Sequence[Member], mesh: Mesh, way: str = "") -> None:
         """Args:
         members: one or more runs.
         mesh: of all devices; its axis `member` shares the runs out.
+        way: how a device takes its members, scan or vmap; otherwise what tuning.py says.
 
         Raises:
           ValueError: the runs cannot be stacked, or their batches cut over the devices.
@@ -76,7 +71,7 @@ class Pack:
         self.first = members[0].trainer
         _check_alike(members)
         _check_devices(self.first.config, mesh)
-        self.way = tuning.packing(mesh)
+        self.way = way or tuning.packing(mesh)
         # Places in the stack: where members do not divide over their axis, the last ones are
         # copies of the first member that never train.
         each = mesh.shape["member"]
@@ -241,6 +236,12 @@ def _check_devices(config: Config, mesh: Mesh) -> None:
         raise ValueError(
             "config.mirrors has 'wandb', which follows one run in a process. Set it to "
             "('tensorboard',) or () for the members of a pack, or train them one by one."
+        )
+    if min(mesh.shape[axis] for axis in ("member", "fsdp", "tensor")) > 1:
+        raise ValueError(
+            f"config.mesh.member={mesh.shape['member']} with config.mesh.fsdp="
+            f"{mesh.shape['fsdp']} and config.mesh.tensor={mesh.shape['tensor']}: XLA cannot cut "
+            "a pack along all three (its partitioner aborts). Set one of fsdp and tensor to 1."
         )
     sharding.check_batch(config, mesh)
 
