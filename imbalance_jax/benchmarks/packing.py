@@ -152,7 +152,8 @@ def _ratios(
     alone: dict[str, Any], packed: dict[str, Any], members: int, steps: int
 ) -> dict[str, float]:
     """Returns how many times as long the runs in turn take as the pack."""
-    in_turn = alone["compile_seconds"] + steps * alone["step_seconds"]
+    compiling = members * alone["compile_seconds"]
+    in_turn = compiling + members * steps * alone["step_seconds"]
     together = packed["compile_seconds"] + steps * packed["step_seconds"]
     rounds = zip(alone["step_seconds_of_rounds"], packed["step_seconds_of_rounds"], strict=True)
     return {
