@@ -53,7 +53,8 @@ class Observation:
 
     @property
     def ppl(self) -> float:
-        return math.exp(self.loss)
+        # Beyond e^700 there is no float.
+        return math.exp(min(self.loss, 700.0))
 
     @property
     def share(self) -> float:
