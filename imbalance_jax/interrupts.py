@@ -28,6 +28,9 @@ class Interrupts:
     ) -> None:
         for signal_, handler in self._before.items():
             signal.signal(signal_, handler)  # type: ignore[arg-type]
+        if self.requested:
+            # The process is on its way out, and what asked it to stop may ask again.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:

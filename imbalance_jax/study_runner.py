@@ -112,7 +112,7 @@ class Runner:
                 time.sleep(_POLL_SECONDS)
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
-                    for line in self._ended(job):
+                    for line in self._ended(job, preempted):
                         progress.line(line)
                 for job in running:
                     self._look(job.members)
@@ -151,15 +151,23 @@ class Runner:
             for name, spec in self._study.runs.items()
         )
 
-    def _ended(self, job: _Job) -> list[str]:
-        """Returns what became of the runs of a process, in words."""
+    def _ended(self, job: _Job, preempted: bool) -> list[str]:
+        """Returns what became of the runs of a process, in words.
+
+        Args:
+          job: the process.
+          preempted: whether it was asked to stop.
+        """
+        stopped = job.process.returncode == cli.PREEMPTED
+        # Asked before it listened, it has saved nothing new and lost nothing either.
+        stopped |= preempted and job.process.returncode == -signal.SIGTERM
         self._look(job.members)
         took, lines = clock(time.monotonic() - job.began), []
         for name in job.members:
             found = self._states[name]
             if found.state == "done":
                 lines.append(f"done    {name}, in {took}: {self._losses(name)}")
-            elif job.process.returncode == cli.PREEMPTED:
+            elif stopped:
                 lines.append(f"saved   {name} at step {found.step:,} of {found.steps:,}")
             else:
                 self.failed[name] = found.error or self._last_words(job)

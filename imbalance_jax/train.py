@@ -490,6 +490,7 @@ def train(
         _loop(course, times, update, state)
     finally:
         checkpoints.close()
+        run.release()
 
 
 def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
