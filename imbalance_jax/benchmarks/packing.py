@@ -25,7 +25,7 @@ from imbalance_jax.runs import RunDirectory, versions
 from imbalance_jax.train import Trainer
 
 WAYS = ("scan", "vmap")
-_ROUNDS, _LEAST, _MOST = 5, 3, 300
+_ROUNDS, _LEAST, _MOST = 5, 1, 300
 
 
 def measure(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, Any]:
@@ -152,15 +152,14 @@ def _ratios(
     alone: dict[str, Any], packed: dict[str, Any], members: int, steps: int
 ) -> dict[str, float]:
     """Returns how many times as long the runs in turn take as the pack."""
-    in_turn = alone["compile_seconds"] + steps * alone["step_seconds"]
+    compiling = members * alone["compile_seconds"]
+    in_turn = compiling + members * steps * alone["step_seconds"]
     together = packed["compile_seconds"] + steps * packed["step_seconds"]
     rounds = zip(alone["step_seconds_of_rounds"], packed["step_seconds_of_rounds"], strict=True)
     return {
         "in_turn_over_pack": statistics.median(members * a / p for a, p in rounds),
-        "in_turn_over_pack_compiling": members
-        * alone["compile_seconds"]
-        / packed["compile_seconds"],
-        "in_turn_over_pack_whole_runs": members * in_turn / together,
+        "in_turn_over_pack_compiling": compiling / packed["compile_seconds"],
+        "in_turn_over_pack_whole_runs": in_turn / together,
     }
 
 
