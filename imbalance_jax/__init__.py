@@ -9,7 +9,7 @@ The same letters name a dimension in configs, variables, parameters and figures:
     H  attention heads                    G  languages in the mixture
     W  ids in a window (L + 1)            U  vocabulary of one source, the largest of them
                                           P  pairs of parallel sequences
-                                          R  parameters of a block
+    E  members of a pack                  R  parameters of a block
 
 Map of the package, in the order of its imports:
 
@@ -17,7 +17,8 @@ Map of the package, in the order of its imports:
     data/       text -> tokens -> batches             model       the transformer; also attention,
                                                                 objective
     sharding    the mesh and who holds what           step        one update of the TrainState
-    evaluation/ loss and alignment per language       train       the loop; also cadence
+    evaluation/ loss and alignment per language       train       the loop; also cadence, and pack:
+                                                                several runs as one program
     runs        the run directory                     checkpoint  save and restore
     tuning      what is fastest on which device       benchmarks/ what the command bench measures
     analysis/   figures and the page of a run         main, evaluate, report, ...: commands

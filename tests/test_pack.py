@@ -38,6 +38,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
 }
 COMMON = {"steps": 12, "evaluation__every": 8, "checkpoint__every": 4, "model__scan_layers": True}
 COMMON |= {"model__N": 1, "log_every": 4, "checkpoint__keep": 3}
+COMMON |= {"evaluation__stride": 16}  # the test split by the program of the validation split
 
 
 def make_config(data_dir: pathlib.Path, **changes: Any) -> Config:

@@ -79,6 +79,8 @@ class Stream:
         """
         self._config = config
         self._L = config.model.L
+        # Of its own: the streams of a pack take turns.
+        self._steps = functools.lru_cache(maxsize=2)(self._work_out_steps)
         self._corpora = corpora.corpora(config, sources)
         self.pools = [corpus.pool for corpus in self._corpora]
         self._dtype = np.result_type(*(corpus.tokens.dtype for corpus in self._corpora))
@@ -114,8 +116,7 @@ class Stream:
         rows = slice((step - first) * B, (step - first + 1) * B)
         return language_n[rows], window_n[rows]
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 (a stream lives as long as its run)
-    def _steps(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    def _work_out_steps(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the languages and windows of the rows of steps first .. last - 1."""
         B = self._config.batch_size
         return self.order.at(first * B, (last - first) * B)
