@@ -330,10 +330,11 @@ class EvaluationConfig:
     every: int = 250  # steps; 0 only at the end
     max_windows: int = 256  # windows of the validation split per language; 0 takes all
     stride: int = 0  # positions scored per window of the final test; 0 is L/4
+    max_test_windows: int = 0  # of the final test, per language; 0 takes all
     alignment: AlignmentConfig = AlignmentConfig()
 
     def __post_init__(self) -> None:
-        for name in ("every", "max_windows", "stride"):
+        for name in ("every", "max_windows", "stride", "max_test_windows"):
             _require_at_least(f"evaluation.{name}", getattr(self, name), 0)
 
 

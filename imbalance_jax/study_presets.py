@@ -14,7 +14,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax import grid
 from imbalance_jax.config import ParallelConfig
 
-CHOICES = {"scale": "pico", "seeds": "3", "steps": "", "batch": "", "files": ""}
+CHOICES = {"scale": "pico", "seeds": "3", "steps": "", "batch": "", "test": "", "files": ""}
 # Sequences per update. A twentieth, a tenth and a quarter of 40 are whole, so that baselines
 # with a mixture's updates get exactly its tokens; of 32 they are not. Other scales keep the
 # 128 or 256 of the reference study, where such a baseline is off by half a sequence at most.
@@ -84,6 +84,10 @@ def sized(
         config.batch_size = whole("batch", choice.batch)
     else:
         config.batch_size = _BATCH.get(choice.scale, config.batch_size)
+    if choice.test:
+        # Scored whole, so that the same time covers more of the text.
+        config.evaluation.stride = config.model.L
+        config.evaluation.max_test_windows = whole("test", choice.test)
     return measured(config)
 
 

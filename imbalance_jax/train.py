@@ -175,8 +175,9 @@ class Trainer:
 
     def test_windows(self) -> list[perplexity.Windows]:
         L, stride = self.config.model.L, self.config.eval_stride
+        most = self.config.evaluation.max_test_windows
         return [
-            perplexity.strided_windows(self.held_out(tag, "test"), L, stride)
+            perplexity.strided_windows(self.held_out(tag, "test"), L, stride, most)
             for tag in self.config.tags
         ]
 

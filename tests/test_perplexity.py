@@ -328,3 +328,12 @@ def test_a_summary_divides_sums_once():
 def test_a_text_without_bytes_has_no_bits_per_byte():
     sums = dict.fromkeys(perplexity.SUMS, 1.0) | {"bytes": 0.0}
     assert perplexity.summarise(sums)["bits_per_byte"] == 0
+
+
+def test_a_part_of_the_test_windows_is_spread_over_the_text():
+    every = perplexity.strided_windows(places(200), L=8, stride=4)
+    some = perplexity.strided_windows(places(200), L=8, stride=4, most=5)
+    assert len(some.ids_nW) == 5 and set(some.starts_n) < set(every.starts_n)
+    assert some.starts_n[0] == 0 and some.starts_n[-1] > 120
+    counted = perplexity.by_text(np.ones(5), some, np.array([0, 100]), most=10)
+    assert [(text, loss) for text, loss, _ in counted] == [(0, 3.0), (1, 2.0)]

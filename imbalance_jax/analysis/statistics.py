@@ -357,8 +357,10 @@ def resample_efficiency(
         except ValueError:
             continue
         chosen[found.family] += 1
-        for name in cells:
-            mlte[name][index] = found.law.tokens_or_limit(mean_loss[name][index])
+        # All cells at once: a law that has no closed inverse is inverted by steps.
+        losses = np.array([mean_loss[name][index] for name in cells])
+        for name, tokens_ in zip(cells, found.law.tokens_or_limit(losses), strict=True):
+            mlte[name][index] = tokens_
     return Resampled(choice, estimates, mlte, df, dict(chosen), resamples - chosen.total())
 
 

@@ -35,6 +35,7 @@ class Windows:
     ids_nW: np.ndarray
     weight_nL: np.ndarray
     scored: int
+    starts_n: np.ndarray | None = None  # where each begins in its text, if in one
 
 
 def spread_windows(tokens: np.ndarray, L: int, most: int) -> Windows:
@@ -43,14 +44,13 @@ def spread_windows(tokens: np.ndarray, L: int, most: int) -> Windows:
     Every target is scored. `most=0` takes all windows.
     """
     count = max(1, (len(tokens) - 1) // L)
-    chosen = np.arange(count)
-    if most and most < count:
-        chosen = (np.arange(most) * count) // most
-    return _cut(tokens, chosen * L, L, scored=L)
+    return _cut(tokens, _spread(count, most) * L, L, scored=L)
 
 
-def strided_windows(tokens: np.ndarray, L: int, stride: int) -> Windows:
+def strided_windows(tokens: np.ndarray, L: int, stride: int, most: int = 0) -> Windows:
     """Returns windows `stride` apart, of which the last `stride` targets are scored.
+
+    All of them, or `most` spread over the text.
 
     So every scored target has at least L - stride ids before it. The first L - stride
     targets of the text are never scored, every later one exactly once; the last window may
@@ -58,7 +58,14 @@ def strided_windows(tokens: np.ndarray, L: int, stride: int) -> Windows:
     """
     targets = len(tokens) - 1
     count = max(1, -(-(targets - (L - stride)) // stride))
-    return _cut(tokens, np.arange(count) * stride, L, scored=stride)
+    return _cut(tokens, _spread(count, most) * stride, L, scored=stride)
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Returns the numbers of all windows, or of `most` of them."""
+    if most and most < count:
+        return (np.arange(most) * count) // most
+    return np.arange(count)
 
 
 def by_text(
@@ -75,8 +82,8 @@ def by_text(
       starts_d: where each document begins.
       most: texts.
     """
-    L = windows.ids_nW.shape[1] - 1
-    first_n = np.arange(len(loss_n)) * windows.scored + L - windows.scored + 1
+    assert windows.starts_n is not None
+    first_n = windows.starts_n + windows.weight_nL.shape[1] - windows.scored + 1
     document_n = np.searchsorted(starts_d, first_n, side="right") - 1
     text_n = document_n * min(most, len(starts_d)) // len(starts_d)
     tokens_n = windows.weight_nL.sum(axis=1)
@@ -91,7 +98,7 @@ def _cut(tokens: np.ndarray, starts: np.ndarray, L: int, scored: int) -> Windows
     inside_nW = place_nW < len(tokens)
     ids_nW = np.where(inside_nW, tokens[np.minimum(place_nW, len(tokens) - 1)], 0)
     weight_nL = inside_nW[:, 1:] & (np.arange(L) >= L - scored)
-    return Windows(ids_nW.astype(tokens.dtype), weight_nL, scored)
+    return Windows(ids_nW.astype(tokens.dtype), weight_nL, scored, starts)
 
 
 class Evaluator:
