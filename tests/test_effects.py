@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import made_studies
@@ -101,6 +102,14 @@ def test_a_gain_supports_its_claims(gaining):
     for name in ("gains", "gains_matched", "gains_more", "beats_matched", "beats_placebo"):
         assert results[name].word == "supported", name
     assert math.exp(results["gains"].estimate.value) == pytest.approx(1.9, rel=0.05)
+
+
+def test_what_makes_a_text_hard_for_all_runs_leaves_their_difference_alone(gaining):
+    _, _, results = gaining
+    (note,) = results["beats_placebo"].notes
+    low, high = re.findall(r"[−+][\d.]+", note)
+    assert low == high == f"{results['beats_placebo'].estimate.value:+.3f}".replace("-", "−")
+    assert "20 groups of documents" in note
 
 
 def test_without_a_gain_no_claim_of_one_is_supported(gainless):

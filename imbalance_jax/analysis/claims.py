@@ -9,6 +9,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from imbalance_jax import costs, grid
 from imbalance_jax.analysis import statistics
 from imbalance_jax.analysis.effects import (
@@ -139,7 +141,41 @@ def _beside_cell(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
     if mine is None or theirs is None:
         return _Found(_NOTHING, against, runs)
     estimate = _difference(mine.by_seed(claim.measure), theirs.by_seed(claim.measure))
-    return _Found(estimate, against, runs)
+    notes: tuple[str, ...] = ()
+    if claim.measure == "loss":
+        sides = ((claim.cell, claim.language), (claim.against, language))
+        notes = _text_notes(table, sides)
+    return _Found(estimate, against, runs, notes)
+
+
+def _text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Returns how much of a difference of two losses lies in which documents were tested on."""
+    texts = [
+        [
+            table.texts[run, language]
+            for run in _runs_of(table, cell)
+            if (run, language) in table.texts
+        ]
+        for cell, language in sides
+    ]
+    if not all(texts):
+        return ()
+    numbers = sorted(set.intersection(*(set(each) for side in texts for each in side)))
+    if len(numbers) < 2:
+        return ()
+    every_RC = np.array([[each[n] for n in numbers] for side in texts for each in side])
+    draws_SR = statistics.resample_text(every_RC[..., 0], every_RC[..., 1])
+    loss_R = every_RC[..., 0].sum(axis=1) / every_RC[..., 1].sum(axis=1)
+    first = len(texts[0])
+    low, high = statistics.widened_interval(
+        float(loss_R[:first].mean() - loss_R[first:].mean()),
+        draws_SR[:, :first].mean(axis=1) - draws_SR[:, first:].mean(axis=1),
+        len(numbers) - 1,
+    )
+    return (
+        f"With the same runs and other test text it would be {low:+.3f} to {high:+.3f}: "
+        f"{len(numbers)} groups of documents drawn anew.".replace("-", "−"),
+    )
 
 
 def _group(claim: Claim, table: StudyTable, cell: str, kind: str) -> Group:

@@ -82,6 +82,9 @@ class Alignment:
         return self.value - (0.0 if math.isnan(self.baseline) else self.baseline)
 
 
+Texts = Mapping[int, tuple[float, float]]
+
+
 @dataclasses.dataclass(frozen=True)
 class StudyRun:
     """One run of a study and how far it is."""
@@ -106,6 +109,8 @@ class StudyTable:
     claims: Mapping[str, grid.Claim]
     observations: Sequence[Observation]
     alignments: Sequence[Alignment]
+    # (run, language) -> the nats and the tokens of each text of the test split, by its number.
+    texts: Mapping[tuple[str, str], Texts] = dataclasses.field(default_factory=dict)
 
 
 def read(directory: StudyDirectory) -> StudyTable:
@@ -119,12 +124,16 @@ def read(directory: StudyDirectory) -> StudyTable:
     runs = {}
     observations: list[Observation] = []
     alignments: list[Alignment] = []
+    texts: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
     for name, spec in study.runs.items():
         state = directory.state(name, study)
         runs[name] = StudyRun(spec, state, directory.found(name, study)[0])
         if state.state == "done":
             observations += _observations(name, runs[name])
             alignments += _alignments(name, runs[name])
+            for row in runs[name].directory.read_csv("test_texts.csv"):
+                found = texts.setdefault((name, row["language"]), {})
+                found[int(row["text"])] = (float(row["loss"]), float(row["tokens"]))
     return StudyTable(
         directory.name,
         study.description,
@@ -133,6 +142,7 @@ def read(directory: StudyDirectory) -> StudyTable:
         study.claims,
         observations,
         alignments,
+        texts,
     )
 
 
