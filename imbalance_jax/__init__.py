@@ -21,7 +21,8 @@ Map of the package, in the order of its imports:
                                                                 several runs as one program
     runs        the run directory                     checkpoint  save and restore
     tuning      what is fastest on which device       benchmarks/ what the command bench measures
-    analysis/   figures and the page of a run         main, evaluate, report, ...: commands
+    grid        what a study is made of               study_*     its directory, plan, runner, presets
+    analysis/   figures, laws, verdicts, pages        main, evaluate, study, report, ...: commands
 
 In a notebook, `imbalance_jax.load("runs/90_10")` gives a trained run's config, parameters
 and forward function.
