@@ -63,6 +63,17 @@ def required_config() -> ml_collections.ConfigDict:
     return flags.FLAGS.config
 
 
+def config_name() -> str:
+    """Returns the name of the config's file, without its folder and its choices.
+
+    Raises:
+      ValueError: none was given.
+    """
+    required_config()
+    file = flags.FLAGS["config"].config_filename  # type: ignore[attr-defined]
+    return os.path.basename(file.partition(":")[0]).removesuffix(".py")
+
+
 def refuse(message: str) -> NoReturn:
     """Prints what is wrong and how to mend it, and exits with code 2."""
     print(f"error: {message}", file=sys.stderr)

@@ -114,6 +114,8 @@ class LanguageConfig:
     # as_written | reversed | permuted | shuffled: see data/views.py.
     words: str = "as_written"
     words_block: int = 8  # words that change places with each other: reversed, permuted
+    # clones: own | copied, whether their rows of the tables begin as their parent's
+    rows: str = "own"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +194,7 @@ class MixtureConfig:
     seed: int = -1  # of the order of languages and windows; -1 takes config.seed
     switch: str = "window"  # window | document: where clones of one text take turns
     content: str = "shared"  # shared | disjoint: a document in several sources goes to one
+    text_share: float = 1.0  # of the windows of each source that are trained on, above 0 to 1
     reuse: str = "same_language"  # same_language | any | forbid, once a source is used up
     on_exhaustion: str = "repeat"  # repeat | stop | error
 
@@ -207,6 +210,16 @@ class MixtureConfig:
             raise ValueError(
                 "config.mixture.reuse='forbid' contradicts config.mixture.on_exhaustion="
                 "'repeat'. Set config.mixture.on_exhaustion to 'stop' or 'error'."
+            )
+        if not 0 < self.text_share <= 1:
+            raise ValueError(
+                f"config.mixture.text_share={self.text_share} must lie above 0 and be 1 at most."
+            )
+        if self.text_share < 1 and self.order == "sequential":
+            raise ValueError(
+                f"config.mixture.text_share={self.text_share} chooses windows, and "
+                "config.mixture.order='sequential' reads queues of documents. Set "
+                "config.mixture.order=shuffled."
             )
         _check_ratio("mixture.ratio", self.ratio)
         _require_at_least("mixture.temperature", self.temperature, 0)
@@ -404,7 +417,7 @@ class Config:
         Sorted with numbers as numbers, so that en2 comes before en10.
         """
         # en2 and en02 have equal numbers; the tags themselves then decide.
-        return tuple(sorted(self.languages, key=lambda tag: (_natural(tag), tag)))
+        return tuple(sorted(self.languages, key=lambda tag: (natural(tag), tag)))
 
     @property
     def data_seed(self) -> int:
@@ -418,7 +431,7 @@ class Config:
         return min(stride, self.model.L)
 
 
-def _natural(tag: str) -> list[tuple[int, str]]:
+def natural(tag: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", tag)]
 
 
@@ -522,6 +535,12 @@ def _check_languages(
             f"{field}.words", language.words, ("as_written", "reversed", "permuted", "shuffled")
         )
         _require_at_least(f"{field}.words_block", language.words_block, 2)
+        _require_one_of(f"{field}.rows", language.rows, ("own", "copied"))
+        if language.rows == "copied" and not language.clone_of:
+            raise ValueError(
+                f"config.{field}.rows='copied' applies to clones only. Set config.{field}."
+                "clone_of, or rows='own'."
+            )
         origin = sources.get(language.source or languages[language.clone_of].source)
         if (
             language.words != "as_written"
@@ -761,9 +780,14 @@ def resolve(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
     Raises:
       ValueError: a field is unknown, of the wrong type, or contradicts another.
     """
+    return typed(Config, values)
+
+
+def typed(kind: type, values: ml_collections.ConfigDict | Mapping[str, Any]) -> Any:
+    """Returns plain values as a dataclass of fields with declared types, as `resolve` does."""
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
-    return _typed(Config, values, "config")
+    return _typed(kind, values, "config")
 
 
 # The sequences of one language, in the ratio or in that of a stage.

@@ -1,12 +1,10 @@
-"""What changes when a run has several hosts, and how it is asked to stop."""
-
-import signal
-import types
-from typing import Self
+"""What changes when a run has several hosts."""
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+
+from imbalance_jax.interrupts import Interrupts as Interrupts
 
 
 def is_writer() -> bool:
@@ -33,33 +31,3 @@ def local_rows(rows: int) -> slice:
 def place(sharding: NamedSharding, local: np.ndarray) -> jax.Array:
     """Returns the array over all hosts that has this host's rows in its part."""
     return jax.make_array_from_process_local_data(sharding, local)
-
-
-class Interrupts:
-    """Notes SIGTERM and Ctrl-C, so that the loop can save and leave between two steps.
-
-    A second Ctrl-C stops at once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> Self:
-        for signal_ in (signal.SIGTERM, signal.SIGINT):
-            self._before[signal_] = signal.signal(signal_, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        for signal_, handler in self._before.items():
-            signal.signal(signal_, handler)  # type: ignore[arg-type]
-
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True

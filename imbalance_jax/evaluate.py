@@ -66,7 +66,7 @@ def main() -> int:
         results["alignment"]["pairs"] = pairs
     if not distributed.is_writer():
         return cli.DONE
-    run.write_json(name, results)
+    run.write_results(results, name)
     from imbalance_jax.analysis import page
 
     print("\n".join(describe(results)))

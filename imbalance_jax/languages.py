@@ -162,6 +162,20 @@ def _separate(
     return size
 
 
+def first_rows(config: Config, vocabulary: Vocabulary) -> np.ndarray:
+    """Returns which id's row of the tables each id begins with: (V,).
+
+    Its own, but for clones whose rows start as copies of their parent's.
+    """
+    row_V = np.arange(vocabulary.size)
+    for tag, language in config.languages.items():
+        if language.rows == "copied":
+            mine_U = vocabulary.map_GU[vocabulary.index(tag)]
+            theirs_U = vocabulary.map_GU[vocabulary.index(language.clone_of)]
+            row_V[mine_U[mine_U >= 0]] = theirs_U[mine_U >= 0]
+    return row_V
+
+
 def cloned_ids(
     pieces: Pieces, language: LanguageConfig, vocabulary: VocabularyConfig
 ) -> np.ndarray:

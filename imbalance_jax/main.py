@@ -225,9 +225,7 @@ def _again() -> str:
 def _run_directory() -> RunDirectory:
     if FLAGS.workdir:
         return RunDirectory(FLAGS.workdir)
-    cli.required_config()
-    file = FLAGS["config"].config_filename  # type: ignore[attr-defined]
-    return RunDirectory(os.path.join("runs", os.path.basename(file).removesuffix(".py")))
+    return RunDirectory(os.path.join("runs", cli.config_name()))
 
 
 def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:

@@ -15,11 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from imbalance_jax import tuning
 from imbalance_jax.attention import SAVED, causal_attention
 from imbalance_jax.config import ModelConfig
+from imbalance_jax.costs import FLOP_CONVENTION as FLOP_CONVENTION
+from imbalance_jax.costs import flops_per_token as flops_per_token
 
 Params = dict[str, Any]
 
@@ -230,6 +233,14 @@ def _run(
     return ends.final_norm(x_BLD), first_BLD, kept
 
 
+def with_rows(params: Params, row_V: np.ndarray) -> Params:
+    """Returns parameters whose tables have, for every id, the row of another id in them."""
+    tables = {name: params[name] for name in ("embed_VD", "head_VD") if name in params}
+    shardings = jax.tree.map(lambda table: table.sharding, tables)
+    take = jax.jit(lambda tables: jax.tree.map(lambda t: t[row_V], tables), out_shardings=shardings)
+    return {**params, **take(tables)}
+
+
 def head(params: Params) -> jax.Array:
     """Returns the output embeddings, (V, D): those of the input where they are tied."""
     return params["head_VD"] if "head_VD" in params else params["embed_VD"]
@@ -250,23 +261,6 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> int:
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda key: init_params(config, vocab_size, key), key)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def flops_per_token(config: ModelConfig, vocab_size: int) -> float:
-    """Returns the FLOPs of one trained token, forward and backward.
-
-    6 x the weights of all matrix products, head included and input embedding excluded, plus
-    6 N H K L for attention, whose causal half is counted once.
-    """
-    per_block = 4 * config.D * config.H * config.K + 2 * config.D * config.F
-    weights = config.N * per_block + config.D * vocab_size
-    return 6.0 * weights + 6.0 * config.N * config.H * config.K * config.L
-
-
-FLOP_CONVENTION = (
-    "FLOPs per trained token = 6 x (weights of all matrix products, head included, input "
-    "embedding excluded) + 6 N H K L; causal attention counted once."
-)
 
 
 @functools.lru_cache

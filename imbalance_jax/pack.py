@@ -275,6 +275,7 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
             keep = member.trainer.config.checkpoint.keep
             checkpoints[member.name] = Checkpoints(member.run.checkpoints, keep=keep)
             stack.callback(checkpoints[member.name].close)
+            stack.callback(member.run.release)
         if start:
             print(f"Going on from step {start:,}", flush=True)
             like = pack.first.abstract_state()

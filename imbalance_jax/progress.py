@@ -81,5 +81,7 @@ class Progress:
 
     def _left(self, done: float, now: float) -> str:
         made = done - self._start
+        if made <= 0 and done < self._total:
+            return "   ? left"
         seconds = (now - self._began) * (self._total - done) / made if made > 0 else 0
         return f"{clock(seconds)} left"

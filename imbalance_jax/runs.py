@@ -5,7 +5,8 @@ Analysis reads nothing else, so neither jax nor flax is imported here.
     config.json       the resolved config        metrics.jsonl     one object a line, with "step"
     provenance.json   code, versions, devices,   mixture.csv       requested and realised ratio
                       text fingerprints          evaluation.json   final results on the test split
-    checkpoints/      see checkpoint.py          DONE | FAILED.json  how it ended
+    checkpoints/      see checkpoint.py          test_texts.csv    test loss of each of its texts
+    DONE | FAILED.json  how it ended
 """
 
 import csv
@@ -15,11 +16,16 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
 from imbalance_jax import config as config_lib
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 Record = dict[str, Any]
 
@@ -29,6 +35,7 @@ class RunDirectory:
 
     def __init__(self, path: str | epath.PathLike) -> None:
         self.path = epath.Path(path)
+        self._held: IO[str] | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -60,7 +67,7 @@ class RunDirectory:
         """
         if (self.path / "config.json").exists():
             self._check_same(config, extend)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(f.name != ".lock" for f in self.path.iterdir()):
             raise ValueError(f"{self.path} is not empty and holds no run. Use another --workdir.")
 
     def check_text(self, fingerprints: Mapping[str, str], order_version: int) -> None:
@@ -88,11 +95,37 @@ class RunDirectory:
             )
 
     def claim(self, config: config_lib.Config) -> None:
-        """Makes the directory this run's own, after `check`."""
+        """Makes the directory this run's own, after `check`, until `release`.
+
+        Raises:
+          ValueError: another process trains in it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._hold()
         self.write_json("config.json", config_lib.to_dict(config))
         (self.path / "FAILED.json").unlink(missing_ok=True)
         (self.path / "DONE").unlink(missing_ok=True)
+
+    def _hold(self) -> None:
+        """Keeps other processes of this machine from training in the directory."""
+        if fcntl is None or "://" in str(self.path) or self._held:
+            return
+        held = open(self.path / ".lock", "w")  # noqa: SIM115 (it is closed by `release`)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            held.close()
+            raise ValueError(
+                f"{self.path} is being trained in by another process. Wait until that ends, or "
+                "use another --workdir."
+            ) from error
+        self._held = held
+
+    def release(self) -> None:
+        """Lets other processes train in the directory again, as the end of this one does."""
+        if self._held:
+            self._held.close()
+            self._held = None
 
     def _check_same(self, config: config_lib.Config, extend: bool) -> None:
         ours = config_lib.identity(config)
@@ -117,6 +150,20 @@ class RunDirectory:
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
+    def write_results(self, results: Mapping[str, Any], name: str = "evaluation.json") -> None:
+        """Writes what was measured on the test split.
+
+        The loss of each of its texts, `texts`, goes into test_texts.csv, in whole or not at all.
+        """
+        rows = [
+            {"language": tag, "text": text, "loss": loss, "tokens": tokens}
+            for tag, found in results.get("texts", {}).items()
+            for text, loss, tokens in found
+        ]
+        if rows and name == "evaluation.json":
+            self.write_csv("test_texts.csv", rows)
+        self.write_json(name, {key: value for key, value in results.items() if key != "texts"})
+
     def write_text(self, name: str, text: str) -> None:
         """Writes a file whole or not at all."""
         unfinished = self.path / f".{name}.tmp"
@@ -133,6 +180,7 @@ class RunDirectory:
 
     def finish(self) -> None:
         self.write_text("DONE", datetime.datetime.now(datetime.UTC).isoformat() + "\n")
+        self.release()
 
     def fail(self, step: int, error: BaseException) -> None:
         self.write_json(

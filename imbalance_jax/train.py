@@ -236,7 +236,7 @@ class Trainer:
         poll: Callable[[float], None],
         evaluator: perplexity.Evaluator | None = None,
     ) -> dict[str, Any]:
-        """Returns the losses of a state on the test split, as evaluation.json has them.
+        """Returns the losses of a state on the test split, for `RunDirectory.write_results`.
 
         Args:
           state: after some updates.
@@ -244,7 +244,13 @@ class Trainer:
           evaluator: a compiled one, where there is one.
         """
         evaluator = evaluator or self.evaluator()
-        found = evaluator(state.params, self.test_windows(), poll)
+        windows = self.test_windows()
+        sums, losses = evaluator.measure(state.params, windows, poll)
+        found = evaluator.summaries(sums)
+        texts = {
+            tag: self._by_text(tag, losses[tag], windows[g])
+            for g, tag in enumerate(self.config.tags)
+        }
         parallel = {
             name: _score_parallel(self, evaluator, state, set_, poll)
             for name, set_ in self.parallel.items()
@@ -257,7 +263,18 @@ class Trainer:
             "languages": found,
             "parallel": parallel,
             "entropy": floors,
+            "texts": {tag: found for tag, found in texts.items() if found},
         }
+
+    def _by_text(
+        self, tag: str, loss_n: np.ndarray, windows: perplexity.Windows
+    ) -> list[tuple[int, float, int]]:
+        """Returns the test loss of each text that a language's source is made of."""
+        source = self.source(tag)
+        # Other orders of words move ids between places, and synthetic text has no documents.
+        if not isinstance(source, Source) or self.config.languages[tag].words != "as_written":
+            return []
+        return perplexity.by_text(loss_n, windows, source.documents("test")["start"], _TEXTS)
 
     def compile_step(self, state: step_lib.TrainState) -> jax.stages.Compiled:
         """Returns the compiled step for states of these shapes and shardings."""
@@ -293,6 +310,10 @@ class Trainer:
         """Args: make is the `step.jit_init` of a run of the same shapes, if there is one."""
         make = make or step_lib.jit_init(self.config, self.vocabulary.size, self.mesh)
         state = make(jax.random.key(self.config.seed))
+        row_V = languages.first_rows(self.config, self.vocabulary)
+        if not np.array_equal(row_V, np.arange(len(row_V))):
+            params = model_lib.with_rows(state.params, row_V)
+            state = dataclasses.replace(state, params=params)
         if not self.config.init_from:
             return state
         params = loading.restore_params(self.config.init_from, state.params)
@@ -320,6 +341,8 @@ class Trainer:
         }
 
 
+# Texts of the test split whose losses are kept apart, to resample them in a study.
+_TEXTS = 200
 _HOW = ("dtype", "attention", "remat", "scan_layers", "loss_chunk")
 _ABOUT = ("fingerprint", "vocab_size", "documents", "tokens", "bytes")
 
@@ -467,6 +490,7 @@ def train(
         _loop(course, times, update, state)
     finally:
         checkpoints.close()
+        run.release()
 
 
 def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
@@ -653,7 +677,7 @@ class Course:
             self.checkpoints.wait()
         if distributed.is_writer():
             step = self.trainer.stream.steps
-            self.run.write_json("evaluation.json", {"step": step, **self._results})
+            self.run.write_results({"step": step, **self._results})
             self.run.log(step, self._times.metrics())
             self.run.finish()
 

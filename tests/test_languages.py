@@ -692,3 +692,24 @@ def test_a_vocabulary_is_read_back_as_it_was_written(tokenizers):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
     assert isinstance(content, bytes) and len(content) < 50_000
     assert back.to_bytes() == content
+
+
+def test_a_clone_with_copied_rows_begins_with_its_parents_and_no_other_id_moves():
+    config = config_lib.cloned(scale="demo", ratio="1:1:1")
+    config.languages.en3.rows = "copied"
+    resolved = config_lib.resolve(config)
+    pieces = {"en": Pieces(size=300, pad_id=0, special_ids=(1, 2), bytes_U=np.ones(300, int))}
+    vocabulary = languages.vocabulary(resolved, pieces)
+    row_V = languages.first_rows(resolved, vocabulary)
+    en1_U, en2_U, en3_U = vocabulary.map_GU
+    assert np.array_equal(row_V[en3_U], en1_U)
+    assert np.array_equal(row_V[en1_U], en1_U) and np.array_equal(row_V[en2_U], en2_U)
+
+
+def test_only_a_clone_can_begin_with_rows_of_a_parent():
+    config = config_lib.cloned(scale="demo", ratio="1:1")
+    config.languages.en1.rows = "copied"
+    with pytest.raises(
+        ValueError, match=r"config\.languages\.en1\.rows='copied' applies to clones"
+    ):
+        config_lib.resolve(config)

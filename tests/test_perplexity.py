@@ -283,6 +283,24 @@ def test_progress_is_reported_up_to_its_end_and_may_stop_the_evaluation(evaluato
         evaluator(placed(params, ONE), windows, stop)
 
 
+def test_the_losses_of_windows_add_up_to_those_of_their_language(evaluator, params, windows):
+    sums, losses = evaluator.measure(placed(params, ONE), windows)
+    for g, tag in enumerate(evaluator._vocabulary.tags):
+        assert len(losses[tag]) == len(windows[g].ids_nW)
+        assert losses[tag].sum() == pytest.approx(sums[tag]["loss"], rel=1e-5)
+
+
+def test_a_window_counts_as_the_document_of_its_first_scored_target():
+    # Documents begin at 0, 8 and 20; windows of stride 4 score targets 5-8, 9-12, 13-16, ...
+    windows = perplexity.strided_windows(places(30), L=8, stride=4)
+    starts, loss_n = np.array([0, 8, 20]), np.arange(1.0, 1 + len(windows.ids_nW))
+    assert scored_targets(windows)[:4] == [6, 7, 8, 9]  # ids count from 1, places from 0
+    found = perplexity.by_text(loss_n, windows, starts, most=10)
+    assert found == [(0, 1.0, 4), (1, 2.0 + 3.0 + 4.0, 12), (2, 5.0 + 6.0 + 7.0, 9)]
+    together = perplexity.by_text(loss_n, windows, starts, most=1)
+    assert together == [(0, 28.0, 25)]
+
+
 def test_an_evaluator_compiles_once_for_windows_of_a_kind(evaluator, params, windows, monkeypatch):
     evaluator(placed(params, ONE), windows)
     monkeypatch.setattr(evaluator, "_jitted", None)  # nothing is left to compile with

@@ -491,10 +491,10 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_command_says_that_a_study_has_no_page_yet(tmp_path):
+def test_the_command_refuses_a_study_of_another_version(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"runs": []}))
     done = report(f"--workdir={tmp_path}")
-    assert done.returncode == 2 and "holds a study" in done.stderr
+    assert done.returncode == 2 and "is not of version" in done.stderr
 
 
 def test_ticks_drop_only_zeros_that_say_nothing():

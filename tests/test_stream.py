@@ -832,3 +832,20 @@ def test_the_totals_of_a_run_are_those_of_a_loop_over_its_steps(run):
     plain_ = dict.fromkeys(config.tags, 1)
     equal = fractions.Fraction(config.steps * config.batch_size, len(config.tags))
     assert set(config_lib.totals(config, ((0, plain_),)).values()) == {equal}
+
+
+def test_a_share_of_the_text_is_drawn_from_all_of_it_and_comes_back_each_epoch(tmp_path):
+    stream = make(
+        tmp_path, windows=200, mixture__text_share=0.2, mixture__ratio={"en1": 1, "en2": 0}
+    )
+    assert stream.windows == {"en": 40}
+    _, first = windows_of(stream, 0, 5)  # one epoch is 5 batches of 8
+    _, second = windows_of(stream, 5, 10)
+    assert len(set(first)) == 40 and set(first) == set(second)
+    # Not the first fifth of the text: about a fifth of the windows lie there.
+    assert 2 <= np.count_nonzero(first < 40) <= 16 and first.max() > 150
+
+
+def test_a_share_of_the_text_is_not_of_queues(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.mixture\.text_share=0\.5 chooses windows"):
+        tiny_config(tmp_path, mixture__text_share=0.5, mixture__order="sequential")

@@ -110,3 +110,16 @@ def test_a_language_of_other_words_is_left_out_of_the_parallel_texts(toys):
     trainer = make_trainer(config_lib.resolve(plain))
     counts = [len(w.ids_nW) for w in trainer.parallel_windows(trainer.parallel["both"])]
     assert counts[0] == counts[1] > 0 and counts[2] == 0
+
+
+def test_a_clone_with_copied_rows_starts_with_those_of_its_parent(data_dir, english):
+    config = tiny_config(data_dir, languages__en2__rows="copied")
+    mesh = sharding.make_mesh(config.mesh, jax.devices())
+    trainer = train.Trainer.make(config, {"en": english}, mesh)
+    params, alone = trainer.init_state().params, tiny_config(data_dir)
+    plain = train.Trainer.make(alone, {"en": english}, mesh).init_state().params
+    en1_U, en2_U = trainer.vocabulary.map_GU
+    for name in ("embed_VD", "head_VD"):
+        table, before = np.asarray(params[name]), np.asarray(plain[name])
+        assert np.array_equal(table[en1_U], before[en1_U])
+        assert np.array_equal(table[en2_U], before[en1_U])

@@ -90,6 +90,7 @@ class Stream:
             stages, seed=config.data_seed, sampler=config.mixture.sampler
         )
         self.windows: dict[str, int] = {}  # of each pool that is drawn from
+        self._whole: dict[str, int] = {}  # of each pool's text, of which text_share is drawn from
         self.order = self._make_sequential() if self.sequential else self._make_shuffled()
         self.steps = self._lasting_steps()
         self.order.check_reuse(self.steps * config.batch_size)
@@ -121,6 +122,11 @@ class Stream:
         return self.order.at(first * B, (last - first) * B)
 
     def _read(self, language: int, row_n: np.ndarray, window_n: np.ndarray) -> np.ndarray:
+        if self._config.mixture.text_share < 1:
+            # A part of the text drawn from all of it: its beginning may be of another kind.
+            pool = self.pools[language]
+            key = mixture_lib.key(self._config.data_seed, "text_share", pool)
+            window_n = mixture_lib.permute(key, window_n, self._whole[pool])
         readable, starts_n = self._readable[language], window_n * self._L
         if isinstance(readable, corpora.Queues):
             return readable.windows(row_n, starts_n, self._L + 1)
@@ -226,7 +232,8 @@ class Stream:
     def _make_shuffled(self) -> mixture_lib.Order:
         self._readable: list[Any] = [corpus.text() for corpus in self._corpora]
         for corpus, text in zip(self._corpora, self._readable, strict=True):
-            self._count(corpus, len(text), (len(text) - 1) // self._L)
+            self._whole[corpus.pool] = windows = (len(text) - 1) // self._L
+            self._count(corpus, len(text), int(windows * self._config.mixture.text_share))
         return mixture_lib.Order(
             self.mixture,
             tags=self._config.tags,

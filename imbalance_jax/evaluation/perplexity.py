@@ -61,6 +61,31 @@ def strided_windows(tokens: np.ndarray, L: int, stride: int) -> Windows:
     return _cut(tokens, np.arange(count) * stride, L, scored=stride)
 
 
+def by_text(
+    loss_n: np.ndarray, windows: Windows, starts_d: np.ndarray, most: int
+) -> list[tuple[int, float, int]]:
+    """Returns (number, loss, tokens) of each text of a split, from those of its windows.
+
+    A window counts as the document in which its first scored target lies. Documents that
+    follow each other go together where there are more than `most`.
+
+    Args:
+      loss_n: the loss of each window, in nats.
+      windows: as `strided_windows` makes them.
+      starts_d: where each document begins.
+      most: texts.
+    """
+    L = windows.ids_nW.shape[1] - 1
+    first_n = np.arange(len(loss_n)) * windows.scored + L - windows.scored + 1
+    document_n = np.searchsorted(starts_d, first_n, side="right") - 1
+    text_n = document_n * min(most, len(starts_d)) // len(starts_d)
+    tokens_n = windows.weight_nL.sum(axis=1)
+    return [
+        (int(text), float(loss_n[text_n == text].sum()), int(tokens_n[text_n == text].sum()))
+        for text in np.unique(text_n)
+    ]
+
+
 def _cut(tokens: np.ndarray, starts: np.ndarray, L: int, scored: int) -> Windows:
     place_nW = starts[:, None] + np.arange(L + 1)
     inside_nW = place_nW < len(tokens)
@@ -126,9 +151,13 @@ class Evaluator:
         windows: Sequence[Windows],
         poll: Callable[[float], None] = lambda done: None,
     ) -> dict[str, dict[str, float]]:
-        """Returns the metrics of each language by its tag: `summarise` of its `sums`."""
+        """Returns the metrics of each language by its tag: `summaries` of its `sums`."""
+        return self.summaries(self.sums(params, windows, poll))
+
+    def summaries(self, sums: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+        """Returns the metrics of each language by its tag, from its sums."""
         whole_G = np.all(self._vocabulary.own_GV, axis=1).tolist()
-        found = {tag: summarise(sums) for tag, sums in self.sums(params, windows, poll).items()}
+        found = {tag: summarise(values) for tag, values in sums.items()}
         for g, tag in enumerate(self._vocabulary.tags):
             # Nothing lies outside a language that has the whole of a joint vocabulary.
             if whole_G[g] and len(whole_G) > 1:
@@ -143,6 +172,18 @@ class Evaluator:
     ) -> dict[str, dict[str, float]]:
         """Returns the sums over the scored targets of each language by its tag.
 
+        Args: as for `measure`.
+        """
+        return self.measure(params, windows, poll)[0]
+
+    def measure(
+        self,
+        params: model_lib.Params,
+        windows: Sequence[Windows],
+        poll: Callable[[float], None] = lambda done: None,
+    ) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+        """Returns the sums of each language by its tag, and the loss of each of its windows.
+
         Args:
           params: of the model.
           windows: of each language, in the vocabulary's order, all with the same `scored`;
@@ -151,6 +192,7 @@ class Evaluator:
         """
         G = len(self._vocabulary.tags)
         totals = {name: np.zeros(G) for name in SUMS}
+        losses: list[np.ndarray] = []
         total_rows = sum(len(w.ids_nW) for w in windows)
         scored = windows[0].scored
         self.compile(params, scored)
@@ -162,16 +204,20 @@ class Evaluator:
             found = score(params, placed, weight, *self._tables)
             # One batch late, so that the device never waits for the host.
             if pending:
-                _add(totals, pending)
+                losses.append(_add(totals, pending))
             pending = found
             poll(number * self._batch_size / total_rows)
         if pending:
-            _add(totals, pending)
+            losses.append(_add(totals, pending))
         poll(1.0)
-        return {
+        sums = {
             tag: {name: float(totals[name][g]) for name in SUMS}
             for g, tag in enumerate(self._vocabulary.tags)
         }
+        loss_n = np.concatenate([*losses, np.zeros(0)])
+        ends = np.cumsum([len(w.ids_nW) for w in windows])
+        parts = np.split(loss_n[: ends[-1]], ends[:-1])
+        return sums, dict(zip(self._vocabulary.tags, parts, strict=True))
 
     def _batches(self, windows: Sequence[Windows]) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yields this host's rows of batches of all languages' windows."""
@@ -190,9 +236,11 @@ class Evaluator:
             )
 
 
-def _add(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> None:
+def _add(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> np.ndarray:
+    """Adds a batch's sums to the totals, and returns the loss of each of its rows."""
     for name in totals:
         totals[name] += np.asarray(found[name], np.float64)
+    return np.asarray(found["loss_B"], np.float64)
 
 
 def _score(
@@ -205,7 +253,7 @@ def _score(
     own_GV: jax.Array,
     bytes_GU: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Returns sums per language over the scored positions of one batch."""
+    """Returns sums per language over the scored positions of one batch, and each row's loss."""
     ids_BW = model_ids(batch, map_GU)
     hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
     # Only what is scored goes through the head. L now counts those positions.
@@ -221,12 +269,10 @@ def _score(
     targets_BL = batch.ids_BW[:, -scored:].astype(jnp.int32)
     found["tokens"] = jnp.ones_like(weight_BL)
     found["bytes"] = bytes_GU[batch.language_B[:, None], targets_BL].astype(jnp.float32)
-    return {
-        name: jax.ops.segment_sum(
-            jnp.sum(found[name] * weight_BL, axis=1), batch.language_B, map_GU.shape[0]
-        )
-        for name in SUMS
-    }
+    rows = {name: jnp.sum(found[name] * weight_BL, axis=1) for name in SUMS}
+    G = map_GU.shape[0]
+    sums = {name: jax.ops.segment_sum(rows[name], batch.language_B, G) for name in SUMS}
+    return sums | {"loss_B": rows["loss"]}
 
 
 def summarise(sums: Mapping[str, float]) -> dict[str, float]:

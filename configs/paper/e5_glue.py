@@ -1,0 +1,25 @@
+"""Pre-training for the zero-shot transfer of GLUE between clones (Figure 1 right).
+
+    python -m imbalance_jax.study run --config=configs/paper/e5_glue.py
+
+It costs 6 runs, 7.2 billion tokens and 4.95e18 FLOPs.
+
+Not covered: fine-tuning on GLUE itself. These are the six models that it starts from, the same
+runs as those of e2_ratio.py; `study check` has nothing to say about them.
+
+The reference: mean accuracy 0.71 in the language fine-tuned in at 95:5 and 90:10, and in the
+other one, never fine-tuned in, 0.64 at 95:5.
+
+scale, files, seeds, steps and --config.reuse are as in configs/paper/e2_ratio.py.
+"""
+
+import ml_collections
+
+from imbalance_jax import paper_presets
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    choice = paper_presets.parse(arg)
+    study = paper_presets.grid_of("Six ratios of clones to fine-tune.", choice)
+    paper_presets.add_ratio_sweep(study, choice, "Figure 1 right")
+    return study.to_config()

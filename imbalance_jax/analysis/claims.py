@@ -1,0 +1,270 @@
+"""What a study's runs say of the claims that it made before it ran.
+
+Every claim gets a verdict of statistics.py, Holm's correction being over all of them, those
+that could not be measured yet included. No verdict is given before all runs of a claim are
+there: to look at some seeds and stop where they please would make any claim true.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from imbalance_jax import costs, grid
+from imbalance_jax.analysis import statistics
+from imbalance_jax.analysis.effects import (
+    Condition,
+    Effects,
+    Group,
+    Worth,
+    baseline_runs,
+    drawn,
+    source_of,
+)
+from imbalance_jax.analysis.statistics import Estimate, Verdict
+from imbalance_jax.analysis.study_table import StudyTable
+from imbalance_jax.grid import Claim
+
+ALPHA = 0.05
+NOT_MEASURED = "not measured"
+_NEAREST = 0.1  # how far the tokens of a baseline may be from those it stands for
+_NOTHING = Estimate(math.nan, math.nan, 0, 0, "unrepeated")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClaimResult:
+    """A claim and what became of it."""
+
+    name: str
+    claim: Claim
+    word: str  # supported, contradicted, absent, undecided or NOT_MEASURED
+    verdict: Verdict  # p adjusted over all claims; nan where nothing was measured
+    against: str  # what it was held against, in words
+    missing: Sequence[str] = ()  # runs that are still to be done
+    failed: Sequence[str] = ()  # runs that failed, and without which it was judged
+    notes: Sequence[str] = ()  # what else there is to know, a sentence each
+
+    @property
+    def estimate(self) -> Estimate:
+        """The effect, also of the runs so far where it is not measured yet."""
+        return self.verdict.estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A claim's effect before it is judged."""
+
+    estimate: Estimate
+    against: str
+    runs: Sequence[str]  # that it needs
+    notes: Sequence[str] = ()
+
+
+def judge(table: StudyTable, effects: Effects) -> list[ClaimResult]:
+    """Returns a result for each claim of a study."""
+    found = {name: _measure(claim, table, effects) for name, claim in table.claims.items()}
+    waiting = {
+        name: [run for run in each.runs if table.runs[run].state.state not in ("done", "failed")]
+        for name, each in found.items()
+    }
+    unknown = {
+        name: bool(waiting[name]) or (math.isnan(each.estimate.value) and not _outside(each))
+        for name, each in found.items()
+    }
+    verdicts = {}
+    for name, claim in table.claims.items():
+        estimate = _NOTHING if unknown[name] else found[name].estimate
+        verdicts[name] = statistics.verdict(
+            estimate, "down" if claim.direction == "lower" else "up", claim.smallest, ALPHA
+        )
+    adjusted = statistics.adjust(verdicts)
+    results = []
+    for name, claim in table.claims.items():
+        verdict = adjusted[name]
+        word = NOT_MEASURED if unknown[name] else _word(verdict, claim)
+        if unknown[name]:
+            verdict = dataclasses.replace(verdict, estimate=found[name].estimate)
+        failed = [run for run in found[name].runs if table.runs[run].state.state == "failed"]
+        each = found[name]
+        results.append(
+            ClaimResult(name, claim, word, verdict, each.against, waiting[name], failed, each.notes)
+        )
+    return results
+
+
+def _word(verdict: Verdict, claim: Claim) -> str:
+    if claim.direction != "same":
+        return verdict.word
+    words = {"absent": "supported", "supported": "contradicted"}
+    return words.get(verdict.word, verdict.word)
+
+
+def _outside(found: _Found) -> bool:
+    """Says whether an effect is unknown because its loss is outside of the law's range."""
+    return found.estimate.n > 0
+
+
+def _measure(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
+    if claim.measure == "alignment":
+        return _alignment(claim, table, effects)
+    if claim.measure == "log_teff":
+        return _log_teff(claim, table, effects)
+    if claim.against in grid.BASELINES and not _runs_of(table, claim.against):
+        return _beside_baselines(claim, table, effects)
+    return _beside_cell(claim, table, effects)
+
+
+def _runs_of(table: StudyTable, cell: str) -> list[str]:
+    return [name for name, run in table.runs.items() if run.spec.cell == cell]
+
+
+def _seedless(estimate: Estimate, *sides: Mapping[int, float]) -> Estimate:
+    """Returns an estimate without its interval where a side has one run: it shows no scatter."""
+    if min(len(side) for side in sides) >= 2:
+        return estimate
+    return Estimate(estimate.value, math.nan, 0, 1, "unrepeated")
+
+
+def _difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+    if not first or not second:
+        return _NOTHING
+    return _seedless(statistics.difference(first, second), first, second)
+
+
+def _beside_cell(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
+    language = claim.against_language or claim.language
+    against = f"{language} of cell {claim.against}"
+    runs = list(dict.fromkeys([*_runs_of(table, claim.cell), *_runs_of(table, claim.against)]))
+    mine = effects.condition(claim.cell, claim.language)
+    theirs = effects.condition(claim.against, language)
+    if mine is None or theirs is None:
+        return _Found(_NOTHING, against, runs)
+    estimate = _difference(mine.by_seed(claim.measure), theirs.by_seed(claim.measure))
+    return _Found(estimate, against, runs)
+
+
+def _group(claim: Claim, table: StudyTable, cell: str, kind: str) -> Group:
+    """Returns the baselines of a kind that a claim's language is held against."""
+    config = table.runs[_runs_of(table, cell)[0]].config
+    return Group.of(config, source_of(config, claim.language), kind)
+
+
+def _beside_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
+    """Holds a loss against the baseline of the same own tokens, or else against their law."""
+    group = _group(claim, table, claim.cell, claim.against)
+    members = baseline_runs(table, group)
+    config = table.runs[_runs_of(table, claim.cell)[0]].config
+    own = costs.tokens(config)[claim.language]
+    tokens = {name: costs.training_tokens(table.runs[name].config) for name in members}
+    near = [n for n in members if abs(tokens[n] - own) <= _NEAREST * own]
+    mine = effects.condition(claim.cell, claim.language)
+    if near:
+        nearest = min(near, key=lambda name: abs(tokens[name] - own))
+        cell = table.runs[nearest].spec.cell
+        off = tokens[nearest] / own - 1
+        against = f"the {claim.against} baseline {cell}, " + (
+            "which has as many tokens" if abs(off) < 1e-3 else f"which has {off:+.1%} of the tokens"
+        )
+        runs = [*_runs_of(table, claim.cell), *_runs_of(table, cell)]
+        theirs = next((c for c in effects.conditions if c.cell == cell), None)
+        if mine is None or theirs is None:
+            return _Found(_NOTHING, against, runs)
+        estimate = _difference(mine.by_seed(claim.measure), theirs.by_seed(claim.measure))
+        return _Found(estimate, against, runs)
+    against = (
+        f"the law of the {claim.against} baselines, of which none has tokens within "
+        f"{_NEAREST:.0%} of its own"
+    )
+    runs = [*_runs_of(table, claim.cell), *members]
+    if mine is None:
+        return _Found(_NOTHING, against, runs)
+    worth = mine.worths.get((claim.against, claim.measure))
+    if worth is None:
+        why = mine.no_law.get(claim.against, "there is no law of this part of the loss")
+        return _Found(_NOTHING, against, runs, (f"No law: {why}.",))
+    assert worth.law.choice is not None
+    expected = float(worth.law.choice.law.loss(own))
+    losses = mine.by_seed(claim.measure)
+    alone = _difference(losses, dict.fromkeys(losses, expected))
+    # What the law says is itself only known to within its left-out error.
+    wider = dataclasses.replace(alone, se=math.hypot(alone.se, worth.law.choice.error))
+    return _Found(wider, against, runs)
+
+
+def _log_teff(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
+    """Log TEff, with the scatter of runs and law together: both are drawn anew."""
+    law = f"the law of the {claim.baseline} baselines"
+    cells = [(claim.cell, claim.language)]
+    if claim.against:
+        language = claim.against_language or claim.language
+        cells.append((claim.against, language))
+        against = f"{language} of cell {claim.against}, both by {law}"
+    else:
+        against = f"a TEff of 1 by {law}"
+    runs: dict[str, None] = {}
+    for cell, language in cells:
+        group = _group(dataclasses.replace(claim, language=language), table, cell, claim.baseline)
+        runs |= dict.fromkeys([*_runs_of(table, cell), *baseline_runs(table, group)])
+    worths: list[Worth] = []
+    for cell, language in cells:
+        condition = effects.condition(cell, language)
+        if condition is None:
+            return _Found(_NOTHING, against, list(runs))
+        worth = condition.worths.get((claim.baseline, "loss"))
+        if worth is None:
+            return _Found(_NOTHING, against, list(runs), (_why_no_law(condition, claim.baseline),))
+        worths.append(worth)
+    return _of_worths(worths, against, list(runs))
+
+
+def _why_no_law(condition: Condition, kind: str) -> str:
+    if not condition.plain:
+        return f"The text of {condition.language} is not as written, so no law holds for it."
+    return f"No law: {condition.no_law.get(kind, 'there are no such baselines')}."
+
+
+def _of_worths(worths: Sequence[Worth], against: str, runs: Sequence[str]) -> _Found:
+    notes = []
+    seeds = min(len(worth.teff_by_seed) for worth in worths)
+    for worth in worths:
+        if worth.limit:
+            sign = ">" if worth.limit == "above" else "<"
+            return _Found(
+                Estimate(math.nan, math.nan, 0, seeds, "unrepeated"),
+                against,
+                runs,
+                (
+                    f"Its perplexity is outside of all that the law takes: TEff {sign} "
+                    f"{worth.bound:.3g}. Nothing can be decided before there are baselines there.",
+                ),
+            )
+    if len(worths) == 1:
+        estimate = worths[0].uncertainty()
+    else:
+        first, second = (worth.uncertainty() for worth in worths)
+        draws = worths[0].draws - worths[1].draws
+        df = min(worth.df for worth in worths)
+        estimate = drawn(first.value - second.value, draws, df, seeds)
+    if any(worth.efficiency.extrapolated for worth in worths):
+        notes.append("The law is read beyond its baselines here, so this is extrapolation.")
+    errors = [worth.law_error for worth in worths if math.isfinite(worth.law_error)]
+    if errors and math.hypot(*errors) > abs(estimate.value) > 0:
+        notes.append(
+            f"The law’s own error, about {math.expm1(math.hypot(*errors)):.0%} of TEff, is larger "
+            "than this effect."
+        )
+    return _Found(estimate, against, runs, tuple(notes))
+
+
+def _alignment(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
+    cells = [claim.cell] if not claim.against else [claim.cell, claim.against]
+    against = f"cell {claim.against}" if claim.against else "pairs that were shuffled"
+    runs = list(dict.fromkeys(name for cell in cells for name in _runs_of(table, cell)))
+    found = [effects.alignment(cell, claim.language, "hidden") for cell in cells]
+    waiting = any(table.runs[name].state.state not in ("done", "failed") for name in runs)
+    if any(each is None for each in found):
+        why = () if waiting else (f"No alignment of {claim.language} was measured.",)
+        return _Found(_NOTHING, against, runs, why)
+    values = [each.excess_by_seed for each in found if each is not None]
+    if len(values) == 1:
+        values.append(dict.fromkeys(values[0], 0.0))
+    return _Found(_difference(*values), against, runs)

@@ -1,0 +1,641 @@
+"""What a study's runs are worth: each language held against the same language alone.
+
+`measure` groups the monolingual baselines, fits a law to each group, and reads it at every
+language of every other cell: what its loss is worth in monolingual tokens, how it differs from
+the placebo, and how alike the model treats two languages. claims.py judges what was claimed
+before; all that is here and not claimed is exploratory.
+"""
+
+import dataclasses
+import math
+import statistics as plain_statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from imbalance_jax import costs, grid
+from imbalance_jax.analysis import efficiency, statistics
+from imbalance_jax.analysis.efficiency import Choice, Efficiency, Floats, Law, ReferenceLaw
+from imbalance_jax.analysis.statistics import Estimate, Interval, Resampled
+from imbalance_jax.analysis.study_table import Alignment, Observation, StudyTable
+from imbalance_jax.config import Config
+
+PARTS = ("loss", "language_nats", "loss_own")
+MEASURES = ("hidden", "embed_in", "embed_out", "gradient")  # of alignment
+RESAMPLES = 400
+# The reference's law is reported beside: it is biased at the ends, often does not converge,
+# and would take most of the time of a resample.
+_FAMILIES = {n: f for n, f in efficiency.FAMILIES.items() if n != "reference"}
+_REFERENCE = {"reference": efficiency.FAMILIES["reference"]}
+# A monolingual model with a vocabulary of its own spends nothing on telling the language.
+_NO_NATS = 1e-6
+_NEAR = 0.02  # of log tokens
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Group:
+    """The monolingual runs that one law is fitted to."""
+
+    source: str  # of the text
+    size: str  # of the model, N x D
+    kind: str  # one of grid.BASELINES
+    shape: int = 0  # steps, of matched and epochs; ids of the vocabulary, of wide; else 0
+
+    @classmethod
+    def of(cls, config: Config, source: str, kind: str) -> "Group":
+        """Returns the group of a baseline, or the one that a mixture is held against."""
+        shape = {"matched": config.steps, "epochs": config.steps}.get(kind, 0)
+        if kind == "wide":
+            shape = costs.vocab_size(config)
+        return cls(source, f"{config.model.N}x{config.model.D}", kind, shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedLaw:
+    """The law of a part of the loss over a group's runs, as far as there is one."""
+
+    group: Group
+    part: str  # of the loss; "loss" stands for loss_own too where language nats are 0
+    observations: Sequence[Observation]
+    choice: Choice | None
+    problem: str = ""  # why there is none
+    families: Mapping[str, int] = dataclasses.field(default_factory=dict)  # chosen in resamples
+    reference: ReferenceLaw | None = None
+    reference_error: float = math.nan  # left-out, in nats, as choice.error
+    over_sizes_error: float = math.nan  # that of one law over all sizes of the study
+
+    @property
+    def tokens(self) -> list[float]:
+        """Returns the distinct numbers of tokens of its runs, ascending."""
+        return sorted({row.tokens for row in self.observations})
+
+    def loss(self, row: Observation) -> float:
+        return getattr(row, self.part)
+
+
+@dataclasses.dataclass(frozen=True)
+class Worth:
+    """What a part of a language's loss is worth beside one group of baselines."""
+
+    law: FittedLaw
+    efficiency: Efficiency
+    teff_by_seed: Mapping[int, float]  # by the law as it is; inf or 0 outside of its range
+    log_teff: Estimate | None  # over seeds, variance pooled over cells; None outside the range
+    teff: Interval  # of resamples that refit the law, its choice included
+    exchange: Interval
+    draws: Floats  # log TEff of each resample
+    df: int  # degrees of freedom behind the draws
+    reference_teff: float = math.nan  # by the reference's law; nan where it has none
+
+    @property
+    def limit(self) -> str:
+        """Says "above" or "below" where the loss is outside of all that the law takes."""
+        if not math.isfinite(self.efficiency.mlte):
+            return "above"
+        return "below" if self.efficiency.mlte == 0 else ""
+
+    @property
+    def bound(self) -> float:
+        """The TEff that is passed where there is a `limit`: that of the last baseline."""
+        assert self.law.choice is not None
+        ends = self.law.choice.law.fitted
+        return ends[1 if self.limit == "above" else 0] / self.efficiency.own_tokens
+
+    @property
+    def law_error(self) -> float:
+        """The law's own error as one of log TEff: left-out nats over the slope at MLTE."""
+        assert self.law.choice is not None
+        law, mlte = self.law.choice.law, self.efficiency.mlte
+        if self.limit:
+            return math.nan
+        step = 0.01
+        rise = law.loss(mlte * math.exp(-step)) - law.loss(mlte * math.exp(step))
+        return float(self.law.choice.error * 2 * step / rise) if rise > 0 else math.nan
+
+    def uncertainty(self) -> Estimate:
+        """Returns log TEff with the standard error of resamples: runs and law together."""
+        value = math.log(self.efficiency.teff) if not self.limit else math.nan
+        return drawn(value, self.draws, self.df, len(self.teff_by_seed))
+
+
+def drawn(value: float, draws: Floats, df: float, seeds: int) -> Estimate:
+    """Returns an estimate of resampled draws; without spread for one seed, or outside the law.
+
+    Draws that left the law's range have no log. Where more than one in twenty did, the rest
+    would scatter too little.
+    """
+    known = draws[np.isfinite(draws)]
+    enough = len(draws) and len(known) >= 0.95 * len(draws)
+    if seeds < 2 or not enough or not math.isfinite(value):
+        return Estimate(value, math.nan, 0, seeds, "unrepeated")
+    return Estimate(value, float(known.std(ddof=1)), df, seeds, "resampled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A language of a cell, over its seeds."""
+
+    cell: str
+    kind: str
+    language: str
+    config: Config  # of one of its runs
+    observations: Sequence[Observation]
+    plain: bool  # its text is as it was written, so that it can be held against baselines
+    log_ppl: Estimate  # variance pooled over the cells of a size
+    worths: Mapping[tuple[str, str], Worth]  # (kind of baseline, part of the loss) -> worth
+    no_law: Mapping[str, str]  # kind of baseline -> why there is no law
+    placebo: str = ""  # the cell of the placebo with its ratio
+    beyond_placebo: Estimate | None = None  # its loss minus the placebo's, in nats
+
+    @property
+    def first(self) -> Observation:
+        return self.observations[0]
+
+    @property
+    def seeds(self) -> int:
+        return len(self.observations)
+
+    @property
+    def total(self) -> float:
+        """Tokens of all languages."""
+        return self.first.tokens + self.first.other_tokens
+
+    def by_seed(self, part: str) -> dict[int, float]:
+        return {row.seed: getattr(row, part) for row in self.observations}
+
+
+@dataclasses.dataclass(frozen=True)
+class Aligned:
+    """How alike the runs of a cell treat two languages, by one measure."""
+
+    cell: str
+    kind: str
+    config: Config
+    pair: str  # en1-en2
+    measure: str  # one of MEASURES
+    values: Mapping[int, float]  # by seed; of hidden states the mean over blocks 1 .. N
+    baselines: Mapping[int, float]  # the same where nothing is shared; empty where none exists
+    excess: Estimate  # value minus baseline
+    placebo: str = ""
+    beyond_placebo: Estimate | None = None  # its excess minus the placebo's
+
+    @property
+    def excess_by_seed(self) -> dict[int, float]:
+        return {seed: v - self.baselines.get(seed, 0.0) for seed, v in self.values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class NeededRun:
+    """A baseline that would be needed, and is not in the study."""
+
+    group: Group
+    run: efficiency.MissingBaseline
+
+
+@dataclasses.dataclass(frozen=True)
+class Effects:
+    """All that a study measured, before anything is claimed."""
+
+    laws: Mapping[tuple[Group, str], FittedLaw]
+    conditions: Sequence[Condition]
+    alignments: Sequence[Aligned]
+    needed: Sequence[NeededRun]
+    dropped: Sequence[str]  # runs that are done and whose loss is not finite
+
+    def condition(self, cell: str, language: str) -> Condition | None:
+        return next((c for c in self.conditions if (c.cell, c.language) == (cell, language)), None)
+
+    def alignment(self, cell: str, pair: str, measure: str) -> Aligned | None:
+        wanted = (cell, pair, measure)
+        return next((a for a in self.alignments if (a.cell, a.pair, a.measure) == wanted), None)
+
+
+def measure(table: StudyTable, *, resamples: int = RESAMPLES) -> Effects:
+    """Returns what a study's finished runs are worth; empty where none has finished.
+
+    Args:
+      table: of the study, finished or not.
+      resamples: of runs, for the intervals that refit the laws.
+    """
+    finite = [row for row in table.observations if all(math.isfinite(_part(row, p)) for p in PARTS)]
+    dropped = sorted({row.run for row in table.observations} - {row.run for row in finite})
+    finite = [row for row in finite if row.run not in dropped]
+    cells = _cells(finite)
+    configs = {key: table.runs[rows[0].run].config for key, rows in cells.items()}
+    laws, worths, no_law = _worths(table, cells, configs, finite, resamples)
+    placebos = _placebos(configs, cells)
+    laws = _over_sizes(table, laws)
+    conditions = []
+    scatter = _scatter(cells)
+    for (cell, language), rows in cells.items():
+        key = (cell, language)
+        placebo = placebos.get(key, "")
+        beyond = None
+        if placebo:
+            beyond = statistics.difference(_losses(rows), _losses(cells[placebo, language]))
+        conditions.append(
+            Condition(
+                cell=cell,
+                kind=rows[0].kind,
+                language=language,
+                config=configs[key],
+                observations=rows,
+                plain=is_plain(configs[key], language),
+                log_ppl=scatter[key],
+                worths=worths.get(key, {}),
+                no_law=no_law.get(key, {}),
+                placebo=placebo,
+                beyond_placebo=beyond,
+            )
+        )
+    alignments = _alignments(table, {cell: name for (cell, _), name in placebos.items()}, dropped)
+    return Effects(laws, conditions, alignments, _needed(table, conditions), dropped)
+
+
+def _part(row: Observation, part: str) -> float:
+    return getattr(row, part)
+
+
+Key = tuple[str, str]  # cell, language
+Cells = Mapping[Key, Sequence[Observation]]
+
+
+def _cells(rows: Iterable[Observation]) -> dict[Key, list[Observation]]:
+    found: dict[Key, list[Observation]] = {}
+    for row in rows:
+        found.setdefault((row.cell, row.language), []).append(row)
+    return found
+
+
+def _losses(rows: Sequence[Observation], part: str = "loss") -> dict[int, float]:
+    return {row.seed: _part(row, part) for row in rows}
+
+
+def is_plain(config: Config, language: str) -> bool:
+    """Says whether a language's text is as it was written, not shuffled for a placebo."""
+    return config.languages[language].words == "as_written"
+
+
+def source_of(config: Config, language: str) -> str:
+    """Returns whose text a language is: a clone's is its parent's."""
+    found = config.languages[language]
+    return found.source or config.languages[found.clone_of].source
+
+
+def _scatter(cells: Cells) -> dict[Key, Estimate]:
+    """Returns each cell's mean log perplexity, variance pooled over cells of a size.
+
+    Languages of one run share its noise, so that each tag is pooled by itself.
+    """
+    groups: dict[tuple[str, str], list[Key]] = {}
+    for key, rows in cells.items():
+        groups.setdefault((rows[0].size, rows[0].language), []).append(key)
+    found: dict[Key, Estimate] = {}
+    for keys in groups.values():
+        # A perplexity beyond e^700 has no float.
+        ppl = {
+            str(place): [math.exp(min(row.loss, 700.0)) for row in cells[key]]
+            for place, key in enumerate(keys)
+        }
+        pooled = statistics.pooled_log_estimates(ppl)
+        found |= {key: pooled[str(place)] for place, key in enumerate(keys)}
+    return found
+
+
+# Baselines and their laws.
+
+
+def baseline_runs(table: StudyTable, group: Group) -> list[str]:
+    """Returns the runs that a group has in the study, done or not.
+
+    A monolingual run of a mixture's steps and batch is one with all of its tokens of any kind
+    that is matched to the mixture.
+    """
+    batches = {
+        run.config.batch_size
+        for run in table.runs.values()
+        if run.spec.kind not in grid.BASELINES and run.config.steps == group.shape
+    }
+    found = []
+    for name, run in table.runs.items():
+        spec, config = run.spec, run.config
+        if spec.kind not in grid.BASELINES:
+            continue
+        source = source_of(config, _only(config))
+        alone = Group.of(config, source, spec.kind)
+        whole = (
+            group.kind in ("matched", "epochs")
+            and alone == Group(group.source, group.size, "monolingual")
+            and config.steps == group.shape
+            and config.batch_size in batches
+        )
+        if whole or alone == group:
+            found.append(name)
+    return found
+
+
+def _only(config: Config) -> str:
+    """Returns the language that a baseline is trained on."""
+    return next(tag for tag in config.tags if config.mixture.ratio.get(tag))
+
+
+def run_tokens(table: StudyTable, name: str) -> int:
+    return costs.training_tokens(table.runs[name].config)
+
+
+def study_kinds(table: StudyTable) -> list[str]:
+    """Returns the kinds of baseline that a study has or claims something of."""
+    kinds = {run.spec.kind for run in table.runs.values()}
+    for claim in table.claims.values():
+        kinds |= {claim.against, claim.baseline if claim.measure == "log_teff" else ""}
+    # Whatever a study has, a loss alone says nothing without these.
+    return [k for k in grid.BASELINES if k in kinds] or ["monolingual", "matched"]
+
+
+def _worths(
+    table: StudyTable,
+    cells: Cells,
+    configs: Mapping[Key, Config],
+    rows: Sequence[Observation],
+    resamples: int,
+) -> tuple[
+    dict[tuple[Group, str], FittedLaw],
+    dict[Key, dict[tuple[str, str], Worth]],
+    dict[Key, dict[str, str]],
+]:
+    """Fits the laws that are needed, and reads them at every language of a mixture."""
+    readers: dict[Group, list[Key]] = {}
+    kinds = study_kinds(table)
+    for key, found in cells.items():
+        if found[0].kind in grid.BASELINES or not is_plain(configs[key], key[1]):
+            continue
+        for kind in kinds:
+            readers.setdefault(Group.of(configs[key], found[0].source, kind), []).append(key)
+    # Baselines alone have laws to show too.
+    for found in cells.values():
+        if found[0].kind in grid.BASELINES:
+            config = table.runs[found[0].run].config
+            readers.setdefault(Group.of(config, found[0].source, found[0].kind), [])
+    laws: dict[tuple[Group, str], FittedLaw] = {}
+    worths: dict[Key, dict[tuple[str, str], Worth]] = {}
+    no_law: dict[Key, dict[str, str]] = {}
+    by_run: dict[str, list[Observation]] = {}
+    for row in rows:
+        by_run.setdefault(row.run, []).append(row)
+    for group in sorted(readers):
+        members = [row for name in baseline_runs(table, group) for row in by_run.get(name, ())]
+        # Its baselines spend nothing on telling the language, so that one law serves for the
+        # loss and for what is lost within the language.
+        nats = any(row.language_nats > _NO_NATS for row in members)
+        shared = {part: (part,) for part in PARTS} if nats else {"loss": ("loss", "loss_own")}
+        mine = {key: cells[key] for key in readers[group]}
+        for part, read in shared.items():
+            law, read_off = _read(table, group, part, members, mine, read, resamples)
+            if members:
+                laws[group, part] = law
+            for (key, name), worth in read_off.items():
+                worths.setdefault(key, {})[group.kind, name] = worth
+            if law.problem and part == "loss":
+                for key in readers[group]:
+                    no_law.setdefault(key, {})[group.kind] = law.problem
+    return laws, worths, no_law
+
+
+def _read(
+    table: StudyTable,
+    group: Group,
+    part: str,
+    members: Sequence[Observation],
+    cells: Cells,
+    read: Sequence[str],
+    resamples: int,
+) -> tuple[FittedLaw, dict[tuple[Key, str], Worth]]:
+    """Fits a part's law to a group, and reads it at some parts of the loss of cells."""
+    baselines: list[statistics.Cell] = [
+        statistics.Cell(_losses(found, part), found[0].tokens) for found in _cells(members).values()
+    ]
+    read_at = {
+        f"{cell} {language} {name}": ((cell, language), name)
+        for cell, language in cells
+        for name in read
+    }
+    mixtures = {
+        label: statistics.Cell(
+            _losses(cells[key], name), cells[key][0].tokens, cells[key][0].other_tokens
+        )
+        for label, (key, name) in read_at.items()
+    }
+    try:
+        if not members:
+            raise ValueError("no baseline of this kind is done")
+        resampled = statistics.resample_efficiency(
+            baselines, mixtures, table.unit_tokens, families=_FAMILIES, resamples=resamples
+        )
+    except ValueError as error:
+        return FittedLaw(group, part, members, None, str(error)), {}
+    reference, missed = _reference(table, members, part)
+    law = FittedLaw(
+        group, part, members, resampled.choice, "", resampled.families, reference, missed
+    )
+    worths = {read_at[label]: _worth(law, label, mixtures[label], resampled) for label in mixtures}
+    pooled = _pooled({label: worths[read_at[label]].teff_by_seed for label in mixtures})
+    return law, {
+        read_at[label]: dataclasses.replace(worths[read_at[label]], log_teff=pooled.get(label))
+        for label in mixtures
+    }
+
+
+def _reference(
+    table: StudyTable, members: Sequence[Observation], part: str
+) -> tuple[ReferenceLaw | None, float]:
+    tokens, losses = [row.tokens for row in members], [_part(row, part) for row in members]
+    try:
+        choice = efficiency.choose(tokens, losses, table.unit_tokens, _REFERENCE)
+    except ValueError:
+        return None, math.nan
+    assert isinstance(choice.law, ReferenceLaw)
+    return choice.law, choice.error
+
+
+def _over_sizes(
+    table: StudyTable, laws: Mapping[tuple[Group, str], FittedLaw]
+) -> dict[tuple[Group, str], FittedLaw]:
+    """Adds how well the law of short baselines over all sizes predicts left-out ones.
+
+    It is held beside, and not among what is chosen from: a fit takes too long for resamples.
+    """
+    found = dict(laws)
+    for key, law in laws.items():
+        group, part = key
+        others = [
+            row
+            for (other, theirs), more in laws.items()
+            if (other.source, other.kind, theirs) == (group.source, "monolingual", "loss")
+            and other.size != group.size
+            for row in more.observations
+        ]
+        if (group.kind, part) != ("monolingual", "loss") or not others or law.choice is None:
+            continue
+        family = efficiency.chinchilla_family(
+            law.observations[0].parameters,
+            [row.parameters for row in others],
+            [row.tokens for row in others],
+            [row.loss for row in others],
+        )
+        tokens = [row.tokens for row in law.observations]
+        losses = [row.loss for row in law.observations]
+        try:
+            choice = efficiency.choose(tokens, losses, table.unit_tokens, {"sizes": family})
+        except ValueError:
+            continue
+        found[key] = dataclasses.replace(law, over_sizes_error=choice.error)
+    return found
+
+
+def _worth(law: FittedLaw, label: str, cell: statistics.Cell, resampled: Resampled) -> Worth:
+    fitted: Law = resampled.choice.law
+    found = resampled.efficiency[label]
+    own = found.own_tokens
+    tokens = fitted.tokens_or_limit([*cell.losses.values()])
+    by_seed = dict(zip(cell.losses, (tokens / own).tolist(), strict=True))
+    with np.errstate(all="ignore"):
+        draws = np.log(resampled.mlte[label] / own)
+    reference = math.nan
+    if law.reference is not None:
+        reference = float(law.reference.tokens_or_limit(found.loss)) / own
+    return Worth(
+        law=law,
+        efficiency=found,
+        teff_by_seed=by_seed,
+        log_teff=None,
+        teff=resampled.teff(label),
+        exchange=resampled.exchange(label),
+        draws=draws,
+        df=resampled.df,
+        reference_teff=reference,
+    )
+
+
+def _pooled(cells: Mapping[str, Mapping[int, float]]) -> dict[str, Estimate]:
+    """Returns log TEff over seeds, of the cells whose runs are all within the law's range."""
+    inside = {
+        label: list(values.values())
+        for label, values in cells.items()
+        if all(0 < value < math.inf for value in values.values())
+    }
+    return statistics.pooled_log_estimates(inside)
+
+
+# Placebos.
+
+
+def _ratio_of(config: Config) -> tuple:
+    """Returns what a cell and its placebo have in common."""
+    model = config.model
+    asked = tuple(sorted(costs.tokens(config).items()))
+    return model.N, model.D, model.L, config.steps, config.batch_size, asked, config.mixture.stages
+
+
+def _placebos(configs: Mapping[Key, Config], cells: Cells) -> dict[Key, str]:
+    """Returns the placebo cell of each language that has one with the same ratio."""
+    offered = [
+        (cell, language, _ratio_of(configs[cell, language]))
+        for (cell, language), rows in cells.items()
+        if rows[0].kind == "placebo" and is_plain(configs[cell, language], language)
+    ]
+    found = {}
+    for (cell, language), rows in cells.items():
+        if rows[0].kind in ("placebo", *grid.BASELINES):
+            continue
+        mine = _ratio_of(configs[cell, language])
+        for placebo, tag, ratio in offered:
+            if tag == language and ratio == mine and (cell, language) not in found:
+                found[cell, language] = placebo
+    return found
+
+
+# Alignment.
+
+
+def _alignments(
+    table: StudyTable, placebos: Mapping[str, str], dropped: Sequence[str]
+) -> list[Aligned]:
+    rows: dict[tuple[str, str, str], dict[int, list[Alignment]]] = {}
+    for row in table.alignments:
+        between = 0 < row.layer < row.layers - 1
+        if row.measure in MEASURES and (row.layer < 0 or between) and row.run not in dropped:
+            by_seed = rows.setdefault((row.cell, row.pair, row.measure), {})
+            by_seed.setdefault(row.seed, []).append(row)
+    found: dict[tuple[str, str, str], Aligned] = {}
+    for key, by_seed in rows.items():
+        first = next(iter(by_seed.values()))[0]
+        baselines = _means(by_seed, lambda row: row.baseline)
+        values = _means(by_seed, lambda row: row.value)
+        made = Aligned(
+            cell=first.cell,
+            kind=first.kind,
+            config=table.runs[first.run].config,
+            pair=first.pair,
+            measure=first.measure,
+            values=values,
+            baselines={s: v for s, v in baselines.items() if math.isfinite(v)},
+            excess=Estimate(math.nan, math.nan, 0, 0, "unrepeated"),
+        )
+        excess = made.excess_by_seed
+        against_none = statistics.difference(excess, dict.fromkeys(excess, 0.0))
+        found[key] = dataclasses.replace(made, excess=against_none)
+    for key, made in found.items():
+        placebo = found.get((placebos.get(made.cell, ""), made.pair, made.measure))
+        if placebo is not None:
+            beyond = statistics.difference(made.excess_by_seed, placebo.excess_by_seed)
+            found[key] = dataclasses.replace(made, placebo=placebo.cell, beyond_placebo=beyond)
+    return list(found.values())
+
+
+def _means(
+    by_seed: Mapping[int, Sequence[Alignment]], read: Callable[[Alignment], float]
+) -> dict[int, float]:
+    return {s: plain_statistics.fmean(read(row) for row in rows) for s, rows in by_seed.items()}
+
+
+# What is missing.
+
+
+def _needed(table: StudyTable, conditions: Sequence[Condition]) -> list[NeededRun]:
+    """Returns the baselines that would bring every use of a law between its points.
+
+    Those that the study has planned count as there: they are yet to be run, not to be added.
+    """
+    wanted: dict[Group, list[float]] = {}
+    seeds: dict[Group, int] = {}
+    flops: dict[Group, float] = {}
+    for condition in conditions:
+        if condition.kind in (*grid.BASELINES, "sweep") or not condition.plain:
+            continue
+        for kind in study_kinds(table):
+            group = Group.of(condition.config, condition.first.source, kind)
+            here = wanted.setdefault(group, [])
+            here.append(condition.first.tokens)
+            worth = condition.worths.get((kind, "loss"))
+            if worth is not None:
+                here.append(worth.efficiency.mlte)
+            seeds[group] = max(seeds.get(group, 1), condition.seeds)
+            flops[group] = _flops_alone(table, condition, group)
+    found = []
+    for group, tokens in sorted(wanted.items()):
+        have = [float(run_tokens(table, name)) for name in baseline_runs(table, group)]
+        for run in efficiency.missing_baselines(tokens, have, flops[group], seeds[group]):
+            # Next to a baseline another one tells nothing new.
+            if all(abs(math.log(run.tokens / there)) > _NEAR for there in have):
+                found.append(NeededRun(group, run))
+    return found
+
+
+def _flops_alone(table: StudyTable, condition: Condition, group: Group) -> float:
+    """Returns the FLOPs per token of a baseline: as in the study's own, or else the mixture's."""
+    for run in table.runs.values():
+        if run.spec.kind in grid.BASELINES and (run.spec.kind == "wide") == (group.kind == "wide"):
+            found = Group.of(run.config, source_of(run.config, _only(run.config)), group.kind)
+            if (found.source, found.size) == (group.source, group.size):
+                return costs.flops_per_token(run.config.model, costs.vocab_size(run.config))
+    return condition.first.flops_per_token

@@ -1,0 +1,422 @@
+"""How sure a study can be of a number: intervals, comparisons, verdicts and resampling.
+
+The unit is the run: seeds of a cell scatter, positions of a text do not count. Where
+nothing was repeated there is no scatter to measure, and an interval is (nan, nan)
+instead of a narrow one. Positive quantities are compared by their logs, so that a
+difference of 0.05 is about 5 %.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from imbalance_jax.analysis.efficiency import (
+    FAMILIES,
+    Choice,
+    Efficiency,
+    Family,
+    Floats,
+    T,
+    choose,
+    efficiency_or_limit,
+)
+
+Interval = tuple[float, float]
+Word = Literal["supported", "contradicted", "absent", "undecided"]
+
+_UNKNOWN: Interval = (np.nan, np.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error; nan and 0 degrees of freedom where nothing repeats."""
+
+    value: float
+    se: float
+    df: float
+    n: int  # runs behind it, or seeds that both sides share
+    how: str  # "pooled", "paired", "welch" or "unrepeated"
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Returns the t interval, or (nan, nan) without degrees of freedom."""
+        if not self.df > 0:
+            return _UNKNOWN
+        half = stats.t.ppf((1 + confidence) / 2, self.df) * self.se
+        return float(self.value - half), float(self.value + half)
+
+    def exp_interval(self, confidence: float = 0.95) -> Interval:
+        """Returns the interval of exp(value), for an estimate of a log."""
+        low, high = np.exp(self.interval(confidence))
+        return float(low), float(high)
+
+    def p_above(self, null: float = 0.0) -> float:
+        """Returns the one-sided p of a value above null: small where it is."""
+        if not self.df > 0:
+            return np.nan
+        if self.se == 0:  # no scatter at all leaves no doubt
+            return 0.0 if self.value > null else 1.0
+        return float(stats.t.sf((self.value - null) / self.se, self.df))
+
+    def p_value(self, null: float = 0.0) -> float:
+        """Returns the two-sided p of a value other than null."""
+        if self.se == 0 and self.df > 0:
+            return 0.0 if self.value != null else 1.0
+        above = self.p_above(null)
+        return 2 * min(above, 1 - above)
+
+
+def pooled_log_estimates(cells: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
+    """Returns the mean log of each cell's runs, with the variance pooled over all cells.
+
+    The runs of a cell are positive values, one per seed. The degrees of freedom are
+    sum(n - 1), so a cell with one run borrows its scatter from the others; where no
+    cell has two runs there is none to borrow. Raises ValueError on values that have no
+    log. `exp_interval` of an estimate is the interval of the cell's geometric mean.
+    """
+    logs = {name: _logs(name, values) for name, values in cells.items()}
+    df = sum(len(values) - 1 for values in logs.values())
+    if not df:
+        return {
+            name: Estimate(float(values.mean()), np.nan, 0, len(values), "unrepeated")
+            for name, values in logs.items()
+        }
+    variance = sum(((values - values.mean()) ** 2).sum() for values in logs.values()) / df
+    return {
+        name: Estimate(
+            float(values.mean()), float(np.sqrt(variance / len(values))), df, len(values), "pooled"
+        )
+        for name, values in logs.items()
+    }
+
+
+def _logs(name: str, values: Sequence[float]) -> Floats:
+    found = np.asarray(values, float)
+    if not len(found) or not np.all(np.isfinite(found) & (found > 0)):
+        raise ValueError(
+            f"Cell {name} has the values {found.tolist()}, and only finite ones above 0 have a "
+            "log. Leave out runs that failed, or whose loss is outside of the law's range."
+        )
+    return np.log(found)
+
+
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+    """Returns first minus second, of values by seed; give logs to compare ratios.
+
+    Two seeds or more in common are compared pair by pair, and the other runs are left
+    out. Otherwise it is Welch's comparison, which needs two runs on both sides. Raises
+    ValueError if a side has no runs.
+    """
+    if not first or not second:
+        raise ValueError("A difference needs a run on both sides; one side has none.")
+    shared = sorted(first.keys() & second.keys())
+    if len(shared) >= 2:
+        pairs = np.array([first[seed] - second[seed] for seed in shared])
+        se = pairs.std(ddof=1) / np.sqrt(len(pairs))
+        return Estimate(float(pairs.mean()), float(se), len(pairs) - 1, len(pairs), "paired")
+    a, b = np.array([*first.values()]), np.array([*second.values()])
+    n, value = min(len(a), len(b)), float(a.mean() - b.mean())
+    if n < 2:
+        return Estimate(value, np.nan, 0, n, "unrepeated")
+    parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])
+    total = parts.sum()
+    weights = np.array([len(a) - 1, len(b) - 1])
+    # Without scatter the formula is 0 / 0, and any number of degrees of freedom will do.
+    df = total**2 / (parts**2 / weights).sum() if total > 0 else weights.sum()
+    return Estimate(value, float(np.sqrt(total)), float(df), n, "welch")
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """Returns the p values adjusted by Holm's step-down method, in the order given.
+
+    A nan stays nan and still counts: it was one of the claims made.
+    """
+    p = np.asarray(p_values, float)
+    known = np.where(np.isnan(p), 1.0, p)
+    order = np.argsort(known, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(known)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * known[order]), 1.0)
+    return np.where(np.isnan(p), np.nan, adjusted)
+
+
+def equivalence_p(estimate: Estimate, smallest: float) -> float:
+    """Returns p of an effect within +-smallest, by two one-sided tests (TOST).
+
+    It is below alpha exactly where the (1 - 2 alpha) interval lies within +-smallest.
+    """
+    if not smallest > 0:
+        raise ValueError(
+            f"smallest={smallest} is not a smallest effect of interest. "
+            "Set it above 0, such as 0.05 for 5 % of a log."
+        )
+    above = estimate.p_above(-smallest)
+    below = dataclasses.replace(estimate, value=-estimate.value).p_above(-smallest)
+    return float(np.maximum(above, below))
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the runs say of a claim, and on what grounds."""
+
+    word: Word
+    estimate: Estimate
+    direction: Literal["up", "down"]
+    smallest: float  # effect of interest, in the estimate's unit
+    alpha: float
+    p: float  # two-sided, against no effect; adjusted where `adjust` has been at work
+    equivalence_p: float  # of an effect within +-smallest
+
+    @property
+    def interval(self) -> Interval:
+        """The (1 - alpha) interval of the effect."""
+        return self.estimate.interval(1 - self.alpha)
+
+
+def verdict(
+    estimate: Estimate, direction: Literal["up", "down"], smallest: float, alpha: float = 0.05
+) -> Verdict:
+    """Judges a claim that was made before the runs.
+
+    estimate is a difference (of logs, for a ratio) such as `difference` returns. The
+    effect is "absent" if the (1 - 2 alpha) interval lies within +-smallest. Else the
+    claim is "supported" if p < alpha and the effect is of the claimed direction and of
+    size smallest or more, "contradicted" if it is so in the other one, and "undecided"
+    for want of evidence otherwise, as always without repeated runs.
+    """
+    if direction not in ("up", "down"):
+        raise ValueError(f"direction={direction!r} of a claim is neither 'up' nor 'down'.")
+    return _judge(estimate, direction, smallest, alpha, estimate.p_value())
+
+
+def _judge(
+    estimate: Estimate, direction: Literal["up", "down"], smallest: float, alpha: float, p: float
+) -> Verdict:
+    equivalent = equivalence_p(estimate, smallest)
+    effect = estimate.value if direction == "up" else -estimate.value
+    word: Word = "undecided"
+    if equivalent < alpha:
+        word = "absent"
+    elif p < alpha and abs(effect) >= smallest:
+        word = "supported" if effect > 0 else "contradicted"
+    return Verdict(word, estimate, direction, smallest, alpha, p, equivalent)
+
+
+def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Judges all claims of a study again, with their p values adjusted by `holm`.
+
+    A claim that was "supported" or "contradicted" alone may be "undecided" among many.
+    "absent" stands: it is a test of its own, of each claim.
+    """
+    adjusted = holm([v.p for v in verdicts.values()])
+    return {
+        name: _judge(v.estimate, v.direction, v.smallest, v.alpha, float(p))
+        for (name, v), p in zip(verdicts.items(), adjusted, strict=True)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The runs of one condition, as one language sees them: a loss per seed."""
+
+    losses: Mapping[int, float]  # seed -> nats per token
+    own_tokens: float
+    other_tokens: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+    """Efficiency of several cells against one law, and how it varies over resamples.
+
+    Draws have one entry per resample, the same resample in all cells, so that a
+    difference between cells can be taken draw by draw.
+    """
+
+    choice: Choice  # of the runs as they are
+    efficiency: Mapping[str, Efficiency]
+    mlte: Mapping[str, Floats]  # cell -> draws
+    df: int  # degrees of freedom of the scatter that was resampled
+    families: Mapping[str, int]  # family -> resamples that chose it
+    unfitted: int  # resamples without any law; their draws are nan
+
+    def teff(self, cell: str, confidence: float = 0.95) -> Interval:
+        low, high = self._mlte(cell, confidence)
+        own = self.efficiency[cell].own_tokens
+        return low / own, high / own
+
+    def exchange(self, cell: str, confidence: float = 0.95) -> Interval:
+        found = self.efficiency[cell]
+        if not found.other_tokens:
+            return _UNKNOWN
+        low, high = self._mlte(cell, confidence)
+        return (
+            (low - found.own_tokens) / found.other_tokens,
+            (high - found.own_tokens) / found.other_tokens,
+        )
+
+    def log_ratio(self, first: str, second: str, confidence: float = 0.95) -> Interval:
+        """Returns the interval of log TEff of one cell minus that of another."""
+        a, b = self.efficiency[first], self.efficiency[second]
+        own = np.log(a.own_tokens) - np.log(b.own_tokens)
+        with np.errstate(all="ignore"):
+            value = np.log(a.mlte) - np.log(b.mlte) - own
+            draws = np.log(self.mlte[first]) - np.log(self.mlte[second]) - own
+        return widened_interval(float(value), draws, self.df, confidence)
+
+    def _mlte(self, cell: str, confidence: float) -> Interval:
+        with np.errstate(all="ignore"):
+            value, draws = np.log(self.efficiency[cell].mlte), np.log(self.mlte[cell])
+        low, high = np.exp(widened_interval(float(value), draws, self.df, confidence))
+        return float(low), float(high)
+
+
+def widened_interval(value: float, draws: Floats, df: float, confidence: float = 0.95) -> Interval:
+    """Returns the percentile interval of draws, moved outward for few degrees of freedom.
+
+    Percentiles treat the scatter among a handful of runs as if it were known. Each end's
+    distance from value grows by the ratio of the t to the normal quantile. nan draws
+    are left out; (nan, nan) without degrees of freedom or a finite value.
+    """
+    draws = draws[~np.isnan(draws)]
+    if not df > 0 or not len(draws) or not np.isfinite(value):
+        return _UNKNOWN
+    tail = (1 + confidence) / 2
+    factor = stats.t.ppf(tail, df) / stats.norm.ppf(tail)
+    # Whole order statistics, as interpolation between an infinite one and another is nan.
+    low = np.quantile(draws, 1 - tail, method="lower")
+    high = np.quantile(draws, tail, method="higher")
+    return float(value + factor * (low - value)), float(value + factor * (high - value))
+
+
+def resample_efficiency(
+    baselines: Sequence[Cell],
+    cells: Mapping[str, Cell],
+    unit_tokens: float = T,
+    *,
+    families: Mapping[str, Family] = FAMILIES,
+    resamples: int = 400,
+    seed: int = 0,
+    by_seed: bool = True,
+) -> Resampled:
+    """Draws baseline and mixture runs anew, and chooses and fits the law for each resample.
+
+    baselines are monolingual cells at several numbers of own tokens; cells are what is
+    held against their law. A resample gives each cell as many runs as it has, scattered
+    around its mean as follows.
+
+    by_seed: a new run's deviation is a sum of those of the cell's seeds, with random
+    weights that are the same in all cells, so that what a seed does to all cells alike
+    cancels, as it did in the runs. Weights are normal, since three seeds drawn with
+    replacement have but ten distinct outcomes, and intervals made of them are too narrow.
+    Counts (number of seeds - 1) degrees of freedom, whatever single runs add.
+
+    Not by_seed: deviations of all cells are drawn with replacement from one pool, for
+    seeds that have no more in common than other runs and cells that scatter alike. Counts
+    sum(n - 1) degrees of freedom, so its intervals are narrower.
+
+    A cell with one run takes deviations from the pool in both. A deviation from a mean
+    of n runs is scaled by sqrt(n / (n - 1)) in the pool, being too small by that.
+
+    Raises ValueError where the baselines as they are fit no law (see `choose`).
+    """
+    tokens = np.repeat([cell.own_tokens for cell in baselines], [len(c.losses) for c in baselines])
+    loss = np.array([value for cell in baselines for value in cell.losses.values()])
+    choice = choose(tokens, loss, unit_tokens, families)
+    estimates = {
+        name: efficiency_or_limit(
+            choice.law,
+            float(np.mean([*cell.losses.values()])),
+            cell.own_tokens,
+            cell.other_tokens,
+        )
+        for name, cell in cells.items()
+    }
+    everything = [*baselines, *cells.values()]
+    df = sum(len(cell.losses) - 1 for cell in everything)
+    if df == 0:
+        nothing = {name: np.full(resamples, np.nan) for name in cells}
+        return Resampled(choice, estimates, nothing, 0, {}, resamples)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    drawn = _draw(everything, resamples, rng, by_seed)
+    if by_seed:
+        df = len(_repeated_seeds(everything)) - 1
+    baseline_loss = np.hstack(drawn[: len(baselines)])
+    mean_loss = {
+        name: values.mean(axis=1)
+        for name, values in zip(cells, drawn[len(baselines) :], strict=True)
+    }
+    mlte = {name: np.full(resamples, np.nan) for name in cells}
+    chosen: collections.Counter[str] = collections.Counter()
+    for index in range(resamples):
+        try:
+            found = choose(tokens, baseline_loss[index], unit_tokens, families, measure=False)
+        except ValueError:
+            continue
+        chosen[found.family] += 1
+        for name in cells:
+            mlte[name][index] = found.law.tokens_or_limit(mean_loss[name][index])
+    return Resampled(choice, estimates, mlte, df, dict(chosen), resamples - chosen.total())
+
+
+def _repeated_seeds(cells: Sequence[Cell]) -> list[int]:
+    """Returns the seeds of cells that have more than one run."""
+    return sorted({seed for cell in cells if len(cell.losses) > 1 for seed in cell.losses})
+
+
+def _draw(
+    cells: Sequence[Cell], resamples: int, rng: np.random.Generator, by_seed: bool
+) -> list[Floats]:
+    """Returns losses for each cell, in the shape (resamples, its runs)."""
+    deviations = [_deviations(cell) for cell in cells]
+    pool = np.concatenate(
+        [found * np.sqrt(len(found) / (len(found) - 1)) for found in deviations if len(found) > 1]
+    )
+    seeds = _repeated_seeds(cells)
+    weights = rng.normal(size=(resamples, len(seeds), len(seeds)))
+    drawn = []
+    for cell, found in zip(cells, deviations, strict=True):
+        n = len(found)
+        if by_seed and n > 1:
+            place = np.array([seeds.index(seed) for seed in cell.losses])
+            moved = weights[:, place[:, None], place] @ found / np.sqrt(n - 1)
+        else:
+            moved = rng.choice(pool, (resamples, n))
+        drawn.append(np.mean([*cell.losses.values()]) + moved)
+    return drawn
+
+
+def _deviations(cell: Cell) -> Floats:
+    losses = np.array([*cell.losses.values()])
+    return losses - losses.mean()
+
+
+def resample_text(
+    loss_RC: npt.ArrayLike, tokens_RC: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> Floats:
+    """Returns the mean loss of R runs on each of S resamples of the test text, as (S, R).
+
+    loss_RC sums the nats of run R over text C, a document or a group of documents of
+    one source, and tokens_RC counts its tokens. Texts are drawn whole, with
+    replacement, the same ones for all runs, so that differences between runs lose what
+    makes a text hard for both; `widened_interval` with C - 1 degrees of freedom makes
+    an interval of them. This is the uncertainty of the test text alone; that of the run
+    comes on top. Raises ValueError with fewer than two texts.
+    """
+    loss_RC, tokens_RC = np.asarray(loss_RC, float), np.asarray(tokens_RC, float)
+    if loss_RC.ndim != 2 or loss_RC.shape != tokens_RC.shape:
+        raise ValueError(
+            f"loss_RC has shape {loss_RC.shape} and tokens_RC {tokens_RC.shape}; "
+            "give both a row per run and a column per text."
+        )
+    texts = loss_RC.shape[1]
+    if texts < 2:
+        raise ValueError(
+            f"The test split has {texts} text to draw from. Evaluate with two or more documents."
+        )
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    times_SC = rng.multinomial(texts, np.full(texts, 1 / texts), size=resamples)
+    return (times_SC @ loss_RC.T) / (times_SC @ tokens_RC.T)

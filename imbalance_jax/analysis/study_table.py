@@ -1,0 +1,269 @@
+"""What a study's run directories hold, as two tidy tables: languages of runs, and alignment.
+
+An observation is a language of a finished run on the test split. Everything is read from the
+directories alone, so a table can be made on a laptop, and of a study that is still running.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from imbalance_jax import config as config_lib
+from imbalance_jax import costs, grid
+from imbalance_jax.config import Config
+from imbalance_jax.runs import RunDirectory
+from imbalance_jax.study_directory import RunState, StudyDirectory
+
+# What a metric of alignment is held against: the same measure where nothing is shared.
+_BASELINE_OF = {
+    "hidden": "hidden_shuffled",
+    "embed_in": "embed_in_between",
+    "embed_out": "embed_out_between",
+}
+_BY_LAYER = ("hidden", "hidden_shuffled", "hidden_centred", "cka", "retrieval")
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """A language of a finished run, on the test split."""
+
+    run: str
+    cell: str
+    kind: str  # of grid.KINDS
+    seed: int
+    language: str  # its tag
+    source: str  # whose text it is: clones share it, and with it a law
+    size: str  # of the model, as N x D: "4x128"
+    tokens: float  # trained on in this language, as the ratio asks for
+    other_tokens: float  # trained on in all other languages together
+    realised_tokens: float
+    epochs: float  # of its source's text, gone through in all languages together
+    steps: int
+    batch_size: int
+    peak_lr: float
+    vocab_size: int
+    parameters: int
+    flops_per_token: float
+    loss: float  # nats per token: language_nats + loss_own
+    language_nats: float
+    loss_own: float
+    leak: float  # nan where a language has all ids for itself
+    bits_per_byte: float
+
+    @property
+    def ppl(self) -> float:
+        # Beyond e^700 there is no float.
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def share(self) -> float:
+        """The language's part of all tokens of the run."""
+        return self.tokens / (self.tokens + self.other_tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """A measure of how alike a finished run treats two languages."""
+
+    run: str
+    cell: str
+    kind: str
+    seed: int
+    pair: str  # en1-en2
+    measure: str  # hidden, hidden_centred, cka, retrieval, embed_in, embed_out, gradient, ...
+    layer: int  # 0 the embedding's output, N + 1 the final norm's; -1 where there is none
+    layers: int  # N + 2
+    value: float
+    baseline: float  # the same where nothing is shared: shuffled pairs; nan where none exists
+
+    @property
+    def excess(self) -> float:
+        return self.value - (0.0 if math.isnan(self.baseline) else self.baseline)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyRun:
+    """One run of a study and how far it is."""
+
+    spec: grid.RunSpec
+    state: RunState
+    directory: RunDirectory
+
+    @property
+    def config(self) -> Config:
+        return self.spec.config
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyTable:
+    """A study, read once for its page."""
+
+    name: str
+    description: str
+    unit_tokens: int
+    runs: Mapping[str, StudyRun]
+    claims: Mapping[str, grid.Claim]
+    observations: Sequence[Observation]
+    alignments: Sequence[Alignment]
+
+
+def read(directory: StudyDirectory) -> StudyTable:
+    """Returns all that a study's directories say so far.
+
+    Raises:
+      FileNotFoundError: there is no study.
+      ValueError: a run's directory was changed by hand.
+    """
+    study = directory.study()
+    runs = {}
+    observations: list[Observation] = []
+    alignments: list[Alignment] = []
+    for name, spec in study.runs.items():
+        state = directory.state(name, study)
+        runs[name] = StudyRun(spec, state, directory.found(name, study)[0])
+        if state.state == "done":
+            observations += _observations(name, runs[name])
+            alignments += _alignments(name, runs[name])
+    return StudyTable(
+        directory.name,
+        study.description,
+        study.unit_tokens,
+        runs,
+        study.claims,
+        observations,
+        alignments,
+    )
+
+
+def _observations(name: str, run: StudyRun) -> Iterator[Observation]:
+    spec, config = run.spec, run.config
+    results = run.directory.read_json("evaluation.json")["languages"]
+    provenance = run.directory.read_json("provenance.json") or {}
+    vocab_size = provenance.get("vocab_size", costs.vocab_size(config))
+    parts = run.directory.read_csv("mixture.csv")
+    realised = {tag: _added(parts, tag, "realised_tokens") for tag in config.tags}
+    # The ratio of a run by temperature is known to its directory alone.
+    asked = costs.tokens(config)
+    if config.mixture.temperature:
+        asked = {tag: _added(parts, tag, "requested_sequences") * config.model.L for tag in asked}
+    total = math.fsum(asked.values())
+    for tag in config.tags:
+        if not asked[tag]:
+            continue  # a model with room for a language that it never saw
+        found = results[tag]
+        source = _source(config, tag)
+        yield Observation(
+            run=name,
+            cell=spec.cell,
+            kind=spec.kind,
+            seed=config.seed,
+            language=tag,
+            source=source,
+            size=f"{config.model.N}x{config.model.D}",
+            tokens=asked[tag],
+            other_tokens=total - asked[tag],
+            realised_tokens=realised[tag],
+            epochs=_epochs(config, source, asked, provenance),
+            steps=config.steps,
+            batch_size=config.batch_size,
+            peak_lr=config.optimizer.peak_lr,
+            vocab_size=vocab_size,
+            parameters=costs.parameters(config.model, vocab_size),
+            flops_per_token=costs.flops_per_token(config.model, vocab_size),
+            loss=found["loss"],
+            language_nats=found["language_nats"],
+            loss_own=found["loss_own"],
+            leak=found.get("leak", math.nan),
+            bits_per_byte=found["bits_per_byte"],
+        )
+
+
+def _added(parts: Sequence[Mapping[str, str]], tag: str, column: str) -> float:
+    return math.fsum(float(row[column]) for row in parts if row["language"] == tag)
+
+
+def _source(config: Config, tag: str) -> str:
+    language = config.languages[tag]
+    return language.source or config.languages[language.clone_of].source
+
+
+def _epochs(
+    config: Config, source: str, asked: Mapping[str, float], provenance: Mapping[str, Any]
+) -> float:
+    """Returns how often a source's text was gone through; nan for text without end."""
+    about = provenance.get("sources", {}).get(source, {})
+    text = about.get("tokens", {}).get("train") if about.get("kind") != "synthetic" else None
+    if not text:
+        return math.nan
+    used = math.fsum(asked[tag] for tag in config.tags if _source(config, tag) == source)
+    return used / (text * config.mixture.text_share)
+
+
+def _alignments(name: str, run: StudyRun) -> Iterator[Alignment]:
+    spec, layers = run.spec, run.config.model.N + 2
+    newest = run.directory.newest("align/")
+    measures: dict[tuple[str, str, int], float] = {}
+    for metric, value in newest.items():
+        parts = metric.split("/")[1:]
+        if len(parts) > 1 and "-" in parts[1] and isinstance(value, (int, float)):
+            layer = int(parts[2]) if len(parts) > 2 else -1
+            measures[parts[0], parts[1], layer] = float(value)
+    for (measure, pair, layer), value in measures.items():
+        if measure in _BASELINE_OF.values():
+            continue
+        baseline = measures.get((_BASELINE_OF.get(measure, ""), pair, layer), math.nan)
+        yield Alignment(
+            name,
+            spec.cell,
+            spec.kind,
+            run.config.seed,
+            pair,
+            measure,
+            layer,
+            layers,
+            value,
+            baseline,
+        )
+
+
+def columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Returns observations or alignments as columns by name, with their properties."""
+    if not rows:
+        return {}
+    names = [field.name for field in dataclasses.fields(rows[0])]
+    derived = [n for n, value in vars(type(rows[0])).items() if isinstance(value, property)]
+    return {name: [getattr(row, name) for row in rows] for name in (*names, *derived)}
+
+
+def write(table: StudyTable, directory: StudyDirectory) -> list[str]:
+    """Writes both tables as CSV and Parquet, and returns the files."""
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    written = []
+    for stem, rows in (("table", table.observations), ("alignment", table.alignments)):
+        if not rows:
+            continue
+        content = pyarrow.table(columns(rows))
+        for suffix, write_ in (
+            ("csv", pyarrow.csv.write_csv),
+            ("parquet", pyarrow.parquet.write_table),
+        ):
+            path = directory.path / f"{stem}.{suffix}"
+            with path.open("wb") as file:
+                write_(content, file)
+            written.append(str(path))
+    return written
+
+
+def differing(table: StudyTable) -> list[str]:
+    """Returns the config fields, with dots, in which the runs of a study differ."""
+    configs = [config_lib.identity(run.config) for run in table.runs.values()]
+    fields = [
+        field.removeprefix("config.")
+        for other in configs[1:]
+        for field, _, _ in config_lib.differences(configs[0], other)
+    ]
+    return list(dict.fromkeys(fields))

@@ -1,0 +1,189 @@
+"""What a study would take, and how far it is, in words."""
+
+import dataclasses
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from etils import epath
+
+from imbalance_jax import costs, grid, study_runner
+from imbalance_jax.config import Config
+from imbalance_jax.progress import clock
+from imbalance_jax.runs import RunDirectory
+from imbalance_jax.study_directory import RunState, StudyDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast models of a size were trained, everything but compilation included."""
+
+    flops_per_second: float
+    source: str
+
+
+def size_of(config: Config) -> str:
+    """Returns what decides how fast a run trains: the model, its batch and its vocabulary."""
+    model = config.model
+    return f"{model.N}x{model.D} L={model.L} B={config.batch_size} V={costs.vocab_size(config)}"
+
+
+def measured(directory: StudyDirectory, study: grid.StudyConfig) -> dict[str, Speed]:
+    """Returns the speeds that the study's finished runs had, by `size_of`."""
+    found: dict[str, list[float]] = {}
+    for name, spec in study.runs.items():
+        run, _ = directory.found(name, study)
+        newest = run.newest("time/") if run.done else {}
+        if "time/total" in newest:
+            seconds = newest["time/total"] - newest["time/compile"] - newest["time/setup"]
+            rate = costs.training_flops(spec.config) / max(seconds, 1e-9)
+            found.setdefault(size_of(spec.config), []).append(rate)
+    return {
+        size: Speed(statistics.median(rates), f"measured in {len(rates)} runs")
+        for size, rates in found.items()
+    }
+
+
+def tried(study: grid.StudyConfig, sizes: Iterable[str]) -> dict[str, Speed]:
+    """Returns speeds of sizes from a few steps of a run of each, on this machine.
+
+    Raises:
+      ValueError: a run cannot be made.
+    """
+    found = {}
+    for size in sizes:
+        name = next(n for n, spec in study.runs.items() if size_of(spec.config) == size)
+        with tempfile.TemporaryDirectory() as folder:
+            directory = StudyDirectory(epath.Path(folder) / "study")
+            directory.claim(dataclasses.replace(study, runs={name: study.runs[name]}, claims={}))
+            command = [sys.executable, "-m", "imbalance_jax.main", f"--study={directory}"]
+            command += [f"--members={name}", "--dry_run"]
+            done = subprocess.run(command, capture_output=True, text=True)
+        said = re.search(r"^([\d.e+-]+) s a step \((.*)\): ", done.stdout, re.MULTILINE)
+        if not said:
+            raise ValueError(f"Run {name} cannot be tried: {done.stderr.strip()}")
+        config = study.runs[name].config
+        per_step = costs.training_flops(config) / config.steps
+        found[size] = Speed(per_step / float(said[1]), said[2])
+    return found
+
+
+def describe(
+    name: str,
+    study: grid.StudyConfig,
+    states: Mapping[str, RunState],
+    speeds: Mapping[str, Speed],
+    pack: int,
+) -> str:
+    """Returns the plan of a study: its cells, and what is left to train and what that takes."""
+    lines = [f"{name}: {study.description}", ""]
+    lines.append(
+        f"{'cell':<24} {'kind':<12} {'seeds':>5} {'done':>5} {'steps':>8} {'batch':>6} "
+        f"{'tokens each':>15} {'of 1x':>7} {'FLOPs each':>11}"
+    )
+    for cell, members in cells(study).items():
+        spec = study.runs[members[0]]
+        tokens = grid.tokens_of(spec)
+        done = sum(states[member].state == "done" for member in members)
+        lines.append(
+            f"{cell:<24} {spec.kind:<12} {len(members):>5} {done:>5} {spec.config.steps:>8,} "
+            f"{spec.config.batch_size:>6} {tokens:>15,} {tokens / study.unit_tokens:>7.3g} "
+            f"{costs.training_flops(spec.config):>11.2e}"
+        )
+    left = [n for n in study.runs if states[n].state != "done"]
+    lines += ["", *_totals(study, states, left), _time(study, left, states, speeds)]
+    if pack > 1:
+        programs = len(study_runner.packs(study, left, pack))
+        lines.append(f"in packs of {pack}: {programs} programs for {len(left)} runs")
+    disk = sum(costs.bytes_on_disk(study.runs[n].config) for n in left)
+    lines.append(f"disk: {disk / 1e9:,.2f} GB of checkpoints")
+    return "\n".join(lines)
+
+
+def cells(study: grid.StudyConfig) -> dict[str, list[str]]:
+    """Returns the runs of each cell, in the grid's order."""
+    found: dict[str, list[str]] = {}
+    for name, spec in study.runs.items():
+        found.setdefault(spec.cell, []).append(name)
+    return found
+
+
+def _totals(
+    study: grid.StudyConfig, states: Mapping[str, RunState], left: Sequence[str]
+) -> list[str]:
+    kinds = Counter(spec.kind for spec in study.runs.values())
+    tokens = sum(grid.tokens_of(spec) for spec in study.runs.values())
+    flops = sum(costs.training_flops(spec.config) for spec in study.runs.values())
+    lines = [
+        f"{len(study.runs)} runs ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}), "
+        f"{tokens:,} tokens, {flops:.3g} FLOPs. {costs.FLOP_CONVENTION}"
+    ]
+    reused = Counter(s.reused_from for s in states.values() if s.reused_from)
+    lines += [f"{count} runs are those of {path}" for path, count in reused.items()]
+    rest = sum(grid.tokens_of(study.runs[n]) * _part(states[n]) for n in left)
+    lines.append(f"left: {len(left)} runs, {rest:,.0f} tokens")
+    return lines
+
+
+def _part(state: RunState) -> float:
+    """Returns the part of a run that is left."""
+    return 1 - state.step / state.steps
+
+
+def _time(
+    study: grid.StudyConfig,
+    left: Sequence[str],
+    states: Mapping[str, RunState],
+    speeds: Mapping[str, Speed],
+) -> str:
+    if not left:
+        return "time: none, all is done"
+    seconds, unknown, sources = 0.0, Counter[str](), dict[str, None]()
+    for name in left:
+        config = study.runs[name].config
+        size = size_of(config)
+        if size in speeds:
+            flops = costs.training_flops(config) * _part(states[name])
+            seconds += flops / speeds[size].flops_per_second
+            sources[speeds[size].source] = None
+        else:
+            unknown[size] += 1
+    lines = []
+    if seconds:
+        lines.append(f"time: {clock(seconds)} one after another ({'; '.join(sources)})")
+    if unknown:
+        lines.append(
+            f"time: no speed is known yet for {unknown.total()} runs, of {len(unknown)} shapes. "
+            "Add --measure to try a few steps of each on this machine."
+        )
+    return "\n".join(lines)
+
+
+def describe_states(study: grid.StudyConfig, directory: StudyDirectory) -> str:
+    """Returns a line for each run that is begun or has ended, and a count of all."""
+    lines, states = [], directory.states(study)
+    for name, state in states.items():
+        if state.state == "absent":
+            continue
+        run, _ = directory.found(name, study)
+        said = f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}"
+        lines.append(f"{said}   {_detail(state, run)}")
+    counts = Counter(state.state for state in states.values())
+    lines.append(", ".join(f"{count} {state}" for state, count in counts.items()))
+    return "\n".join(lines)
+
+
+def _detail(state: RunState, run: RunDirectory) -> str:
+    if state.state == "failed":
+        return state.error
+    if state.state == "done":
+        languages = run.read_json("evaluation.json")["languages"]
+        losses = "   ".join(f"{tag} {found['loss']:.4f}" for tag, found in languages.items())
+        return losses + (f"   (of {state.reused_from})" if state.reused_from else "")
+    newest = run.newest("")
+    speed = newest.get("perf/tokens_per_second")
+    return f"loss {newest['train/loss']:.4f}   {speed:,.0f} tokens/s" if speed else ""

@@ -1,0 +1,201 @@
+"""Trains what a study has left: each run, or pack of runs, in a process of its own.
+
+A process is `python -m imbalance_jax.main --study=DIR --members=ID,...`, so that a run that
+fails, or takes its machine's memory, fails alone. How far the study is, is read from the run
+directories, and nothing is kept besides them.
+"""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from imbalance_jax import cli, grid
+from imbalance_jax import config as config_lib
+from imbalance_jax.config import Config
+from imbalance_jax.interrupts import Interrupts
+from imbalance_jax.progress import Progress, clock
+from imbalance_jax.study_directory import StudyDirectory
+
+_POLL_SECONDS = 1.0
+# Of the optimizer: what may differ between the members of a pack.
+_LEARNING_RATE = ("peak_lr", "final_lr", "warmup", "decay", "schedule")
+
+
+@dataclasses.dataclass
+class _Job:
+    """A process that trains one run, or a pack of them."""
+
+    members: tuple[str, ...]
+    process: subprocess.Popen
+    began: float
+
+
+def pack_key(config: Config) -> str:
+    """Returns what has to be equal for two runs to be stacked in one program.
+
+    That is the shape of everything: the model, the batch, the number of steps, the languages
+    and their text. Ratios, stages, seeds, anchors and learning rates may differ.
+    """
+    plain = config_lib.to_dict(config)
+    for name in ("seed", "mixture", "data_dir", "init_from"):
+        del plain[name]
+    for name in _LEARNING_RATE:
+        del plain["optimizer"][name]
+    plain["languages"] = {
+        tag: [language["source"], language["clone_of"]]
+        for tag, language in sorted(plain["languages"].items())
+    }
+    return config_lib.digest(plain)
+
+
+def packs(study: grid.StudyConfig, names: Sequence[str], most: int) -> list[tuple[str, ...]]:
+    """Returns runs in packs of at most so many, in the order of their first members."""
+    if most < 2:
+        return [(name,) for name in names]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(pack_key(study.runs[name].config), []).append(name)
+    found = [
+        tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)
+    ]
+    return sorted(found, key=lambda members: names.index(members[0]))
+
+
+class Runner:
+    """Trains runs of a study, so many processes at a time."""
+
+    def __init__(
+        self,
+        directory: StudyDirectory,
+        study: grid.StudyConfig,
+        *,
+        command: Sequence[str] = (sys.executable, "-m", "imbalance_jax.main"),
+    ) -> None:
+        """Args: `command` is what trains the members it is given."""
+        self._directory, self._study, self._command = directory, study, command
+        self._states = directory.states(study)
+        self.failed: dict[str, str] = {}  # by run: why
+
+    def left(self, *, retry: bool) -> list[str]:
+        """Returns the runs that are not done; those that failed only to try them again."""
+        return [
+            name
+            for name, found in self._states.items()
+            if found.state != "done" and (retry or found.state != "failed")
+        ]
+
+    def run(self, work: Sequence[tuple[str, ...]], *, jobs: int) -> int:
+        """Trains each pack of runs, and returns the exit code of the command.
+
+        An interruption is passed on to every process, which saves its state first.
+        """
+        waiting, running = list(work), list[_Job]()
+        total = float(sum(grid.tokens_of(spec) for spec in self._study.runs.values()))
+        preempted = False
+        with (
+            Interrupts() as interrupts,
+            Progress("Study", total, start=self._trained(), every=30) as progress,
+        ):
+            while running or (waiting and not interrupts.requested):
+                while waiting and len(running) < jobs and not interrupts.requested:
+                    running.append(self._start(waiting.pop(0), jobs))
+                    progress.line(f"begun   {_named(running[-1].members)}")
+                if interrupts.requested and not preempted:
+                    preempted = True
+                    progress.line("Stopping: every run saves its state first.")
+                    for job in running:
+                        job.process.send_signal(signal.SIGTERM)
+                time.sleep(_POLL_SECONDS)
+                for job in [job for job in running if job.process.poll() is not None]:
+                    running.remove(job)
+                    for line in self._ended(job, preempted):
+                        progress.line(line)
+                for job in running:
+                    self._look(job.members)
+                progress.show(self._trained(), self._describe(len(running)))
+        if preempted:
+            print("Stopped. Start the same command again to go on.")
+            return cli.PREEMPTED
+        return cli.FAILED if self.failed else cli.DONE
+
+    def _start(self, members: tuple[str, ...], jobs: int) -> _Job:
+        options = (f"--study={self._directory}", f"--members={','.join(members)}")
+        environment = dict(os.environ)
+        if jobs > 1:  # or the first process would take the memory of a GPU for itself
+            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.2f}")
+        log = self._directory.log(members[0])
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a") as output:
+            process = subprocess.Popen(
+                [*self._command, *options],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+        return _Job(members, process, time.monotonic())
+
+    def _look(self, members: Sequence[str]) -> None:
+        for name in members:
+            self._states[name] = self._directory.state(name, self._study)
+
+    def _trained(self) -> float:
+        """Returns the tokens that all runs of the study were trained on so far."""
+        return sum(
+            grid.tokens_of(spec)
+            * (1.0 if (found := self._states[name]).state == "done" else found.step / found.steps)
+            for name, spec in self._study.runs.items()
+        )
+
+    def _ended(self, job: _Job, preempted: bool) -> list[str]:
+        """Returns what became of the runs of a process, in words.
+
+        Args:
+          job: the process.
+          preempted: whether it was asked to stop.
+        """
+        stopped = job.process.returncode == cli.PREEMPTED
+        # Asked before it listened, it has saved nothing new and lost nothing either.
+        stopped |= preempted and job.process.returncode == -signal.SIGTERM
+        self._look(job.members)
+        took, lines = clock(time.monotonic() - job.began), []
+        for name in job.members:
+            found = self._states[name]
+            if found.state == "done":
+                lines.append(f"done    {name}, in {took}: {self._losses(name)}")
+            elif stopped:
+                lines.append(f"saved   {name} at step {found.step:,} of {found.steps:,}")
+            else:
+                self.failed[name] = found.error or self._last_words(job)
+                lines.append(f"FAILED  {name} at step {found.step:,}: {self.failed[name]}")
+        return lines
+
+    def _losses(self, name: str) -> str:
+        languages = self._directory.run(name).read_json("evaluation.json")["languages"]
+        return "   ".join(f"{tag} {found['loss']:.4f}" for tag, found in languages.items())
+
+    def _last_words(self, job: _Job) -> str:
+        """Returns why a process ended that left no FAILED.json."""
+        log = self._directory.log(job.members[0])
+        code = job.process.returncode
+        if code < 0:
+            name = signal.Signals(-code).name
+            return f"ended by {name}; a machine that is out of memory does that. See {log}."
+        lines = log.read_text().strip().splitlines()
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return said[-1] if said else f"exit code {code}. See {log}."
+
+    def _describe(self, running: int) -> str:
+        states = [found.state for found in self._states.values()]
+        text = f"{states.count('done')} of {len(states)} runs done, {running} running"
+        return text + (f", {len(self.failed)} failed" if self.failed else "")
+
+
+def _named(members: Sequence[str]) -> str:
+    if len(members) == 1:
+        return members[0]
+    return f"{len(members)} runs in one program: {', '.join(members)}"

@@ -1,0 +1,310 @@
+"""What is concluded from studies whose law and effects are known."""
+
+import json
+import math
+import shutil
+
+import made_studies
+import pytest
+
+from imbalance_jax import grid
+from imbalance_jax.analysis import claims, effects, study_table, validity
+
+RARE = {"measure": "log_teff", "cell": "r90_10", "language": "en2", "direction": "higher"}
+CLAIMS = {
+    "gains": RARE | {"smallest": 0.05},
+    "gains_matched": RARE | {"baseline": "matched", "smallest": 0.05},
+    "gains_more": RARE | {"against": "r50_50", "smallest": 0.05},
+    "beats_matched": {"cell": "r90_10", "language": "en2", "against": "matched"},
+    "beats_placebo": {"cell": "r90_10", "language": "en2", "against": "placebo90_10"},
+    "clones_are_equal": {
+        "cell": "r50_50",
+        "language": "en1",
+        "against": "r50_50",
+        "against_language": "en2",
+        "direction": "same",
+        "smallest": 0.05,
+    },
+    "parts_are_equal": {
+        "cell": "r90_10",
+        "language": "en1",
+        "against": "r90_10",
+        "against_language": "en2",
+        "direction": "same",
+        "smallest": 0.05,
+    },
+    "aligns": {
+        "measure": "alignment",
+        "cell": "r90_10",
+        "language": "en1-en2",
+        "against": "r50_50",
+        "direction": "higher",
+        "smallest": 0.05,
+    },
+    "is_aligned": {
+        "measure": "alignment",
+        "cell": "r90_10",
+        "language": "en1-en2",
+        "direction": "higher",
+        "smallest": 0.02,
+    },
+}
+GAIN = 0.1  # so that TEff at 10 % is 1 + 0.1 x 9
+
+
+def measured(directory, resamples=20):
+    table = study_table.read(directory)
+    found = effects.measure(table, resamples=resamples)
+    return table, found, {result.name: result for result in claims.judge(table, found)}
+
+
+@pytest.fixture(scope="module")
+def gaining(tmp_path_factory):
+    config = made_studies.small_grid(**CLAIMS)
+    path = tmp_path_factory.mktemp("gaining") / "study"
+    return measured(made_studies.make(path, config, rare_gain=GAIN), resamples=100)
+
+
+@pytest.fixture(scope="module")
+def gainless(tmp_path_factory):
+    config = made_studies.small_grid(**CLAIMS)
+    path = tmp_path_factory.mktemp("gainless") / "study"
+    return measured(made_studies.make(path, config, rare_gain=0.0), resamples=100)
+
+
+@pytest.mark.parametrize("kind", ["monolingual", "matched"])
+def test_a_known_gain_is_returned_within_its_interval(gaining, kind):
+    _, found, _ = gaining
+    rare = found.condition("r90_10", "en2")
+    worth = rare.worths[kind, "loss"]
+    assert worth.teff[0] < 1 + 9 * GAIN < worth.teff[1]
+    assert worth.exchange[0] < GAIN < worth.exchange[1]
+    assert worth.efficiency.teff == pytest.approx(1 + 9 * GAIN, rel=0.05)
+    low, high = worth.log_teff.exp_interval()
+    assert low < worth.efficiency.teff < high
+    assert not worth.efficiency.extrapolated and worth.law_error < 0.05
+
+
+def test_intervals_of_perplexity_hold_the_mean_and_pool_the_scatter(gaining):
+    _, found, _ = gaining
+    rare = found.condition("r90_10", "en2")
+    losses = rare.by_seed("loss").values()
+    assert rare.log_ppl.value == pytest.approx(sum(losses) / 3)
+    low, high = rare.log_ppl.interval()
+    assert low < rare.log_ppl.value < high
+    # en2 is in r50_50, r90_10 and the placebo, with three seeds each.
+    assert rare.log_ppl.df == 6
+
+
+def test_a_gain_supports_its_claims(gaining):
+    _, _, results = gaining
+    for name in ("gains", "gains_matched", "gains_more", "beats_matched", "beats_placebo"):
+        assert results[name].word == "supported", name
+    assert math.exp(results["gains"].estimate.value) == pytest.approx(1.9, rel=0.05)
+
+
+def test_without_a_gain_no_claim_of_one_is_supported(gainless):
+    _, _, results = gainless
+    for name in ("gains", "gains_matched", "gains_more", "beats_matched", "beats_placebo"):
+        assert results[name].word in ("absent", "undecided"), name
+    assert "absent" in {results[name].word for name in ("gains", "gains_matched", "gains_more")}
+
+
+def test_the_same_is_claimed_and_shown_or_contradicted(gaining):
+    _, _, results = gaining
+    assert results["clones_are_equal"].word == "supported"
+    assert results["parts_are_equal"].word == "contradicted"
+
+
+def test_p_values_are_adjusted_over_all_claims(gaining):
+    _, _, results = gaining
+    alone = results["aligns"].estimate.p_value()
+    assert results["aligns"].verdict.p > alone
+
+
+def test_a_placebo_with_the_same_ratio_is_found(gaining, gainless):
+    for (_, found, _), gain in ((gaining, GAIN), (gainless, 0.0)):
+        rare = found.condition("r90_10", "en2")
+        expected = made_studies.law(0.1 + 0.9 * gain, 1) - made_studies.law(0.1, 1)
+        assert rare.placebo == "placebo90_10"
+        assert rare.beyond_placebo.value == pytest.approx(expected, abs=0.02)
+        assert found.condition("r50_50", "en2").placebo == ""
+
+
+def test_a_shuffled_partner_is_held_against_no_law(gaining):
+    _, found, _ = gaining
+    assert not found.condition("placebo90_10", "en1").worths
+    assert found.condition("placebo90_10", "en2").worths
+
+
+def test_the_whole_monolingual_run_is_a_matched_baseline_too(gaining):
+    table, found, _ = gaining
+    group = effects.Group("en", "2x16", "matched", 1000)
+    runs = effects.baseline_runs(table, group)
+    assert "mono_en1_100_s0" in runs and "mono_en1_90_s0" not in runs
+    assert len(found.laws[group, "loss"].tokens) == 5
+    # Of another length nothing is matched.
+    assert not effects.baseline_runs(table, effects.Group("en", "2x16", "matched", 2000))
+
+
+def test_own_loss_is_held_against_the_plain_law(gaining):
+    _, found, _ = gaining
+    worths = found.condition("r90_10", "en2").worths
+    whole, own = worths["matched", "loss"], worths["matched", "loss_own"]
+    # The made mixtures spend 0.01 nats on telling the language, and their baselines none.
+    assert own.efficiency.loss == pytest.approx(whole.efficiency.loss - 0.01)
+    assert own.law is whole.law and own.efficiency.teff > whole.efficiency.teff
+    assert ("matched", "language_nats") not in worths
+
+
+def test_alignment_is_what_rises_above_shuffled_pairs(gaining):
+    _, found, results = gaining
+    hidden = found.alignment("r90_10", "en1-en2", "hidden")
+    assert hidden.excess.value == pytest.approx(0.05, abs=0.02)
+    assert hidden.placebo == "placebo90_10" and hidden.beyond_placebo.n == 3
+    assert found.alignment("r90_10", "en1-en2", "gradient").excess.value == pytest.approx(
+        0.2, abs=0.02
+    )
+    assert results["is_aligned"].word == "supported"
+    assert results["aligns"].word == "absent"
+
+
+def test_a_matched_baseline_is_the_nearest_or_else_its_law(gaining, tmp_path):
+    _, _, results = gaining
+    assert "matched_en1_10, which has as many tokens" in results["beats_matched"].against
+    config = made_studies.small_grid(fractions=(0.05, 0.5, 1), beats=CLAIMS["beats_matched"])
+    directory = made_studies.make(tmp_path / "study", config, rare_gain=GAIN)
+    result = measured(directory)[2]["beats"]
+    assert "the law of the matched baselines" in result.against
+    assert result.estimate.value == pytest.approx(-0.53, abs=0.1)
+
+
+def test_claims_whose_runs_are_not_done_are_not_measured(tmp_path):
+    config = made_studies.small_grid(**CLAIMS)
+    directory = made_studies.make(tmp_path / "study", config, rare_gain=GAIN)
+    shutil.rmtree(directory.run("placebo90_10_s2").path)
+    shutil.rmtree(directory.run("mono_en1_25_s0").path)
+    _, _, results = measured(directory)
+    assert results["beats_placebo"].word == claims.NOT_MEASURED
+    assert results["beats_placebo"].missing == ["placebo90_10_s2"]
+    assert results["beats_placebo"].estimate.value < -0.4  # so far
+    assert math.isnan(results["beats_placebo"].verdict.p)
+    assert results["gains"].missing == ["mono_en1_25_s0"]
+    assert results["clones_are_equal"].word == "supported"
+
+
+def test_a_failed_run_is_left_out_and_named(tmp_path):
+    config = made_studies.small_grid(beats_placebo=CLAIMS["beats_placebo"])
+    directory = made_studies.make(tmp_path / "study", config, rare_gain=GAIN)
+    run = directory.run("placebo90_10_s2")
+    (run.path / "DONE").unlink()
+    run.fail(100, FloatingPointError("the loss is not finite"))
+    table, found, results = measured(directory)
+    assert results["beats_placebo"].word == "supported"
+    assert results["beats_placebo"].failed == ["placebo90_10_s2"]
+    [check] = [c for c in validity.checks(table, found) if c.name == "Runs"]
+    assert check.state == "look" and "placebo90_10_s2" in check.text
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    config = made_studies.small_grid(seeds=1, **CLAIMS)
+    directory = made_studies.make(tmp_path / "study", config, rare_gain=GAIN)
+    table, found, results = measured(directory)
+    assert {result.word for result in results.values()} == {"undecided"}
+    assert math.isnan(found.condition("r90_10", "en2").log_ppl.interval()[0])
+    [check] = [c for c in validity.checks(table, found) if c.name == "Seeds"]
+    assert check.state == "look" and "Every cell has one seed" in check.text
+
+
+def lower(directory, name, language, loss):
+    """Gives a language of a run another loss."""
+    run = directory.run(name)
+    results = run.read_json("evaluation.json")
+    found = results["languages"][language]
+    found.update(loss=loss, ppl=math.exp(min(loss, 700)), loss_own=loss - found["language_nats"])
+    (run.path / "evaluation.json").write_text(json.dumps(results))
+
+
+def test_a_loss_below_the_law_has_a_limit_and_is_undecided(tmp_path):
+    config = made_studies.small_grid(gains=CLAIMS["gains"])
+    directory = made_studies.make(tmp_path / "study", config, noise=0.0005)
+    for seed in range(3):
+        lower(directory, f"r90_10_s{seed}", "en2", 1.0 + 0.01 * seed)
+    _, found, results = measured(directory)
+    worth = found.condition("r90_10", "en2").worths["monolingual", "loss"]
+    # The longest baseline has ten times the tokens of the rare language.
+    assert worth.limit == "above" and worth.bound == pytest.approx(10)
+    assert results["gains"].word == "undecided" and "TEff > 10" in results["gains"].notes[0]
+    assert any("is below all" in needed.run.reason for needed in found.needed)
+
+
+def test_missing_baselines_are_named_with_their_cost(tmp_path):
+    config = made_studies.small_grid(fractions=(), gains=CLAIMS["gains"])
+    directory = made_studies.make(tmp_path / "study", config, rare_gain=GAIN)
+    _, found, results = measured(directory)
+    assert not found.laws and results["gains"].word == claims.NOT_MEASURED
+    needed = [each for each in found.needed if each.group.kind == "monolingual"]
+    assert [each.run.seeds for each in needed] == [3, 3, 3]
+    assert needed[0].run.tokens == 32_000 and needed[-1].run.tokens == 288_000
+    assert all(each.run.flops > 0 for each in needed)
+
+
+def test_wide_baselines_give_language_nats_a_law_of_its_own(tmp_path):
+    even = made_studies.mixture("50:50")
+    study = grid.Grid("With wide baselines.", unit=even)
+    study.add("r50_50", even, seeds=range(2))
+    study.baselines(even, "en1", fractions=(0.25, 0.5, 1), seeds=range(2), kinds=("wide",))
+    directory = made_studies.make(tmp_path / "study", study.to_config())
+    for name in directory.study().runs:
+        if name.startswith("wide"):
+            run = directory.run(name)
+            results = run.read_json("evaluation.json")
+            nats = 0.002 * 1000 / run.config().steps
+            for found in results["languages"].values():
+                found.update(language_nats=nats, loss_own=found["loss"] - nats)
+            (run.path / "evaluation.json").write_text(json.dumps(results))
+    _, found, _ = measured(directory)
+    parts = {part for (group, part) in found.laws if group.kind == "wide"}
+    assert parts == {"loss", "language_nats", "loss_own"}
+    # 0.01 nats of telling, where the baselines reach 0.008 on a quarter of the tokens.
+    worth = found.condition("r50_50", "en1").worths["wide", "language_nats"]
+    assert worth.efficiency.teff < 0.5 and worth.efficiency.extrapolated
+
+
+def test_a_learning_rate_at_the_edge_of_its_sweep_is_pointed_out(tmp_path):
+    even = made_studies.mixture("50:50")
+    study = grid.Grid("With a sweep.", unit=even)
+    study.add("r50_50", even, seeds=range(2))
+    study.sweep("r50_50", even, factors=(0.5, 2))
+    directory = made_studies.make(tmp_path / "study", study.to_config())
+
+    def state():
+        checks = validity.checks(*measured(directory)[:2])
+        return [(c.state, c.text) for c in checks if c.name == "Learning rate of r50_50"]
+
+    for language in ("en1", "en2"):
+        lower(directory, "r50_50_lr2_s0", language, 3.9)
+        lower(directory, "r50_50_lr0p5_s0", language, 3.9)
+    assert state()[0][0] == "good"
+    lower(directory, "r50_50_lr2_s0", "en2", 3.0)
+    [(edge, text)] = state()
+    assert edge == "look" and "en2 is best at 2 times its rate" in text
+
+
+def test_what_the_text_and_ratio_did_is_checked(tmp_path, gaining):
+    table, found, _ = gaining
+    states = {check.name: check.state for check in validity.checks(table, found)}
+    assert states["Ratio, realised"] == "good" and states["Clones equal at 50:50"] == "good"
+    assert states["Epochs"] == "good" and states["Law error"] == "good"
+    config = made_studies.small_grid(ratios=("50:50",), seeds=2)
+    directory = made_studies.make(tmp_path / "study", config)
+    run = directory.run("r50_50_s1")
+    rows = run.read_csv("mixture.csv")
+    for row in rows:
+        row["cross_language_repeats"] = 100
+        row["realised_tokens"] = 1.02 * float(row["realised_tokens"])
+    run.write_csv("mixture.csv", rows)
+    checks = {check.name: check for check in validity.checks(*measured(directory)[:2])}
+    assert "+2.00 %" in checks["Ratio, realised"].text
+    assert checks["Text repeated across languages"].state == "look"
+    assert "r50_50_s1" in checks["Text repeated across languages"].text

@@ -1,0 +1,45 @@
+"""A run directory belongs to one run, and to one process at a time."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from made_studies import mixture
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.runs import RunDirectory
+
+HOLD = textwrap.dedent(
+    """
+    import sys
+    from imbalance_jax.runs import RunDirectory
+    run = RunDirectory(sys.argv[1])
+    run.claim(run.config())
+    print("held", flush=True)
+    sys.stdin.read()
+    """
+)
+
+
+def test_two_processes_cannot_train_in_one_directory(tmp_path):
+    config = config_lib.resolve(mixture("1:1"))
+    run = RunDirectory(tmp_path / "run")
+    run.claim(config)
+    run.release()
+    command = [sys.executable, "-c", HOLD, str(run.path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="run is being trained in by another process"):
+            run.claim(config)
+        other.communicate("")
+    run.claim(config)  # what a process held is free when it has ended
+    run.release()
+
+
+def test_a_directory_that_was_only_held_is_still_empty(tmp_path):
+    run = RunDirectory(tmp_path)
+    (tmp_path / ".lock").touch()
+    run.check(config_lib.resolve(mixture("1:1")))

@@ -1,0 +1,222 @@
+"""A study on disk: what is done, what is left, and what was changed by hand."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from made_studies import make, small_grid
+
+from imbalance_jax import cli, grid, study_plan, study_runner
+from imbalance_jax.analysis import study_table
+from imbalance_jax.study_directory import StudyDirectory
+
+# Stands in for imbalance_jax.main: makes up the results of the members it is given.
+FAKE = textwrap.dedent(
+    """
+    import signal, sys, time
+    sys.path.insert(0, {tests!r})
+    from made_studies import make_run
+    from imbalance_jax.study_directory import StudyDirectory
+    options = dict(arg.lstrip("-").split("=") for arg in sys.argv[1:])
+    directory = StudyDirectory(options["study"])
+    study = directory.study()
+    for name in options["members"].split(","):
+        run, spec = directory.run(name), study.runs[name]
+        if name.startswith({fails!r}):
+            run.claim(spec.config)
+            run.fail(3, FloatingPointError("The loss of step 3 is nan."))
+            sys.exit(1)
+        if {slow!r}:
+            run.claim(spec.config)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+            time.sleep(60)
+        make_run(directory, name, spec, gain=0.0, unit_tokens=study.unit_tokens)
+    """
+)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_runner, "_POLL_SECONDS", 0.1)
+
+
+def fake(tmp_path: pathlib.Path, *, fails: str = "-", slow: bool = False) -> tuple[str, str]:
+    script = tmp_path / "fake_main.py"
+    tests = str(pathlib.Path(__file__).parent)
+    script.write_text(FAKE.format(tests=tests, fails=fails, slow=slow))
+    return sys.executable, str(script)
+
+
+def begin(tmp_path: pathlib.Path, **options) -> tuple[StudyDirectory, grid.StudyConfig]:
+    study = grid.resolve(small_grid(seeds=1, fractions=(0.5, 1), **options))
+    directory = StudyDirectory(tmp_path / "study")
+    directory.claim(study)
+    return directory, study
+
+
+def train(directory, study, command, *, jobs=2, pack=0, retry=False) -> tuple[int, list[str]]:
+    runner = study_runner.Runner(directory, study, command=command)
+    left = runner.left(retry=retry)
+    return runner.run(study_runner.packs(study, left, pack), jobs=jobs), left
+
+
+def test_a_study_trains_what_is_left_and_a_larger_one_only_what_is_new(tmp_path):
+    directory, study = begin(tmp_path)
+    code, left = train(directory, study, fake(tmp_path))
+    assert code == cli.DONE and left == list(study.runs)
+    larger = grid.resolve(small_grid(seeds=1, fractions=(0.25, 0.5, 1)))
+    directory.check(larger)
+    _, left = train(directory, larger, fake(tmp_path))
+    assert left == ["mono_en1_25_s0", "matched_en1_25_s0"]
+
+
+def test_a_run_that_fails_fails_alone_and_is_tried_again_only_when_asked(tmp_path, capsys):
+    directory, study = begin(tmp_path)
+    code, _ = train(directory, study, fake(tmp_path, fails="r90"))
+    states = directory.states(study)
+    assert code == cli.FAILED
+    assert [name for name, found in states.items() if found.state != "done"] == ["r90_10_s0"]
+    assert "FAILED  r90_10_s0 at step 3: The loss of step 3 is nan." in capsys.readouterr().out
+    assert train(directory, study, fake(tmp_path))[1] == []
+    assert train(directory, study, fake(tmp_path), retry=True)[1] == ["r90_10_s0"]
+
+
+def test_an_interruption_reaches_every_process_and_the_study_goes_on_later(tmp_path, capsys):
+    directory, study = begin(tmp_path)
+
+    def stop_when_begun() -> None:
+        while not (directory.run("r90_10_s0").path / "config.json").exists():
+            time.sleep(0.1)
+        time.sleep(0.5)  # until the last of the stand-ins listens
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_when_begun, daemon=True).start()
+    began = time.monotonic()
+    code, _ = train(directory, study, fake(tmp_path, slow=True))
+    assert code == cli.PREEMPTED and time.monotonic() - began < 30
+    assert "saved   r50_50_s0" in capsys.readouterr().out
+    code, left = train(directory, study, fake(tmp_path))
+    assert code == cli.DONE and left == list(study.runs)
+
+
+def test_runs_that_differ_in_ratio_seed_and_rate_are_packed_and_others_are_not():
+    study = grid.resolve(small_grid(seeds=2, fractions=(0.5, 1)))
+    found = study_runner.packs(study, list(study.runs), 8)
+    assert ("r50_50_s0", "r90_10_s0", "placebo90_10_s0", "r50_50_s1", "r90_10_s1",
+            "placebo90_10_s1") in found  # fmt: skip
+    assert ("mono_en1_50_s0", "mono_en1_50_s1") in found
+    assert sorted(name for pack in found for name in pack) == sorted(study.runs)
+    assert max(map(len, study_runner.packs(study, list(study.runs), 2))) == 2
+
+
+def test_the_directory_of_another_grid_is_refused_with_the_field(tmp_path):
+    directory, _ = begin(tmp_path)
+    changed = small_grid(seeds=1, fractions=(0.5, 1))
+    changed.runs.r90_10_s0.config.optimizer.peak_lr = 0.5
+    with pytest.raises(ValueError, match=r"run r90_10_s0 has config\.optimizer\.peak_lr=0\.003"):
+        directory.check(grid.resolve(changed))
+    fewer = grid.resolve(small_grid(ratios=("50:50",), seeds=1, fractions=(0.5, 1)))
+    with pytest.raises(ValueError, match="study of another grid: it has a run"):
+        directory.check(fewer)
+
+
+def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no study"):
+        StudyDirectory(tmp_path).check(grid.resolve(small_grid()))
+    with pytest.raises(FileNotFoundError, match=r"has no study\.json"):
+        StudyDirectory(tmp_path).study()
+
+
+def edit(path: pathlib.Path, change) -> None:
+    plain = json.loads(path.read_text())
+    change(plain)
+    path.write_text(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    "file, change, message",
+    [
+        ("config.json", lambda c: c.update(steps=7), r"changed by hand.*config\.steps=7"),
+        ("evaluation.json", lambda e: e["languages"].pop("en2"), "done and has nothing of en2"),
+        ("evaluation.json", lambda e: e["languages"]["en2"].update(loss=1.0), "do not add up"),
+    ],
+)
+def test_a_run_changed_by_hand_is_found(tmp_path, file, change, message):
+    directory = make(tmp_path / "study", small_grid(seeds=1))
+    edit(pathlib.Path(directory.run("r90_10_s0").path) / file, change)
+    with pytest.raises(ValueError, match=message):
+        study_table.read(directory)
+
+
+def test_a_study_file_changed_by_hand_is_found(tmp_path):
+    directory, _ = begin(tmp_path)
+    edit(
+        pathlib.Path(directory.path) / "study.json",
+        lambda s: s["runs"]["r90_10_s0"]["config"].update(steps=7),
+    )
+    with pytest.raises(ValueError, match="run r90_10_s0 does not have the hash"):
+        directory.study()
+
+
+def test_a_study_serves_another_that_reuses_it(tmp_path):
+    make(tmp_path / "first", small_grid(seeds=1))
+    config = small_grid(seeds=2)
+    config.reuse = (str(tmp_path / "first"),)
+    study = grid.resolve(config)
+    directory = StudyDirectory(tmp_path / "second")
+    directory.claim(study)
+    left = study_runner.Runner(directory, study).left(retry=False)
+    assert left == [name for name in study.runs if name.endswith("_s1")]
+    assert {row.seed for row in study_table.read(directory).observations} == {0}
+
+
+def test_the_table_has_a_row_for_each_trained_language_of_a_finished_run(tmp_path):
+    directory = make(tmp_path / "study", small_grid(seeds=2))
+    table = study_table.read(directory)
+    rows = {(row.run, row.language): row for row in table.observations}
+    rare = rows["r90_10_s1", "en2"]
+    assert (rare.tokens, rare.share, rare.source) == (0.1 * table.unit_tokens, 0.1, "en")
+    assert rare.epochs == pytest.approx(0.5)
+    assert rare.loss == pytest.approx(rare.language_nats + rare.loss_own)
+    hidden = [row for row in table.alignments if row.run == "r50_50_s0" and row.measure == "hidden"]
+    assert [row.layer for row in hidden] == [0, 1, 2, 3]
+    assert hidden[0].excess == pytest.approx(0.05, abs=0.05)
+    written = [pathlib.Path(path).name for path in study_table.write(table, directory)]
+    assert written == ["table.csv", "table.parquet", "alignment.csv", "alignment.parquet"]
+    lines = (tmp_path / "study" / "table.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(table.observations) and "ppl" in lines[0]
+
+
+def test_a_plan_counts_tokens_and_hours_of_what_is_left(tmp_path):
+    directory = make(tmp_path / "study", small_grid(seeds=1))
+    larger = grid.resolve(small_grid(seeds=2))
+    speeds = study_plan.measured(directory, larger)
+    states = directory.states(larger)
+    text = study_plan.describe("study", larger, states, speeds, pack=8)
+    left = [spec for name, spec in larger.runs.items() if name.endswith("_s1")]
+    tokens = sum(grid.tokens_of(spec) for spec in left)
+    assert f"left: {len(left)} runs, {tokens:,} tokens" in text
+    # A made run takes 0.01 s a step.
+    steps = sum(spec.config.steps for spec in left)
+    assert f"time: {study_plan.clock(0.01 * steps)} one after another" in text
+
+
+def test_the_commands_refuse_what_they_cannot_do(tmp_path):
+    def refused(*args: str) -> str:
+        command = [sys.executable, "-m", "imbalance_jax.study", *args]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == cli.REFUSED, done.stderr
+        return done.stderr
+
+    assert "Give one command of plan, run, status" in refused("--workdir=x")
+    assert "has no study.json" in refused("status", "--workdir=x")
+    config = pathlib.Path(__file__).parents[1] / "configs" / "90_10.py"
+    assert "no field `runs`" in refused("plan", f"--config={config}")
