@@ -27,10 +27,11 @@ _CHUNK_ELSEWHERE = (2048, 1 << 30)
 COMPILER_OPTIONS: Mapping[str, Mapping[str, str]] = {"cpu": {}, "gpu": {}, "tpu": {}}
 
 # How the members of a pack that share a device take an update: scan, in turn, or vmap, together.
-# In turn, each is the run alone bit by bit, and one that is frozen takes no time. On two cores of a
-# CPU, a step of eight runs of demo took 1.37 s by scan and 2.06 s by vmap (medians of five rounds on
-# a busy machine), and 80 MB against 383 MB. On an H100, 32.4 ms by scan and 25.4 ms by vmap for
-# eight of pico, 95.6 and 53.8 ms for eight of mini with 16 sequences each. bench --members times both.
+# In turn, each is the run alone bit by bit, and one that is frozen takes no time. On two cores of
+# a CPU, a step of eight runs of demo took 1.37 s by scan and 2.06 s by vmap (medians of five rounds
+# on a busy machine), and 80 MB against 383 MB. On an H100, 32.4 ms by scan and 25.4 ms by vmap for
+# eight of pico, 95.6 and 53.8 ms for eight of mini with 16 sequences each. bench --members times
+# both.
 _PACKING = {"cpu": "scan"}
 _PACKING_ELSEWHERE = "vmap"
 
