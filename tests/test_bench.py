@@ -9,9 +9,9 @@ import jax
 import pytest
 
 from imbalance_jax import model as model_lib
-from imbalance_jax import sharding
+from imbalance_jax import sharding, tuning
 from imbalance_jax.benchmarks import case as case_lib
-from imbalance_jax.benchmarks import start, training
+from imbalance_jax.benchmarks import packing, start, training
 from imbalance_jax.data import prepare
 from imbalance_jax.train import Trainer
 
@@ -69,6 +69,23 @@ def test_a_second_start_takes_its_programs_from_the_cache():
     for seconds in (cold, cached):
         parts = sum(value for name, value in seconds.items() if name != "whole")
         assert parts <= seconds["whole"]
+
+
+def test_a_pack_is_timed_against_its_runs_in_turn(monkeypatch):
+    options = {"cpu": {"xla_backend_optimization_level": "0"}}
+    monkeypatch.setattr(tuning, "COMPILER_OPTIONS", options)
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
+    config = case_lib.parse(f"{TINY} model.N=1 model.scan_layers=True").config
+    found = packing.measure(config, 2, seconds=0.01)
+    for way in ("scan", "vmap"):
+        alone, packed = found["alone"], found[way]
+        assert packed["tokens_per_second"] == pytest.approx(2 * 8 * 16 / packed["step_seconds"])
+        in_turn = 2 * (alone["compile_seconds"] + 1500 * alone["step_seconds"])
+        together = packed["compile_seconds"] + 1500 * packed["step_seconds"]
+        assert packed["in_turn_over_pack_whole_runs"] == pytest.approx(in_turn / together)
+    text = "\n".join(packing.describe("a case", found))
+    assert "2 runs of 8 x 16" in text and "pack, vmap" in text
 
 
 def test_cases_are_measured_one_by_one_and_written_down(tmp_path):
