@@ -21,7 +21,7 @@ Map of the package, in the order of its imports:
                                                                 several runs as one program
     runs        the run directory                     checkpoint  save and restore
     tuning      what is fastest on which device       benchmarks/ what the command bench measures
-    grid        what a study is made of               study_*     its directory, plan, runner, presets
+    grid        what a study is made of               study_*     its directory, plan and runner
     analysis/   figures, laws, verdicts, pages        main, evaluate, study, report, ...: commands
 
 In a notebook, `imbalance_jax.load("runs/90_10")` gives a trained run's config, parameters
