@@ -75,7 +75,8 @@ def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         _collect(directory, study)
         failed = [n for n, s in directory.states(study).items() if s.state == "failed"]
         if failed:
-            print(f"{len(failed)} runs failed: {', '.join(failed)}. To try again: --only=failed")
+            print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
+            code = cli.FAILED
     return code
 
 
