@@ -88,6 +88,8 @@ def sized(
         # Scored whole, so that the same time covers more of the text.
         config.evaluation.stride = config.model.L
         config.evaluation.max_test_windows = whole("test", choice.test)
+    # Several devices are shared out among the members of a pack, and a run alone has them all.
+    config.mesh.update(member=-1, data=1)
     return measured(config)
 
 
