@@ -157,8 +157,9 @@ def reference_efficiencies(
     """Returns what each language of each run is worth by the law 1/PPL = c - a x^-b.
 
     The law is that of the study's short monolingual runs of the same source and size. Where
-    there is none, or a perplexity is outside of its range, there is no efficiency either; the
-    second value says of which sources and sizes, and why.
+    it does not converge, the law that predicts left-out runs best stands in for it. Where there
+    is none, or a perplexity is outside of its range, there is no efficiency; the second value
+    says of which sources and sizes this is true, and why.
     """
     groups = defaultdict(list)
     for seen in table.observations:
@@ -166,15 +167,19 @@ def reference_efficiencies(
     worth, without = {}, []
     for (source, size), group in groups.items():
         baselines = [seen for seen in group if seen.kind == "monolingual"]
+        points = [run.tokens for run in baselines], [run.loss for run in baselines]
+        law: efficiency.Law
         try:
-            law = efficiency.ReferenceLaw.fit(
-                [run.tokens for run in baselines],
-                [run.loss for run in baselines],
-                table.unit_tokens,
-            )
+            law = efficiency.ReferenceLaw.fit(*points, table.unit_tokens)
         except ValueError as error:
-            without.append(f"no law for {source} at {size}: {error}")
-            continue
+            try:
+                choice = efficiency.choose(*points, table.unit_tokens)
+            except ValueError:
+                without.append(f"no law for {source} at {size}: {error}")
+                continue
+            law = choice.law
+            stands = f"the {choice.family} law stands in for the reference's: {error}"
+            without.append(f"for {source} at {size} {stands}")
         for seen in group:
             found = efficiency.efficiency_or_limit(law, seen.loss, seen.tokens, seen.other_tokens)
             if 0 < found.mlte < math.inf and found.mlpe < math.inf:

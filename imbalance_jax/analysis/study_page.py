@@ -16,9 +16,9 @@ from imbalance_jax import grid
 from imbalance_jax.analysis import (
     claims,
     effects,
-    efficiency,
     figures,
     markup,
+    paper_check,
     paper_figures,
     paper_results,
     paper_tables,
@@ -776,7 +776,7 @@ def _paper(table: StudyTable, found: Effects, folder: pathlib.Path) -> str:
 
 
 def _paper_results(table: StudyTable, found: Effects) -> list[reference.Result]:
-    """Returns the study's rows for the figures, TEff by the reference's own law among them."""
+    """Returns the study's rows for the figures, TEff by the reference's law among them."""
     done = {
         name: run.directory.read_json("evaluation.json")
         for name, run in table.runs.items()
@@ -787,13 +787,7 @@ def _paper_results(table: StudyTable, found: Effects) -> list[reference.Result]:
         for (group, part), law in found.laws.items()
         if (group.kind, part) == ("monolingual", "loss") and law.reference is not None
     }
-    worths = {}
-    for row in table.observations:
-        law = laws.get((row.source, row.size))
-        if law is not None:
-            worth = efficiency.efficiency_or_limit(law, row.loss, row.tokens, row.other_tokens)
-            if 0 < worth.mlte < math.inf and worth.mlpe < math.inf:
-                worths[row.run, row.language] = worth
+    worths, _ = paper_check.reference_efficiencies(table)
     results = paper_results.study_results(table, worths, interval=_t_interval, evaluations=done)
     names = {
         f"{run.config.model.N}x{run.config.model.D}": run.spec.reference["model"]
