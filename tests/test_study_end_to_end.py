@@ -59,7 +59,7 @@ def test_a_killed_study_goes_on_and_a_run_that_diverges_stops_no_other(
     directory = StudyDirectory(tmp_path / "study")
     choices = f"data_dir={data_dir},fails=yes"
     command = study(tmp_path, "run", choices=choices)
-    # A session of its own, so that the kill takes the study and what it has begun together.
+    # A group of its own, so that the kill takes the study and what it has begun together.
     with subprocess.Popen(command, env=environment, start_new_session=True) as first:
         saved = directory.run("even_s0").checkpoints
         deadline = time.monotonic() + 300
