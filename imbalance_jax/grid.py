@@ -381,6 +381,13 @@ def _check_claim(name: str, claim: Claim, study: StudyConfig, cells: set[str]) -
             )
     if not claim.against and claim.measure in ("loss", "language_nats", "loss_own"):
         raise ValueError(f"{field}.against is empty. Name the cell that {claim.cell} is held to.")
+    if claim.measure == "log_teff" and claim.baseline not in {
+        spec.kind for spec in study.runs.values()
+    }:
+        raise ValueError(
+            f"{field}: a TEff is read off a law of {claim.baseline} baselines, and the grid has no "
+            "such runs. Add them with Grid.baselines, or set another baseline."
+        )
     if not claim.smallest > 0:
         raise ValueError(
             f"{field}.smallest={claim.smallest} must be above 0: the smallest effect that would "

@@ -30,7 +30,9 @@ def define_flags() -> None:
 def main() -> int:
     workdir = FLAGS.workdir
     if not workdir:
-        cli.refuse("--workdir is missing. Give the directory of a run, such as runs/90_10.")
+        cli.refuse(
+            "--workdir is missing. Give the directory of a run or a study, such as runs/90_10."
+        )
     if FLAGS.reference:
         print(paper_page.write_reference_page(workdir))
         return cli.DONE

@@ -9,6 +9,7 @@ Analysis reads nothing else, so neither jax nor flax is imported here.
     DONE | FAILED.json  how it ended
 """
 
+import contextlib
 import csv
 import datetime
 import importlib.metadata
@@ -16,7 +17,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 from etils import epath
 
@@ -35,7 +36,7 @@ class RunDirectory:
 
     def __init__(self, path: str | epath.PathLike) -> None:
         self.path = epath.Path(path)
-        self._held: IO[str] | None = None
+        self._held: contextlib.ExitStack | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -47,6 +48,14 @@ class RunDirectory:
     @property
     def done(self) -> bool:
         return (self.path / "DONE").exists()
+
+    def newest_checkpoint(self) -> int:
+        """Returns the step of the newest checkpoint, or 0."""
+        if not self.checkpoints.exists():
+            return 0
+        return max(
+            (int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal()), default=0
+        )
 
     def config(self) -> config_lib.Config:
         """Returns the config that the run was started with.
@@ -108,18 +117,9 @@ class RunDirectory:
 
     def _hold(self) -> None:
         """Keeps other processes of this machine from training in the directory."""
-        if fcntl is None or "://" in str(self.path) or self._held:
-            return
-        held = open(self.path / ".lock", "w")  # noqa: SIM115 (it is closed by `release`)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            held.close()
-            raise ValueError(
-                f"{self.path} is being trained in by another process. Wait until that ends, or "
-                "use another --workdir."
-            ) from error
-        self._held = held
+        if self._held is None:
+            self._held = contextlib.ExitStack()
+            self._held.enter_context(held(self.path))
 
     def release(self) -> None:
         """Lets other processes train in the directory again, as the end of this one does."""
@@ -245,6 +245,27 @@ class RunDirectory:
         """Returns the rows of a CSV file of the run; none where it is absent."""
         file = self.path / name
         return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+
+
+@contextlib.contextmanager
+def held(directory: epath.Path) -> Iterator[None]:
+    """Keeps other processes of this machine out of a directory, until the end of this one.
+
+    Raises:
+      ValueError: another one is in it.
+    """
+    if fcntl is None or "://" in str(directory):
+        yield
+        return
+    with open(directory / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"{directory} is being trained in by another process. Wait until that ends, or "
+                "stop it first."
+            ) from error
+        yield
 
 
 _PACKAGES = (

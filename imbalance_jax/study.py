@@ -12,6 +12,7 @@ and the study's page, figures and tables; check holds a finished study of config
 what the reference study reported. Without --workdir it is studies/<config name>.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -29,7 +30,9 @@ def define_flags() -> None:
     cli.define_config()
     flags.DEFINE_string("workdir", None, "The study's directory; studies/<config name> if absent.")
     flags.DEFINE_integer("jobs", 1, "run: how many processes at a time.", lower_bound=1)
-    flags.DEFINE_integer("pack", 0, "run: train up to so many runs of a shape in one program.")
+    flags.DEFINE_integer(
+        "pack", 0, "run: train up to so many runs of a shape in one program.", lower_bound=0
+    )
     flags.DEFINE_list("only", [], "run: ids or cells, or `failed`; all that is left if absent.")
     flags.DEFINE_bool("measure", False, "plan: try a few steps of each size on this machine.")
 
@@ -40,6 +43,8 @@ def main(names: list[str]) -> int:
         raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {said}.")
     directory = _directory()
     study = directory.study() if FLAGS.config is None else grid.resolve(FLAGS.config)
+    # From wherever the study is looked at later.
+    study = dataclasses.replace(study, reuse=tuple(map(os.path.abspath, study.reuse)))
     if FLAGS.config is not None:
         directory.check(study)
     return {"plan": _plan, "run": _run, "status": _status, "collect": _collect, "check": _check}[
@@ -68,16 +73,22 @@ def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     left = _chosen(runner, study)
     _prepare([study.runs[name].config for name in left])
     directory.claim(study)
-    if not left:
-        print(f"Nothing is left to train in {directory}.")
-    code = runner.run(study_runner.packs(study, left, FLAGS.pack), jobs=FLAGS.jobs)
-    if code != cli.PREEMPTED:
-        _collect(directory, study)
-        failed = [n for n, s in directory.states(study).items() if s.state == "failed"]
-        if failed:
-            print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
-            code = cli.FAILED
-    return code
+    with directory.held():
+        if not left:
+            print(f"Nothing is to be trained in {directory}.")
+        code = runner.run(study_runner.packs(study, left, FLAGS.pack), jobs=FLAGS.jobs)
+    if code == cli.PREEMPTED:
+        return code
+    _collect(directory, study)
+    states = directory.states(study)
+    failed = [name for name, found in states.items() if found.state == "failed"]
+    others = [name for name, found in states.items() if found.state not in ("failed", "done")]
+    print(f"{len(states) - len(failed) - len(others)} of {len(states)} runs are done.")
+    if failed:
+        print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
+    if others:
+        print(f"Left: {', '.join(others)}. To train them, leave out --only.")
+    return cli.FAILED if failed else code
 
 
 def _prepare(configs: Sequence[Config]) -> None:

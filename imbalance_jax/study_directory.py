@@ -3,16 +3,17 @@
 Neither jax nor the text is needed: what is done, and what is left, is read from the files.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import grid
+from imbalance_jax import grid, runs
 from imbalance_jax.runs import RunDirectory
 
 VERSION = 1
@@ -54,7 +55,10 @@ class StudyDirectory:
             raise FileNotFoundError(f"{self.path} holds no study: it has no study.json.")
         plain = json.loads(file.read_text())
         if plain.pop("version", None) != VERSION:
-            raise ValueError(f"{file} is not of version {VERSION}. Use another --workdir.")
+            raise ValueError(
+                f"{file} was not written by this version of the program ({VERSION}), or not whole. "
+                "Use another --workdir."
+            )
         hashes = {}
         for name, spec in plain["runs"].items():
             hashes[name] = spec.pop("hash")
@@ -106,6 +110,16 @@ class StudyDirectory:
         unfinished.write_text(text)
         unfinished.replace(self.path / "study.json")
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes of this machine from training the study meanwhile.
+
+        Raises:
+          ValueError: another one does.
+        """
+        with runs.held(self.path):
+            yield
+
     def run(self, name: str) -> RunDirectory:
         return RunDirectory(self.path / "runs" / name)
 
@@ -118,7 +132,7 @@ class StudyDirectory:
         mine = self.run(name)
         if not mine.done:
             for other in map(StudyDirectory, study.reuse):
-                for theirs, spec in other.study().runs.items():
+                for theirs, spec in _reused(other).runs.items():
                     if spec.hash == study.runs[name].hash and other.run(theirs).done:
                         return other.run(theirs), str(other)
         return mine, ""
@@ -140,6 +154,7 @@ class StudyDirectory:
             return RunState("absent", steps=spec.config.steps)
         check_untouched(run, spec)
         step = max((record["step"] for record in run.metrics()), default=0)
+        step = max(step, run.newest_checkpoint())
         if run.done:
             return RunState("done", step, spec.config.steps, reused_from=reused)
         failed: Mapping[str, Any] | None = run.read_json("FAILED.json")
@@ -149,6 +164,13 @@ class StudyDirectory:
 
     def states(self, study: grid.StudyConfig) -> dict[str, RunState]:
         return {name: self.state(name, study) for name in study.runs}
+
+
+def _reused(other: StudyDirectory) -> grid.StudyConfig:
+    try:
+        return other.study()
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"config.reuse names {other}, which cannot be used: {error}") from error
 
 
 def check_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
@@ -161,7 +183,10 @@ def check_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
     try:
         config = run.config()
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{run}/config.json cannot be read: {error}") from error
+        raise ValueError(
+            f"{run}/config.json cannot be read: {error} Put it back, or delete the directory, "
+            "which trains the run anew."
+        ) from error
     found = config_lib.differences(config_lib.identity(config), config_lib.identity(spec.config))
     if found:
         field, theirs, ours = found[0]
@@ -175,7 +200,10 @@ def check_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
     try:
         results = run.read_json("evaluation.json")
     except json.JSONDecodeError as error:
-        raise ValueError(f"{run}/evaluation.json cannot be read: {error}") from error
+        raise ValueError(
+            f"{run}/evaluation.json cannot be read: {error}. Score the run again with python -m "
+            f"imbalance_jax.evaluate --workdir={run}."
+        ) from error
     missing = [tag for tag in config.tags if tag not in (results or {}).get("languages", {})]
     if results is None or missing or results["step"] > config.steps:
         what = f"nothing of {', '.join(missing)}" if results else "no evaluation.json"

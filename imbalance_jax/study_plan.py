@@ -43,7 +43,7 @@ def measured(directory: StudyDirectory, study: grid.StudyConfig) -> dict[str, Sp
             rate = costs.training_flops(spec.config) / max(seconds, 1e-9)
             found.setdefault(size_of(spec.config), []).append(rate)
     return {
-        size: Speed(statistics.median(rates), f"measured in {len(rates)} runs")
+        size: Speed(statistics.median(rates), "measured in runs of this study")
         for size, rates in found.items()
     }
 
@@ -57,6 +57,7 @@ def tried(study: grid.StudyConfig, sizes: Iterable[str]) -> dict[str, Speed]:
     found = {}
     for size in sizes:
         name = next(n for n, spec in study.runs.items() if size_of(spec.config) == size)
+        print(f"Trying a few steps of {size} ...", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             directory = StudyDirectory(epath.Path(folder) / "study")
             directory.claim(dataclasses.replace(study, runs={name: study.runs[name]}, claims={}))
@@ -81,8 +82,9 @@ def describe(
 ) -> str:
     """Returns the plan of a study: its cells, and what is left to train and what that takes."""
     lines = [f"{name}: {study.description}", ""]
+    width = max(map(len, cells(study)))
     lines.append(
-        f"{'cell':<24} {'kind':<12} {'seeds':>5} {'done':>5} {'steps':>8} {'batch':>6} "
+        f"{'cell':<{width}} {'kind':<12} {'seeds':>5} {'done':>5} {'steps':>8} {'batch':>6} "
         f"{'tokens each':>15} {'of 1x':>7} {'FLOPs each':>11}"
     )
     for cell, members in cells(study).items():
@@ -90,7 +92,7 @@ def describe(
         tokens = grid.tokens_of(spec)
         done = sum(states[member].state == "done" for member in members)
         lines.append(
-            f"{cell:<24} {spec.kind:<12} {len(members):>5} {done:>5} {spec.config.steps:>8,} "
+            f"{cell:<{width}} {spec.kind:<12} {len(members):>5} {done:>5} {spec.config.steps:>8,} "
             f"{spec.config.batch_size:>6} {tokens:>15,} {tokens / study.unit_tokens:>7.3g} "
             f"{costs.training_flops(spec.config):>11.2e}"
         )
@@ -154,7 +156,10 @@ def _time(
             unknown[size] += 1
     lines = []
     if seconds:
-        lines.append(f"time: {clock(seconds)} one after another ({'; '.join(sources)})")
+        lines.append(
+            f"time: {clock(seconds)} one after another ({'; '.join(sources)}), and on top what it "
+            "takes to start, compile and score each"
+        )
     if unknown:
         lines.append(
             f"time: no speed is known yet for {unknown.total()} runs, of {len(unknown)} shapes. "

@@ -116,7 +116,8 @@ class Runner:
                         progress.line(line)
                 for job in running:
                     self._look(job.members)
-                progress.show(self._trained(), self._describe(len(running)))
+                members = sum(len(job.members) for job in running)
+                progress.show(self._trained(), self._describe(members))
         if preempted:
             print("Stopped. Start the same command again to go on.")
             return cli.PREEMPTED

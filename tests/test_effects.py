@@ -248,10 +248,10 @@ def test_a_loss_below_the_law_has_a_limit_and_is_undecided(tmp_path):
 
 
 def test_missing_baselines_are_named_with_their_cost(tmp_path):
-    config = made_studies.small_grid(fractions=(), gains=CLAIMS["gains"])
+    config = made_studies.small_grid(fractions=())
     directory = made_studies.make(tmp_path / "study", config, rare_gain=GAIN)
-    _, found, results = measured(directory)
-    assert not found.laws and results["gains"].word == claims.NOT_MEASURED
+    _, found, _ = measured(directory)
+    assert not found.laws
     needed = [each for each in found.needed if each.group.kind == "monolingual"]
     assert [each.run.seeds for each in needed] == [3, 3, 3]
     assert needed[0].run.tokens == 32_000 and needed[-1].run.tokens == 288_000

@@ -79,6 +79,7 @@ def test_what_is_wrong_with_a_run_is_told_with_its_name():
         ({"against": ""}, r"config\.claims\.x\.against is empty"),
         ({"smallest": 0.0}, r"config\.claims\.x\.smallest=0\.0 must be above 0"),
         ({"language": "fr"}, r"cell r90_10 has no language 'fr'"),
+        ({"measure": "log_teff", "baseline": "wide"}, "the grid has no such runs"),
     ],
 )
 def test_a_claim_that_cannot_be_decided_is_refused(fields, message):

@@ -494,7 +494,7 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path):
 def test_the_command_refuses_a_study_of_another_version(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"runs": []}))
     done = report(f"--workdir={tmp_path}")
-    assert done.returncode == 2 and "is not of version" in done.stderr
+    assert done.returncode == 2 and "was not written by this version" in done.stderr
 
 
 def test_ticks_drop_only_zeros_that_say_nothing():

@@ -269,7 +269,7 @@ def _of_worths(worths: Sequence[Worth], against: str, runs: Sequence[str]) -> _F
                 against,
                 runs,
                 (
-                    f"Its perplexity is outside of all that the law takes: TEff {sign} "
+                    f"Its perplexity is far outside of what the law was fitted on: TEff {sign} "
                     f"{worth.bound:.3g}. Nothing can be decided before there are baselines there.",
                 ),
             )

@@ -29,6 +29,7 @@ _FAMILIES = {n: f for n, f in efficiency.FAMILIES.items() if n != "reference"}
 _REFERENCE = {"reference": efficiency.FAMILIES["reference"]}
 # A monolingual model with a vocabulary of its own spends nothing on telling the language.
 _NO_NATS = 1e-6
+_FAR = 4.0  # times the tokens of its longest baseline, or of its shortest, at which a law ends
 _NEAR = 0.02  # of log tokens
 
 
@@ -89,10 +90,16 @@ class Worth:
 
     @property
     def limit(self) -> str:
-        """Says "above" or "below" where the loss is outside of all that the law takes."""
-        if not math.isfinite(self.efficiency.mlte):
+        """Says "above" or "below" where the law says no more of the loss than that.
+
+        The loss is outside of all that the law takes, or so far from its baselines that
+        where it is read there is nothing but its form.
+        """
+        assert self.law.choice is not None
+        low, high = self.law.choice.law.fitted
+        if not self.efficiency.mlte <= high * _FAR:
             return "above"
-        return "below" if self.efficiency.mlte == 0 else ""
+        return "below" if self.efficiency.mlte < low / _FAR else ""
 
     @property
     def bound(self) -> float:
@@ -617,8 +624,9 @@ def _needed(table: StudyTable, conditions: Sequence[Condition]) -> list[NeededRu
             here = wanted.setdefault(group, [])
             here.append(condition.first.tokens)
             worth = condition.worths.get((kind, "loss"))
-            if worth is not None:
-                here.append(worth.efficiency.mlte)
+            # Where a loss is worth next to nothing, no baseline will say it better.
+            if worth is not None and worth.limit != "below":
+                here.append(math.inf if worth.limit else worth.efficiency.mlte)
             seeds[group] = max(seeds.get(group, 1), condition.seeds)
             flops[group] = _flops_alone(table, condition, group)
     found = []

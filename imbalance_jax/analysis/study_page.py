@@ -359,16 +359,16 @@ def _outside(worth: Worth) -> str:
 
 def _reason(worth: Worth) -> str:
     assert worth.law.choice is not None
-    law = worth.law.choice.law
+    shortest, longest = worth.law.choice.law.fitted
+    loss = f"{worth.efficiency.loss:.4g} (perplexity {_exp(worth.efficiency.loss):.4g})"
     if worth.limit == "above":
         return (
-            f"as its perplexity {math.exp(worth.efficiency.loss):.4g} is below what the law comes "
-            f"down to with endless text, {math.exp(law.reach[0]):.4g}; the longest baseline has "
-            f"{figures.compact(law.fitted[1])} tokens."
+            f"as its loss {loss} is far below that of the longest baseline, of "
+            f"{figures.compact(longest)} tokens."
         )
     return (
-        f"as its loss {worth.efficiency.loss:.4g} is above what the law gives without any text, "
-        f"{law.reach[1]:.4g}."
+        f"as its loss {loss} is far above that of the shortest baseline, of "
+        f"{figures.compact(shortest)} tokens."
     )
 
 
