@@ -52,6 +52,15 @@ def english(data_dir: pathlib.Path) -> sources.Source:
     return prepare.prepare("en", config.sources["en"], config.data_dir)
 
 
+# Files whose tests take minutes together. They begin first, so that no core waits at the end.
+LONG = ("test_end_to_end", "test_pack", "test_study_end_to_end", "test_bench", "test_alignment")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 def write_jsonl(path: pathlib.Path, texts: list[str]) -> pathlib.Path:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path

@@ -234,7 +234,8 @@ _COLLECTIVES = re.compile(r"all-reduce|all-gather|reduce-scatter|all-to-all|coll
 
 
 @pytest.mark.usefixtures("quickly")
-@pytest.mark.parametrize("devices", [2, 8])  # two members on each, or one and some with none
+# Two members on each, or one and some with none.
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_members_on_devices_of_their_own_do_not_communicate(
     configs, english, alone, initial, tmp_path, devices
 ):
@@ -245,6 +246,7 @@ def test_members_on_devices_of_their_own_do_not_communicate(
     assert_near({name: states[name] for name in MEMBERS}, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quickly")
 def test_members_beside_other_axes_communicate_within_themselves_only(
     configs, english, alone, initial, tmp_path

@@ -185,7 +185,14 @@ def test_a_mixture_below_the_floor_of_the_law_keeps_its_resamples_in_order():
     assert np.isnan(found.teff("low")).all()
 
 
-@pytest.mark.parametrize(("by_seed", "single"), [(True, ()), (False, ()), (False, (0.25, 0.5))])
+@pytest.mark.parametrize(
+    ("by_seed", "single"),
+    [
+        (True, ()),
+        pytest.param(False, (), marks=pytest.mark.slow),
+        pytest.param(False, (0.25, 0.5), marks=pytest.mark.slow),
+    ],
+)
 def test_resampled_intervals_cover_the_true_efficiency_as_often_as_they_say(by_seed, single):
     rng = np.random.default_rng(21)
     repeats, covered = 60, 0  # with 39 resamples, whose ends leave out 1/40 on each side
