@@ -335,6 +335,7 @@ def test_a_dry_run_says_what_a_pack_would_take_and_writes_nothing(command, study
     assert not (study / "runs").exists()
 
 
+@pytest.mark.slow  # test_study_end_to_end.py kills a pack of real processes
 def test_a_study_s_runs_that_were_stopped_go_on_in_groups_and_alone_to_the_same_bits(
     command, study, english, alone, configs, monkeypatch, capsys
 ):

@@ -100,7 +100,7 @@ def test_an_interruption_reaches_every_process_and_the_study_goes_on_later(tmp_p
     threading.Thread(target=stop_when_begun, daemon=True).start()
     began = time.monotonic()
     code, _ = train(directory, study, fake(tmp_path, slow=True))
-    assert code == cli.PREEMPTED and time.monotonic() - began < 30
+    assert code == cli.PREEMPTED and time.monotonic() - began < 55  # the stand-ins sleep for 60
     assert "saved   r50_50_s0" in capsys.readouterr().out
     code, left = train(directory, study, fake(tmp_path))
     assert code == cli.DONE and left == list(study.runs)
