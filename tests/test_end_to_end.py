@@ -20,7 +20,7 @@ from conftest import tiny_config
 
 import imbalance_jax
 from imbalance_jax import config as config_lib
-from imbalance_jax import evaluate, exporting, generate, train
+from imbalance_jax import evaluate, exporting, generate, grid, train
 from imbalance_jax.runs import RunDirectory
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -140,12 +140,19 @@ def test_alignment_is_logged_at_its_cadence_with_what_it_cost(finished):
     assert records[-1]["time/align"] < records[-1]["time/compile"]
 
 
-def test_evaluate_writes_everything_down_and_does_not_depend_on_devices(finished, tmp_path):
-    copy = tmp_path / "run"
+@pytest.fixture(scope="module")
+def evaluated(finished, tmp_path_factory) -> pathlib.Path:
+    """A run whose alignment was measured after its end, on one device."""
+    copy = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(finished, copy)
     done = run_main(f"--workdir={copy}", "--pairs=12", module="evaluate")
     assert done.returncode == 0, done.stderr
     assert "en1-en2, 12 sequences (clones)" in done.stdout
+    return copy
+
+
+def test_evaluate_writes_everything_down(finished, evaluated):
+    copy = evaluated
     found = json.loads((copy / "evaluation.json").read_text())
     before = json.loads((finished / "evaluation.json").read_text())
     assert found["languages"] == before["languages"]
@@ -156,6 +163,12 @@ def test_evaluate_writes_everything_down_and_does_not_depend_on_devices(finished
     assert len(found["alignment"]["probe"]["accuracy"]) == 4
     assert set(pair["prefix"]) == {"en1 before en2", "en2 before en1"}
     assert "Alignment" in (copy / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_evaluate_does_not_depend_on_devices(evaluated):
+    copy = evaluated
+    found = json.loads((copy / "evaluation.json").read_text())
     # Here, on eight devices in place of one, and in other batches.
     trainer, state = evaluate.open_run(RunDirectory(copy))
     assert trainer.mesh.size == 8
@@ -183,6 +196,7 @@ def assert_close(ours: object, theirs: object, where: str = "") -> None:
         assert ours == theirs, where
 
 
+@pytest.mark.slow
 def test_evaluate_of_an_earlier_step_leaves_the_final_results_alone(finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
@@ -515,7 +529,8 @@ def test_every_command_of_the_readme_names_things_that_exist():
             import runpy
 
             get_config = runpy.run_path(str(ROOT / path))["get_config"]
-            config_lib.resolve(get_config(choices) if choices else get_config())
+            config = get_config(choices) if choices else get_config()
+            (grid.resolve if "runs" in config else config_lib.resolve)(config)
 
 
 @pytest.mark.slow

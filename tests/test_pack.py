@@ -235,7 +235,8 @@ _COLLECTIVES = re.compile(r"all-reduce|all-gather|reduce-scatter|all-to-all|coll
 
 @pytest.mark.usefixtures("quickly")
 # Two members on each, or one and some with none.
-@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 8])
 def test_members_on_devices_of_their_own_do_not_communicate(
     configs, english, alone, initial, tmp_path, devices
 ):

@@ -364,6 +364,7 @@ def test_bfloat16_changes_loss_and_gradient_by_its_rounding_only(spread, plain, 
     assert {leaf.dtype.name for leaf in jax.tree.leaves(gradient)} == {"float32"}
 
 
+@pytest.mark.slow
 def test_a_loss_curve_in_bfloat16_is_as_near_to_float32_as_another_seed_is():
     """300 updates on text that can be learned: each id is followed by one that it decides."""
     follows_U = np.random.default_rng(1).permutation(U)
