@@ -139,6 +139,7 @@ def test_a_member_is_the_run_alone_to_the_bit(alone, packed, name):
     assert records(packed[0] / name) == records(alone / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_member_leaves_what_a_run_alone_leaves(alone, packed, name):
     ours, theirs = RunDirectory(packed[0] / name), RunDirectory(alone / name)
@@ -221,6 +222,7 @@ def quickly(monkeypatch) -> None:
     monkeypatch.setattr(tuning, "COMPILER_OPTIONS", options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quickly")
 def test_members_mapped_at_once_are_the_runs_alone_up_to_rounding(
     configs, english, alone, initial, tmp_path
