@@ -1,7 +1,5 @@
 """What a run costs, from its config alone: parameters, FLOPs and bytes. Closed forms, no jax."""
 
-import fractions
-
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, ModelConfig
 
@@ -79,9 +77,3 @@ def bytes_on_disk(config: Config) -> int:
     """Returns about what the checkpoints of a run take: fp32 parameters and two moments."""
     kept = 1 if not config.checkpoint.every else config.checkpoint.keep
     return kept * 12 * parameters(config.model, vocab_size(config))
-
-
-def share(config: Config, tag: str) -> fractions.Fraction:
-    """Returns a language's part of all sequences of a run."""
-    totals = config_lib.totals(config)
-    return fractions.Fraction(totals[tag], sum(totals.values()))

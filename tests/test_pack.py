@@ -235,10 +235,9 @@ def test_members_mapped_at_once_are_the_runs_alone_up_to_rounding(
 _COLLECTIVES = re.compile(r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-\w+")
 
 
-@pytest.mark.usefixtures("quickly")
-# Two members on each, or one and some with none.
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize("devices", [2, 8])  # two members on each, or one and some with none
 def test_members_on_devices_of_their_own_do_not_communicate(
     configs, english, alone, initial, tmp_path, devices
 ):

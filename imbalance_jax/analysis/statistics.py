@@ -258,15 +258,6 @@ class Resampled:
             (high - found.own_tokens) / found.other_tokens,
         )
 
-    def log_ratio(self, first: str, second: str, confidence: float = 0.95) -> Interval:
-        """Returns the interval of log TEff of one cell minus that of another."""
-        a, b = self.efficiency[first], self.efficiency[second]
-        own = np.log(a.own_tokens) - np.log(b.own_tokens)
-        with np.errstate(all="ignore"):
-            value = np.log(a.mlte) - np.log(b.mlte) - own
-            draws = np.log(self.mlte[first]) - np.log(self.mlte[second]) - own
-        return widened_interval(float(value), draws, self.df, confidence)
-
     def _mlte(self, cell: str, confidence: float) -> Interval:
         with np.errstate(all="ignore"):
             value, draws = np.log(self.efficiency[cell].mlte), np.log(self.mlte[cell])

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from imbalance_jax import config as config_lib
 from imbalance_jax import costs, grid
 from imbalance_jax.config import Config
 from imbalance_jax.runs import RunDirectory
@@ -266,14 +265,3 @@ def write(table: StudyTable, directory: StudyDirectory) -> list[str]:
                 write_(content, file)
             written.append(str(path))
     return written
-
-
-def differing(table: StudyTable) -> list[str]:
-    """Returns the config fields, with dots, in which the runs of a study differ."""
-    configs = [config_lib.identity(run.config) for run in table.runs.values()]
-    fields = [
-        field.removeprefix("config.")
-        for other in configs[1:]
-        for field, _, _ in config_lib.differences(configs[0], other)
-    ]
-    return list(dict.fromkeys(fields))
