@@ -1,7 +1,8 @@
 """How often a measurement is made, so that it keeps within a share of the run's time."""
 
-import jax
 import numpy as np
+
+from imbalance_jax import distributed
 
 
 class Cadence:
@@ -59,12 +60,8 @@ class Cadence:
             spent=spent,
             ahead=elapsed + (self._steps - done) * seconds_per_step,
         )
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            chosen = int(multihost_utils.broadcast_one_to_all(np.int64(chosen)))
-        self._chosen = chosen
-        return first or chosen != before
+        self._chosen = int(distributed.of_process_0(np.int32(chosen)))
+        return first or self._chosen != before
 
     def describe(self, cost: float) -> str:
         """Returns what was chosen, in words.

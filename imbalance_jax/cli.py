@@ -1,8 +1,8 @@
 """What every command shares: reading the command line, and how errors leave it.
 
 Exit codes: 0 done, 1 an error after the first step began, 2 anything wrong found before
-it, 75 preempted or interrupted and saved. A mistake of the user is one message without a
-traceback.
+it, 75 preempted or interrupted and saved, 134 another process was lost. A mistake of the
+user is one message without a traceback.
 """
 
 import os
@@ -21,6 +21,7 @@ DONE = 0
 FAILED = 1
 REFUSED = 2
 PREEMPTED = 75  # EX_TEMPFAIL: start again to go on
+LOST = 134  # another process of the run has gone: what jax ends with where it notices first
 
 
 def define_config() -> None:

@@ -26,13 +26,20 @@ class Interrupts:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        for signal_, handler in self._before.items():
-            signal.signal(signal_, handler)  # type: ignore[arg-type]
+        self._restore()
         if self.requested:
             # The process is on its way out, and what asked it to stop may ask again.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def poll(self) -> bool:
+        """Whether to stop."""
+        return self.requested
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+
+    def _restore(self) -> None:
+        for signal_, handler in self._before.items():
+            signal.signal(signal_, handler)  # type: ignore[arg-type]

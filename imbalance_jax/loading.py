@@ -83,21 +83,10 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
         if not file.exists():
             raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
         tokenizers[name] = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
-    content = (run.path / "vocabulary.npz").read_bytes()
-    vocabulary = languages.Vocabulary.from_bytes(config.tags, content)
-
+    vocabulary = _vocabulary(run)
     # One device is enough to look at a model; its checkpoint may come from any mesh.
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
-    like = step_lib.abstract_state(config, vocabulary.size, mesh)
-    checkpoints = Checkpoints(run.checkpoints)
-    try:
-        steps = checkpoints.steps()
-        if not steps or (step is not None and step not in steps):
-            wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
-            raise FileNotFoundError(f"{run} has no {wanted}. It has: {steps or 'none'}.")
-        state = checkpoints.restore(steps[-1] if step is None else step, like)
-    finally:
-        checkpoints.close()
+    state = _restore(run, step, step_lib.abstract_state(config, vocabulary.size, mesh))
     return LoadedRun(config, int(state.step), state.params, vocabulary, tokenizers)
 
 
@@ -130,22 +119,43 @@ def _split_init_from(init_from: str) -> tuple[str, int | None]:
     return path, int(step) if step else None
 
 
-def restore_params(init_from: str, like: model_lib.Params) -> model_lib.Params:
-    """Returns the parameters of another run, sharded as `like`, after `check_init_from`.
+def restore_params(init_from: str, mesh: jax.sharding.Mesh, vocab_size: int) -> model_lib.Params:
+    """Returns the parameters of another run on this one's devices, after `check_init_from`.
 
     Raises:
       ValueError: it has no such checkpoint, or another vocabulary.
     """
     path, step = _split_init_from(init_from)
+    run = RunDirectory(path)
     try:
-        loaded = load(path, step)
+        vocabulary = _vocabulary(run)
+        if vocabulary.size != vocab_size:
+            raise ValueError(
+                f"{path} has a vocabulary of {vocabulary.size} ids, this run one of {vocab_size}. "
+                "Give this run the languages and tokenizers of that one."
+            )
+        return _restore(run, step, step_lib.abstract_state(run.config(), vocab_size, mesh)).params
     except FileNotFoundError as error:
         raise ValueError(f"config.init_from={init_from!r}: {error}") from error
-    if loaded.vocabulary.size != like["embed_VD"].shape[0]:
-        raise ValueError(
-            f"{path} has a vocabulary of {loaded.vocabulary.size} ids, this run one of "
-            f"{like['embed_VD'].shape[0]}. Give this run the languages and tokenizers of that one."
-        )
-    return jax.tree.map(
-        lambda new, leaf: jax.device_put(np.asarray(new), leaf.sharding), loaded.params, like
-    )
+
+
+def _vocabulary(run: RunDirectory) -> languages.Vocabulary:
+    content = (run.path / "vocabulary.npz").read_bytes()
+    return languages.Vocabulary.from_bytes(run.config().tags, content)
+
+
+def _restore(run: RunDirectory, step: int | None, like: step_lib.TrainState) -> step_lib.TrainState:
+    """Returns a run's state at its newest checkpoint or another one.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+    """
+    checkpoints = Checkpoints(run.checkpoints)
+    try:
+        steps = checkpoints.steps()
+        if not steps or (step is not None and step not in steps):
+            wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+            raise FileNotFoundError(f"{run} has no {wanted}. It has: {steps or 'none'}.")
+        return checkpoints.restore(steps[-1] if step is None else step, like)
+    finally:
+        checkpoints.close()

@@ -13,10 +13,12 @@ Several are a pack: they train as one program, and each leaves what it would hav
 """
 
 import collections
+import dataclasses
 import difflib
 import json
 import os
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from imbalance_jax.pack import Member
-    from imbalance_jax.train import Clock, Trainer
+    from imbalance_jax.train import Clock, Lost, Preempted, Trainer
 
 FLAGS = flags.FLAGS
 
@@ -45,11 +47,17 @@ def define_flags() -> None:
     flags.DEFINE_string("export", None, "Write the final parameters there, as safetensors.")
     flags.DEFINE_string("study", None, "A study's directory, some of whose runs to train.")
     flags.DEFINE_list("members", [], "Those runs, by their ids in its study.json.")
+    flags.DEFINE_string("data_dir", None, "Their text's place, if not their config.data_dir.")
+    flags.DEFINE_list("mesh", [], "Their mesh, if not their config.mesh: fsdp=4,tensor=2.")
+    flags.DEFINE_integer("devices", 0, "Refuse to start with another number of them.")
 
 
 def main() -> int:
     if FLAGS.study or FLAGS.members:
         return _study()
+    for name in ("data_dir", "mesh"):
+        if getattr(FLAGS, name):
+            raise ValueError(f"--{name} is for runs of a study. Set --config.{name} instead.")
     run = _run_directory()
     known = FLAGS.config is None and (run.path / "config.json").exists()
     return _run(run, run.config() if known else config_lib.resolve(cli.required_config()))
@@ -64,17 +72,20 @@ def _run(run: RunDirectory, config: config_lib.Config) -> int:
 
     import jax
 
-    from imbalance_jax import hardware, planning, sharding
+    from imbalance_jax import distributed, hardware, planning, sharding
     from imbalance_jax.data import sources
     from imbalance_jax.train import Clock
 
+    distributed.join(FLAGS.devices)
+    _check_alone()
     hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
     times = Clock()
     with times("setup"):
         # What can be wrong without the text is found before its preparation takes minutes.
-        mesh = sharding.make_mesh(config.mesh, jax.devices())
-        sharding.check_batch(config, mesh)
-        _check(config)
+        with distributed.agreed():
+            mesh = sharding.make_mesh(config.mesh, jax.devices())
+            sharding.check_batch(config, mesh)
+            _check(config)
         trainer = _trainer(run, config, mesh)
         print(planning.describe(trainer))
     if FLAGS.dry_run:
@@ -83,6 +94,18 @@ def _run(run: RunDirectory, config: config_lib.Config) -> int:
     if FLAGS.extend and run.path.exists():
         print(planning.describe_extension(run.config(), trainer))
     return _train(trainer, run, times)
+
+
+def _check_alone() -> None:
+    """Raises ValueError if flags name what only a process alone can do."""
+    import jax
+
+    if FLAGS.export and jax.process_count() > 1:
+        raise ValueError(
+            f"--export={FLAGS.export} gathers the parameters in one process, and there are "
+            f"{jax.process_count()}. Leave it out, and give it with --workdir alone when the run "
+            "is done."
+        )
 
 
 def _check(config: config_lib.Config) -> None:
@@ -99,15 +122,19 @@ def _check(config: config_lib.Config) -> None:
 def _trainer(
     run: RunDirectory, config: config_lib.Config, mesh: "Mesh", *, alone: bool = True
 ) -> "Trainer":
+    from imbalance_jax import distributed
     from imbalance_jax.data import parallel, prepare
     from imbalance_jax.data.mixture import ORDER_VERSION
     from imbalance_jax.train import Trainer
 
-    prepared = prepare.prepare_all(config)
-    sets = parallel.prepare_all(config, prepared)
-    trainer = Trainer.make(config, prepared, mesh, sets, training=alone)
-    run.check_text(trainer.fingerprints(), ORDER_VERSION)
-    return trainer
+    def make() -> Trainer:
+        prepared = prepare.prepare_all(config)
+        sets = parallel.prepare_all(config, prepared)
+        trainer = Trainer.make(config, prepared, mesh, sets, training=alone)
+        run.check_text(trainer.fingerprints(), ORDER_VERSION)
+        return trainer
+
+    return distributed.after_process_0(make)
 
 
 def _study() -> int:
@@ -129,24 +156,27 @@ def _study() -> int:
 
     import jax
 
-    from imbalance_jax import hardware, planning, sharding
+    from imbalance_jax import distributed, hardware, planning, sharding
     from imbalance_jax.data import sources
     from imbalance_jax.pack import Member, Pack
     from imbalance_jax.train import Clock
 
+    distributed.join(FLAGS.devices)
     config = next(iter(runs.values()))[1]
     hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
     setup = Clock()
     with setup("setup"):
-        mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
-        for _, config in runs.values():
-            _check(config)
+        with distributed.agreed():
+            mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
+            for _, config in runs.values():
+                _check(config)
         alone = sharding.of_one_member(mesh)
         members = [
             Member(name, _trainer(run, config, alone, alone=False), run)
             for name, (run, config) in runs.items()
         ]
-        pack = Pack(members, mesh)
+        with distributed.agreed():
+            pack = Pack(members, mesh)
         print(planning.describe_pack(pack))
     if FLAGS.dry_run:
         print(planning.forecast_pack(pack))
@@ -184,14 +214,34 @@ def _members() -> dict[str, config_lib.Config]:
                 f"--members has {name!r}, which is no run of {file}. It has {len(known)}, such as "
                 f"{', '.join(close)}."
             )
-    return {name: config_lib.resolve(known[name]["config"]) for name in FLAGS.members}
+    return {name: _placed(config_lib.resolve(known[name]["config"])) for name in FLAGS.members}
+
+
+def _placed(config: config_lib.Config) -> config_lib.Config:
+    """Returns a run's config with the place and the mesh that the command line gives it.
+
+    Raises:
+      ValueError: --mesh names no axis, or no size.
+    """
+    sizes = {}
+    for part in FLAGS.mesh:
+        axis, _, size = part.partition("=")
+        known = [field.name for field in dataclasses.fields(config.mesh)]
+        if axis not in known or not re.fullmatch(r"-1|[1-9]\d*", size):
+            raise ValueError(
+                f"--mesh={part}: write an axis of {', '.join(known)} and its size, as in "
+                "--mesh=data=-1,fsdp=4; -1 is the rest of the devices."
+            )
+        sizes[axis] = int(size)
+    mesh = dataclasses.replace(config.mesh, **sizes)
+    return dataclasses.replace(config, mesh=mesh, data_dir=FLAGS.data_dir or config.data_dir)
 
 
 def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> int:
     """Trains members that have come equally far together, one group after another."""
     from imbalance_jax import distributed, pack
     from imbalance_jax.analysis import page
-    from imbalance_jax.train import Clock, Preempted
+    from imbalance_jax.train import Clock, Lost, Preempted
 
     groups: dict[int, list[Member]] = collections.defaultdict(list)
     for member in members:
@@ -203,8 +253,12 @@ def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> i
             try:
                 failed |= pack.train(pack.Pack(groups[start], mesh), times, interrupts)
             except Preempted as stop:
-                print(f"Saved step {stop.step} of {len(groups[start])} runs. {_again()}")
+                print(_stopped(stop, f"{len(groups[start])} runs"))
                 return cli.PREEMPTED
+            except Lost as lost:
+                return _leave(lost)
+    if not distributed.is_writer():
+        return cli.FAILED if failed else cli.DONE
     for member in members:
         if member.name in failed:
             details = member.run.path / "FAILED.json"
@@ -215,6 +269,20 @@ def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> i
         else:
             print(f"{member.name} is done. See {page.write_run_page(member.run)}.")
     return cli.FAILED if failed else cli.DONE
+
+
+def _stopped(stop: "Preempted", where: str) -> str:
+    if stop.step is None:
+        return f"Stopped before a step of {where} was made. {_again()}"
+    return f"Saved step {stop.step} of {where}. {_again()}"
+
+
+def _leave(lost: "Lost") -> int:
+    """Ends a process whose run has lost another one."""
+    from imbalance_jax import distributed
+
+    print(f"error: {lost}: its newest checkpoint stands. {_again()}", file=sys.stderr)
+    return distributed.leave(cli.LOST, seconds=0)
 
 
 def _again() -> str:
@@ -230,17 +298,19 @@ def _run_directory() -> RunDirectory:
 
 def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
     from imbalance_jax import distributed
-    from imbalance_jax.train import Failed, Preempted, train
+    from imbalance_jax.train import Failed, Lost, Preempted, train
 
     with distributed.Interrupts() as interrupts:
         try:
             train(trainer, run, times, interrupts)
         except Preempted as stop:
-            print(f"Saved step {stop.step} in {run}. {_again()}")
+            print(_stopped(stop, str(run)))
             return cli.PREEMPTED
+        except Lost as lost:
+            return _leave(lost)
         except Failed as error:
             print(f"error: {error}\n{run.path / 'FAILED.json'} has the details.", file=sys.stderr)
-            return cli.FAILED
+            return distributed.leave(cli.FAILED)
     if distributed.is_writer():
         from imbalance_jax.analysis import page
 

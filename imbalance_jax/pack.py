@@ -25,7 +25,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.evaluation.perplexity import Evaluator
 from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory
-from imbalance_jax.train import Clock, Course, Preempted, Trainer, advice, begin
+from imbalance_jax.train import Clock, Course, Lost, Preempted, Trainer, advice, begin
 
 # What the members of a pack may differ in. Of the languages, their tags must be the same.
 _OWN = (
@@ -43,10 +43,11 @@ class Member:
     trainer: Trainer
     run: RunDirectory
 
-    @property
+    @functools.cached_property
     def start(self) -> int:
-        """The step of its newest checkpoint."""
-        if not self.run.checkpoints.exists():
+        """The step of its newest checkpoint, when that is first asked for."""
+        begun = bool(distributed.of_process_0(np.bool_(self.run.checkpoints.exists())))
+        if not begun:
             return 0
         checkpoints = Checkpoints(self.run.checkpoints)
         try:
@@ -134,7 +135,7 @@ class Pack:
 
     def map_EGU(self) -> jax.Array:
         maps = np.stack([member.trainer.vocabulary.map_GU for member in self._places()])
-        return jax.device_put(maps, self._given.alive)
+        return distributed.place_whole(maps, self._given.alive)
 
     def place(self, step: int, alive_E: np.ndarray) -> step_lib.Given:
         """Returns on the devices what the members that are alive train on in a step."""
@@ -150,7 +151,7 @@ class Pack:
             np.stack([batch.language_B for batch in stacked]),
         )
         given_E = step_lib.Given(batch, self._rates_ES[:, step], alive_E)
-        return jax.device_put(given_E, self._given)
+        return distributed.place_whole(given_E, self._given)
 
     def about(self, member: Member) -> dict[str, Any]:
         """Returns a member's provenance, with whom it was packed and how."""
@@ -227,11 +228,6 @@ def _shape(member: Member) -> dict[str, Any]:
 
 
 def _check_devices(config: Config, mesh: Mesh) -> None:
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"A pack trains on one host, and this is one of {jax.process_count()} processes. "
-            "Train its members one by one, or each pack on a host of its own."
-        )
     if "wandb" in config.mirrors:
         raise ValueError(
             "config.mirrors has 'wandb', which follows one run in a process. Set it to "
@@ -262,13 +258,17 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
       Preempted: it was asked to stop, and every member has saved the same step.
     """
     print(f"Compiling for {len(pack.members)} runs together", flush=True)
-    with times("compile"):
+    with times("compile"), distributed.agreed():
         update, evaluator = _compile(pack)
+    if interrupts.poll():
+        raise Preempted(None)
     start = pack.members[0].start
     assert all(member.start == start for member in pack.members)
     state_E = None if start else pack.init_state()
-    for member in pack.members:
-        member.run.claim(member.trainer.config)
+    with distributed.agreed():
+        if distributed.is_writer():
+            for member in pack.members:
+                member.run.claim(member.trainer.config)
     with contextlib.ExitStack() as stack:
         checkpoints = {}
         for member in pack.members:
@@ -302,7 +302,12 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
             courses.append(course)
             stack.callback(course.recorder.close)
         assert state_E is not None
-        return _Loop(pack, courses, times, update, state_E).run()
+        try:
+            failed = _Loop(pack, courses, times, update, state_E).run()
+        except Lost:
+            distributed.forget(stack)
+            raise
+        return failed
 
 
 def _compile(pack: Pack) -> tuple[jax.stages.Compiled, Evaluator]:
@@ -383,7 +388,7 @@ class _Loop:
         for place, course in self._living():
             try:
                 act(course, self._pack.take(self._state_E, place))
-            except Preempted:
+            except (Preempted, Lost):
                 raise
             except Exception as error:
                 self._drop(place, error)
@@ -408,6 +413,8 @@ class _Loop:
     def _drop(self, place: int, error: Exception) -> None:
         """Leaves a member behind, as it is."""
         course = self._courses[place]
+        if distributed.is_lost_peer(error) and not course.failed_elsewhere():
+            raise Lost(course.done) from error
         self._alive_E = self._alive_E.copy()  # the devices may still read the one before
         self._alive_E[place] = False
         course.fail(error)

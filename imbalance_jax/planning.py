@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import hardware, languages, step
+from imbalance_jax import hardware, languages, placement, step
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import synthetic
@@ -30,10 +30,9 @@ def describe(trainer: Trainer) -> str:
     parameters = model_lib.count_parameters(config.model, trainer.vocabulary.size)
     tokens = stream.steps * config.batch_size * config.model.L
     device = hardware.describe()
-    mesh = " x ".join(f"{axis} {n}" for axis, n in trainer.mesh.shape.items() if n > 1)
     lines = [
         f"{parameters:,} parameters, vocabulary {trainer.vocabulary.size:,}, "
-        f"on {device['count']} {device['kind']}" + (f" ({mesh})" if mesh else ""),
+        f"on {device['count']} {device['kind']}",
         f"{stream.steps:,} steps of {config.batch_size} x {config.model.L} = {tokens:,} tokens",
     ]
     model = trainer.settled_model()
@@ -72,6 +71,9 @@ def describe(trainer: Trainer) -> str:
             f"config.model.L={config.model.L} and {set_.about['counts']['dropped']:,} in sequences "
             "that were too short are left out"
         )
+    if trainer.mesh.size > 1:
+        batch = (config.batch_size, config.model.L + 1)
+        lines += placement.table(trainer.abstract_state(), trainer.mesh, batch)
     return "\n".join(lines)
 
 
@@ -153,7 +155,7 @@ def forecast(trainer: Trainer) -> str:
         )
 
     def batch() -> tuple[Any, ...]:
-        return trainer.place(trainer.stream.batch(0)), trainer.map_GU()
+        return trainer.batch(0), trainer.map_GU()
 
     trial = functools.partial(_try_step, compiled, trainer.init_state, batch) if fits else None
     lines.append(_time(trainer, trial, runs=1))
@@ -164,7 +166,7 @@ def describe_pack(pack: Pack) -> str:
     """Returns what the members of a pack have in common, and what each has for itself."""
     device, trainer = hardware.describe(), pack.first
     parameters = model_lib.count_parameters(trainer.config.model, trainer.vocabulary.size)
-    mesh = " x ".join(f"{axis} {n}" for axis, n in pack.mesh.shape.items() if n > 1)
+    mesh = placement.describe_mesh(pack.mesh)
     model = trainer.settled_model()
     lines = [
         f"{len(pack.members)} runs as one program, each of {parameters:,} parameters, vocabulary "
@@ -214,10 +216,9 @@ def _per_device(memory: Any) -> int:
 
 def _memory(state: Any, memory: Any, limit: int | None) -> str:
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    need = f"a step needs {_size(_per_device(memory))} per device"
-    return f"parameters and optimizer {_size(held)}; {need}" + f" of {_size(limit or 0)}" * bool(
-        limit
-    )
+    need = f"a step needs {placement.size(_per_device(memory))} per device"
+    have = f" of {placement.size(limit)}" if limit else ""
+    return f"parameters and optimizer {placement.size(held)}; {need}{have}"
 
 
 def _time(trainer: Trainer, trial: Callable[[], float] | None, *, runs: int) -> str:
@@ -257,11 +258,3 @@ def _try_step(
         state, _ = compiled(state, *given)
     jax.block_until_ready(state)
     return (time.perf_counter() - began) / 3
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

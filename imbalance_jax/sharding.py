@@ -8,10 +8,12 @@ members of a pack is cut along member, in front of all that.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from imbalance_jax.config import Config, MeshConfig
@@ -24,6 +26,9 @@ BATCH = PartitionSpec(("data", "fsdp"))
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device], *, packed: bool = False) -> Mesh:
     """Returns the mesh of a config over these devices.
 
+    The axes are laid out so that the last ones, which talk most, have the fastest connections.
+    Between slices of TPUs only members or copies of the model are apart.
+
     Args:
       config: the sizes of its axes.
       devices: all that it is made of.
@@ -31,7 +36,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device], *, packed: bool
         devices that the config gives to members.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or an axis other than
+        member and data would lie across slices.
     """
     if not packed and config.member != 1:
         data = -1 if -1 in (config.member, config.data) else config.member * config.data
@@ -48,18 +54,61 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device], *, packed: bool
             f"{len(devices)}, with -1 for the rest."
         )
     sizes |= {axis: len(devices) // given for axis in rest}
+    return _mesh(arrange(sizes, devices))
+
+
+def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Returns the devices in an array with a dimension of each axis, neighbours in it close.
+
+    Args:
+      sizes: of the axes, in their order; their product is the number of devices.
+      devices: all of them.
+
+    Raises:
+      ValueError: there are several slices, and neither member nor data divides over them.
+    """
+    # jax's own jax.make_mesh knows neither slices nor shapes that split a torus.
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
+    outer = next((axis for axis in ("member", "data") if sizes[axis] % slices == 0), None)
+    if outer is None:
+        raise ValueError(
+            f"config.mesh.data={sizes['data']} cannot be cut over {slices} slices, and the other "
+            "axes stay within one, as the network between them is slow. Set config.mesh.data to "
+            f"a multiple of {slices}."
+        )
+    across = {axis: slices if axis == outer else 1 for axis in sizes}
+    within = dict(sizes) | {outer: sizes[outer] // slices}
+    return mesh_utils.create_hybrid_device_mesh(
+        tuple(within.values()),
+        tuple(across.values()),
+        devices,
+        allow_split_physical_axes=True,
+    )
+
+
+def _mesh(devices: np.ndarray) -> Mesh:
     # Auto: the compiler places what is between the shardings that we pin. (The default,
     # Explicit, would want every einsum annotated.)
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def span(mesh: Mesh, axis: str) -> str:
+    """Returns what an axis lies across: devices of a host, hosts, or slices."""
+    along = np.moveaxis(mesh.devices, AXES.index(axis), 0).reshape(mesh.shape[axis], -1)
+    for words, place in (("slices", "slice_index"), ("hosts", "process_index")):
+        if any(len({getattr(d, place, 0) for d in line}) > 1 for line in along.T):
+            return words
+    return "devices of a host"
 
 
 def of_one_member(mesh: Mesh) -> Mesh:
     """Returns a pack's mesh as that of one member on all devices, which share its data out."""
     member, data, *others = mesh.devices.shape
-    devices = mesh.devices.reshape(1, member * data, *others)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return _mesh(mesh.devices.reshape(1, member * data, *others))
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:

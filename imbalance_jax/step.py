@@ -298,11 +298,13 @@ def jit_packed_step(
     """Returns the jitted step of a pack; see `packed_step` and `jit_step`."""
     vocab_size = state_E.params["embed_VD"].shape[1]
     states = jax.tree.map(lambda leaf: leaf.sharding, state_E)
-    member = sharding.stacked(sharding.replicated(mesh))
+    whole = sharding.replicated(mesh)
+    member = sharding.stacked(whole)
     return jax.jit(
         sharding.in_context(mesh, packed_step, settled(config, mesh, vocab_size), mesh, way),
         in_shardings=(states, given_shardings(mesh), member),
-        out_shardings=(states, member),
+        # What the host reads must be on its own devices.
+        out_shardings=(states, member if jax.process_count() == 1 else whole),
         donate_argnums=0,
         compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
     )

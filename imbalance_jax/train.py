@@ -5,6 +5,7 @@ A `Course` is what a run does besides its updates, alone or in a pack (pack.py).
 
 import contextlib
 import dataclasses
+import functools
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from imbalance_jax.data.corpora import AnySource
 from imbalance_jax.data.mixture import ORDER_VERSION
 from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.sources import Source
-from imbalance_jax.data.stream import HostBatch, Stream, with_ratio
+from imbalance_jax.data.stream import Stream, with_ratio
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import Programs
@@ -34,10 +35,18 @@ from imbalance_jax.runs import RunDirectory, versions
 
 
 class Preempted(Exception):
-    """The run was asked to stop, and has saved the state after `step`."""
+    """The run was asked to stop, and has saved the state after `step`, if it had one yet."""
+
+    def __init__(self, step: int | None) -> None:
+        super().__init__("stopped" if step is None else f"stopped after step {step}")
+        self.step = step
+
+
+class Lost(Exception):
+    """Another process of the run has gone, for no reason that FAILED.json would give."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
+        super().__init__(f"another process was lost after step {step}")
         self.step = step
 
 
@@ -133,7 +142,6 @@ class Trainer:
         sharding.check_dimensions(config, mesh, vocabulary.size)
         if training:
             sharding.check_batch(config, mesh)
-            distributed.local_rows(config.batch_size)
         for name, source in sources.items():
             for split in ("validation", "test"):
                 if source.count(split) < 2:
@@ -279,10 +287,8 @@ class Trainer:
 
     def compile_step(self, state: step_lib.TrainState) -> jax.stages.Compiled:
         """Returns the compiled step for states of these shapes and shardings."""
-        rows = distributed.local_rows(self.config.batch_size)
-        batch = self.place(self.stream.batch(0, rows))
         step = step_lib.jit_step(self.config, self.stream.steps, self.mesh, state)
-        return step.lower(state, batch, self.map_GU()).compile()
+        return step.lower(state, self.batch(0), self.map_GU()).compile()
 
     def settled_model(self) -> ModelConfig:
         """Returns the model's config with what the devices decide filled in."""
@@ -291,14 +297,18 @@ class Trainer:
     def _settled_on(self, mesh: jax.sharding.Mesh) -> ModelConfig:
         return step_lib.settled(self.config, mesh, self.vocabulary.size).model
 
-    def place(self, batch: HostBatch) -> step_lib.Batch:
+    @functools.cached_property
+    def _rows(self) -> distributed.HostRows:
         rows = sharding.batch_sharding(self.mesh)
-        return step_lib.Batch(
-            distributed.place(rows, batch.ids_BW), distributed.place(rows, batch.language_B)
-        )
+        return distributed.HostRows(rows, self.config.batch_size)
+
+    def batch(self, step: int) -> step_lib.Batch:
+        """Returns the batch of a step on the devices; this process reads its rows of it."""
+        local = self.stream.batch(step, self._rows.index_B)
+        return step_lib.Batch(self._rows.place(local.ids_BW), self._rows.place(local.language_B))
 
     def map_GU(self) -> jax.Array:
-        return jax.device_put(self.vocabulary.map_GU, sharding.replicated(self.mesh))
+        return distributed.place_whole(self.vocabulary.map_GU, sharding.replicated(self.mesh))
 
     def flops_per_step(self) -> float:
         tokens = self.config.batch_size * self.config.model.L
@@ -317,7 +327,7 @@ class Trainer:
             state = dataclasses.replace(state, params=params)
         if not self.config.init_from:
             return state
-        params = loading.restore_params(self.config.init_from, state.params)
+        params = loading.restore_params(self.config.init_from, self.mesh, self.vocabulary.size)
         return dataclasses.replace(state, params=params)
 
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
@@ -470,17 +480,23 @@ def train(
       Preempted: it was asked to stop.
       Failed: an error after the first step began.
     """
-    if distributed.is_writer():
-        print("Compiling", flush=True)
-    with times("compile"):
+    print("Compiling", flush=True)
+    with times("compile"), distributed.agreed():
         update, evaluator = compile_programs(trainer)
-    state = None if run.checkpoints.exists() else trainer.init_state()
-    if distributed.is_writer():
-        run.claim(trainer.config)
+    if interrupts.poll():
+        raise Preempted(None)
+    # Before anything is written: it may not fit the device, or its config.
+    begun = bool(distributed.of_process_0(np.bool_(run.checkpoints.exists())))
+    state = None if begun else trainer.init_state()
+    with distributed.agreed():
+        if distributed.is_writer():
+            run.claim(trainer.config)
     checkpoints = Checkpoints(run.checkpoints, keep=trainer.config.checkpoint.keep)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(run.release)
+        stack.callback(checkpoints.close)
         saved = checkpoints.steps()
-        start = saved[-1] if saved else 0
+        start = int(distributed.of_process_0(np.int32(saved[-1] if saved else 0)))
         if start:
             state = checkpoints.restore(start, trainer.abstract_state())
             print(f"Going on from step {start:,}", flush=True)
@@ -488,10 +504,11 @@ def train(
         begin(trainer, run, start, trainer.provenance())
         times.go_on(run.newest("time/"))
         course = Course(trainer, run, times, interrupts, checkpoints, evaluator, start)
-        _loop(course, times, update, state)
-    finally:
-        checkpoints.close()
-        run.release()
+        try:
+            _loop(course, times, update, state)
+        except (Failed, Lost):
+            distributed.forget(stack)
+            raise
 
 
 def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
@@ -508,13 +525,13 @@ def _loop(
     course: "Course", times: Clock, update: jax.stages.Compiled, state: step_lib.TrainState
 ) -> None:
     trainer, stream = course.trainer, course.trainer.stream
-    rows, map_GU = distributed.local_rows(trainer.config.batch_size), trainer.map_GU()
+    map_GU = trainer.map_GU()
     try:
         with Progress("Training", stream.steps, start=course.done) as progress:
             course.begin(state, progress)
             for done in range(course.done + 1, stream.steps + 1):
                 with times("data"):
-                    batch = trainer.place(stream.batch(done - 1, rows))
+                    batch = trainer.batch(done - 1)
                 state, metrics = update(state, batch, map_GU)
                 course.done = done
                 course.recorder.note(done, metrics)
@@ -527,6 +544,8 @@ def _loop(
         course.checkpoints.wait()
         raise
     except Exception as error:
+        if distributed.is_lost_peer(error) and not course.failed_elsewhere():
+            raise Lost(course.done) from error
         course.fail(error)
         raise Failed(advice(trainer.config, error)) from error
     finally:
@@ -578,16 +597,19 @@ class Course:
 
     def poll(self, share: float = 1.0) -> None:
         """Raises Preempted if the run was asked to stop."""
-        if self._interrupts.requested:
+        if self._interrupts.poll():
             raise Preempted(self.done)
 
     def begin(self, state: step_lib.TrainState, progress: Progress) -> None:
         """Makes up for what was not measured of the first state; lines go to `progress`."""
         self._progress = progress
         missed = self.done == 0 or due(self.done, self.trainer.config.evaluation.every)
-        if missed and not self.run.has(self.done, "eval/"):
+        evaluated, aligned = distributed.of_process_0(
+            np.array([self.run.has(self.done, name) for name in ("eval/", "align/")])
+        )
+        if missed and not evaluated:
             self._evaluate(state)
-        if self._cadence.due(self.done) and not self.run.has(self.done, "align/"):
+        if self._cadence.due(self.done) and not aligned:
             self._align(state)
         notes = (*self.alignment.notes, *self.alignment.skipped.values()) if self.alignment else ()
         for line in notes:
@@ -666,10 +688,15 @@ class Course:
                 self._line(_describe_parallel(name, scores))
         self._results = results
 
+    def failed_elsewhere(self) -> bool:
+        """Whether the process that was lost has written down why; it may still be at it."""
+        return distributed.wait_for((self.run.path / "FAILED.json").exists)
+
     def fail(self, error: Exception) -> None:
-        """Writes down why the run ended."""
-        self.checkpoints.wait()
-        if distributed.is_writer():
+        """Writes down why the run ended, where another process has not done so."""
+        if jax.process_count() == 1:
+            self.checkpoints.wait()
+        if not (self.run.path / "FAILED.json").exists():
             self.run.fail(self.done, error)
 
     def finish(self) -> None:
@@ -692,8 +719,9 @@ def _alignment(
     """Returns what measures alignment while the run trains, and how often."""
     config = trainer.config.evaluation.alignment
     every = config.every if len(trainer.config.tags) > 1 else 0
-    chosen = run.newest("align/every").get("align/every")
-    cadence = Cadence(every, config.budget, trainer.stream.steps, chosen)
+    name = "align/every"
+    chosen = int(distributed.of_process_0(np.int32(run.newest(name).get(name, -1))))
+    cadence = Cadence(every, config.budget, trainer.stream.steps, chosen if chosen >= 0 else None)
     measure = trainer.alignment("validation", config.pairs, programs) if every else None
     return measure, cadence
 

@@ -1,11 +1,14 @@
 """The mesh, what it refuses, and what its messages advise."""
 
+import dataclasses
 import pathlib
 import re
+import types
 from typing import Any
 
 import conftest
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -135,3 +138,55 @@ def test_counters_are_held_whole():
     found = sharding.state_shardings(mesh, jax.ShapeDtypeStruct((), "int32"))
     assert found.spec == PartitionSpec()
     assert config_lib.MeshConfig().data == -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What the arrangement of devices looks at."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "chip"
+
+
+def chips(slices: int, each: int) -> list[Chip]:
+    """Returns the chips of slices with hosts of four, in an order that says nothing."""
+    found = [Chip(n, n // each, n // 4) for n in range(slices * each)]
+    return found[::2] + found[1::2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "outer"),
+    [
+        ({"member": 1, "data": 4, "fsdp": 4, "tensor": 1}, "data"),
+        ({"member": 1, "data": 2, "fsdp": 2, "tensor": 4}, "data"),
+        ({"member": 4, "data": 1, "fsdp": 2, "tensor": 2}, "member"),
+    ],
+)
+def test_only_members_or_copies_of_the_model_lie_across_slices(sizes, outer):
+    found = sharding.arrange(sizes, chips(slices=2, each=8))
+    assert found.shape == tuple(sizes.values())
+    assert len({chip.id for chip in found.ravel()}) == 16
+    for axis in range(4):
+        lines = np.moveaxis(found, axis, -1).reshape(-1, found.shape[axis])
+        across = any(len({chip.slice_index for chip in line}) > 1 for line in lines)
+        assert across == (list(sizes)[axis] == outer)
+
+
+def test_an_axis_that_would_lie_across_slices_is_refused():
+    sizes = {"member": 1, "data": 1, "fsdp": 16, "tensor": 1}
+    with pytest.raises(ValueError, match=r"config\.mesh\.data=1 cannot be cut over 2 slices"):
+        sharding.arrange(sizes, chips(slices=2, each=8))
+
+
+def test_an_axis_knows_what_it_lies_across():
+    shape = {"member": 1, "data": 4, "fsdp": 2, "tensor": 2}
+    devices = np.array(sorted(chips(2, 8), key=lambda chip: chip.id)).reshape(*shape.values())
+    mesh = types.SimpleNamespace(devices=devices, shape=shape)
+    assert sharding.span(mesh, "data") == "slices"
+    assert sharding.span(mesh, "tensor") == "devices of a host"
+    shape = {"member": 1, "data": 2, "fsdp": 4, "tensor": 2}
+    mesh = types.SimpleNamespace(devices=devices.reshape(*shape.values()), shape=shape)
+    assert sharding.span(mesh, "fsdp") == "hosts"

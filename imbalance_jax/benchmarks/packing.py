@@ -106,7 +106,7 @@ Turn = Callable[[int], float]
 def _alone(trainer: Trainer, update: jax.stages.Compiled) -> Turn:
     map_GU = trainer.map_GU()
     steps = _Steps(trainer.init_state(), update, trainer.stream.steps)
-    return lambda count: steps.run(count, lambda n: trainer.place(trainer.stream.batch(n)), map_GU)
+    return lambda count: steps.run(count, trainer.batch, map_GU)
 
 
 def _packed(pack: Pack, update: jax.stages.Compiled) -> Turn:

@@ -41,7 +41,7 @@ def measure(
     dtype = trainer.settled_model().dtype
     peaks = [hardware.measured_matmul_peak(dtype)]
 
-    batches = [trainer.place(trainer.stream.batch(index)) for index in range(4)]
+    batches = [trainer.batch(index) for index in range(4)]
     state, _ = jax.block_until_ready(update(state, batches[0], map_GU))
     alone: list[float] = []
     while len(alone) < _LEAST or (sum(alone) < seconds and len(alone) < _MOST):
@@ -77,7 +77,7 @@ def _loop(
     began = time.perf_counter()
     for index in range(count):
         start = time.perf_counter()
-        batch = trainer.place(trainer.stream.batch(index))
+        batch = trainer.batch(index)
         placed = time.perf_counter()
         state, metrics = update(state, batch, map_GU)
         spent["data"] += placed - start

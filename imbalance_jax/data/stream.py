@@ -95,7 +95,7 @@ class Stream:
         self.steps = self._lasting_steps()
         self.order.check_reuse(self.steps * config.batch_size)
 
-    def batch(self, step: int, rows: slice = slice(None)) -> HostBatch:
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> HostBatch:
         """Returns rows of the batch of a step: all, or those of one host."""
         row_n = np.arange(self._config.batch_size)[rows]
         language_B, window_B = (values[rows] for values in self.order_of(step))

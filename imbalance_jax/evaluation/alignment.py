@@ -376,10 +376,9 @@ class Alignment:
         """Returns what each language has in the tables and in the gradient of a batch."""
         tags, size = self._config.tags, self.programs.batch_size
         host = stream.batch(int(state.step) % stream.steps, slice(0, size))
-        local = distributed.local_rows(len(host.language_B))
+        rows = distributed.HostRows(self._rows, len(host.language_B))
         batch = Batch(
-            distributed.place(self._rows, host.ids_BW[local]),
-            distributed.place(self._rows, host.language_B[local]),
+            rows.place(host.ids_BW[rows.index_B]), rows.place(host.language_B[rows.index_B])
         )
         found: dict[str, Any] = gradients.language_shares(
             self.programs, state.params, batch, self._vocabulary.map_GU, self.model

@@ -6,7 +6,6 @@ training ratio. One jitted pass gives sums per language; they are divided once, 
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -118,9 +117,9 @@ class Evaluator:
         """
         self._batch_size = batch_size
         self._whole = whole = sharding.replicated(mesh)
-        rows = sharding.batch_sharding(mesh)
         self._place(vocabulary)
-        self._rows, self._dtype, self._L = rows, dtype, config.L
+        self._sharding, self._dtype, self._L = sharding.batch_sharding(mesh), dtype, config.L
+        self._rows = distributed.HostRows(self._sharding, batch_size)
         config = tuning.settled_on(mesh, config, batch_size, vocabulary.size)
         self._jitted = jax.jit(
             sharding.in_context(mesh, _score, config), static_argnums=0, out_shardings=whole
@@ -130,7 +129,7 @@ class Evaluator:
     def _place(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         tables = (vocabulary.map_GU, vocabulary.own_GV, vocabulary.bytes_GU)
-        self._tables = tuple(jax.device_put(table, self._whole) for table in tables)
+        self._tables = distributed.place_whole(tables, self._whole)
 
     def of(self, vocabulary: Vocabulary) -> "Evaluator":
         """Returns one for other id maps of the same shapes, with the same compiled programs."""
@@ -145,7 +144,7 @@ class Evaluator:
 
         def shape(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
             dims = (self._batch_size, *dims)
-            return jax.ShapeDtypeStruct(dims, dtype, sharding=self._rows)
+            return jax.ShapeDtypeStruct(dims, dtype, sharding=self._sharding)
 
         batch = Batch(shape(self._dtype, self._L + 1), shape(jnp.int32))
         weight_BL = shape(jnp.float32, self._L)
@@ -206,9 +205,8 @@ class Evaluator:
         score = self._compiled[scored]
         pending = None
         for number, (batch, weight_BL) in enumerate(self._batches(windows)):
-            placed = jax.tree.map(functools.partial(distributed.place, self._rows), batch)
-            weight = distributed.place(self._rows, weight_BL)
-            found = score(params, placed, weight, *self._tables)
+            placed = jax.tree.map(self._rows.place, batch)
+            found = score(params, placed, self._rows.place(weight_BL), *self._tables)
             # One batch late, so that the device never waits for the host.
             if pending:
                 losses.append(_add(totals, pending))
@@ -229,14 +227,14 @@ class Evaluator:
     def _batches(self, windows: Sequence[Windows]) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yields this host's rows of batches of all languages' windows."""
         place = [(g, n) for g, w in enumerate(windows) for n in range(len(w.ids_nW))]
-        mine = distributed.local_rows(self._batch_size)
+        mine = self._rows.index_B
         for first in range(0, len(place), self._batch_size):
             rows = place[first : first + self._batch_size]
             # Rows of weight 0 fill the last batch, so that nothing compiles again.
-            filled = (rows + [rows[0]] * (self._batch_size - len(rows)))[mine]
+            filled = [rows[b] if b < len(rows) else rows[0] for b in mine]
             ids_BW = np.stack([windows[g].ids_nW[n] for g, n in filled]).astype(self._dtype)
             weight_BL = np.stack([windows[g].weight_nL[n] for g, n in filled]).astype(np.float32)
-            real = np.arange(self._batch_size)[mine] < len(rows)
+            real = mine < len(rows)
             yield (
                 Batch(ids_BW, np.array([g for g, _ in filled], np.int32)),
                 weight_BL * real[:, None],

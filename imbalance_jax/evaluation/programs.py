@@ -88,7 +88,7 @@ class Programs:
         """
         total = len(next(iter(rows.values())))
         size = batch_size or self.batch_size
-        mine = distributed.local_rows(size)
+        mine = distributed.HostRows(self._rows, size)
         found: dict[str, list[np.ndarray]] = {}
         sums: dict[str, np.ndarray] = {}
         whole = jax.tree.map(self._place, whole)
@@ -97,11 +97,9 @@ class Programs:
             # The first row, without weight, fills the last batch: nothing compiles again.
             place_B = np.arange(first, first + size)
             real_B = place_B < total
-            place_B = np.where(real_B, place_B, 0)[mine]
-            batch = {name: values[place_B] for name, values in rows.items()}
-            out = self.run(
-                function, *whole, self._shared(batch), self._shared(real_B[mine]), **static
-            )
+            place_B = np.where(real_B, place_B, 0)[mine.index_B]
+            batch = {name: mine.place(values[place_B]) for name, values in rows.items()}
+            out = self.run(function, *whole, batch, mine.place(real_B[mine.index_B]), **static)
             # One batch late, so that the device has the next one to work on.
             if pending:
                 _collect(found, sums, *pending)
@@ -116,18 +114,13 @@ class Programs:
         count = len(next(iter(rows.values())))
         if count % self._each:
             return {name: self._place(values) for name, values in rows.items()}
-        mine = distributed.local_rows(count)
-        return self._shared({name: values[mine] for name, values in rows.items()})
-
-    def _shared(self, local: Any) -> Any:
-        return jax.tree.map(
-            lambda values: distributed.place(self._rows, np.ascontiguousarray(values)), local
-        )
+        mine = distributed.HostRows(self._rows, count)
+        return {name: mine.place(values[mine.index_B]) for name, values in rows.items()}
 
     def _place(self, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.committed:
             return leaf
-        return jax.device_put(leaf, self._whole)
+        return distributed.place_whole(leaf, self._whole)
 
 
 def _collect(

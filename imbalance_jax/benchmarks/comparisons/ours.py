@@ -29,7 +29,7 @@ def main() -> None:
     model, vocab_size = trainer.settled_model(), trainer.vocabulary.size
     state, map_GU = trainer.init_state(), trainer.map_GU()
     update = trainer.compile_step(state)
-    batch = trainer.place(trainer.stream.batch(0))
+    batch = trainer.batch(0)
     peaks = [hardware.measured_matmul_peak(model.dtype)]
     took: list[float] = []
     metrics: Any = None
