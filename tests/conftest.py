@@ -2,8 +2,9 @@
 
 import os
 
+# Compiling takes most of the time of most tests, and twice as long with LLVM's optimisations.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    " --xla_force_host_platform_device_count=8"
+    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
