@@ -3,8 +3,9 @@
 import os
 
 # Compiling takes most of the time of most tests, and twice as long with LLVM's optimisations.
+ONE_DEVICE = "--xla_backend_optimization_level=0"  # for processes that tests start
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    f" --xla_force_host_platform_device_count=8 {ONE_DEVICE}"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from conftest import ONE_DEVICE
 
 from imbalance_jax import model as model_lib
 from imbalance_jax import sharding, tuning
@@ -19,7 +20,7 @@ TINY = "demo:2:8 model.L=16 model.D=16 model.H=2 model.K=8 model.F=24 model.N=2"
 
 
 def run_bench(*args: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"XLA_FLAGS": ONE_DEVICE, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "imbalance_jax.bench", *args]
     return subprocess.run(command, capture_output=True, text=True, env=env)
 

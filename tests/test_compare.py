@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from conftest import ONE_DEVICE
 
 from imbalance_jax.benchmarks import case as case_lib
 from imbalance_jax.benchmarks import compare
@@ -27,7 +28,7 @@ print(json.dumps({
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """What a user has who has set nothing."""
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE)
 
 
 @pytest.fixture

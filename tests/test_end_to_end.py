@@ -16,7 +16,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import ONE_DEVICE, tiny_config
 
 import imbalance_jax
 from imbalance_jax import config as config_lib
@@ -55,7 +55,7 @@ def tiny(tmp_path_factory, english, data_dir) -> list[str]:
 
 def environment() -> dict[str, str]:
     # One device: what a user has who has set nothing.
-    return os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+    return os.environ | {"XLA_FLAGS": ONE_DEVICE, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
 
 
 def run_main(*args: str, module: str = "main", **env: str) -> subprocess.CompletedProcess:

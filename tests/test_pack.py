@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import ONE_DEVICE, tiny_config
 from jax.experimental.compilation_cache import compilation_cache
 
 from imbalance_jax import cli, distributed, hardware, main, pack, sharding, train, tuning
@@ -420,7 +420,7 @@ def test_a_run_alone_gives_the_devices_of_members_to_its_data():
 
 
 def run_main(*args: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"XLA_FLAGS": ONE_DEVICE, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "imbalance_jax.main", *args]
     return subprocess.run(command, capture_output=True, text=True, env=env)
 

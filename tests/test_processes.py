@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import ONE_DEVICE, tiny_config
 
 from imbalance_jax import cli, distributed, sharding, train
 from imbalance_jax import config as config_lib
@@ -70,7 +70,7 @@ def run_together(
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    xla = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    xla = f"--xla_force_host_platform_device_count=1 {ONE_DEVICE}"
     shared = dict(os.environ, XLA_FLAGS=xla, IMB_COORDINATOR=f"127.0.0.1:{port}")
     processes = [
         subprocess.Popen(

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from conftest import ONE_DEVICE
 
 from imbalance_jax import cli
 from imbalance_jax.study_directory import StudyDirectory
@@ -50,7 +51,7 @@ def study(folder: pathlib.Path, *args: str, choices: str = "") -> list[str]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    return os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return os.environ | {"XLA_FLAGS": ONE_DEVICE, "JAX_PLATFORMS": "cpu"}
 
 
 @pytest.mark.slow
