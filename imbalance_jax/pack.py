@@ -233,12 +233,6 @@ def _check_devices(config: Config, mesh: Mesh) -> None:
             "config.mirrors has 'wandb', which follows one run in a process. Set it to "
             "('tensorboard',) or () for the members of a pack, or train them one by one."
         )
-    if min(mesh.shape[axis] for axis in ("member", "fsdp", "tensor")) > 1:
-        raise ValueError(
-            f"config.mesh.member={mesh.shape['member']} with config.mesh.fsdp="
-            f"{mesh.shape['fsdp']} and config.mesh.tensor={mesh.shape['tensor']}: XLA cannot cut "
-            "a pack along all three (its partitioner aborts). Set one of fsdp and tensor to 1."
-        )
     sharding.check_batch(config, mesh)
 
 

@@ -5,6 +5,7 @@ A pack's step updates several states of the same shapes, stacked in a first dime
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -167,11 +168,16 @@ def packed_step(
       The new states, and the metrics of each member; all zero for one that is not alive.
     """
 
+    # XLA's partitioner aborts where ids are looked up, beside members, in a table that is cut
+    # both ways.
+    cut_up = min(mesh.shape[axis] for axis in ("member", "fsdp", "tensor")) > 1
+    view = _with_whole_table if cut_up else _as_they_are
+
     def member(args: tuple[TrainState, Given, jax.Array]) -> tuple[TrainState, Metrics]:
         state, given, map_GU = args
 
         def update(state: TrainState) -> tuple[TrainState, Metrics]:
-            return _update(config, lambda count: given.rate, state, given.batch, map_GU)
+            return _update(config, lambda count: given.rate, state, given.batch, map_GU, view)
 
         def keep(state: TrainState) -> tuple[TrainState, Metrics]:
             shapes = jax.eval_shape(update, state)[1]
@@ -199,10 +205,30 @@ def packed_step(
     return on_device(state_E, given_E, map_EGU)
 
 
+def _as_they_are(params: model_lib.Params) -> model_lib.Params:
+    return params
+
+
+def _with_whole_table(params: model_lib.Params) -> model_lib.Params:
+    """Returns parameters whose input embeddings every device of a member has whole."""
+    whole_VD = jax.lax.with_sharding_constraint(params["embed_VD"], PartitionSpec(None, None))
+    return {**params, "embed_VD": whole_VD}
+
+
 def _update(
-    config: Config, rate: optax.Schedule, state: TrainState, batch: Batch, map_GU: jax.Array
+    config: Config,
+    rate: optax.Schedule,
+    state: TrainState,
+    batch: Batch,
+    map_GU: jax.Array,
+    view: Callable[[model_lib.Params], model_lib.Params] = _as_they_are,
 ) -> tuple[TrainState, Metrics]:
-    loss_and_gradient = jax.value_and_grad(_mean_loss, has_aux=True)
+    """One update; `view` says what the loss is computed with, given the parameters."""
+
+    def mean_loss(params: model_lib.Params, *rest: Any) -> tuple[jax.Array, jax.Array]:
+        return _mean_loss(view(params), *rest)
+
+    loss_and_gradient = jax.value_and_grad(mean_loss, has_aux=True)
     micro = config.optimizer.accumulate
     if micro == 1:
         (loss, loss_G), grads = loss_and_gradient(state.params, config.model, batch, map_GU)
