@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from imbalance_jax import config as config_lib
+from imbalance_jax import storage
 from imbalance_jax.runs import RunDirectory
 
 # The package that each one needs; the extra of setup.cfg has the mirror's name.
@@ -45,7 +46,12 @@ class WeightsAndBiases:
 
         name = run.path.name
         self._run = wandb.init(
-            name=name, id=name, resume="allow", dir=str(run.path), config=config_lib.to_dict(config)
+            name=name,
+            id=name,
+            resume="allow",
+            # In a store it cannot write: WANDB_DIR says where then, or the current directory is it.
+            dir=None if storage.is_store(run.path) else str(run.path),
+            config=config_lib.to_dict(config),
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
