@@ -48,6 +48,20 @@ def _open_store(scheme: str) -> None:
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
+def check_local(field: str, path: str) -> None:
+    """Raises ValueError if what is read from a file system only is in a store.
+
+    Args:
+      field: that names it, for the message.
+      path: of it.
+    """
+    if is_store(path):
+        raise ValueError(
+            f"{field}: {path} is not on a file system, and text is read from files only. Copy it "
+            "to a local disk, or mount the bucket and name the path there."
+        )
+
+
 def absolute(path: epath.PathLike) -> str:
     """Returns a path that means the same wherever a process runs."""
     return os.fspath(path) if is_store(path) else os.path.abspath(path)

@@ -178,6 +178,7 @@ def check(name: str, parallel: ParallelConfig) -> None:
             f"{field} names {len(paths)} files. Name one {ENDINGS[0]} file, or two files of lines."
         )
     for path in paths:
+        storage.check_local(field, path)
         if not os.path.exists(path):
             raise ValueError(
                 f"{field}: there is no file {path} (looked for {os.path.abspath(path)}). "
