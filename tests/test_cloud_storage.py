@@ -242,13 +242,13 @@ from imbalance_jax import config as config_lib
 
 def get_config(arg=""):
     config = config_lib.cloned(scale="demo", ratio="3:1")
-    config.steps, config.batch_size, config.log_every = 300, 8, 5
+    config.steps, config.batch_size, config.log_every = 120, 8, 5
     config.sources.en.packages = ("json", "email", "asyncio")
     config.sources.en.tokenizer.vocab_size = 384
     config.model.update(L=16, D=16, H=2, K=8, F=24, N=1)
-    config.evaluation.update(every=150, max_windows=6, stride=16, max_test_windows=50)
+    config.evaluation.update(every=60, max_windows=6, stride=16, max_test_windows=50)
     config.evaluation.alignment.every = 0
-    config.checkpoint.every = 100
+    config.checkpoint.every = 40
     return config
 """
 
@@ -289,14 +289,14 @@ def test_a_run_in_a_store_is_stopped_and_goes_on_to_the_results_of_one_on_disk(
     run, local = RunDirectory(f"{bucket}/run"), RunDirectory(tmp_path / "run")
 
     stopped = start(config, *in_store, **cache)
-    while not (run.checkpoints / "100" / "commit_success.txt").exists():
+    while not (run.checkpoints / "40" / "commit_success.txt").exists():
         assert stopped.poll() is None, stopped.communicate()
         time.sleep(0.1)
     stopped.send_signal(signal.SIGTERM)
     said, _ = ended(stopped, 75)
     assert f"in {bucket}/run. To go on:" in said
     step = run.newest_checkpoint()
-    assert 100 <= step < 300 and not run.done
+    assert 40 <= step < 120 and not run.done
     assert max(record["step"] for record in run.metrics()) == step // 5 * 5
 
     on_disk = start(config, f"--config.data_dir={data_dir}", f"--workdir={local}", **cache)
@@ -305,7 +305,7 @@ def test_a_run_in_a_store_is_stopped_and_goes_on_to_the_results_of_one_on_disk(
     assert f"Going on from step {step}" in said
     found = re.findall(r"Persistent compilation cache hit for 'jit_(\w+)'", errors)
     assert {"train_step", "_score"} <= set(found)
-    assert run.done and run.newest_checkpoint() == 300
+    assert run.done and run.newest_checkpoint() == 120
     assert len(list(run.checkpoints.iterdir())) == 2  # as many as config.checkpoint.keep
     resumed = step // 5 * 5 + 5
     assert losses(run, resumed) == losses(local, resumed)
