@@ -23,7 +23,10 @@ class Mirror(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run directory: `tensorboard --logdir RUN`."""
+    """Event files in the run directory: `tensorboard --logdir RUN`.
+
+    In a gs:// directory tensorboardX keeps all events in memory, and writes them anew each time.
+    """
 
     def __init__(self, run: RunDirectory, config: config_lib.Config) -> None:
         import tensorboardX

@@ -288,6 +288,7 @@ def test_a_run_in_a_store_is_stopped_and_goes_on_to_the_results_of_one_on_disk(
     in_store = [f"--config.data_dir={bucket}/data", f"--workdir={bucket}/run"]
     run, local = RunDirectory(f"{bucket}/run"), RunDirectory(tmp_path / "run")
 
+    storage.upload(english.path, run.path.parent / "data" / english.path.name)
     stopped = start(config, *in_store, **cache)
     while not (run.checkpoints / "40" / "commit_success.txt").exists():
         assert stopped.poll() is None, stopped.communicate()
