@@ -4,7 +4,6 @@ This is the only file that knows orbax.
 """
 
 import logging
-import os
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 
+from imbalance_jax import storage
 from imbalance_jax.step import TrainState
 
 
@@ -22,7 +22,7 @@ class Checkpoints:
         # Orbax reports every file that it writes.
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("orbax").setLevel(logging.WARNING)
-        self.path = epath.Path(os.path.abspath(path) if "://" not in str(path) else path)
+        self.path = storage.path_of(storage.absolute(path))
         self._manager = ocp.CheckpointManager(
             self.path,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),

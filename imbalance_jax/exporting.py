@@ -27,7 +27,7 @@ import numpy as np
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import loading
+from imbalance_jax import loading, storage
 from imbalance_jax.runs import RunDirectory
 
 
@@ -49,7 +49,7 @@ def export(run: RunDirectory, path: epath.PathLike) -> epath.Path:
     from safetensors.numpy import save
 
     loaded = loading.load(run.path)
-    out = epath.Path(path)
+    out = storage.path_of(path)
     out.mkdir(parents=True, exist_ok=True)
     about = {
         "format": "imbalance_jax",

@@ -17,7 +17,6 @@ import dataclasses
 import difflib
 import json
 import os
-import pathlib
 import re
 import shlex
 import sys
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from imbalance_jax import cli
+from imbalance_jax import cli, storage
 from imbalance_jax import config as config_lib
 from imbalance_jax.runs import RunDirectory
 
@@ -198,7 +197,7 @@ def _members() -> dict[str, config_lib.Config]:
             )
     if not FLAGS.study:
         raise ValueError("--members are runs of a study. Give its directory, as --study=DIR.")
-    file = pathlib.Path(FLAGS.study) / "study.json"
+    file = storage.path_of(FLAGS.study) / "study.json"
     if not file.exists():
         raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.")
     known = json.loads(file.read_text())["runs"]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from imbalance_jax import config as config_lib
+from imbalance_jax import storage
 from imbalance_jax.runs import RunDirectory
 
 # The package that each one needs; the extra of setup.cfg has the mirror's name.
@@ -22,7 +23,10 @@ class Mirror(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run directory: `tensorboard --logdir RUN`."""
+    """Event files in the run directory: `tensorboard --logdir RUN`.
+
+    In a gs:// directory tensorboardX keeps all events in memory, and writes them anew each time.
+    """
 
     def __init__(self, run: RunDirectory, config: config_lib.Config) -> None:
         import tensorboardX
@@ -45,7 +49,12 @@ class WeightsAndBiases:
 
         name = run.path.name
         self._run = wandb.init(
-            name=name, id=name, resume="allow", dir=str(run.path), config=config_lib.to_dict(config)
+            name=name,
+            id=name,
+            resume="allow",
+            # In a store it cannot write: WANDB_DIR says where then, or the current directory is it.
+            dir=None if storage.is_store(run.path) else str(run.path),
+            config=config_lib.to_dict(config),
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -10,9 +10,8 @@ Needs neither jax nor the machine that the run was trained on.
 """
 
 from absl import flags
-from etils import epath
 
-from imbalance_jax import cli
+from imbalance_jax import cli, storage
 from imbalance_jax.analysis import page, paper_page, study_page, study_table
 from imbalance_jax.runs import RunDirectory
 from imbalance_jax.study_directory import StudyDirectory
@@ -36,7 +35,7 @@ def main() -> int:
     if FLAGS.reference:
         print(paper_page.write_reference_page(workdir))
         return cli.DONE
-    if (epath.Path(workdir) / "study.json").exists():
+    if (storage.path_of(workdir) / "study.json").exists():
         directory = StudyDirectory(workdir)
         table = study_table.read(directory)
         study_table.write(table, directory)

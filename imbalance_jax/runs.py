@@ -2,7 +2,7 @@
 
 Analysis reads nothing else, so neither jax nor flax is imported here.
 
-    config.json       the resolved config        metrics.jsonl     one object a line, with "step"
+    config.json       the resolved config        metrics.jsonl     see metrics_log.py
     provenance.json   code, versions, devices,   mixture.csv       requested and realised ratio
                       text fingerprints          evaluation.json   final results on the test split
     checkpoints/      see checkpoint.py          test_texts.csv    test loss of each of its texts
@@ -13,6 +13,7 @@ import contextlib
 import csv
 import datetime
 import importlib.metadata
+import io
 import json
 import platform
 import subprocess
@@ -22,20 +23,28 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax import config as config_lib
+from imbalance_jax import metrics_log, storage
+from imbalance_jax.metrics_log import Record as Record
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-Record = dict[str, Any]
+# Orbax writes it into a checkpoint in a store when all else is there. (On a file system it gives
+# the checkpoint its name then.)
+_COMMITTED = "commit_success.txt"
 
 
 class RunDirectory:
-    """Reads and writes the files of one run. Nothing is cached: the directory is the truth."""
+    """Reads and writes the files of one run.
+
+    Nothing is cached, the directory is the truth; but for metrics that a store has not got yet.
+    """
 
     def __init__(self, path: str | epath.PathLike) -> None:
-        self.path = epath.Path(path)
+        self.path = storage.path_of(path)
+        self._metrics = metrics_log.open_log(self.path)
         self._held: contextlib.ExitStack | None = None
 
     def __str__(self) -> str:
@@ -53,9 +62,10 @@ class RunDirectory:
         """Returns the step of the newest checkpoint, or 0."""
         if not self.checkpoints.exists():
             return 0
-        return max(
-            (int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal()), default=0
-        )
+        found = [path for path in self.checkpoints.iterdir() if path.name.isdecimal()]
+        if storage.is_store(self.path):
+            found = [path for path in found if (path / _COMMITTED).exists()]
+        return max((int(path.name) for path in found), default=0)
 
     def config(self) -> config_lib.Config:
         """Returns the config that the run was started with.
@@ -165,13 +175,11 @@ class RunDirectory:
         self.write_json(name, {key: value for key, value in results.items() if key != "texts"})
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a file whole or not at all."""
-        unfinished = self.path / f".{name}.tmp"
-        unfinished.write_text(text)
-        unfinished.replace(self.path / name)
+        self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        (self.path / name).write_bytes(content)
+        """Writes a file whole or not at all."""
+        storage.write_bytes(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file of the run, or None where it is absent."""
@@ -179,10 +187,12 @@ class RunDirectory:
         return json.loads(file.read_text()) if file.exists() else None
 
     def finish(self) -> None:
+        self.flush()
         self.write_text("DONE", datetime.datetime.now(datetime.UTC).isoformat() + "\n")
         self.release()
 
     def fail(self, step: int, error: BaseException) -> None:
+        self.flush()
         self.write_json(
             "FAILED.json",
             {
@@ -196,13 +206,8 @@ class RunDirectory:
     # Metrics.
 
     def metrics(self) -> Iterator[Record]:
-        """Yields the records of metrics.jsonl in order of step."""
-        file = self.path / "metrics.jsonl"
-        if file.exists():
-            for line in file.read_text().splitlines():
-                # A run killed while it wrote leaves half a line behind.
-                if line.endswith("}"):
-                    yield json.loads(line)
+        """Yields all that was logged, in order of step."""
+        return self._metrics.read()
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Returns the steps and values of one metric."""
@@ -225,21 +230,22 @@ class RunDirectory:
 
     def truncate_metrics(self, step: int) -> None:
         """Drops the records after a step, which a run resumed there writes anew."""
-        kept = [json.dumps(record) for record in self.metrics() if record["step"] <= step]
-        self.write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        self._metrics.truncate(step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one record."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._metrics.append({"step": step, **metrics})
+
+    def flush(self) -> None:
+        """Returns when other processes can read all that was logged."""
+        self._metrics.flush()
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        unfinished = self.path / f".{name}.tmp"
-        with unfinished.open("w") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        unfinished.replace(self.path / name)
+        written = io.StringIO()
+        writer = csv.DictWriter(written, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text(name, written.getvalue())
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Returns the rows of a CSV file of the run; none where it is absent."""
@@ -251,10 +257,12 @@ class RunDirectory:
 def held(directory: epath.Path) -> Iterator[None]:
     """Keeps other processes of this machine out of a directory, until the end of this one.
 
+    A directory in a store cannot be held.
+
     Raises:
       ValueError: another one is in it.
     """
-    if fcntl is None or "://" in str(directory):
+    if fcntl is None or storage.is_store(directory):
         yield
         return
     with open(directory / ".lock", "w") as file:

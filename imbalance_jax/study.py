@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from imbalance_jax import cli, grid, study_plan, study_runner
+from imbalance_jax import cli, grid, storage, study_plan, study_runner
 from imbalance_jax.config import Config
 from imbalance_jax.study_directory import StudyDirectory
 
@@ -44,7 +44,7 @@ def main(names: list[str]) -> int:
     directory = _directory()
     study = directory.study() if FLAGS.config is None else grid.resolve(FLAGS.config)
     # From wherever the study is looked at later.
-    study = dataclasses.replace(study, reuse=tuple(map(os.path.abspath, study.reuse)))
+    study = dataclasses.replace(study, reuse=tuple(map(storage.absolute, study.reuse)))
     if FLAGS.config is not None:
         directory.check(study)
     return {"plan": _plan, "run": _run, "status": _status, "collect": _collect, "check": _check}[

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import grid, runs
+from imbalance_jax import grid, runs, storage
 from imbalance_jax.runs import RunDirectory
 
 VERSION = 1
@@ -34,14 +34,14 @@ class StudyDirectory:
     """Reads and writes the files of a study. Nothing is cached: the directory is the truth."""
 
     def __init__(self, path: str | epath.PathLike) -> None:
-        self.path = epath.Path(path)
+        self.path = storage.path_of(path)
 
     def __str__(self) -> str:
         return str(self.path)
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return epath.Path(storage.absolute(self.path)).name
 
     def study(self) -> grid.StudyConfig:
         """Returns the study that the directory holds.
@@ -106,9 +106,7 @@ class StudyDirectory:
         """Makes the directory this study's own, after `check`."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"version": VERSION, **grid.to_dict(study)}, indent=1) + "\n"
-        unfinished = self.path / ".study.json.tmp"
-        unfinished.write_text(text)
-        unfinished.replace(self.path / "study.json")
+        storage.write_bytes(self.path / "study.json", text.encode())
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -146,7 +144,7 @@ class StudyDirectory:
         run, reused = self.found(name, study)
         spec = study.runs[name]
         if not (run.path / "config.json").exists():
-            if (run.path / "DONE").exists() or (run.path / "metrics.jsonl").exists():
+            if run.done or any(run.metrics()):
                 raise ValueError(
                     f"{run} was changed by hand: it has results and no config.json. Put it back, "
                     "or delete the directory, which trains the run anew."

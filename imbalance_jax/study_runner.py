@@ -10,10 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
-from imbalance_jax import cli, grid
+from etils import epath
+
+from imbalance_jax import cli, grid, storage
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.interrupts import Interrupts
@@ -21,6 +24,8 @@ from imbalance_jax.progress import Progress, clock
 from imbalance_jax.study_directory import StudyDirectory
 
 _POLL_SECONDS = 1.0
+# Between two looks at how far running processes are; each look costs requests in a store.
+_LOOK_SECONDS = {False: 0.0, True: 30.0}
 # Of the optimizer: what may differ between the members of a pack.
 _LEARNING_RATE = ("peak_lr", "final_lr", "warmup", "decay", "schedule")
 
@@ -32,6 +37,7 @@ class _Job:
     members: tuple[str, ...]
     process: subprocess.Popen
     began: float
+    output: epath.Path  # its log, or what becomes the log in a store when it ends
 
 
 def pack_key(config: Config) -> str:
@@ -78,6 +84,7 @@ class Runner:
         """Args: `command` is what trains the members it is given."""
         self._directory, self._study, self._command = directory, study, command
         self._states = directory.states(study)
+        self._look_seconds = _LOOK_SECONDS[storage.is_store(directory.path)]
         self.failed: dict[str, str] = {}  # by run: why
 
     def left(self, *, retry: bool) -> list[str]:
@@ -93,7 +100,7 @@ class Runner:
 
         An interruption is passed on to every process, which saves its state first.
         """
-        waiting, running = list(work), list[_Job]()
+        waiting, running, looked = list(work), list[_Job](), 0.0
         total = float(sum(grid.tokens_of(spec) for spec in self._study.runs.values()))
         preempted = False
         with (
@@ -114,8 +121,10 @@ class Runner:
                     running.remove(job)
                     for line in self._ended(job, preempted):
                         progress.line(line)
-                for job in running:
-                    self._look(job.members)
+                if time.monotonic() - looked >= self._look_seconds:
+                    looked = time.monotonic()
+                    for job in running:
+                        self._look(job.members)
                 members = sum(len(job.members) for job in running)
                 progress.show(self._trained(), self._describe(members))
         if preempted:
@@ -128,17 +137,27 @@ class Runner:
         environment = dict(os.environ)
         if jobs > 1:  # or the first process would take the memory of a GPU for itself
             environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.2f}")
-        log = self._directory.log(members[0])
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "a") as output:
+        output = self._output(members)
+        with open(output, "a") as file:
             process = subprocess.Popen(
                 [*self._command, *options],
-                stdout=output,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
-        return _Job(members, process, time.monotonic())
+        return _Job(members, process, time.monotonic(), output)
+
+    def _output(self, members: Sequence[str]) -> epath.Path:
+        """Returns the file that a process writes to, with what is in it already."""
+        log = self._directory.log(members[0])
+        if not storage.is_store(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            return log
+        output = epath.Path(tempfile.mkdtemp()) / log.name
+        if log.exists():
+            log.copy(output)
+        return output
 
     def _look(self, members: Sequence[str]) -> None:
         for name in members:
@@ -159,6 +178,10 @@ class Runner:
           job: the process.
           preempted: whether it was asked to stop.
         """
+        log = self._directory.log(job.members[0])
+        if job.output != log:
+            job.output.copy(log, overwrite=True)
+            job.output.parent.rmtree()
         stopped = job.process.returncode == cli.PREEMPTED
         # Asked before it listened, it has saved nothing new and lost nothing either.
         stopped |= preempted and job.process.returncode == -signal.SIGTERM

@@ -668,6 +668,8 @@ class Course:
     def save(self, state: step_lib.TrainState) -> None:
         with self._times("checkpoint"):
             self.recorder.flush()
+            if distributed.is_writer():
+                self.run.flush()  # a run resumed there needs all that was logged before
             self.checkpoints.save(state)
         if distributed.is_writer():
             _write_mixture(self.trainer, self.run)

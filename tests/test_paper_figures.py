@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import html.parser
 import math
+import pathlib
 import xml.etree.ElementTree
 
 import pytest
@@ -26,7 +27,8 @@ UNIT = 1_000_000
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The page of what was reported, with all of its files beside it; drawing takes seconds."""
-    return paper_page.write_reference_page(tmp_path_factory.mktemp("reports") / "reference")
+    written = paper_page.write_reference_page(tmp_path_factory.mktemp("reports") / "reference")
+    return pathlib.Path(written)
 
 
 def read_csv(path):

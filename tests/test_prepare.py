@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -277,7 +278,7 @@ def test_an_interrupted_preparation_leaves_nothing_and_the_next_succeeds(
 def test_a_preparation_that_was_killed_does_not_stop_the_next(source, tmp_path, monkeypatch):
     # A process with the same id, as the first one of every container has, left its rest.
     monkeypatch.setattr(prepare, "_encode", lambda model, documents: iter([]))
-    monkeypatch.setattr(sources.shutil, "rmtree", lambda *args, **kwargs: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
     with pytest.raises(ValueError):
         prepared(source, tmp_path)
     assert len(directories(tmp_path)) == 1
@@ -538,7 +539,7 @@ def test_a_joint_tokenizer_is_found_again(tmp_path, monkeypatch):
     assert joint(tmp_path)["fr"].path == made["fr"].path
     monkeypatch.undo()
     # A source that was lost gets the tokenizer that the other still has.
-    sources.shutil.rmtree(made["fr"].path)
+    shutil.rmtree(made["fr"].path)
     assert joint(tmp_path)["fr"].model == made["en"].model
 
 
@@ -547,7 +548,7 @@ def test_a_joint_tokenizer_that_is_damaged_is_refused_with_its_file_named(tmp_pa
     [file] = tokenizer_files(tmp_path)
     whole = (tmp_path / "data" / file).read_bytes()
     (tmp_path / "data" / file).write_bytes(whole[: len(whole) // 2])
-    sources.shutil.rmtree(made["fr"].path)
+    shutil.rmtree(made["fr"].path)
     with pytest.raises(ValueError, match=rf"{file}.* Delete it"):
         joint(tmp_path)
     (tmp_path / "data" / file).unlink()

@@ -3,13 +3,16 @@
 import pathlib
 from collections.abc import Sequence
 
+from etils import epath
+
+from imbalance_jax import storage
 from imbalance_jax.analysis import markup, paper_figures, paper_tables, reference
 from imbalance_jax.analysis.paper_catalogue import FIGURES
 
 NAME = "reference.html"
 
 
-def write_reference_page(directory: str | pathlib.Path) -> pathlib.Path:
+def write_reference_page(directory: epath.PathLike) -> epath.Path:
     """Writes all figures and tables as reported, and a page that shows them; returns the page.
 
     Args:
@@ -19,28 +22,33 @@ def write_reference_page(directory: str | pathlib.Path) -> pathlib.Path:
     Raises:
       ValueError: the directory is that of a run or a study.
     """
-    directory = pathlib.Path(directory)
+    directory = storage.path_of(directory)
     for name, kind in (("config.json", "run"), ("study.json", "study")):
         if (directory / name).exists():
             raise ValueError(
                 f"--workdir={directory} holds a {kind}. "
                 "Give --reference a directory of its own, such as reports/reference."
             )
-    directory.mkdir(parents=True, exist_ok=True)
+    with storage.filled(directory) as folder:
+        (folder / NAME).write_text(_write(folder), encoding="utf-8")
+    return directory / NAME
+
+
+def _write(folder: pathlib.Path) -> str:
+    """Writes all figures and tables into a folder, and returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
     rows, sections = reference.results(), []
     for name, spec in FIGURES.items():
         drawn = paper_figures.draw(name, rows)
         assert drawn is not None, "the reference has results for each of its figures"
-        drawn.write(directory)
+        drawn.write(folder)
         shown = _figure(name, drawn.inline_svg(), spec.reading)
         sections.append(markup.section(f"{name}. {spec.title}", shown))
-    paper_figures.write_tables(rows, directory)
+    paper_figures.write_tables(rows, folder)
     made = [paper_tables.table(name, rows) for name in paper_tables.TABLES]
     tables = [paper_tables.as_html(table) for table in made if table]
     sections.append(markup.section("Tables", f'<div class="stack">{"".join(tables)}</div>'))
-    page = directory / NAME
-    page.write_text(_page(sections), encoding="utf-8")
-    return page
+    return _page(sections)
 
 
 def _page(sections: Sequence[str]) -> str:

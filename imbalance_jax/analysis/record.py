@@ -6,7 +6,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from imbalance_jax import config as config_lib
+from imbalance_jax import storage
 from imbalance_jax.analysis.figures import Curve
 from imbalance_jax.analysis.markup import number, parts_of_one
 from imbalance_jax.runs import Record, RunDirectory
@@ -104,7 +107,7 @@ def read(run: RunDirectory) -> Run:
             elif name.startswith("pool_"):
                 columns[name] = float(value or math.nan)
     return Run(
-        name=run.path.resolve().name,
+        name=epath.Path(storage.absolute(run.path)).name,
         config=config,
         done=run.done,
         failed=run.read_json("FAILED.json") or {},

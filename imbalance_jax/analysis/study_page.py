@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from etils import epath
 
-from imbalance_jax import grid
+from imbalance_jax import grid, storage
 from imbalance_jax.analysis import (
     claims,
     effects,
@@ -87,7 +87,17 @@ def write(
       resamples: of runs, for the intervals that refit the laws.
     """
     found = effects.measure(table, resamples=resamples)
-    folder = pathlib.Path(directory.path) / "figures"
+    with storage.filled(directory.path / "figures") as folder:
+        sections = _sections(table, found, directory, folder)
+    page = directory.path / "report.html"
+    page.write_text(_page(table.name, sections))
+    return page
+
+
+def _sections(
+    table: StudyTable, found: Effects, directory: StudyDirectory, folder: pathlib.Path
+) -> list[str]:
+    """Writes the figures into a folder, and returns the sections of the page."""
     drawn = study_figures.draw(table, found)
     if drawn:
         folder.mkdir(exist_ok=True)
@@ -95,7 +105,7 @@ def write(
         figure.write(folder)
     results = claims.judge(table, found)
     shown = {figure.name: figure for figure in drawn}
-    sections = [
+    return [
         _head(table, results),
         _claims(table, results),
         _loss(table, found, shown),
@@ -111,9 +121,6 @@ def write(
         _runs(table),
         _files(directory, folder),
     ]
-    page = directory.path / "report.html"
-    page.write_text(_page(table.name, sections))
-    return page
 
 
 def _page(name: str, sections: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from imbalance_jax import storage
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data import files
 from imbalance_jax.data.text import SPLITS, Document, Reading
@@ -232,6 +233,7 @@ def _decode(value: bytes | int, where: str) -> str:
 
 def _open(name: str, source: SourceConfig) -> _Dataset:
     """Returns the dataset, and has it prepared before if it is not."""
+    storage.check_local(f"config.sources.{name}.dataset_dir", source.dataset_dir)
     return _opened(name, source, _find(name, source) or _prepare(name, source))
 
 

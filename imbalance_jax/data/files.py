@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from imbalance_jax import storage
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import SPLITS, Document, Reading
 
@@ -140,6 +141,7 @@ def _split_files(name: str, source: SourceConfig) -> list[tuple[str, str]]:
         if split == "train" and not _patterns(value):
             raise ValueError(f"{field} is empty. Set it to a {', '.join(ENDINGS)} file or pattern.")
         for pattern in _patterns(value):
+            storage.check_local(field, pattern)
             paths = _matches(pattern)
             if not paths:
                 where = os.path.abspath(os.path.expanduser(pattern))

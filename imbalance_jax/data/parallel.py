@@ -15,8 +15,6 @@ import itertools
 import json
 import os
 import pathlib
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +23,7 @@ import numpy.typing as npt
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import languages
+from imbalance_jax import languages, storage
 from imbalance_jax.config import Config, LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import files as files_lib
 from imbalance_jax.data import sources as sources_lib
@@ -34,6 +32,7 @@ from imbalance_jax.data.corpora import AnySource
 from imbalance_jax.progress import Progress
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_MARKER = "about.json"  # what a set's directory has when it is whole
 SYNTHETIC_PAIRS = 2048  # sentences that two synthetic sources are compared on
 
 # Part of every fingerprint: raise it when the same input begins to give other rows.
@@ -179,6 +178,7 @@ def check(name: str, parallel: ParallelConfig) -> None:
             f"{field} names {len(paths)} files. Name one {ENDINGS[0]} file, or two files of lines."
         )
     for path in paths:
+        storage.check_local(field, path)
         if not os.path.exists(path):
             raise ValueError(
                 f"{field}: there is no file {path} (looked for {os.path.abspath(path)}). "
@@ -236,8 +236,9 @@ def prepare(
             "L": L,
         }
     )
-    path = epath.Path(data_dir) / f"parallel-{name}-{fingerprint}"
-    if not path.exists():
+    path = storage.path_of(data_dir) / f"parallel-{name}-{fingerprint}"
+    there = storage.find(path, _MARKER) if storage.is_store(path) else path.exists()
+    if not there:
         _make(name, parallel, pair, configs, L, path, fingerprint)
     return _open(path)
 
@@ -305,34 +306,21 @@ def _make(
 
 def _write(path: epath.Path, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes the directory of a set, whole or not at all."""
-    # Not the process id: it comes back, in containers above all, and would meet the rest of
-    # a preparation that was killed.
-    unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}.unfinished"
-    unfinished.mkdir(parents=True)
-    try:
+    with storage.made_whole(path, _MARKER) as made:
         digests = {}
         for name, array in arrays.items():
             file = io.BytesIO()
             np.save(file, array)
             digests[name] = hashlib.sha256(file.getvalue()).hexdigest()
-            (unfinished / name).write_bytes(file.getvalue())
+            (made / name).write_bytes(file.getvalue())
         about = {**about, "digests": digests}
-        (unfinished / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-        try:
-            unfinished.rename(path)
-        except OSError:
-            # Another run that packed the same pairs was faster; its directory serves.
-            if not (path / "about.json").exists():
-                raise
-            shutil.rmtree(unfinished, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        (made / _MARKER).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _open(path: epath.Path) -> ParallelSet:
+    path = storage.find(path, _MARKER) or path
     try:
-        about = json.loads((path / "about.json").read_text())
+        about = json.loads((path / _MARKER).read_text())
         arrays = {}
         for name, digest in about["digests"].items():
             content = (path / name).read_bytes()

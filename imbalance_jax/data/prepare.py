@@ -10,13 +10,12 @@ import dataclasses
 import hashlib
 import io
 import pathlib
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
-from imbalance_jax import cli
+from imbalance_jax import cli, storage
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig, TokenizerConfig
 from imbalance_jax.data import mixture, sources, synthetic, text
@@ -60,9 +59,9 @@ def _check_model(field: str, tokenizer: TokenizerConfig) -> None:
     """Raises ValueError if a tokenizer's path is not one that can be used."""
     import sentencepiece
 
-    path = epath.Path(tokenizer.path)
     if not tokenizer.path:
         return
+    path = storage.path_of(tokenizer.path)
     field = f"{field}={tokenizer.path!r}"
     if not path.exists() or path.is_dir():
         raise ValueError(f"{field}: there is no such file.")
@@ -103,8 +102,8 @@ def prepare(
             "tokenizer": tokenizer.key if tokenizer else _tokenizer_key(source),
         }
     )
-    path = epath.Path(data_dir) / f"{name}-{fingerprint}"
-    if not (path / "source.json").exists():
+    path = storage.path_of(data_dir) / f"{name}-{fingerprint}"
+    if not sources.is_prepared(path):
         _make(name, source, path, fingerprint, tokenizer)
     return sources.open_source(name, path, sources.cache_dir(data_dir))
 
@@ -202,7 +201,7 @@ def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
             ],
         }
     )
-    path = epath.Path(config.data_dir) / f"tokenizer-{key}.model"
+    path = storage.path_of(config.data_dir) / f"tokenizer-{key}.model"
 
     def model_of_all() -> bytes:
         if not path.exists():
@@ -210,9 +209,7 @@ def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
             print(f"Training the joint tokenizer: {tokenizer.vocab_size} pieces", flush=True)
             trained = train_tokenizer("config.vocabulary.tokenizer", tokenizer, sample)
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            unfinished.write_bytes(trained)
-            unfinished.replace(path)
+            storage.write_bytes(path, trained)
         model = path.read_bytes()
         try:
             sentencepiece.SentencePieceProcessor().load_from_serialized_proto(model)

@@ -11,7 +11,8 @@ A record holds many windows: a record costs about 30 us of Python, a window of a
 next to nothing. Opening a split therefore yields a flat memory-mapped array of ids, and a
 table of its documents, kept in a local cache under the source's fingerprint. A file of it
 that is absent, or not as it was made, is made again from the records; records that are not
-as they were written are refused.
+as they were written are refused. A directory in an object store is written to local disk and
+then copied there, and its records are copied back to be read.
 
 Besides datasets.py, which reads what others prepared, only this file knows TFDS. Neither writing
 nor reading needs TensorFlow.
@@ -25,14 +26,14 @@ import io
 import json
 import os
 import pathlib
-import secrets
-import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 
+from imbalance_jax import storage
 from imbalance_jax.data import flat
 from imbalance_jax.data.text import SPLITS
 from imbalance_jax.languages import Pieces
@@ -44,6 +45,7 @@ FORMAT = 2  # part of every fingerprint: raise it when directories are written o
 # A row of a split's table of documents: where it begins, and a hash of its id.
 DOCUMENT = np.dtype([("start", np.int64), ("id", np.uint64)])
 
+_MARKER = "source.json"  # what a directory has when it is whole
 _RECORD = 1 << 18  # ids in one record
 _SHARD = 256  # records in one file: 128 MB of 16-bit ids
 
@@ -171,19 +173,32 @@ class Source:
         import tensorflow_datasets as tfds
 
         try:
-            records = tfds.builder_from_directory(self.path).as_data_source(split=split)
-            for index in range(len(records)):
-                record = records[index]
-                documents = np.empty(len(record["documents"]), DOCUMENT)
-                documents["start"] = record["documents"]
-                documents["id"] = record["document_ids"]
-                yield record["tokens"], documents
+            with self._local(split) as path:
+                records = tfds.builder_from_directory(path).as_data_source(split=split)
+                for index in range(len(records)):
+                    record = records[index]
+                    documents = np.empty(len(record["documents"]), DOCUMENT)
+                    documents["start"] = record["documents"]
+                    documents["id"] = record["document_ids"]
+                    yield record["tokens"], documents
         # Whatever TFDS and ArrayRecord raise for damaged files (they have no common class).
         except Exception as error:
             raise ValueError(
                 f"{self.path}: split {split} cannot be read ({error}). "
                 "Delete the directory; the next run prepares it again."
             ) from error
+
+    @contextlib.contextmanager
+    def _local(self, split: str) -> Iterator[epath.Path]:
+        """Yields a directory on a file system, the only place that ArrayRecord reads from."""
+        if not storage.is_store(self.path):
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory(dir=self.cache) as folder:
+            for pattern in ("*.json", f"*-{split}.array_record-*"):
+                for file in self.path.glob(pattern):
+                    file.copy(epath.Path(folder) / file.name)
+            yield epath.Path(folder)
 
 
 def pieces_of(
@@ -232,10 +247,16 @@ def cache_dir(data_dir: str) -> pathlib.Path:
     if chosen:
         return pathlib.Path(chosen)
     # gs:// and read-only mounts: the user's own cache.
-    local = "://" not in data_dir
-    if local and os.access(data_dir if os.path.exists(data_dir) else ".", os.W_OK):
+    if not storage.is_store(data_dir) and os.access(
+        data_dir if os.path.exists(data_dir) else ".", os.W_OK
+    ):
         return pathlib.Path(data_dir) / "cache"
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "imbalance_jax"
+
+
+def is_prepared(path: epath.Path) -> bool:
+    """Whether `write` made a directory."""
+    return storage.find(path, _MARKER) is not None
 
 
 def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
@@ -244,12 +265,12 @@ def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
     Raises:
       ValueError: it is damaged.
     """
-    path = epath.Path(path)
+    path = storage.find(epath.Path(path), _MARKER) or epath.Path(path)
     try:
-        about = json.loads((path / "source.json").read_text())
+        about = json.loads((path / _MARKER).read_text())
     except ValueError as error:
         raise ValueError(
-            f"{path / 'source.json'} cannot be read ({error}). Delete the directory; the next run "
+            f"{path / _MARKER} cannot be read ({error}). Delete the directory; the next run "
             "prepares it again."
         ) from error
     return Source(name, path, cache, about)
@@ -276,22 +297,17 @@ def write(
     """
     import sentencepiece
 
-    path = epath.Path(path)
     size = sentencepiece.SentencePieceProcessor(model_proto=tokenizer).get_piece_size()
     dtype = np.dtype(np.uint16 if size <= 1 << 16 else np.uint32)
-    # Not the process id: it comes back, in containers above all, and would meet the rest of
-    # a preparation that was killed.
-    unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}.unfinished"
-    unfinished.mkdir(parents=True)
-    try:
-        writer = _Writer(unfinished, name, dtype, size)
+    with storage.made_whole(epath.Path(path), _MARKER) as made:
+        writer = _Writer(made, name, dtype, size)
         for split, document_id, ids, num_bytes in documents:
             writer.add(split, document_id, ids, num_bytes)
         writer.close()
-        (unfinished / "tokenizer.model").write_bytes(tokenizer)
+        (made / "tokenizer.model").write_bytes(tokenizer)
         counts = io.BytesIO()
         np.save(counts, writer.counts_U)
-        (unfinished / "counts.npy").write_bytes(counts.getvalue())
+        (made / "counts.npy").write_bytes(counts.getvalue())
         about = {
             "name": name,
             "format": FORMAT,
@@ -308,19 +324,9 @@ def write(
                 for split, digests in writer.digests.items()
             },
         }
-        (unfinished / "source.json").write_text(json.dumps(about, indent=2) + "\n")
+        (made / _MARKER).write_text(json.dumps(about, indent=2) + "\n")
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")
-        try:
-            unfinished.rename(path)
-        except OSError:
-            # Another run that prepared the same text was faster; its directory serves.
-            if not (path / "source.json").exists():
-                raise
-            shutil.rmtree(unfinished, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def document_hash(document_id: str) -> int:

@@ -1,0 +1,154 @@
+"""What differs between a file system and an object store, Google Cloud Storage.
+
+A path in a store has a scheme, as in gs://bucket/runs. There an object appears when it is whole,
+cannot be appended to, and is renamed by copying it; nothing can be locked; and a directory is
+there when something is in it. Everything else `epath.Path` makes alike.
+"""
+
+import contextlib
+import functools
+import os
+import pathlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from etils import epath
+
+
+def is_store(path: epath.PathLike) -> bool:
+    return "://" in os.fspath(path)
+
+
+def path_of(path: epath.PathLike) -> epath.Path:
+    """Returns a path as what reads and writes it, wherever it is.
+
+    Raises:
+      ValueError: it is in another kind of store, or a package is missing.
+    """
+    if is_store(path):
+        _open_store(os.fspath(path).partition("://")[0])
+    return epath.Path(path)
+
+
+@functools.cache
+def _open_store(scheme: str) -> None:
+    import fsspec
+
+    if scheme != "gs":
+        raise ValueError(f"{scheme}:// paths cannot be used: take a local path, or gs://.")
+    try:
+        fsspec.get_filesystem_class("gcs")
+    except ImportError as error:
+        raise ValueError(
+            f"gs:// paths need the package gcsfs ({error}). Run pip install -e '.[gcs]'."
+        ) from error
+    # Listings that are kept would hide what other processes write.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+
+
+def check_local(field: str, path: str) -> None:
+    """Raises ValueError if what is read from a file system only is in a store.
+
+    Args:
+      field: that names it, for the message.
+      path: of it.
+    """
+    if is_store(path):
+        raise ValueError(
+            f"{field}: {path} is not on a file system, and text is read from files only. Copy it "
+            "to a local disk, or mount the bucket and name the path there."
+        )
+
+
+def absolute(path: epath.PathLike) -> str:
+    """Returns a path that means the same wherever a process runs."""
+    return os.fspath(path) if is_store(path) else os.path.abspath(path)
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    if is_store(path):
+        path.write_bytes(content)
+        return
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def upload(directory: epath.PathLike, path: epath.Path, *, last: str = "") -> None:
+    """Copies a local directory's files, and those below it, into a directory of a store.
+
+    Args:
+      directory: the local one.
+      path: of the other.
+      last: the file that is copied when all others are there.
+    """
+    directory = pathlib.Path(directory)
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    for file in sorted(files, key=lambda file: file == directory / last):
+        epath.Path(file).copy(path / file.relative_to(directory).as_posix(), overwrite=True)
+
+
+@contextlib.contextmanager
+def filled(path: epath.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a local directory for what can only write to one.
+
+    It is the directory itself, or one whose files are copied into it in the end. Whoever writes
+    into it makes it first.
+    """
+    if not is_store(path):
+        yield pathlib.Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = pathlib.Path(folder) / "files"
+        yield local
+        upload(local, path_of(path))
+
+
+# Directories that are there whole, or not at all.
+
+
+def find(path: epath.Path, marker: str) -> epath.Path | None:
+    """Returns where a directory lies that was made by `made_whole`, or None where it does not."""
+    if (path / marker).exists():
+        return path
+    # All are whole, and whoever opens one first keeps to it.
+    return min((file.parent for file in path.glob(f"*/{marker}")), default=None)
+
+
+@contextlib.contextmanager
+def made_whole(path: epath.Path, marker: str) -> Iterator[epath.Path]:
+    """Yields an empty local directory to fill, which is at `path` when everything is in it.
+
+    Two processes may make the same one at once. On a file system the first one to rename its
+    directory wins. In a store, which cannot tell who was first, each has its own below `path`,
+    and `find` takes one of them.
+
+    Args:
+      path: of the directory.
+      marker: a file in it; what has none is not taken for a whole directory.
+    """
+    if is_store(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield epath.Path(folder)
+            if find(path, marker) is None:
+                upload(folder, path / secrets.token_hex(4), last=marker)
+        return
+    # Not the process id: it comes back, in containers above all, and would meet the rest of
+    # a process that was killed.
+    unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}.unfinished"
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        try:
+            unfinished.rename(path)
+        except OSError:
+            # Another process that made the same was faster; its directory serves.
+            if not (path / marker).exists():
+                raise
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
