@@ -1,12 +1,11 @@
 """The mesh, and which device holds what.
 
-One table says along which mesh axis a dimension is cut. It is applied to parameters by
-their names, and to the optimizer's moments, which share the names. The batch is cut along
-data and fsdp together; everything else is held whole by every device. What is stacked for the
-members of a pack is cut along member, in front of all that.
+One table, in mesh_shape.py, says along which mesh axis a dimension is cut. It is applied to
+parameters by their names, and to the optimizer's moments, which share the names. The batch is cut
+along data and fsdp together; everything else is held whole by every device. What is stacked for
+the members of a pack is cut along member, in front of all that.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,40 +13,20 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from imbalance_jax import mesh_shape
 from imbalance_jax.config import Config, MeshConfig
+from imbalance_jax.mesh_shape import AXES, PARAMETER_AXES
 
-AXES = ("member", "data", "fsdp", "tensor")
-PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "V": "tensor"}
 BATCH = PartitionSpec(("data", "fsdp"))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device], *, packed: bool = False) -> Mesh:
-    """Returns the mesh of a config over these devices.
-
-    Args:
-      config: the sizes of its axes.
-      devices: all that it is made of.
-      packed: whether it is for a pack. A run alone has one member, and its data takes the
-        devices that the config gives to members.
+    """Returns the mesh of a config over these devices; see `mesh_shape.of`.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
-    if not packed and config.member != 1:
-        data = -1 if -1 in (config.member, config.data) else config.member * config.data
-        config = dataclasses.replace(config, member=1, data=data)
-    sizes = {axis: getattr(config, axis) for axis in AXES}
-    given = 1
-    for size in sizes.values():
-        given *= size if size > 0 else 1
-    rest = [axis for axis, size in sizes.items() if size == -1]
-    if len(devices) % given or (not rest and given != len(devices)):
-        wanted = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
-        raise ValueError(
-            f"{wanted} do not fit {len(devices)} devices. Set sizes whose product is "
-            f"{len(devices)}, with -1 for the rest."
-        )
-    sizes |= {axis: len(devices) // given for axis in rest}
+    sizes = mesh_shape.of(config, len(devices), packed=packed)
     # Auto: the compiler places what is between the shardings that we pin. (The default,
     # Explicit, would want every einsum annotated.)
     return jax.make_mesh(
@@ -64,30 +43,12 @@ def of_one_member(mesh: Mesh) -> Mesh:
 
 def check_batch(config: Config, mesh: Mesh) -> None:
     """Raises ValueError if the batch cannot be cut evenly over the devices."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    micro = config.batch_size // config.optimizer.accumulate
-    if micro % rows:
-        each = rows * config.optimizer.accumulate
-        below, above = micro // rows * each, -(-micro // rows) * each
-        choices = f"{below} or {above}" if below else f"{above}"
-        parts = f" in {config.optimizer.accumulate} micro-batches" * (each > rows)
-        raise ValueError(
-            f"config.batch_size={config.batch_size}{parts} cannot be split over {rows} "
-            f"devices. Set config.batch_size to a multiple of {each}, such as {choices}."
-        )
+    mesh_shape.check_batch(config, mesh.shape)
 
 
 def check_dimensions(config: Config, mesh: Mesh, vocab_size: int) -> None:
     """Raises ValueError if a dimension of the model cannot be cut evenly."""
-    sizes = {"D": config.model.D, "F": config.model.F, "H": config.model.H, "V": vocab_size}
-    for dim, size in sizes.items():
-        axis = PARAMETER_AXES[dim]
-        if size % mesh.shape[axis]:
-            name = "the vocabulary" if dim == "V" else f"config.model.{dim}"
-            raise ValueError(
-                f"{name}={size} cannot be cut over config.mesh.{axis}={mesh.shape[axis]}. "
-                f"Set config.mesh.{axis} to a divisor of {size}."
-            )
+    mesh_shape.check_dimensions(config, mesh.shape, vocab_size)
 
 
 def parameter_spec(name: str, ndim: int, stacked: bool) -> PartitionSpec:
