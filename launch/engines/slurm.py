@@ -69,6 +69,8 @@ def _options(plan: Plan, slurm: Slurm) -> list[str]:
         *(f"--{name}={value}" for name, value in given.items() if value),
         # To the steps, not (B:) to the script, whose srun would then end them unsaved.
         f"--signal=TERM@{_GRACE_SECONDS}",
+        # Submitted twice, the second array waits for the first, and then leaves out what is done.
+        "--dependency=singleton",
         "--requeue",
         "--open-mode=append",
         f"--chdir={plan.workdir}",

@@ -68,9 +68,35 @@ if [[ -n $activate ]]; then
   set -u
 fi
 export PYTHONUNBUFFERED=1
+# Since SLURM 22.05 srun does not take it from sbatch, and would bind a task to one core.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+
+# Runs a task's command, and notes its exit code where that is final. Once a task has ended badly
+# srun ends the others, and returns that they were ended and not why.
+# usage: task FILE COMMAND...
+# shellcheck disable=SC2317 # called below, by another shell
+task() {
+  local code final=$1
+  shift
+  trap : TERM # the command gets it too, and is to be waited for
+  "$@"
+  code=$?
+  ((code == 0 || code == 75 || code >= 128)) || echo "$code" >"$final"
+  exit "$code"
+}
+export -f task
+
+final=$study/logs/final-$SLURM_JOB_ID
+rm -f "$final"
 # --export=ALL: or srun would pass on no more than what sbatch was told to.
-srun --label --kill-on-bad-exit=1 --export=ALL "$@" "--members=$members"
+# shellcheck disable=SC2016 # for the bash of the task
+srun --label --kill-on-bad-exit=1 --export=ALL \
+  bash -c 'task "$@"' bash "$final" "$@" "--members=$members"
 code=$?
+if [[ -e $final ]]; then
+  code=$(<"$final")
+  rm -f "$final"
+fi
 if ((code == 75 || code >= 128)) && left; then
   if ((restarts < max_restarts)); then
     echo "$members: exit code $code, to be started again"
