@@ -275,7 +275,7 @@ def _check_sky(sky: Sky, size: Size) -> Size:
         raise ValueError(f"sky.infra={sky.infra!r}: write CLOUD/REGION, such as gcp/us-east5.")
     if sky.strategy not in ("EAGER_NEXT_REGION", "FAILOVER"):
         raise ValueError(f"sky.strategy={sky.strategy!r} is not EAGER_NEXT_REGION or FAILOVER.")
-    return size if kubernetes else hardware.tpu_vm(size)
+    return hardware.tpu_vm(size)
 
 
 def _check_tpuvm(tpuvm: Tpuvm, size: Size) -> Size:
