@@ -235,7 +235,8 @@ def _submit(
     if not FLAGS.execute:
         _write(plan, rendered)
         _show(rendered)
-        print("# Nothing was submitted. Add --execute to run these commands.")
+        if FLAGS.format == "text":
+            print("# Nothing was submitted. Add --execute to run these commands.")
         return cli.DONE
     directory.check(study)
     directory.claim(study)

@@ -3,6 +3,7 @@
 import pathlib
 import shlex
 
+import ml_collections
 from made_studies import mixture
 
 from imbalance_jax import grid
@@ -13,14 +14,18 @@ PROFILES = sorted(pathlib.Path(profile.__file__).parent.glob("profiles/*.toml"))
 WORKDIRS = {"slurm": "/shared/studies/ratio", "local": "/home/me/studies/ratio"}
 
 
-def study(seeds: int = 1, ratios: tuple[str, ...] = ("50:50", "90:10")) -> grid.StudyConfig:
+def study(seeds: int = 1) -> grid.StudyConfig:
+    return grid.resolve(small_grid(seeds))
+
+
+def small_grid(seeds: int = 1) -> ml_collections.ConfigDict:
     config = grid.Grid("A made study.", unit=_sized("50:50"))
-    for ratio in ratios:
+    for ratio in ("50:50", "90:10"):
         config.add("r" + ratio.replace(":", "_"), _sized(ratio), seeds=range(seeds))
-    return grid.resolve(config.to_config())
+    return config.to_config()
 
 
-def _sized(ratio: str):
+def _sized(ratio: str) -> ml_collections.ConfigDict:
     config = mixture(ratio)
     config.batch_size = 64  # divides over every profile
     return config

@@ -145,7 +145,7 @@ def test_sbatch_is_told_to_signal_the_steps_and_not_the_script():
     command = sbatch(slurm(tasks_per_node=2, options=("--exclude=n7",)))
     wanted = {"--signal=TERM@120", "--requeue", "--open-mode=append", "--ntasks-per-node=2"}
     assert wanted | {"--exclude=n7", "--dependency=singleton"} < set(command)
-    assert not any(arg.startswith(("--gpus", "--mem", "--partition")) for arg in command)
+    assert not any(arg.startswith(("--gpus", "--mem=", "--partition")) for arg in command)
 
 
 def test_sbatch_gets_the_gpus_the_container_and_the_secrets_file():

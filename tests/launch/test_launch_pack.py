@@ -3,14 +3,13 @@
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import threading
 import time
+import types
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
+from made_plans import study
+from made_studies import make_run
 
 from imbalance_jax.study_directory import StudyDirectory
 from launch import pack, processes
@@ -52,9 +51,9 @@ def test_a_member_that_fails_does_not_end_the_others(tmp_path):
 
 def test_a_process_that_ends_badly_takes_its_job_with_it():
     began = time.monotonic()
-    codes = processes.run(
-        [sh("exit 2"), sh("sleep 60"), sh("trap '' TERM; sleep 3 & wait; sleep 60")], together=True
-    )
+    stubborn = "trap '' TERM; exec sleep 60"
+    children = [sh("sleep 0.3; exit 2"), sh("exec sleep 60"), sh(stubborn)]
+    codes = processes.run(children, together=True)
     assert codes == [2, 143, 137] and time.monotonic() - began < 10
 
 
@@ -107,13 +106,27 @@ def test_each_process_sees_devices_of_its_own(monkeypatch):
     assert "device_count=2" in processes.devices("cpu", 0, 2)["XLA_FLAGS"]
 
 
-def test_a_member_is_trained_alone_on_its_part(tmp_path):
-    values = flags.FlagValues()
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.pack", f"--study={tmp_path}", "--members=a,b"]
-        + ["--devices=1"],
-        capture_output=True,
-        text=True,
+@pytest.mark.parametrize("family", ["h100", "v5e", "cpu"])
+def test_each_run_of_a_pack_that_is_left_is_trained_alone_on_its_part(
+    tmp_path, monkeypatch, family
+):
+    directory, mine = StudyDirectory(tmp_path), study(seeds=2)
+    directory.claim(mine)
+    make_run(directory, "r50_50_s0", mine.runs["r50_50_s0"], gain=0.0, unit_tokens=1)
+    asked = {"study": str(tmp_path), "members": list(mine.runs), "devices": 2, "family": family}
+    flags = types.SimpleNamespace(**asked, mesh="fsdp=2", data_dir=None)
+    monkeypatch.setattr(pack, "FLAGS", flags)
+    started: list[Child] = []
+    monkeypatch.setattr(
+        processes, "run", lambda all_, together: started.extend(all_) or [0] * len(all_)
     )
-    del values, flagsaver, StudyDirectory
-    assert done.returncode == 1
+    assert pack.main() == 0
+    left = [name for name in mine.runs if name != "r50_50_s0"]
+    assert [child.command[-3:] for child in started] == [
+        [f"--members={name}", "--devices=2", "--mesh=fsdp=2"] for name in left
+    ]
+    assert len({child.env["JAX_COORDINATOR_PORT"] for child in started}) == 3
+    shown = {"h100": "CUDA_VISIBLE_DEVICES", "v5e": "TPU_VISIBLE_CHIPS"}
+    if family in shown:
+        assert [child.env[shown[family]] for child in started] == ["0,1", "2,3", "4,5"]
+    assert [child.log for child in started] == [str(directory.log(name)) for name in left]

@@ -14,8 +14,9 @@ from made_plans import PROFILES, study
 from imbalance_jax.study_directory import StudyDirectory
 
 ROOT = pathlib.Path(__file__).parents[2]
+PYTHONPATH = os.pathsep.join([str(ROOT), *sys.path])  # with what a test imports
 BY_NAME = {path.stem: str(path) for path in PROFILES}
-STUDY = f"--study={ROOT}/configs/studies/ratio.py:seeds=1,batch=64"
+STUDY = f"--study={pathlib.Path(__file__).parent}/small_study.py"
 
 
 def launch(tmp_path: pathlib.Path, *args: str, **env: str) -> subprocess.CompletedProcess:
@@ -24,7 +25,7 @@ def launch(tmp_path: pathlib.Path, *args: str, **env: str) -> subprocess.Complet
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, **env},
     )
 
 
@@ -133,7 +134,7 @@ def test_a_plan_may_lie_in_the_directory_before_the_study_does(tmp_path):
         ([], "Give one command of plan"),
         (["plan"], "--study is missing"),
         (["plan", STUDY], "--profile is missing"),
-        (["plan", f"{STUDY},colour=red"], "no choice 'colour'"),
+        (["plan", f"{STUDY}:colour=red"], "no choice 'colour'"),
         (["plan", STUDY, "--study.runs.r50_50_s0.config.stepz=3"], "Did you mean"),
         (["plan", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--runs=x*"], "--runs=x* is no run"),
         (["plan", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--spot"], "--spot says nothing to"),
