@@ -45,7 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_string("profile", None, "Where to: a TOML file, as in launch/profiles.")
     flags.DEFINE_string("out", None, "Where files go; launch/<profile> of the study if absent.")
     flags.DEFINE_enum("only", "all", ["all", "missing", "failed"], "Which runs, by their state.")
-    flags.DEFINE_string("runs", "*", "Which runs, by a pattern of their ids.")
+    flags.DEFINE_list("runs", [], "Which runs, by patterns of their ids; !PATTERN leaves out.")
     flags.DEFINE_integer("max_parallel", 0, "slurm: jobs at a time.", lower_bound=0)
     flags.DEFINE_bool("spot", None, "gke, sky, tpuvm: machines that may be taken away.")
     flags.DEFINE_enum("pack", "none", list(plan_lib.PACKS), "Several runs in a job.")
@@ -125,11 +125,19 @@ def _asked(study: grid.StudyConfig) -> list[str]:
     Raises:
       ValueError: there are none.
     """
-    found = fnmatch.filter(study.runs, FLAGS.runs)
+    without = [pattern[1:] for pattern in FLAGS.runs if pattern.startswith("!")]
+    wanted = [pattern for pattern in FLAGS.runs if not pattern.startswith("!")] or ["*"]
+    found = [name for name in study.runs if _fits(name, wanted) and not _fits(name, without)]
     if not found:
         some = ", ".join(list(study.runs)[:3])
-        raise ValueError(f"--runs={FLAGS.runs} is no run of the study. It has {some}, ...")
+        raise ValueError(
+            f"--runs={','.join(FLAGS.runs)} is no run of the study. It has {some}, ..."
+        )
     return found
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _env() -> dict[str, str]:

@@ -218,8 +218,8 @@ def _check_run(name: str, config: Config, profile: Profile, devices: int, pack: 
             )
     except ValueError as error:
         raise ValueError(
-            f"Run {name} on {profile.size}: {error} Or choose a smaller size: another profile for "
-            f"this run, which --runs=PATTERN leaves out here."
+            f"Run {name} on {profile.size}: {error} Or leave it out here with --runs='!{name}' "
+            "and send it to a smaller size with another profile."
         ) from error
 
 
