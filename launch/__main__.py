@@ -66,7 +66,7 @@ def main(names: list[str]) -> int:
         return _status(directory, study)
     profile = _profile()
     if names[0] == "preflight":
-        from launch import preflight
+        from launch import preflight  # type: ignore[attr-defined]
 
         return preflight.run(study, profile)
     plan = plan_lib.make(
