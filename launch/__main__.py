@@ -26,9 +26,9 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from imbalance_jax import cli, grid
+from imbalance_jax import cli, grid, runs
 from imbalance_jax.study_directory import StudyDirectory
-from launch import engines
+from launch import engines, processes
 from launch import plan as plan_lib
 from launch import profile as profile_lib
 from launch.engines import Rendered, Request
@@ -255,29 +255,46 @@ def _submit(
     (folder / "plan.json").write_text(_plan_text(plan))
     for command in rendered.commands:
         print(shlex.join(command), flush=True)
-        code = _execute(command, folder / "submitted.jsonl")
+        code = _execute(command, plan.engine == "local", folder / "submitted.jsonl")
         if code:
             return code if plan.engine == "local" else cli.FAILED
     return cli.DONE
 
 
-def _execute(command: Sequence[str], record: epath.Path) -> int:
+def _execute(command: Sequence[str], here: bool, record: epath.Path) -> int:
     """Runs a command, appends what came of it to a file, and returns its exit code.
+
+    Args:
+      command: its argv.
+      here: whether it trains on this machine: what it says is shown as it comes, and what
+        interrupts us is passed on to it.
+      record: the file, a JSON object a line.
 
     Raises:
       ValueError: there is no such command.
     """
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{command[0]} is not installed here; see launch/README.md.") from error
-    print(done.stdout, end="")
-    line = {"time": began, "argv": command, "code": done.returncode, "output": done.stdout.strip()}
+    output = ""
+    if here:
+        (code,) = processes.run([processes.Child(command, {}, "")], together=False)
+    else:
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        except FileNotFoundError as error:
+            raise ValueError(f"{command[0]} is not installed here.") from error
+        code, output = done.returncode, done.stdout.strip()
+        print(output)
+    line = {
+        "time": began,
+        "argv": command,
+        "code": code,
+        "output": output,
+        "git": runs.versions()["git"],
+    }
     # Object stores cannot append, and a few lines are soon written again.
     before = record.read_text() if record.exists() else ""
     record.write_text(before + json.dumps(line) + "\n")
-    return done.returncode
+    return code
 
 
 def _status(directory: StudyDirectory, study: grid.StudyConfig) -> int:

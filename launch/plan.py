@@ -205,6 +205,7 @@ def _check_workdir(profile: Profile, workdir: str) -> None:
 
 def _check_run(name: str, config: Config, profile: Profile, devices: int, pack: str) -> None:
     """Raises ValueError if a run does not fit the devices of its job, or its part of them."""
+    _check_data_dir(profile.data_dir or config.data_dir, profile)
     try:
         mesh = dataclasses.replace(config.mesh, **profile.mesh)
         sizes = mesh_shape.of(mesh, devices, packed=pack == "member")
@@ -221,6 +222,16 @@ def _check_run(name: str, config: Config, profile: Profile, devices: int, pack: 
             f"Run {name} on {profile.size}: {error} Or leave it out here with --runs='!{name}' "
             "and send it to a smaller size with another profile."
         ) from error
+
+
+def _check_data_dir(data_dir: str, profile: Profile) -> None:
+    """Raises ValueError if the text is not where a job could find it."""
+    if profile.engine != "local" and not data_dir.startswith("/") and "://" not in data_dir:
+        raise ValueError(
+            f"config.data_dir={data_dir} depends on where a job runs. Set data_dir in the profile "
+            "to where its jobs find the text, such as "
+            f"{'/shared/data' if profile.engine == 'slurm' else 'gs://BUCKET/data'}."
+        )
 
 
 def _known_vocabulary(config: Config, sizes: Mapping[str, int]) -> int:

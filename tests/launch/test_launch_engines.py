@@ -125,7 +125,7 @@ def test_what_failed_on_kubernetes_is_deleted_before_it_is_applied_again():
 
 
 def slurm(**fields) -> profile.Profile:
-    return profile.parse("slurm", {"engine": "slurm", "slurm": fields})
+    return profile.parse("slurm", {"engine": "slurm", "data_dir": "/d", "slurm": fields})
 
 
 def sbatch(where: profile.Profile, runs=None, **request) -> tuple[str, ...]:

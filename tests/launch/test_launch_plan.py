@@ -85,7 +85,12 @@ def test_a_mesh_that_does_not_divide_is_refused(mesh, message):
 
 
 def test_more_processes_than_rows_are_refused():
-    values = {"engine": "slurm", "slurm": {"tasks_per_node": 128}, "mesh": {"tensor": 2}}
+    values = {
+        "engine": "slurm",
+        "data_dir": "/d",
+        "slurm": {"tasks_per_node": 128},
+        "mesh": {"tensor": 2},
+    }
     with pytest.raises(ValueError, match=r"batch_size=64 cannot be split over 128 processes"):
         plan.make(study(), profile.parse("x", values), workdir="/shared/ratio")
 
@@ -95,6 +100,14 @@ def test_what_lies_where_the_jobs_cannot_reach_it_is_refused():
         make("gke-v6e", workdir="/home/me/ratio")
     with pytest.raises(ValueError, match=r"a directory that all nodes share"):
         make("slurm-gpu", workdir="gs://b/ratio")
+
+
+def test_text_that_is_named_by_where_a_job_runs_is_refused():
+    where = dataclasses.replace(BY_NAME["gke-v6e"], data_dir="")
+    with pytest.raises(ValueError, match=r"Set data_dir in the profile .* gs://BUCKET/data"):
+        plan.make(study(), where, workdir="gs://b/ratio")
+    where = dataclasses.replace(BY_NAME["local"], data_dir="")
+    assert plan.make(study(), where, workdir="/home/me/ratio").jobs
 
 
 def test_a_large_study_is_sent_elsewhere_than_to_queued_resources():
@@ -113,7 +126,7 @@ def test_members_of_a_pack_are_runs_of_one_shape():
 
 
 def test_a_host_pack_gives_each_run_a_part_of_the_machine():
-    where = profile.parse("x", {"engine": "slurm", "slurm": {"gpus_per_node": 8}})
+    where = profile.parse("x", {"engine": "slurm", "data_dir": "/d", "slurm": {"gpus_per_node": 8}})
     mine = plan.make(study(seeds=3), where, workdir="/s/ratio", pack="host", pack_size=4)
     assert [len(job.members) for job in mine.jobs] == [4, 2]
     assert mine.jobs[0].command[:3] == ("python", "-m", "launch.pack")

@@ -6,9 +6,12 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import textwrap
+import time
 
 import pytest
 from made_plans import PROFILES, study
@@ -78,6 +81,33 @@ def test_a_dry_run_submits_nothing_and_shows_the_command_that_submit_then_runs(t
     (line,) = map(json.loads, (folder / "submitted.jsonl").read_text().splitlines())
     assert (line["argv"], line["code"], line["output"]) == (shlex.split(shown), 0, "id-7")
     assert (folder / "slurm_job.sh").exists() and (folder / "plan.json").exists()
+
+
+def test_an_interruption_of_local_jobs_reaches_the_run_and_is_its_exit_code(tmp_path):
+    trainer = """
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    folder = tmp_path / "fake/imbalance_jax"
+    shutil.copytree(ROOT / "imbalance_jax", folder, ignore=shutil.ignore_patterns("main.py"))
+    (folder / "main.py").write_text(textwrap.dedent(trainer))
+    args = [STUDY, "--workdir=w", f"--profile={BY_NAME['local']}", "--runs=r90*", "--execute"]
+    path = os.pathsep.join([str(tmp_path / "fake"), PYTHONPATH])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch", "submit", *args],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    logs = [tmp_path / f"w/logs/r90_10_s0.{k}.log" for k in range(2)]
+    while not all(log.exists() and "ready" in log.read_text() for log in logs):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
+    (line,) = (tmp_path / "w/launch/local/submitted.jsonl").read_text().splitlines()
+    assert json.loads(line)["code"] == 75
 
 
 def test_a_command_that_fails_stops_the_submission(tmp_path):
