@@ -18,7 +18,6 @@ import datetime
 import fnmatch
 import json
 import os
-import pathlib
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -155,13 +154,13 @@ def _absolute(path: epath.Path) -> str:
     return os.fspath(path) if _remote(path) else os.path.abspath(path)
 
 
-def _out(plan: Plan) -> pathlib.Path:
+def _out(plan: Plan) -> epath.Path:
     """Returns the local directory that files go to, which the commands read them from."""
     if FLAGS.out:
-        return pathlib.Path(FLAGS.out).absolute()
+        return epath.Path(os.path.abspath(FLAGS.out))
     if "://" in plan.workdir:
-        return pathlib.Path("studies", plan.study, "launch", plan.profile).absolute()
-    return pathlib.Path(plan.folder)
+        return epath.Path(os.path.abspath(f"studies/{plan.study}/launch/{plan.profile}"))
+    return epath.Path(plan.folder)
 
 
 def _rendered(
@@ -199,12 +198,10 @@ def _check_mode(file: str) -> None:
         raise ValueError(f"--env_file={file} can be read by others. Run chmod 600 {file}.")
 
 
-def _write(plan: Plan, rendered: Rendered) -> None:
-    out = _out(plan)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "plan.json").write_text(_plan_text(plan))
-    for name, text in rendered.files.items():
-        (out / name).write_text(text)
+def _write(folder: epath.Path, plan: Plan, rendered: Rendered) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {"plan.json": _plan_text(plan), **rendered.files}.items():
+        (folder / name).write_text(text)
 
 
 def _plan_text(plan: Plan) -> str:
@@ -212,7 +209,7 @@ def _plan_text(plan: Plan) -> str:
 
 
 def _plan(directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
-    _write(plan, Rendered({}, ()))
+    _write(_out(plan), plan, Rendered({}, ()))
     print(_plan_text(plan) if FLAGS.format == "json" else plan_lib.describe(plan))
     return cli.DONE
 
@@ -221,7 +218,7 @@ def _render(
     directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
 ) -> int:
     rendered = _rendered(directory, study, plan, profile)
-    _write(plan, rendered)
+    _write(_out(plan), plan, rendered)
     _show(rendered)
     return cli.DONE
 
@@ -241,18 +238,17 @@ def _submit(
 ) -> int:
     rendered = _rendered(directory, study, plan, profile)
     if not FLAGS.execute:
-        _write(plan, rendered)
+        _write(_out(plan), plan, rendered)
         _show(rendered)
         if FLAGS.format == "text":
             print("# Nothing was submitted. Add --execute to run these commands.")
         return cli.DONE
     directory.check(study)
     directory.claim(study)
-    _write(plan, rendered)
-    folder = directory.path / "launch" / plan.profile
-    for name in (folder, directory.path / "logs"):
-        name.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text(_plan_text(plan))
+    (directory.path / "logs").mkdir(exist_ok=True)
+    folder = epath.Path(plan.folder)
+    for place in dict.fromkeys((_out(plan), folder)):
+        _write(place, plan, rendered)
     for command in rendered.commands:
         print(shlex.join(command), flush=True)
         code = _execute(command, plan.engine == "local", folder / "submitted.jsonl")

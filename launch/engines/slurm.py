@@ -9,6 +9,7 @@ name has a hash of its lines: an array that is still queued keeps its own when t
 import hashlib
 from collections.abc import Sequence
 
+from launch import scripts
 from launch.engines import Rendered, Request
 from launch.plan import Job, Plan
 from launch.profile import Profile, Slurm
@@ -25,23 +26,17 @@ def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
     if request.max_parallel:
         array += f"%{request.max_parallel}"
     slurm: Slurm = profile.settings
+    # sbatch reads the script right away; the list is read by every node, when an element starts.
     command = (
         *("sbatch", "--parsable", f"--job-name={plan.name}", f"--array={array}"),
         *_options(plan, slurm),
-        *(f"{request.out}/slurm_job.sh", f"--members_file={request.out}/{members}"),
+        *(f"{request.out}/slurm_job.sh", f"--members_file={plan.folder}/{members}"),
         *(f"--study={plan.workdir}", f"--max_restarts={slurm.max_restarts}"),
         *([f"--activate={slurm.activate}"] if slurm.activate else ()),
         *([f"--env_file={request.env_file}"] if request.env_file else ()),
         *("--", *slurm.container, *_without_members(plan.jobs)),
     )
-    files = {members: lines, "slurm_job.sh": script()}
-    return Rendered(files, (command,))
-
-
-def script() -> str:
-    from launch import scripts
-
-    return scripts.read("slurm_job.sh")
+    return Rendered({members: lines, "slurm_job.sh": scripts.read("slurm_job.sh")}, (command,))
 
 
 def _options(plan: Plan, slurm: Slurm) -> list[str]:

@@ -197,16 +197,21 @@ def test_several_machines_of_gpus_are_nodes_of_skypilot_and_a_slice_is_one():
     assert parsed(made(SKY["tpu"])[1])["num_nodes"] == 1
 
 
+SECRET = {"secrets": {"WANDB_API_KEY": "wandb"}}
 QUEUED = {
-    "one slice": like("tpuvm-v5e", tpuvm={"secrets": {"WANDB_API_KEY": "wandb"}}),
+    "one slice": like("tpuvm-v5e"),
     "two slices": like(
-        "tpuvm-v5e", hardware={"num_slices": 2}, tpuvm={"spot": True, "network": "mine"}
+        "tpuvm-v5e", hardware={"num_slices": 2}, tpuvm={"spot": True, "network": "mine", **SECRET}
     ),
 }
 
 
 @pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")
-@pytest.mark.parametrize("where", QUEUED.values(), ids=QUEUED)
+@pytest.mark.parametrize(
+    "where",
+    [pytest.param(QUEUED["one slice"], marks=pytest.mark.slow), QUEUED["two slices"]],
+    ids=QUEUED,
+)
 def test_the_real_gcloud_takes_the_command_and_then_asks_for_an_account(where, tmp_path):
     mine = plan.make(study(), where, workdir="gs://b/studies/ratio", runs=["r90_10_s0"])
     request = Request(mine.jobs, out=str(tmp_path))
@@ -253,7 +258,7 @@ def test_no_secret_is_in_anything_that_is_written_or_run(name, tmp_path, monkeyp
     where = {
         "gke-v6e": like("gke-v6e", gke={"secrets": ["wandb"]}),
         "sky-v6e-spot": like("sky-v6e-spot", sky={"secrets": ["WANDB_API_KEY"]}),
-        "tpuvm-v5e": QUEUED["one slice"],
+        "tpuvm-v5e": QUEUED["two slices"],
     }.get(name, BY_NAME[name])
     secrets = tmp_path / "secrets"
     secrets.write_text("WANDB_API_KEY=hunter2\n")

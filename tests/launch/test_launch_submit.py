@@ -69,6 +69,7 @@ def begun(tmp_path: pathlib.Path) -> StudyDirectory:
 def test_a_dry_run_submits_nothing_and_shows_the_command_that_submit_then_runs(tmp_path):
     env = stub(tmp_path, "sbatch")
     args = ["submit", STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}", "--runs=r9*s0"]
+    args.append("--out=o")
     dry = launch(tmp_path, *args, **env)
     assert dry.returncode == 0, dry.stderr
     assert not recorded(tmp_path) and not (tmp_path / "w/study.json").exists()
@@ -80,7 +81,10 @@ def test_a_dry_run_submits_nothing_and_shows_the_command_that_submit_then_runs(t
     folder = tmp_path / "w/launch/slurm-gpu"
     (line,) = map(json.loads, (folder / "submitted.jsonl").read_text().splitlines())
     assert (line["argv"], line["code"], line["output"]) == (shlex.split(shown), 0, "id-7")
-    assert (folder / "slurm_job.sh").exists() and (folder / "plan.json").exists()
+    written = {file.name for file in (tmp_path / "o").iterdir()}
+    assert written == {file.name for file in folder.iterdir()} - {"submitted.jsonl"}
+    (members,) = folder.glob("members-*.txt")
+    assert f"--members_file={members}" in line["argv"] and "1 r90_10_s0" in members.read_text()
 
 
 def test_an_interruption_of_local_jobs_reaches_the_run_and_is_its_exit_code(tmp_path):
