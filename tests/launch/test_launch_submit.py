@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from made_plans import PROFILES, study
@@ -25,14 +26,29 @@ BY_NAME = {path.stem: str(path) for path in PROFILES}
 STUDY = f"--study={pathlib.Path(__file__).parent}/small_study.py"
 
 
-def launch(tmp_path: pathlib.Path, *args: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "launch", *args],
-        capture_output=True,
+Launch = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """Runs `python -m launch` in a directory, with some more environment."""
+    out, err = (tmp_path_factory.mktemp("said") / name for name in ("out", "err"))
+    with subprocess.Popen(
+        [sys.executable, pathlib.Path(__file__).parent / "forked.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH, **env},
-    )
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    ) as process:
+        assert process.stdin and process.stdout
+
+        def call(cwd: pathlib.Path, *args: str, **env: str) -> subprocess.CompletedProcess:
+            asked = {"cwd": str(cwd), "args": args, "env": env, "out": str(out), "err": str(err)}
+            print(json.dumps(asked), file=process.stdin, flush=True)
+            code = int(process.stdout.readline())
+            return subprocess.CompletedProcess(args, code, out.read_text(), err.read_text())
+
+        yield call
 
 
 def stub(tmp_path: pathlib.Path, *names: str, code: int = 0) -> dict[str, str]:
@@ -66,7 +82,7 @@ def begun(tmp_path: pathlib.Path) -> StudyDirectory:
     return directory
 
 
-def test_a_dry_run_submits_nothing_and_shows_the_command_that_submit_then_runs(tmp_path):
+def test_a_dry_run_submits_nothing_and_shows_the_command_that_submit_then_runs(launch, tmp_path):
     env = stub(tmp_path, "sbatch")
     args = ["submit", STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}", "--runs=r9*s0"]
     args.append("--out=o")
@@ -114,14 +130,14 @@ def test_an_interruption_of_local_jobs_reaches_the_run_and_is_its_exit_code(tmp_
     assert json.loads(line)["code"] == 75
 
 
-def test_a_command_that_fails_stops_the_submission(tmp_path):
+def test_a_command_that_fails_stops_the_submission(launch, tmp_path):
     env = stub(tmp_path, "sbatch", code=3)
     args = ["submit", STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}", "--execute"]
     assert launch(tmp_path, *args, **env).returncode == 1
     assert len(recorded(tmp_path)) == 1
 
 
-def test_a_study_on_a_bucket_is_rendered_without_looking_there(tmp_path):
+def test_a_study_on_a_bucket_is_rendered_without_looking_there(launch, tmp_path):
     env = stub(tmp_path, "kubectl")
     args = [STUDY, "--workdir=gs://b/studies/x", f"--profile={BY_NAME['gke-v6e']}", "--runs=r9*s0"]
     done = launch(tmp_path, "submit", *args, "--out=o", "--format=json", **env)
@@ -136,7 +152,7 @@ def test_a_study_on_a_bucket_is_rendered_without_looking_there(tmp_path):
     assert not recorded(tmp_path)
 
 
-def test_only_what_failed_is_submitted_again_under_its_old_index(tmp_path):
+def test_only_what_failed_is_submitted_again_under_its_old_index(launch, tmp_path):
     begun(tmp_path)
     args = ["--workdir=ratio", f"--profile={BY_NAME['slurm-gpu']}"]
     everything = json.loads(launch(tmp_path, "plan", *args, "--format=json").stdout)
@@ -147,7 +163,7 @@ def test_only_what_failed_is_submitted_again_under_its_old_index(tmp_path):
     assert "--array=1-3" in shlex.split(done.stdout.splitlines()[0])
 
 
-def test_status_reads_markers_and_needs_no_profile(tmp_path):
+def test_status_reads_markers_and_needs_no_profile(launch, tmp_path):
     begun(tmp_path)
     done = launch(tmp_path, "status", "--workdir=ratio", "--format=json")
     states = json.loads(done.stdout)
@@ -157,7 +173,7 @@ def test_status_reads_markers_and_needs_no_profile(tmp_path):
     assert said.endswith("1 failed, 3 absent\n")
 
 
-def test_a_plan_may_lie_in_the_directory_before_the_study_does(tmp_path):
+def test_a_plan_may_lie_in_the_directory_before_the_study_does(launch, tmp_path):
     args = [STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}"]
     launch(tmp_path, "plan", *args)
     done = launch(tmp_path, "plan", *args)
@@ -181,7 +197,7 @@ def test_a_plan_may_lie_in_the_directory_before_the_study_does(tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_message_with_code_2_and_nothing_written(tmp_path, args, message):
+def test_a_mistake_is_one_message_with_code_2_and_nothing_written(launch, tmp_path, args, message):
     (tmp_path / "secrets").touch(mode=0o644)
     done = launch(tmp_path, *args)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
@@ -189,7 +205,7 @@ def test_a_mistake_is_one_message_with_code_2_and_nothing_written(tmp_path, args
     assert [file.name for file in tmp_path.iterdir()] == ["secrets"]
 
 
-def test_runs_are_asked_for_and_left_out_by_patterns(tmp_path):
+def test_runs_are_asked_for_and_left_out_by_patterns(launch, tmp_path):
     begun(tmp_path)
     args = ["status", "--workdir=ratio", "--format=json"]
     asked = json.loads(launch(tmp_path, *args, "--runs=r50*,*_s1,!*90*").stdout)
