@@ -5,6 +5,7 @@ what it runs, and where, it reads from the metadata of its machine.
 """
 
 import re
+from collections.abc import Iterable
 
 from launch import hardware, scripts
 from launch.engines import Rendered, Request, refuse_env_file, refuse_parallel
@@ -75,7 +76,8 @@ def _pairs(values: dict[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in values.items())
 
 
-def _lines(values) -> str:
+def _lines(values: Iterable[str]) -> str:
+    """Returns a file of a value a line, as the script reads them."""
     lines = list(values)
     for line in lines:
         if re.search(r"[\r\n]", line):
