@@ -24,9 +24,14 @@ PREEMPTED = 75  # EX_TEMPFAIL: start again to go on
 LOST = 134  # another process of the run has gone: what jax ends with where it notices first
 
 
-def define_config() -> None:
-    """Declares --config=FILE[:CHOICES] and the override --config.FIELD=VALUE of any field."""
-    config_flags.DEFINE_config_file("config", None, "A file in configs/, such as 90_10.py.")
+def define_config(flag: str = "config", example: str = "90_10.py") -> None:
+    """Declares --config=FILE[:CHOICES] and the override --config.FIELD=VALUE of any field.
+
+    Args:
+      flag: another name than config.
+      example: a file in configs/.
+    """
+    config_flags.DEFINE_config_file(flag, None, f"A file in configs/, such as {example}.")
 
 
 def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
@@ -64,14 +69,15 @@ def required_config() -> ml_collections.ConfigDict:
     return flags.FLAGS.config
 
 
-def config_name() -> str:
+def config_name(flag: str = "config") -> str:
     """Returns the name of the config's file, without its folder and its choices.
 
     Raises:
       ValueError: none was given.
     """
-    required_config()
-    file = flags.FLAGS["config"].config_filename  # type: ignore[attr-defined]
+    if flags.FLAGS[flag].value is None:
+        raise ValueError(f"--{flag} is missing. Give a file in configs/, such as 90_10.py.")
+    file = flags.FLAGS[flag].config_filename  # type: ignore[attr-defined]
     return os.path.basename(file.partition(":")[0]).removesuffix(".py")
 
 
@@ -83,13 +89,13 @@ def refuse(message: str) -> NoReturn:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        if "config" in flags.FLAGS:
-            _check_config(argv[1:])
+        for flag in _config_flags():
+            _check_config(argv[1:], flag)
         return flags.FLAGS(argv)
     except flags.IllegalFlagValueError as error:
         # absl has named the flag and its value; what kind of value it takes is ours to say.
         name = str(error).removeprefix("flag --").partition("=")[0]
-        expected = _expected(name) if name.startswith("config.") else ""
+        expected = _expected(name) if name.partition(".")[0] in _config_flags() else ""
         if expected:
             refuse(f"{str(error).removeprefix('flag ').partition(': ')[0]}: {expected}")
         refuse(str(error).removeprefix("flag "))
@@ -97,7 +103,12 @@ def _parse(argv: list[str]) -> list[str]:
         refuse(" ".join(str(error).split()))
 
 
-def _check_config(args: list[str]) -> None:
+def _config_flags() -> list[str]:
+    """Returns the flags that `define_config` declared."""
+    return [n for n in flags.FLAGS if hasattr(type(flags.FLAGS[n]), "config_filename")]
+
+
+def _check_config(args: list[str], flag: str = "config") -> None:
     """Refuses a config file that cannot be used, and overrides of fields it does not have.
 
     config_flags would raise for them too, without saying which fields there are.
@@ -107,36 +118,36 @@ def _check_config(args: list[str]) -> None:
         if arg.startswith("-"):
             name, equals, value = arg.lstrip("-").partition("=")
             values[name] = value if equals else following
-    if not values.get("config"):
+    if not values.get(flag):
         return
-    config = load(values["config"])
+    config = load(values[flag], flag)
     for name in values:
-        if name.startswith("config."):
+        if name.startswith(f"{flag}."):
             _check_field(config, name)
 
 
-def load(value: str) -> ml_collections.ConfigDict:
+def load(value: str, flag: str = "config") -> ml_collections.ConfigDict:
     """Returns the config of a `--config=FILE[:CHOICES]`, without overrides."""
     path, _, choices = value.partition(":")
     if not os.path.isfile(path):
-        refuse(f"--config={value}: there is no file {path}.")
+        refuse(f"--{flag}={value}: there is no file {path}.")
     try:
         defined = runpy.run_path(path)
         if "get_config" not in defined:
-            refuse(f"--config={value}: {path} defines no function get_config().")
+            refuse(f"--{flag}={value}: {path} defines no function get_config().")
         get_config = defined["get_config"]
         return get_config(choices) if choices else get_config()
     except ValueError as error:
         refuse(str(error))
     except Exception as error:
-        refuse(f"--config={value}: {path} fails with {type(error).__name__}: {error}")
+        refuse(f"--{flag}={value}: {path} fails with {type(error).__name__}: {error}")
 
 
 def _check_field(config: ml_collections.ConfigDict, name: str) -> None:
     """Refuses a dotted name that leaves the config, naming the group where it does."""
     here: Any = config
-    group = "config"
-    for part in name.split(".")[1:]:
+    group, *parts = name.split(".")
+    for part in parts:
         if not isinstance(here, ml_collections.ConfigDict):
             refuse(f"--{name}: {group} is a value and has no fields.")
         if part not in here:
@@ -157,8 +168,9 @@ def _check_field(config: ml_collections.ConfigDict, name: str) -> None:
 
 def _expected(name: str) -> str:
     """Returns what kind of value a dotted name takes, judged by its present value."""
-    here: Any = flags.FLAGS["config"].value
-    for part in name.split(".")[1:]:
+    flag, *parts = name.split(".")
+    here: Any = flags.FLAGS[flag].value
+    for part in parts:
         here = here[part]
     kinds = {int: "a whole number", float: "a number", bool: "true or false"}
     if name.startswith("config.mixture.ratio."):

@@ -784,11 +784,19 @@ def resolve(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
     return typed(Config, values)
 
 
-def typed(kind: type, values: ml_collections.ConfigDict | Mapping[str, Any]) -> Any:
-    """Returns plain values as a dataclass of fields with declared types, as `resolve` does."""
+def typed(
+    kind: type, values: ml_collections.ConfigDict | Mapping[str, Any], field: str = "config"
+) -> Any:
+    """Returns plain values as a dataclass of fields with declared types, as `resolve` does.
+
+    Args:
+      kind: the dataclass.
+      values: of its fields.
+      field: what errors call the whole.
+    """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
-    return _typed(kind, values, "config")
+    return _typed(kind, values, field)
 
 
 # The sequences of one language, in the ratio or in that of a stage.
@@ -809,6 +817,9 @@ def _typed(kind: Any, value: Any, field: str) -> Any:
         for name in value:
             if name not in types_:
                 raise ValueError(unknown_field(field, name, types_))
+        for declared_ in dataclasses.fields(kind):
+            if declared_.name not in value and _required(declared_):
+                raise ValueError(f"{field}.{declared_.name} is missing, and has no default.")
         return kind(**{n: _typed(types_[n], v, f"{field}.{n}") for n, v in value.items()})
     if origin is Mapping:
         if not isinstance(value, Mapping):
@@ -832,6 +843,10 @@ def _typed(kind: Any, value: Any, field: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{field}={value!r} must be of type {kind.__name__}.")
     return value
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def unknown_field(group: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:

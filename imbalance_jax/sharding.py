@@ -1,12 +1,11 @@
 """The mesh, and which device holds what.
 
-One table says along which mesh axis a dimension is cut. It is applied to parameters by
-their names, and to the optimizer's moments, which share the names. The batch is cut along
-data and fsdp together; everything else is held whole by every device. What is stacked for the
-members of a pack is cut along member, in front of all that.
+One table, in mesh_shape.py, says along which mesh axis a dimension is cut. It is applied to
+parameters by their names, and to the optimizer's moments, which share the names. The batch is cut
+along data and fsdp together; everything else is held whole by every device. What is stacked for
+the members of a pack is cut along member, in front of all that.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,45 +15,24 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from imbalance_jax import mesh_shape
 from imbalance_jax.config import Config, MeshConfig
+from imbalance_jax.mesh_shape import AXES, PARAMETER_AXES
 
-AXES = ("member", "data", "fsdp", "tensor")
-PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "V": "tensor"}
 BATCH = PartitionSpec(("data", "fsdp"))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device], *, packed: bool = False) -> Mesh:
-    """Returns the mesh of a config over these devices.
+    """Returns the mesh of a config over these devices; see `mesh_shape.of`.
 
     The axes are laid out so that the last ones, which talk most, have the fastest connections.
     Between slices of TPUs only members or copies of the model are apart.
-
-    Args:
-      config: the sizes of its axes.
-      devices: all that it is made of.
-      packed: whether it is for a pack. A run alone has one member, and its data takes the
-        devices that the config gives to members.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices, or an axis other than
         member and data would lie across slices.
     """
-    if not packed and config.member != 1:
-        data = -1 if -1 in (config.member, config.data) else config.member * config.data
-        config = dataclasses.replace(config, member=1, data=data)
-    sizes = {axis: getattr(config, axis) for axis in AXES}
-    given = 1
-    for size in sizes.values():
-        given *= size if size > 0 else 1
-    rest = [axis for axis, size in sizes.items() if size == -1]
-    if len(devices) % given or (not rest and given != len(devices)):
-        wanted = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
-        raise ValueError(
-            f"{wanted} do not fit {len(devices)} devices. Set sizes whose product is "
-            f"{len(devices)}, with -1 for the rest."
-        )
-    sizes |= {axis: len(devices) // given for axis in rest}
-    return _mesh(arrange(sizes, devices))
+    return _mesh(arrange(mesh_shape.of(config, len(devices), packed=packed), devices))
 
 
 def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
@@ -73,13 +51,7 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarr
         return mesh_utils.create_device_mesh(
             tuple(sizes.values()), devices, allow_split_physical_axes=True
         )
-    outer = next((axis for axis in ("member", "data") if sizes[axis] % slices == 0), None)
-    if outer is None:
-        raise ValueError(
-            f"config.mesh.data={sizes['data']} cannot be cut over {slices} slices, and the other "
-            "axes stay within one, as the network between them is slow. Set config.mesh.data to "
-            f"a multiple of {slices}."
-        )
+    outer = mesh_shape.across_slices(sizes, slices)
     across = {axis: slices if axis == outer else 1 for axis in sizes}
     within = dict(sizes) | {outer: sizes[outer] // slices}
     return mesh_utils.create_hybrid_device_mesh(
@@ -113,30 +85,12 @@ def of_one_member(mesh: Mesh) -> Mesh:
 
 def check_batch(config: Config, mesh: Mesh) -> None:
     """Raises ValueError if the batch cannot be cut evenly over the devices."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    micro = config.batch_size // config.optimizer.accumulate
-    if micro % rows:
-        each = rows * config.optimizer.accumulate
-        below, above = micro // rows * each, -(-micro // rows) * each
-        choices = f"{below} or {above}" if below else f"{above}"
-        parts = f" in {config.optimizer.accumulate} micro-batches" * (each > rows)
-        raise ValueError(
-            f"config.batch_size={config.batch_size}{parts} cannot be split over {rows} "
-            f"devices. Set config.batch_size to a multiple of {each}, such as {choices}."
-        )
+    mesh_shape.check_batch(config, mesh.shape)
 
 
 def check_dimensions(config: Config, mesh: Mesh, vocab_size: int) -> None:
     """Raises ValueError if a dimension of the model cannot be cut evenly."""
-    sizes = {"D": config.model.D, "F": config.model.F, "H": config.model.H, "V": vocab_size}
-    for dim, size in sizes.items():
-        axis = PARAMETER_AXES[dim]
-        if size % mesh.shape[axis]:
-            name = "the vocabulary" if dim == "V" else f"config.model.{dim}"
-            raise ValueError(
-                f"{name}={size} cannot be cut over config.mesh.{axis}={mesh.shape[axis]}. "
-                f"Set config.mesh.{axis} to a divisor of {size}."
-            )
+    mesh_shape.check_dimensions(config, mesh.shape, vocab_size)
 
 
 def parameter_spec(name: str, ndim: int, stacked: bool) -> PartitionSpec:

@@ -79,7 +79,8 @@ class StudyDirectory:
         More runs than it has are welcome, and so are other claims; a run that it has must stay.
         """
         if not (self.path / "study.json").exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            # A plan of how to send the study's runs somewhere may lie there before the study.
+            if self.path.exists() and any(f.name != "launch" for f in self.path.iterdir()):
                 raise ValueError(
                     f"{self.path} is not empty and holds no study. Use another --workdir."
                 )

@@ -1,0 +1,86 @@
+"""The sizes of the mesh, and what has to divide by them. Arithmetic only, no jax.
+
+What sends a run to its machines checks its mesh before there are any devices.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from imbalance_jax.config import Config, MeshConfig
+
+AXES = ("member", "data", "fsdp", "tensor")
+# Along which axis a dimension of a parameter is cut.
+PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "V": "tensor"}
+
+
+def of(config: MeshConfig, devices: int, *, packed: bool = False) -> dict[str, int]:
+    """Returns the size of each axis of a config's mesh over so many devices.
+
+    Args:
+      config: the sizes of its axes.
+      devices: how many it is made of.
+      packed: whether it is for a pack. A run alone has one member, and its data takes the
+        devices that the config gives to members.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    if not packed and config.member != 1:
+        data = -1 if -1 in (config.member, config.data) else config.member * config.data
+        config = dataclasses.replace(config, member=1, data=data)
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    given = 1
+    for size in sizes.values():
+        given *= size if size > 0 else 1
+    rest = [axis for axis, size in sizes.items() if size == -1]
+    if devices % given or (not rest and given != devices):
+        wanted = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
+        raise ValueError(
+            f"{wanted} do not fit {devices} devices. Set sizes whose product is {devices}, with "
+            "-1 for the rest."
+        )
+    return sizes | {axis: devices // given for axis in rest}
+
+
+def across_slices(sizes: Mapping[str, int], slices: int) -> str:
+    """Returns the axis that lies across several slices; all others stay within one.
+
+    Raises:
+      ValueError: neither member nor data divides over them.
+    """
+    for axis in ("member", "data"):
+        if sizes[axis] % slices == 0:
+            return axis
+    raise ValueError(
+        f"config.mesh.data={sizes['data']} cannot be cut over {slices} slices, and the other axes "
+        "stay within one, as the network between them is slow. Set config.mesh.data to a multiple "
+        f"of {slices}."
+    )
+
+
+def check_batch(config: Config, sizes: Mapping[str, int]) -> None:
+    """Raises ValueError if the batch cannot be cut evenly over the devices."""
+    rows = sizes["data"] * sizes["fsdp"]
+    micro = config.batch_size // config.optimizer.accumulate
+    if micro % rows:
+        each = rows * config.optimizer.accumulate
+        below, above = micro // rows * each, -(-micro // rows) * each
+        choices = f"{below} or {above}" if below else f"{above}"
+        parts = f" in {config.optimizer.accumulate} micro-batches" * (each > rows)
+        raise ValueError(
+            f"config.batch_size={config.batch_size}{parts} cannot be split over {rows} "
+            f"devices. Set config.batch_size to a multiple of {each}, such as {choices}."
+        )
+
+
+def check_dimensions(config: Config, sizes: Mapping[str, int], vocab_size: int) -> None:
+    """Raises ValueError if a dimension of the model cannot be cut evenly."""
+    widths = {"D": config.model.D, "F": config.model.F, "H": config.model.H, "V": vocab_size}
+    for dim, width in widths.items():
+        axis = PARAMETER_AXES[dim]
+        if width % sizes[axis]:
+            name = "the vocabulary" if dim == "V" else f"config.model.{dim}"
+            raise ValueError(
+                f"{name}={width} cannot be cut over config.mesh.{axis}={sizes[axis]}. "
+                f"Set config.mesh.{axis} to a divisor of {width}."
+            )

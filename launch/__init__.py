@@ -1,0 +1,9 @@
+"""Where a study's runs are sent: renders jobs for engines that exist, and submits them.
+
+    plan.py       study + profile -> jobs; pure      engines/   jobs -> files and commands; pure
+    profile.py    where: project, queue, limits      scripts/   static shell, what runs a job there
+    hardware.py   how big: families and topologies   pack.py    several runs on one machine
+
+Nothing here queues, retries or watches: the engines do, and how far a run is stands in its
+directory. Neither jax nor flax is imported, so that all of it works on a laptop.
+"""

@@ -1,0 +1,317 @@
+"""Sends a study's runs to where they train.
+
+    python -m launch plan   --study=configs/studies/ratio.py --profile=launch/profiles/local.toml
+    python -m launch render --study=... --profile=...              the files, and what to run
+    python -m launch submit --study=... --profile=... [--execute]  the same; runs it if told to
+    python -m launch status --workdir=studies/ratio                how far each run is
+    python -m launch logs   --study=... --profile=... --runs=r90_10_s0
+    python -m launch preflight --study=... --profile=...           compiles each shape for its TPU
+
+--study is a file of configs/studies, with choices and overrides as in python -m
+imbalance_jax.study; where --workdir already holds the study it can be left out. Without
+--workdir the study's directory is studies/<config name>. Nothing is submitted without --execute.
+"""
+
+import collections
+import dataclasses
+import datetime
+import fnmatch
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+from absl import flags
+from etils import epath
+
+from imbalance_jax import cli, grid, runs
+from imbalance_jax.study_directory import StudyDirectory
+from launch import engines, processes
+from launch import plan as plan_lib
+from launch import profile as profile_lib
+from launch.engines import Rendered, Request
+from launch.plan import Plan
+from launch.profile import Profile
+
+FLAGS = flags.FLAGS
+COMMANDS = ("plan", "preflight", "render", "submit", "status", "logs")
+
+
+def define_flags() -> None:
+    cli.define_config("study", "studies/ratio.py")
+    flags.DEFINE_string("workdir", None, "The study's directory; studies/<config name> if absent.")
+    flags.DEFINE_string("profile", None, "Where to: a TOML file, as in launch/profiles.")
+    flags.DEFINE_string("out", None, "Where files go; launch/<profile> of the study if absent.")
+    flags.DEFINE_enum("only", "all", ["all", "missing", "failed"], "Which runs, by their state.")
+    flags.DEFINE_list("runs", [], "Which runs, by patterns of their ids; !PATTERN leaves out.")
+    flags.DEFINE_integer("max_parallel", 0, "slurm: jobs at a time.", lower_bound=0)
+    flags.DEFINE_bool("spot", None, "gke, sky, tpuvm: machines that may be taken away.")
+    flags.DEFINE_enum("pack", "none", list(plan_lib.PACKS), "Several runs in a job.")
+    flags.DEFINE_integer("pack_size", 0, "How many; see --pack.", lower_bound=0)
+    flags.DEFINE_multi_string("env", [], "NAME=VALUE of every run's environment; no secrets.")
+    flags.DEFINE_string("env_file", None, "slurm: a script with secrets, of mode 600.")
+    flags.DEFINE_string("image", None, "gke: the image, by its digest.")
+    flags.DEFINE_bool("execute", False, "submit: run the commands.")
+    flags.DEFINE_enum("format", "text", ["text", "json"], "Of what is printed.")
+
+
+def main(names: list[str]) -> int:
+    if len(names) != 1 or names[0] not in COMMANDS:
+        said = f"{' '.join(names)!r} is none" if names else "there is none"
+        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {said}.")
+    directory, study = _study()
+    if names[0] == "status":
+        return _status(directory, study)
+    profile = _profile()
+    if names[0] == "preflight":
+        from launch import preflight  # type: ignore[attr-defined]
+
+        return preflight.run(study, profile)
+    plan = plan_lib.make(
+        study,
+        profile,
+        workdir=_absolute(directory.path),
+        runs=_asked(study),
+        pack=FLAGS.pack,
+        pack_size=FLAGS.pack_size,
+        env=_env(),
+    )
+    return {
+        "plan": _plan,
+        "render": _render,
+        "submit": _submit,
+        "logs": _logs,
+    }[names[0]](directory, study, plan, profile)
+
+
+def _study() -> tuple[StudyDirectory, grid.StudyConfig]:
+    if FLAGS.study is None:
+        if not FLAGS.workdir:
+            raise ValueError(
+                "--study is missing. Give a file, such as --study=configs/studies/ratio.py, or a "
+                "--workdir that holds a study."
+            )
+        directory = StudyDirectory(FLAGS.workdir)
+        return directory, directory.study()
+    directory = StudyDirectory(FLAGS.workdir or os.path.join("studies", cli.config_name("study")))
+    study = grid.resolve(FLAGS.study)
+    study = dataclasses.replace(study, reuse=tuple(map(os.path.abspath, study.reuse)))
+    if not _remote(directory.path):
+        directory.check(study)
+    return directory, study
+
+
+def _profile() -> Profile:
+    if not FLAGS.profile:
+        raise ValueError("--profile is missing. Give a file, such as launch/profiles/local.toml.")
+    profile = profile_lib.read(FLAGS.profile)
+    changes = {}
+    if FLAGS.spot is not None:
+        changes["spot"] = FLAGS.spot
+    if FLAGS.image is not None:
+        profile_lib.check_image(FLAGS.image)
+        changes["image"] = FLAGS.image
+    for name in changes:
+        if not hasattr(profile.settings, name):
+            raise ValueError(f"--{name} says nothing to the engine {profile.engine}.")
+    return dataclasses.replace(profile, settings=dataclasses.replace(profile.settings, **changes))
+
+
+def _asked(study: grid.StudyConfig) -> list[str]:
+    """Returns the runs that --runs names.
+
+    Raises:
+      ValueError: there are none.
+    """
+    without = [pattern[1:] for pattern in FLAGS.runs if pattern.startswith("!")]
+    wanted = [pattern for pattern in FLAGS.runs if not pattern.startswith("!")] or ["*"]
+    found = [name for name in study.runs if _fits(name, wanted) and not _fits(name, without)]
+    if not found:
+        some = ", ".join(list(study.runs)[:3])
+        raise ValueError(
+            f"--runs={','.join(FLAGS.runs)} is no run of the study. It has {some}, ..."
+        )
+    return found
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _env() -> dict[str, str]:
+    for pair in FLAGS.env:
+        if "=" not in pair:
+            raise ValueError(f"--env={pair}: write --env=NAME=VALUE.")
+    return dict(pair.split("=", 1) for pair in FLAGS.env)
+
+
+def _remote(path: epath.Path) -> bool:
+    return "://" in os.fspath(path)
+
+
+def _absolute(path: epath.Path) -> str:
+    return os.fspath(path) if _remote(path) else os.path.abspath(path)
+
+
+def _out(plan: Plan) -> epath.Path:
+    """Returns the local directory that files go to, which the commands read them from."""
+    if FLAGS.out:
+        return epath.Path(os.path.abspath(FLAGS.out))
+    if "://" in plan.workdir:
+        return epath.Path(os.path.abspath(f"studies/{plan.study}/launch/{plan.profile}"))
+    return epath.Path(plan.folder)
+
+
+def _rendered(
+    directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
+) -> Rendered:
+    """Returns what the asked jobs need.
+
+    Raises:
+      ValueError: no job is asked for, or the engine cannot do what is asked.
+    """
+    jobs = plan.jobs
+    if FLAGS.only != "all":
+        states = directory.states(study)
+        kept = ("failed",) if FLAGS.only == "failed" else ("absent", "begun")
+        jobs = plan_lib.choose(plan, [n for n in _asked(study) if states[n].state in kept])
+    if not jobs:
+        raise ValueError(f"--only={FLAGS.only}: there is no such run.")
+    env_file = os.path.abspath(FLAGS.env_file) if FLAGS.env_file else ""
+    if env_file:
+        _check_mode(env_file)
+    request = Request(
+        jobs,
+        out=os.fspath(_out(plan)),
+        again=FLAGS.only == "failed",
+        max_parallel=FLAGS.max_parallel,
+        env_file=env_file,
+    )
+    return engines.get(plan.engine).render(plan, profile, request)
+
+
+def _check_mode(file: str) -> None:
+    if not os.path.isfile(file):
+        raise ValueError(f"--env_file={file}: there is no such file.")
+    if os.stat(file).st_mode & 0o777 != 0o600:
+        raise ValueError(f"--env_file={file} can be read by others. Run chmod 600 {file}.")
+
+
+def _write(folder: epath.Path, plan: Plan, rendered: Rendered) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {"plan.json": _plan_text(plan), **rendered.files}.items():
+        (folder / name).write_text(text)
+
+
+def _plan_text(plan: Plan) -> str:
+    return json.dumps(plan.to_dict(), indent=1) + "\n"
+
+
+def _plan(directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
+    _write(_out(plan), plan, Rendered({}, ()))
+    print(_plan_text(plan) if FLAGS.format == "json" else plan_lib.describe(plan))
+    return cli.DONE
+
+
+def _render(
+    directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
+) -> int:
+    rendered = _rendered(directory, study, plan, profile)
+    _write(_out(plan), plan, rendered)
+    _show(rendered)
+    return cli.DONE
+
+
+def _show(rendered: Rendered) -> None:
+    if FLAGS.format == "json":
+        print(json.dumps(dataclasses.asdict(rendered), indent=1))
+        return
+    for command in rendered.commands:
+        print(shlex.join(command))
+    for note in rendered.notes:
+        print(f"# {note}")
+
+
+def _submit(
+    directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
+) -> int:
+    rendered = _rendered(directory, study, plan, profile)
+    if not FLAGS.execute:
+        _write(_out(plan), plan, rendered)
+        _show(rendered)
+        if FLAGS.format == "text":
+            print("# Nothing was submitted. Add --execute to run these commands.")
+        return cli.DONE
+    directory.check(study)
+    directory.claim(study)
+    (directory.path / "logs").mkdir(exist_ok=True)
+    folder = epath.Path(plan.folder)
+    for place in dict.fromkeys((_out(plan), folder)):
+        _write(place, plan, rendered)
+    for command in rendered.commands:
+        print(shlex.join(command), flush=True)
+        code = _execute(command, plan.engine == "local", folder / "submitted.jsonl")
+        if code:
+            return code if plan.engine == "local" else cli.FAILED
+    return cli.DONE
+
+
+def _execute(command: Sequence[str], here: bool, record: epath.Path) -> int:
+    """Runs a command, appends what came of it to a file, and returns its exit code.
+
+    Args:
+      command: its argv.
+      here: whether it trains on this machine: what it says is shown as it comes, and what
+        interrupts us is passed on to it.
+      record: the file, a JSON object a line.
+
+    Raises:
+      ValueError: there is no such command.
+    """
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    output = ""
+    if here:
+        (code,) = processes.run([processes.Child(command, {}, "")], together=False)
+    else:
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        except FileNotFoundError as error:
+            raise ValueError(f"{command[0]} is not installed here.") from error
+        code, output = done.returncode, done.stdout.strip()
+        print(output)
+    line = {
+        "time": began,
+        "argv": command,
+        "code": code,
+        "output": output,
+        "git": runs.versions()["git"],
+    }
+    # Object stores cannot append, and a few lines are soon written again.
+    before = record.read_text() if record.exists() else ""
+    record.write_text(before + json.dumps(line) + "\n")
+    return code
+
+
+def _status(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    states = {name: directory.state(name, study) for name in _asked(study)}
+    if FLAGS.format == "json":
+        print(json.dumps({n: dataclasses.asdict(state) for n, state in states.items()}, indent=1))
+        return cli.DONE
+    for name, state in states.items():
+        print(f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}   {state.error}")
+    counts = collections.Counter(state.state for state in states.values())
+    print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    return cli.DONE
+
+
+def _logs(directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
+    engine = engines.get(plan.engine)
+    for job in plan.jobs:
+        print(f"# {', '.join(job.members)}\n{shlex.join(engine.logs(plan, profile, job))}")
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, names=True)

@@ -1,0 +1,162 @@
+"""GKE: a JobSet for each job, admitted by Kueue.
+
+A slice is a Job of the JobSet and a host is a pod of it. A pod that ends with a code of
+plan.RESTART fails its Job, and the JobSet starts all slices anew; any other code fails the
+JobSet for good.
+"""
+
+from typing import Any
+
+from launch import hardware
+from launch.engines import Rendered, Request, dump, refuse_env_file, refuse_parallel
+from launch.plan import RESTART, Job, Plan
+from launch.profile import Gke, Profile
+
+_CONTAINER = "run"  # and the replicated job
+_PORT = 8476
+
+
+def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
+    gke: Gke = profile.settings
+    refuse_parallel(request, f"the quota of Kueue's queue {gke.queue!r} says how many run.")
+    refuse_env_file(request, "Name a Kubernetes Secret in gke.secrets.")
+    kubectl = ("kubectl", f"--context={gke.context}", f"--namespace={gke.namespace}")
+    files = {f"{job.name}.yaml": dump(jobset(plan, profile, job)) for job in request.jobs}
+    commands: list[tuple[str, ...]] = []
+    if request.again:  # a JobSet that has ended is not started by applying it again
+        names = [job.name for job in request.jobs]
+        commands.append((*kubectl, "delete", "jobset", "--ignore-not-found", *names))
+    commands.append((*kubectl, "apply", *(f"--filename={request.out}/{name}" for name in files)))
+    return Rendered(files, tuple(commands), _xpk(plan, gke, request.jobs))
+
+
+def jobset(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
+    """Returns the JobSet of a job."""
+    gke: Gke = profile.settings
+    labels = {"app.kubernetes.io/name": "imbalance-jax", "imbalance-jax/job": job.name}
+    exit_codes = {"containerName": _CONTAINER, "operator": "NotIn", "values": list(RESTART)}
+    spec = {
+        "parallelism": plan.size.hosts,
+        "completions": plan.size.hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": exit_codes}]},
+        "template": {"metadata": {"labels": labels}, "spec": _pod(plan, gke, job)},
+    }
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {
+            "name": job.name,
+            "namespace": gke.namespace,
+            "labels": {**labels, "kueue.x-k8s.io/queue-name": gke.queue},
+            "annotations": {
+                "imbalance-jax/runs": ",".join(job.members),
+                **_exclusive(plan.size),
+            },
+        },
+        "spec": {
+            "failurePolicy": {
+                "maxRestarts": gke.max_restarts,
+                "rules": [
+                    {
+                        "name": "final",  # a webhook would make one up; the schema asks for it
+                        "action": "FailJobSet",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                    }
+                ],
+            },
+            "replicatedJobs": [
+                {
+                    "name": _CONTAINER,
+                    "replicas": plan.size.num_slices,
+                    "template": {"spec": spec},
+                }
+            ],
+        },
+    }
+
+
+def _exclusive(size: hardware.Size) -> dict[str, str]:
+    """Keeps the pods of other slices off a slice's node pool; GPUs share their pools."""
+    key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+    return {key: "cloud.google.com/gke-nodepool"} if size.is_tpu else {}
+
+
+def _pod(plan: Plan, gke: Gke, job: Job) -> dict[str, Any]:
+    size = plan.size
+    if size.is_tpu:
+        resource = "google.com/tpu"
+        selector = {
+            "cloud.google.com/gke-tpu-accelerator": hardware.TPUS[size.family].gke,
+            "cloud.google.com/gke-tpu-topology": size.topology,
+        }
+    else:
+        resource = "nvidia.com/gpu"
+        selector = {"cloud.google.com/gke-accelerator": hardware.GPUS[size.family].gke}
+    tolerations = [{"key": resource, "operator": "Exists", "effect": "NoSchedule"}]
+    if gke.spot:
+        spot = "cloud.google.com/gke-spot"
+        selector[spot] = "true"
+        tolerations.append(
+            {"key": spot, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        )
+    container = {
+        "name": _CONTAINER,
+        "image": gke.image,
+        "args": list(job.command),  # the image's entrypoint execs them
+        "env": [
+            *({"name": name, "value": value} for name, value in plan.env.items()),
+            *([] if size.is_tpu else _peers(size, job)),
+        ],
+        "envFrom": [{"secretRef": {"name": name}} for name in gke.secrets],
+        "resources": {"limits": {resource: size.devices_per_host}},
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": gke.service_account,
+        "terminationGracePeriodSeconds": gke.grace_seconds,
+        # Slices talk to each other fastest on their hosts' own network.
+        **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if size.is_tpu else {}),
+        "nodeSelector": selector,
+        "tolerations": tolerations,
+        "containers": [container],
+        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+    }
+
+
+def _peers(size: hardware.Size, job: Job) -> list[dict[str, Any]]:
+    """Returns the variables by which the pods of a GPU job find each other.
+
+    A pod's host name is JobSet-job-index of the Job-index of the pod, in a subdomain that is
+    called as the JobSet. TPU pods are told by GKE, in a way that JAX knows.
+    """
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    return [
+        {"name": "IMB_COORDINATOR", "value": f"{job.name}-{_CONTAINER}-0-0.{job.name}:{_PORT}"},
+        {"name": "IMB_NUM_PROCESSES", "value": str(size.processes)},
+        {"name": "IMB_PROCESS_ID", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+    ]
+
+
+def _xpk(plan: Plan, gke: Gke, jobs: tuple[Job, ...]) -> tuple[str, ...]:
+    """Returns what users of xpk would write for the first job, whose restarts it counts itself."""
+    if not plan.size.is_tpu or not jobs:
+        return ()
+    codes = ",".join(map(str, RESTART))
+    return (
+        f"with xpk: xpk workload create --cluster={gke.cluster} --project={gke.project} "
+        f"--zone=ZONE --workload={jobs[0].name} --tpu-type={plan.size.xpk} "
+        f"--num-slices={plan.size.num_slices} --docker-image={gke.image} "
+        f"--max-restarts={gke.max_restarts} --restart-on-exit-codes={codes} "
+        f"--command={' '.join(jobs[0].command)!r}",
+    )
+
+
+def logs(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
+    gke: Gke = profile.settings
+    return (
+        *("kubectl", f"--context={gke.context}", f"--namespace={gke.namespace}", "logs"),
+        *(f"--selector=jobset.sigs.k8s.io/jobset-name={job.name}", "--prefix", "--tail=-1"),
+    )

@@ -1,0 +1,105 @@
+"""SLURM: one array for the study, an element for each job.
+
+The script that runs is static; what differs stands on the command line of sbatch, and which
+runs an element trains in a list beside the plan. An element's index is that of its job among
+all of the study, so that what failed has the same one when it is submitted again. The list's
+name has a hash of its lines: an array that is still queued keeps its own when the study grows.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+from launch import scripts
+from launch.engines import Rendered, Request
+from launch.plan import Job, Plan
+from launch.profile import Profile, Slurm
+
+# What a job inherits of the environment of `sbatch`; SLURM's own variables are always there.
+_INHERITED = ("PATH", "HOME", "USER", "LANG", "TMPDIR")
+_GRACE_SECONDS = 120  # from SIGTERM to the end of the time limit
+
+
+def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
+    lines = "".join(f"{job.index} {','.join(job.members)}\n" for job in plan.jobs)
+    members = f"members-{hashlib.sha256(lines.encode()).hexdigest()[:8]}.txt"
+    array = _ranges(sorted(job.index for job in request.jobs))
+    if request.max_parallel:
+        array += f"%{request.max_parallel}"
+    slurm: Slurm = profile.settings
+    # sbatch reads the script right away; the list is read by every node, when an element starts.
+    command = (
+        *("sbatch", "--parsable", f"--job-name={plan.name}", f"--array={array}"),
+        *_options(plan, slurm),
+        *(f"{request.out}/slurm_job.sh", f"--members_file={plan.folder}/{members}"),
+        *(f"--study={plan.workdir}", f"--max_restarts={slurm.max_restarts}"),
+        *([f"--activate={slurm.activate}"] if slurm.activate else ()),
+        *([f"--env_file={request.env_file}"] if request.env_file else ()),
+        *("--", *slurm.container, *_without_members(plan.jobs)),
+    )
+    return Rendered({members: lines, "slurm_job.sh": scripts.read("slurm_job.sh")}, (command,))
+
+
+def _options(plan: Plan, slurm: Slurm) -> list[str]:
+    """Returns the options of sbatch that do not depend on which jobs are asked for."""
+    given = {
+        "nodes": slurm.nodes,
+        "ntasks-per-node": slurm.tasks_per_node,
+        "cpus-per-task": slurm.cpus_per_task,
+        "gpus-per-node": _gpus(slurm),
+        "mem": slurm.mem,
+        "time": slurm.time,
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+    }
+    for name, value in plan.env.items():
+        if "," in value:
+            raise ValueError(
+                f"{name}={value!r} has a comma, which sbatch --export ends a value at. Put it "
+                "into a file and give that with --env_file."
+            )
+    export = ",".join([*_INHERITED, *(f"{name}={value}" for name, value in plan.env.items())])
+    return [
+        *(f"--{name}={value}" for name, value in given.items() if value),
+        # To the steps, not (B:) to the script, whose srun would then end them unsaved.
+        f"--signal=TERM@{_GRACE_SECONDS}",
+        # Submitted twice, the second array waits for the first, and then leaves out what is done.
+        "--dependency=singleton",
+        "--requeue",
+        "--open-mode=append",
+        f"--chdir={plan.workdir}",
+        f"--output={plan.workdir}/logs/%x-%A_%a.out",
+        f"--export={export}",
+        *slurm.options,
+    ]
+
+
+def _gpus(slurm: Slurm) -> str:
+    if not slurm.gpus_per_node:
+        return ""
+    return f"{slurm.gpu_type}:{slurm.gpus_per_node}" if slurm.gpu_type else f"{slurm.gpus_per_node}"
+
+
+def _without_members(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """Returns what the commands of all jobs have in common; the script adds --members."""
+    first, *others = [
+        tuple(arg for arg in job.command if not arg.startswith("--members=")) for job in jobs
+    ]
+    assert all(other == first for other in others)
+    return first
+
+
+def _ranges(indexes: Sequence[int]) -> str:
+    """Returns whole numbers in ascending order as sbatch takes them: 0-3,7."""
+    parts: list[list[int]] = []
+    for index in indexes:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], index]
+        else:
+            parts.append([index])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def logs(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
+    return ("sh", "-c", f"tail -n +1 -F {plan.workdir}/logs/{plan.name}-*_{job.index}.out")

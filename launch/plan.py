@@ -1,0 +1,265 @@
+"""What there is to run: a study and a profile make a list of jobs. Pure, and written as plan.json.
+
+A job trains one run, or a pack of them, and has the same name whenever it is planned, so that
+what was submitted is found again. Everything that can be wrong without a machine is found here.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from imbalance_jax import config as config_lib
+from imbalance_jax import costs, grid, mesh_shape, study_runner
+from imbalance_jax.config import Config
+from launch import profile as profile_lib
+from launch.hardware import Size
+from launch.profile import Profile
+
+VERSION = 1
+PACKS = ("none", "host", "member")
+# Exit codes of a run that is to be started again: saved and left, its peer was lost, killed.
+# Any other is final: what is wrong would be wrong again.
+RESTART = (75, 134, 135, 137, 139, 143)
+# xpk's limit. JobSet appends to a name, and the name of a host ends at 63 characters.
+NAME_LENGTH = 39
+_QUEUED_RESOURCES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What an engine runs as one."""
+
+    index: int  # its place among the jobs of all the study's runs, whichever are asked for
+    name: str  # a DNS label, <study>-<8 hex digits of the runs' configs>
+    members: tuple[str, ...]  # ids of the runs that it trains
+    command: tuple[str, ...]
+    hash: str  # of what it trains
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The jobs of a study, or of a part of it, on one profile."""
+
+    study: str
+    workdir: str  # the study's directory, as the jobs see it
+    profile: str
+    engine: str
+    size: Size
+    pack: str  # one of PACKS
+    env: Mapping[str, str]
+    jobs: tuple[Job, ...]
+
+    @property
+    def name(self) -> str:
+        """Stands for the study on the profile, where an engine has all jobs as one."""
+        return job_name(self.study, [self.workdir, self.profile])
+
+    @property
+    def folder(self) -> str:
+        """Where the plan lies in the study's directory."""
+        return f"{self.workdir}/launch/{self.profile}"
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = {"version": VERSION, **dataclasses.asdict(self)}
+        plain["size"] |= {"devices": self.size.devices, "processes": self.size.processes}
+        return plain
+
+
+def make(
+    study: grid.StudyConfig,
+    profile: Profile,
+    *,
+    workdir: str,
+    runs: Sequence[str] | None = None,
+    pack: str = "none",
+    pack_size: int = 0,
+    env: Mapping[str, str] | None = None,
+) -> Plan:
+    """Returns the plan of a study.
+
+    Args:
+      study: what to train.
+      profile: where.
+      workdir: the study's directory, as the jobs see it.
+      runs: those of the study that are meant; all by default.
+      pack: none, or what trains several runs in a job: `host` is a process for each on a part
+        of one machine, `member` one program for runs of equal shapes.
+      pack_size: how many runs a pack has at most.
+      env: environment variables on top of the profile's.
+
+    Raises:
+      ValueError: the study does not fit the profile.
+    """
+    _check_pack(profile, pack, pack_size)
+    _check_workdir(profile, workdir)
+    env = {**profile.env, **(env or {})}
+    profile_lib.check_env(env, profile.engine)
+    if "://" in workdir:
+        # Of the study, not of a machine: machines come and go.
+        env.setdefault("JAX_COMPILATION_CACHE_DIR", f"{workdir}/compiled")
+    size = profile.size
+    each = size.devices // pack_size if pack == "host" else size.devices
+    names = list(study.runs)
+    if pack == "host":
+        packs = [tuple(names[i : i + pack_size]) for i in range(0, len(names), pack_size)]
+    else:
+        packs = study_runner.packs(study, names, pack_size)
+    name = workdir.rstrip("/").rpartition("/")[2]
+    asked = set(names if runs is None else runs)
+    jobs = tuple(
+        _job(index, name, study, profile, workdir, members, pack, each)
+        for index, members in enumerate(packs)
+        if asked.intersection(members)
+    )
+    for job in jobs:
+        for member in job.members:
+            _check_run(member, study.runs[member].config, profile, each, pack)
+    _check_jobs(jobs, profile)
+    return Plan(name, workdir, profile.name, profile.engine, size, pack, env, jobs)
+
+
+def job_name(study: str, hashes: Sequence[str]) -> str:
+    """Returns `<study>-<8 hex digits>`, a DNS label of 39 characters at most.
+
+    Args:
+      study: any name; what a label cannot have in it becomes a dash.
+      hashes: what tells the job from others, such as the hashes of its runs.
+    """
+    digits = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:8]
+    label = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
+    label = label if label[:1].isalpha() else f"study-{label}"
+    return f"{label[: NAME_LENGTH - 9].strip('-')}-{digits}"
+
+
+def _job(
+    index: int,
+    name: str,
+    study: grid.StudyConfig,
+    profile: Profile,
+    workdir: str,
+    members: tuple[str, ...],
+    pack: str,
+    devices: int,
+) -> Job:
+    module = "launch.pack" if pack == "host" else "imbalance_jax.main"
+    command = ["python", "-m", module, f"--study={workdir}", f"--members={','.join(members)}"]
+    command.append(f"--devices={devices}")
+    if profile.mesh:
+        command.append("--mesh=" + ",".join(f"{axis}={n}" for axis, n in profile.mesh.items()))
+    if profile.data_dir:
+        command.append(f"--data_dir={profile.data_dir}")
+    if pack == "host":
+        command.append(f"--family={profile.size.family}")
+    hashes = [study.runs[member].hash for member in members]
+    return Job(index, job_name(name, hashes), members, tuple(command), config_lib.digest(hashes))
+
+
+def choose(plan: Plan, wanted: Iterable[str]) -> tuple[Job, ...]:
+    """Returns the jobs that train any of these runs."""
+    chosen = set(wanted)
+    return tuple(job for job in plan.jobs if chosen.intersection(job.members))
+
+
+def _check_pack(profile: Profile, pack: str, pack_size: int) -> None:
+    if pack not in PACKS:
+        raise ValueError(f"--pack={pack} is not one of {', '.join(PACKS)}.")
+    size = profile.size
+    if pack == "none":
+        if pack_size > 1:
+            raise ValueError(f"--pack_size={pack_size} needs --pack=host or --pack=member.")
+        return
+    if pack_size < 2:
+        raise ValueError(f"--pack={pack} needs --pack_size: how many runs a job trains, 2 or more.")
+    if size.hosts * size.num_slices > 1:
+        raise ValueError(
+            f"--pack={pack} puts runs on one machine, and {size} has "
+            f"{size.hosts * size.num_slices}. Choose a smaller size, or --pack=none."
+        )
+    if size.processes > 1:
+        raise ValueError(
+            f"--pack={pack} starts from one process a machine, and the profile has "
+            f"{size.processes}. Set {profile.engine}'s tasks or processes to 1."
+        )
+    if pack == "host" and size.devices % pack_size:
+        raise ValueError(
+            f"--pack_size={pack_size} does not divide the {size.devices} devices of {size}. Set "
+            "it to a divisor."
+        )
+
+
+def _check_workdir(profile: Profile, workdir: str) -> None:
+    remote = "://" in workdir
+    if profile.engine in ("gke", "sky", "tpuvm") and not remote:
+        raise ValueError(
+            f"--workdir={workdir} is on this machine, and jobs of the engine {profile.engine} run "
+            "on others. Set --workdir=gs://BUCKET/STUDY."
+        )
+    if profile.engine == "slurm" and remote:
+        raise ValueError(
+            f"--workdir={workdir}: the jobs' list and logs lie there, and SLURM writes files. Set "
+            "--workdir to a directory that all nodes share."
+        )
+
+
+def _check_run(name: str, config: Config, profile: Profile, devices: int, pack: str) -> None:
+    """Raises ValueError if a run does not fit the devices of its job, or its part of them."""
+    _check_data_dir(profile.data_dir or config.data_dir, profile)
+    try:
+        mesh = dataclasses.replace(config.mesh, **profile.mesh)
+        sizes = mesh_shape.of(mesh, devices, packed=pack == "member")
+        mesh_shape.check_batch(config, sizes)
+        mesh_shape.check_dimensions(config, sizes, _known_vocabulary(config, sizes))
+        processes = 1 if pack == "host" else profile.size.processes
+        if config.batch_size % processes:
+            raise ValueError(
+                f"config.batch_size={config.batch_size} cannot be split over {processes} "
+                f"processes. Set config.batch_size to a multiple of {processes}."
+            )
+    except ValueError as error:
+        raise ValueError(
+            f"Run {name} on {profile.size}: {error} Or leave it out here with --runs='!{name}' "
+            "and send it to a smaller size with another profile."
+        ) from error
+
+
+def _check_data_dir(data_dir: str, profile: Profile) -> None:
+    """Raises ValueError if the text is not where a job could find it."""
+    if profile.engine != "local" and not data_dir.startswith("/") and "://" not in data_dir:
+        raise ValueError(
+            f"config.data_dir={data_dir} depends on where a job runs. Set data_dir in the profile "
+            "to where its jobs find the text, such as "
+            f"{'/shared/data' if profile.engine == 'slurm' else 'gs://BUCKET/data'}."
+        )
+
+
+def _known_vocabulary(config: Config, sizes: Mapping[str, int]) -> int:
+    """Returns the vocabulary's size, or one that divides where only the text tells it."""
+    guessed = config.vocabulary.layout == "merged" or any(
+        source.tokenizer.path for source in config.sources.values()
+    )
+    return sizes["tensor"] if guessed else costs.vocab_size(config)
+
+
+def _check_jobs(jobs: Sequence[Job], profile: Profile) -> None:
+    names = [job.name for job in jobs]
+    if len(set(names)) < len(names):
+        raise ValueError("Two jobs have the same name. Give the study's directory another name.")
+    if profile.engine == "tpuvm" and len(jobs) > _QUEUED_RESOURCES:
+        raise ValueError(
+            f"{len(jobs)} jobs are too many for queued resources, which have no queue of jobs: "
+            f"{_QUEUED_RESOURCES} at most. Use the engine gke or sky."
+        )
+
+
+def describe(plan: Plan) -> str:
+    """Returns the plan in words: a line for each job."""
+    size = plan.size
+    lines = [
+        f"{plan.study} on {plan.profile}: {len(plan.jobs)} jobs of {size}, {size.devices} devices "
+        f"in {size.processes} processes each",
+        "",
+    ]
+    lines += [f"{job.name}  {', '.join(job.members)}" for job in plan.jobs]
+    return "\n".join(lines)

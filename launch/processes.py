@@ -1,0 +1,174 @@
+"""Several processes of this machine that train one job together.
+
+    python -m launch.processes --processes=2 -- python -m imbalance_jax.main ...
+
+Each is told who it is and where the others are, in the variables IMB_COORDINATOR,
+IMB_NUM_PROCESSES and IMB_PROCESS_ID. When one ends badly the others are ended too: alone they
+would wait for it.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from absl import flags
+
+from imbalance_jax import cli
+from imbalance_jax.interrupts import Interrupts
+
+FLAGS = flags.FLAGS
+_POLL_SECONDS = 0.2
+# How long processes may go on after one of them has ended badly: to save, if they still can.
+_GRACE_SECONDS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """A process to start."""
+
+    command: Sequence[str]
+    env: Mapping[str, str]  # on top of this process's own
+    log: str  # the file that its output is appended to; "" is this process's output
+
+
+def run(children: Sequence[Child], *, together: bool) -> list[int]:
+    """Runs processes until all have ended, and returns their exit codes as a shell has them.
+
+    SIGTERM and SIGINT are passed on to all of them.
+
+    Args:
+      children: what to start.
+      together: whether all are to end once one has ended badly.
+    """
+    with contextlib.ExitStack() as stack, Interrupts() as interrupts:
+        running = [stack.enter_context(_started(child)) for child in children]
+        passed_on, deadline = False, float("inf")
+        while any(process.poll() is None for process in running):
+            if interrupts.requested and not passed_on:
+                passed_on = True
+                _signal(running, signal.SIGTERM)
+            bad = any(process.poll() not in (None, cli.DONE, cli.PREEMPTED) for process in running)
+            if together and bad and deadline == float("inf"):
+                deadline = time.monotonic() + _GRACE_SECONDS
+                _signal(running, signal.SIGTERM)
+            if time.monotonic() > deadline:
+                _signal(running, signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+        return [_code(process.returncode) for process in running]
+
+
+def _code(returncode: int) -> int:
+    return 128 - returncode if returncode < 0 else returncode
+
+
+@contextlib.contextmanager
+def _started(child: Child) -> Iterator[subprocess.Popen]:
+    with contextlib.ExitStack() as stack:
+        output = None
+        if child.log:
+            pathlib.Path(child.log).parent.mkdir(parents=True, exist_ok=True)
+            output = stack.enter_context(open(child.log, "a"))
+        yield subprocess.Popen(
+            child.command,
+            env={**os.environ, **child.env},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            # Ctrl-C would reach them past us, and then once more from us.
+            start_new_session=True,
+        )
+
+
+def _signal(running: Sequence[subprocess.Popen], number: signal.Signals) -> None:
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def free_port() -> int:
+    """Returns a port that nothing on this machine listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def peers(count: int) -> list[dict[str, str]]:
+    """Returns for each of so many processes of this machine how it finds the others."""
+    port = str(free_port())
+    return [
+        {
+            "IMB_COORDINATOR": f"127.0.0.1:{port}",
+            "IMB_NUM_PROCESSES": str(count),
+            "IMB_PROCESS_ID": str(index),
+            # Where a process asks its scheduler instead, packed ones would all get one port.
+            "JAX_COORDINATOR_PORT": port,
+        }
+        for index in range(count)
+    ]
+
+
+def devices(platform: str, index: int, each: int) -> dict[str, str]:
+    """Returns what shows a process its part of this machine's devices.
+
+    Args:
+      platform: cpu, cuda or tpu.
+      index: which of the processes it is.
+      each: devices of a process.
+    """
+    mine = range(index * each, (index + 1) * each)
+    if platform == "cpu":
+        count = f"--xla_force_host_platform_device_count={each}"
+        return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
+    if platform == "tpu":
+        bounds = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}[each]
+        return {
+            "TPU_VISIBLE_CHIPS": ",".join(map(str, mine)),
+            "TPU_CHIPS_PER_PROCESS_BOUNDS": bounds,
+            "TPU_PROCESS_BOUNDS": "1,1,1",
+            "TPU_SKIP_MDS_QUERY": "1",  # which would say what the whole machine has
+        }
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = [allowed[i] for i in mine] if allowed != [""] else [str(i) for i in mine]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
+
+
+def define_flags() -> None:
+    flags.DEFINE_integer("processes", 1, "How many.", lower_bound=1)
+    flags.DEFINE_enum("platform", "cpu", ["cpu", "cuda"], "What they train on.")
+    flags.DEFINE_integer("devices_per_process", 1, "How many of those.", lower_bound=1)
+    flags.DEFINE_string("output", None, "Where their output goes: this and .K.log; here if absent.")
+    flags.DEFINE_multi_string("env", [], "NAME=VALUE of their environment.")
+
+
+def main(command: list[str]) -> int:
+    if not command:
+        raise ValueError("There is no command. Write it behind --.")
+    env = dict(pair.split("=", 1) for pair in FLAGS.env)
+    children = [
+        Child(
+            command,
+            env | devices(FLAGS.platform, index, FLAGS.devices_per_process) | mine,
+            f"{FLAGS.output}.{index}.log" if FLAGS.output else "",
+        )
+        for index, mine in enumerate(peers(FLAGS.processes))
+    ]
+    codes = run(children, together=True)
+    bad = [code for code in codes if code not in (cli.DONE, cli.PREEMPTED)]
+    if bad:
+        for index, code in enumerate(codes):
+            print(f"process {index}: exit code {code}", file=sys.stderr)
+        # What went wrong is said by the process that was not ended for another one's sake.
+        return min(bad, key=lambda code: code >= 128)
+    return max(codes)
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, names=True)

@@ -1,0 +1,320 @@
+"""A profile says where: engine, project, queue, machines, limits. Read from a TOML file.
+
+    engine = "slurm"             which table below is read
+    data_dir = "/data/text"      where prepared text is; the study's own if absent
+    [mesh]                       sizes of axes, in place of the study's
+    [env]                        environment variables of every run, none of them secret
+    [hardware]                   gke, sky, tpuvm: how big; slurm and local say it themselves
+    [slurm]                      the engine's own fields
+
+Every field is declared below with its type and default, and any other is refused.
+"""
+
+import dataclasses
+import pathlib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from imbalance_jax import config as config_lib
+from imbalance_jax import mesh_shape
+from launch import hardware
+from launch.hardware import Size
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """How big a job is; see hardware.py."""
+
+    family: str
+    topology: str
+    num_slices: int = 1
+    chips_per_host: int = 0  # TPUs on GKE: 8 for a 2x4 on one machine; 0 is the usual machine
+
+
+@dataclasses.dataclass(frozen=True)
+class Gke:
+    """JobSets on a GKE cluster that has JobSet and Kueue; the queue is the admin's."""
+
+    project: str
+    location: str  # region or zone of the cluster
+    cluster: str
+    queue: str  # Kueue's LocalQueue
+    image: str  # by digest: REGISTRY/NAME@sha256:...
+    service_account: str  # Kubernetes' own, which Workload Identity lets into the bucket
+    namespace: str = "default"
+    spot: bool = False
+    grace_seconds: int = 30  # from SIGTERM to the end; preemptible nodes give 15
+    max_restarts: int = 100
+    secrets: tuple[str, ...] = ()  # Kubernetes Secrets whose keys become environment variables
+
+    @property
+    def context(self) -> str:
+        """What `gcloud container clusters get-credentials` calls the cluster."""
+        return f"gke_{self.project}_{self.location}_{self.cluster}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Slurm:
+    """An array of jobs on a SLURM cluster; where a field is empty, the cluster decides."""
+
+    nodes: int = 1
+    gpus_per_node: int = 0  # 0 trains on CPUs
+    gpu_type: str = ""  # as the cluster's GRES are called, such as h100
+    tasks_per_node: int = 1  # one task with all GPUs of its node is the shape that works best
+    cpus_per_task: int = 1
+    mem: str = ""  # of a node, such as 64G
+    time: str = ""  # such as 24:00:00
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    options: tuple[str, ...] = ()  # more of sbatch, such as --exclude=node7
+    activate: str = ""  # a script to source first, such as /home/me/venv/bin/activate
+    container: tuple[str, ...] = ()  # put before the command: apptainer exec --nv image.sif
+    max_restarts: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Sky:
+    """Managed jobs of SkyPilot."""
+
+    infra: str  # such as gcp/us-east5 or k8s/my-context
+    setup: str  # shell commands that install the package, once on each machine
+    code: str = ""  # a directory of this machine that setup finds there; none if empty
+    spot: bool = False
+    strategy: str = "EAGER_NEXT_REGION"  # or FAILOVER
+    max_restarts: int = 3  # after errors; preemptions do not count
+    runtime_version: str = ""  # of TPU VMs; the family's own if empty
+    secrets: tuple[str, ...] = ()  # names; the values are taken from the environment of `submit`
+
+
+@dataclasses.dataclass(frozen=True)
+class Tpuvm:
+    """Queued resources of Cloud TPU, each with a startup script."""
+
+    project: str
+    zone: str
+    code: str  # a .tar.gz of the repository: gs://...
+    service_account: str
+    spot: bool = False
+    valid_for: str = "24h"  # how long a request waits for capacity
+    network: str = ""
+    runtime_version: str = ""  # the family's own if empty
+    max_restarts: int = 100
+    # Environment variable -> its secret in Secret Manager.
+    secrets: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """Processes of this machine, one job after another."""
+
+    processes: int = 1
+    platform: str = "cpu"  # cpu | cuda
+    devices_per_process: int = 1  # simulated ones of a CPU, or GPUs
+
+
+ENGINES = {"gke": Gke, "slurm": Slurm, "sky": Sky, "tpuvm": Tpuvm, "local": Local}
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Where a study's runs are sent."""
+
+    name: str  # of the file
+    engine: str
+    size: Size
+    settings: Any  # of the engine: one of ENGINES
+    data_dir: str = ""
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Top:
+    """What stands in a file outside the tables of `hardware` and of the engine."""
+
+    engine: str
+    data_dir: str = ""
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def read(path: str) -> Profile:
+    """Returns the profile of a TOML file.
+
+    Raises:
+      ValueError: the file cannot be read, or a field is missing, unknown, mistyped or wrong.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise ValueError(f"--profile={path}: there is no such file.")
+    try:
+        return parse(file.stem, tomllib.loads(file.read_text()))
+    except (ValueError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse(name: str, values: Mapping[str, Any]) -> Profile:
+    """Returns the profile that a file's values make.
+
+    Args:
+      name: of the profile.
+      values: as TOML has them.
+
+    Raises:
+      ValueError: a field is missing, unknown, mistyped or wrong.
+    """
+    if not re.fullmatch(r"[a-z0-9-]+", name):
+        raise ValueError(f"The name {name!r} of a profile is made of a-z, 0-9 and - only.")
+    tables = {"hardware", *ENGINES}
+    top = config_lib.typed(
+        _Top, {key: value for key, value in values.items() if key not in tables}, "profile"
+    )
+    if top.engine not in ENGINES:
+        raise ValueError(f"engine={top.engine!r} is not one of {', '.join(ENGINES)}.")
+    for table in sorted(tables & values.keys() - {"hardware", top.engine}):
+        raise ValueError(f"[{table}] is not read, as engine={top.engine!r}. Take it out.")
+    settings = config_lib.typed(ENGINES[top.engine], values.get(top.engine, {}), top.engine)
+    for axis in top.mesh:
+        if axis not in mesh_shape.AXES:
+            raise ValueError(config_lib.unknown_field("mesh", axis, mesh_shape.AXES))
+    check_env(top.env, top.engine)
+    size = _size(top.engine, settings, values.get("hardware"))
+    return Profile(name, top.engine, size, settings, top.data_dir, top.mesh, top.env)
+
+
+def _size(engine: str, settings: Any, table: Any) -> Size:
+    """Returns how big a job is, after checking what only some engines can have."""
+    if engine in ("slurm", "local"):
+        if table is not None:
+            raise ValueError(
+                f"[hardware] is not read, as engine={engine!r}: [{engine}] says how big a job is. "
+                "TPUs are reached with the engines gke, sky or tpuvm."
+            )
+        return _slurm_size(settings) if engine == "slurm" else _local_size(settings)
+    if table is None:
+        raise ValueError(f"[hardware] is missing; engine={engine!r} needs its family and topology.")
+    asked = config_lib.typed(Hardware, table, "hardware")
+    size = hardware.size(asked.family, asked.topology, asked.num_slices, asked.chips_per_host)
+    checks: dict[str, Callable[[Any, Size], Size]] = {
+        "gke": _check_gke,
+        "sky": _check_sky,
+        "tpuvm": _check_tpuvm,
+    }
+    return checks[engine](settings, size)
+
+
+def _slurm_size(slurm: Slurm) -> Size:
+    _at_least("slurm", slurm, nodes=1, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1)
+    _at_least("slurm", slurm, max_restarts=0)
+    if slurm.gpus_per_node % slurm.tasks_per_node:
+        raise ValueError(
+            f"slurm.gpus_per_node={slurm.gpus_per_node} cannot be shared by "
+            f"slurm.tasks_per_node={slurm.tasks_per_node}. Set slurm.tasks_per_node=1."
+        )
+    if slurm.gpu_type.startswith(("tpu", "v4", "v5", "v6")):
+        raise ValueError(
+            f"slurm.gpu_type={slurm.gpu_type!r}: TPUs are not on SLURM. Use the engines gke, sky "
+            "or tpuvm."
+        )
+    for option in slurm.options:
+        if not option.startswith("--"):
+            raise ValueError(f"slurm.options has {option!r}. Write --NAME=VALUE.")
+    devices = slurm.gpus_per_node or slurm.tasks_per_node
+    family = (slurm.gpu_type or "gpu") if slurm.gpus_per_node else "cpu"
+    topology = f"{slurm.nodes}x{devices}"
+    return Size(family, topology, 1, slurm.nodes, devices, slurm.tasks_per_node)
+
+
+def _local_size(local: Local) -> Size:
+    _at_least("local", local, processes=1, devices_per_process=1)
+    if local.platform not in ("cpu", "cuda"):
+        raise ValueError(f"local.platform={local.platform!r} is not one of cpu, cuda.")
+    devices = local.processes * local.devices_per_process
+    return Size(
+        "cpu" if local.platform == "cpu" else "gpu", f"1x{devices}", 1, 1, devices, local.processes
+    )
+
+
+def _check_gke(gke: Gke, size: Size) -> Size:
+    if size.family == "cpu":
+        raise ValueError("hardware.family='cpu' is for the engines slurm and local.")
+    _at_least("gke", gke, grace_seconds=0, max_restarts=0)
+    check_image(gke.image)
+    return size
+
+
+def check_image(image: str) -> None:
+    """Raises ValueError if an image is not named by its digest, or what it names may change."""
+    if not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", image):
+        raise ValueError(
+            f"gke.image={image!r} must name its digest, so that every restart runs the same code: "
+            "NAME@sha256:... as `docker push` prints it."
+        )
+
+
+def _check_sky(sky: Sky, size: Size) -> Size:
+    if size.family == "cpu":
+        raise ValueError("hardware.family='cpu' is for the engines slurm and local.")
+    _at_least("sky", sky, max_restarts=0)
+    if size.num_slices > 1:
+        raise ValueError(
+            f"hardware.num_slices={size.num_slices}: SkyPilot cannot join slices. Use the engine "
+            "gke, or tpuvm for a few runs."
+        )
+    kubernetes = sky.infra.startswith(("k8s", "kubernetes"))
+    if kubernetes and size.is_tpu and size.devices > 8:
+        raise ValueError(
+            f"sky.infra={sky.infra!r}: SkyPilot has TPUs of one host only on Kubernetes, 8 chips "
+            f"at most, and {size} has {size.devices}. Use the engine gke."
+        )
+    if not re.fullmatch(r"[a-z0-9]+(/[^/\s]+){0,2}", sky.infra):
+        raise ValueError(f"sky.infra={sky.infra!r}: write CLOUD/REGION, such as gcp/us-east5.")
+    if sky.strategy not in ("EAGER_NEXT_REGION", "FAILOVER"):
+        raise ValueError(f"sky.strategy={sky.strategy!r} is not EAGER_NEXT_REGION or FAILOVER.")
+    return hardware.tpu_vm(size)
+
+
+def _check_tpuvm(tpuvm: Tpuvm, size: Size) -> Size:
+    if not size.is_tpu:
+        raise ValueError(
+            f"hardware.family={size.family!r}: queued resources are TPUs. Use the engines gke, "
+            "slurm or sky for GPUs."
+        )
+    _at_least("tpuvm", tpuvm, max_restarts=0)
+    if not tpuvm.code.startswith("gs://"):
+        raise ValueError(f"tpuvm.code={tpuvm.code!r} must be a .tar.gz on gs://.")
+    if not re.fullmatch(r"\d+[smhd]", tpuvm.valid_for):
+        raise ValueError(f"tpuvm.valid_for={tpuvm.valid_for!r}: write a duration, such as 24h.")
+    return hardware.tpu_vm(size)
+
+
+def _at_least(table: str, settings: Any, **minima: int) -> None:
+    for name, minimum in minima.items():
+        if getattr(settings, name) < minimum:
+            raise ValueError(f"{table}.{name}={getattr(settings, name)} must be {minimum} or more.")
+
+
+_SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD)S?$")
+_FOR_SECRETS = {
+    "gke": "Put it into a Kubernetes Secret and name that in gke.secrets.",
+    "slurm": "Put it into a file of mode 600 and give that with --env_file.",
+    "sky": "Export it here and name it in sky.secrets.",
+    "tpuvm": "Put it into Secret Manager and name it in tpuvm.secrets.",
+    "local": "Export it in the shell that submits.",
+}
+
+
+def check_env(env: Mapping[str, str], engine: str) -> None:
+    """Raises ValueError if an environment variable has no name, or looks like a secret."""
+    for name in env:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is no name of an environment variable.")
+        if any(_SECRET.search(part) for part in name.upper().split("_")):
+            raise ValueError(
+                f"{name} looks like a secret, and would stand in files and process lists. "
+                f"{_FOR_SECRETS[engine]}"
+            )

@@ -1,0 +1,8 @@
+"""The shell scripts that run jobs. They are static: what differs between jobs is given to them."""
+
+import importlib.resources
+
+
+def read(name: str) -> str:
+    """Returns the text of a script."""
+    return importlib.resources.files(__name__).joinpath(name).read_text()

@@ -1,0 +1,96 @@
+"""A profile is read whole or refused by the name of its file and field."""
+
+import pathlib
+
+import pytest
+from made_plans import PROFILES
+
+from launch import profile
+
+BY_NAME = {path.stem: path for path in PROFILES}
+
+
+def changed(tmp_path: pathlib.Path, name: str, old: str, new: str) -> pathlib.Path:
+    text = BY_NAME[name].read_text()
+    assert old in text
+    path = tmp_path / f"{name}.toml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_every_profile_of_the_package_is_read(path):
+    assert profile.read(str(path)).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("gke-v6e", 'queue = "tpu-queue"\n', "", r"gke-v6e\.toml: gke\.queue is missing"),
+        ("gke-v6e", "queue =", "queu =", r"gke has no field 'queu'\. Did you mean gke\.queue"),
+        ("gke-v6e", '"tpu-queue"', "3", r"gke\.queue=3 must be of type str"),
+        ("gke-v6e", "@sha256", ":v1@sha256x", r"gke\.image=.* must name its digest"),
+        ("gke-v6e", '"4x4"', '"3x5"', r"gke-v6e\.toml: hardware\.topology='3x5' does not exist"),
+        ("gke-v6e", "[hardware]", "[hardwares]", r"profile has no field 'hardwares'"),
+        ("gke-v6e", "[gke]", "[sky]", r"\[sky\] is not read, as engine='gke'"),
+        ("gke-v6e", '"gke"', '"gcp"', r"engine='gcp' is not one of gke, slurm"),
+        ("gke-v6e", "[hardware]", "[mesh]\nfdsp = 4\n[hardware]", r"Did you mean mesh\.fsdp"),
+        ("gke-v6e", '"4x4"', '"4x4', r"gke-v6e\.toml: .*line 7"),
+        (
+            "slurm-gpu",
+            "[slurm]",
+            '[hardware]\nfamily = "v6e"\n[slurm]',
+            r"TPUs are reached with the engines gke, sky or tpuvm",
+        ),
+        ("slurm-gpu", "[slurm]", '[slurm]\ngpu_type = "tpu-v6e"', r"TPUs are not on SLURM"),
+        ("slurm-gpu", "[slurm]", "[slurm]\ntasks_per_node = 2", r"Set slurm\.tasks_per_node=1"),
+        ("slurm-gpu", "[slurm]", '[slurm]\noptions = ["-x"]', r"Write --NAME=VALUE"),
+        (
+            "sky-v6e-spot",
+            "[hardware]",
+            "[hardware]\nnum_slices = 2",
+            r"SkyPilot cannot join slices\. Use the engine gke, or tpuvm",
+        ),
+        ("sky-v6e-spot", '"2x4"', '"9x9"', r"does not exist for v6e"),
+        ("sky-v6e-spot", "spot = true", 'strategy = "EAGER"', r"sky\.strategy='EAGER' is not"),
+        ("tpuvm-v5e", '"gs://my-bucket/code', '"/my-bucket/code', r"must be a \.tar\.gz on gs"),
+        ("tpuvm-v5e", '"v5e"\ntopology = "4x4"', '"h100"\ntopology = "1x8"', r"gke, slurm or sky"),
+        ("local", "processes = 2", "processes = 0", r"local\.processes=0 must be 1 or more"),
+    ],
+)
+def test_a_wrong_profile_is_refused_by_its_file_and_field(tmp_path, name, old, new, message):
+    with pytest.raises(ValueError, match=message) as error:
+        profile.read(str(changed(tmp_path, name, old, new)))
+    assert str(tmp_path / f"{name}.toml") in str(error.value)
+
+
+def test_many_chips_on_kubernetes_are_sent_to_gke_in_place_of_sky(tmp_path):
+    path = changed(tmp_path, "sky-v6e-spot", '"2x4"', '"4x4"')
+    path.write_text(path.read_text().replace('infra = "gcp"', 'infra = "k8s/mine"'))
+    with pytest.raises(ValueError, match=r"8 chips at most, and v6e 4x4 has 16\. Use the engine"):
+        profile.read(str(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["WANDB_API_KEY", "HF_TOKEN", "my_secret", "DB_PASSWORD", "APIKEY"]
+)
+def test_a_variable_that_looks_like_a_secret_is_refused_with_where_to_put_it(name):
+    for engine, instead in (
+        ("gke", "gke.secrets"),
+        ("slurm", "--env_file"),
+        ("sky", "sky.secrets"),
+    ):
+        with pytest.raises(ValueError, match=instead):
+            profile.check_env({name: "x"}, engine)
+
+
+def test_other_variables_are_welcome():
+    profile.check_env({"TOKENIZERS_PARALLELISM": "0", "XLA_FLAGS": "--a=1"}, "gke")
+
+
+def test_slurm_says_itself_how_big_a_job_is():
+    slurm = {"nodes": 2, "gpus_per_node": 8, "gpu_type": "h100"}
+    size = profile.parse("x", {"engine": "slurm", "slurm": slurm}).size
+    assert (size.devices, size.processes) == (16, 2)
+    size = profile.parse("x", {"engine": "slurm", "slurm": {"tasks_per_node": 2}}).size
+    assert (size.family, size.devices, size.processes) == ("cpu", 2, 2)
