@@ -91,15 +91,8 @@ class Pack:
 
     def abstract_state(self) -> step_lib.TrainState:
         """Returns the shapes and shardings of the stacked state."""
-        shapes = self.first.abstract_state()
-        shardings = sharding.stacked(sharding.state_shardings(self.mesh, shapes))
-        return jax.tree.map(
-            lambda leaf, sharding_: jax.ShapeDtypeStruct(
-                (self.size, *leaf.shape), leaf.dtype, sharding=sharding_
-            ),
-            shapes,
-            shardings,
-        )
+        config, vocab_size = self.first.config, self.first.vocabulary.size
+        return stacked(step_lib.abstract_state(config, vocab_size, self.mesh), self.size)
 
     def compile_step(self, state_E: step_lib.TrainState) -> jax.stages.Compiled:
         """Returns the compiled step for states of these shapes and shardings."""
@@ -158,6 +151,16 @@ class Pack:
         others = [other.name for other in self.members if other is not member]
         packed = {"with": others, "on_a_device": self.way}
         return member.trainer.provenance(self.mesh) | {"packed": packed}
+
+
+def stacked(shapes: Any, size: int) -> Any:
+    """Returns the shapes and shardings of so many stacked, of those of one on the same mesh."""
+    shardings = sharding.stacked(jax.tree.map(lambda leaf: leaf.sharding, shapes))
+    return jax.tree.map(
+        lambda leaf, placed: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=placed),
+        shapes,
+        shardings,
+    )
 
 
 def _insert(

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from imbalance_jax import cli, grid, runs
+from imbalance_jax import cli, grid, runs, storage
 from imbalance_jax.study_directory import StudyDirectory
 from launch import engines, processes
 from launch import plan as plan_lib
@@ -64,19 +64,19 @@ def main(names: list[str]) -> int:
     if names[0] == "status":
         return _status(directory, study)
     profile = _profile()
-    if names[0] == "preflight":
-        from launch import preflight  # type: ignore[attr-defined]
-
-        return preflight.run(study, profile)
     plan = plan_lib.make(
         study,
         profile,
-        workdir=_absolute(directory.path),
+        workdir=storage.absolute(directory.path),
         runs=_asked(study),
         pack=FLAGS.pack,
         pack_size=FLAGS.pack_size,
         env=_env(),
     )
+    if names[0] == "preflight":
+        from launch import preflight
+
+        return preflight.run(study, plan, profile)
     return {
         "plan": _plan,
         "render": _render,
@@ -96,8 +96,8 @@ def _study() -> tuple[StudyDirectory, grid.StudyConfig]:
         return directory, directory.study()
     directory = StudyDirectory(FLAGS.workdir or os.path.join("studies", cli.config_name("study")))
     study = grid.resolve(FLAGS.study)
-    study = dataclasses.replace(study, reuse=tuple(map(os.path.abspath, study.reuse)))
-    if not _remote(directory.path):
+    study = dataclasses.replace(study, reuse=tuple(map(storage.absolute, study.reuse)))
+    if not storage.is_store(directory.path):
         directory.check(study)
     return directory, study
 
@@ -144,14 +144,6 @@ def _env() -> dict[str, str]:
         if "=" not in pair:
             raise ValueError(f"--env={pair}: write --env=NAME=VALUE.")
     return dict(pair.split("=", 1) for pair in FLAGS.env)
-
-
-def _remote(path: epath.Path) -> bool:
-    return "://" in os.fspath(path)
-
-
-def _absolute(path: epath.Path) -> str:
-    return os.fspath(path) if _remote(path) else os.path.abspath(path)
 
 
 def _out(plan: Plan) -> epath.Path:

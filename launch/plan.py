@@ -172,17 +172,19 @@ def _check_pack(profile: Profile, pack: str, pack_size: int) -> None:
         return
     if pack_size < 2:
         raise ValueError(f"--pack={pack} needs --pack_size: how many runs a job trains, 2 or more.")
+    if pack == "member":
+        return
     if size.hosts * size.num_slices > 1:
         raise ValueError(
-            f"--pack={pack} puts runs on one machine, and {size} has "
-            f"{size.hosts * size.num_slices}. Choose a smaller size, or --pack=none."
+            f"--pack=host puts runs on one machine, and {size} has "
+            f"{size.hosts * size.num_slices}. Choose a smaller size, or --pack=member."
         )
     if size.processes > 1:
         raise ValueError(
-            f"--pack={pack} starts from one process a machine, and the profile has "
+            f"--pack=host starts from one process a machine, and the profile has "
             f"{size.processes}. Set {profile.engine}'s tasks or processes to 1."
         )
-    if pack == "host" and size.devices % pack_size:
+    if size.devices % pack_size:
         raise ValueError(
             f"--pack_size={pack_size} does not divide the {size.devices} devices of {size}. Set "
             "it to a divisor."
@@ -209,14 +211,10 @@ def _check_run(name: str, config: Config, profile: Profile, devices: int, pack: 
     try:
         mesh = dataclasses.replace(config.mesh, **profile.mesh)
         sizes = mesh_shape.of(mesh, devices, packed=pack == "member")
+        if profile.size.num_slices > 1:
+            mesh_shape.across_slices(sizes, profile.size.num_slices)
         mesh_shape.check_batch(config, sizes)
         mesh_shape.check_dimensions(config, sizes, _known_vocabulary(config, sizes))
-        processes = 1 if pack == "host" else profile.size.processes
-        if config.batch_size % processes:
-            raise ValueError(
-                f"config.batch_size={config.batch_size} cannot be split over {processes} "
-                f"processes. Set config.batch_size to a multiple of {processes}."
-            )
     except ValueError as error:
         raise ValueError(
             f"Run {name} on {profile.size}: {error} Or leave it out here with --runs='!{name}' "

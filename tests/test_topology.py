@@ -227,7 +227,13 @@ def test_a_step_without_loops_moves_what_xla_counts_and_adds_up_gradients_over_d
 def test_a_step_that_is_too_large_is_described_by_the_compilers_words():
     lines = topology.describe(
         {
-            **{"topology": "v5e:2x2", "chips": 4, "mesh": {"data": 4}, "hbm": 16 << 30},
+            **{
+                "topology": "v5e:2x2",
+                "slices": 1,
+                "chips": 4,
+                "mesh": {"data": 4},
+                "hbm": 16 << 30,
+            },
             **{"fits": False, "error": "RESOURCE_EXHAUSTED: 18.27G exceeds 15.75G."},
         }
     )

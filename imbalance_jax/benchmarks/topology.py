@@ -29,7 +29,8 @@ import jax
 import jax.numpy as jnp
 
 from imbalance_jax import model as model_lib
-from imbalance_jax import sharding
+from imbalance_jax import pack as pack_lib
+from imbalance_jax import sharding, tuning
 from imbalance_jax import step as step_lib
 from imbalance_jax.benchmarks.traffic import read_program
 from imbalance_jax.config import Config
@@ -75,8 +76,12 @@ def parse(topology: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(size) for size in shape.split("x"))
 
 
-def devices(topology: str) -> list[jax.Device]:
+def devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
     """Returns the devices of a topology; they compile and do not run.
+
+    Args:
+      topology: as `parse` reads it.
+      num_slices: how many of it, joined by the data center's network.
 
     Raises:
       ValueError: the chip is unknown, libtpu refuses the shape, or there is no libtpu.
@@ -91,7 +96,7 @@ def devices(topology: str) -> list[jax.Device]:
         ) from error
     from jax.experimental import topologies
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
     if math.prod(shape) < 4:  # less than a host of the usual kind
         options["chips_per_host_bounds"] = (1, 1, 1)
     if name == "v4":  # a chip's two cores are one device; the others' always are
@@ -111,20 +116,30 @@ def devices(topology: str) -> list[jax.Device]:
         ) from error
 
 
-def measure(config: Config, vocab_size: int, topology: str) -> dict[str, Any]:
+def measure(
+    config: Config, vocab_size: int, topology: str, *, num_slices: int = 1, members: int = 1
+) -> dict[str, Any]:
     """Returns memory, bound and collectives of a config's step on one chip of a topology.
 
     A step that does not fit has `fits` False, the compiler's words in `error`, and no more.
+
+    Args:
+      config: of a run.
+      vocab_size: of its model.
+      topology: of a slice.
+      num_slices: how many of it.
+      members: runs that are stacked, each of the config's shape.
 
     Raises:
       ValueError: as `devices`, or the mesh does not fit their number.
     """
     name, _ = parse(topology)
-    mesh = sharding.make_mesh(config.mesh, devices(topology))
+    mesh = sharding.make_mesh(config.mesh, devices(topology, num_slices), packed=members > 1)
     chip = CHIPS[name]
-    traced = trace(config, vocab_size, mesh)
+    traced = trace(config, vocab_size, mesh, members)
     found: dict[str, Any] = {
         "topology": topology,
+        "slices": num_slices,
         "chip": name,
         "chips": mesh.size,
         "mesh": dict(mesh.shape),
@@ -141,7 +156,7 @@ def measure(config: Config, vocab_size: int, topology: str) -> dict[str, Any]:
     found["compile_seconds"] = time.perf_counter() - began
     found["memory"] = memory(compiled)
     found["fits"] = found["memory"]["total"] <= chip.hbm
-    tokens = config.batch_size * config.model.L
+    tokens = config.batch_size * config.model.L * members
     convention = tokens * model_lib.flops_per_token(config.model, vocab_size) / mesh.size
     traffic = read_program(compiled.as_text())
     flops = matmul_flops(traced.jaxpr.jaxpr) / mesh.size
@@ -151,8 +166,15 @@ def measure(config: Config, vocab_size: int, topology: str) -> dict[str, Any]:
     return found
 
 
-def trace(config: Config, vocab_size: int, mesh: jax.sharding.Mesh) -> Any:
-    """Returns the step traced on shapes alone, ready to be lowered for the mesh's devices."""
+def trace(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members: int = 1) -> Any:
+    """Returns the step traced on shapes alone, ready to be lowered for the mesh's devices.
+
+    Args:
+      config: of a run.
+      vocab_size: of its model.
+      mesh: of the devices; of a pack where there are several members.
+      members: as many runs as are stacked.
+    """
     state = step_lib.abstract_state(config, vocab_size, mesh)
     rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     B, W, G = config.batch_size, config.model.L + 1, len(config.languages)
@@ -161,7 +183,18 @@ def trace(config: Config, vocab_size: int, mesh: jax.sharding.Mesh) -> Any:
         language_B=jax.ShapeDtypeStruct((B,), jnp.int32, sharding=rows),
     )
     map_GU = jax.ShapeDtypeStruct((G, vocab_size // G), jnp.int32, sharding=whole)
-    return step_lib.jit_step(config, config.steps, mesh, state).trace(state, batch, map_GU)
+    if members == 1:
+        return step_lib.jit_step(config, config.steps, mesh, state).trace(state, batch, map_GU)
+    given = step_lib.Given(
+        batch,
+        rate=jax.ShapeDtypeStruct((), jnp.float32, sharding=whole),
+        alive=jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole),
+    )
+    each = mesh.shape["member"]
+    size = -(-members // each) * each
+    state_E, given_E, map_EGU = (pack_lib.stacked(x, size) for x in (state, given, map_GU))
+    step = step_lib.jit_packed_step(config, mesh, state_E, tuning.packing(mesh))
+    return step.trace(state_E, given_E, map_EGU)
 
 
 def memory(compiled: Any) -> dict[str, int]:
@@ -244,7 +277,8 @@ def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
 def describe(found: Mapping[str, Any]) -> Iterator[str]:
     """Yields what `measure` found as lines of a table."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
-    yield f"{found['topology']}: {found['chips']} chips" + (f" ({mesh})" if mesh else "")
+    slices = f" in {found['slices']} slices" if found["slices"] > 1 else ""
+    yield f"{found['topology']}: {found['chips']} chips{slices}" + (f" ({mesh})" if mesh else "")
     if "error" in found:
         yield f"  does not fit {found['hbm'] / 1e9:.1f} GB a chip: {found['error']}"
         return

@@ -138,6 +138,7 @@ def test_a_command_that_fails_stops_the_submission(launch, tmp_path):
 
 
 def test_a_study_on_a_bucket_is_rendered_without_looking_there(launch, tmp_path):
+    pytest.importorskip("gcsfs", reason="pip install -e '.[gcs]'")
     env = stub(tmp_path, "kubectl")
     args = [STUDY, "--workdir=gs://b/studies/x", f"--profile={BY_NAME['gke-v6e']}", "--runs=r9*s0"]
     done = launch(tmp_path, "submit", *args, "--out=o", "--format=json", **env)
