@@ -1,0 +1,328 @@
+"""word2vec on the stream of a run: vectors of pieces that know only their neighbours.
+
+CBOW and skip-gram with negative sampling (Mikolov et al. 2013), as word2vec.c and gensim train
+them: the window of each position is cut to a random width, frequent ids are left out now and
+then before windows are taken, negatives are drawn by a power of the counts, the context's mean
+predicts its centre (and each context id gets the whole of the mean's gradient), and the rate
+falls linearly with the tokens gone through.
+
+They update after each position, and threads overwrite each other. Here an update is the sum
+of those of `Settings.positions` neighbouring positions, all taken at the vectors before it, and
+`Settings.group` neighbours share their negatives, so that these are products of matrices: the
+same gradient on average. Sums and not means, so that the rate means what it means there; they
+are stable as long as few positions of an update have one id, and groups are small
+(docs/word2vec.md).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+METHODS = ("cbow", "skipgram")
+_NOWHERE = -1  # the sentence of what fills the ends of the stream
+# Positions that are sent to the device together.
+_CHUNK = 1 << 15
+
+Sentences = Callable[[], Iterable[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How vectors are made; the defaults are the reference study's."""
+
+    method: str = "cbow"  # or skipgram
+    dimension: int = 768
+    window: int = 5  # ids on either side, at most
+    negatives: int = 20  # for each position
+    exponent: float = 0.75  # of the counts that negatives are drawn by
+    sample: float = 1e-3  # ids with a larger share of the tokens are left out at times; 0 is never
+    min_count: int = 1  # rarer ids are left out
+    epochs: int = 1
+    start_rate: float = 0.025
+    end_rate: float = 1e-4
+    positions: int = 256  # of an update; a multiple of group
+    group: int = 16  # positions that share their negatives
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"--method={self.method}: choose {' or '.join(METHODS)}.")
+        for name in (
+            *("dimension", "window", "negatives", "min_count", "epochs", "positions", "group"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name}={getattr(self, name)}: it must be 1 or more.")
+        if self.positions % self.group:
+            raise ValueError(
+                f"--positions={self.positions} are not whole groups of --group={self.group}. Set "
+                "the first to a multiple of the second."
+            )
+        if self.sample < 0:
+            raise ValueError(f"--sample={self.sample}: it must be 0 or more.")
+        if not 0 <= self.end_rate <= self.start_rate:
+            raise ValueError(
+                f"--start_rate={self.start_rate} and --end_rate={self.end_rate}: the rate falls "
+                "from the first to the second, which must be 0 or more."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """What was learnt of each id; those of ids that never occurred are as they began."""
+
+    input_VD: np.ndarray  # of an id in a context
+    output_VD: np.ndarray  # of an id that is predicted
+    kept: int  # positions that were trained on, over all epochs
+
+
+def count(sentences: Sentences, size: int) -> np.ndarray:
+    """Returns how often each of `size` ids occurs: (V,)."""
+    count_V = np.zeros(size, np.int64)
+    for ids_BL in sentences():
+        count_V += np.bincount(ids_BL.ravel(), minlength=size)
+    return count_V
+
+
+def keep_probability(count_V: np.ndarray, settings: Settings) -> np.ndarray:
+    """Returns how likely an occurrence of each id is to be trained on: (V,).
+
+    As word2vec.c: sqrt(t / f) + t / f for an id that is f of all tokens, with t = sample.
+    """
+    count_V = np.where(count_V >= settings.min_count, count_V, 0)
+    if not settings.sample:
+        return (count_V > 0).astype(float)
+    ratio_V = settings.sample * count_V.sum() / np.maximum(count_V, 1)
+    return np.where(count_V > 0, np.minimum(1, np.sqrt(ratio_V) + ratio_V), 0)
+
+
+def train(
+    sentences: Sentences,
+    count_V: np.ndarray,
+    settings: Settings,
+    poll: Callable[[float], None] = lambda share: None,
+) -> Vectors:
+    """Returns the vectors that a stream makes.
+
+    Args:
+      sentences: each call returns the same blocks of ids, (B, L) each; a row is a sentence,
+        which no window leaves.
+      count_V: of `count`.
+      settings: as they say.
+      poll: called now and then with the share done.
+
+    Raises:
+      ValueError: nothing is left to train on.
+    """
+    keep_V = keep_probability(count_V, settings)
+    if np.count_nonzero(keep_V) < 2:
+        raise ValueError(
+            f"--min_count={settings.min_count} leaves fewer than two ids. Set it lower, or use "
+            "more text."
+        )
+    V, D = len(count_V), settings.dimension
+    # As in gensim: the inputs within 1 / D of 0, the outputs at 0.
+    input_VD = (2 * _uniform((V, D), settings.seed, 0) - 1) / D
+    tables = (jnp.asarray(input_VD, jnp.float32), jnp.zeros((V, D), jnp.float32))
+    kept = 0
+    for chunk in _chunks(sentences, count_V, keep_V, settings):
+        kept += chunk.real
+        tables = _update(
+            tables,
+            (chunk.id_SC, chunk.sentence_SC, chunk.width_ST, chunk.negative_SRn, chunk.rate_S),
+            settings=settings,
+        )
+        poll(chunk.share)
+    input_, output = (np.asarray(table) for table in tables)
+    return Vectors(input_, output, kept)
+
+
+# On the host: what is drawn, and what is left of the stream.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """S updates of T positions each; C = T + 2 window with what is beside them."""
+
+    id_SC: np.ndarray
+    sentence_SC: np.ndarray  # its number in the stream; _NOWHERE beyond the ends
+    width_ST: np.ndarray  # of each position's window; 0 beyond the end
+    negative_SRn: np.ndarray  # of each of R groups
+    rate_S: np.ndarray
+    real: int  # positions that are not beyond the end
+    share: float  # of all tokens that are gone through after it
+
+
+def _uniform(shape: tuple[int, ...], seed: int, *place: int) -> np.ndarray:
+    """Returns float64 in [0, 1), of a stream of their own for each seed and place."""
+    key = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint64)
+    # Raw bits: numpy promises that they never change, unlike Generator's methods.
+    raw = np.random.Philox(key=key).random_raw(int(np.prod(shape)))
+    return ((raw >> np.uint64(11)) * 2.0**-53).reshape(shape)
+
+
+def _kept(
+    sentences: Sentences, keep_V: np.ndarray, settings: Settings
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields what is left of each block: ids, sentences, and tokens gone through before."""
+    tokens = sentence = 0
+    for epoch in range(settings.epochs):
+        for number, ids_BL in enumerate(sentences()):
+            drawn_BL = _uniform(ids_BL.shape, settings.seed, 1, epoch, number)
+            row_n, place_n = np.nonzero(drawn_BL < keep_V[ids_BL])
+            before_n = tokens + row_n * ids_BL.shape[1] + place_n
+            yield ids_BL[row_n, place_n], sentence + row_n, before_n
+            tokens += ids_BL.size
+            sentence += len(ids_BL)
+
+
+def _chunks(
+    sentences: Sentences, count_V: np.ndarray, keep_V: np.ndarray, settings: Settings
+) -> Iterator[_Chunk]:
+    """Yields all updates of a training."""
+    T, w = settings.positions, settings.window
+    S = max(1, _CHUNK // T)
+    total = int(count_V.sum()) * settings.epochs
+    weight_V = np.where(keep_V > 0, count_V, 0) ** settings.exponent
+    upto_V = np.cumsum(weight_V) / weight_V.sum()
+
+    def drawn(waiting: list[np.ndarray], number: int, real: int) -> _Chunk:
+        id_n, sentence_n, before_n = waiting
+        windows = [
+            np.lib.stride_tricks.sliding_window_view(values[: S * T + 2 * w], T + 2 * w)[::T]
+            for values in (id_n, sentence_n)
+        ]
+        width_ST = 1 + (w * _uniform((S, T), settings.seed, 2, number)).astype(np.int32)
+        shape = (S, T // settings.group, settings.negatives)
+        drawn_SRn = _uniform(shape, settings.seed, 3, number)
+        negative_SRn = np.searchsorted(upto_V, drawn_SRn, side="right")
+        share_S = before_n[w : w + S * T : T] / total
+        rate_S = settings.start_rate - (settings.start_rate - settings.end_rate) * share_S
+        return _Chunk(
+            id_SC=windows[0].astype(np.int32),
+            sentence_SC=windows[1].astype(np.int32),
+            width_ST=np.where(windows[1][:, w : w + T] == _NOWHERE, 0, width_ST),
+            negative_SRn=negative_SRn.astype(np.int32),
+            rate_S=rate_S.astype(np.float32),
+            real=real,
+            share=float(before_n[w + real - 1] + 1) / total,
+        )
+
+    def beyond(length: int, before: int) -> tuple[np.ndarray, ...]:
+        return np.zeros(length, int), np.full(length, _NOWHERE), np.full(length, before)
+
+    number = 0
+    waiting = list(beyond(w, 0))
+    for block in _kept(sentences, keep_V, settings):
+        waiting = [np.concatenate(pair) for pair in zip(waiting, block, strict=True)]
+        while len(waiting[0]) >= S * T + 2 * w:
+            yield drawn(waiting, number, S * T)
+            number += 1
+            waiting = [values[S * T :] for values in waiting]
+    left = len(waiting[0]) - w
+    if left > 0:
+        end = beyond((S + 1) * T + 2 * w, total)
+        waiting = [np.concatenate(pair) for pair in zip(waiting, end, strict=True)]
+        yield drawn(waiting, number, left)
+
+
+# On the device.
+
+
+@functools.partial(jax.jit, static_argnames="settings", donate_argnames="tables")
+def _update(
+    tables: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, ...], *, settings: Settings
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the input and output vectors after the updates of a chunk."""
+    w, T = settings.window, settings.positions
+
+    def one(tables, update):
+        input_VD, output_VD = tables
+        id_C, sentence_C, width_T, negative_Rn, rate = update
+        within = {
+            o: (abs(o) <= width_T) & (_beside(sentence_C, o, w) == sentence_C[w : w + T])
+            for o in (*range(-w, 0), *range(1, w + 1))
+        }
+        # Neighbours go to different groups: their contexts are alike, and so would be what
+        # the same negatives make of them.
+        centre_Rt = id_C[w : w + T].reshape(-1, len(negative_Rn)).T
+        # A table is read and written once; XLA copies it where there is more.
+        out_Rm = jnp.concatenate([negative_Rn, centre_Rt], axis=1)
+        x_CD, y_RmD = input_VD[id_C], output_VD[out_Rm]
+        learn = _cbow if settings.method == "cbow" else _skipgram
+        change_CD, change_RmD = learn(x_CD, y_RmD, within, _roles(negative_Rn, centre_Rt))
+        input_VD = input_VD.at[id_C].add(rate * change_CD)
+        return (input_VD, output_VD.at[out_Rm].add(rate * change_RmD)), None
+
+    return jax.lax.scan(one, tables, chunk)[0]
+
+
+def _roles(negative_Rn: jax.Array, centre_Rt: jax.Array) -> jax.Array:
+    """Returns what each output vector of a group is to each of its positions: (R, t, m).
+
+    1 for the position's own, -1 for a negative, and 0 for other positions' own and for a
+    negative that is the id itself.
+    """
+    R, t = centre_Rt.shape
+    negative_Rtn = -(negative_Rn[:, None] != centre_Rt[..., None]).astype(jnp.float32)
+    own_Rtt = jnp.broadcast_to(jnp.eye(t), (R, t, t))
+    return jnp.concatenate([negative_Rtn, own_Rtt], axis=2)
+
+
+def _beside(values_C: jax.Array, o: int, w: int) -> jax.Array:
+    """Returns what stands o places after each position: (T, ...)."""
+    return values_C[w + o : len(values_C) - w + o]
+
+
+def _added_beside(values_TD: jax.Array, within: dict[int, jax.Array], w: int) -> jax.Array:
+    """Adds each position's values to all places of its window: (C, D)."""
+    around = jnp.pad(values_TD, ((2 * w, 2 * w), (0, 0)))
+    return sum(
+        _beside(jnp.pad(inside_T, 2 * w)[:, None] * around, -o, w) for o, inside_T in within.items()
+    )
+
+
+def _predict(h_TD: jax.Array, y_RmD: jax.Array, role_Rtm: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns minus the gradients of h and y where each h is to tell its own y from negatives."""
+    R, t, _ = role_Rtm.shape
+    h_RtD = h_TD.reshape(t, R, -1).swapaxes(0, 1)
+    score_Rtm = jnp.einsum("RtD,RmD->Rtm", h_RtD, y_RmD)
+    error_Rtm = role_Rtm * jax.nn.sigmoid(-role_Rtm * score_Rtm)
+    back_RtD = jnp.einsum("Rtm,RmD->RtD", error_Rtm, y_RmD)
+    change_RmD = jnp.einsum("Rtm,RtD->RmD", error_Rtm, h_RtD)
+    return back_RtD.swapaxes(0, 1).reshape(h_TD.shape), change_RmD
+
+
+def _cbow(
+    x_CD: jax.Array, y_RmD: jax.Array, within: dict[int, jax.Array], role_Rtm: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the changes of x and y where the mean of its window predicts a position.
+
+    Args:
+      x_CD: input vectors of the positions and of what is beside them.
+      y_RmD: output vectors of each group.
+      within: offset -> whether a position's window has what stands there, (T,).
+      role_Rtm: of `_roles`.
+    """
+    w = max(within)
+    size_T = jnp.maximum(1, sum(inside_T.astype(jnp.float32) for inside_T in within.values()))
+    total_TD = sum(inside_T[:, None] * _beside(x_CD, o, w) for o, inside_T in within.items())
+    back_TD, change_RmD = _predict(total_TD / size_T[:, None], y_RmD, role_Rtm)
+    return _added_beside(back_TD, within, w), change_RmD
+
+
+def _skipgram(
+    x_CD: jax.Array, y_RmD: jax.Array, within: dict[int, jax.Array], role_Rtm: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the same as `_cbow`, where each id of the window predicts the position alone."""
+    w, (R, t, _) = max(within), role_Rtm.shape
+    change_CD, change_RmD = jnp.zeros_like(x_CD), jnp.zeros_like(y_RmD)
+    for o, inside_T in within.items():
+        inside_Rt1 = inside_T.reshape(t, R).T[..., None]
+        back_TD, more_RmD = _predict(_beside(x_CD, o, w), y_RmD, inside_Rt1 * role_Rtm)
+        change_CD += _added_beside(back_TD, {o: inside_T}, w)
+        change_RmD += more_RmD
+    return change_CD, change_RmD
