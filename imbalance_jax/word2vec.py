@@ -39,24 +39,21 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run's directory; by default runs/<config name>.")
     flags.DEFINE_string("data_dir", None, "Where the text is kept, if not in config.data_dir.")
     flags.DEFINE_enum("method", "cbow", ["cbow", "skipgram"], "What predicts what.")
-    flags.DEFINE_integer("dimension", 768, "Of the vectors.", lower_bound=1)
-    flags.DEFINE_integer("window", 5, "Ids on either side of a position, at most.", lower_bound=1)
-    flags.DEFINE_integer("negatives", 20, "Drawn for each position.", lower_bound=1)
+    flags.DEFINE_integer("dimension", 768, "Of the vectors.")
+    flags.DEFINE_integer("window", 5, "Ids on either side of a position, at most.")
+    flags.DEFINE_integer("negatives", 20, "Drawn for each position.")
     flags.DEFINE_float("exponent", 0.75, "Of the counts that negatives are drawn by.")
     flags.DEFINE_float(
         "sample",
         1e-3,
         "Ids with a larger share of the tokens are left out at times; 0 keeps all.",
-        lower_bound=0,
     )
-    flags.DEFINE_integer("min_count", 1, "Rarer ids are left out.", lower_bound=1)
-    flags.DEFINE_integer(
-        "epochs", 1, "Times that the run's tokens are gone through.", lower_bound=1
-    )
-    flags.DEFINE_float("start_rate", 0.025, "Learning rate at the first token.", lower_bound=0)
-    flags.DEFINE_float("end_rate", 1e-4, "And at the last, linearly in between.", lower_bound=0)
-    flags.DEFINE_integer("positions", 256, "That are learnt from at once.", lower_bound=1)
-    flags.DEFINE_integer("group", 16, "Positions that share their negatives.", lower_bound=1)
+    flags.DEFINE_integer("min_count", 1, "Rarer ids are left out.")
+    flags.DEFINE_integer("epochs", 1, "Times that the run's tokens are gone through.")
+    flags.DEFINE_float("start_rate", 0.025, "Learning rate at the first token.")
+    flags.DEFINE_float("end_rate", 1e-4, "And at the last, linearly in between.")
+    flags.DEFINE_integer("positions", 256, "That are learnt from at once.")
+    flags.DEFINE_integer("group", 16, "Positions that share their negatives.")
     flags.DEFINE_integer("seed", 0, "Of all draws but the run's own.")
 
 
@@ -64,7 +61,7 @@ def main() -> int:
     from imbalance_jax.evaluation import word2vec
 
     names = [field.name for field in dataclasses.fields(word2vec.Settings)]
-    settings = word2vec.Settings(**{name: FLAGS[name].value for name in names})
+    settings = word2vec.Settings(**{name: getattr(FLAGS, name) for name in names})
     run, opened = _open()
     found, vectors, count_V = measure(opened, settings)
     _save_vectors(run, f"word2vec-{settings.method}.npz", vectors, count_V)

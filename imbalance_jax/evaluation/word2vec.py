@@ -6,12 +6,13 @@ then before windows are taken, negatives are drawn by a power of the counts, the
 predicts its centre (and each context id gets the whole of the mean's gradient), and the rate
 falls linearly with the tokens gone through.
 
-They update after each position, and threads overwrite each other. Here an update is the sum
-of those of `Settings.positions` neighbouring positions, all taken at the vectors before it, and
-`Settings.group` neighbours share their negatives, so that these are products of matrices: the
-same gradient on average. Sums and not means, so that the rate means what it means there; they
-are stable as long as few positions of an update have one id, and groups are small
-(docs/word2vec.md).
+They update after each position, and their threads overwrite each other. Here an update is the
+sum of those of `Settings.positions` neighbours, all taken at the vectors before it, and every
+`Settings.group` of them share their negatives: the same gradient on average, as a few products
+of small matrices. A sum and not a mean, so that the rate means what it means there; it is
+stable as long as few positions of an update have one id, and groups are small. A group's
+positions are far apart: contexts of neighbours are alike, and with the same negatives so would
+be their errors (docs/word2vec.md has what that costs).
 """
 
 import dataclasses
@@ -51,9 +52,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"--method={self.method}: choose {' or '.join(METHODS)}.")
-        for name in (
-            *("dimension", "window", "negatives", "min_count", "epochs", "positions", "group"),
-        ):
+        sizes = ("dimension", "window", "negatives", "min_count", "epochs", "positions", "group")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name}={getattr(self, name)}: it must be 1 or more.")
         if self.positions % self.group:
@@ -133,7 +133,8 @@ def train(
         tables = _update(
             tables,
             (chunk.id_SC, chunk.sentence_SC, chunk.width_ST, chunk.negative_SRn, chunk.rate_S),
-            settings=settings,
+            method=settings.method,
+            window=settings.window,
         )
         poll(chunk.share)
     input_, output = (np.asarray(table) for table in tables)
@@ -184,8 +185,8 @@ def _chunks(
 ) -> Iterator[_Chunk]:
     """Yields all updates of a training."""
     T, w = settings.positions, settings.window
-    S = max(1, _CHUNK // T)
     total = int(count_V.sum()) * settings.epochs
+    S = max(1, min(_CHUNK, total) // T)
     weight_V = np.where(keep_V > 0, count_V, 0) ** settings.exponent
     upto_V = np.cumsum(weight_V) / weight_V.sum()
 
@@ -232,27 +233,26 @@ def _chunks(
 # On the device.
 
 
-@functools.partial(jax.jit, static_argnames="settings", donate_argnames="tables")
+@functools.partial(jax.jit, static_argnames=("method", "window"), donate_argnames="tables")
 def _update(
-    tables: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, ...], *, settings: Settings
+    tables: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, ...], *, method: str, window: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the input and output vectors after the updates of a chunk."""
-    w, T = settings.window, settings.positions
+    w, learn = window, {"cbow": _cbow, "skipgram": _skipgram}[method]
 
     def one(tables, update):
         input_VD, output_VD = tables
         id_C, sentence_C, width_T, negative_Rn, rate = update
         within = {
-            o: (abs(o) <= width_T) & (_beside(sentence_C, o, w) == sentence_C[w : w + T])
+            o: (abs(o) <= width_T) & (_beside(sentence_C, o, w) == _beside(sentence_C, 0, w))
             for o in (*range(-w, 0), *range(1, w + 1))
         }
         # Neighbours go to different groups: their contexts are alike, and so would be what
         # the same negatives make of them.
-        centre_Rt = id_C[w : w + T].reshape(-1, len(negative_Rn)).T
+        centre_Rt = _beside(id_C, 0, w).reshape(-1, len(negative_Rn)).T
         # A table is read and written once; XLA copies it where there is more.
         out_Rm = jnp.concatenate([negative_Rn, centre_Rt], axis=1)
         x_CD, y_RmD = input_VD[id_C], output_VD[out_Rm]
-        learn = _cbow if settings.method == "cbow" else _skipgram
         change_CD, change_RmD = learn(x_CD, y_RmD, within, _roles(negative_Rn, centre_Rt))
         input_VD = input_VD.at[id_C].add(rate * change_CD)
         return (input_VD, output_VD.at[out_Rm].add(rate * change_RmD)), None
@@ -280,9 +280,10 @@ def _beside(values_C: jax.Array, o: int, w: int) -> jax.Array:
 def _added_beside(values_TD: jax.Array, within: dict[int, jax.Array], w: int) -> jax.Array:
     """Adds each position's values to all places of its window: (C, D)."""
     around = jnp.pad(values_TD, ((2 * w, 2 * w), (0, 0)))
-    return sum(
-        _beside(jnp.pad(inside_T, 2 * w)[:, None] * around, -o, w) for o, inside_T in within.items()
-    )
+    total_CD = jnp.zeros((len(values_TD) + 2 * w, values_TD.shape[1]))
+    for o, inside_T in within.items():
+        total_CD += _beside(jnp.pad(inside_T, 2 * w)[:, None] * around, -o, w)
+    return total_CD
 
 
 def _predict(h_TD: jax.Array, y_RmD: jax.Array, role_Rtm: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -308,9 +309,11 @@ def _cbow(
       role_Rtm: of `_roles`.
     """
     w = max(within)
-    size_T = jnp.maximum(1, sum(inside_T.astype(jnp.float32) for inside_T in within.values()))
-    total_TD = sum(inside_T[:, None] * _beside(x_CD, o, w) for o, inside_T in within.items())
-    back_TD, change_RmD = _predict(total_TD / size_T[:, None], y_RmD, role_Rtm)
+    total_TD, size_T = jnp.zeros(()), jnp.zeros(())
+    for o, inside_T in within.items():
+        total_TD += inside_T[:, None] * _beside(x_CD, o, w)
+        size_T += inside_T
+    back_TD, change_RmD = _predict(total_TD / jnp.maximum(1, size_T)[:, None], y_RmD, role_Rtm)
     return _added_beside(back_TD, within, w), change_RmD
 
 
