@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from imbalance_jax.data.inspect import Opened
+    from imbalance_jax.evaluation.embeddings import PiecePairs
     from imbalance_jax.evaluation.word2vec import Settings, Vectors
     from imbalance_jax.languages import Vocabulary
 
@@ -152,9 +153,10 @@ def _align(
 ) -> dict[str, Any]:
     """Returns the pairs of languages, each with its measures of input and output vectors.
 
-    They are those of a model's embeddings, of the ids that occur.
+    They are those of a model's embeddings, of the ids that occur, and `shuffled`.
     """
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
     from imbalance_jax import sharding
@@ -181,14 +183,36 @@ def _align(
             "suggested" if pair.set else "clones",
             (others[0], others[1]),
         )
-        pairs[pair.name] = {
-            where: embeddings.measure(
-                alignment.programs, jax.numpy.asarray(table_VD), pieces, (blocks[0], blocks[1]),
+        found: dict[str, Any] = {}
+        for where, table_VD in (("input", vectors.input_VD), ("output", vectors.output_VD)):
+            found[where] = embeddings.measure(
+                alignment.programs,
+                jnp.asarray(table_VD),
+                pieces,
+                (blocks[0], blocks[1]),
                 candidates=0,
             )
-            for where, table_VD in (("input", vectors.input_VD), ("output", vectors.output_VD))
-        }  # fmt: skip
+            found[where]["shuffled"] = _shuffled(table_VD, pieces)
+        pairs[pair.name] = found
     return {"pairs": pairs, "skipped": alignment.skipped}
+
+
+def _shuffled(table_VD: "np.ndarray", pieces: "PiecePairs") -> float | None:
+    """Returns the mean cosine of pieces to the counterpart of the next less frequent one.
+
+    The rows of word2vec differ most by frequency, which clones have in common: what their
+    cosine has above this is not of that kind. None where there are no two pairs.
+    """
+    import numpy as np
+
+    order = np.flatnonzero(pieces.distinct)
+    if len(order) < 2:
+        return None
+    order = order[np.argsort(-pieces.count_n[order], kind="stable")]
+    rows_a = table_VD[pieces.ids[0][order]]
+    rows_b = table_VD[pieces.ids[1][np.roll(order, -1)]]
+    norms = np.linalg.norm(rows_a, axis=1) * np.linalg.norm(rows_b, axis=1)
+    return float(np.mean(np.sum(rows_a * rows_b, axis=1) / np.maximum(norms, 1e-30)))
 
 
 def _save_vectors(run: RunDirectory, name: str, vectors: "Vectors", count_V: "np.ndarray") -> None:
@@ -214,7 +238,8 @@ def describe(found: dict[str, Any]) -> list[str]:
                 retrieval = rows["retrieval"]
                 lines.append(
                     f"{name}, {where} vectors: cosine {rows['cosine']:.3f} of {rows['pairs']:,} "
-                    f"pairs of pieces, {rows['between']:.3f} of all; P@1 {retrieval['forth']:.2%} "
+                    f"pairs of pieces, {rows['shuffled']:.3f} shuffled among equally frequent "
+                    f"ones, {rows['between']:.3f} of all; P@1 {retrieval['forth']:.2%} "
                     f"and {retrieval['back']:.2%}, by chance {retrieval['chance']:.2%}"
                 )
     return lines

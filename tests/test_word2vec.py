@@ -268,6 +268,10 @@ def test_a_run_is_measured_on_its_own_tokens_and_what_other_methods_found_is_kep
         unit = table_VD / np.maximum(np.linalg.norm(table_VD, axis=1, keepdims=True), 1e-9)
         cosine = np.sum(unit[:U][both] * unit[U:][both], axis=1)
         assert rows["cosine"] == pytest.approx(cosine.mean(), abs=1e-5)
+        by_count = np.argsort(-np.minimum(count_V[:U], count_V[U:])[both], kind="stable")
+        a, b = unit[:U][both][by_count], unit[U:][both][by_count]
+        next_one = [np.dot(a[k], b[(k + 1) % len(b)]) for k in range(len(a))]
+        assert rows["shuffled"] == pytest.approx(np.mean(next_one), abs=1e-5)
         any_two = unit[seen[0]] @ unit[seen[1]].T
         assert rows["between"] == pytest.approx(any_two.mean(), abs=1e-5)
         assert rows["retrieval"]["candidates"] == sum(map(len, seen)) // 2

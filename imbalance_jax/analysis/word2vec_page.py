@@ -23,20 +23,21 @@ def section(run: Run) -> str:
         rate = markup.number(found.get("tokens_per_second"))
         if math.isfinite(rate):
             trained.append(f"{name}: {found['tokens']:,} tokens, {rate:,.0f} a second.")
-    header = ["vectors", "pairs", "cosine", "of any two", "excess", "centred"]
+    header = ["vectors", "pairs", "cosine", "shuffled", "of any two", "excess", "centred"]
     header += ["nearest is the right one", "by chance"]
     table = markup.table(header, rows, "Pieces that mean the same, of those that occur.")
     note = markup.note(
         "The same tokens as the run's, with vectors that each piece learns from its neighbours "
-        "alone. Only the excess over any two pieces of the two languages counts, and how often "
-        "the nearest piece of the other language is the right one. " + " ".join(trained)
+        "alone. Shuffled are pieces with the counterpart of one as frequent; only the excess over "
+        "that counts, and how often the nearest piece of the other language is the right one. "
+        + " ".join(trained)
     )
     return markup.section("word2vec on the same tokens", note, table)
 
 
 def _cells(measured: Mapping[str, Any]) -> list[str]:
     """Returns the cells of one pair of languages; absent ones for what was not measured."""
-    cosine, between = (markup.number(measured.get(name)) for name in ("cosine", "between"))
+    cosine, shuffled = (markup.number(measured.get(name)) for name in ("cosine", "shuffled"))
     scores = measured.get("retrieval") or {}
     forth, back = (markup.number(scores.get(name)) for name in ("forth", "back"))
 
@@ -47,8 +48,9 @@ def _cells(measured: Mapping[str, Any]) -> list[str]:
     return [
         cell(markup.number(measured.get("pairs")), markup.count),
         cell(cosine, three),
-        cell(between, three),
-        cell(cosine - between, lambda x: f"{x:+.3f}".replace("-", "−")),
+        cell(shuffled, three),
+        cell(markup.number(measured.get("between")), three),
+        cell(cosine - shuffled, lambda x: f"{x:+.3f}".replace("-", "−")),
         cell(markup.number(measured.get("centred")), three),
         cell((forth + back) / 2, markup.percent),
         cell(markup.number(scores.get("chance")), markup.percent),
