@@ -12,7 +12,11 @@ sum of those of `Settings.positions` neighbours, all taken at the vectors before
 of small matrices. A sum and not a mean, so that the rate means what it means there; it is
 stable as long as few positions of an update have one id, and groups are small. A group's
 positions are far apart: contexts of neighbours are alike, and with the same negatives so would
-be their errors (docs/word2vec.md has what that costs).
+be their errors (docs/word2vec.md has what that costs). The contexts of a position share them as
+well where each predicts it alone, and are taken at once.
+
+Dimensions of this file: S updates sent together, T positions of one, C = T + 2 window with what
+is beside them, Q groups of t positions, n negatives, m = n + t output vectors of a group.
 """
 
 import dataclasses
@@ -132,7 +136,7 @@ def train(
         kept += chunk.real
         tables = _update(
             tables,
-            (chunk.id_SC, chunk.sentence_SC, chunk.width_ST, chunk.negative_SRn, chunk.rate_S),
+            (chunk.id_SC, chunk.sentence_SC, chunk.width_ST, chunk.negative_SQn, chunk.rate_S),
             method=settings.method,
             window=settings.window,
         )
@@ -146,12 +150,12 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """S updates of T positions each; C = T + 2 window with what is beside them."""
+    """What a number of updates is made from."""
 
     id_SC: np.ndarray
     sentence_SC: np.ndarray  # its number in the stream; _NOWHERE beyond the ends
     width_ST: np.ndarray  # of each position's window; 0 beyond the end
-    negative_SRn: np.ndarray  # of each of R groups
+    negative_SQn: np.ndarray  # ids, of each group
     rate_S: np.ndarray
     real: int  # positions that are not beyond the end
     share: float  # of all tokens that are gone through after it
@@ -198,15 +202,15 @@ def _chunks(
         ]
         width_ST = 1 + (w * _uniform((S, T), settings.seed, 2, number)).astype(np.int32)
         shape = (S, T // settings.group, settings.negatives)
-        drawn_SRn = _uniform(shape, settings.seed, 3, number)
-        negative_SRn = np.searchsorted(upto_V, drawn_SRn, side="right")
+        drawn_SQn = _uniform(shape, settings.seed, 3, number)
+        negative_SQn = np.searchsorted(upto_V, drawn_SQn, side="right")
         share_S = before_n[w : w + S * T : T] / total
         rate_S = settings.start_rate - (settings.start_rate - settings.end_rate) * share_S
         return _Chunk(
             id_SC=windows[0].astype(np.int32),
             sentence_SC=windows[1].astype(np.int32),
             width_ST=np.where(windows[1][:, w : w + T] == _NOWHERE, 0, width_ST),
-            negative_SRn=negative_SRn.astype(np.int32),
+            negative_SQn=negative_SQn.astype(np.int32),
             rate_S=rate_S.astype(np.float32),
             real=real,
             share=float(before_n[w + real - 1] + 1) / total,
@@ -223,11 +227,14 @@ def _chunks(
             yield drawn(waiting, number, S * T)
             number += 1
             waiting = [values[S * T :] for values in waiting]
-    left = len(waiting[0]) - w
-    if left > 0:
-        end = beyond((S + 1) * T + 2 * w, total)
-        waiting = [np.concatenate(pair) for pair in zip(waiting, end, strict=True)]
-        yield drawn(waiting, number, left)
+    left = len(waiting[0]) - w  # positions; a few more than a chunk has, at most
+    end = beyond(2 * S * T + 2 * w, total)
+    waiting = [np.concatenate(pair) for pair in zip(waiting, end, strict=True)]
+    while left > 0:
+        yield drawn(waiting, number, min(left, S * T))
+        number += 1
+        left -= S * T
+        waiting = [values[S * T :] for values in waiting]
 
 
 # On the device.
@@ -242,34 +249,34 @@ def _update(
 
     def one(tables, update):
         input_VD, output_VD = tables
-        id_C, sentence_C, width_T, negative_Rn, rate = update
+        id_C, sentence_C, width_T, negative_Qn, rate = update
         within = {
             o: (abs(o) <= width_T) & (_beside(sentence_C, o, w) == _beside(sentence_C, 0, w))
             for o in (*range(-w, 0), *range(1, w + 1))
         }
         # Neighbours go to different groups: their contexts are alike, and so would be what
         # the same negatives make of them.
-        centre_Rt = _beside(id_C, 0, w).reshape(-1, len(negative_Rn)).T
+        centre_Qt = _beside(id_C, 0, w).reshape(-1, len(negative_Qn)).T
         # A table is read and written once; XLA copies it where there is more.
-        out_Rm = jnp.concatenate([negative_Rn, centre_Rt], axis=1)
-        x_CD, y_RmD = input_VD[id_C], output_VD[out_Rm]
-        change_CD, change_RmD = learn(x_CD, y_RmD, within, _roles(negative_Rn, centre_Rt))
+        out_Qm = jnp.concatenate([negative_Qn, centre_Qt], axis=1)
+        x_CD, y_QmD = input_VD[id_C], output_VD[out_Qm]
+        change_CD, change_QmD = learn(x_CD, y_QmD, within, _roles(negative_Qn, centre_Qt))
         input_VD = input_VD.at[id_C].add(rate * change_CD)
-        return (input_VD, output_VD.at[out_Rm].add(rate * change_RmD)), None
+        return (input_VD, output_VD.at[out_Qm].add(rate * change_QmD)), None
 
     return jax.lax.scan(one, tables, chunk)[0]
 
 
-def _roles(negative_Rn: jax.Array, centre_Rt: jax.Array) -> jax.Array:
-    """Returns what each output vector of a group is to each of its positions: (R, t, m).
+def _roles(negative_Qn: jax.Array, centre_Qt: jax.Array) -> jax.Array:
+    """Returns what each output vector of a group is to each of its positions: (Q, t, m).
 
     1 for the position's own, -1 for a negative, and 0 for other positions' own and for a
     negative that is the id itself.
     """
-    R, t = centre_Rt.shape
-    negative_Rtn = -(negative_Rn[:, None] != centre_Rt[..., None]).astype(jnp.float32)
-    own_Rtt = jnp.broadcast_to(jnp.eye(t), (R, t, t))
-    return jnp.concatenate([negative_Rtn, own_Rtt], axis=2)
+    Q, t = centre_Qt.shape
+    negative_Qtn = -(negative_Qn[:, None] != centre_Qt[..., None]).astype(jnp.float32)
+    own_Qtt = jnp.broadcast_to(jnp.eye(t), (Q, t, t))
+    return jnp.concatenate([negative_Qtn, own_Qtt], axis=2)
 
 
 def _beside(values_C: jax.Array, o: int, w: int) -> jax.Array:
@@ -286,46 +293,46 @@ def _added_beside(values_TD: jax.Array, within: dict[int, jax.Array], w: int) ->
     return total_CD
 
 
-def _predict(h_TD: jax.Array, y_RmD: jax.Array, role_Rtm: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _predict(h_TD: jax.Array, y_QmD: jax.Array, role_Qtm: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns minus the gradients of h and y where each h is to tell its own y from negatives."""
-    R, t, _ = role_Rtm.shape
-    h_RtD = h_TD.reshape(t, R, -1).swapaxes(0, 1)
-    score_Rtm = jnp.einsum("RtD,RmD->Rtm", h_RtD, y_RmD)
-    error_Rtm = role_Rtm * jax.nn.sigmoid(-role_Rtm * score_Rtm)
-    back_RtD = jnp.einsum("Rtm,RmD->RtD", error_Rtm, y_RmD)
-    change_RmD = jnp.einsum("Rtm,RtD->RmD", error_Rtm, h_RtD)
-    return back_RtD.swapaxes(0, 1).reshape(h_TD.shape), change_RmD
+    Q, t, _ = role_Qtm.shape
+    h_QtD = h_TD.reshape(t, Q, -1).swapaxes(0, 1)
+    score_Qtm = jnp.einsum("QtD,QmD->Qtm", h_QtD, y_QmD)
+    error_Qtm = role_Qtm * jax.nn.sigmoid(-role_Qtm * score_Qtm)
+    back_QtD = jnp.einsum("Qtm,QmD->QtD", error_Qtm, y_QmD)
+    change_QmD = jnp.einsum("Qtm,QtD->QmD", error_Qtm, h_QtD)
+    return back_QtD.swapaxes(0, 1).reshape(h_TD.shape), change_QmD
 
 
 def _cbow(
-    x_CD: jax.Array, y_RmD: jax.Array, within: dict[int, jax.Array], role_Rtm: jax.Array
+    x_CD: jax.Array, y_QmD: jax.Array, within: dict[int, jax.Array], role_Qtm: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the changes of x and y where the mean of its window predicts a position.
 
     Args:
       x_CD: input vectors of the positions and of what is beside them.
-      y_RmD: output vectors of each group.
+      y_QmD: output vectors of each group.
       within: offset -> whether a position's window has what stands there, (T,).
-      role_Rtm: of `_roles`.
+      role_Qtm: of `_roles`.
     """
     w = max(within)
     total_TD, size_T = jnp.zeros(()), jnp.zeros(())
     for o, inside_T in within.items():
         total_TD += inside_T[:, None] * _beside(x_CD, o, w)
         size_T += inside_T
-    back_TD, change_RmD = _predict(total_TD / jnp.maximum(1, size_T)[:, None], y_RmD, role_Rtm)
-    return _added_beside(back_TD, within, w), change_RmD
+    back_TD, change_QmD = _predict(total_TD / jnp.maximum(1, size_T)[:, None], y_QmD, role_Qtm)
+    return _added_beside(back_TD, within, w), change_QmD
 
 
 def _skipgram(
-    x_CD: jax.Array, y_RmD: jax.Array, within: dict[int, jax.Array], role_Rtm: jax.Array
+    x_CD: jax.Array, y_QmD: jax.Array, within: dict[int, jax.Array], role_Qtm: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the same as `_cbow`, where each id of the window predicts the position alone."""
-    w, (R, t, _) = max(within), role_Rtm.shape
-    change_CD, change_RmD = jnp.zeros_like(x_CD), jnp.zeros_like(y_RmD)
+    w, (Q, t, _) = max(within), role_Qtm.shape
+    change_CD, change_QmD = jnp.zeros_like(x_CD), jnp.zeros_like(y_QmD)
     for o, inside_T in within.items():
-        inside_Rt1 = inside_T.reshape(t, R).T[..., None]
-        back_TD, more_RmD = _predict(_beside(x_CD, o, w), y_RmD, inside_Rt1 * role_Rtm)
+        inside_Qt1 = inside_T.reshape(t, Q).T[..., None]
+        back_TD, more_QmD = _predict(_beside(x_CD, o, w), y_QmD, inside_Qt1 * role_Qtm)
         change_CD += _added_beside(back_TD, {o: inside_T}, w)
-        change_RmD += more_RmD
-    return change_CD, change_RmD
+        change_QmD += more_QmD
+    return change_CD, change_QmD
