@@ -98,7 +98,7 @@ def _open() -> "tuple[RunDirectory, Opened]":
     fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
     run.check_text(fingerprints, ORDER_VERSION)
     if not begun:
-        run.claim(config)
+        run.claim(opened.config)
         run.release()
     return run, opened
 
