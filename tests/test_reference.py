@@ -9,6 +9,7 @@ import types
 import pytest
 
 from imbalance_jax.analysis import paper_page, paper_tables, reference
+from imbalance_jax.analysis.paper_catalogue import FIGURES
 from imbalance_jax.analysis.paper_results import law_results, study_results
 from imbalance_jax.analysis.reference import Result
 
@@ -216,6 +217,28 @@ def test_what_was_measured_of_states_gradients_and_embeddings_becomes_rows():
     assert [r.setting["pairs"] for r in rows if r.figure == "Figure 6"] == ["clones", "all pairs"]
     edges = [(r.setting["freq_lo"], r.setting["freq_hi"]) for r in rows if r.figure == "Figure 7"]
     assert edges == [("10^0", "10^0.25"), ("10^0.25", "10^0.5")]
+
+
+def test_word2vec_is_a_model_of_its_own_in_the_figure_of_embeddings():
+    table = make_table([(3.0, 4.0)], ["Figure 6"])
+    measured = {"cosine_all_ids": -0.1, "all_pairs": 0.05}
+    word2vec = {
+        "skipgram": {"pairs": {"en1-en2": {"input": {"cosine_all_ids": 9.0}}}},
+        "cbow": {"pairs": {"en1-en2": {"input": measured, "output": {"all_pairs": 0.9}}}},
+    }
+    deep = {"en1-en2": {"embed_in": {"cosine_all_ids": 0.5}}}
+    evaluation = {"alignment": {"pairs": deep}, "word2vec": word2vec}
+    rows = study_results(table, {}, evaluations={"r90_10-0": evaluation})
+    keys = ("embedding", "pairs")
+    shallow = {
+        tuple(row.setting[key] for key in keys): row.value
+        for row in rows
+        if row.setting["model"] == "word2vec"
+    }
+    expected = {("input", "clones"): -0.1, ("input", "all pairs"): 0.05}
+    assert shallow == expected | {("output", "all pairs"): 0.9}
+    panels = FIGURES["Figure 6"].panels(rows)
+    assert [panel.title.rpartition(", ")[2] for panel in panels][1] == "word2vec"
 
 
 def test_hidden_states_are_those_logged_where_there_is_no_evaluation():

@@ -16,7 +16,7 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax import progress
-from imbalance_jax.analysis import alignment_page, figures, markup
+from imbalance_jax.analysis import alignment_page, figures, markup, word2vec_page
 from imbalance_jax.analysis.figures import Curve
 from imbalance_jax.analysis.record import Run, read
 from imbalance_jax.runs import RunDirectory
@@ -50,6 +50,7 @@ def _page(run: Run) -> str:
         _results(run),
         _learning(run),
         alignment_page.section(run),
+        word2vec_page.section(run),
         _optimization(run),
         _ratio(run),
         _time(run),

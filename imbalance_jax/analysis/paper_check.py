@@ -190,7 +190,7 @@ def reference_efficiencies(
 def _evaluations(table: StudyTable) -> Iterator[tuple[str, Mapping]]:
     for name, run in table.runs.items():
         if run.state.state == "done" and run.spec.figures:
-            yield name, run.directory.read_json("evaluation.json")
+            yield name, paper_results.evaluation(run.directory)
 
 
 def _logarithmic(metric: str) -> bool:

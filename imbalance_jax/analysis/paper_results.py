@@ -15,6 +15,7 @@ from imbalance_jax.analysis.reference import Result, split_figures
 
 if TYPE_CHECKING:
     from imbalance_jax.analysis.study_table import Alignment, Observation, StudyTable
+    from imbalance_jax.runs import RunDirectory
 
 # What a figure or table shows; of those that are not named, perplexities.
 _HIDDEN = ("Table 2", "Table 4")
@@ -66,8 +67,8 @@ def study_results(
       efficiencies: (run, language) -> efficiency, of those that have one.
       interval: of the mean of at least two values; none leaves intervals out.
       intervals: (cell, metric) -> ends, in place of those of `interval`.
-      evaluations: run -> its evaluation.json, for gradients, embeddings and hidden states; of
-        the last there is, without it, what the run logged.
+      evaluations: run -> what `evaluation` returns, for gradients, embeddings and hidden states;
+        of the last there is, without it, what the run logged.
     """
     cells: dict[str, list[str]] = {}
     for name, run in table.runs.items():
@@ -104,6 +105,12 @@ def study_results(
                     Result(figure, settings, metric, value, low, high, tuple(values), table.name)
                 )
     return found
+
+
+def evaluation(run: "RunDirectory") -> dict[str, Any]:
+    """Returns a run's evaluation.json, with its word2vec.json under that name."""
+    word2vec = run.read_json("word2vec.json") or {}
+    return (run.read_json("evaluation.json") or {}) | {"word2vec": word2vec}
 
 
 def law_results(
@@ -179,7 +186,12 @@ def _measured(
     elif name in _GRADIENTS:
         yield from _gradients(pair)
     elif name in _EMBEDDINGS:
-        yield from _embeddings(pair)
+        yield from _embeddings(pair, {"embed_in": "input", "embed_out": "output"})
+        cbow = (evaluation.get("word2vec") or {}).get("cbow") or {}  # as the reference's
+        shallow: Mapping[str, Any] = next(iter((cbow.get("pairs") or {}).values()), {})
+        for row in _embeddings(shallow, {"input": "input", "output": "output"}):
+            setting = (("model", "word2vec"), *row.setting)
+            yield dataclasses.replace(row, setting=setting)
     elif name in _FREQUENCIES:
         yield from _frequencies(pair)
     elif name not in _GLUE:
@@ -235,9 +247,14 @@ def _gradients(pair: Mapping[str, Any]) -> Iterator[_Measured]:
         yield _Measured("gradient_cossim_mean", found["mean_with_key_bias"])
 
 
-def _embeddings(pair: Mapping[str, Any]) -> Iterator[_Measured]:
-    """As the reference counts: with all ids, the untrained ones too."""
-    for where, embedding in (("embed_in", "input"), ("embed_out", "output")):
+def _embeddings(pair: Mapping[str, Any], tables: Mapping[str, str]) -> Iterator[_Measured]:
+    """As the reference counts: with all ids of a model, the untrained ones too.
+
+    Args:
+      pair: what was measured of two languages.
+      tables: its names of them -> the reference's.
+    """
+    for where, embedding in tables.items():
         found = pair.get(where) or {}
         for name, kind in (("cosine_all_ids", "clones"), ("all_pairs", "all pairs")):
             if found.get(name) is not None:

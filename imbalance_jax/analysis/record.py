@@ -28,6 +28,7 @@ class Run:
     windows: Sequence[Mapping[str, str]]  # rows of mixture.csv
     provenance: Mapping[str, Any]
     evaluation: Mapping[str, Any]
+    word2vec: Mapping[str, Any]  # word2vec.json: method -> what it found
 
     @property
     def step(self) -> int:
@@ -116,4 +117,5 @@ def read(run: RunDirectory) -> Run:
         windows=windows,
         provenance=run.read_json("provenance.json") or {},
         evaluation=run.read_json("evaluation.json") or {},
+        word2vec=run.read_json("word2vec.json") or {},
     )

@@ -785,7 +785,7 @@ def _paper(table: StudyTable, found: Effects, folder: pathlib.Path) -> str:
 def _paper_results(table: StudyTable, found: Effects) -> list[reference.Result]:
     """Returns the study's rows for the figures, TEff by the reference's law among them."""
     done = {
-        name: run.directory.read_json("evaluation.json")
+        name: paper_results.evaluation(run.directory)
         for name, run in table.runs.items()
         if run.state.state == "done" and run.spec.figures
     }
