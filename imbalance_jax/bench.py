@@ -8,6 +8,7 @@
     python -m imbalance_jax.bench --config=configs/90_10.py              # the stream
     python -m imbalance_jax.bench --alignment=runs/en_fr --pairs=500
     python -m imbalance_jax.bench --case=pico:2 --members=8              # packed against in turn
+    python -m imbalance_jax.bench --case=pico:2 --meshes                 # each against one device
 
 A case is scale:languages:batch, with fields of the config after it. Its speed is that of the
 real step on made-up text, as shares of the matmul peak measured in the same process and of the
@@ -15,7 +16,8 @@ device's datasheet; its time is split by the parts of the model. --against start
 in turn with ours. --topology compiles for TPUs that are not there (extra `tpu`). With a config,
 the host's stream of batches is timed against its training; with a run, its alignment against
 the reference study's way of it (extra `bench`). --members times a pack of so many runs, of a case
-or a config, against the same runs in turn, in each way in which a device can take them.
+or a config, against the same runs in turn, in each way in which a device can take them. --meshes
+times every mesh of the devices at hand against one of them.
 
 docs/performance.md has what was measured so far.
 """
@@ -55,6 +57,7 @@ def define_flags() -> None:
     flags.DEFINE_float("deadline", 0.0, "Seconds after which no further case begins; 0 is none.")
     flags.DEFINE_string("out", None, "A JSON file to write the figures to.")
     flags.DEFINE_integer("members", 0, "Runs of a pack to time, of each case or the config.")
+    flags.DEFINE_bool("meshes", False, "Time every mesh of the devices at hand.")
     flags.DEFINE_string("alignment", None, "A run whose alignment is timed.")
     flags.DEFINE_integer("pairs", 512, "Sequences that --alignment is timed on.", lower_bound=8)
     flags.DEFINE_integer("compared", 5, "Those for the reference's way of it.", lower_bound=1)
@@ -149,6 +152,15 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
         return found
     if FLAGS.members:
         found["packing"] = _measure_pack(case.name, case.config)
+        return found
+    if FLAGS.meshes:
+        from imbalance_jax.benchmarks import meshes
+
+        _print([case.name, meshes.HEAD])
+        found["meshes"] = []
+        for row in meshes.measure(case.config, seconds=FLAGS.seconds):
+            found["meshes"].append(row)
+            print(meshes.describe(row), flush=True)
         return found
     from imbalance_jax.benchmarks import training
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # Seconds: until all processes of a job have come (queued capacity comes in parts), until one
 # that says nothing is taken for lost, and that one which failed waits for the others to leave.
-_JOIN_SECONDS, _HEARTBEAT_SECONDS, _LEAVE_SECONDS = 900, 60, 10
+_JOIN_SECONDS, _HEARTBEAT_SECONDS, _LEAVE_SECONDS = 900, 60, 5
 _DEFAULT_PORT = 8476
 
 

@@ -252,7 +252,7 @@ def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> i
             try:
                 failed |= pack.train(pack.Pack(groups[start], mesh), times, interrupts)
             except Preempted as stop:
-                print(_stopped(stop, f"{len(groups[start])} runs"))
+                print(_stopped(stop, f"of {len(groups[start])} runs"))
                 return cli.PREEMPTED
             except Lost as lost:
                 return _leave(lost)
@@ -272,8 +272,8 @@ def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> i
 
 def _stopped(stop: "Preempted", where: str) -> str:
     if stop.step is None:
-        return f"Stopped before a step of {where} was made. {_again()}"
-    return f"Saved step {stop.step} of {where}. {_again()}"
+        return f"Stopped before the first step. {_again()}"
+    return f"Saved step {stop.step} {where}. {_again()}"
 
 
 def _leave(lost: "Lost") -> int:
@@ -303,7 +303,7 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
         try:
             train(trainer, run, times, interrupts)
         except Preempted as stop:
-            print(_stopped(stop, str(run)))
+            print(_stopped(stop, f"in {run}"))
             return cli.PREEMPTED
         except Lost as lost:
             return _leave(lost)

@@ -135,7 +135,7 @@ def test_sigterm_to_one_process_stops_all_at_the_same_step(stopped):
     assert [code for code, _ in stopped.ended] == [cli.PREEMPTED] * 2, stopped.ended
     saved = RunDirectory(stopped.run).newest_checkpoint()
     assert 8 <= saved < STEPS
-    assert f"Saved step {saved} of" in stopped.ended[0][1]
+    assert f"Saved step {saved} in" in stopped.ended[0][1]
     assert "Saved step" not in stopped.ended[1][1]  # process 0 speaks for all
 
 

@@ -68,7 +68,7 @@ def measure(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, 
             "memory": training.memory(update),
         },
     }
-    turns = {"alone": _alone(one, update)}
+    turns = {"alone": alone_turn(one, update)}
     for way in WAYS:
         pack = Pack(runs, mesh, way)
         began = time.perf_counter()
@@ -77,8 +77,8 @@ def measure(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, 
             "compile_seconds": time.perf_counter() - began,
             "memory": training.memory(packed),
         }
-        turns[way] = _packed(pack, packed)
-    for name, steps in _in_turn(turns, seconds).items():
+        turns[way] = packed_turn(pack, packed)
+    for name, steps in in_turn(turns, seconds).items():
         found[name]["step_seconds"] = statistics.median(steps)
         found[name]["step_seconds_of_rounds"] = steps
     tokens = members * config.batch_size * config.model.L
@@ -103,13 +103,15 @@ def _changed(config: Config, n: int) -> Config:
 Turn = Callable[[int], float]
 
 
-def _alone(trainer: Trainer, update: jax.stages.Compiled) -> Turn:
+def alone_turn(trainer: Trainer, update: jax.stages.Compiled) -> Turn:
+    """Returns what trains a run alone."""
     map_GU = trainer.map_GU()
     steps = _Steps(trainer.init_state(), update, trainer.stream.steps)
     return lambda count: steps.run(count, trainer.batch, map_GU)
 
 
-def _packed(pack: Pack, update: jax.stages.Compiled) -> Turn:
+def packed_turn(pack: Pack, update: jax.stages.Compiled) -> Turn:
+    """Returns what trains a pack."""
     map_EGU = pack.map_EGU()
     alive_E = np.arange(pack.size) < len(pack.members)
     steps = _Steps(pack.init_state(), update, pack.steps)
@@ -135,7 +137,7 @@ class _Steps:
         return (time.perf_counter() - began) / count
 
 
-def _in_turn(turns: dict[str, Turn], seconds: float) -> dict[str, list[float]]:
+def in_turn(turns: dict[str, Turn], seconds: float) -> dict[str, list[float]]:
     """Returns the seconds of a step in each round of all ways.
 
     A machine's speed changes with what else runs there, so that ways are compared in turn.
