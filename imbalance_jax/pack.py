@@ -345,6 +345,7 @@ class _Loop:
             self._train()
             self._each(_end)
         except Preempted:
+            self._flush()  # what is logged of the step that is saved
             self._each(lambda course, state: course.save(state))
             for course in self._courses:
                 course.checkpoints.wait()

@@ -241,6 +241,8 @@ def _submit(
     folder = epath.Path(plan.folder)
     for place in dict.fromkeys((_out(plan), folder)):
         _write(place, plan, rendered)
+    if plan.engine == "local":
+        print(f"What the runs say goes to {plan.workdir}/logs, as they train.")
     for command in rendered.commands:
         print(shlex.join(command), flush=True)
         code = _execute(command, plan.engine == "local", folder / "submitted.jsonl")

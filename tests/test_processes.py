@@ -1,5 +1,6 @@
 """Several real processes are one run: same losses, stopped together, resumed as any number."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 from conftest import ONE_DEVICE, tiny_config
 
-from imbalance_jax import cli, distributed, sharding, train
+from imbalance_jax import cli, distributed, grid, sharding, train
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.runs import RunDirectory
+from imbalance_jax.study_directory import StudyDirectory
 
 STEPS = 24
 # Of fp32 sums in another order: 1, 2 or 4 devices add up parts of a batch.
@@ -67,6 +69,11 @@ def run_together(
     count: int, run: pathlib.Path, code: str = "", args: tuple[str, ...] = ()
 ) -> list[tuple[int, str]]:
     """Returns the exit code and the output of each process of a run."""
+    return start_together(count, code, (f"--workdir={run}", *args))
+
+
+def start_together(count: int, code: str, args: tuple[str, ...]) -> list[tuple[int, str]]:
+    """Returns the exit code and the output of each process of one command."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -74,7 +81,7 @@ def run_together(
     shared = dict(os.environ, XLA_FLAGS=xla, IMB_COORDINATOR=f"127.0.0.1:{port}")
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code + MAIN, f"--workdir={run}", *args],
+            [sys.executable, "-c", code + MAIN, *args],
             env=shared | {"IMB_NUM_PROCESSES": str(count), "IMB_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -186,3 +193,25 @@ def test_a_process_that_refuses_to_start_keeps_all_from_starting(tmp_path, data_
     assert "config.data_dir cannot be read here" in why
     assert "Process 1 cannot start" in said
     assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_pack_on_two_processes_is_stopped_and_goes_on_to_the_runs_alone(
+    tmp_path, alone, data_dir, english
+):
+    config = make_config(data_dir)
+    runs = {
+        f"r_s{seed}": grid.RunSpec(dataclasses.replace(config, seed=seed), cell="r")
+        for seed in range(2)
+    }
+    directory = StudyDirectory(tmp_path / "study")
+    directory.claim(grid.StudyConfig("Two seeds.", unit_tokens=1, runs=runs))
+    args = (f"--study={directory}", "--members=r_s0,r_s1", "--mesh=member=2,data=1")
+    ended = start_together(2, STOPPED.replace("step == 7", "step >= 7"), args)
+    assert [code for code, _ in ended] == [cli.PREEMPTED] * 2, ended
+    saved = [directory.run(name).newest_checkpoint() for name in ("r_s0", "r_s1")]
+    assert saved[0] == saved[1] and 8 <= saved[0] < STEPS
+    ended = start_together(2, "", args)
+    assert [code for code, _ in ended] == [cli.DONE] * 2, ended
+    assert_same_run(pathlib.Path(directory.run("r_s0").path), alone)
+    assert directory.run("r_s1").done
