@@ -84,6 +84,7 @@ def test_a_program_that_fails_is_named_with_what_it_said(command, expected, othe
         compare.measure(case_lib.parse("demo:2:4"), 2048, [command], rounds=1, steps=1)
 
 
+@pytest.mark.slow
 def test_ours_speaks_the_protocol_that_it_asks_of_others():
     case = case_lib.parse("demo:2:2 model.L=16 model.D=16 model.F=16 model.N=1 model.K=8")
     asked = compare.describe_case(case, case.vocab_size, "float32", 2)

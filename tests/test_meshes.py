@@ -14,6 +14,7 @@ import pytest
 from conftest import tiny_config
 
 from imbalance_jax import pack, sharding, train
+from imbalance_jax import step as step_lib
 from imbalance_jax.config import Config
 from imbalance_jax.runs import RunDirectory
 
@@ -22,8 +23,8 @@ AXES = sharding.AXES
 SHAPES = [shape for shape in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(shape) == 8]
 # In the loss of 20 steps.
 TOLERANCE = 1e-5
-# One that has all axes cut, and those along which nothing else is.
-ALWAYS = [(1, 2, 2, 2), (2, 1, 2, 2), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8), (8, 1, 1, 1)]
+# Those that have most axes cut; the others take as long each.
+ALWAYS = [(1, 2, 2, 2), (2, 1, 2, 2)]
 
 
 def make_config(data_dir: pathlib.Path, seed: int = 0, **mesh: int) -> Config:
@@ -39,15 +40,17 @@ def alone(data_dir, english) -> list[list[float]]:
     curves = []
     config = make_config(data_dir)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    update = None
+    update = make = None
     for seed in range(8):
         seeded = dataclasses.replace(config, seed=seed)
         trainer = train.Trainer.make(seeded, {"en": english}, mesh)
-        state = trainer.init_state()
+        make = make or step_lib.jit_init(config, trainer.vocabulary.size, mesh)
+        state = trainer.init_state(make)
         update = update or trainer.compile_step(state)
         losses = []
+        map_GU = trainer.map_GU()
         for step in range(STEPS):
-            state, metrics = update(state, trainer.batch(step), trainer.map_GU())
+            state, metrics = update(state, trainer.batch(step), map_GU)
             losses.append(float(metrics["loss"]))
         curves.append(losses)
     return curves

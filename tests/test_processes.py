@@ -153,7 +153,7 @@ def test_two_processes_have_the_losses_of_one(stopped, alone):
         assert value == pytest.approx(theirs[key], rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_of_two_processes_goes_on_as_any_number(
     stopped, alone, tmp_path, data_dir, english, count
 ):
@@ -176,6 +176,7 @@ def test_an_error_of_one_process_ends_all_and_is_written_down(tmp_path, data_dir
     assert "the disk of process 1 is gone" in ended[1][1]
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others_with_a_code_that_asks_for_a_restart(
     tmp_path, data_dir, english
 ):
