@@ -17,12 +17,15 @@ Map of the package, in the order of its imports:
     data/       text -> tokens -> batches             model       the transformer; also attention,
                                                                 objective
     sharding    the mesh and who holds what           step        one update of the TrainState
+    distributed several processes as one run          storage     file systems and gs://
     evaluation/ loss and alignment per language       train       the loop; also cadence, and pack:
                                                                 several runs as one program
     runs        the run directory                     checkpoint  save and restore
     tuning      what is fastest on which device       benchmarks/ what the command bench measures
     grid        what a study is made of               study_*     its directory, plan and runner
     analysis/   figures, laws, verdicts, pages        main, evaluate, study, report, ...: commands
+
+The package `launch` beside this one sends a study's runs to clusters.
 
 In a notebook, `imbalance_jax.load("runs/90_10")` gives a trained run's config, parameters
 and forward function.

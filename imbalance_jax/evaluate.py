@@ -4,8 +4,8 @@
     python -m imbalance_jax.evaluate --workdir=runs/90_10 --step=1000 --pairs=100
 
 The results of a run's last step go into its evaluation.json, and report.html is written anew;
-those of an earlier step go into evaluation-STEP.json beside it. Any number of devices will do,
-whatever the run was trained on. It needs the run's text, in config.data_dir.
+those of an earlier step go into evaluation-STEP.json beside it. Any number of devices and
+processes will do, whatever the run was trained on. It needs the run's text, in config.data_dir.
 """
 
 import dataclasses
@@ -114,12 +114,13 @@ def open_run(
     import jax
 
     from imbalance_jax import config as config_lib
-    from imbalance_jax import hardware, sharding
+    from imbalance_jax import distributed, hardware, sharding
     from imbalance_jax.checkpoint import Checkpoints
     from imbalance_jax.data import parallel, prepare, sources
     from imbalance_jax.data.mixture import ORDER_VERSION
     from imbalance_jax.train import Trainer
 
+    distributed.join()
     checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
     try:
         saved = checkpoints.steps()
@@ -132,10 +133,15 @@ def open_run(
             mesh = sharding.make_mesh(config.mesh, jax.devices())
         except ValueError:  # it was trained on another number of devices
             mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices())
-        prepared = prepare.prepare_all(config)
-        sets = parallel.prepare_all(config, prepared)
-        trainer = Trainer.make(config, prepared, mesh, sets, training=False)
-        run.check_text(trainer.fingerprints(), ORDER_VERSION)
+
+        def make() -> Trainer:
+            prepared = prepare.prepare_all(config)
+            sets = parallel.prepare_all(config, prepared)
+            trainer = Trainer.make(config, prepared, mesh, sets, training=False)
+            run.check_text(trainer.fingerprints(), ORDER_VERSION)
+            return trainer
+
+        trainer = distributed.after_process_0(make)
         newest = saved[-1] if step is None else step
         return trainer, checkpoints.restore(newest, trainer.abstract_state())
     finally:

@@ -97,7 +97,7 @@ def describe() -> dict[str, str | int]:
 
 def memory_per_device() -> int | None:
     """Returns the bytes that one device can hold, or None where that is not known."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
