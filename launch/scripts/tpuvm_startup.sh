@@ -46,7 +46,7 @@ done
 install() {
   gcloud storage cp --quiet "$(attribute imb-code)" code.tar.gz &&
     mkdir -p code && tar -xzf code.tar.gz -C code &&
-    python3 -m venv venv && venv/bin/pip install --quiet './code[tpu]' &&
+    python3 -m venv venv && venv/bin/pip install --quiet './code[tpu,gcs]' &&
     touch installed
 }
 if [[ ! -e installed ]] && ! install; then
