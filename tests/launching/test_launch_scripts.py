@@ -242,7 +242,7 @@ def test_a_machine_installs_the_code_trains_and_uploads_its_log(tmp_path):
     assert machine.boot() == 0
     # Three arguments, the last with a space in it; one word of it is $4 only if it was split.
     assert machine.lines("trained") == ["3: two words hush"]
-    assert machine.lines("pip") == ["install --quiet ./code[tpu]"]
+    assert machine.lines("pip") == ["install --quiet ./code[tpu,gcs]"]
     (log,) = machine.home.glob("host-3-*.log")
     assert "said" in log.read_text() and "hush" not in log.read_text()
     assert machine.lines("gcloud")[-1] == f"storage cp --quiet {log} gs://b/logs/job/"
