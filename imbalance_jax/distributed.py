@@ -10,6 +10,7 @@ import dataclasses
 import glob
 import importlib.util
 import os
+import re
 import signal
 import sys
 import threading
@@ -82,8 +83,13 @@ def _explicit(given: Mapping[str, str], engine: str = "IMB_*") -> Job | None:
     missing = [f"IMB_{name}" for name in _OURS if not given[name]]
     if missing:
         raise ValueError(
-            f"{', '.join(missing)} is not set, and others of IMB_COORDINATOR, IMB_NUM_PROCESSES "
+            f"{' and '.join(missing)} not set, and others of IMB_COORDINATOR, IMB_NUM_PROCESSES "
             "and IMB_PROCESS_ID are. Set all three, or none."
+        )
+    if not re.fullmatch(r".+:\d+", given["COORDINATOR"]):
+        raise ValueError(
+            f"IMB_COORDINATOR={given['COORDINATOR']!r} must be HOST:PORT of process 0, such as "
+            "10.0.0.1:8476."
         )
     count = _number(given, "NUM_PROCESSES")
     this = _number(given, "PROCESS_ID")
@@ -155,16 +161,17 @@ def join(expected: int = 0) -> None:
     by_process = [0] * jax.process_count()
     for device in jax.devices():
         by_process[device.process_index] += 1
-    census = f"{jax.device_count()} devices ({jax.devices()[0].device_kind}) in "
-    census += f"{len(by_process)} processes, {', '.join(map(str, by_process))}"
+    census = f"found {jax.device_count()} ({jax.devices()[0].device_kind})"
+    if len(by_process) > 1:
+        census += f", {' + '.join(map(str, by_process))} in {len(by_process)} processes"
     if expected and jax.device_count() != expected:
         raise ValueError(
-            f"--devices={expected}, but there are {census}. Ask the engine for as many as that, "
+            f"--devices={expected}, but this run {census}. Ask the engine for as many as that, "
             "or leave out --devices."
         )
     if len(set(by_process)) > 1:
         raise ValueError(
-            f"There are {census}: not the same number in each. Give each process as many devices "
+            f"Of devices, this run {census}: not as many in each. Give each process as many "
             "as the others, with CUDA_VISIBLE_DEVICES or what the engine has for it."
         )
 

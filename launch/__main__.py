@@ -126,12 +126,16 @@ def _asked(study: grid.StudyConfig) -> list[str]:
     """
     without = [pattern[1:] for pattern in FLAGS.runs if pattern.startswith("!")]
     wanted = [pattern for pattern in FLAGS.runs if not pattern.startswith("!")] or ["*"]
+    for pattern in (*without, *wanted):
+        if not any(_fits(name, [pattern]) for name in study.runs):
+            some = ", ".join(list(study.runs)[:3])
+            raise ValueError(
+                f"--runs={','.join(FLAGS.runs)}: {pattern} is no run of the study. It has {some}, "
+                "..."
+            )
     found = [name for name in study.runs if _fits(name, wanted) and not _fits(name, without)]
     if not found:
-        some = ", ".join(list(study.runs)[:3])
-        raise ValueError(
-            f"--runs={','.join(FLAGS.runs)} is no run of the study. It has {some}, ..."
-        )
+        raise ValueError(f"--runs={','.join(FLAGS.runs)} leaves out every run.")
     return found
 
 
@@ -202,7 +206,11 @@ def _plan_text(plan: Plan) -> str:
 
 def _plan(directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
     _write(_out(plan), plan, Rendered({}, ()))
-    print(_plan_text(plan) if FLAGS.format == "json" else plan_lib.describe(plan))
+    if FLAGS.format == "json":
+        print(_plan_text(plan))
+    else:
+        print(plan_lib.describe(plan))
+        print(f"\nWrote {_out(plan) / 'plan.json'}. What would be sent: launch submit, same flags.")
     return cli.DONE
 
 
@@ -233,6 +241,7 @@ def _submit(
         _write(_out(plan), plan, rendered)
         _show(rendered)
         if FLAGS.format == "text":
+            print(f"# The files are in {_out(plan)}.")
             print("# Nothing was submitted. Add --execute to run these commands.")
         return cli.DONE
     directory.check(study)
@@ -246,6 +255,8 @@ def _submit(
     for command in rendered.commands:
         print(shlex.join(command), flush=True)
         code = _execute(command, plan.engine == "local", folder / "submitted.jsonl")
+        if plan.engine == "local":
+            print(f"exit code {code}", flush=True)
         if code:
             return code if plan.engine == "local" else cli.FAILED
     return cli.DONE

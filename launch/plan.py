@@ -113,9 +113,7 @@ def make(
         for index, members in enumerate(packs)
         if asked.intersection(members)
     )
-    for job in jobs:
-        for member in job.members:
-            _check_run(member, study.runs[member].config, profile, each, pack)
+    _check_runs([member for job in jobs for member in job.members], study, profile, each, pack)
     _check_jobs(jobs, profile)
     return Plan(name, workdir, profile.name, profile.engine, size, pack, env, jobs)
 
@@ -205,21 +203,40 @@ def _check_workdir(profile: Profile, workdir: str) -> None:
         )
 
 
-def _check_run(name: str, config: Config, profile: Profile, devices: int, pack: str) -> None:
-    """Raises ValueError if a run does not fit the devices of its job, or its part of them."""
-    _check_data_dir(profile.data_dir or config.data_dir, profile)
-    try:
-        mesh = dataclasses.replace(config.mesh, **profile.mesh)
-        sizes = mesh_shape.of(mesh, devices, packed=pack == "member")
-        if profile.size.num_slices > 1:
-            mesh_shape.across_slices(sizes, profile.size.num_slices)
-        mesh_shape.check_batch(config, sizes)
-        mesh_shape.check_dimensions(config, sizes, _known_vocabulary(config, sizes))
-    except ValueError as error:
-        raise ValueError(
-            f"Run {name} on {profile.size}: {error} Or leave it out here with --runs='!{name}' "
-            "and send it to a smaller size with another profile."
-        ) from error
+def _check_runs(
+    names: Sequence[str], study: grid.StudyConfig, profile: Profile, devices: int, pack: str
+) -> None:
+    """Raises ValueError if runs do not fit the devices of a job, or their part of them."""
+    refused: dict[str, str] = {}
+    for name in names:
+        _check_data_dir(profile.data_dir or study.runs[name].config.data_dir, profile)
+        try:
+            _check_run(study.runs[name].config, profile, devices, pack)
+        except ValueError as error:
+            refused[name] = str(error)
+    if not refused:
+        return
+    first = next(iter(refused))
+    others = f" So it is with {len(refused) - 1} others." if len(refused) > 1 else ""
+    cells = dict.fromkeys(study.runs[name].cell or name for name in refused)
+    patterns = ",".join(f"!{cell}*" for cell in cells)
+    ways = f"leave them out here with --runs='{patterns}' and send them to a smaller size"
+    if len(refused) == len(names):
+        ways = "take a smaller size"
+    mesh = ", or change [mesh] of the profile" if profile.mesh else ""
+    raise ValueError(
+        f"Run {first} on {profile.size}: {refused[first]}{others} Or {ways} with another "
+        f"profile{mesh}."
+    )
+
+
+def _check_run(config: Config, profile: Profile, devices: int, pack: str) -> None:
+    mesh = dataclasses.replace(config.mesh, **profile.mesh)
+    sizes = mesh_shape.of(mesh, devices, packed=pack == "member")
+    if profile.size.num_slices > 1:
+        mesh_shape.across_slices(sizes, profile.size.num_slices)
+    mesh_shape.check_batch(config, sizes)
+    mesh_shape.check_dimensions(config, sizes, _known_vocabulary(config, sizes))
 
 
 def _check_data_dir(data_dir: str, profile: Profile) -> None:
