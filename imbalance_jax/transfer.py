@@ -15,6 +15,7 @@ it all.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,18 +60,19 @@ def define_flags() -> None:
 def main() -> int:
     import jax
 
-    from imbalance_jax import loading
-    from imbalance_jax.data import tasks
+    from imbalance_jax import distributed, hardware, loading
+    from imbalance_jax.data import sources, tasks
     from imbalance_jax.evaluation import transfer
 
-    if jax.process_count() > 1:
-        cli.refuse("transfer runs in one process. Start it on one machine alone.")
+    if jax.process_count() > 1 or distributed.detect(os.environ, tpu=False):
+        cli.refuse("transfer takes one process with one device, and was started as one of several.")
     if not FLAGS.workdir:
         cli.refuse("--workdir is missing. Give the directory of a run, such as runs/90_10.")
     names = [field.name for field in dataclasses.fields(transfer.Settings)]
     settings = transfer.Settings(**{name: getattr(FLAGS, name) for name in names})
     chosen = tasks.named(FLAGS.tasks)
     run = RunDirectory(FLAGS.workdir)
+    hardware.use_compilation_cache(sources.cache_dir(run.config().data_dir) / "compiled")
     loaded = loading.load(run.path, None if FLAGS.step < 0 else FLAGS.step)
     transferring = Transfer.make(loaded, settings, FLAGS.train_language, FLAGS.languages)
     for line in transferring.notes:
@@ -220,16 +222,15 @@ class Transfer:
         with Progress(title, total) as progress:
             for line in skipped.values():
                 progress.line(line)
-            started = time.monotonic()
+            times: list[float] = []  # of the updates; the first waits for a program
 
             def poll(done: int, loss: float) -> None:
-                rate = done / (time.monotonic() - started)
-                progress.show(done, f"loss {loss:.3f}   {rate:,.1f} updates/s")
+                times.append(time.monotonic())
+                progress.show(done, f"loss {loss:.3f}   {rate(times):,.1f} updates/s")
 
             params, updates = classifier.train(
                 self.run.params, train, loaded.train.label_n, classes, score, poll
             )
-            trained_seconds = time.monotonic() - started
             languages = {}
             for tag, (encoded, label_n) in tests.items():
                 correct_Sn = classifier.predict(params, encoded) == label_n
@@ -248,13 +249,18 @@ class Transfer:
                 "test": {name: len(examples) for name, examples in loaded.test.items()},
             },
             "updates": updates,
-            "updates_per_second": round(updates / trained_seconds, 2),
+            "updates_per_second": round(rate(times), 2),
             "seconds": round(time.monotonic() - began, 1),
             "device": hardware.describe(),
             "dtype": classifier.config.dtype,
             "skipped": skipped,
             "languages": languages,
         }
+
+
+def rate(times: Sequence[float]) -> float:
+    """Returns how many updates a second there were, without the first."""
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
 
 def describe(task: str, found: Mapping[str, Any]) -> list[str]:

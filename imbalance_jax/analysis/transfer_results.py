@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FILE = "transfer.json"
+# The entries whose mean the reference study reports.
+GLUE = ("cola", "sst2", "mrpc", "qqp", "mnli", "mnli-mm", "qnli", "rte", "boolq", "multirc", "wsc")
 _CONFIDENCE = 0.95
 
 
@@ -35,6 +37,11 @@ def accuracy(seeds: Sequence[float], *, examples: int, majority: float) -> dict[
         "over_examples": wilson(mean, examples),
         "majority": majority,
     }
+
+
+def named(tasks: Sequence[str] | Mapping[str, Any]) -> str:
+    """Returns what a set of tasks is called."""
+    return "GLUE" if set(tasks) == set(GLUE) else ", ".join(tasks)
 
 
 def means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

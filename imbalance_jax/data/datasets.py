@@ -142,7 +142,7 @@ def labelled_path(dataset: str, directory: str) -> str:
 
 def label_names(dataset: str, directory: str, field: str) -> tuple[str, ...]:
     """Returns the names of the classes of a feature of a prepared dataset; () if it has none."""
-    features = _labelled(dataset, directory).info.features
+    features = dict(_labelled(dataset, directory).info.features.items())
     return tuple(getattr(features.get(field), "names", None) or ())
 
 

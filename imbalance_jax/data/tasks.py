@@ -150,9 +150,10 @@ def _read_toml(path: str) -> list[Task]:
     made = []
     for name, values in tables.items():
         if not isinstance(values, dict) or not {"texts", "train", "test"} <= set(values) <= fields:
+            has = ", ".join(values) if isinstance(values, dict) else repr(values)
             raise ValueError(
                 f"--tasks={path}: {name} must be a table with texts, train and test, and may have "
-                f"label and labels. It has: {', '.join(values) if values else 'nothing'}."
+                f"label and labels. It has: {has}."
             )
         # Lists of TOML are tuples here, and paths begin at the file.
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
