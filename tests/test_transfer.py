@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,12 @@ from absl import flags
 from conftest import tiny_config
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import languages, loading
+from imbalance_jax import languages, loading, sharding, tuning
 from imbalance_jax import model as model_lib
+from imbalance_jax import step as step_lib
 from imbalance_jax import transfer as command
 from imbalance_jax.analysis import page, transfer_page, transfer_results
-from imbalance_jax.config import ModelConfig
+from imbalance_jax.checkpoint import Checkpoints
 from imbalance_jax.data import sources
 from imbalance_jax.evaluation import transfer
 from imbalance_jax.evaluation.transfer import Classifier, Encoded, Settings
@@ -26,15 +28,22 @@ from imbalance_jax.runs import RunDirectory
 
 # A model of two clones, and a task: which of two ids is somewhere in the text.
 
-MODEL = ModelConfig(L=12, D=16, H=2, K=8, F=24, N=2, attention="einsum", scan_layers=False)
-U = 20
+# The tiny run of conftest.py, so that the command's programs are the same ones.
+CONFIG = tiny_config(pathlib.Path("none"), model__attention="einsum")
+MODEL = dataclasses.replace(tuning.settled(CONFIG.model, jax.devices()[0]), loss_chunk=0)
+U, L = 384, 16
 MAP_GU = np.stack([np.arange(U), np.arange(U) + U * (np.arange(U) > 0)]).astype(np.int32)
-QUICK = Settings(seeds=2, epochs=8, batch_size=32, learning_rate=1e-2, length=12, evaluate_every=20)
+QUICK = Settings(seeds=2, epochs=8, batch_size=32, learning_rate=1e-2, length=L, evaluate_every=20)
 
 
 @functools.cache
+def begun():
+    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
+    return step_lib.init_state(CONFIG, 2 * U, mesh)
+
+
 def pretrained():
-    return model_lib.init_params(MODEL, 2 * U, jax.random.key(0))
+    return begun().params
 
 
 def examples(n, seed):
@@ -42,10 +51,10 @@ def examples(n, seed):
     label_n = rng.integers(0, 2, n)
     texts = []
     for label in label_n:
-        ids = rng.integers(5, U, rng.integers(2, 11))
+        ids = rng.integers(5, 20, rng.integers(2, 11))
         ids[rng.integers(len(ids))] = 3 + label
         texts.append([ids.tolist()])
-    encoded = transfer.encode(texts, separator=2, pad=0, length=12)
+    encoded = transfer.encode(texts, separator=2, pad=0, length=L)
     return encoded, label_n
 
 
@@ -93,7 +102,7 @@ def tables(params, row_V):
 
 def test_a_language_with_the_rows_of_another_is_scored_exactly_as_it():
     classifier, params, _ = trained("reference")
-    row_V = np.concatenate([np.arange(U), np.arange(U)])
+    row_V = np.tile(np.arange(U), 2)
     copied = with_copied_rows(params, row_V)
     encoded = [transfer.in_language(TEST[0], map_U) for map_U in MAP_GU]
     assert not np.array_equal(encoded[0].ids_nL, encoded[1].ids_nL)
@@ -103,7 +112,7 @@ def test_a_language_with_the_rows_of_another_is_scored_exactly_as_it():
 
 def test_what_fine_tuning_teaches_carries_over_to_rows_that_began_as_copies():
     # Only the first language's rows are trained, so that the two part a little.
-    row_V = np.concatenate([np.arange(U), np.arange(U)])
+    row_V = np.tile(np.arange(U), 2)
     model = {**pretrained(), **tables(pretrained(), row_V)}
     model["embed_VD"] = 10 * model["embed_VD"]  # so that it parts little in few updates
     classifier = Classifier(MODEL, dataclasses.replace(QUICK, learning_rate=5e-3))
@@ -140,14 +149,14 @@ forward = jax.jit(model_lib.forward, static_argnums=1)
 
 
 def test_the_reference_reads_the_last_position_and_intended_that_of_the_text():
-    encoded = transfer.encode([[[5, 6]], [[7] * 20]], separator=2, pad=0, length=12)
+    encoded = transfer.encode([[[5, 6]], [[7] * 20]], separator=2, pad=0, length=L)
     places = {
         protocol: Classifier(MODEL, dataclasses.replace(QUICK, protocol=protocol))
         .positions(encoded)
         .tolist()
         for protocol in transfer.PROTOCOLS
     }
-    assert places == {"reference": [11, 11], "intended": [2, 11]}
+    assert places == {"reference": [15, 15], "intended": [2, 15]}
 
 
 def test_the_state_is_that_after_the_last_block_and_before_the_final_norm():
@@ -182,7 +191,7 @@ def scripted(protocol, scores, **changes):
     )
     classifier = Classifier(MODEL, dataclasses.replace(settings, **changes))
     n, given, calls = 6, iter(scores), []
-    encoded = Encoded(np.full((n, 12), 5, np.int32), np.zeros(n, np.int32))
+    encoded = Encoded(np.full((n, L), 5, np.int32), np.zeros(n, np.int32))
 
     def score(params):
         calls.append(1)
@@ -261,7 +270,7 @@ def test_the_first_update_is_adams_after_clipping():
     stacked = lambda values: np.stack([values] * 2)
     batch = transfer.Batch(
         stacked(encoded.ids_nL),
-        stacked(np.full(32, 11, np.int32)),
+        stacked(np.full(32, L - 1, np.int32)),
         stacked(label_n.astype(np.int32)),
         np.ones((2, 32), np.float32),
     )
@@ -279,7 +288,7 @@ def test_the_first_update_is_adams_after_clipping():
 def test_every_seed_goes_through_all_examples_once_an_epoch_in_an_order_of_its_own():
     classifier = Classifier(MODEL, dataclasses.replace(QUICK, batch_size=3, epochs=2))
     n = 7
-    ids_nL = np.repeat(np.arange(n, dtype=np.int32)[:, None], 12, 1)
+    ids_nL = np.repeat(np.arange(n, dtype=np.int32)[:, None], L, 1)
     batches = list(classifier._batches(Encoded(ids_nL, np.zeros(n, np.int32)), np.arange(n)))
     assert classifier.updates(n) == len(batches) == 6
     orders = np.array(
@@ -336,20 +345,15 @@ def test_the_mean_is_over_tasks_and_of_languages_that_have_all_of_them():
 @pytest.fixture(scope="module")
 def run_directory(english, data_dir, tmp_path_factory):
     """A run that has just begun: its config, tokenizer and vocabulary, and its first weights."""
-    from imbalance_jax import sharding
-    from imbalance_jax import step as step_lib
-    from imbalance_jax.checkpoint import Checkpoints
-
-    config = tiny_config(data_dir)
+    config = tiny_config(data_dir, model__attention="einsum")
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "run")
     run.claim(config)
     run.release()
     run.write_bytes("tokenizer-en.model", english.model)
     vocabulary = languages.vocabulary(config, {"en": english.pieces})
     run.write_bytes("vocabulary.npz", vocabulary.to_bytes())
-    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
     checkpoints = Checkpoints(run.checkpoints)
-    checkpoints.save(step_lib.init_state(config, vocabulary.size, mesh))
+    checkpoints.save(begun())
     checkpoints.close()
     return run
 
@@ -371,7 +375,7 @@ def given(monkeypatch):
     return call
 
 
-SMALL = ("--seeds=2", "--epochs=1", "--batch_size=4", "--length=16")
+SMALL = ("--seeds=2", "--epochs=1", "--batch_size=32", "--length=16")
 
 
 def task_files(directory):
@@ -390,7 +394,7 @@ def test_a_task_is_kept_beside_others_and_shown_in_the_report(run_directory, tmp
     results = run_directory.read_json("transfer.json")
     assert results["intended"] == {} and list(results["reference"]["en1"]) == ["cola", "sst2"]
     found = results["reference"]["en1"]["sst2"]
-    assert found["examples"] == {"train": 8, "test": {"en": 6}} and found["updates"] == 2
+    assert found["examples"] == {"train": 8, "test": {"en": 6}} and found["updates"] == 1
     assert found["labels"] == ["bad", "good"] and found["step"] == 0
     for tag in ("en1", "en2"):
         row = found["languages"][tag]
