@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from imbalance_jax import languages, loading, sharding, tuning
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax import transfer as command
-from imbalance_jax.analysis import page, transfer_page, transfer_results
+from imbalance_jax.analysis import page, study_figures, transfer_page, transfer_results
 from imbalance_jax.checkpoint import Checkpoints
 from imbalance_jax.data import sources
 from imbalance_jax.evaluation import transfer
@@ -344,6 +345,32 @@ def test_the_mean_is_over_tasks_and_of_languages_that_have_all_of_them():
     assert found["en1"]["majority"] == pytest.approx(0.6)
 
 
+def test_a_study_shows_accuracy_over_the_part_of_the_other_languages():
+    row = functools.partial(transfer_results.accuracy, examples=10)
+    runs, observations = {}, []
+    for name, ratio, second in (("a0", "9:1", 0.7), ("a1", "9:1", 0.8), ("b0", "1:1", 0.5)):
+        config = config_lib.resolve(config_lib.cloned(scale="pico", ratio=ratio))
+        languages_ = {"en1": row([0.9], majority=0.5), "en2": row([second], majority=0.5)}
+        found = {"reference": {"en1": {"rte": {"languages": languages_}}}}
+        runs[name] = types.SimpleNamespace(
+            spec=types.SimpleNamespace(kind="mixture", cell=name[0]),
+            state=types.SimpleNamespace(state="done"),
+            config=config,
+            directory=types.SimpleNamespace(read_json=lambda _, found=found: found),
+        )
+        share = config.mixture.ratio["en1"] / sum(config.mixture.ratio.values())
+        observations.append(types.SimpleNamespace(run=name, language="en1", share=share))
+    table = types.SimpleNamespace(runs=runs, observations=observations)
+    (panel,) = study_figures._transfer_panels(table)
+    assert panel.title == "rte, fine-tuned in en1 (reference): accuracy" and panel.level == 0.5
+    second = {series.name: series for series in panel.series}["en2"]
+    rare, even = second.marks
+    assert (round(rare.x), round(even.x)) == (10, 50)
+    assert rare.y == pytest.approx(0.75) and rare.runs == (0.7, 0.8)
+    low, high = scipy.stats.t.interval(0.95, 1, 0.75, scipy.stats.sem([0.7, 0.8]))
+    assert rare.interval == pytest.approx((low, high)) and math.isnan(even.interval[0])
+
+
 # The command.
 
 
@@ -392,7 +419,13 @@ def task_files(directory):
 
 def test_a_task_is_kept_beside_others_and_shown_in_the_report(run_directory, tmp_path, given):
     task_files(tmp_path)
-    known = {"reference": {"en1": {"cola": {"languages": {}}}}, "intended": {}}
+    other = {
+        "settings": dataclasses.asdict(QUICK),
+        "examples": {"train": 1, "test": {"en": 1}},
+        "updates": 1,
+        "languages": {},
+    }
+    known = {"reference": {"en1": {"cola": other}}, "intended": {}}
     run_directory.write_json("transfer.json", known)
     where = (f"--workdir={run_directory}", f"--tasks_dir={tmp_path}")
     assert given("--tasks=sst2", *where, *SMALL) == 0

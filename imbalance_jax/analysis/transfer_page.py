@@ -24,7 +24,8 @@ def section(run: Run) -> str:
         "frequent label was carried over. Intervals are of 95 %: over seeds, a t interval of "
         "other heads and orders; over examples, Wilson’s."
     )
-    return markup.section("Tasks learnt in one language", note, *parts)
+    shown = f'<div class="stack">\n{"".join(parts)}\n</div>'
+    return markup.section("Tasks learnt in one language", note, shown)
 
 
 def _shown(run: Run, protocol: str, trained: str, tasks: Mapping[str, Any]) -> str:
@@ -46,7 +47,20 @@ def _shown(run: Run, protocol: str, trained: str, tasks: Mapping[str, Any]) -> s
     reading = "Short bars: always the most frequent label. Lines: 95 % over seeds."
     name = f"transfer-{protocol}-{trained}"
     drawn = markup.figure(_draw(name, title, every, run.config.tags), title, reading)
-    return f"{drawn}\n{markup.table(header, rows, caption)}"
+    return f"{drawn}\n{markup.note(_how(tasks))}\n{markup.table(header, rows, caption)}\n"
+
+
+def _how(tasks: Mapping[str, Any]) -> str:
+    """Returns a sentence for each task on how it was trained."""
+    said = []
+    for name, found in tasks.items():
+        settings, scored = found["settings"], found["examples"]["test"]
+        said.append(
+            f"{name}: {found['examples']['train']:,} examples, {found['updates']:,} updates of "
+            f"{settings['batch_size']} at {settings['learning_rate']:g}, {settings['length']} "
+            f"positions; {' and '.join(f'{n:,} ({each})' for each, n in scored.items())} scored."
+        )
+    return " ".join(said)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
