@@ -459,8 +459,10 @@ def test_a_run_can_go_on_from_another_in_one_language(finished, data_dir, tmp_pa
     for name in ("eval/loss/en1", "eval/loss/en2"):
         # Other compilations of the same sums: fp32 rounding.
         assert evaluated[0][name] == pytest.approx(last[name], abs=1e-5)
-    rows = {row["language"]: int(row["realised_sequences"]) for row in run.read_csv("mixture.csv")}
-    assert rows == {"en1": 0, "en2": 80}
+    trained = collections.Counter()
+    for row in run.read_csv("mixture.csv"):
+        trained[row["language"]] += int(row["realised_sequences"])
+    assert trained == {"en1": 0, "en2": 80}
     assert "What was gained and forgotten" in (run.path / "report.html").read_text()
 
 
