@@ -18,7 +18,7 @@ Map of the package, in the order of its imports:
                                                                 objective
     sharding    the mesh and who holds what           step        one update of the TrainState
     distributed several processes as one run          storage     file systems and gs://
-    evaluation/ loss and alignment per language       train       the loop; also cadence, and pack:
+    evaluation/ loss, alignment, transfer             train       the loop; also cadence, and pack:
                                                                 several runs as one program
     runs        the run directory                     checkpoint  save and restore
     tuning      what is fastest on which device       benchmarks/ what the command bench measures

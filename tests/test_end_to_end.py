@@ -447,15 +447,23 @@ def test_a_checkpoint_of_another_model_size_is_refused(finished, tiny, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_can_begin_with_the_parameters_of_another(finished, tiny, tmp_path):
-    args = [f"--config.init_from={finished}", "--config.steps=10"]
-    done = run_main(*tiny, f"--workdir={tmp_path / 'run'}", *args)
+def test_a_run_can_go_on_from_another_in_one_language(finished, data_dir, tmp_path):
+    choices = f"run={finished},language=en2,steps=10"
+    args = [f"--config={ROOT}/configs/lm_transfer.py:{choices}", f"--config.data_dir={data_dir}"]
+    done = run_main(*args, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    first = next(r for r in RunDirectory(tmp_path / "run").metrics() if "eval/loss/en1" in r)
+    run = RunDirectory(tmp_path / "run")
+    evaluated = [r for r in run.metrics() if "eval/loss/en1" in r]
     last = [r for r in RunDirectory(finished).metrics() if "eval/loss/en1" in r][-1]
-    # Other compilations of the same sums: fp32 rounding.
-    assert first["step"] == 0
-    assert first["eval/loss/en1"] == pytest.approx(last["eval/loss/en1"], abs=1e-5)
+    assert [r["step"] for r in evaluated] == list(range(11))
+    for name in ("eval/loss/en1", "eval/loss/en2"):
+        # Other compilations of the same sums: fp32 rounding.
+        assert evaluated[0][name] == pytest.approx(last[name], abs=1e-5)
+    trained = collections.Counter()
+    for row in run.read_csv("mixture.csv"):
+        trained[row["language"]] += int(row["realised_sequences"])
+    assert trained == {"en1": 0, "en2": 80}
+    assert "What was gained and forgotten" in (run.path / "report.html").read_text()
 
 
 def test_a_loaded_run_predicts_as_its_evaluation_says(finished, english):
@@ -524,7 +532,8 @@ def test_every_command_of_the_readme_names_things_that_exist():
     second = "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[test]' && pytest"
     assert first in text.replace("\\\n    ", "") and second in text.replace("\\\n    ", "")
     for word in text.split():
-        if word.startswith("--config=configs/"):
+        # What goes on from a run needs that one.
+        if word.startswith("--config=configs/") and ":run=" not in word:
             path, _, choices = word.strip("`").removeprefix("--config=").partition(":")
             import runpy
 

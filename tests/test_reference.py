@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from imbalance_jax.analysis import paper_page, paper_tables, reference
+from imbalance_jax.analysis import paper_page, paper_tables, reference, transfer_results
 from imbalance_jax.analysis.paper_catalogue import FIGURES
 from imbalance_jax.analysis.paper_results import law_results, study_results
 from imbalance_jax.analysis.reference import Result
@@ -239,6 +239,29 @@ def test_word2vec_is_a_model_of_its_own_in_the_figure_of_embeddings():
     assert shallow == expected | {("output", "all pairs"): 0.9}
     panels = FIGURES["Figure 6"].panels(rows)
     assert [panel.title.rpartition(", ")[2] for panel in panels][1] == "word2vec"
+
+
+def test_accuracies_after_fine_tuning_in_the_first_clone_are_those_of_figure_1():
+    table = make_table([(3.0, 4.0)], ["Figure 1 right"])
+    row = lambda accuracy: {"accuracy": accuracy, "seeds": [accuracy], "majority": 0.5}
+    tasks = {
+        name: {"languages": {"en1": row(0.7), "en2": row(0.5 + 0.01 * place)}}
+        for place, name in enumerate(transfer_results.GLUE)
+    }
+    # Another language and another protocol are not what was reported.
+    others = {"intended": {"en1": tasks}, "reference": {"en2": tasks, "en1": tasks}}
+    rows = study_results(table, {}, evaluations={"r90_10-0": {"transfer": others}})
+    found = {row.metric: row.value for row in rows}
+    expected = {"glue_acc_EN1": 0.7, "glue_acc_majority": 0.5, "glue_acc_EN2": 0.55}
+    assert found == pytest.approx(expected)
+    (panel,) = FIGURES["Figure 1 right"].panels(rows)
+    assert panel.title == "mean GLUE accuracy, trained on EN1 alone"
+    # Those of other tasks are no GLUE.
+    some = {"reference": {"en1": {"rte": tasks["rte"]}}}
+    rows = study_results(table, {}, evaluations={"r90_10-0": {"transfer": some}})
+    assert {row.metric for row in rows} >= {"transfer_acc_EN1", "transfer_acc_EN2"}
+    (panel,) = FIGURES["Figure 1 right"].panels(rows)
+    assert panel.title == "mean accuracy of rte"
 
 
 def test_hidden_states_are_those_logged_where_there_is_no_evaluation():

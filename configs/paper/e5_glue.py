@@ -1,11 +1,15 @@
-"""Pre-training for the zero-shot transfer of GLUE between clones (Figure 1 right).
+"""The zero-shot transfer of GLUE between clones (Figure 1 right).
 
     python -m imbalance_jax.study run --config=configs/paper/e5_glue.py
 
 It costs 6 runs, 7.2 billion tokens and 4.95e18 FLOPs.
 
-Not covered: fine-tuning on GLUE itself. These are the six models that it starts from, the same
-runs as those of e2_ratio.py; `study check` has nothing to say about them.
+These are the six models that fine-tuning starts from, the same runs as those of e2_ratio.py. Each
+is then fine-tuned and scored by
+
+    python -m imbalance_jax.transfer --workdir=studies/e5_glue/runs/RUN --tasks=all
+
+and `report` and `study check` read what that leaves in the run. Its FLOPs are not in the above.
 
 The reference: mean accuracy 0.71 in the language fine-tuned in at 95:5 and 90:10, and in the
 other one, never fine-tuned in, 0.64 at 95:5.

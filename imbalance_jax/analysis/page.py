@@ -16,7 +16,7 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax import progress
-from imbalance_jax.analysis import alignment_page, figures, markup, word2vec_page
+from imbalance_jax.analysis import alignment_page, figures, markup, transfer_page, word2vec_page
 from imbalance_jax.analysis.figures import Curve
 from imbalance_jax.analysis.record import Run, read
 from imbalance_jax.runs import RunDirectory
@@ -51,6 +51,8 @@ def _page(run: Run) -> str:
         _learning(run),
         alignment_page.section(run),
         word2vec_page.section(run),
+        transfer_page.section(run),
+        transfer_page.continued(run),
         _optimization(run),
         _ratio(run),
         _time(run),

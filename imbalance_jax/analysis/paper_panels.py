@@ -224,8 +224,18 @@ def glue_by_ratio(rows: Sequence[Result]) -> list[Panel]:
     rows = of(rows, "Figure 1 right")
     key = _share_key(rows)
     share = lambda row: float(row.setting[key])
-    lines = _lines(rows, "glue_acc", share, lambda row: row.language)
-    return [Panel("mean GLUE accuracy, trained on EN1 alone", _share_label(key), lines)]
+    titles = {
+        "glue_acc": lambda row: "mean GLUE accuracy, trained on EN1 alone",
+        "transfer_acc": lambda row: f"mean accuracy of {row.setting['tasks']}",
+    }
+    found = []
+    for metric, title in titles.items():
+        mine = [row for row in rows if row.metric.startswith(metric)]
+        for name in _ordered([title(row) for row in mine]):
+            here = [row for row in mine if title(row) == name]
+            lines = _lines(here, metric, share, lambda row: row.language)
+            found.append(Panel(name, _share_label(key), lines))
+    return found
 
 
 def _split_name(row: Result) -> str:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from imbalance_jax.analysis import transfer_results
 from imbalance_jax.analysis.reference import Result, split_figures
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _HIDDEN = ("Table 2", "Table 4")
 _GRADIENTS = ("Figure 11", "Figure 12", "Figure 13")
 _EMBEDDINGS = ("Figure 6",)
 _FREQUENCIES = ("Figure 7",)
-_GLUE = ("Figure 1 right",)  # no run has it
+_GLUE = ("Figure 1 right",)
 # Positive by nature, and as likely to be twice as half of what they are.
 _RATIOS = ("ppl", "teff", "mlte", "mlpe")
 
@@ -108,9 +109,9 @@ def study_results(
 
 
 def evaluation(run: "RunDirectory") -> dict[str, Any]:
-    """Returns a run's evaluation.json, with its word2vec.json under that name."""
-    word2vec = run.read_json("word2vec.json") or {}
-    return (run.read_json("evaluation.json") or {}) | {"word2vec": word2vec}
+    """Returns a run's evaluation.json, with its word2vec.json and transfer.json by these names."""
+    others = {name: run.read_json(f"{name}.json") or {} for name in ("word2vec", "transfer")}
+    return (run.read_json("evaluation.json") or {}) | others
 
 
 def law_results(
@@ -194,7 +195,9 @@ def _measured(
             yield dataclasses.replace(row, setting=setting)
     elif name in _FREQUENCIES:
         yield from _frequencies(pair)
-    elif name not in _GLUE:
+    elif name in _GLUE:
+        yield from _accuracies(evaluation.get("transfer") or {}, observations[0].language)
+    else:
         for observation in observations:
             language = observation.language.upper()
             yield _Measured(f"ppl_{language}", observation.ppl)
@@ -268,6 +271,23 @@ def _frequencies(pair: Mapping[str, Any]) -> Iterator[_Measured]:
     for low, high, cosine in zip(*columns, strict=True):
         setting = (("freq_lo", _edge(low)), ("freq_hi", _edge(high)))
         yield _Measured("clone_cossim_input", cosine, setting)
+
+
+def _accuracies(transfer: Mapping[str, Any], trained: str) -> Iterator[_Measured]:
+    """Mean accuracies after fine-tuning in one language as the reference did.
+
+    Those of its 11 tasks are what it reports; those of others are another metric.
+    """
+    tasks = (transfer.get("reference") or {}).get(trained) or {}
+    metric = "transfer_acc"
+    setting: tuple[tuple[str, str], ...] = (("tasks", transfer_results.named(tasks)),)
+    if set(tasks) >= set(transfer_results.GLUE):
+        metric, setting = "glue_acc", ()
+        tasks = {name: tasks[name] for name in transfer_results.GLUE}
+    for tag, mean in transfer_results.means(tasks).items():
+        yield _Measured(f"{metric}_{tag.upper()}", mean["accuracy"], setting)
+        if tag == trained:
+            yield _Measured(f"{metric}_majority", mean["majority"], setting)
 
 
 def _edge(count: float) -> str:

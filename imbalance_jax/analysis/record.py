@@ -10,6 +10,7 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax import storage
+from imbalance_jax.analysis import transfer_results
 from imbalance_jax.analysis.figures import Curve
 from imbalance_jax.analysis.markup import number, parts_of_one
 from imbalance_jax.runs import Record, RunDirectory
@@ -29,6 +30,7 @@ class Run:
     provenance: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     word2vec: Mapping[str, Any]  # word2vec.json: method -> what it found
+    transfer: Mapping[str, Any]  # transfer.json: see transfer_results.py
 
     @property
     def step(self) -> int:
@@ -118,4 +120,5 @@ def read(run: RunDirectory) -> Run:
         provenance=run.read_json("provenance.json") or {},
         evaluation=run.read_json("evaluation.json") or {},
         word2vec=run.read_json("word2vec.json") or {},
+        transfer=run.read_json(transfer_results.FILE) or {},
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax import costs, grid
-from imbalance_jax.analysis import figures
+from imbalance_jax.analysis import figures, transfer_results
 from imbalance_jax.analysis.effects import Aligned, Condition, Effects, FittedLaw, Worth, is_plain
 from imbalance_jax.analysis.figures import COLOURS
 from imbalance_jax.analysis.statistics import Interval
@@ -172,6 +172,14 @@ def draw(table: StudyTable, effects: Effects) -> list[StudyFigure]:
             "where nothing is shared: pairs that were shuffled. Only what rises above them, and "
             "above the placebo, is alignment.",
             _alignment_panels(table, effects),
+        ),
+        (
+            "transfer_by_ratio",
+            "What is learnt in one language, asked in each.",
+            "Mean accuracy over the tasks after fine-tuning in the one language alone; dotted: "
+            "always the most frequent label. Bars are 95 % intervals over runs, dots single runs, "
+            "each the mean of its fine-tunings.",
+            _transfer_panels(table),
         ),
         (
             "scaling_by_tokens",
@@ -465,6 +473,51 @@ def smaller_share(effects: Effects, aligned: Aligned) -> float:
 
 
 # Length and size.
+
+
+# What is learnt in one language and known in another.
+
+
+def _transfer_panels(table: StudyTable) -> list[Panel]:
+    """A panel for each protocol, language that was trained in, and set of tasks."""
+    share = {(seen.run, seen.language): seen.share for seen in table.observations}
+    # (title, series, cell) -> the place and the mean accuracy of each run
+    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    levels: dict[str, float] = {}
+    for name, run in table.runs.items():
+        kind = series_of(table, run.spec.kind, run.config)
+        if run.state.state != "done" or kind in ("sweep", _OTHER, *grid.BASELINES):
+            continue
+        results = run.directory.read_json(transfer_results.FILE) or {}
+        for protocol, by_language in results.items():
+            for trained, tasks in by_language.items():
+                if (name, trained) not in share:
+                    continue
+                title = f"{transfer_results.named(tasks)}, fine-tuned in {trained} ({protocol})"
+                x = 100 * (1 - share[name, trained])
+                for tag, mean in transfer_results.means(tasks).items():
+                    series = tag if kind == "mixture" else f"{tag}, {kind}"
+                    place = (x, mean["accuracy"])
+                    found.setdefault((title, series, run.spec.cell), []).append(place)
+                    levels[title] = mean["majority"]
+    marks: dict[str, dict[str, list[Mark]]] = {}
+    for (title, series, cell), places in found.items():
+        values = tuple(value for _, value in places)
+        low, high = transfer_results.t_interval(values) or _UNKNOWN
+        mark = Mark(places[0][0], sum(values) / len(values), (low, high), values, name=cell)
+        marks.setdefault(title, {}).setdefault(series, []).append(mark)
+    return [
+        Panel(
+            f"{title}: accuracy",
+            "part of the other languages in the tokens, %",
+            tuple(
+                Series(series, tuple(sorted(each, key=lambda mark: mark.x)), series)
+                for series, each in by_series.items()
+            ),
+            level=levels[title],
+        )
+        for title, by_series in marks.items()
+    ]
 
 
 def _scaling(table: StudyTable, effects: Effects, by: str) -> list[Panel]:

@@ -111,6 +111,7 @@ def _sections(
         _loss(table, found, shown),
         _worth(found, shown),
         _alignment(found, shown),
+        _transfer(shown),
         _scaling(shown),
         _validity(table, found),
         _missing(table, found),
@@ -391,6 +392,13 @@ def _alignment(found: Effects, shown: Mapping[str, StudyFigure]) -> str:
         _rises(found),
         _alignment_table([a for a in found.alignments if a.kind != "sweep"]),
     )
+
+
+def _transfer(shown: Mapping[str, StudyFigure]) -> str:
+    if "transfer_by_ratio" not in shown:
+        return ""
+    title = "Tasks learnt in one language"
+    return markup.section(title, _exploratory(), _shown(shown["transfer_by_ratio"]))
 
 
 def _rises(found: Effects) -> str:

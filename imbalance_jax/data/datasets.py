@@ -127,6 +127,71 @@ def size(source: SourceConfig) -> int:
     )
 
 
+# Datasets with labels, for the tasks of tasks.py
+
+
+def labelled_path(dataset: str, directory: str) -> str:
+    """Returns where a dataset lies prepared, and "" where it does not.
+
+    Args:
+      dataset: its name and config, such as glue/cola.
+      directory: where datasets lie; "" is TFDS's own choice.
+    """
+    return _find("tasks", SourceConfig(kind="tfds", dataset=dataset, dataset_dir=directory))
+
+
+def label_names(dataset: str, directory: str, field: str) -> tuple[str, ...]:
+    """Returns the names of the classes of a feature of a prepared dataset; () if it has none."""
+    features = dict(_labelled(dataset, directory).info.features.items())
+    return tuple(getattr(features.get(field), "names", None) or ())
+
+
+def labelled(dataset: str, directory: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yields the records of a split: text as text, whole numbers, and classes by their names.
+
+    Raises:
+      ValueError: there is no such split, or it cannot be read.
+    """
+    builder = _labelled(dataset, directory)
+    if split not in builder.info.splits:
+        raise ValueError(
+            f"{dataset} in {builder.data_path} has no split {split}. It has: "
+            f"{', '.join(builder.info.splits)}."
+        )
+    features = builder.info.features
+    names = {field: getattr(feature, "names", None) or [] for field, feature in features.items()}
+    part = _Part(split, 0, builder.info.splits[split].num_examples)
+    whole = _Dataset("tasks", os.fspath(builder.data_path), builder, {}, "", None)
+
+    def plain(field: str, value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode()
+        # An answer that is kept secret is -1, which is no class.
+        if names[field] and value >= 0:
+            return names[field][value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    for _, record in _records(whole, part):
+        yield {field: plain(field, value) for field, value in record.items()}
+
+
+def how_to_get(dataset: str, directory: str) -> str:
+    """Returns a sentence, without its full stop, on how to prepare a dataset and where."""
+    from tensorflow_datasets.core import constants
+
+    place = os.path.expanduser(directory or constants.DATA_DIR)
+    return (
+        f"download {dataset} where there is a network and TensorFlow (pip install -e '.[tfds]'): "
+        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{dataset}', "
+        f"data_dir='{place}').download_and_prepare(file_format='{_FORMAT}')\", and copy what that "
+        f"makes to {os.path.join(place, dataset)} here"
+    )
+
+
+def _labelled(dataset: str, directory: str) -> Any:
+    return _readable(dataset, labelled_path(dataset, directory), "--tasks_dir")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Part:
     """A range of the records of one of the dataset's splits."""
@@ -317,6 +382,32 @@ def _opened(name: str, source: SourceConfig, path: str) -> _Dataset:
       ValueError: it is in a format that only TensorFlow reads, or a file of it is missing; or
         it does not have the feature or a split, or a record is in two splits.
     """
+    builder = _readable(_field(name, source), path, f"config.sources.{name}.dataset_dir")
+    info = builder.info
+    id_field = _check_features(name, source, info)
+    parts = {split: _parts(name, source, split, info.splits) for split in SPLITS}
+    _check_overlap(name, source, parts)
+    dataset = _Dataset(name, path, builder, parts, source.field, id_field)
+    for file in dataset.files():
+        if not os.path.exists(file):
+            raise ValueError(
+                f"{_field(name, source)}: {file} is missing. Copy the dataset again, or delete "
+                f"{path} and have it prepared again."
+            )
+    return dataset
+
+
+def _readable(what: str, path: str, place: str) -> Any:
+    """Returns a tfds.core.DatasetBuilder that reads the dataset in a directory.
+
+    Args:
+      what: names the dataset, for messages.
+      path: of its version.
+      place: the field or flag that says where datasets lie.
+
+    Raises:
+      ValueError: it cannot be opened, or is in a format that only TensorFlow reads.
+    """
     import tensorflow_datasets as tfds
 
     try:
@@ -329,28 +420,18 @@ def _opened(name: str, source: SourceConfig, path: str) -> _Dataset:
     # Whatever TFDS raises for damaged files, and for features of its past or future.
     except Exception as error:
         raise ValueError(
-            f"{_field(name, source)}: {path} cannot be opened ({_reason(error)}). Copy it again, "
+            f"{what}: {path} cannot be opened ({_reason(error)}). Copy it again, "
             "or delete the directory and have it prepared again."
         ) from error
     if _FORMAT not in formats:
         raise ValueError(
-            f"{_field(name, source)}: {path} holds it as {' and '.join(formats)}, which takes "
+            f"{what}: {path} holds it as {' and '.join(formats)}, which takes "
             f"TensorFlow to read; as {_FORMAT} it does not. Install the extra, pip install -e "
             f"'.[tfds]', and convert it: tfds convert_format --dataset_version_dir={path} "
-            f"--out_file_format={_FORMAT}; or set config.sources.{name}.dataset_dir to where it is "
+            f"--out_file_format={_FORMAT}; or set {place} to where it is "
             f"prepared as {_FORMAT}."
         )
-    id_field = _check_features(name, source, info)
-    parts = {split: _parts(name, source, split, info.splits) for split in SPLITS}
-    _check_overlap(name, source, parts)
-    dataset = _Dataset(name, path, builder, parts, source.field, id_field)
-    for file in dataset.files():
-        if not os.path.exists(file):
-            raise ValueError(
-                f"{_field(name, source)}: {file} is missing. Copy the dataset again, or delete "
-                f"{path} and have it prepared again."
-            )
-    return dataset
+    return builder
 
 
 def _check_features(name: str, source: SourceConfig, info: Any) -> str | None:

@@ -1,0 +1,23 @@
+"""Goes on training a run in one of its languages, and watches what the others gain or forget.
+
+    python -m imbalance_jax.main --config=configs/lm_transfer.py:run=runs/90_10,language=en2 \\
+        --workdir=runs/90_10_then_en2
+
+It begins with the newest weights of `run`, or with those of a step, run=runs/90_10@1000; with a
+new optimizer, at a tenth of the run's peak learning rate, and with as many tokens as `steps`
+updates have. All languages are evaluated at step 0 and from then on; report.html has the
+difference of each. Any field can be set, such as --config.optimizer.peak_lr=1e-4.
+"""
+
+import ml_collections
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.runs import RunDirectory
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    choice = config_lib.parse_arg(arg, run="", language="", steps="200")
+    if not choice.run:
+        raise ValueError("run= is missing. Write lm_transfer.py:run=runs/90_10,language=en2.")
+    before = RunDirectory(choice.run.partition("@")[0]).config()
+    return config_lib.continued(before, choice.run, choice.language, int(choice.steps))

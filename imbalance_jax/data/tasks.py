@@ -1,0 +1,373 @@
+"""Classification tasks: what is said to the model, and where labelled examples come from.
+
+    GLUE            the 11 entries of the reference study: TFDS, or the JSON files of BabyLM 2023
+    paws-x, xnli    tasks with a text of their own in each language
+    next_sentence, origin   made of the run's own text: see sentence_tasks.py
+    FILE.toml       any other: a table for each task, with the fields of `Task`
+
+        [topics]
+        texts = ["{title}", "{body}"]     # or one; {field} is a field of an example
+        label = "topic"
+        train = "topics.{language}.train.jsonl"    # beside the .toml file
+        test = "topics.{language}.test.jsonl"
+
+{language} stands for the name of a source of the run, such as en or fr; what is named without it
+is text of the language that is trained in. Of a task of the list, `<task>.train.json` and
+`<task>.valid.json` (as BabyLM calls them), or `<task>.<language>.train.json` and so on, are taken
+from a directory of the user's where they are there; they may end in .jsonl, .gz and .zst, and
+have a JSON object in every line.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imbalance_jax.config import SourceConfig, natural
+from imbalance_jax.data import datasets, files, sentence_tasks
+
+LANGUAGE = "{language}"
+_FIELD = re.compile(r"\{(\w+)\}")
+_SPLITS = ("train", "test")
+_NAMES = {"train": ("train",), "test": ("valid", "validation", "test")}  # of a directory's files
+_ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task: its texts, and one or more places that examples can come from."""
+
+    name: str
+    texts: tuple[str, ...]  # one or two, each with {fields} of an example
+    label: str = "label"  # the field with the answer
+    labels: tuple[str, ...] = ()  # all answers there are; () is those of the examples to train on
+    train: str = ""  # files of examples, and of those that are scored
+    test: str = ""
+    dataset: str = ""  # of TFDS, and its splits
+    splits: tuple[str, str] = ("train", "validation")
+
+    def __post_init__(self) -> None:
+        fields = [_FIELD.findall(text) for text in self.texts]
+        if not 1 <= len(fields) <= 2 or not all(fields):
+            raise ValueError(
+                f"Task {self.name}: texts={list(self.texts)} must be one or two texts, each with "
+                'a field of the examples, such as ["{question}", "{passage}"].'
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Labelled texts of a split, in one language."""
+
+    texts: Sequence[tuple[str, ...]]
+    label_n: np.ndarray  # places among the task's labels
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A task's examples."""
+
+    task: Task
+    labels: tuple[str, ...]
+    train: Examples  # in the language that is trained in
+    test: Mapping[str, Examples]  # source -> in its own words
+    origin: str  # where they come from
+
+
+def _glue() -> Iterator[Task]:
+    sentence = ("{sentence}",)
+    sentences = ("{sentence1}", "{sentence2}")
+    premise = ("{premise}", "{hypothesis}")
+    yield Task("cola", sentence, dataset="glue/cola")
+    yield Task("sst2", sentence, dataset="glue/sst2")
+    yield Task("mrpc", sentences, dataset="glue/mrpc")
+    yield Task("qqp", ("{question1}", "{question2}"), dataset="glue/qqp")
+    for name, which in (("mnli", "matched"), ("mnli-mm", "mismatched")):
+        yield Task(name, premise, dataset="glue/mnli", splits=("train", f"validation_{which}"))
+    yield Task("qnli", ("{question}", "{sentence}"), dataset="glue/qnli")
+    yield Task("rte", sentences, dataset="glue/rte")
+    yield Task("boolq", ("{question}", "{passage}"), dataset="super_glue/boolq")
+    asked = "{question} Is this the answer: {answer}"
+    yield Task("multirc", (asked, "{paragraph}"), dataset="super_glue/multirc")
+    asked = 'Does "{span2_text}" stand for "{span1_text}"?'
+    yield Task("wsc", (asked, "{text}"), dataset="super_glue/wsc")
+
+
+GLUE: Mapping[str, Task] = {task.name: task for task in _glue()}
+TASKS: Mapping[str, Task] = {
+    **GLUE,
+    "paws-x": Task("paws-x", ("{sentence1}", "{sentence2}"), dataset=f"paws_x_wiki/{LANGUAGE}"),
+    "xnli": Task("xnli", ("{premise}", "{hypothesis}")),
+    "next_sentence": Task("next_sentence", ("{first}", "{second}")),
+    "origin": Task("origin", ("{first}",)),
+}
+
+
+def named(names: Sequence[str]) -> list[Task]:
+    """Returns tasks by name: of the list, `all` for the 11 of GLUE, or those of a .toml file.
+
+    Raises:
+      ValueError: there is no such task or file, or the file does not say what a task is.
+    """
+    found: dict[str, Task] = {}
+    for name in names:
+        if name == "all":
+            found |= GLUE
+        elif name.endswith(".toml"):
+            found |= {task.name: task for task in _read_toml(name)}
+        elif name in TASKS:
+            found[name] = TASKS[name]
+        else:
+            close = difflib.get_close_matches(name, TASKS, n=1)
+            fix = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(TASKS)}."
+            raise ValueError(
+                f"--tasks={name}: there is no such task. {fix} Others are described in a .toml "
+                "file (see imbalance_jax/data/tasks.py)."
+            )
+    if not found:
+        raise ValueError(f"--tasks is empty. Give all, or some of: {', '.join(TASKS)}.")
+    return list(found.values())
+
+
+def _read_toml(path: str) -> list[Task]:
+    try:
+        tables = tomllib.loads(pathlib.Path(path).read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"--tasks={path}: there is no such file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"--tasks={path}: it is not TOML ({error}).") from error
+    fields = {field.name for field in dataclasses.fields(Task)} - {"name", "dataset", "splits"}
+    made = []
+    for name, values in tables.items():
+        if not isinstance(values, dict) or not {"texts", "train", "test"} <= set(values) <= fields:
+            has = ", ".join(values) if isinstance(values, dict) else repr(values)
+            raise ValueError(
+                f"--tasks={path}: {name} must be a table with texts, train and test, and may have "
+                f"label and labels. It has: {has}."
+            )
+        # Lists of TOML are tuples here, and paths begin at the file.
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        values |= {key: os.path.join(os.path.dirname(path), values[key]) for key in _SPLITS}
+        made.append(Task(name, **values))
+    return made
+
+
+def load(
+    task: Task,
+    sources: Mapping[str, SourceConfig],
+    trained: str,
+    *,
+    directory: str = "",
+    most: Mapping[str, int] | None = None,
+) -> Loaded:
+    """Returns a task's examples.
+
+    Args:
+      task: of `named`.
+      sources: of the run, whose texts are to be scored.
+      trained: the one of them whose examples are trained on.
+      directory: where files of the tasks of the list, and datasets of TFDS, lie; "" is TFDS's own.
+      most: split -> examples that are used at most, 0 for all; made tasks have a default.
+
+    Raises:
+      ValueError: there are no examples anywhere, saying where they could be put; a split of them
+        is empty, or one lacks a field, or has a label that is none of the task's.
+    """
+    place = _Place(task, sources, trained, directory)
+    most = most or {}
+
+    def rows(language: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        limit = most.get(split) or (sentence_tasks.MOST[split] if place.made else 0)
+        for number, row in enumerate(place.rows(language, split)):
+            if limit and number >= limit:
+                return
+            yield row
+
+    train, labels = _examples(task, place, rows(trained, "train"), place.labels or task.labels)
+    test = {
+        name: _examples(task, place, rows(name, "test"), labels)[0]
+        for name in sources
+        if name == trained or place.has(name)
+    }
+    for which, found in (("train on", train), *(("score", found) for found in test.values())):
+        if not len(found):
+            raise ValueError(
+                f"Task {task.name}: there is no example to {which} in {place}. Give one with "
+                f"{', '.join(_FIELD.findall(' '.join(task.texts)))} and {task.label}."
+            )
+    if len(labels) < 2:
+        raise ValueError(f"Task {task.name}: all examples of {place} have the label {labels[0]!r}.")
+    return Loaded(task, labels, train, test, str(place))
+
+
+class _Place:
+    """Where a task's examples are."""
+
+    def __init__(
+        self, task: Task, sources: Mapping[str, SourceConfig], trained: str, directory: str
+    ) -> None:
+        self._task, self._sources, self._trained = task, sources, trained
+        self._directory = directory
+        self.made = task.name in sentence_tasks.TASKS and not task.train
+        self.labels: tuple[str, ...] = ()
+        self._files = {} if self.made else self._find_files()
+        if self.made or self._files:
+            return
+        if not task.dataset:
+            raise ValueError(self._missing())
+        if not datasets.labelled_path(self._dataset(trained), directory):
+            raise ValueError(self._missing())
+        self.labels = datasets.label_names(self._dataset(trained), directory, task.label)
+
+    def __str__(self) -> str:
+        if self.made:
+            return f"the text of source {self._trained}"
+        if self._files:
+            return ", ".join(sorted(set(self._files.values())))
+        return f"TFDS {self._dataset(self._trained)}"
+
+    def has(self, language: str) -> bool:
+        """Whether a language other than the one that is trained in has a text to be scored on."""
+        if self.made:
+            return self._sources[language].kind != "synthetic"
+        if self._files:
+            return (language, "test") in self._files
+        if LANGUAGE not in self._task.dataset:
+            return False
+        return bool(datasets.labelled_path(self._dataset(language), self._directory))
+
+    def rows(self, language: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields where each example is, and its fields."""
+        name = self._task.name
+        if self.made:
+            source = self._sources[language]
+            if source.kind == "synthetic":
+                raise ValueError(
+                    f"--tasks={name} is made of sentences, and config.sources.{language} is "
+                    "synthetic, which has none."
+                )
+            for number, row in enumerate(sentence_tasks.TASKS[name](language, source, split)):
+                yield f"{name}, example {number}", row
+        elif self._files:
+            yield from _json_rows(self._files[language, split])
+        else:
+            dataset = self._dataset(language)
+            named_split = self._task.splits[_SPLITS.index(split)]
+            for number, row in enumerate(datasets.labelled(dataset, self._directory, named_split)):
+                yield f"{dataset}, record {number} of {named_split}", row
+
+    def _dataset(self, language: str) -> str:
+        return self._task.dataset.replace(LANGUAGE, language)
+
+    def _find_files(self) -> dict[tuple[str, str], str]:
+        """Returns (language, split) -> file; empty where the language trained in has not both."""
+        found = {}
+        for language in self._sources:
+            for split in _SPLITS:
+                file = next(filter(os.path.isfile, self._candidates(language, split)), None)
+                if file:
+                    found[language, split] = file
+        needed = [(self._trained, split) for split in _SPLITS]
+        missing = [split for _, split in needed if (self._trained, split) not in found]
+        if missing and (len(missing) == 1 or self._task.train):
+            raise ValueError(self._missing(missing[0]))
+        return {} if missing else found
+
+    def _candidates(self, language: str, split: str) -> Iterator[str]:
+        """Yields the files that the examples of a language may be in."""
+        own = getattr(self._task, split)
+        if own:
+            if LANGUAGE in own or language == self._trained:
+                yield own.replace(LANGUAGE, language)
+            return
+        name = self._task.name
+        # The second validation set of MNLI goes with the same examples to train on.
+        names = [name, "mnli"] if name == "mnli-mm" and split == "train" else [name]
+        stems = [f"{name}.{language}" for name in names]
+        stems += names if language == self._trained else []
+        for stem in stems if self._directory else ():
+            for part in _NAMES[split]:
+                for ending in _ENDINGS:
+                    yield os.path.join(self._directory, f"{stem}.{part}{ending}")
+
+    def _missing(self, split: str = "train") -> str:
+        """Returns what to say where examples of the language that is trained in are not there."""
+        task = self._task
+        if task.train:
+            file = next(self._candidates(self._trained, split))
+            return f"Task {task.name}: {split}={file}: there is no such file."
+        directory = self._directory or "DIRECTORY"
+        stem = task.name if task.name in GLUE else f"{task.name}.{self._trained}"
+        fix = (
+            f"Put {stem}.train.json and {stem}.valid.json, a JSON object with "
+            f"{', '.join(_FIELD.findall(' '.join(task.texts)))} and {task.label} in every line, "
+            f"into {directory} and give it as --tasks_dir"
+        )
+        if task.name in GLUE:
+            fix += " (the glue_filtered files of BabyLM 2023 are such)"
+        if task.dataset:
+            fix += ". Or " + datasets.how_to_get(self._dataset(self._trained), self._directory)
+        return f"--tasks={task.name}: there are no examples here. {fix}."
+
+
+def _json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, (_, line) in enumerate(files.lines(path), start=1):
+        where = f"{path}, line {number}"
+        decoded = files.decode(line, path, number)
+        if not decoded.strip():
+            continue
+        try:
+            row = json.loads(decoded)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}: is not valid JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: is not a JSON object. Write one a line.")
+        yield where, row
+
+
+def _examples(
+    task: Task,
+    place: _Place,
+    rows: Iterator[tuple[str, dict[str, Any]]],
+    labels: Sequence[str],
+) -> tuple[Examples, tuple[str, ...]]:
+    """Returns the examples, and the labels: those found, in order, where none are given."""
+    texts, found = [], []
+    for where, row in rows:
+        texts.append(tuple(_filled(text, row, where, task) for text in task.texts))
+        label = _value(row, task.label, where, task)
+        if labels and label not in labels:
+            raise ValueError(
+                f"{where}: {task.label}={label!r} is none of the labels of task {task.name}: "
+                f"{', '.join(labels)}."
+            )
+        found.append(label)
+    known = tuple(labels) or tuple(sorted(set(found), key=natural))
+    index = {label: place for place, label in enumerate(known)}
+    return Examples(texts, np.array([index[label] for label in found], np.int32)), known
+
+
+def _filled(text: str, row: Mapping[str, Any], where: str, task: Task) -> str:
+    return _FIELD.sub(lambda field: _value(row, field[1], where, task), text)
+
+
+def _value(row: Mapping[str, Any], field: str, where: str, task: Task) -> str:
+    if field not in row:
+        raise ValueError(
+            f"{where}: has no field {field!r}, which task {task.name} reads. It has: "
+            f"{', '.join(row) or 'none'}."
+        )
+    value = row[field]
+    if not isinstance(value, str | int):
+        raise ValueError(f"{where}: its field {field!r} is neither text nor a whole number.")
+    return str(value)
