@@ -315,6 +315,7 @@ def command(study, monkeypatch) -> Callable[..., int]:
 
     def call(*members: str, dry_run: bool = False) -> int:
         flags = {"study": str(study), "members": members, "dry_run": dry_run}
+        flags |= {"data_dir": None, "mesh": [], "devices": 0}
         flags |= {"config": None, "workdir": None, "extend": False, "export": None}
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**flags))
         return main._study()
