@@ -76,7 +76,7 @@ def config_name(flag: str = "config") -> str:
       ValueError: none was given.
     """
     if flags.FLAGS[flag].value is None:
-        raise ValueError(f"--{flag} is missing. Give a file in configs/, such as 90_10.py.")
+        raise ValueError(f"--{flag} is missing. Give a file, such as --{flag}=configs/90_10.py.")
     file = flags.FLAGS[flag].config_filename  # type: ignore[attr-defined]
     return os.path.basename(file.partition(":")[0]).removesuffix(".py")
 

@@ -63,6 +63,7 @@ def test_the_tables_name_what_was_computed(found):
         assert words in text
 
 
+@pytest.mark.slow
 def test_a_second_start_takes_its_programs_from_the_cache():
     found = start.measure(TINY)
     cold, cached = found["cold"], found["cached"]
@@ -72,6 +73,7 @@ def test_a_second_start_takes_its_programs_from_the_cache():
         assert parts <= seconds["whole"]
 
 
+@pytest.mark.slow
 def test_a_pack_is_timed_against_its_runs_in_turn(monkeypatch):
     options = {"cpu": {"xla_backend_optimization_level": "0"}}
     monkeypatch.setattr(tuning, "COMPILER_OPTIONS", options)

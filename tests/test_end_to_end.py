@@ -286,7 +286,13 @@ def uninterrupted(tiny, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 75)]
+    ("how", "code"),
+    [
+        (signal.SIGKILL, -9),
+        # Several processes (test_processes.py) and a store (test_cloud_storage.py) have it too.
+        pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 75, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tiny, uninterrupted, tmp_path, how, code):
     process = start_until([*tiny, *LONG], tmp_path / "run", step=60)

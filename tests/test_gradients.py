@@ -439,6 +439,7 @@ def test_a_language_is_in_all_things_like_itself(measure, pairs):
     assert same["corrected_mean"] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_devices_and_how_many_sequences_they_work_on_do_not_change_gradients(params, pairs, found):
     mesh = make_mesh(8, fsdp=2, tensor=2)
     placed = jax.device_put(params, sharding.state_shardings(mesh, params))

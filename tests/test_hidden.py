@@ -356,6 +356,7 @@ def test_batches_do_not_change_the_result(programs, params, plain_found):
     assert_close(measured(fours, params, clones()), plain_found, 1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_find_the_same_as_one(params, plain_found):
     eight = Programs(make_mesh(8, fsdp=2, tensor=2), 8)
     expected = {name: plain_found[name] for name in ("sequences", "positions", "sentences")}

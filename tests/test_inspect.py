@@ -210,6 +210,7 @@ def test_the_command_says_by_its_exit_code_whether_a_record_holds(run, copy):
     assert done.returncode == 2 and "nowhere holds no run" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_bench_reports_the_tokens_that_it_timed(data_dir, english, monkeypatch):
     monkeypatch.setattr(stream, "_SECONDS", 0.02)
     config = tiny_config(data_dir, steps=3000)
