@@ -591,6 +591,7 @@ def flat(grads: Any, name: str) -> np.ndarray:
     return np.concatenate([np.ravel(leaf).astype(float) for leaf in leaves])
 
 
+@pytest.mark.slow
 def test_each_languages_share_is_that_of_its_part_of_the_gradient(programs, params):
     B, G = 6, 3
     rng = np.random.default_rng(6)

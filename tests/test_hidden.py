@@ -350,6 +350,7 @@ def plain_found(programs, params) -> dict[str, Any]:
     return measured(programs, params, clones())
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_the_result(programs, params, plain_found):
     fours = copy.copy(programs)  # what has no batches is compiled already
     fours.batch_size = 4
