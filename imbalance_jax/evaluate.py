@@ -116,8 +116,7 @@ def open_run(
     from imbalance_jax import config as config_lib
     from imbalance_jax import distributed, hardware, sharding
     from imbalance_jax.checkpoint import Checkpoints
-    from imbalance_jax.data import parallel, prepare, sources
-    from imbalance_jax.data.mixture import ORDER_VERSION
+    from imbalance_jax.data import sources
     from imbalance_jax.train import Trainer
 
     distributed.join()
@@ -133,15 +132,7 @@ def open_run(
             mesh = sharding.make_mesh(config.mesh, jax.devices())
         except ValueError:  # it was trained on another number of devices
             mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices())
-
-        def make() -> Trainer:
-            prepared = prepare.prepare_all(config)
-            sets = parallel.prepare_all(config, prepared)
-            trainer = Trainer.make(config, prepared, mesh, sets, training=False)
-            run.check_text(trainer.fingerprints(), ORDER_VERSION)
-            return trainer
-
-        trainer = distributed.after_process_0(make)
+        trainer = Trainer.of_run(config, run, mesh, training=False)
         newest = saved[-1] if step is None else step
         return trainer, checkpoints.restore(newest, trainer.abstract_state())
     finally:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from imbalance_jax.pack import Member
-    from imbalance_jax.train import Clock, Lost, Preempted, Trainer
+    from imbalance_jax.train import Clock, Preempted, Trainer
 
 FLAGS = flags.FLAGS
 
@@ -73,7 +73,7 @@ def _run(run: RunDirectory, config: config_lib.Config) -> int:
 
     from imbalance_jax import distributed, hardware, planning, sharding
     from imbalance_jax.data import sources
-    from imbalance_jax.train import Clock
+    from imbalance_jax.train import Clock, Trainer
 
     distributed.join(FLAGS.devices)
     _check_alone()
@@ -85,7 +85,7 @@ def _run(run: RunDirectory, config: config_lib.Config) -> int:
             mesh = sharding.make_mesh(config.mesh, jax.devices())
             sharding.check_batch(config, mesh)
             _check(config)
-        trainer = _trainer(run, config, mesh)
+        trainer = Trainer.of_run(config, run, mesh)
         print(planning.describe(trainer))
     if FLAGS.dry_run:
         print(planning.forecast(trainer))
@@ -118,24 +118,6 @@ def _check(config: config_lib.Config) -> None:
         parallel.check(name, texts)
 
 
-def _trainer(
-    run: RunDirectory, config: config_lib.Config, mesh: "Mesh", *, alone: bool = True
-) -> "Trainer":
-    from imbalance_jax import distributed
-    from imbalance_jax.data import parallel, prepare
-    from imbalance_jax.data.mixture import ORDER_VERSION
-    from imbalance_jax.train import Trainer
-
-    def make() -> Trainer:
-        prepared = prepare.prepare_all(config)
-        sets = parallel.prepare_all(config, prepared)
-        trainer = Trainer.make(config, prepared, mesh, sets, training=alone)
-        run.check_text(trainer.fingerprints(), ORDER_VERSION)
-        return trainer
-
-    return distributed.after_process_0(make)
-
-
 def _study() -> int:
     """Trains the runs of a study that --members names: one alone, several as a pack."""
     runs = {
@@ -158,7 +140,7 @@ def _study() -> int:
     from imbalance_jax import distributed, hardware, planning, sharding
     from imbalance_jax.data import sources
     from imbalance_jax.pack import Member, Pack
-    from imbalance_jax.train import Clock
+    from imbalance_jax.train import Clock, Trainer
 
     distributed.join(FLAGS.devices)
     config = next(iter(runs.values()))[1]
@@ -171,7 +153,7 @@ def _study() -> int:
                 _check(config)
         alone = sharding.of_one_member(mesh)
         members = [
-            Member(name, _trainer(run, config, alone, alone=False), run)
+            Member(name, Trainer.of_run(config, run, alone, training=False), run)
             for name, (run, config) in runs.items()
         ]
         with distributed.agreed():
@@ -255,7 +237,11 @@ def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> i
                 print(_stopped(stop, f"of {len(groups[start])} runs"))
                 return cli.PREEMPTED
             except Lost as lost:
-                return _leave(lost)
+                return _leave(str(lost))
+            except RuntimeError as error:
+                if not distributed.is_lost_peer(error):
+                    raise
+                return _leave("another process was lost")
     if not distributed.is_writer():
         return cli.FAILED if failed else cli.DONE
     for member in members:
@@ -276,11 +262,11 @@ def _stopped(stop: "Preempted", where: str) -> str:
     return f"Saved step {stop.step} {where}. {_again()}"
 
 
-def _leave(lost: "Lost") -> int:
+def _leave(why: str) -> int:
     """Ends a process whose run has lost another one."""
     from imbalance_jax import distributed
 
-    print(f"error: {lost}: its newest checkpoint stands. {_again()}", file=sys.stderr)
+    print(f"error: {why}: the newest checkpoint stands. {_again()}", file=sys.stderr)
     return distributed.leave(cli.LOST, seconds=0)
 
 
@@ -306,7 +292,11 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
             print(_stopped(stop, f"in {run}"))
             return cli.PREEMPTED
         except Lost as lost:
-            return _leave(lost)
+            return _leave(str(lost))
+        except RuntimeError as error:  # while it was restored, or saved at the end of its time
+            if not distributed.is_lost_peer(error):
+                raise
+            return _leave("another process was lost")
         except Failed as error:
             print(f"error: {error}\n{run.path / 'FAILED.json'} has the details.", file=sys.stderr)
             return distributed.leave(cli.FAILED)

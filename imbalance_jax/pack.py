@@ -301,7 +301,9 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
         assert state_E is not None
         try:
             failed = _Loop(pack, courses, times, update, state_E).run()
-        except Lost:
+        except Preempted:
+            raise
+        except Exception:  # others may be gone, of whom closing would wait
             distributed.forget(stack)
             raise
         return failed

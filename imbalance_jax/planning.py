@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import hardware, languages, placement, step
+from imbalance_jax import distributed, hardware, languages, placement, step
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import synthetic
@@ -224,7 +224,9 @@ def _memory(state: Any, memory: Any, limit: int | None) -> str:
 def _time(trainer: Trainer, trial: Callable[[], float] | None, *, runs: int) -> str:
     """Returns what the updates take: tried out, or guessed where they are long or do not fit."""
     guess = runs * trainer.flops_per_step() / (hardware.peak_flops().value * _ASSUMED_MFU)
-    if trial is None or guess > _TRIAL_SECONDS:
+    # The peak that the guess rests on may have been measured, by each process for itself.
+    long = bool(distributed.of_process_0(np.bool_(guess > _TRIAL_SECONDS)))
+    if trial is None or long:
         seconds, how = guess, f"at an assumed {_ASSUMED_MFU:.0%} of {hardware.peak_flops().source}"
     else:
         seconds, how = trial(), "measured over 3 steps"

@@ -20,7 +20,8 @@ from imbalance_jax import step as step_lib
 from imbalance_jax.cadence import Cadence
 from imbalance_jax.checkpoint import Checkpoints
 from imbalance_jax.config import Config, ModelConfig
-from imbalance_jax.data import synthetic, views
+from imbalance_jax.data import parallel as parallel_lib
+from imbalance_jax.data import prepare, synthetic, views
 from imbalance_jax.data.audit import Audit, requested_and_realised
 from imbalance_jax.data.corpora import AnySource
 from imbalance_jax.data.mixture import ORDER_VERSION
@@ -158,6 +159,27 @@ class Trainer:
                     f"config.evaluation.stride={config.model.L}, or use more text."
                 )
         return cls(config, sources, Stream(config, sources), vocabulary, mesh, parallel)
+
+    @classmethod
+    def of_run(
+        cls, config: Config, run: RunDirectory, mesh: jax.sharding.Mesh, *, training: bool = True
+    ) -> "Trainer":
+        """Builds and checks all parts of a run, whose text is prepared where it is not yet.
+
+        Process 0 prepares it, and the others find it.
+
+        Raises:
+          ValueError: as `make`; or the run was begun with other text.
+        """
+
+        def build() -> Trainer:
+            sources = prepare.prepare_all(config)
+            sets = parallel_lib.prepare_all(config, sources)
+            trainer = cls.make(config, sources, mesh, sets, training=training)
+            run.check_text(trainer.fingerprints(), ORDER_VERSION)
+            return trainer
+
+        return distributed.after_process_0(build)
 
     def source(self, tag: str) -> AnySource:
         return self.sources[languages.source_of(self.config, tag)]
@@ -506,7 +528,9 @@ def train(
         course = Course(trainer, run, times, interrupts, checkpoints, evaluator, start)
         try:
             _loop(course, times, update, state)
-        except (Failed, Lost):
+        except Preempted:
+            raise
+        except Exception:  # others may be gone, of whom closing would wait
             distributed.forget(stack)
             raise
 

@@ -127,8 +127,8 @@ def test_other_stores_and_text_in_one_are_refused(tmp_path):
 @pytest.fixture(scope="module")
 def bucket():
     """The gs:// path of an empty bucket, which this process and its children reach."""
-    pytest.importorskip("gcsfs", reason="needs the extra test")
-    pytest.importorskip("gcp_storage_emulator", reason="needs the extra test")
+    pytest.importorskip("gcsfs", reason="pip install -e '.[test]'")
+    pytest.importorskip("gcp_storage_emulator", reason="pip install -e '.[test]'")
     from gcp_storage_emulator import server
     from gcp_storage_emulator.handlers import objects
 

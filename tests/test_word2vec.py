@@ -173,7 +173,7 @@ def test_words_with_the_same_neighbours_become_each_others(method):
 # A position's contexts share its negatives here, and its sums are larger than gensim's steps.
 @pytest.mark.parametrize(("method", "tolerance"), [("cbow", 0.05), ("skipgram", 0.2)])
 def test_vectors_and_their_neighbours_are_like_those_of_gensim(method, tolerance):
-    models = pytest.importorskip("gensim.models", reason="gensim is not installed (extra test)")
+    models = pytest.importorskip("gensim.models", reason="pip install -e '.[test]'")
     blocks = clustered(12_800, 16)
     settings = dataclasses.replace(PLANTED, method=method)
     ours = word2vec.train(lambda: blocks, word2vec.count(lambda: blocks, V), settings)

@@ -186,7 +186,7 @@ def test_a_task_of_skypilot_has_fields_and_names_that_it_knows(where, tmp_path):
     assert set(resources) <= SKY_FIELDS["resources"]
     assert set(resources["job_recovery"]) == SKY_FIELDS["job_recovery"]
     assert re.fullmatch(r"tpu-v6e-8|H100:8", resources["accelerators"])
-    sky = pytest.importorskip("sky", reason="skypilot is not installed")
+    sky = pytest.importorskip("sky", reason="pip install skypilot, in an environment of its own")
     file = tmp_path / "task.yaml"
     file.write_text(yaml.safe_dump(task))
     assert sky.Task.from_yaml(str(file)).name == task["name"]
@@ -206,7 +206,9 @@ QUEUED = {
 }
 
 
-@pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")
+@pytest.mark.skipif(
+    GCLOUD is None, reason="install Google Cloud's command line, gcloud, and put it on PATH"
+)
 @pytest.mark.parametrize(
     "where",
     [pytest.param(QUEUED["one slice"], marks=pytest.mark.slow), QUEUED["two slices"]],

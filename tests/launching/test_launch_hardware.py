@@ -65,7 +65,9 @@ def test_a_size_that_does_not_exist_is_refused_with_those_that_do(arguments, mes
 
 
 def test_xpk_has_the_same_table():
-    table = pytest.importorskip("xpk.core.system_characteristics", reason="xpk is not installed")
+    table = pytest.importorskip(
+        "xpk.core.system_characteristics", reason="pip install xpk, in an environment of its own"
+    )
     compared = 0
     for family, topology in ALL:
         size = hardware.size(family, topology)
@@ -90,7 +92,7 @@ for name in sys.argv[1:]:
 
 
 def test_libtpu_has_the_same_topologies():
-    pytest.importorskip("libtpu", reason="libtpu is not installed")
+    pytest.importorskip("libtpu", reason="pip install -e '.[tpu]'")
     # Of v4 libtpu counts the two cores of a chip.
     sizes = [hardware.size(f, t) for f, t in ALL if f != "v4"]
     sizes = [size for size in sizes if size.devices <= 256]

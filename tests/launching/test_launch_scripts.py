@@ -25,7 +25,7 @@ def executable(path: pathlib.Path, text: str) -> pathlib.Path:
     return path
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="install the package shellcheck")
 def test_shellcheck_has_nothing_to_say():
     done = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
