@@ -133,7 +133,8 @@ def _number(environ: Mapping[str, str], name: str, default: int | None = None) -
     return int(value)
 
 
-def _has_tpu() -> bool:
+def has_tpu() -> bool:
+    """Returns whether this machine has TPUs, without starting them."""
     chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
@@ -149,7 +150,7 @@ def join(expected: int = 0) -> None:
     Raises:
       ValueError: there are others, or some processes have more of them than others.
     """
-    job = detect(os.environ, tpu=_has_tpu())
+    job = detect(os.environ, tpu=has_tpu())
     if job is not None and not jax.distributed.is_initialized():
         jax.distributed.initialize(
             **job.arguments,

@@ -90,7 +90,7 @@ def start_together(count: int, code: str, args: tuple[str, ...]) -> list[tuple[i
         for index in range(count)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [process.communicate(timeout=480)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -20,6 +20,7 @@ them, the FLOPs are taken to be those of the convention at least.
 
 import dataclasses
 import math
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -28,9 +29,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imbalance_jax import distributed, sharding, tuning
 from imbalance_jax import model as model_lib
 from imbalance_jax import pack as pack_lib
-from imbalance_jax import sharding, tuning
 from imbalance_jax import step as step_lib
 from imbalance_jax.benchmarks.traffic import read_program
 from imbalance_jax.config import Config
@@ -96,6 +97,9 @@ def devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
         ) from error
     from jax.experimental import topologies
 
+    if not distributed.has_tpu():  # or libtpu looks for the host it is on, and complains
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
     if math.prod(shape) < 4:  # less than a host of the usual kind
         options["chips_per_host_bounds"] = (1, 1, 1)
