@@ -52,7 +52,7 @@ def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
         except (ValueError, FileNotFoundError) as error:
             refuse(str(error))
         except KeyboardInterrupt:
-            print("Interrupted before the first step. Start again to go on.", file=sys.stderr)
+            print("Interrupted. Start again to go on.", file=sys.stderr)
             return PREEMPTED
 
     app.run(checked, flags_parser=_parse)

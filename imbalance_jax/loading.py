@@ -154,7 +154,7 @@ def _restore(run: RunDirectory, step: int | None, like: step_lib.TrainState) -> 
     try:
         steps = checkpoints.steps()
         if not steps or (step is not None and step not in steps):
-            wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+            wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
             raise FileNotFoundError(f"{run} has no {wanted}. It has: {steps or 'none'}.")
         return checkpoints.restore(steps[-1] if step is None else step, like)
     finally:

@@ -10,12 +10,14 @@ the others. A clone is scored on the same examples under its own ids, a language
 examples of its own, where a task has them. The defaults are the reference study's
 (imbalance_jax/evaluation/transfer.py says what the two protocols are, and
 imbalance_jax/data/tasks.py which tasks there are). The results go into transfer.json, a task
-whole or not at all, beside those that are there, and report.html is written anew. One device does
-it all.
+whole or not at all, beside those that are there, and report.html is written anew. What is there
+already is not measured again, so that a command that was interrupted goes on; with other settings
+it is refused, unless --overwrite says that it may go. One device does it all.
 """
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from imbalance_jax.data.tasks import Examples, Loaded
-    from imbalance_jax.evaluation.transfer import Classifier, Encoded
+    from imbalance_jax.evaluation.transfer import Classifier, Encoded, Settings
     from imbalance_jax.loading import LoadedRun
 
 FLAGS = flags.FLAGS
@@ -49,12 +51,14 @@ def define_flags() -> None:
     flags.DEFINE_integer("epochs", 10, "Times that the examples are gone through, at most.")
     flags.DEFINE_integer("batch_size", 64, "Examples of an update.")
     flags.DEFINE_float("learning_rate", 5e-5, "At the first update; it falls linearly to 0.")
-    flags.DEFINE_integer("length", 128, "Positions of an example.")
+    flags.DEFINE_integer("length", None, "Positions of an example; by default 128, or all it has.")
     flags.DEFINE_integer("evaluate_every", 200, "intended: updates between two scores.")
     flags.DEFINE_integer("patience", 10, "intended: scores without a gain before it stops.")
     flags.DEFINE_float("threshold", 1e-3, "intended: what counts as a gain.")
-    flags.DEFINE_integer("train_examples", 0, "Used at most; 0 is all, 4,000 of made tasks.")
-    flags.DEFINE_integer("test_examples", 0, "Used at most; 0 is all, 1,000 of made tasks.")
+    for part, made in (("train", "4,000"), ("test", "1,000")):
+        said = f"Used at most; 0 is all, and {made} of tasks made of the run's text."
+        flags.DEFINE_integer(f"{part}_examples", 0, said, lower_bound=0)
+    flags.DEFINE_bool("overwrite", False, "Replace what is known of these tasks.")
 
 
 def main() -> int:
@@ -62,17 +66,16 @@ def main() -> int:
 
     from imbalance_jax import distributed, hardware, loading
     from imbalance_jax.data import sources, tasks
-    from imbalance_jax.evaluation import transfer
 
     if jax.process_count() > 1 or distributed.detect(os.environ, tpu=False):
         cli.refuse("transfer takes one process with one device, and was started as one of several.")
     if not FLAGS.workdir:
         cli.refuse("--workdir is missing. Give the directory of a run, such as runs/90_10.")
-    names = [field.name for field in dataclasses.fields(transfer.Settings)]
-    settings = transfer.Settings(**{name: getattr(FLAGS, name) for name in names})
     chosen = tasks.named(FLAGS.tasks)
     run = RunDirectory(FLAGS.workdir)
-    hardware.use_compilation_cache(sources.cache_dir(run.config().data_dir) / "compiled")
+    config = run.config()
+    settings = _settings(config.model.L)
+    hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
     loaded = loading.load(run.path, None if FLAGS.step < 0 else FLAGS.step)
     transferring = Transfer.make(loaded, settings, FLAGS.train_language, FLAGS.languages)
     for line in transferring.notes:
@@ -80,14 +83,50 @@ def main() -> int:
     most = {"train": FLAGS.train_examples, "test": FLAGS.test_examples}
     # All of them before any is trained on: what is wrong shows in the first seconds.
     ready = [transferring.load(task, FLAGS.tasks_dir, most) for task in chosen]
+    known = {} if FLAGS.overwrite else _known(run, transferring, ready)
     from imbalance_jax.analysis import page
 
     for each in ready:
-        found = transferring.measure(each)
-        save(run, settings.protocol, transferring.trained, each.task.name, found)
-        print("\n".join(describe(each.task.name, found)))
+        name = each.task.name
+        if name in known:
+            print(f"{name} is known already; --overwrite measures it again.")
+        else:
+            try:
+                known[name] = transferring.measure(each)
+            except FloatingPointError as error:
+                print(f"error: {name}: {error} Set a lower --learning_rate.", file=sys.stderr)
+                return cli.FAILED
+            save(run, settings.protocol, transferring.trained, name, known[name])
+        print("\n".join(describe(name, known[name])))
     print(f"Wrote {run.path / transfer_results.FILE}. See {page.write_run_page(run)}.")
     return cli.DONE
+
+
+def _settings(positions: int) -> "Settings":
+    """Returns what the flags say, for a model of so many positions."""
+    from imbalance_jax.evaluation.transfer import Settings
+
+    given = {field.name: getattr(FLAGS, field.name) for field in dataclasses.fields(Settings)}
+    if given["length"] is None:
+        given["length"] = min(Settings.length, positions)
+    return Settings(**given)
+
+
+def _known(
+    run: RunDirectory, transferring: "Transfer", ready: Sequence["Loaded"]
+) -> dict[str, dict[str, Any]]:
+    """Returns what is known of tasks that are asked for.
+
+    Raises:
+      ValueError: it was found in another way.
+    """
+    protocol = transferring.classifier.settings.protocol
+    results = run.read_json(transfer_results.FILE) or {}
+    every = results.get(protocol, {}).get(transferring.trained, {})
+    known = {each.task.name: each for each in ready if each.task.name in every}
+    for name, loaded in known.items():
+        transferring.check_same(loaded, every[name])
+    return {name: every[name] for name in known}
 
 
 def save(
@@ -193,6 +232,36 @@ class Transfer:
         map_U = self.run.vocabulary.map_GU[self.run.vocabulary.index(tag)]
         return transfer.in_language(encoded, map_U)
 
+    def _identity(self, loaded: "Loaded") -> dict[str, Any]:
+        """Returns the part of what is found that says what was done, and to what."""
+        return {
+            "settings": dataclasses.asdict(self.classifier.settings),
+            "step": self.run.step,
+            "origin": loaded.origin,
+            "labels": list(loaded.labels),
+            "examples": {
+                "train": len(loaded.train),
+                "test": {name: len(examples) for name, examples in loaded.test.items()},
+            },
+        }
+
+    def check_same(self, loaded: "Loaded", known: Mapping[str, Any]) -> None:
+        """Raises ValueError if what is known of a task was found in another way."""
+        now = self._identity(loaded)
+        was = {**known, **known["settings"]}
+        differ = [
+            f"{key}={was.get(key)!r} and not {value!r}"
+            for key, value in {**now, **now["settings"]}.items()
+            if key != "settings" and was.get(key) != value
+        ]
+        unknown = [tag for tag in self.scored if tag not in known["languages"] | known["skipped"]]
+        differ += [f"nothing on {', '.join(unknown)}"] if unknown else []
+        if differ:
+            raise ValueError(
+                f"{transfer_results.FILE} has {loaded.task.name} in {self.trained} already, with "
+                f"{'; '.join(differ)}. --overwrite replaces it."
+            )
+
     def measure(self, loaded: "Loaded") -> dict[str, Any]:
         """Returns what transfer.json has of a task: see analysis/transfer_results.py."""
         import numpy as np
@@ -218,15 +287,20 @@ class Transfer:
             return transfer.score(predicted_Sn, known_label_n, classes)
 
         train = self.encode(loaded.train, self.trained)
+        cut = (train.cut + known.cut) / (len(train) + len(known))
         title, total = f"{name} in {self.trained}", classifier.updates(len(train))
         with Progress(title, total) as progress:
             for line in skipped.values():
                 progress.line(line)
+            if cut:
+                length = classifier.settings.length
+                progress.line(f"{cut:.1%} of the examples lose what is beyond {length} positions.")
             times: list[float] = []  # of the updates; the first waits for a program
 
-            def poll(done: int, loss: float) -> None:
+            def poll(done: int, loss: float | None) -> None:
                 times.append(time.monotonic())
-                progress.show(done, f"loss {loss:.3f}   {rate(times):,.1f} updates/s")
+                speed = f"loss {loss:.3f}   {rate(times):,.1f} updates/s" if loss else ""
+                progress.show(done, speed)
 
             params, updates = classifier.train(
                 self.run.params, train, loaded.train.label_n, classes, score, poll
@@ -240,14 +314,8 @@ class Transfer:
                     majority=float(np.bincount(label_n).max() / len(label_n)),
                 )
         return {
-            "settings": dataclasses.asdict(classifier.settings),
-            "step": self.run.step,
-            "origin": loaded.origin,
-            "labels": list(loaded.labels),
-            "examples": {
-                "train": len(train),
-                "test": {name: len(examples) for name, examples in loaded.test.items()},
-            },
+            **self._identity(loaded),
+            "cut": cut,
             "updates": updates,
             "updates_per_second": round(rate(times), 2),
             "seconds": round(time.monotonic() - began, 1),

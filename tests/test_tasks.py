@@ -109,6 +109,22 @@ def test_any_file_with_named_fields_is_a_task(tmp_path):
     assert list(found.test) == ["en", "fr"] and found.test["fr"].texts == [("T", "B")]
 
 
+def test_a_part_of_a_files_examples_is_a_fixed_draw_and_not_its_beginning(tmp_path):
+    texts = [(label, f"{label} {n}") for label in (0, 1) for n in range(50)]  # sorted by label
+    cola(tmp_path, train=texts, test=texts)
+    found = load("cola", tmp_path, most={"train": 20, "test": 30})
+    assert len(found.train) == 20 and len(found.test["en"]) == 30
+    assert 5 < found.train.label_n.sum() < 15
+    numbers = [int(text.split()[1]) for (text,) in found.train.texts]
+    assert all(
+        text.startswith(str(label))
+        for (text,), label in zip(found.train.texts, found.train.label_n, strict=True)
+    )
+    assert len(set(found.train.texts)) == 20 and max(numbers) > 25
+    again = load("cola", tmp_path, most={"train": 20})
+    assert again.train.texts == found.train.texts and len(again.test["en"]) == 100
+
+
 def dataset(root, name, config, rows, names=("bad", "good")):
     """Writes a prepared TFDS dataset of sentences with labels."""
     path = os.path.join(root, name, config, "1.0.0")
@@ -222,6 +238,11 @@ def test_a_missing_field_is_answered_with_those_that_are_there(tmp_path):
         (TOML.replace("label =", "lable ="), "may have label and labels. It has: texts, lable"),
         (TOML.replace("{title}", "title"), "each with a field of the examples"),
         (TOML, r"topics: train=.*en.train.jsonl: there is no such file"),
+        (TOML.replace("[topics]", "[cola]"), "cola is a task of the list"),
+        (TOML.replace('["b", "a"]', "[1, 1]"), "topics.labels=.* must be a list of different"),
+        (TOML.replace('["b", "a"]', "[true, false]"), "topics.labels=.* whole numbers"),
+        (TOML.replace('["{title}", "{body}"]', "[3]"), "topics.texts=.* must be a list of texts"),
+        (TOML.replace('"{language}.train.jsonl"', "3"), "topics.train=3 must be text"),
     ],
 )
 def test_a_task_that_is_not_described_well_is_refused(tmp_path, toml, said):
@@ -290,3 +311,19 @@ def test_reading_tasks_takes_no_jax():
     code = "import sys, imbalance_jax.data.tasks; sys.exit('jax' in sys.modules)"
     root = pathlib.Path(tasks.__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_a_description_that_cannot_be_read_is_refused_by_its_path(tmp_path):
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n" + TOML.encode())
+    for name, said in (("folder", "cannot be read"), ("latin", "not TOML"), ("no", "no such file")):
+        with pytest.raises(ValueError, match=rf"--tasks=.*{name}.toml: .*{said}"):
+            load(tmp_path / f"{name}.toml")
+
+
+def test_whole_numbers_may_be_labels(tmp_path):
+    (tmp_path / "mine.toml").write_text(TOML.replace('["b", "a"]', "[1, 0]"))
+    for name in ("en.train", "en.test"):
+        write(tmp_path / f"{name}.jsonl", [{"title": "T", "body": "B", "topic": 0}])
+    found = load(tmp_path / "mine.toml")
+    assert found.labels == ("1", "0") and found.train.label_n.tolist() == [1]

@@ -133,7 +133,8 @@ def test_texts_get_a_separator_each_and_padding_up_to_the_length():
 def test_the_end_of_the_second_text_is_what_truncation_loses_with_its_separator():
     found = transfer.encode([[[5, 6], [7, 8, 9]], [[5] * 5, [8]]], separator=2, pad=0, length=6)
     assert found.ids_nL.tolist() == [[5, 6, 2, 7, 8, 9], [5, 5, 5, 5, 5, 2]]
-    assert found.last_n.tolist() == [5, 5]
+    assert found.last_n.tolist() == [5, 5] and found.cut == 2
+    assert transfer.encode([[[5], [7]]], separator=2, pad=0, length=4).cut == 0
 
 
 def test_a_clone_has_all_ids_but_padding_moved_by_the_vocabulary():
@@ -394,7 +395,7 @@ def run_directory(english, data_dir, tmp_path_factory):
 def given(monkeypatch):
     """Returns a function that gives the command its flags, and calls it."""
     values = flags.FlagValues()
-    for name in ("string", "enum", "integer", "float", "list"):
+    for name in ("string", "enum", "integer", "float", "list", "bool"):
         define = getattr(flags, f"DEFINE_{name}")
         monkeypatch.setattr(flags, f"DEFINE_{name}", functools.partial(define, flag_values=values))
     command.define_flags()
@@ -442,9 +443,46 @@ def test_a_task_is_kept_beside_others_and_shown_in_the_report(run_directory, tmp
     assert f'<data value="{found["languages"]["en2"]["accuracy"]:.12g}">' in report
 
 
+def test_what_is_known_is_not_measured_again_and_not_replaced_unasked(
+    run_directory, tmp_path, given, capsys, monkeypatch
+):
+    task_files(tmp_path)
+    run_directory.write_json("transfer.json", {})
+    args = (f"--workdir={run_directory}", f"--tasks_dir={tmp_path}", "--tasks=sst2", *SMALL)
+    assert given(*args) == 0
+    before = run_directory.read_json("transfer.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(command.Transfer, "measure", None)
+        assert given(*args) == 0
+    assert "sst2 is known already" in capsys.readouterr().out
+    # Said before anything is trained on.
+    with pytest.raises(ValueError, match=r"learning_rate=5e-05 and not 0\.1.*--overwrite"):
+        given(*args, "--learning_rate=0.1")
+    assert run_directory.read_json("transfer.json") == before
+    assert given(*args, "--learning_rate=0.1", "--overwrite") == 0
+    found = run_directory.read_json("transfer.json")["reference"]["en1"]["sst2"]
+    assert found["settings"]["learning_rate"] == 0.1
+
+
+def test_a_loss_that_is_no_number_ends_the_command_and_writes_nothing(
+    run_directory, tmp_path, given, capsys
+):
+    task_files(tmp_path)
+    run_directory.write_json("transfer.json", {})
+    args = (f"--workdir={run_directory}", f"--tasks_dir={tmp_path}", "--tasks=sst2", *SMALL)
+    assert given(*args, "--learning_rate=1e38", "--epochs=3") == 1
+    assert "is not a finite number. Set a lower --learning_rate" in capsys.readouterr().err
+    assert run_directory.read_json("transfer.json") == {}
+
+
 def test_the_flags_are_the_settings_with_their_defaults(given):
     for field in dataclasses.fields(Settings):
-        assert command.FLAGS[field.name].default == field.default, field.name
+        default = command.FLAGS[field.name].default
+        assert default == (None if field.name == "length" else field.default), field.name
+    command.FLAGS(["transfer"])
+    assert command._settings(512) == Settings()
+    # A smaller model has all of its positions read.
+    assert command._settings(64) == Settings(length=64)
 
 
 @pytest.mark.parametrize(

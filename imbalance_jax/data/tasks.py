@@ -20,6 +20,7 @@ have a JSON object in every line.
 
 import dataclasses
 import difflib
+import itertools
 import json
 import os
 import pathlib
@@ -71,6 +72,12 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def drawn(self, n: int) -> "Examples":
+        """Returns n of them, always the same ones, in their order."""
+        # Raw bits: numpy promises that they never change, unlike Generator's methods.
+        chosen_n = np.sort(np.argsort(np.random.Philox(key=0).random_raw(len(self)))[:n])
+        return Examples([self.texts[index] for index in chosen_n], self.label_n[chosen_n])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,10 +148,12 @@ def named(names: Sequence[str]) -> list[Task]:
 
 def _read_toml(path: str) -> list[Task]:
     try:
-        tables = tomllib.loads(pathlib.Path(path).read_text())
+        tables = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"--tasks={path}: there is no such file.") from error
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ValueError(f"--tasks={path}: it cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # TOML's, or that of a file in another encoding
         raise ValueError(f"--tasks={path}: it is not TOML ({error}).") from error
     fields = {field.name for field in dataclasses.fields(Task)} - {"name", "dataset", "splits"}
     made = []
@@ -155,11 +164,32 @@ def _read_toml(path: str) -> list[Task]:
                 f"--tasks={path}: {name} must be a table with texts, train and test, and may have "
                 f"label and labels. It has: {has}."
             )
-        # Lists of TOML are tuples here, and paths begin at the file.
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        if name in TASKS:
+            raise ValueError(
+                f"--tasks={path}: {name} is a task of the list, whose results have its name. Call "
+                "this one something else."
+            )
+        for key, value in values.items():
+            _check(f"--tasks={path}: {name}.{key}={value!r}", key, value)
+        # Paths begin at the file.
         values |= {key: os.path.join(os.path.dirname(path), values[key]) for key in _SPLITS}
+        values |= {key: tuple(map(str, values.get(key, ()))) for key in ("texts", "labels")}
         made.append(Task(name, **values))
     return made
+
+
+def _check(given: str, key: str, value: Any) -> None:
+    """Raises ValueError if a key of a task in a .toml file has a value of another kind."""
+    if key == "texts" and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        raise ValueError(f'{given} must be a list of texts, such as ["{{title}}", "{{body}}"].')
+    if key in ("label", *_SPLITS) and not isinstance(value, str):
+        raise ValueError(f"{given} must be text.")
+    if key == "labels":
+        kinds = isinstance(value, list) and all(type(label) in (str, int) for label in value)
+        if not kinds or len(set(map(str, value))) < max(2, len(value)):
+            raise ValueError(
+                f'{given} must be a list of different texts or whole numbers, such as ["a", "b"].'
+            )
 
 
 def load(
@@ -177,7 +207,8 @@ def load(
       sources: of the run, whose texts are to be scored.
       trained: the one of them whose examples are trained on.
       directory: where files of the tasks of the list, and datasets of TFDS, lie; "" is TFDS's own.
-      most: split -> examples that are used at most, 0 for all; made tasks have a default.
+      most: split -> examples that are used at most, 0 for all: the first of a made task, which
+        has a default, and a fixed draw of any other's.
 
     Raises:
       ValueError: there are no examples anywhere, saying where they could be put; a split of them
@@ -186,16 +217,18 @@ def load(
     place = _Place(task, sources, trained, directory)
     most = most or {}
 
-    def rows(language: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        limit = most.get(split) or (sentence_tasks.MOST[split] if place.made else 0)
-        for number, row in enumerate(place.rows(language, split)):
-            if limit and number >= limit:
-                return
-            yield row
+    def examples(
+        language: str, split: str, labels: Sequence[str]
+    ) -> tuple[Examples, tuple[str, ...]]:
+        limit, rows = most.get(split, 0), place.rows(language, split)
+        if place.made:
+            rows = itertools.islice(rows, limit or sentence_tasks.MOST[split])
+        found, known = _examples(task, place, rows, labels)
+        return (found.drawn(limit) if 0 < limit < len(found) else found), known
 
-    train, labels = _examples(task, place, rows(trained, "train"), place.labels or task.labels)
+    train, labels = examples(trained, "train", place.labels or task.labels)
     test = {
-        name: _examples(task, place, rows(name, "test"), labels)[0]
+        name: examples(name, "test", labels)[0]
         for name in sources
         if name == trained or place.has(name)
     }

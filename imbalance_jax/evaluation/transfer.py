@@ -70,6 +70,7 @@ class Encoded:
 
     ids_nL: np.ndarray  # int32
     last_n: np.ndarray  # the last position that is text
+    cut: int = 0  # of the texts, those that lost their end
 
     def __len__(self) -> int:
         return len(self.ids_nL)
@@ -89,12 +90,14 @@ def encode(
       length: positions of each example.
     """
     ids_nL = np.full((len(texts), length), pad, np.int32)
-    last_n = np.zeros(len(texts), np.int32)
+    last_n, cut = np.zeros(len(texts), np.int32), 0
     for row, parts in enumerate(texts):
-        ids = [id_ for part in parts for id_ in (*part, separator)][:length]
+        ids = [id_ for part in parts for id_ in (*part, separator)]
+        cut += len(ids) > length
+        ids = ids[:length]
         ids_nL[row, : len(ids)] = ids
         last_n[row] = len(ids) - 1
-    return Encoded(ids_nL, last_n)
+    return Encoded(ids_nL, last_n, cut)
 
 
 def in_language(encoded: Encoded, map_U: np.ndarray) -> Encoded:
@@ -256,7 +259,7 @@ class Classifier:
         label_n: np.ndarray,
         classes: int,
         score: Callable[[dict[str, model_lib.Params]], np.ndarray],
-        poll: Callable[[int, float], None] = lambda done, loss: None,
+        poll: Callable[[int, float | None], None] = lambda done, loss: None,
     ) -> tuple[dict[str, model_lib.Params], int]:
         """Returns the weights of all seeds that the protocol keeps, and the updates made.
 
@@ -267,7 +270,10 @@ class Classifier:
           classes: how many there are.
           score: of weights, in the language that is trained in: (S,). Asked for by `intended`.
           poll: called after each update with their number and the mean loss of the one before,
-            so that the device need not wait.
+            if there was one, so that the device need not wait.
+
+        Raises:
+          FloatingPointError: a loss is no longer a finite number.
         """
         settings = self.settings
         state = init(params, seeds=settings.seeds, C=classes)
@@ -276,7 +282,7 @@ class Classifier:
         best_S = np.full(settings.seeds, -np.inf)
         waited_S = np.zeros(settings.seeds, int)
         best: dict[str, model_lib.Params] | None = None
-        done, loss_S = 0, jnp.zeros(settings.seeds)
+        done, loss_S = 0, None
         for batch in self._batches(encoded, label_n):
             rate = settings.learning_rate * (total - done) / total
             before_S = loss_S
@@ -284,7 +290,7 @@ class Classifier:
                 state, batch, jnp.asarray(done), jnp.asarray(rate), self.config, self.together
             )
             done += 1
-            poll(done, float(before_S.mean()))
+            poll(done, None if before_S is None else _finite(before_S, done - 1))
             if not intended or done % settings.evaluate_every:
                 continue
             score_S = score(state.params)
@@ -296,6 +302,8 @@ class Classifier:
             best_S = np.where(better_S, score_S, best_S)
             if not (waited_S < settings.patience).any():
                 break
+        if loss_S is not None:
+            _finite(loss_S, done)
         return best or state.params, done
 
     def predict(self, params: dict[str, model_lib.Params], encoded: Encoded) -> np.ndarray:
@@ -325,6 +333,14 @@ class Classifier:
                     label_n[chosen_SB].astype(np.int32),
                     np.broadcast_to(weight_B, chosen_SB.shape),
                 )
+
+
+def _finite(loss_S: jax.Array, update: int) -> float:
+    """Returns the mean loss, which waits for it, or raises FloatingPointError."""
+    mean = float(loss_S.mean())
+    if not math.isfinite(mean):
+        raise FloatingPointError(f"the loss of update {update} is not a finite number.")
+    return mean
 
 
 def order(n: int, seed: int, epoch: int) -> np.ndarray:
