@@ -7,6 +7,7 @@ user is one message without a traceback.
 
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -45,6 +46,7 @@ def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
     def checked(argv: list[str]) -> int:
         # The libraries that we use report each file that they open.
         logging.set_verbosity(logging.WARNING)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         if len(argv) > 1 and not names:
             refuse(f"{argv[1]!r} is not a flag. Write --name=value.")
         try:

@@ -1283,3 +1283,12 @@ def test_more_steps_that_would_part_documents_anew_are_refused(tmp_path):
         even = runs.RunDirectory(tmp_path / f"{next(iter(changes))}-even")
         even.claim(resolved(steps=20, **changes))
         even.check(resolved(steps=40, **changes), extend=True)
+
+
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGINT"])
+def test_a_command_that_is_told_to_stop_asks_to_be_started_again(sent):
+    program = f"import os, signal; os.kill(os.getpid(), signal.{sent}); signal.pause()"
+    code = f"from imbalance_jax import cli\ndef main():\n    {program}\ncli.run(main)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (cli.PREEMPTED, "")
+    assert done.stderr == "Interrupted. Start again to go on.\n"

@@ -276,7 +276,7 @@ def own(tmp_path):
 
 
 def test_half_of_the_pairs_follow_each_other_and_the_others_are_of_two_documents(own):
-    rows = list(sentence_tasks.next_sentence("en", own["en"], "test"))
+    rows = sentence_tasks.next_sentence("en", own["en"], {"train": 10**6, "test": 10**6})["test"]
     assert [row["label"] for row in rows] == ["follows", "other"] * (len(rows) // 2)
     # The first document has none before it.
     assert len(rows) == 2 * 3 * 5
@@ -295,7 +295,17 @@ def test_sentences_of_the_two_largest_parts_are_told_apart(own):
     texts = zip(found.train.texts, found.train.label_n, strict=True)
     assert all(text[0].split()[1] == found.labels[label] for text, label in texts)
     assert sum(found.train.label_n) * 2 == len(found.train)
-    assert len(load("origin", sources=own, most={"train": 5}).train) == 5
+    few = load("origin", sources=own, most={"train": 5})
+    assert len(few.train) == 5 and few.train.texts == found.train.texts[:5]
+
+
+@pytest.mark.parametrize("name", ["next_sentence", "origin"])
+def test_a_made_task_reads_the_text_once(own, name, monkeypatch):
+    documents, reads = sentence_tasks.text.documents, []
+    once = lambda *args: reads.append(args) or documents(*args)
+    monkeypatch.setattr(sentence_tasks.text, "documents", once)
+    load(name, sources=own)
+    assert len(reads) == 1
 
 
 def test_made_tasks_need_text_in_several_parts(tmp_path):

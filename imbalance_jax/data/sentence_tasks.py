@@ -6,16 +6,17 @@
 
 Examples to train on come from the text that the model was trained on, and those that it is scored
 with from the test split. Both labels are equally frequent, and the same text makes the same
-examples.
+examples. The text is read once, and for next_sentence no further than needed.
 """
 
 import itertools
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data import text
+from imbalance_jax.progress import Progress
 
 # What is made at most, unless the user says otherwise.
 MOST = {"train": 4000, "test": 1000}
@@ -23,68 +24,80 @@ _END = re.compile(r"(?<=[.!?])\s+(?=\S)")
 _WORDS = range(5, 41)  # of a sentence
 _PER_DOCUMENT = 8  # examples, so that a few long documents do not make all of them
 
-Rows = Iterator[dict[str, str]]
+Rows = list[dict[str, str]]
 
 
-def next_sentence(name: str, source: SourceConfig, split: str) -> Rows:
-    """Yields pairs of neighbours and, in turn, their first with a second of another document.
+def next_sentence(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str, Rows]:
+    """Returns pairs of neighbours and, in turn, their first with a second of another document.
 
     Args:
       name: of the source in config.sources, for messages.
       source: whose text it is.
-      split: of the text.
+      most: split -> how many of its examples there are at most.
     """
-    others: list[str] = []  # second sentences of the document before
-    for _, sentences in _documents(name, source, split):
+    rows: dict[str, Rows] = {split: [] for split in most}
+    others: dict[str, list[str]] = {split: [] for split in most}  # of the document before
+    for split, document in _documents(name, source):
+        if split not in most or len(rows[split]) >= most[split]:
+            continue
         # Every other pair, so that no sentence is in two of them.
-        pairs = list(itertools.pairwise(sentences))[: 2 * _PER_DOCUMENT : 2]
-        for (first, second), other in zip(pairs, itertools.cycle(others), strict=False):
-            yield {"first": first, "second": second, "label": "follows"}
-            yield {"first": first, "second": other, "label": "other"}
-        others = [second for _, second in pairs] or others
+        pairs = list(itertools.pairwise(_sentences(document.text)))[: 2 * _PER_DOCUMENT : 2]
+        for (first, second), other in zip(pairs, itertools.cycle(others[split]), strict=False):
+            rows[split].append({"first": first, "second": second, "label": "follows"})
+            rows[split].append({"first": first, "second": other, "label": "other"})
+        others[split] = [second for _, second in pairs] or others[split]
+        if all(len(rows[each]) >= most[each] for each in most):
+            break
+    return {split: found[: most[split]] for split, found in rows.items()}
 
 
-def origin(name: str, source: SourceConfig, split: str) -> Rows:
-    """Yields sentences of the two largest parts of the text, in turn.
+def origin(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str, Rows]:
+    """Returns sentences of the two largest parts of the text, in turn.
 
     Args: as `next_sentence`.
 
     Raises:
       ValueError: ids of documents do not say what they are a part of.
     """
-    # By the text to train on, whatever the split, so that both have the same labels.
-    documents = Counter(part for part, _ in _documents(name, source, "train"))
+    documents: Counter[str] = Counter()
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for split, document in _documents(name, source):
+        part, slash, _ = document.id.partition("/")
+        if not slash:
+            continue
+        if split == "train":  # whose labels the others have as well
+            documents[part] += 1
+        if split in most and len(found[split, part]) <= most[split] // 2:
+            found[split, part] += _sentences(document.text)[:_PER_DOCUMENT]
     largest = sorted(part for part, _ in documents.most_common(2))
     if len(largest) < 2:
         raise ValueError(
             f"--tasks=origin: the ids of the documents of config.sources.{name} do not begin with "
             "two different parts, such as kde/ and man/. Use --tasks=next_sentence."
         )
-
-    def of(part: str) -> Rows:
-        for part_, sentences in _documents(name, source, split):
-            if part_ == part:
-                for sentence in sentences[:_PER_DOCUMENT]:
-                    yield {"first": sentence, "label": part}
-
-    for pair in zip(of(largest[0]), of(largest[1]), strict=False):
-        yield from pair
+    rows: dict[str, Rows] = {}
+    for split in most:
+        pairs = zip(*(found[split, part] for part in largest), strict=False)
+        in_turn = (each for pair in pairs for each in zip(pair, largest, strict=True))
+        every = ({"first": sentence, "label": part} for sentence, part in in_turn)
+        rows[split] = list(itertools.islice(every, most[split]))
+    return rows
 
 
-TASKS: Mapping[str, Callable[[str, SourceConfig, str], Rows]] = {
+TASKS: Mapping[str, Callable[[str, SourceConfig, Mapping[str, int]], dict[str, Rows]]] = {
     "next_sentence": next_sentence,
     "origin": origin,
 }
 
 
-def _documents(name: str, source: SourceConfig, split: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields what a document is a part of, and its sentences of a usual length in order."""
-    for split_, document in text.documents(name, source):
-        if split_ == split:
-            paragraphs = (_END.split(line.strip()) for line in document.text.split("\n"))
-            sentences = [
-                sentence
-                for sentence in itertools.chain.from_iterable(paragraphs)
-                if len(sentence.split()) in _WORDS
-            ]
-            yield document.id.partition("/")[0], sentences
+def _documents(name: str, source: SourceConfig) -> Iterator[tuple[str, text.Document]]:
+    """Yields (split, document), and shows how much of the text has been read."""
+    with Progress(f"Reading the text of {name}", 1) as progress:
+        yield from text.documents(name, source, progress.show)
+
+
+def _sentences(document: str) -> list[str]:
+    """Returns a document's sentences of a usual length, in order."""
+    paragraphs = (_END.split(line.strip()) for line in document.split("\n"))
+    every = itertools.chain.from_iterable(paragraphs)
+    return [sentence for sentence in every if len(sentence.split()) in _WORDS]

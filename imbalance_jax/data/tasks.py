@@ -20,7 +20,6 @@ have a JSON object in every line.
 
 import dataclasses
 import difflib
-import itertools
 import json
 import os
 import pathlib
@@ -214,16 +213,14 @@ def load(
       ValueError: there are no examples anywhere, saying where they could be put; a split of them
         is empty, or one lacks a field, or has a label that is none of the task's.
     """
-    place = _Place(task, sources, trained, directory)
-    most = most or {}
+    most = {split: (most or {}).get(split, 0) for split in _SPLITS}
+    place = _Place(task, sources, trained, directory, most)
 
     def examples(
         language: str, split: str, labels: Sequence[str]
     ) -> tuple[Examples, tuple[str, ...]]:
-        limit, rows = most.get(split, 0), place.rows(language, split)
-        if place.made:
-            rows = itertools.islice(rows, limit or sentence_tasks.MOST[split])
-        found, known = _examples(task, place, rows, labels)
+        limit = most[split]
+        found, known = _examples(task, place, place.rows(language, split), labels)
         return (found.drawn(limit) if 0 < limit < len(found) else found), known
 
     train, labels = examples(trained, "train", place.labels or task.labels)
@@ -247,10 +244,17 @@ class _Place:
     """Where a task's examples are."""
 
     def __init__(
-        self, task: Task, sources: Mapping[str, SourceConfig], trained: str, directory: str
+        self,
+        task: Task,
+        sources: Mapping[str, SourceConfig],
+        trained: str,
+        directory: str,
+        most: Mapping[str, int],
     ) -> None:
         self._task, self._sources, self._trained = task, sources, trained
         self._directory = directory
+        self._most = {split: limit or sentence_tasks.MOST[split] for split, limit in most.items()}
+        self._rows: dict[str, dict[str, sentence_tasks.Rows]] = {}  # of made tasks, by language
         self.made = task.name in sentence_tasks.TASKS and not task.train
         self.labels: tuple[str, ...] = ()
         self._files = {} if self.made else self._find_files()
@@ -283,13 +287,7 @@ class _Place:
         """Yields where each example is, and its fields."""
         name = self._task.name
         if self.made:
-            source = self._sources[language]
-            if source.kind == "synthetic":
-                raise ValueError(
-                    f"--tasks={name} is made of sentences, and config.sources.{language} is "
-                    "synthetic, which has none."
-                )
-            for number, row in enumerate(sentence_tasks.TASKS[name](language, source, split)):
+            for number, row in enumerate(self._make(language)[split]):
                 yield f"{name}, example {number}", row
         elif self._files:
             yield from _json_rows(self._files[language, split])
@@ -298,6 +296,20 @@ class _Place:
             named_split = self._task.splits[_SPLITS.index(split)]
             for number, row in enumerate(datasets.labelled(dataset, self._directory, named_split)):
                 yield f"{dataset}, record {number} of {named_split}", row
+
+    def _make(self, language: str) -> dict[str, sentence_tasks.Rows]:
+        """Returns the splits of a made task, all of which one pass through the text makes."""
+        if language not in self._rows:
+            name, source, most = self._task.name, self._sources[language], self._most
+            if source.kind == "synthetic":
+                raise ValueError(
+                    f"--tasks={name} is made of sentences, and config.sources.{language} is "
+                    "synthetic, which has none."
+                )
+            if language != self._trained:
+                most = {"test": most["test"]}
+            self._rows[language] = sentence_tasks.TASKS[name](language, source, most)
+        return self._rows[language]
 
     def _dataset(self, language: str) -> str:
         return self._task.dataset.replace(LANGUAGE, language)
