@@ -9,7 +9,7 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import ml_collections
@@ -87,6 +87,26 @@ def refuse(message: str) -> NoReturn:
     """Prints what is wrong and how to mend it, and exits with code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(REFUSED)
+
+
+def check_same(what: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to measure again, in another way, what is known already.
+
+    Args:
+      what: was measured, and the file that knows of it, for the message.
+      known: how it was measured.
+      now: how it would be.
+
+    Raises:
+      ValueError: they differ.
+    """
+    differ = [
+        f"{key}={known.get(key)!r} and not {value!r}"
+        for key, value in now.items()
+        if known.get(key) != value
+    ]
+    if differ:
+        raise ValueError(f"{what} already, with {'; '.join(differ)}. --overwrite replaces it.")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -248,19 +248,17 @@ class Transfer:
     def check_same(self, loaded: "Loaded", known: Mapping[str, Any]) -> None:
         """Raises ValueError if what is known of a task was found in another way."""
         now = self._identity(loaded)
-        was = {**known, **known["settings"]}
-        differ = [
-            f"{key}={was.get(key)!r} and not {value!r}"
-            for key, value in {**now, **now["settings"]}.items()
-            if key != "settings" and was.get(key) != value
-        ]
-        unknown = [tag for tag in self.scored if tag not in known["languages"] | known["skipped"]]
-        differ += [f"nothing on {', '.join(unknown)}"] if unknown else []
-        if differ:
-            raise ValueError(
-                f"{transfer_results.FILE} has {loaded.task.name} in {self.trained} already, with "
-                f"{'; '.join(differ)}. --overwrite replaces it."
-            )
+        settings = now.pop("settings")
+        both = {**known["languages"], **known["skipped"]}
+        cli.check_same(
+            f"{transfer_results.FILE} has {loaded.task.name} in {self.trained}",
+            {
+                **known,
+                **known["settings"],
+                "languages": [tag for tag in self.scored if tag in both],
+            },
+            {**now, **settings, "languages": list(self.scored)},
+        )
 
     def measure(self, loaded: "Loaded") -> dict[str, Any]:
         """Returns what transfer.json has of a task: see analysis/transfer_results.py."""

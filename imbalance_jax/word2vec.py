@@ -7,7 +7,8 @@ With the directory of a run, its own config is used, so that shallow and deep ve
 the same tokens; otherwise the directory becomes one of the config's, that a model can be trained
 in later. The defaults are the reference study's. What is found goes into word2vec.json, by
 method, and the vectors into word2vec-METHOD.npz; report.html is written anew. One device does
-it all. docs/word2vec.md has what came out.
+it all. What was found with other settings is replaced only with --overwrite. docs/word2vec.md has
+what came out.
 """
 
 import dataclasses
@@ -56,6 +57,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("positions", 256, "That are learnt from at once.")
     flags.DEFINE_integer("group", 16, "Positions that share their negatives.")
     flags.DEFINE_integer("seed", 0, "Of all draws but the run's own.")
+    flags.DEFINE_bool("overwrite", False, "Replace what is known of this method.")
 
 
 def main() -> int:
@@ -64,10 +66,18 @@ def main() -> int:
     names = [field.name for field in dataclasses.fields(word2vec.Settings)]
     settings = word2vec.Settings(**{name: getattr(FLAGS, name) for name in names})
     run, opened = _open()
-    found, vectors, count_V = measure(opened, settings)
-    _save_vectors(run, f"word2vec-{settings.method}.npz", vectors, count_V)
-    # What another method found before is still true.
-    run.write_json(RESULTS, (run.read_json(RESULTS) or {}) | {settings.method: found})
+    # What another method found is still true, whatever this one does.
+    results = run.read_json(RESULTS) or {}
+    found = None if FLAGS.overwrite else results.get(settings.method)
+    if found:
+        now = {**dataclasses.asdict(settings), "steps": opened.stream.steps}
+        was = {**found["settings"], "steps": found["steps"]}
+        cli.check_same(f"{RESULTS} has {settings.method}", was, now)
+        print(f"{settings.method} is known already; --overwrite trains it again.")
+    else:
+        found, vectors, count_V = measure(opened, settings)
+        _save_vectors(run, f"word2vec-{settings.method}.npz", vectors, count_V)
+        run.write_json(RESULTS, results | {settings.method: found})
     from imbalance_jax.analysis import page
 
     print("\n".join(describe(found)))

@@ -456,7 +456,7 @@ def test_what_is_known_is_not_measured_again_and_not_replaced_unasked(
         assert given(*args) == 0
     assert "sst2 is known already" in capsys.readouterr().out
     # Said before anything is trained on.
-    with pytest.raises(ValueError, match=r"learning_rate=5e-05 and not 0\.1.*--overwrite"):
+    with pytest.raises(ValueError, match=r"with learning_rate=5e-05 and not 0\.1\. --overwr"):
         given(*args, "--learning_rate=0.1")
     assert run_directory.read_json("transfer.json") == before
     assert given(*args, "--learning_rate=0.1", "--overwrite") == 0

@@ -208,7 +208,7 @@ def test_vectors_and_their_neighbours_are_like_those_of_gensim(method, tolerance
 def given(monkeypatch):
     """Returns a function that gives the command its flags."""
     values = flags.FlagValues()
-    for name in ("string", "enum", "integer", "float"):
+    for name in ("string", "enum", "integer", "float", "bool"):
         define = getattr(flags, f"DEFINE_{name}")
         monkeypatch.setattr(flags, f"DEFINE_{name}", functools.partial(define, flag_values=values))
     monkeypatch.setattr(
@@ -248,7 +248,7 @@ def test_text_without_two_ids_that_are_frequent_enough_is_refused():
 
 
 def test_a_run_is_measured_on_its_own_tokens_and_what_other_methods_found_is_kept(
-    english, data_dir, tmp_path, given
+    english, data_dir, tmp_path, given, monkeypatch
 ):
     run = RunDirectory(tmp_path / "run")
     run.claim(tiny_config(data_dir))
@@ -281,6 +281,14 @@ def test_a_run_is_measured_on_its_own_tokens_and_what_other_methods_found_is_kep
         assert rows["retrieval"]["candidates"] == sum(map(len, seen)) // 2
     page = (run.path / "report.html").read_text()
     assert "word2vec on the same tokens" in page and "CBOW, en1-en2, output" in page
+
+    # It is not trained again, and not replaced unasked.
+    monkeypatch.setattr(command, "measure", None)
+    assert command.main() == 0
+    assert run.read_json(command.RESULTS) == found
+    given(f"--workdir={run}", "--dimension=8", "--epochs=1")
+    with pytest.raises(ValueError, match=r"has cbow already, with epochs=2 and not 1\. --overwri"):
+        command.main()
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path, given, monkeypatch):
