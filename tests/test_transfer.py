@@ -291,6 +291,31 @@ def test_the_first_update_is_adams_after_clipping():
     assert (norms_S <= 0.1 * (1 + 1e-5)).all()  # (1 - b1) times a gradient of norm 1 at most
 
 
+def test_what_fills_up_a_batch_is_not_learnt_from():
+    ids_BL, position_B = TRAIN[0].ids_nL[:4], np.full(4, L - 1, np.int32)
+    weight_B = np.array([1, 1, 1, 0], np.float32)
+
+    def update(label_B):
+        state = transfer.init(pretrained(), seeds=1, C=2)
+        given = (ids_BL, position_B, np.asarray(label_B, np.int32), weight_B)
+        batch = transfer.Batch(*(value[None] for value in given))
+        head = jax.tree.map(np.asarray, state.params["head"])
+        # No other test has batches of this size, which are compiled without dropout from here on.
+        after, (loss,) = transfer._update(state, batch, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1)
+        return head, jax.tree.leaves(after.params), float(loss)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "_DROPOUT", 0.0)
+        head, first, loss = update([0, 1, 1, 0])
+        _, second, other = update([0, 1, 1, 1])
+    assert loss == other and all(map(np.array_equal, first, second))
+    # And the mean is over what is left: minus the log of a softmax by hand.
+    pooled_BD = np.asarray(states(pretrained(), ids_BL, position_B)[0], float)
+    logits_BC = pooled_BD @ head["w_DC"][0] + head["b_C"][0]
+    log_BC = logits_BC - np.log(np.exp(logits_BC).sum(1, keepdims=True))
+    assert loss == pytest.approx(-np.mean(log_BC[np.arange(3), [0, 1, 1]]), rel=1e-5)
+
+
 def test_every_seed_goes_through_all_examples_once_an_epoch_in_an_order_of_its_own():
     classifier = Classifier(MODEL, dataclasses.replace(QUICK, batch_size=3, epochs=2))
     n = 7
@@ -332,6 +357,7 @@ def test_intervals_are_those_of_scipy():
     wilson = scipy.stats.binomtest(35, 50).proportion_ci(method="wilson")
     assert row["over_examples"] == pytest.approx((wilson.low, wilson.high))
     assert transfer_results.t_interval([0.5]) is None
+    assert transfer_results.t_interval([0.4, 0.9]) == [0, 1]  # no accuracy is beyond
 
 
 def test_the_mean_is_over_tasks_and_of_languages_that_have_all_of_them():
@@ -344,6 +370,8 @@ def test_the_mean_is_over_tasks_and_of_languages_that_have_all_of_them():
     assert list(found) == ["en1"] and found["en1"]["accuracy"] == pytest.approx(0.6)
     assert found["en1"]["seeds"] == pytest.approx([0.6, 0.6])
     assert found["en1"]["majority"] == pytest.approx(0.6)
+    # What was learnt in different ways has no mean.
+    assert transfer_results.means({**tasks, "b": {**tasks["b"], "settings": {"epochs": 1}}}) == {}
 
 
 def test_a_study_shows_accuracy_over_the_part_of_the_other_languages():
@@ -369,7 +397,14 @@ def test_a_study_shows_accuracy_over_the_part_of_the_other_languages():
     assert (round(rare.x), round(even.x)) == (10, 50)
     assert rare.y == pytest.approx(0.75) and rare.runs == (0.7, 0.8)
     low, high = scipy.stats.t.interval(0.95, 1, 0.75, scipy.stats.sem([0.7, 0.8]))
-    assert rare.interval == pytest.approx((low, high)) and math.isnan(even.interval[0])
+    assert high > 1 and rare.interval == pytest.approx((low, 1))
+    assert math.isnan(even.interval[0])
+    # Runs that were fine-tuned in another way are no points of the same line.
+    runs["b0"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 1}
+    runs["a0"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 2}
+    runs["a1"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 2}
+    first, second = study_figures._transfer_panels(table)
+    assert first.title.endswith("accuracy, epochs=2") and second.title.endswith("epochs=1")
 
 
 # The command.
@@ -441,6 +476,21 @@ def test_a_task_is_kept_beside_others_and_shown_in_the_report(run_directory, tmp
     report = (run_directory.path / "report.html").read_text()
     assert "Tasks learnt in one language" in report and "<svg" in report
     assert f'<data value="{found["languages"]["en2"]["accuracy"]:.12g}">' in report
+
+
+def test_each_language_is_scored_under_its_own_ids(run_directory, tmp_path, given, monkeypatch):
+    task_files(tmp_path)
+    rows = [{"sentence": "a thing", "label": label} for label in ("bad", "bad", "good")]
+    (tmp_path / "sst2.valid.json").write_text("\n".join(map(json.dumps, rows)))
+    # A classifier that tells the languages apart: bad in the first, good in the second.
+    predict = lambda self, params, encoded: np.array([encoded.ids_nL.max(axis=1) >= U] * 2, int)
+    monkeypatch.setattr(Classifier, "predict", predict)
+    args = (f"--workdir={run_directory}", f"--tasks_dir={tmp_path}", "--tasks=sst2", *SMALL)
+    assert given(*args, "--overwrite") == 0
+    found = run_directory.read_json("transfer.json")["reference"]["en1"]["sst2"]["languages"]
+    assert found["en1"]["seeds"] == pytest.approx([2 / 3] * 2)
+    assert found["en2"]["seeds"] == pytest.approx([1 / 3] * 2)
+    assert found["en1"]["majority"] == found["en2"]["majority"] == pytest.approx(2 / 3)
 
 
 def test_what_is_known_is_not_measured_again_and_not_replaced_unasked(

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -479,11 +480,11 @@ def smaller_share(effects: Effects, aligned: Aligned) -> float:
 
 
 def _transfer_panels(table: StudyTable) -> list[Panel]:
-    """A panel for each protocol, language that was trained in, and set of tasks."""
+    """A panel for each protocol, language that was trained in, set of tasks, and settings."""
     share = {(seen.run, seen.language): seen.share for seen in table.observations}
-    # (title, series, cell) -> the place and the mean accuracy of each run
-    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    levels: dict[str, float] = {}
+    # (title and settings, series, cell) -> the place and the mean accuracy of each run
+    found: dict[tuple[tuple[str, str], str, str], list[tuple[float, float]]] = {}
+    levels: dict[tuple[str, str], float] = {}
     for name, run in table.runs.items():
         kind = series_of(table, run.spec.kind, run.config)
         if run.state.state != "done" or kind in ("sweep", _OTHER, *grid.BASELINES):
@@ -494,30 +495,39 @@ def _transfer_panels(table: StudyTable) -> list[Panel]:
                 if (name, trained) not in share:
                     continue
                 title = f"{transfer_results.named(tasks)}, fine-tuned in {trained} ({protocol})"
+                way = (title, json.dumps(transfer_results.settings(tasks)))
                 x = 100 * (1 - share[name, trained])
                 for tag, mean in transfer_results.means(tasks).items():
                     series = tag if kind == "mixture" else f"{tag}, {kind}"
                     place = (x, mean["accuracy"])
-                    found.setdefault((title, series, run.spec.cell), []).append(place)
-                    levels[title] = mean["majority"]
-    marks: dict[str, dict[str, list[Mark]]] = {}
-    for (title, series, cell), places in found.items():
+                    found.setdefault((way, series, run.spec.cell), []).append(place)
+                    levels[way] = mean["majority"]
+    marks: dict[tuple[str, str], dict[str, list[Mark]]] = {}
+    for (way, series, cell), places in found.items():
         values = tuple(value for _, value in places)
         low, high = transfer_results.t_interval(values) or _UNKNOWN
         mark = Mark(places[0][0], sum(values) / len(values), (low, high), values, name=cell)
-        marks.setdefault(title, {}).setdefault(series, []).append(mark)
+        marks.setdefault(way, {}).setdefault(series, []).append(mark)
     return [
         Panel(
-            f"{title}: accuracy",
+            f"{way[0]}: accuracy{_differing(way, list(marks))}",
             "part of the other languages in the tokens, %",
             tuple(
                 Series(series, tuple(sorted(each, key=lambda mark: mark.x)), series)
                 for series, each in by_series.items()
             ),
-            level=levels[title],
+            level=levels[way],
         )
-        for title, by_series in marks.items()
+        for way, by_series in marks.items()
     ]
+
+
+def _differing(way: tuple[str, str], ways: Sequence[tuple[str, str]]) -> str:
+    """Returns the settings by which one of several with the same title differs from others."""
+    own = json.loads(way[1])
+    others = [json.loads(settings) for title, settings in ways if title == way[0]]
+    differ = [name for name in own if any(other.get(name) != own[name] for other in others)]
+    return "".join(f", {name}={own[name]}" for name in differ)
 
 
 def _scaling(table: StudyTable, effects: Effects, by: str) -> list[Panel]:

@@ -33,7 +33,7 @@ def _shown(run: Run, protocol: str, trained: str, tasks: Mapping[str, Any]) -> s
     every: dict[str, Mapping[str, Any]] = {
         name: found["languages"] for name, found in tasks.items()
     }
-    if len(tasks) > 1:
+    if len(tasks) > 1 and transfer_results.alike(tasks):
         every["mean"] = transfer_results.means(tasks)
     rows = [
         [markup.text(name), markup.swatch(run.config.tags, tag), *_cells(row)]
@@ -60,6 +60,8 @@ def _how(tasks: Mapping[str, Any]) -> str:
             f"{settings['batch_size']} at {settings['learning_rate']:g}, {settings['length']} "
             f"positions; {' and '.join(f'{n:,} ({each})' for each, n in scored.items())} scored."
         )
+    if not transfer_results.alike(tasks):
+        said.append("There is no mean of tasks that were learnt in different ways.")
     return " ".join(said)
 
 

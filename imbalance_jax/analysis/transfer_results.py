@@ -5,9 +5,9 @@
         "languages": {tag: {"accuracy", "seeds", "over_seeds", "over_examples", "majority"}}}}}}
 
 Intervals are of 95 %. `over_seeds` is a t interval of the seeds' mean: another head, and another
-order, on the same examples; absent with a single seed. `over_examples` is Wilson's for the mean
-accuracy: the same models on as many other examples. `majority` is the accuracy of always saying
-the label that most of the test examples have.
+order, on the same examples; it is cut at 0 and 1, and absent with a single seed. `over_examples`
+is Wilson's for the mean accuracy: the same models on as many other examples. `majority` is the
+accuracy of always saying the label that most of the test examples have.
 """
 
 import math
@@ -44,22 +44,32 @@ def named(tasks: Sequence[str] | Mapping[str, Any]) -> str:
     return "GLUE" if set(tasks) == set(GLUE) else ", ".join(tasks)
 
 
+def settings(tasks: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns how tasks that are `alike` were learnt."""
+    return next(iter(tasks.values()), {}).get("settings", {})
+
+
+def alike(tasks: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether tasks were learnt by the same weights in the same way, so that they have a mean."""
+    ways = [(task.get("settings"), task.get("step")) for task in tasks.values()]
+    return all(way == ways[0] for way in ways)
+
+
 def means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns each language's unweighted mean over tasks, of languages that have all of them.
 
-    Its interval is over seeds, and absent where tasks have different numbers of them.
+    There is none of tasks that are not `alike`. Its interval is over seeds.
 
     Args:
       tasks: of one protocol and language that was trained in.
     """
     every = [task["languages"] for task in tasks.values()]
     found: dict[str, dict[str, Any]] = {}
-    for tag in every[0] if every else ():
+    for tag in every[0] if every and alike(tasks) else ():
         if not all(tag in languages for languages in every):
             continue
         rows = [languages[tag] for languages in every]
-        same = len({len(row["seeds"]) for row in rows}) == 1
-        by_seed = zip(*(row["seeds"] for row in rows), strict=True) if same else ()
+        by_seed = zip(*(row["seeds"] for row in rows), strict=True)
         seeds = [statistics.fmean(values) for values in by_seed]
         found[tag] = {
             "accuracy": statistics.fmean(row["accuracy"] for row in rows),
@@ -71,14 +81,14 @@ def means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def t_interval(values: Sequence[float]) -> list[float] | None:
-    """Returns the t interval of a mean; None for fewer than two values."""
+    """Returns the t interval of a mean of accuracies; None for fewer than two values."""
     import scipy.stats
 
     if len(values) < 2:
         return None
     mean, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
     half = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)) * error
-    return [mean - half, mean + half]
+    return [max(0, mean - half), min(1, mean + half)]
 
 
 def wilson(share: float, n: int) -> list[float]:
