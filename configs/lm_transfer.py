@@ -19,5 +19,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = config_lib.parse_arg(arg, run="", language="", steps="200")
     if not choice.run:
         raise ValueError("run= is missing. Write lm_transfer.py:run=runs/90_10,language=en2.")
+    if not choice.steps.isdecimal():
+        raise ValueError(f"steps={choice.steps}: it must be a whole number of updates.")
     before = RunDirectory(choice.run.partition("@")[0]).config()
     return config_lib.continued(before, choice.run, choice.language, int(choice.steps))

@@ -120,7 +120,12 @@ def _parse(argv: list[str]) -> list[str]:
         expected = _expected(name) if name.partition(".")[0] in _config_flags() else ""
         if expected:
             refuse(f"{str(error).removeprefix('flag ').partition(': ')[0]}: {expected}")
-        refuse(str(error).removeprefix("flag "))
+        said = str(error).removeprefix("flag ")
+        if name in flags.FLAGS and "invalid literal" in said:
+            said = (
+                f"{said.partition(': ')[0]}: it must be {flags.FLAGS[name].parser.syntactic_help}."
+            )
+        refuse(said)
     except (flags.Error, ValueError, TypeError) as error:
         refuse(" ".join(str(error).split()))
 
@@ -159,7 +164,7 @@ def load(value: str, flag: str = "config") -> ml_collections.ConfigDict:
             refuse(f"--{flag}={value}: {path} defines no function get_config().")
         get_config = defined["get_config"]
         return get_config(choices) if choices else get_config()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         refuse(str(error))
     except Exception as error:
         refuse(f"--{flag}={value}: {path} fails with {type(error).__name__}: {error}")

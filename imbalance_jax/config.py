@@ -1059,10 +1059,8 @@ def continued(
       ValueError: the run has no such language.
     """
     if language not in before.tags:
-        raise ValueError(
-            f"language={language}: {init_from} has no such language. It has: "
-            f"{', '.join(before.tags)}."
-        )
+        wrong = f"{language}: {init_from} has no such language." if language else " is missing."
+        raise ValueError(f"language={wrong} {init_from} has: {', '.join(before.tags)}.")
     config = _editable(before)
     config.init_from, config.steps = init_from, steps
     for name in ("peak_lr", "final_lr"):

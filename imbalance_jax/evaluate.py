@@ -59,6 +59,7 @@ def main() -> int:
             f"--nolosses keeps those in {run.path / name}, and there are none. Run it once "
             "without --nolosses."
         )
+    run.check_writable()
     results = before | measure(trainer, state, FLAGS.pairs, losses=FLAGS.losses)
     if FLAGS.languages and "alignment" in before:
         # What was measured of other pairs before is still true.

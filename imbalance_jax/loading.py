@@ -1,7 +1,7 @@
 """A trained run in one call, for notebooks, generation and runs that begin with another."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -93,13 +93,15 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
 def check_init_from(config: config_lib.Config) -> None:
     """Raises ValueError if a run cannot begin with the parameters that its config names.
 
-    Reads that run's config only, so that a mistake shows before any work is done.
+    Reads no weights, so that a mistake shows before any work is done.
     """
     if not config.init_from:
         return
     path, step = _split_init_from(config.init_from)
     try:
-        theirs = RunDirectory(path).config().model
+        run = RunDirectory(path)
+        theirs = run.config().model
+        _check_step(run, step, run.steps())
     except FileNotFoundError as error:
         raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
     for name in (*"LDHKFN", "tied"):
@@ -144,6 +146,13 @@ def _vocabulary(run: RunDirectory) -> languages.Vocabulary:
     return languages.Vocabulary.from_bytes(run.config().tags, content)
 
 
+def _check_step(run: RunDirectory, step: int | None, steps: Sequence[int]) -> None:
+    """Raises FileNotFoundError if a run has no such checkpoint, or none at all for None."""
+    if not steps or (step is not None and step not in steps):
+        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise FileNotFoundError(f"{run} has no {wanted}. It has: {list(steps) or 'none'}.")
+
+
 def _restore(run: RunDirectory, step: int | None, like: step_lib.TrainState) -> step_lib.TrainState:
     """Returns a run's state at its newest checkpoint or another one.
 
@@ -153,9 +162,7 @@ def _restore(run: RunDirectory, step: int | None, like: step_lib.TrainState) -> 
     checkpoints = Checkpoints(run.checkpoints)
     try:
         steps = checkpoints.steps()
-        if not steps or (step is not None and step not in steps):
-            wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-            raise FileNotFoundError(f"{run} has no {wanted}. It has: {steps or 'none'}.")
+        _check_step(run, step, steps)
         return checkpoints.restore(steps[-1] if step is None else step, like)
     finally:
         checkpoints.close()

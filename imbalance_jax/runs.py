@@ -15,6 +15,7 @@ import datetime
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,12 +61,21 @@ class RunDirectory:
 
     def newest_checkpoint(self) -> int:
         """Returns the step of the newest checkpoint, or 0."""
+        return max(self.steps(), default=0)
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, in order."""
         if not self.checkpoints.exists():
-            return 0
+            return []
         found = [path for path in self.checkpoints.iterdir() if path.name.isdecimal()]
         if storage.is_store(self.path):
             found = [path for path in found if (path / _COMMITTED).exists()]
-        return max((int(path.name) for path in found), default=0)
+        return sorted(int(path.name) for path in found)
+
+    def check_writable(self) -> None:
+        """Raises ValueError if nothing can be written here, before what would be is computed."""
+        if not storage.is_store(self.path) and not os.access(self.path, os.W_OK):
+            raise ValueError(f"{self.path} cannot be written to. Copy the run to where it can.")
 
     def config(self) -> config_lib.Config:
         """Returns the config that the run was started with.

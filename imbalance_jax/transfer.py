@@ -74,6 +74,7 @@ def main() -> int:
     chosen = tasks.named(FLAGS.tasks)
     run = RunDirectory(FLAGS.workdir)
     config = run.config()
+    run.check_writable()
     settings = _settings(config.model.L)
     hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
     loaded = loading.load(run.path, None if FLAGS.step < 0 else FLAGS.step)
@@ -290,6 +291,11 @@ class Transfer:
         with Progress(title, total) as progress:
             for line in skipped.values():
                 progress.line(line)
+            if classifier.never_scored(len(train)):
+                progress.line(
+                    f"{total} updates are fewer than --evaluate_every="
+                    f"{classifier.settings.evaluate_every}: the last weights are kept."
+                )
             if cut:
                 length = classifier.settings.length
                 progress.line(f"{cut:.1%} of the examples lose what is beyond {length} positions.")
@@ -307,8 +313,8 @@ class Transfer:
             for tag, (encoded, label_n) in tests.items():
                 correct_Sn = classifier.predict(params, encoded) == label_n
                 languages[tag] = transfer_results.accuracy(
-                    np.mean(correct_Sn, axis=1).tolist(),
-                    examples=len(label_n),
+                    correct_Sn,
+                    loaded.test[self._source(tag)].groups,
                     majority=float(np.bincount(label_n).max() / len(label_n)),
                 )
         return {
@@ -336,8 +342,8 @@ def describe(task: str, found: Mapping[str, Any]) -> list[str]:
         return "–" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
     return [
-        f"{task}, {tag}: accuracy {row['accuracy']:.3f} (seeds {span(row['over_seeds'])}; examples "
-        f"{span(row['over_examples'])}), always the most frequent label {row['majority']:.3f}"
+        f"{task}, {tag}: accuracy {row['accuracy']:.3f} ({span(row['interval'])}; over seeds alone "
+        f"{span(row['over_seeds'])}), always the most frequent label {row['majority']:.3f}"
         for tag, row in found["languages"].items()
     ]
 

@@ -75,6 +75,7 @@ def main() -> int:
         cli.check_same(f"{RESULTS} has {settings.method}", was, now)
         print(f"{settings.method} is known already; --overwrite trains it again.")
     else:
+        run.check_writable()
         found, vectors, count_V = measure(opened, settings)
         _save_vectors(run, f"word2vec-{settings.method}.npz", vectors, count_V)
         run.write_json(RESULTS, results | {settings.method: found})
@@ -95,8 +96,9 @@ def _open() -> "tuple[RunDirectory, Opened]":
         cli.refuse("Give --workdir=RUN, the directory of a run, or --config=FILE.")
     run = RunDirectory(FLAGS.workdir or os.path.join("runs", cli.config_name()))
     begun = (run.path / "config.json").exists()
-    known = FLAGS.config is None and begun
-    config = run.config() if known else config_lib.resolve(cli.required_config())
+    if FLAGS.config is None and not begun:
+        cli.refuse(f"--workdir={run} holds no run. Give one that does, or --config=FILE as well.")
+    config = run.config() if FLAGS.config is None else config_lib.resolve(cli.required_config())
     run.check(config)
 
     from imbalance_jax.data.inspect import Opened

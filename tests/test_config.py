@@ -13,6 +13,7 @@ import textwrap
 
 import ml_collections
 import pytest
+from absl import flags
 
 from imbalance_jax import cli, runs
 from imbalance_jax import config as config_lib
@@ -1283,6 +1284,15 @@ def test_more_steps_that_would_part_documents_anew_are_refused(tmp_path):
         even = runs.RunDirectory(tmp_path / f"{next(iter(changes))}-even")
         even.claim(resolved(steps=20, **changes))
         even.check(resolved(steps=40, **changes), extend=True)
+
+
+def test_a_flag_of_another_kind_is_refused_by_what_it_takes(capsys):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("epochs", 1, "", flag_values=values)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="2"):
+        patch.setattr(cli.flags, "FLAGS", values)
+        cli._parse(["command", "--epochs=x"])
+    assert capsys.readouterr().err == "error: --epochs=x: it must be an integer.\n"
 
 
 @pytest.mark.parametrize("sent", ["SIGTERM", "SIGINT"])

@@ -58,6 +58,7 @@ def test_the_second_validation_set_of_mnli_goes_with_the_same_training(tmp_path)
     write(tmp_path / "mnli-mm.valid.json", [row("mismatched", 2)])
     found = load("mnli-mm", tmp_path)
     assert found.labels == ("0", "1", "2") and len(found.train) == 3
+    assert found.train.groups == ["P", "Q", "R"]  # premises have several hypotheses
     assert found.test["en"].texts == [("mismatched", "H")]
 
 
@@ -101,12 +102,13 @@ test = "{language}.test.jsonl"
 
 def test_any_file_with_named_fields_is_a_task(tmp_path):
     row = {"title": "T", "body": "B", "topic": "a"}
-    (tmp_path / "mine.toml").write_text(TOML)
+    (tmp_path / "mine.toml").write_text(TOML + 'group = "title"')
     for name in ("en.train", "en.test", "fr.test"):
         write(tmp_path / f"{name}.jsonl", [row])
     found = load(tmp_path / "mine.toml", sources=BOTH)
     assert found.labels == ("b", "a") and found.train.label_n.tolist() == [1]
     assert list(found.test) == ["en", "fr"] and found.test["fr"].texts == [("T", "B")]
+    assert found.train.groups == ["T"]
 
 
 def test_a_part_of_a_files_examples_is_a_fixed_draw_and_not_its_beginning(tmp_path):
@@ -207,8 +209,8 @@ def test_an_unknown_task_is_answered_with_the_one_that_was_meant():
             [(2, "z")],
             r"cola.valid.json, line 1: label='2' is none of .*: 0, 1",
         ),
-        ([], [(0, "x")], r"no example to train on in .*cola.train.json.* sentence and label"),
-        ([(0, "x"), (1, "y")], [], r"no example to score in .*cola.train.json"),
+        ([], [(0, "x")], r"no example to train on in .*cola.train.json\. .* sentence and label"),
+        ([(0, "x"), (1, "y")], [], r"no example to score in .*cola.valid.json\."),
         ([(0, "x"), (0, "y")], [(0, "z")], "all examples of .* have the label '0'"),
         ([(0, ["x"])], [(0, "z")], "its field 'sentence' is neither text nor a whole number"),
     ],
@@ -235,7 +237,10 @@ def test_a_missing_field_is_answered_with_those_that_are_there(tmp_path):
     [
         ("[topics", "it is not TOML"),
         ("topics = 1", "topics must be a table with texts, train and test"),
-        (TOML.replace("label =", "lable ="), "may have label and labels. It has: texts, lable"),
+        (
+            TOML.replace("label =", "lable ="),
+            "may have label, labels and group. It has: texts, lable",
+        ),
         (TOML.replace("{title}", "title"), "each with a field of the examples"),
         (TOML, r"topics: train=.*en.train.jsonl: there is no such file"),
         (TOML.replace("[topics]", "[cola]"), "cola is a task of the list"),
@@ -295,6 +300,7 @@ def test_sentences_of_the_two_largest_parts_are_told_apart(own):
     texts = zip(found.train.texts, found.train.label_n, strict=True)
     assert all(text[0].split()[1] == found.labels[label] for text, label in texts)
     assert sum(found.train.label_n) * 2 == len(found.train)
+    assert len(set(found.train.groups)) == 16 and found.train.groups[0] == found.train.groups[2]
     few = load("origin", sources=own, most={"train": 5})
     assert len(few.train) == 5 and few.train.texts == found.train.texts[:5]
 

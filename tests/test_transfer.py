@@ -349,37 +349,82 @@ def test_seeds_have_heads_of_their_own():
 # Results.
 
 
+def seeds_of(*shares, n=10):
+    """Returns whether each seed is right on each of n examples, for as many as a share of them."""
+    return np.array([np.arange(n) < share * n for share in shares])
+
+
+def row(*shares, majority=0.5, n=10):
+    return transfer_results.accuracy(seeds_of(*shares, n=n), range(n), majority=majority)
+
+
 def test_intervals_are_those_of_scipy():
-    row = transfer_results.accuracy([0.6, 0.7, 0.8], examples=50, majority=0.5)
-    assert row["accuracy"] == pytest.approx(0.7)
+    found = row(0.6, 0.7, 0.8, n=50)
+    assert found["accuracy"] == pytest.approx(0.7)
     expected = scipy.stats.t.interval(0.95, 2, 0.7, scipy.stats.sem([0.6, 0.7, 0.8]))
-    assert row["over_seeds"] == pytest.approx(expected)
+    assert found["over_seeds"] == pytest.approx(expected)
     wilson = scipy.stats.binomtest(35, 50).proportion_ci(method="wilson")
-    assert row["over_examples"] == pytest.approx((wilson.low, wilson.high))
+    alone = row(0.7, n=50)
+    # A single seed says nothing of others.
+    assert alone["over_examples"] == alone["interval"] == pytest.approx((wilson.low, wilson.high))
+    assert alone["over_seeds"] is None
+    low, high = row(1.0)["interval"]  # ten of ten are not all there are
+    assert 0.6 < low < 0.8 and high == pytest.approx(1)
     assert transfer_results.t_interval([0.5]) is None
     assert transfer_results.t_interval([0.4, 0.9]) == [0, 1]  # no accuracy is beyond
 
 
+def test_examples_of_one_text_count_as_one():
+    once = transfer_results.accuracy(seeds_of(0.7, n=50), range(50), majority=0.5)
+    eight_times = np.repeat(seeds_of(0.7, n=50), 8, axis=1)
+    groups = np.repeat(np.arange(50), 8)
+    found = transfer_results.accuracy(eight_times, groups, majority=0.5)
+    for name in ("accuracy", "error", "interval", "over_examples", "groups"):
+        assert found[name] == pytest.approx(once[name]), name
+    alone = transfer_results.accuracy(eight_times, range(400), majority=0.5)
+    assert alone["error"] == pytest.approx(once["error"] / math.sqrt(8))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_covers_other_seeds_on_other_examples_as_often_as_it_says(seeds):
+    # Whether an example is right: how easy it is, and its group, and how good the seed is.
+    rng = np.random.default_rng(0)
+    spread = {"example": 0.5, "group": 1.0, "seed": 0.2 * (seeds > 1)}
+    total = math.sqrt(1 + sum(value**2 for value in spread.values()))
+    truth, trials, covered = scipy.stats.norm.cdf(0.5 / total), 400, 0
+    groups = np.repeat(np.arange(60), 4)
+    for _ in range(trials):
+        level = 0.5 + spread["example"] * rng.normal(size=240)
+        level += spread["group"] * rng.normal(size=60)[groups]
+        level = level + spread["seed"] * rng.normal(size=(seeds, 1))
+        correct = level + rng.normal(size=(seeds, 240)) > 0
+        low, high = transfer_results.accuracy(correct, groups, majority=0.5)["interval"]
+        covered += low <= truth <= high
+    # 0.95 in 400 trials, within three standard errors below; adding the two parts counts what a
+    # seed and an example have between them twice, so that it may be more.
+    assert 0.917 < covered / trials < 0.99
+
+
 def test_the_mean_is_over_tasks_and_of_languages_that_have_all_of_them():
-    row = functools.partial(transfer_results.accuracy, examples=10)
     tasks = {
-        "a": {"languages": {"en1": row([0.8, 0.6], majority=0.5), "fr": row([0.5], majority=0.5)}},
-        "b": {"languages": {"en1": row([0.4, 0.6], majority=0.7)}},
+        "a": {"languages": {"en1": row(0.8, 0.6), "fr": row(0.5)}},
+        "b": {"languages": {"en1": row(0.4, 0.6, majority=0.7)}},
     }
     found = transfer_results.means(tasks)
     assert list(found) == ["en1"] and found["en1"]["accuracy"] == pytest.approx(0.6)
     assert found["en1"]["seeds"] == pytest.approx([0.6, 0.6])
     assert found["en1"]["majority"] == pytest.approx(0.6)
+    errors = [tasks[name]["languages"]["en1"]["error"] for name in "ab"]
+    assert found["en1"]["error"] == pytest.approx(math.sqrt(sum(np.square(errors))) / 2)
     # What was learnt in different ways has no mean.
     assert transfer_results.means({**tasks, "b": {**tasks["b"], "settings": {"epochs": 1}}}) == {}
 
 
 def test_a_study_shows_accuracy_over_the_part_of_the_other_languages():
-    row = functools.partial(transfer_results.accuracy, examples=10)
     runs, observations = {}, []
     for name, ratio, second in (("a0", "9:1", 0.7), ("a1", "9:1", 0.8), ("b0", "1:1", 0.5)):
         config = config_lib.resolve(config_lib.cloned(scale="pico", ratio=ratio))
-        languages_ = {"en1": row([0.9], majority=0.5), "en2": row([second], majority=0.5)}
+        languages_ = {"en1": row(0.9), "en2": row(second)}
         found = {"reference": {"en1": {"rte": {"languages": languages_}}}}
         runs[name] = types.SimpleNamespace(
             spec=types.SimpleNamespace(kind="mixture", cell=name[0]),
@@ -457,6 +502,7 @@ def test_a_task_is_kept_beside_others_and_shown_in_the_report(run_directory, tmp
     task_files(tmp_path)
     other = {
         "settings": dataclasses.asdict(QUICK),
+        "step": 0,
         "examples": {"train": 1, "test": {"en": 1}},
         "updates": 1,
         "languages": {},
@@ -554,6 +600,22 @@ def test_a_mistake_is_refused_by_its_flag_before_anything_is_trained(
         given(f"--workdir={run_directory}", *SMALL, *args)
 
 
+def test_a_directory_that_cannot_be_written_to_is_refused_before_anything_is_trained(
+    run_directory, given, monkeypatch
+):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=f"{run_directory} cannot be written to"):
+        given(f"--workdir={run_directory}", "--tasks=origin")
+
+
+def test_a_training_too_short_to_choose_from_is_said_to_be():
+    settings = dataclasses.replace(QUICK, epochs=2, protocol="intended")
+    assert Classifier(MODEL, settings).never_scored(32 * 9)  # 18 updates, and 20 are scored
+    assert not Classifier(MODEL, settings).never_scored(32 * 10)
+    reference = dataclasses.replace(settings, protocol="reference")
+    assert not Classifier(MODEL, reference).never_scored(1)
+
+
 def test_one_of_several_processes_is_refused(run_directory, given, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(SystemExit, match="2"):
@@ -579,7 +641,7 @@ def test_texts_are_encoded_by_the_runs_tokenizer_in_either_language(run_director
     run = loading.load(run_directory.path)
     transferring = command.Transfer.make(run, dataclasses.replace(QUICK, length=16))
     encoded = {
-        tag: transferring.encode(Examples([("a b", "c")], np.zeros(1, int)), tag)
+        tag: transferring.encode(Examples([("a b", "c")], np.zeros(1, int), [""]), tag)
         for tag in run.vocabulary.tags
     }
     separator = [sources.separator_id(english.tokenizer)]
@@ -607,6 +669,9 @@ def test_a_run_goes_on_in_one_language_and_its_page_has_what_the_others_lost(
     assert config.optimizer.peak_lr == pytest.approx(before.optimizer.peak_lr / 10)
     assert (config.sources, config.model) == (before.sources, before.model)
     loading.check_init_from(config)
+    wrong = dataclasses.replace(config, init_from=f"{run_directory}@7")
+    with pytest.raises(ValueError, match=r"has no checkpoint of step 7. It has: \[0\]"):
+        loading.check_init_from(wrong)
     run = RunDirectory(tmp_path / "on")
     run.claim(config)
     run.log(0, {"eval/loss/en1": 3.0, "eval/loss/en2": 4.0})
@@ -620,7 +685,12 @@ def test_a_run_goes_on_in_one_language_and_its_page_has_what_the_others_lost(
 
 @pytest.mark.parametrize(
     ("choices", "said"),
-    [("", "run= is missing"), ("run={},language=fr", "language=fr: .* has no such language")],
+    [
+        ("", "run= is missing"),
+        ("run={},language=fr", "language=fr: .* has no such language"),
+        ("run={}", "language= is missing. .* has: en1, en2"),
+        ("run={},language=en2,steps=x", "steps=x: it must be a whole number"),
+    ],
 )
 def test_a_run_to_go_on_from_is_asked_for(run_directory, choices, said):
     import runpy

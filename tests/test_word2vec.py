@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -233,6 +234,8 @@ def test_the_flags_are_the_settings_with_their_defaults(given):
         ({"positions": 100}, "--positions=100 are not whole groups of --group=16"),
         ({"sample": -1}, "--sample=-1"),
         ({"end_rate": 0.1}, "--end_rate=0.1"),
+        ({"sample": math.nan}, "--sample=nan"),
+        ({"exponent": math.inf}, "--exponent=inf"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -289,6 +292,13 @@ def test_a_run_is_measured_on_its_own_tokens_and_what_other_methods_found_is_kep
     given(f"--workdir={run}", "--dimension=8", "--epochs=1")
     with pytest.raises(ValueError, match=r"has cbow already, with epochs=2 and not 1\. --overwri"):
         command.main()
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path, given, capsys):
+    given(f"--workdir={tmp_path}/none")
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    assert "none holds no run" in capsys.readouterr().err
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path, given, monkeypatch):

@@ -21,8 +21,8 @@ def section(run: Run) -> str:
     note = markup.note(
         "All weights were fine-tuned in one language, and the same weights scored in each. A "
         "clone is asked the same examples under its own ids. What is above the share of the most "
-        "frequent label was carried over. Intervals are of 95 %: over seeds, a t interval of "
-        "other heads and orders; over examples, Wilson’s."
+        "frequent label was carried over. Intervals are of 95 %: for other seeds (heads and "
+        "orders) and other examples at once, and for either alone; not for another pretraining."
     )
     shown = f'<div class="stack">\n{"".join(parts)}\n</div>'
     return markup.section("Tasks learnt in one language", note, shown)
@@ -41,10 +41,11 @@ def _shown(run: Run, protocol: str, trained: str, tasks: Mapping[str, Any]) -> s
         for tag, row in languages.items()
         if tag in run.config.tags
     ]
-    header = ["task", "language", "accuracy", "over seeds", "over examples", "most frequent label"]
+    spans = ("interval", "over seeds", "over examples")
+    header = ["task", "language", "accuracy", *spans, "most frequent label"]
     caption = f"Fine-tuned in {trained}, protocol {protocol}."
     title = f"Accuracy after fine-tuning in {trained} ({protocol})."
-    reading = "Short bars: always the most frequent label. Lines: 95 % over seeds."
+    reading = "Short bars: always the most frequent label. Lines: 95 % over seeds and examples."
     name = f"transfer-{protocol}-{trained}"
     drawn = markup.figure(_draw(name, title, every, run.config.tags), title, reading)
     return f"{drawn}\n{markup.note(_how(tasks))}\n{markup.table(header, rows, caption)}\n"
@@ -56,7 +57,8 @@ def _how(tasks: Mapping[str, Any]) -> str:
     for name, found in tasks.items():
         settings, scored = found["settings"], found["examples"]["test"]
         said.append(
-            f"{name}: {found['examples']['train']:,} examples, {found['updates']:,} updates of "
+            f"{name}: from step {found['step']:,}, {found['examples']['train']:,} examples, "
+            f"{found['updates']:,} updates of "
             f"{settings['batch_size']} at {settings['learning_rate']:g}, {settings['length']} "
             f"positions; {' and '.join(f'{n:,} ({each})' for each, n in scored.items())} scored."
         )
@@ -74,7 +76,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     accuracy, majority = (
         markup.data(markup.number(row[name]), three) for name in ("accuracy", "majority")
     )
-    return [accuracy, span(row["over_seeds"]), span(row.get("over_examples")), majority]
+    spans = (span(row[name]) for name in ("interval", "over_seeds", "over_examples"))
+    return [accuracy, *spans, majority]
 
 
 def _draw(
@@ -92,8 +95,7 @@ def _draw(
                 continue
             row, x = languages[tag], place + (index - (len(shown) - 1) / 2) * step
             colour = COLOURS[figures.colour(tags.index(tag))]
-            if row["over_seeds"]:
-                axes.vlines(x, *row["over_seeds"], color=colour, linewidth=1.2)
+            axes.vlines(x, *row["interval"], color=colour, linewidth=1.2)
             marker = figures._MARKERS[tags.index(tag) % len(figures._MARKERS)]
             axes.plot([x], [row["accuracy"]], marker, color=colour, markersize=6, mew=0)
             bar = (x - step / 3, x + step / 3)

@@ -1,13 +1,23 @@
 """What transfer.json holds: accuracies with their intervals, and means over tasks.
 
     {protocol: {language that was trained in: {task: {
-        "examples": {"train": n, "test": {source: n}}, "labels": [...], "updates": n, ...,
-        "languages": {tag: {"accuracy", "seeds", "over_seeds", "over_examples", "majority"}}}}}}
+        "settings": {...}, "step": n, "examples": {"train": n, "test": {source: n}}, ...,
+        "languages": {tag: {
+            "accuracy", "interval", "seeds", "over_seeds", "over_examples",
+            "error", "groups", "majority"}}}}}}
 
 Intervals are of 95 %. `over_seeds` is a t interval of the seeds' mean: another head, and another
 order, on the same examples; it is cut at 0 and 1, and absent with a single seed. `over_examples`
-is Wilson's for the mean accuracy: the same models on as many other examples. `majority` is the
-accuracy of always saying the label that most of the test examples have.
+says what the same models would do on as many other examples. `interval` is for both at once:
+other seeds on other examples. None of them is over other pretrainings.
+
+Examples that share a text, such as the questions on a paragraph, are not independent. They are
+one group, and `error`, the standard error over examples, is that of a mean of groups:
+sqrt(sum over groups of (sum of their examples' deviations from the mean)^2) / n, where an example
+counts with its mean over seeds. `over_examples` is Wilson's for as many independent examples as
+would have this error. `interval` adds `error` to the standard error over seeds, with degrees of
+freedom by Satterthwaite (Biometrics Bulletin 2, 1946). `majority` is the accuracy of always saying
+the label that most of the test examples have.
 """
 
 import math
@@ -15,33 +25,46 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 FILE = "transfer.json"
 # The entries whose mean the reference study reports.
 GLUE = ("cola", "sst2", "mrpc", "qqp", "mnli", "mnli-mm", "qnli", "rte", "boolq", "multirc", "wsc")
 _CONFIDENCE = 0.95
 
 
-def accuracy(seeds: Sequence[float], *, examples: int, majority: float) -> dict[str, Any]:
+def accuracy(correct_Sn: np.ndarray, groups: Sequence[Any], *, majority: float) -> dict[str, Any]:
     """Returns what transfer.json has of a task in a language.
 
     Args:
-      seeds: accuracy of each training.
-      examples: that they were scored on.
+      correct_Sn: whether each seed's weights were right on each example.
+      groups: of each example; those of one are not independent.
       majority: accuracy of always saying the most frequent label.
     """
+    mean_n = np.mean(np.asarray(correct_Sn, float), axis=0)
+    index_n = np.unique(np.asarray(groups), return_inverse=True)[1]
+    deviation_g = np.bincount(index_n, mean_n - mean_n.mean())
+    error = math.sqrt(float(np.sum(deviation_g**2))) / len(mean_n)
+    return _row(np.mean(correct_Sn, axis=1).tolist(), error, len(deviation_g), majority)
+
+
+def _row(seeds: Sequence[float], error: float, groups: int, majority: float) -> dict[str, Any]:
     mean = statistics.fmean(seeds)
     return {
         "accuracy": mean,
+        "interval": _interval(seeds, error, groups),
         "seeds": list(seeds),
         "over_seeds": t_interval(seeds),
-        "over_examples": wilson(mean, examples),
+        "over_examples": _over_examples(mean, error, groups),
+        "error": error,
+        "groups": groups,
         "majority": majority,
     }
 
 
 def named(tasks: Sequence[str] | Mapping[str, Any]) -> str:
     """Returns what a set of tasks is called."""
-    return "GLUE" if set(tasks) == set(GLUE) else ", ".join(tasks)
+    return "GLUE" if set(tasks) == set(GLUE) else ", ".join(sorted(tasks))
 
 
 def settings(tasks: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -58,7 +81,7 @@ def alike(tasks: Mapping[str, Mapping[str, Any]]) -> bool:
 def means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns each language's unweighted mean over tasks, of languages that have all of them.
 
-    There is none of tasks that are not `alike`. Its interval is over seeds.
+    There is none of tasks that are not `alike`. Its intervals are for the same tasks.
 
     Args:
       tasks: of one protocol and language that was trained in.
@@ -70,32 +93,50 @@ def means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             continue
         rows = [languages[tag] for languages in every]
         by_seed = zip(*(row["seeds"] for row in rows), strict=True)
-        seeds = [statistics.fmean(values) for values in by_seed]
-        found[tag] = {
-            "accuracy": statistics.fmean(row["accuracy"] for row in rows),
-            "seeds": seeds,
-            "over_seeds": t_interval(seeds),
-            "majority": statistics.fmean(row["majority"] for row in rows),
-        }
+        found[tag] = _row(
+            [statistics.fmean(values) for values in by_seed],
+            math.hypot(*(row["error"] for row in rows)) / len(rows),
+            sum(row["groups"] for row in rows),
+            statistics.fmean(row["majority"] for row in rows),
+        )
     return found
 
 
 def t_interval(values: Sequence[float]) -> list[float] | None:
     """Returns the t interval of a mean of accuracies; None for fewer than two values."""
-    import scipy.stats
-
     if len(values) < 2:
         return None
-    mean, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
-    half = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)) * error
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return _around(statistics.fmean(values), error, len(values) - 1)
+
+
+def _interval(seeds: Sequence[float], error: float, groups: int) -> list[float]:
+    """Returns the interval over seeds and examples; over examples, where seeds do not differ."""
+    mean = statistics.fmean(seeds)
+    both = (
+        (statistics.variance(seeds) / len(seeds) if len(seeds) > 1 else 0.0, len(seeds) - 1),
+        (error**2, groups - 1),
+    )
+    if not both[0][0]:
+        return _over_examples(mean, error, groups)
+    variance = sum(part for part, _ in both)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in both if part)
+    return _around(mean, math.sqrt(variance), freedom)
+
+
+def _around(mean: float, error: float, freedom: float) -> list[float]:
+    import scipy.stats
+
+    half = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * error
     return [max(0, mean - half), min(1, mean + half)]
 
 
-def wilson(share: float, n: int) -> list[float]:
-    """Returns Wilson's interval of a share of n examples."""
+def _over_examples(share: float, error: float, groups: int) -> list[float]:
+    """Returns Wilson's interval of a share with a standard error; of so many if it has none."""
     import scipy.stats
 
+    n = share * (1 - share) / error**2 if error else groups
     z = float(scipy.stats.norm.ppf((1 + _CONFIDENCE) / 2))
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return [centre - half, centre + half]
+    return [max(0, centre - half), min(1, centre + half)]

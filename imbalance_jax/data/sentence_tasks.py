@@ -37,14 +37,15 @@ def next_sentence(name: str, source: SourceConfig, most: Mapping[str, int]) -> d
     """
     rows: dict[str, Rows] = {split: [] for split in most}
     others: dict[str, list[str]] = {split: [] for split in most}  # of the document before
-    for split, document in _documents(name, source):
+    for number, (split, document) in enumerate(_documents(name, source)):
         if split not in most or len(rows[split]) >= most[split]:
             continue
         # Every other pair, so that no sentence is in two of them.
         pairs = list(itertools.pairwise(_sentences(document.text)))[: 2 * _PER_DOCUMENT : 2]
         for (first, second), other in zip(pairs, itertools.cycle(others[split]), strict=False):
-            rows[split].append({"first": first, "second": second, "label": "follows"})
-            rows[split].append({"first": first, "second": other, "label": "other"})
+            row = {"first": first, "document": str(number)}
+            rows[split].append({**row, "second": second, "label": "follows"})
+            rows[split].append({**row, "second": other, "label": "other"})
         others[split] = [second for _, second in pairs] or others[split]
         if all(len(rows[each]) >= most[each] for each in most):
             break
@@ -60,15 +61,17 @@ def origin(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str
       ValueError: ids of documents do not say what they are a part of.
     """
     documents: Counter[str] = Counter()
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for split, document in _documents(name, source):
+    found: dict[tuple[str, str], Rows] = defaultdict(list)
+    for number, (split, document) in enumerate(_documents(name, source)):
         part, slash, _ = document.id.partition("/")
         if not slash:
             continue
         if split == "train":  # whose labels the others have as well
             documents[part] += 1
         if split in most and len(found[split, part]) <= most[split] // 2:
-            found[split, part] += _sentences(document.text)[:_PER_DOCUMENT]
+            row = {"document": str(number), "label": part}
+            sentences = _sentences(document.text)[:_PER_DOCUMENT]
+            found[split, part] += [{**row, "first": sentence} for sentence in sentences]
     largest = sorted(part for part, _ in documents.most_common(2))
     if len(largest) < 2:
         raise ValueError(
@@ -78,9 +81,7 @@ def origin(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str
     rows: dict[str, Rows] = {}
     for split in most:
         pairs = zip(*(found[split, part] for part in largest), strict=False)
-        in_turn = (each for pair in pairs for each in zip(pair, largest, strict=True))
-        every = ({"first": sentence, "label": part} for sentence, part in in_turn)
-        rows[split] = list(itertools.islice(every, most[split]))
+        rows[split] = list(itertools.islice(itertools.chain.from_iterable(pairs), most[split]))
     return rows
 
 

@@ -10,6 +10,7 @@
         label = "topic"
         train = "topics.{language}.train.jsonl"    # beside the .toml file
         test = "topics.{language}.test.jsonl"
+        group = "site"     # optional: examples that agree in it are not independent
 
 {language} stands for the name of a source of the run, such as en or fr; what is named without it
 is text of the language that is trained in. Of a task of the list, `<task>.train.json` and
@@ -47,6 +48,7 @@ class Task:
     name: str
     texts: tuple[str, ...]  # one or two, each with {fields} of an example
     label: str = "label"  # the field with the answer
+    group: str = ""  # a field; examples that agree in it are not independent of each other
     labels: tuple[str, ...] = ()  # all answers there are; () is those of the examples to train on
     train: str = ""  # files of examples, and of those that are scored
     test: str = ""
@@ -68,6 +70,7 @@ class Examples:
 
     texts: Sequence[tuple[str, ...]]
     label_n: np.ndarray  # places among the task's labels
+    groups: Sequence[str]  # of each; those of one are not independent of each other
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -76,7 +79,11 @@ class Examples:
         """Returns n of them, always the same ones, in their order."""
         # Raw bits: numpy promises that they never change, unlike Generator's methods.
         chosen_n = np.sort(np.argsort(np.random.Philox(key=0).random_raw(len(self)))[:n])
-        return Examples([self.texts[index] for index in chosen_n], self.label_n[chosen_n])
+        return Examples(
+            [self.texts[index] for index in chosen_n],
+            self.label_n[chosen_n],
+            [self.groups[index] for index in chosen_n],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,23 +106,25 @@ def _glue() -> Iterator[Task]:
     yield Task("mrpc", sentences, dataset="glue/mrpc")
     yield Task("qqp", ("{question1}", "{question2}"), dataset="glue/qqp")
     for name, which in (("mnli", "matched"), ("mnli-mm", "mismatched")):
-        yield Task(name, premise, dataset="glue/mnli", splits=("train", f"validation_{which}"))
+        splits = ("train", f"validation_{which}")
+        yield Task(name, premise, group="premise", dataset="glue/mnli", splits=splits)
     yield Task("qnli", ("{question}", "{sentence}"), dataset="glue/qnli")
     yield Task("rte", sentences, dataset="glue/rte")
-    yield Task("boolq", ("{question}", "{passage}"), dataset="super_glue/boolq")
-    asked = "{question} Is this the answer: {answer}"
-    yield Task("multirc", (asked, "{paragraph}"), dataset="super_glue/multirc")
-    asked = 'Does "{span2_text}" stand for "{span1_text}"?'
-    yield Task("wsc", (asked, "{text}"), dataset="super_glue/wsc")
+    asked = ("{question}", "{passage}")
+    yield Task("boolq", asked, group="passage", dataset="super_glue/boolq")
+    asked = ("{question} Is this the answer: {answer}", "{paragraph}")
+    yield Task("multirc", asked, group="paragraph", dataset="super_glue/multirc")
+    asked = ('Does "{span2_text}" stand for "{span1_text}"?', "{text}")
+    yield Task("wsc", asked, group="text", dataset="super_glue/wsc")
 
 
 GLUE: Mapping[str, Task] = {task.name: task for task in _glue()}
 TASKS: Mapping[str, Task] = {
     **GLUE,
     "paws-x": Task("paws-x", ("{sentence1}", "{sentence2}"), dataset=f"paws_x_wiki/{LANGUAGE}"),
-    "xnli": Task("xnli", ("{premise}", "{hypothesis}")),
-    "next_sentence": Task("next_sentence", ("{first}", "{second}")),
-    "origin": Task("origin", ("{first}",)),
+    "xnli": Task("xnli", ("{premise}", "{hypothesis}"), group="premise"),
+    "next_sentence": Task("next_sentence", ("{first}", "{second}"), group="document"),
+    "origin": Task("origin", ("{first}",), group="document"),
 }
 
 
@@ -161,7 +170,7 @@ def _read_toml(path: str) -> list[Task]:
             has = ", ".join(values) if isinstance(values, dict) else repr(values)
             raise ValueError(
                 f"--tasks={path}: {name} must be a table with texts, train and test, and may have "
-                f"label and labels. It has: {has}."
+                f"label, labels and group. It has: {has}."
             )
         if name in TASKS:
             raise ValueError(
@@ -181,7 +190,7 @@ def _check(given: str, key: str, value: Any) -> None:
     """Raises ValueError if a key of a task in a .toml file has a value of another kind."""
     if key == "texts" and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         raise ValueError(f'{given} must be a list of texts, such as ["{{title}}", "{{body}}"].')
-    if key in ("label", *_SPLITS) and not isinstance(value, str):
+    if key in ("label", "group", *_SPLITS) and not isinstance(value, str):
         raise ValueError(f"{given} must be text.")
     if key == "labels":
         kinds = isinstance(value, list) and all(type(label) in (str, int) for label in value)
@@ -229,11 +238,13 @@ def load(
         for name in sources
         if name == trained or place.has(name)
     }
-    for which, found in (("train on", train), *(("score", found) for found in test.values())):
+    parts = [("train on", trained, "train", train)]
+    parts += [("score", name, "test", found) for name, found in test.items()]
+    for which, name, split, found in parts:
         if not len(found):
             raise ValueError(
-                f"Task {task.name}: there is no example to {which} in {place}. Give one with "
-                f"{', '.join(_FIELD.findall(' '.join(task.texts)))} and {task.label}."
+                f"Task {task.name}: no example to {which} in {place.of(name, split)}. Give one "
+                f"with {', '.join(_FIELD.findall(' '.join(task.texts)))} and {task.label}."
             )
     if len(labels) < 2:
         raise ValueError(f"Task {task.name}: all examples of {place} have the label {labels[0]!r}.")
@@ -272,6 +283,10 @@ class _Place:
         if self._files:
             return ", ".join(sorted(set(self._files.values())))
         return f"TFDS {self._dataset(self._trained)}"
+
+    def of(self, language: str, split: str) -> str:
+        """Returns where the examples of a language's split are."""
+        return self._files[language, split] if self._files else f"the {split} part of {self}"
 
     def has(self, language: str) -> bool:
         """Whether a language other than the one that is trained in has a text to be scored on."""
@@ -374,7 +389,8 @@ def _json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = json.loads(decoded)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: is not valid JSON ({error}).") from error
+            fix = "Write one object a line."
+            raise ValueError(f"{where}: is not valid JSON ({error}). {fix}") from error
         if not isinstance(row, dict):
             raise ValueError(f"{where}: is not a JSON object. Write one a line.")
         yield where, row
@@ -387,8 +403,9 @@ def _examples(
     labels: Sequence[str],
 ) -> tuple[Examples, tuple[str, ...]]:
     """Returns the examples, and the labels: those found, in order, where none are given."""
-    texts, found = [], []
-    for where, row in rows:
+    texts, found, groups = [], [], []
+    for number, (where, row) in enumerate(rows):
+        groups.append(_value(row, task.group, where, task) if task.group else str(number))
         texts.append(tuple(_filled(text, row, where, task) for text in task.texts))
         label = _value(row, task.label, where, task)
         if labels and label not in labels:
@@ -399,7 +416,7 @@ def _examples(
         found.append(label)
     known = tuple(labels) or tuple(sorted(set(found), key=natural))
     index = {label: place for place, label in enumerate(known)}
-    return Examples(texts, np.array([index[label] for label in found], np.int32)), known
+    return Examples(texts, np.array([index[label] for label in found], np.int32), groups), known
 
 
 def _filled(text: str, row: Mapping[str, Any], where: str, task: Task) -> str:

@@ -252,6 +252,11 @@ class Classifier:
         """Returns how many updates an uninterrupted training has."""
         return self.settings.epochs * -(-examples // self.settings.batch_size)
 
+    def never_scored(self, examples: int) -> bool:
+        """Whether `intended` has no weights to choose from, for want of updates."""
+        every = self.settings.evaluate_every
+        return self.settings.protocol == "intended" and self.updates(examples) < every
+
     def train(
         self,
         params: model_lib.Params,

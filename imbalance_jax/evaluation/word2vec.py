@@ -21,6 +21,7 @@ is beside them, Q groups of t positions, n negatives, m = n + t output vectors o
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -65,9 +66,10 @@ class Settings:
                 f"--positions={self.positions} are not whole groups of --group={self.group}. Set "
                 "the first to a multiple of the second."
             )
-        if self.sample < 0:
-            raise ValueError(f"--sample={self.sample}: it must be 0 or more.")
-        if not 0 <= self.end_rate <= self.start_rate:
+        for name in ("sample", "exponent"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name}={getattr(self, name)}: it must be 0 or more.")
+        if not 0 <= self.end_rate <= self.start_rate < math.inf:
             raise ValueError(
                 f"--start_rate={self.start_rate} and --end_rate={self.end_rate}: the rate falls "
                 "from the first to the second, which must be 0 or more."
