@@ -15,7 +15,7 @@ Examples that share a text, such as the questions on a paragraph, are not indepe
 one group, and `error`, the standard error over examples, is that of a mean of groups:
 sqrt(sum over groups of (sum of their examples' deviations from the mean)^2) / n, where an example
 counts with its mean over seeds. `over_examples` is Wilson's for as many independent examples as
-would have this error. `interval` adds `error` to the standard error over seeds, with degrees of
+would have this error, with Student's t for so many groups in place of the normal. `interval` adds `error` to the standard error over seeds, with degrees of
 freedom by Satterthwaite (Biometrics Bulletin 2, 1946). `majority` is the accuracy of always saying
 the label that most of the test examples have.
 """
@@ -136,7 +136,7 @@ def _over_examples(share: float, error: float, groups: int) -> list[float]:
     import scipy.stats
 
     n = share * (1 - share) / error**2 if error else groups
-    z = float(scipy.stats.norm.ppf((1 + _CONFIDENCE) / 2))
+    z = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, max(1, groups - 1)))
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return [max(0, centre - half), min(1, centre + half)]
