@@ -1,5 +1,6 @@
 """The command, as a user types it: nothing is written that is wrong, nothing run but as shown."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -233,8 +234,9 @@ def test_the_commands_of_the_readme_are_understood(tmp_path):
     }
     for line in lines:
         ours = line.startswith("python")
-        if not ours and not shutil.which("gcloud"):
-            continue
+        compiles = "launch preflight" in line and not importlib.util.find_spec("libtpu")
+        if compiles or (not ours and not shutil.which("gcloud")):
+            continue  # what it takes is not installed
         done = subprocess.run(
             ["bash", "-c", line.replace("--only=failed", "--only=missing")],
             capture_output=True,
