@@ -32,6 +32,7 @@ from imbalance_jax.runs import RunDirectory
 if TYPE_CHECKING:
     import numpy as np
 
+    from imbalance_jax.config import Config
     from imbalance_jax.data.tasks import Examples, Loaded
     from imbalance_jax.evaluation.transfer import Classifier, Encoded, Settings
     from imbalance_jax.loading import LoadedRun
@@ -62,19 +63,23 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    import jax
-
-    from imbalance_jax import distributed, hardware, loading
     from imbalance_jax.data import sources, tasks
 
-    if jax.process_count() > 1 or distributed.detect(os.environ, tpu=False):
-        cli.refuse("transfer takes one process with one device, and was started as one of several.")
     if not FLAGS.workdir:
         cli.refuse("--workdir is missing. Give the directory of a run, such as runs/90_10.")
+    # What takes no jax first, so that a mistake shows at once.
     chosen = tasks.named(FLAGS.tasks)
     run = RunDirectory(FLAGS.workdir)
     config = run.config()
     run.check_writable()
+    choose_languages(config, FLAGS.train_language, FLAGS.languages)
+
+    import jax
+
+    from imbalance_jax import distributed, hardware, loading
+
+    if jax.process_count() > 1 or distributed.detect(os.environ, tpu=False):
+        cli.refuse("transfer takes one process with one device, and was started as one of several.")
     settings = _settings(config.model.L)
     hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
     loaded = loading.load(run.path, None if FLAGS.step < 0 else FLAGS.step)
@@ -139,6 +144,44 @@ def save(
     run.write_json(transfer_results.FILE, results)
 
 
+def choose_languages(
+    config: "Config", trained: str = "", languages: Sequence[str] = ()
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Returns the language to train in, all to score in, it first, and what is left out and why.
+
+    Args:
+      config: of a run.
+      trained: a tag; "" is the first.
+      languages: tags that are scored as well; () is all.
+
+    Raises:
+      ValueError: the run has no such language, or cannot be trained in it.
+    """
+    for flag, tags in (("train_language", [trained] if trained else []), ("languages", languages)):
+        for tag in tags:
+            if tag not in config.tags:
+                raise ValueError(
+                    f"--{flag}={tag}: the run has no such language. It has: "
+                    f"{', '.join(config.tags)}."
+                )
+    trained = trained or config.tags[0]
+    # Their examples would have to be put in their order, which is not done.
+    reordered = [tag for tag in config.tags if config.languages[tag].words != "as_written"]
+    if trained in reordered:
+        raise ValueError(
+            f"--train_language={trained}: its words are {config.languages[trained].words}, and "
+            "those of examples are as written. Use another language."
+        )
+    wanted = [tag for tag in languages or config.tags if tag != trained]
+    notes = tuple(
+        f"{tag} is left out: its words are {config.languages[tag].words}, and those of "
+        "examples are as written."
+        for tag in wanted
+        if tag in reordered
+    )
+    return trained, (trained, *(tag for tag in wanted if tag not in reordered)), notes
+
+
 @dataclasses.dataclass(frozen=True)
 class Transfer:
     """A run that is fine-tuned in one language."""
@@ -160,7 +203,7 @@ class Transfer:
           languages: tags that are scored as well; () is all.
 
         Raises:
-          ValueError: the run has no such language, or fewer positions than an example.
+          ValueError: as `choose_languages`, or the run has fewer positions than an example.
         """
         import jax
 
@@ -168,34 +211,13 @@ class Transfer:
         from imbalance_jax.config import MeshConfig
         from imbalance_jax.evaluation.transfer import Classifier
 
-        config, trained = run.config, trained or run.vocabulary.tags[0]
-        for flag, tags in (("train_language", [trained]), ("languages", languages)):
-            for tag in tags:
-                if tag not in config.tags:
-                    raise ValueError(
-                        f"--{flag}={tag}: the run has no such language. It has: "
-                        f"{', '.join(config.tags)}."
-                    )
+        config = run.config
         if settings.length > config.model.L:
             raise ValueError(
                 f"--length={settings.length}: the model has {config.model.L} positions. Set "
                 f"--length={config.model.L}, or less."
             )
-        # Their examples would have to be put in their order, which is not done.
-        reordered = [tag for tag in config.tags if config.languages[tag].words != "as_written"]
-        if trained in reordered:
-            raise ValueError(
-                f"--train_language={trained}: its words are {config.languages[trained].words}, and "
-                "those of examples are as written. Use another language."
-            )
-        wanted = [tag for tag in languages or config.tags if tag != trained]
-        notes = tuple(
-            f"{tag} is left out: its words are {config.languages[tag].words}, and those of "
-            "examples are as written."
-            for tag in wanted
-            if tag in reordered
-        )
-        scored = (trained, *(tag for tag in wanted if tag not in reordered))
+        trained, scored, notes = choose_languages(config, trained, languages)
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
         together = settings.seeds if tuning.packing(mesh) == "vmap" else 1
         # The same program for runs that differ in what fine-tuning does not read.

@@ -12,12 +12,13 @@ says what the same models would do on as many other examples. `interval` is for 
 other seeds on other examples. None of them is over other pretrainings.
 
 Examples that share a text, such as the questions on a paragraph, are not independent. They are
-one group, and `error`, the standard error over examples, is that of a mean of groups:
-sqrt(sum over groups of (sum of their examples' deviations from the mean)^2) / n, where an example
-counts with its mean over seeds. `over_examples` is Wilson's for as many independent examples as
-would have this error, with Student's t for so many groups in place of the normal. `interval` adds `error` to the standard error over seeds, with degrees of
-freedom by Satterthwaite (Biometrics Bulletin 2, 1946). `majority` is the accuracy of always saying
-the label that most of the test examples have.
+one group, and `error`, the standard error over examples, is that of a mean of groups: sqrt(sum
+over groups of (sum of their examples' deviations from the mean)^2) / n, where an example counts
+with its mean over seeds. `over_examples` is Wilson's for as many independent examples as would
+have this error, with Student's t for so many groups in place of the normal. `interval` adds
+`error` to the standard error over seeds, with degrees of freedom by Satterthwaite (Biometrics
+Bulletin 2, 1946). `majority` is the accuracy of always saying the label that most of the test
+examples have.
 """
 
 import math
