@@ -1297,8 +1297,19 @@ def test_a_flag_of_another_kind_is_refused_by_what_it_takes(capsys):
 
 @pytest.mark.parametrize("sent", ["SIGTERM", "SIGINT"])
 def test_a_command_that_is_told_to_stop_asks_to_be_started_again(sent):
-    program = f"import os, signal; os.kill(os.getpid(), signal.{sent}); signal.pause()"
-    code = f"from imbalance_jax import cli\ndef main():\n    {program}\ncli.run(main)"
+    # Asleep for short times: another thread may be given the signal, which does not end a long one.
+    # What a shell starts in the background begins with SIGINT ignored.
+    program = f"""
+        import os, signal, time
+        from imbalance_jax import cli
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        def main():
+            os.kill(os.getpid(), signal.{sent})
+            for _ in range(1000):
+                time.sleep(0.01)
+        cli.run(main)
+    """
+    code = textwrap.dedent(program)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (cli.PREEMPTED, "")
     assert done.stderr == "Interrupted. Start again to go on.\n"

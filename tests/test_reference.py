@@ -6,6 +6,7 @@ import io
 import math
 import types
 
+import numpy as np
 import pytest
 
 from imbalance_jax.analysis import paper_page, paper_tables, reference, transfer_results
@@ -243,7 +244,11 @@ def test_word2vec_is_a_model_of_its_own_in_the_figure_of_embeddings():
 
 def test_accuracies_after_fine_tuning_in_the_first_clone_are_those_of_figure_1():
     table = make_table([(3.0, 4.0)], ["Figure 1 right"])
-    row = lambda accuracy: {"accuracy": accuracy, "seeds": [accuracy], "majority": 0.5}
+
+    def row(accuracy):
+        right = np.arange(100) < round(100 * accuracy)
+        return transfer_results.accuracy(right[None], range(100), majority=0.5)
+
     tasks = {
         name: {"languages": {"en1": row(0.7), "en2": row(0.5 + 0.01 * place)}}
         for place, name in enumerate(transfer_results.GLUE)
