@@ -305,6 +305,20 @@ def test_sentences_of_the_two_largest_parts_are_told_apart(own):
     assert len(few.train) == 5 and few.train.texts == found.train.texts[:5]
 
 
+def test_modules_are_parts_of_their_packages(tmp_path):
+    rows = [
+        {"id": f"{part}.m{i}", "text": SENTENCE.format(part, i, 0)}
+        for i in range(40)
+        for part in ("scipy", "jax")
+    ]
+    rows += [{"id": f"alone{i}", "text": SENTENCE.format("none", i, 0)} for i in range(99)]
+    names = [str(tmp_path / f"{split}.jsonl") for split in ("train", "test")]
+    for name in names:
+        write(pathlib.Path(name), rows)
+    own = {"en": SourceConfig(kind="files", train=names[0], test=names[1])}
+    assert load("origin", sources=own).labels == ("jax", "scipy")
+
+
 @pytest.mark.parametrize("name", ["next_sentence", "origin"])
 def test_a_made_task_reads_the_text_once(own, name, monkeypatch):
     documents, reads = sentence_tasks.text.documents, []

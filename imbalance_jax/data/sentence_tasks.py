@@ -2,7 +2,7 @@
 
     next_sentence   whether the second sentence follows the first, or comes from another document
     origin          which of the two largest parts of the text a sentence is from: what the ids
-                    of its documents begin with, up to the first /
+                    of its documents begin with, up to the first / or . (kde/, scipy.)
 
 Examples to train on come from the text that the model was trained on, and those that it is scored
 with from the test split. Both labels are equally frequent, and the same text makes the same
@@ -21,6 +21,7 @@ from imbalance_jax.progress import Progress
 # What is made at most, unless the user says otherwise.
 MOST = {"train": 4000, "test": 1000}
 _END = re.compile(r"(?<=[.!?])\s+(?=\S)")
+_PART_ENDS = re.compile(r"[/.]")  # in an id
 _WORDS = range(5, 41)  # of a sentence
 _PER_DOCUMENT = 8  # examples, so that a few long documents do not make all of them
 
@@ -63,8 +64,8 @@ def origin(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str
     documents: Counter[str] = Counter()
     found: dict[tuple[str, str], Rows] = defaultdict(list)
     for number, (split, document) in enumerate(_documents(name, source)):
-        part, slash, _ = document.id.partition("/")
-        if not slash:
+        part, *rest = _PART_ENDS.split(document.id, maxsplit=1)
+        if not rest:
             continue
         if split == "train":  # whose labels the others have as well
             documents[part] += 1
@@ -76,7 +77,8 @@ def origin(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str
     if len(largest) < 2:
         raise ValueError(
             f"--tasks=origin: the ids of the documents of config.sources.{name} do not begin with "
-            "two different parts, such as kde/ and man/. Use --tasks=next_sentence."
+            "two different parts, such as kde/ and man/, or scipy. and jax. Use "
+            "--tasks=next_sentence."
         )
     rows: dict[str, Rows] = {}
     for split in most:
