@@ -387,6 +387,14 @@ def test_examples_of_one_text_count_as_one():
     assert alone["error"] == pytest.approx(once["error"] / math.sqrt(8))
 
 
+def test_a_single_text_says_next_to_nothing_of_others():
+    found = transfer_results.accuracy(seeds_of(0.6, 0.7, 0.8), [0] * 10, majority=0.5)
+    for name in ("interval", "over_examples"):
+        low, high = found[name]
+        assert low < 0.02 and high > 0.98
+    assert found["over_seeds"] == row(0.6, 0.7, 0.8)["over_seeds"]
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_interval_covers_other_seeds_on_other_examples_as_often_as_it_says(seeds):
     # Whether an example is right: how easy it is, and its group, and how good the seed is.

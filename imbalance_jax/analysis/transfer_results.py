@@ -46,6 +46,8 @@ def accuracy(correct_Sn: np.ndarray, groups: Sequence[Any], *, majority: float) 
     index_n = np.unique(np.asarray(groups), return_inverse=True)[1]
     deviation_g = np.bincount(index_n, mean_n - mean_n.mean())
     error = math.sqrt(float(np.sum(deviation_g**2))) / len(mean_n)
+    # Where it is 0 but for rounding, as with a single group, nothing is to be divided by it.
+    error = error if error > 1e-9 else 0.0
     return _row(np.mean(correct_Sn, axis=1).tolist(), error, len(deviation_g), majority)
 
 
@@ -118,7 +120,7 @@ def _interval(seeds: Sequence[float], error: float, groups: int) -> list[float]:
         (statistics.variance(seeds) / len(seeds) if len(seeds) > 1 else 0.0, len(seeds) - 1),
         (error**2, groups - 1),
     )
-    if not both[0][0]:
+    if not both[0][0] or groups == 1:  # of other examples a single group says nothing
         return _over_examples(mean, error, groups)
     variance = sum(part for part, _ in both)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in both if part)
