@@ -127,8 +127,7 @@ def _known(
       ValueError: it was found in another way.
     """
     protocol = transferring.classifier.settings.protocol
-    results = run.read_json(transfer_results.FILE) or {}
-    every = results.get(protocol, {}).get(transferring.trained, {})
+    every = transfer_results.read(run).get(protocol, {}).get(transferring.trained, {})
     known = {each.task.name: each for each in ready if each.task.name in every}
     for name, loaded in known.items():
         transferring.check_same(loaded, every[name])

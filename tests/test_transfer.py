@@ -387,6 +387,15 @@ def test_examples_of_one_text_count_as_one():
     assert alone["error"] == pytest.approx(once["error"] / math.sqrt(8))
 
 
+def test_what_was_measured_before_there_were_intervals_is_not_shown(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert transfer_results.read(run) == {}
+    old = {"languages": {"en1": {"accuracy": 0.5, "seeds": [0.5], "majority": 0.5}}}
+    new = {"languages": {"en1": row(0.5)}}
+    run.write_json("transfer.json", {"reference": {"en1": {"rte": old}, "en2": {"rte": new}}})
+    assert list(transfer_results.read(run)["reference"]) == ["en2"]
+
+
 def test_a_single_text_says_next_to_nothing_of_others():
     found = transfer_results.accuracy(seeds_of(0.6, 0.7, 0.8), [0] * 10, majority=0.5)
     for name in ("interval", "over_examples"):

@@ -110,7 +110,10 @@ def study_results(
 
 def evaluation(run: "RunDirectory") -> dict[str, Any]:
     """Returns a run's evaluation.json, with its word2vec.json and transfer.json by these names."""
-    others = {name: run.read_json(f"{name}.json") or {} for name in ("word2vec", "transfer")}
+    others = {
+        "word2vec": run.read_json("word2vec.json") or {},
+        "transfer": transfer_results.read(run),
+    }
     return (run.read_json("evaluation.json") or {}) | others
 
 

@@ -120,5 +120,5 @@ def read(run: RunDirectory) -> Run:
         provenance=run.read_json("provenance.json") or {},
         evaluation=run.read_json("evaluation.json") or {},
         word2vec=run.read_json("word2vec.json") or {},
-        transfer=run.read_json(transfer_results.FILE) or {},
+        transfer=transfer_results.read(run),
     )

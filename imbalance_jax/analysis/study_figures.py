@@ -489,7 +489,7 @@ def _transfer_panels(table: StudyTable) -> list[Panel]:
         kind = series_of(table, run.spec.kind, run.config)
         if run.state.state != "done" or kind in ("sweep", _OTHER, *grid.BASELINES):
             continue
-        results = run.directory.read_json(transfer_results.FILE) or {}
+        results = transfer_results.read(run.directory)
         for protocol, by_language in results.items():
             for trained, tasks in by_language.items():
                 if (name, trained) not in share:

@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from imbalance_jax.runs import RunDirectory
+
 FILE = "transfer.json"
 # The entries whose mean the reference study reports.
 GLUE = ("cola", "sst2", "mrpc", "qqp", "mnli", "mnli-mm", "qnli", "rte", "boolq", "multirc", "wsc")
@@ -63,6 +65,17 @@ def _row(seeds: Sequence[float], error: float, groups: int, majority: float) -> 
         "groups": groups,
         "majority": majority,
     }
+
+
+def read(run: RunDirectory) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns what a run's transfer.json holds, but for tasks from before there were intervals."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for protocol, by_language in (run.read_json(FILE) or {}).items():
+        for trained, tasks in by_language.items():
+            for name, task in tasks.items():
+                if all("interval" in row for row in task["languages"].values()):
+                    found.setdefault(protocol, {}).setdefault(trained, {})[name] = task
+    return found
 
 
 def named(tasks: Sequence[str] | Mapping[str, Any]) -> str:
