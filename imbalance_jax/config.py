@@ -702,13 +702,16 @@ def _check_totals(config: "Config") -> None:
 # What may differ when a run goes on in its directory: where, how often and with which
 # devices, but not what is trained on what.
 _NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint", "mesh", "parallel")
+# Fields that earlier versions did not have. At their defaults they are left out, so that the
+# hash of a run in a study.json of an earlier version is still its hash.
+_NEWER: Mapping[type, tuple[str, ...]] = {}
 # Of the model: ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")
 
 
 def identity(config: Config) -> dict[str, Any]:
     """Returns what makes a run the same run, as nested plain values."""
-    plain = to_dict(config)
+    plain = to_dict(config, leave_out=_NEWER)
     del plain["mixture"]["same_total_as"]  # a check, not what is trained on
     for name in _NOT_FUNCTION:
         del plain["model"][name]
@@ -742,16 +745,27 @@ def differences(ours: Any, theirs: Any, field: str = "config") -> list[tuple[str
     return [] if same else [(field, ours, theirs)]
 
 
-def to_dict(config: Any) -> Any:
-    """Returns a config as nested dicts, lists and plain values, ready for JSON."""
+def to_dict(
+    config: Any, *, leave_out: Mapping[type, tuple[str, ...]] = types.MappingProxyType({})
+) -> Any:
+    """Returns a config as nested dicts, lists and plain values, ready for JSON.
+
+    Args:
+      config: a dataclass of this file, or a value of a field.
+      leave_out: fields of each dataclass that are left out where they have their default.
+    """
     if dataclasses.is_dataclass(config):
+        optional = leave_out.get(type(config), ())
         return {
-            field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)
+            field.name: to_dict(value, leave_out=leave_out)
+            for field in dataclasses.fields(config)
+            for value in [getattr(config, field.name)]
+            if field.name not in optional or value != field.default
         }
     if isinstance(config, Mapping):
-        return {name: to_dict(value) for name, value in config.items()}
+        return {name: to_dict(value, leave_out=leave_out) for name, value in config.items()}
     if isinstance(config, (tuple, list)):
-        return [to_dict(value) for value in config]
+        return [to_dict(value, leave_out=leave_out) for value in config]
     return config
 
 

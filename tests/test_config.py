@@ -1313,3 +1313,17 @@ def test_a_command_that_is_told_to_stop_asks_to_be_started_again(sent):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (cli.PREEMPTED, "")
     assert done.stderr == "Interrupted. Start again to go on.\n"
+
+
+def test_runs_keep_the_identity_that_earlier_versions_wrote_into_study_json():
+    # The hashes of revision 8043688. A new field that changes them turns every older study away.
+    staged = config_lib.cloned(scale="small", ratio="90:10:5")
+    staged.mixture.stages = (
+        (0, {"en1": 1, "en2": 0, "en3": 1}),
+        (0.5, {"en1": 1, "en2": 2, "en3": 0}),
+    )
+    for values, written in (
+        (config_lib.cloned(scale="demo", ratio="90:10"), "eb3223aa6aca5424"),
+        (staged, "2722714b6338b746"),
+    ):
+        assert config_lib.digest(config_lib.identity(config_lib.resolve(values))) == written
