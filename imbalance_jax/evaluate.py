@@ -4,13 +4,19 @@
     python -m imbalance_jax.evaluate --workdir=runs/90_10 --step=1000 --pairs=100
 
 The results of a run's last step go into its evaluation.json, and report.html is written anew;
-those of an earlier step go into evaluation-STEP.json beside it. Any number of devices and
-processes will do, whatever the run was trained on. It needs the run's text, in config.data_dir.
+those of an earlier step go into evaluation-STEP.json beside it. They are written part by part.
+What is there already is not measured again, so that a command that was interrupted goes on; on
+other sequences (--pairs) it is refused, unless --overwrite says that it may go. Any number of
+devices and processes will do, whatever the run was trained on. It needs the run's text, in
+config.data_dir.
 """
 
+import copy
 import dataclasses
+import json
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -20,8 +26,11 @@ from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory
 
 if TYPE_CHECKING:
-    from imbalance_jax.evaluation.alignment import Alignment
-    from imbalance_jax.evaluation.programs import Poll
+    import jax
+    from jax.sharding import Mesh
+
+    from imbalance_jax.config import Config
+    from imbalance_jax.evaluation.alignment import Alignment, Part
     from imbalance_jax.step import TrainState
     from imbalance_jax.train import Trainer
 
@@ -35,7 +44,8 @@ def define_flags() -> None:
         "pairs", 512, "Sequences that two languages are compared on.", lower_bound=8
     )
     flags.DEFINE_list("languages", [], "Tags whose pairs are measured; by default all.")
-    flags.DEFINE_bool("losses", True, "Score the test split; otherwise keep what is there.")
+    flags.DEFINE_bool("losses", True, "Score the test split, where that is not done.")
+    flags.DEFINE_bool("overwrite", False, "Measure again what is known, and replace it.")
     flags.DEFINE_string("data_dir", None, "Where the text is kept, if not in config.data_dir.")
 
 
@@ -51,29 +61,54 @@ def main() -> int:
     )
     from imbalance_jax import distributed
 
-    step = int(state.step)
-    name = "evaluation.json" if step == trainer.stream.steps else f"evaluation-{step}.json"
-    before = run.read_json(name) or {}
-    if not FLAGS.losses and "languages" not in before:
+    step, last = int(state.step), trainer.stream.steps
+    name = "evaluation.json" if step == last else f"evaluation-{step}.json"
+    known = read_results(run, name, step)
+    if not FLAGS.losses and "languages" not in known:
         cli.refuse(
             f"--nolosses keeps those in {run.path / name}, and there are none. Run it once "
             "without --nolosses."
         )
     run.check_writable()
-    results = before | measure(trainer, state, FLAGS.pairs, losses=FLAGS.losses)
-    if FLAGS.languages and "alignment" in before:
-        # What was measured of other pairs before is still true.
-        pairs = before["alignment"]["pairs"] | results["alignment"]["pairs"]
-        results["alignment"]["pairs"] = pairs
+
+    def write(results: Mapping[str, Any]) -> None:
+        if distributed.is_writer():
+            for line in run.keep_results(last) if name == "evaluation.json" else ():
+                print(line)
+            run.write_results(results, name)
+
+    results = measure(
+        trainer,
+        state,
+        FLAGS.pairs,
+        losses=FLAGS.losses,
+        known=known,
+        overwrite=FLAGS.overwrite,
+        write=write,
+    )
     if not distributed.is_writer():
         return cli.DONE
-    run.write_results(results, name)
     from imbalance_jax.analysis import page
 
     print("\n".join(describe(results)))
     report = f" See {page.write_run_page(run)}." if name == "evaluation.json" else ""
     print(f"Wrote {run.path / name}.{report}")
     return cli.DONE
+
+
+def read_results(run: RunDirectory, name: str, step: int) -> dict[str, Any]:
+    """Returns what a file of a run knows of a step; nothing where it is absent or of another one.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        found = run.read_json(name) or {}
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{run.path / name} cannot be read: {error}. Move it away, and all is measured anew."
+        ) from error
+    return found if found.get("step") == step else {}
 
 
 def open_run(
@@ -114,8 +149,7 @@ def open_run(
 
     import jax
 
-    from imbalance_jax import config as config_lib
-    from imbalance_jax import distributed, hardware, sharding
+    from imbalance_jax import distributed, hardware
     from imbalance_jax.checkpoint import Checkpoints
     from imbalance_jax.data import sources
     from imbalance_jax.train import Trainer
@@ -129,10 +163,8 @@ def open_run(
             kept = ", ".join(map(str, saved)) or "none"
             raise ValueError(f"{run} has no {wanted}. It has: {kept}.")
         hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
-        try:
-            mesh = sharding.make_mesh(config.mesh, jax.devices())
-        except ValueError:  # it was trained on another number of devices
-            mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices())
+        vocab_size = run.read_json("provenance.json")["vocab_size"]
+        mesh = choose_mesh(config, vocab_size, jax.devices())
         trainer = Trainer.of_run(config, run, mesh, training=False)
         newest = saved[-1] if step is None else step
         return trainer, checkpoints.restore(newest, trainer.abstract_state())
@@ -140,8 +172,32 @@ def open_run(
         checkpoints.close()
 
 
+def choose_mesh(config: "Config", vocab_size: int, devices: "Sequence[jax.Device]") -> "Mesh":
+    """Returns the mesh of a run's config over these devices, or copies of the model on each.
+
+    The second where the run was trained on another number of them, which its mesh or the
+    dimensions of its model do not fit.
+    """
+    from imbalance_jax import config as config_lib
+    from imbalance_jax import sharding
+
+    try:
+        mesh = sharding.make_mesh(config.mesh, devices)
+        sharding.check_dimensions(config, mesh, vocab_size)
+    except ValueError:
+        return sharding.make_mesh(config_lib.MeshConfig(), devices)
+    return mesh
+
+
 def measure(
-    trainer: "Trainer", state: "TrainState", most: int, *, losses: bool = True
+    trainer: "Trainer",
+    state: "TrainState",
+    most: int,
+    *,
+    losses: bool = True,
+    known: Mapping[str, Any] = types.MappingProxyType({}),
+    overwrite: bool = False,
+    write: Callable[[Mapping[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
     """Returns all results of a state, as evaluation.json has them.
 
@@ -150,50 +206,114 @@ def measure(
       state: after some updates.
       most: sequences that two languages are compared on.
       losses: whether to score the test split as well.
+      known: earlier results of this state, which stay as they are.
+      overwrite: whether to measure them again all the same.
+      write: called with the results so far after each part.
 
     Raises:
-      ValueError: of the languages that were asked for no two say the same anywhere.
+      ValueError: of the languages that were asked for no two say the same anywhere, or what is
+        known was measured on other sequences.
     """
-    from imbalance_jax import hardware
-
     alignment = trainer.alignment("test", most)
     if trainer.config.evaluation.alignment.languages and not alignment.pairs:
         raise ValueError(" ".join(alignment.skipped.values()))
-    results: dict[str, Any] = {"step": int(state.step)}
-    if losses:
+    results: dict[str, Any] = {**known, "step": int(state.step)}
+    found = copy.deepcopy(results.get("alignment", {}))
+    parts = alignment.parts(state, trainer.stream)
+    if overwrite:
+        for part in parts:
+            _forget(found, part)
+    _check_same(found, alignment)
+    scored = not overwrite and set(trainer.config.tags) <= set(results.get("languages", ()))
+    if losses and not scored:
         with Progress("Losses on the test split", 1) as progress:
             results |= trainer.score(state, progress.show)
-    began = time.monotonic()
-    found = _align(trainer, alignment, state)
-    compiling = alignment.programs.compile_seconds
-    found["device"] = hardware.describe()
-    found["compile_seconds"] = round(compiling, 1)
-    found["seconds"] = round(time.monotonic() - began - compiling, 1)
-    return results | {"alignment": found}
+        write(results)
+    results["alignment"] = found
+    _align(alignment, parts, found, lambda: write(results))
+    return results
 
 
-def _align(trainer: "Trainer", alignment: "Alignment", state: "TrainState") -> dict[str, Any]:
-    parts = alignment.parts()
-    with Progress("Alignment", parts) as progress:
+def _known_of(found: Mapping[str, Any], part: "Part") -> Mapping[str, Any]:
+    """Returns the results among which those of a part would stand."""
+    return found if part.pair is None else found.get("pairs", {}).get(part.pair.name, {})
+
+
+def _forget(found: dict[str, Any], part: "Part") -> None:
+    """Takes the results of a part away."""
+    if part.pair is None:
+        for name in part.names:
+            found.pop(name, None)
+    else:
+        found.get("pairs", {}).pop(part.pair.name, None)
+
+
+def _check_same(found: Mapping[str, Any], alignment: "Alignment") -> None:
+    """Raises ValueError if what is known was measured on other sequences than it would be now."""
+    for pair in alignment.pairs:
+        before = found.get("pairs", {}).get(pair.name)
+        if before:
+            now = alignment.describe_pair(pair)
+            cli.check_same(f"{pair.name} is measured", before, now)
+    before = {tag: leak["windows"] for tag, leak in found.get("leak", {}).items()}
+    if before:
+        cli.check_same(
+            "The leak is measured", {"windows": before}, {"windows": alignment.describe_windows()}
+        )
+
+
+def _align(
+    alignment: "Alignment",
+    parts: Sequence["Part"],
+    found: dict[str, Any],
+    write: Callable[[], None],
+) -> None:
+    """Adds to the results of alignment the parts that are missing, and writes each down."""
+    from imbalance_jax import hardware
+
+    found["split"] = "test"
+    found.setdefault("pairs", {})
+    found["skipped"] = {**found.get("skipped", {}), **alignment.skipped}
+    missing = [part for part in parts if not set(part.names) <= set(_known_of(found, part))]
+    if not missing:
+        print("All of it is known already; --overwrite measures it again.")
+        return
+    if len(missing) < len(parts):
+        print(f"{len(parts) - len(missing)} of {len(parts)} parts are known already.")
+    before = {name: found.get(name, 0.0) for name in ("compile_seconds", "seconds")}
+    found["device"], began = hardware.describe(), time.monotonic()
+    with Progress("Alignment", len(missing)) as progress:
         for line in (*alignment.notes, *alignment.skipped.values()):
             progress.line(line)
+        for number, part in enumerate(missing):
 
-        def begin(number: int, what: str) -> "Poll":
-            progress.show(number, what)
-            return lambda share: progress.show(min(number + share, parts), what)
+            def poll(share: float, done: int = number, title: str = part.title) -> None:
+                progress.show(min(done + share, len(missing)), title)
 
-        found = alignment.everything(state, trainer.stream, begin)
-        progress.show(parts, "done")
-    return found
+            poll(0.0)
+            measured = part.measure(poll)
+            if part.pair is None:
+                found |= measured
+            else:
+                pair = found["pairs"].setdefault(part.pair.name, {})
+                pair |= alignment.describe_pair(part.pair) | measured
+            compiling = alignment.programs.compile_seconds
+            found["compile_seconds"] = round(before["compile_seconds"] + compiling, 1)
+            spent = time.monotonic() - began - compiling
+            found["seconds"] = round(before["seconds"] + spent, 1)
+            write()
+        progress.show(len(missing), "done")
 
 
 def describe(results: dict[str, Any]) -> list[str]:
     """Returns the main results in a few lines."""
     alignment = results["alignment"]
-    lines = [
-        f"Alignment took {alignment['seconds']:,.0f} s, and compiling "
-        f"{alignment['compile_seconds']:,.0f} s."
-    ]
+    lines = []
+    if "seconds" in alignment:
+        lines.append(
+            f"Alignment took {alignment['seconds']:,.0f} s, and compiling "
+            f"{alignment['compile_seconds']:,.0f} s."
+        )
     lines += [
         f"{tag}: loss {found['loss']:.3f}, perplexity {found['ppl']:,.1f}"
         for tag, found in results["languages"].items()

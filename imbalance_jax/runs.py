@@ -184,6 +184,23 @@ class RunDirectory:
             self.write_csv("test_texts.csv", rows)
         self.write_json(name, {key: value for key, value in results.items() if key != "texts"})
 
+    def keep_results(self, last: int) -> list[str]:
+        """Renames results of another step than this one to evaluation-STEP.json and its like.
+
+        So nothing replaces them, and nobody takes them for those of a longer run. Returns a
+        line on each.
+        """
+        results = self.read_json("evaluation.json") or {}
+        step = results.get("step", last)
+        lines = []
+        for file in ("evaluation.json", "test_texts.csv") if step != last else ():
+            stem, _, kind = file.partition(".")
+            kept = f"{stem}-{step}.{kind}"
+            if (self.path / file).exists():
+                (self.path / file).rename(self.path / kept)
+                lines.append(f"{file} of step {step:,} is kept as {kept}.")
+        return lines
+
     def write_text(self, name: str, text: str) -> None:
         self.write_bytes(name, text.encode())
 

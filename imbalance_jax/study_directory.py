@@ -200,8 +200,8 @@ def check_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
         results = run.read_json("evaluation.json")
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{run}/evaluation.json cannot be read: {error}. Score the run again with python -m "
-            f"imbalance_jax.evaluate --workdir={run}."
+            f"{run}/evaluation.json cannot be read: {error}. Delete it, and score the run again "
+            f"with python -m imbalance_jax.evaluate --workdir={run}."
         ) from error
     missing = [tag for tag in config.tags if tag not in (results or {}).get("languages", {})]
     if results is None or missing or results["step"] > config.steps:
@@ -218,5 +218,5 @@ def check_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             raise ValueError(
                 f"{run} was changed by hand: the loss of {tag} in evaluation.json is "
                 f"{found['loss']}, and its parts and perplexity do not add up to it. Score it "
-                f"again with python -m imbalance_jax.evaluate --workdir={run}."
+                f"again with python -m imbalance_jax.evaluate --workdir={run} --overwrite."
             )

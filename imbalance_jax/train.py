@@ -756,6 +756,8 @@ def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[s
     """Writes what a run records of itself before its first step, or its first after `start`."""
     if not distributed.is_writer():
         return
+    for line in run.keep_results(trainer.stream.steps):
+        print(line)
     run.truncate_metrics(start)
     run.write_json("provenance.json", provenance)
     run.write_bytes("vocabulary.npz", trainer.vocabulary.to_bytes())

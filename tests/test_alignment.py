@@ -177,6 +177,17 @@ def test_what_is_logged_does_not_depend_on_the_mesh(data, toys, watched):
             assert value == pytest.approx(watched[name], abs=2e-4), name
 
 
+def test_languages_share_a_gradient_alike_on_devices_that_do_not_divide_the_batch(toys, watched):
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:3])
+    assert toys.config.batch_size == 8
+    state = jax.device_put(toys.init_state(), sharding.replicated(mesh))
+    alignment = dataclasses.replace(toys, mesh=mesh).alignment("validation", 8)
+    found = alignment._optimizer(state, toys.stream)
+    for name, by_tag in found.items():
+        for tag, value in by_tag.items():
+            assert value == pytest.approx(watched[f"align/{name}/{tag}"], rel=1e-4), name
+
+
 def test_rows_that_were_copied_are_found_alike_in_every_way(toys):
     state = toys.init_state()
     params = dict(state.params)

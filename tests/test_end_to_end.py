@@ -166,12 +166,15 @@ def test_evaluate_writes_everything_down(finished, evaluated):
 
 
 @pytest.mark.slow
-def test_evaluate_does_not_depend_on_devices(evaluated):
+@pytest.mark.parametrize("devices", [8, 3])  # the batch of 8 cannot be cut in three
+def test_evaluate_does_not_depend_on_devices(evaluated, monkeypatch, devices):
     copy = evaluated
     found = json.loads((copy / "evaluation.json").read_text())
-    # Here, on eight devices in place of one, and in other batches.
+    # Here, on several devices in place of one, and in other batches.
+    here = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "devices", lambda: here)
     trainer, state = evaluate.open_run(RunDirectory(copy))
-    assert trainer.mesh.size == 8
+    assert trainer.mesh.size == devices
     again = evaluate.measure(trainer, state, 12, losses=False)["alignment"]
     assert_close(again["pairs"], found["alignment"]["pairs"])
     assert_close(again["probe"], found["alignment"]["probe"])

@@ -129,6 +129,16 @@ def test_a_function_of_whole_arrays_is_answered_whole_on_every_device():
     assert len(programs._compiled) == 2
 
 
+@pytest.mark.parametrize("devices", [1, 3, 8])
+def test_rows_are_filled_up_to_what_any_number_of_devices_shares_and_marked(rows, devices):
+    placed, real_B = Programs(make_mesh(devices), 4).place_filled(rows)
+    assert real_B.shape == (-(-ROWS // devices) * devices,)
+    assert np.asarray(real_B).tolist() == [True] * ROWS + [False] * (-ROWS % devices)
+    for name, values in rows.items():
+        np.testing.assert_array_equal(placed[name][:ROWS], values)
+        assert (np.asarray(placed[name][ROWS:]) == values[0]).all()
+
+
 def test_progress_grows_up_to_its_end_and_may_stop_the_measurement(table_VD, rows):
     programs, shares = Programs(ONE, 4), []
     programs.rows(weigh, (table_VD,), rows, poll=shares.append, power=1)

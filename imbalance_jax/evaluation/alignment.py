@@ -1,12 +1,13 @@
 """All that is measured of how a model treats its languages, put together for a run.
 
 `Alignment.watch` is what a run logs as it trains, on the validation split;
-`Alignment.everything` is what `python -m imbalance_jax.evaluate` writes down, on the test
-split. The measures themselves are in embeddings.py, hidden.py, gradients.py, telling.py and
+`Alignment.parts` is what `python -m imbalance_jax.evaluate` writes down, part by part, on the
+test split. The measures themselves are in embeddings.py, hidden.py, gradients.py, telling.py and
 behaviour.py; here is what they are given. All of it is computed in fp32.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +16,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imbalance_jax import distributed, sharding
 from imbalance_jax import languages as languages_lib
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
@@ -51,6 +51,16 @@ class Pair:
     set: str  # in config.parallel; "" for two languages of one source
     sequences: Sequences
     bases: tuple[np.ndarray, np.ndarray]  # base ids of pieces that mean the same
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of what is written down of a trained run."""
+
+    title: str
+    pair: Pair | None  # of which it is said; None is all languages
+    names: tuple[str, ...]  # of its results
+    measure: Callable[[Poll], dict[str, Any]]  # returns them, ready for JSON
 
 
 class Alignment:
@@ -93,8 +103,8 @@ class Alignment:
         each = 4 * 3 * (model.N + 2) * model.L * model.D  # three sequences are compared at once
         limit = _STATE_BYTES.get(platform, _STATE_BYTES_ELSEWHERE)
         micro = config.batch_size // config.optimizer.accumulate
-        self.programs = programs or Programs(mesh, max(1, min(micro, limit // each)))
-        self._rows = sharding.batch_sharding(mesh)
+        self._together = max(1, min(micro, limit // each))
+        self.programs = programs or Programs(mesh, self._together)
         self.skipped: dict[str, str] = {}  # pair -> why nothing is measured of it
         self.notes: list[str] = []
         asked = config.evaluation.alignment.languages or config.tags
@@ -218,80 +228,95 @@ class Alignment:
 
     # What is written down of a trained run.
 
-    def parts(self) -> int:
-        """Returns how many parts `everything` has, for its progress."""
-        return 5 * len(self.pairs) + 3
-
-    def everything(
-        self,
-        state: TrainState,
-        stream: Stream,
-        begin: Callable[[int, str], Poll],
-    ) -> dict[str, Any]:
-        """Returns all results of a state, ready for JSON.
+    def parts(self, state: TrainState, stream: Stream) -> list["Part"]:
+        """Returns what there is to measure of a state, in parts that do not need each other.
 
         Args:
           state: after some updates.
           stream: of the run.
-          begin: called with the number and the name of each part; returns what to call in it.
         """
-        number = itertools.count()
-
-        def part(what: str) -> Poll:
-            return begin(next(number), what)
-
         config, params, steps = self._config, state.params, int(state.step)
         count_GU = self._trained_counts(np.asarray(jax.device_get(state.sequences_G)))
-        divisor = gradients.adam_divisor(self.programs, state.opt_state, config.optimizer)
-        pairs: dict[str, Any] = {}
-        for pair in self.pairs:
-            given = (self.programs, params, self.model)
-            sequences = pair.sequences
-            result: dict[str, Any] = {
-                "languages": [config.tags[g] for g in pair.languages],
-                "origin": pair.set or "clones",
-                "positions_correspond": sequences.aligned,
-                "sequences": len(sequences.ids[0]),
-            }
-            poll = part(f"embeddings of {pair.name}")
+        given = (self.programs, params, self.model)
+        tables = (self._vocabulary.map_GU, self._vocabulary.own_GV)
+
+        @functools.cache
+        def divisor() -> model_lib.Params | None:
+            return gradients.adam_divisor(self.programs, state.opt_state, config.optimizer)
+
+        def embed(pair: Pair, poll: Poll) -> dict[str, Any]:
+            found = {}
             for where, table_VD in self._tables(params).items():
-                result[where] = self._embedding(pair, table_VD, count_GU, 0)
+                found[where] = self._embedding(pair, table_VD, count_GU, 0)
                 poll(0.5)
-            poll = part(f"hidden states of {pair.name}")
-            result["hidden"] = hidden.measure(*given, sequences, match=True, rotate=True, poll=poll)
-            poll = part(f"gradients of {pair.name}")
-            result["gradients"] = gradients.measure(
-                *given, sequences.ids, sequences.text, divisor, poll=poll
-            )
-            poll = part(f"prefixes of {pair.name}")
-            result["prefix"] = {
+            return found
+
+        def compare_states(pair: Pair, poll: Poll) -> dict[str, Any]:
+            found = hidden.measure(*given, pair.sequences, match=True, rotate=True, poll=poll)
+            return {"hidden": found}
+
+        def compare_gradients(pair: Pair, poll: Poll) -> dict[str, Any]:
+            sides = (pair.sequences.ids, pair.sequences.text)
+            return {"gradients": gradients.measure(*given, *sides, divisor(), poll=poll)}
+
+        def put_prefixes(pair: Pair, poll: Poll) -> dict[str, Any]:
+            found = {
                 f"{config.tags[g]} before {config.tags[h]}": behaviour.prefix(
-                    *given, _turned(sequences, back), poll=poll
+                    *given, _turned(pair.sequences, back), poll=poll
                 )
                 for g, h, back in _directions(pair)
             }
-            poll = part(f"seen text of {pair.name}")
-            result["seen"] = self._seen(pair, params, stream, steps, poll)
-            pairs[pair.name] = result
-        windows = self._windows()
-        tables = (self._vocabulary.map_GU, self._vocabulary.own_GV)
-        counts = [count_GU[g] for g in range(len(config.tags))]
-        given = (self.programs, params, self.model)
-        leaks = telling.leak(*given, tables, windows, counts, poll=part("leak"))
-        probe: dict[str, Any] = {}
-        if len(config.tags) > 1:
-            least = min(map(len, windows))
-            equal = [ids_nW[:least] for ids_nW in windows]
-            probe = telling.probe(*given, tables[0], equal, poll=part("probe"))
-        part("optimizer")
-        return {
-            "split": self._split,
-            "pairs": pairs,
-            "skipped": self.skipped,
-            "leak": dict(zip(config.tags, leaks, strict=True)),
-            "probe": probe,
-            "optimizer": self._optimizer(state, stream),
+            return {"prefix": found}
+
+        def compare_seen(pair: Pair, poll: Poll) -> dict[str, Any]:
+            return {"seen": self._seen(pair, params, stream, steps, poll)}
+
+        def find_leak(poll: Poll) -> dict[str, Any]:
+            counts = [count_GU[g] for g in range(len(config.tags))]
+            leaks = telling.leak(*given, tables, self._windows, counts, poll=poll)
+            return {"leak": dict(zip(config.tags, leaks, strict=True))}
+
+        def probe_states(poll: Poll) -> dict[str, Any]:
+            if len(config.tags) == 1:
+                return {"probe": {}}
+            least = min(map(len, self._windows))
+            equal = [ids_nW[:least] for ids_nW in self._windows]
+            return {"probe": telling.probe(*given, tables[0], equal, poll=poll)}
+
+        def share_updates(poll: Poll) -> dict[str, Any]:
+            return {"optimizer": self._optimizer(state, stream)}
+
+        of_pairs: dict[str, tuple[tuple[str, ...], Callable[[Pair, Poll], dict[str, Any]]]] = {
+            "embeddings": (tuple(self._tables(params)), embed),
+            "hidden states": (("hidden",), compare_states),
+            "gradients": (("gradients",), compare_gradients),
+            "prefixes": (("prefix",), put_prefixes),
+            "seen text": (("seen",), compare_seen),
         }
+        return [
+            *(
+                Part(f"{what} of {pair.name}", pair, names, functools.partial(measure, pair))
+                for pair in self.pairs
+                for what, (names, measure) in of_pairs.items()
+            ),
+            Part("leak", None, ("leak",), find_leak),
+            Part("probe", None, ("probe",), probe_states),
+            Part("optimizer", None, ("optimizer",), share_updates),
+        ]
+
+    def describe_pair(self, pair: Pair) -> dict[str, Any]:
+        """Returns what says of a pair how it is compared, ready for JSON."""
+        return {
+            "languages": [self._config.tags[g] for g in pair.languages],
+            "origin": pair.set or "clones",
+            "positions_correspond": pair.sequences.aligned,
+            "sequences": len(pair.sequences.ids[0]),
+        }
+
+    def describe_windows(self) -> dict[str, int]:
+        """Returns how many windows of each language show its leak and are probed."""
+        counts = map(len, self._windows)
+        return dict(zip(self._config.tags, counts, strict=True))
 
     def _seen(
         self, pair: Pair, params: model_lib.Params, stream: Stream, steps: int, poll: Poll
@@ -315,8 +340,9 @@ class Alignment:
                 found[f"{tags[g]} seen, {tags[h]} scored"] = {"skipped": str(reason)}
         return found
 
+    @functools.cached_property
     def _windows(self) -> list[np.ndarray]:
-        """Returns windows (n, W) of base ids of each language's held-out text."""
+        """Windows (n, W) of base ids of each language's held-out text."""
         found = []
         for tag in self._config.tags:
             source = self._sources[languages_lib.source_of(self._config, tag)]
@@ -374,12 +400,10 @@ class Alignment:
 
     def _optimizer(self, state: TrainState, stream: Stream) -> dict[str, dict[str, float]]:
         """Returns what each language has in the tables and in the gradient of a batch."""
-        tags, size = self._config.tags, self.programs.batch_size
-        host = stream.batch(int(state.step) % stream.steps, slice(0, size))
-        rows = distributed.HostRows(self._rows, len(host.language_B))
-        batch = Batch(
-            rows.place(host.ids_BW[rows.index_B]), rows.place(host.language_B[rows.index_B])
-        )
+        tags = self._config.tags
+        # As many rows on any number of devices, so that they are the same ones.
+        host = stream.batch(int(state.step) % stream.steps, slice(0, self._together))
+        batch = Batch(host.ids_BW, host.language_B)
         found: dict[str, Any] = gradients.language_shares(
             self.programs, state.params, batch, self._vocabulary.map_GU, self.model
         )

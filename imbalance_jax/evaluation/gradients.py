@@ -427,15 +427,22 @@ def language_shares(
         gradient_share          <g_l, g> / <g, g>: they add up to 1; below 0 pulls back
         gradient_share_blocks   the same of the parameters of the blocks alone
         gradient_norm           the norm of g_l
+
+    Args:
+      programs: what compiles and runs the measurement.
+      params: of the model.
+      batch: all its rows, on the host; any number, whatever the devices.
+      map_GU: of the vocabulary.
+      config: of the model; computed with as it is.
     """
-    given = (params, batch, map_GU)
+    rows, real_B = programs.place_filled({"ids": batch.ids_BW, "language": batch.language_B})
+    given = (params, Batch(rows["ids"], rows["language"]), real_B, map_GU)
     whole = programs.run(_batch_gradient, *given, np.int32(-1), config=config)
     squared = jax.device_get(programs.run(_inner, whole, whole))
     G = map_GU.shape[0]
     names = ("gradient_share", "gradient_share_blocks", "gradient_norm")
     found = {name: [0.0] * G for name in names}
-    sequences_G = jax.device_get(programs.run(_sequences, batch.language_B, G=G))
-    *others, last = np.flatnonzero(sequences_G)
+    *others, last = np.unique(batch.language_B)
     rest = whole
     for language in (*others, last):
         mine = rest  # of the last language: what the others leave
@@ -450,10 +457,6 @@ def language_shares(
     return found
 
 
-def _sequences(language_B: jax.Array, *, G: int) -> jax.Array:
-    return jnp.bincount(language_B, length=G)
-
-
 def _subtract(x: Any, y: Any) -> Any:
     return jax.tree.map(jnp.subtract, x, y)
 
@@ -461,21 +464,25 @@ def _subtract(x: Any, y: Any) -> Any:
 def _batch_gradient(
     params: model_lib.Params,
     batch: Batch,
+    real_B: jax.Array,
     map_GU: jax.Array,
     language: jax.Array,
     *,
     config: ModelConfig,
 ) -> model_lib.Params:
-    """The gradient of the mean loss of a batch, of one language's part of it; -1 is all."""
+    """The gradient of the mean loss of a batch, of one language's part of it; -1 is all.
+
+    Rows that are not real fill the batch up and count nowhere.
+    """
     ids_BW = model_ids(batch, map_GU)
-    counted_B1 = ((batch.language_B == language) | (language < 0))[:, None]
+    counted_B = real_B & ((batch.language_B == language) | (language < 0))
 
     def loss(params: model_lib.Params) -> jax.Array:
         hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
         target_BL = ids_BW[:, 1:]
-        weight_BL = jnp.broadcast_to(counted_B1, target_BL.shape).astype(jnp.float32)
+        weight_BL = jnp.broadcast_to(counted_B[:, None], target_BL.shape).astype(jnp.float32)
         total, _ = objective.cross_entropy(hidden_BLD, model_lib.head(params), target_BL, weight_BL)
-        return total / target_BL.size
+        return total / (jnp.sum(real_B) * target_BL.shape[1])
 
     return jax.grad(loss)(params)
 

@@ -117,6 +117,19 @@ class Programs:
         mine = distributed.HostRows(self._rows, count)
         return {name: mine.place(values[mine.index_B]) for name, values in rows.items()}
 
+    def place_filled(self, rows: Rows) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Returns rows shared out over the devices, and which of them are real, (B,).
+
+        The first row fills them up to a number that the devices and hosts can share evenly.
+        """
+        count = len(next(iter(rows.values())))
+        place_B = np.arange(-(-count // self._each) * self._each)
+        real_B = place_B < count
+        mine = distributed.HostRows(self._rows, len(place_B))
+        place_B = np.where(real_B, place_B, 0)[mine.index_B]
+        placed = {name: mine.place(values[place_B]) for name, values in rows.items()}
+        return placed, mine.place(real_B[mine.index_B])
+
     def _place(self, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.committed:
             return leaf
