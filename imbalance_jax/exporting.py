@@ -1,7 +1,7 @@
 """Writes a run's final parameters as safetensors, for tools outside JAX.
 
     model.safetensors   every parameter under the path it has here, as fp32
-    config.json         the run's config     vocabulary.json  ids of every language
+    config.json         the run's config     vocabulary.json  ids and separator of every language
     tokenizer-*.model   SentencePiece models of the sources
 
 Names and shapes, with dimensions as in `imbalance_jax/__init__.py`:
@@ -62,7 +62,8 @@ def export(run: RunDirectory, path: epath.PathLike) -> epath.Path:
     (out / "config.json").write_text(config)
     vocabulary = loaded.vocabulary
     maps = {tag: vocabulary.map_GU[g].tolist() for g, tag in enumerate(vocabulary.tags)}
-    ids = {"size": vocabulary.size, "id_of_base_id": maps}
+    separators = {tag: loaded.separator(tag) for tag in vocabulary.tags}
+    ids = {"size": vocabulary.size, "id_of_base_id": maps, "separator": separators}
     (out / "vocabulary.json").write_text(json.dumps(ids) + "\n")
     for name in loaded.tokenizers:
         file = f"tokenizer-{name}.model"

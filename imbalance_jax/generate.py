@@ -45,8 +45,7 @@ def generate(
     The model sees the last L ids. Without a prompt it begins after a separator.
     """
     row = run.vocabulary.index(language)
-    separator = run.vocabulary.map_GU[row, run.separator(language)]
-    prompt_ids = np.array([separator, *run.encode(prompt, language)], np.int32)
+    prompt_ids = np.array([run.separator(language), *run.encode(prompt, language)], np.int32)
     allowed_V = jnp.asarray(any_language | run.vocabulary.own_GV[row])
     L = run.config.model.L
 

@@ -177,6 +177,8 @@ class Trainer:
             sets = parallel_lib.prepare_all(config, sources)
             trainer = cls.make(config, sources, mesh, sets, training=training)
             run.check_text(trainer.fingerprints(), ORDER_VERSION)
+            if config.init_from and not run.checkpoints.exists():
+                loading.check_vocabulary(config, trainer.vocabulary, trainer._models())
             return trainer
 
         return distributed.after_process_0(build)
@@ -192,6 +194,10 @@ class Trainer:
         tokens = source.tokens(split)
         assert isinstance(tokens, np.ndarray)  # only text to train on is without end
         return tokens
+
+    def _models(self) -> dict[str, bytes]:
+        """Returns the tokenizer of each source."""
+        return {name: source.model for name, source in self.sources.items()}
 
     def fingerprints(self) -> dict[str, str]:
         return {name: source.fingerprint for name, source in self.sources.items()}
@@ -349,7 +355,7 @@ class Trainer:
             state = dataclasses.replace(state, params=params)
         if not self.config.init_from:
             return state
-        params = loading.restore_params(self.config.init_from, self.mesh, self.vocabulary.size)
+        params = loading.restore_params(self.config, self.mesh, self.vocabulary, self._models())
         return dataclasses.replace(state, params=params)
 
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
