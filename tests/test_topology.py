@@ -21,7 +21,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install imbalance_jax[tpu]",
+    reason="libtpu is not installed: pip install -e '.[tpu]'",
 )
 
 V = 2 * 384
@@ -60,7 +60,7 @@ def test_other_names_of_a_chip_are_understood():
 
 def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
-    with pytest.raises(ValueError, match=r"pip install imbalance_jax\[tpu\]"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
         topology.devices("v5e:2x2")
 
 

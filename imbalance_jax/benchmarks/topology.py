@@ -92,8 +92,7 @@ def devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
         import libtpu  # type: ignore[import-not-found, import-untyped, unused-ignore] # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"--topology={topology}: compiling for a TPU needs libtpu. "
-            "Run pip install imbalance_jax[tpu]."
+            f"--topology={topology}: compiling for a TPU needs libtpu. Run pip install -e '.[tpu]'."
         ) from error
     from jax.experimental import topologies
 

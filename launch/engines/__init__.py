@@ -47,8 +47,7 @@ def dump(data: dict[str, Any]) -> str:
         import yaml
     except ImportError as error:
         raise ValueError(
-            "PyYAML is not installed, and this engine reads YAML. Install it with pip install "
-            "'imbalance_jax[launch]'."
+            "PyYAML is not installed, and this engine reads YAML. Run pip install -e '.[launch]'."
         ) from error
     return yaml.safe_dump(data, sort_keys=False, width=1000)
 
