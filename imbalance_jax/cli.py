@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from imbalance_jax import config as config_lib
+from imbalance_jax import run_config, storage
 
 DONE = 0
 FAILED = 1
@@ -111,9 +112,14 @@ def check_same(what: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> N
 
 def _parse(argv: list[str]) -> list[str]:
     try:
+        argv = _with_run_config(argv)
         for flag in _config_flags():
             _check_config(argv[1:], flag)
-        return flags.FLAGS(argv)
+        given, sys.argv = sys.argv, argv  # where config_flags looks for overrides
+        try:
+            return flags.FLAGS(argv)
+        finally:
+            sys.argv = given
     except flags.IllegalFlagValueError as error:
         # absl has named the flag and its value; what kind of value it takes is ours to say.
         name = str(error).removeprefix("flag --").partition("=")[0]
@@ -135,16 +141,41 @@ def _config_flags() -> list[str]:
     return [n for n in flags.FLAGS if hasattr(type(flags.FLAGS[n]), "config_filename")]
 
 
-def _check_config(args: list[str], flag: str = "config") -> None:
-    """Refuses a config file that cannot be used, and overrides of fields it does not have.
+def _with_run_config(argv: list[str]) -> list[str]:
+    """Returns a command line whose overrides have the config of the run in --workdir to change.
 
-    config_flags would raise for them too, without saying which fields there are.
+    That is where it has no --config of its own.
     """
+    values = _given(argv[1:])
+    changed = [name for name in values if name.removeprefix("no").startswith("config.")]
+    if "config" not in _config_flags() or values.get("config") or not changed:
+        return argv
+    workdir = values.get("workdir", "")
+    if not workdir or not (storage.path_of(workdir) / "config.json").exists():
+        of_run = ", or the --workdir of a run that has begun" if "workdir" in flags.FLAGS else ""
+        refuse(
+            f"--{changed[0]} changes a field of a config, and there is none. Give "
+            f"--config=FILE{of_run}."
+        )
+    return [argv[0], f"--config={run_config.__file__}:{workdir}", *argv[1:]]
+
+
+def _given(args: list[str]) -> dict[str, str]:
+    """Returns the value of each flag of a command line by its name, before it is parsed."""
     values = {}
     for arg, following in zip(args, [*args, ""][1:], strict=True):
         if arg.startswith("-"):
             name, equals, value = arg.lstrip("-").partition("=")
             values[name] = value if equals else following
+    return values
+
+
+def _check_config(args: list[str], flag: str = "config") -> None:
+    """Refuses a config file that cannot be used, and overrides of fields it does not have.
+
+    config_flags would raise for them too, without saying which fields there are.
+    """
+    values = _given(args)
     if not values.get(flag):
         return
     config = load(values[flag], flag)

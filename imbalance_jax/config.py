@@ -1075,7 +1075,7 @@ def continued(
     if language not in before.tags:
         wrong = f"{language}: {init_from} has no such language." if language else " is missing."
         raise ValueError(f"language={wrong} {init_from} has: {', '.join(before.tags)}.")
-    config = _editable(before)
+    config = editable(before)
     config.init_from, config.steps = init_from, steps
     for name in ("peak_lr", "final_lr"):
         config.optimizer[name] /= 10
@@ -1085,13 +1085,13 @@ def continued(
     return config
 
 
-def _editable(config: Any) -> Any:
+def editable(config: Any) -> Any:
     """Returns what `resolve` made as a ConfigDict again."""
     if dataclasses.is_dataclass(config):
         fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        return ml_collections.ConfigDict({name: _editable(v) for name, v in fields.items()})
+        return ml_collections.ConfigDict({name: editable(v) for name, v in fields.items()})
     if isinstance(config, Mapping):
-        return ml_collections.ConfigDict({name: _editable(v) for name, v in config.items()})
+        return ml_collections.ConfigDict({name: editable(v) for name, v in config.items()})
     return config
 
 

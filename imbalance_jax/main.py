@@ -4,7 +4,9 @@
 
 Text that is not prepared yet is prepared first. Started again with the same work directory,
 a run goes on from its newest checkpoint. Any field can be set from the command line, as in
---config.optimizer.peak_lr=1e-3.
+--config.optimizer.peak_lr=1e-3; without --config, of the config that the run was started with:
+
+    python -m imbalance_jax.main --workdir=runs/90_10 --config.steps=3000 --extend
 
     python -m imbalance_jax.main --study=studies/ratio --members=r50_s0,r90_s0
 

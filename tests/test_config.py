@@ -14,6 +14,7 @@ import textwrap
 import ml_collections
 import pytest
 from absl import flags
+from ml_collections import config_flags
 
 from imbalance_jax import cli, runs
 from imbalance_jax import config as config_lib
@@ -1327,3 +1328,33 @@ def test_runs_keep_the_identity_that_earlier_versions_wrote_into_study_json():
         (staged, "2722714b6338b746"),
     ):
         assert config_lib.digest(config_lib.identity(config_lib.resolve(values))) == written
+
+
+@pytest.mark.parametrize("stages_", [(), FRACTIONS, STEPS], ids=["none", "fractions", "steps"])
+def test_overrides_without_a_config_change_that_of_the_run_in_the_workdir(
+    tmp_path, monkeypatch, stages_
+):
+    started = resolved(mixture__stages=stages_, steps=1000)
+    runs.RunDirectory(tmp_path / "run").claim(started)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    argv = ["main", f"--workdir={tmp_path / 'run'}", "--config.steps=2000", "--noconfig.model.tied"]
+    monkeypatch.setattr("sys.argv", argv)
+    cli._parse(argv)
+    assert config_lib.resolve(values.config) == dataclasses.replace(started, steps=2000)
+    assert argv[1].startswith("--workdir")  # what "To go on" repeats
+
+
+@pytest.mark.parametrize("workdir", [[], ["--workdir=no/run"]])
+def test_overrides_of_no_config_at_all_are_refused(capsys, monkeypatch, workdir):
+    monkeypatch.setattr(cli, "_config_flags", lambda: ["config"])
+    with pytest.raises(SystemExit):
+        cli._with_run_config(["main", *workdir, "--config.steps=5"])
+    assert (
+        "--config.steps changes a field of a config, and there is none" in capsys.readouterr().err
+    )
+    assert cli._with_run_config(["main", *workdir]) == ["main", *workdir]
+    whole = ["main", *workdir, f"--config={REFERENCE}", "--config.steps=5"]
+    assert cli._with_run_config(whole) == whole

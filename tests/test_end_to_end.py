@@ -333,16 +333,26 @@ def test_a_dry_run_forecasts_and_writes_no_run(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_can_be_extended_and_says_what_that_does(tiny, tmp_path):
-    workdir = f"--workdir={tmp_path / 'run'}"
-    assert run_main(*tiny, workdir).returncode == 0
-    refused = run_main(*tiny, workdir, "--config.steps=30")
+def test_a_run_can_be_extended_by_its_directory_alone_and_says_what_that_does(finished, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    # Without --config, overrides change the config that the run was started with.
+    args = [f"--workdir={copy}", "--config.steps=30", "--config.evaluation.alignment.every=0"]
+    refused = run_main(*args)
     assert refused.returncode == 2 and "--extend" in refused.stderr
-    extended = run_main(*tiny, workdir, "--config.steps=30", "--extend")
+    extended = run_main(*args, "--extend")
     assert extended.returncode == 0, extended.stderr
     assert "the learning rate goes from" in extended.stdout
-    assert max(r["step"] for r in RunDirectory(tmp_path / "run").metrics()) == 30
-    assert (tmp_path / "run" / "DONE").exists()
+    assert max(r["step"] for r in RunDirectory(copy).metrics()) == 30
+    assert (copy / "DONE").exists()
+    # What was measured of the shorter run is still there, under its step.
+    assert "evaluation.json of step 20 is kept as evaluation-20.json" in extended.stdout
+    for file, kept in {
+        "evaluation.json": "evaluation-20.json",
+        "test_texts.csv": "test_texts-20.csv",
+    }.items():
+        assert (copy / kept).read_text() == (finished / file).read_text()
+    assert json.loads((copy / "evaluation.json").read_text())["step"] == 30
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_by_step_and_field(tiny, tmp_path):

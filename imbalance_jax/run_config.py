@@ -1,0 +1,19 @@
+"""The config of a run that has begun, as a config file: --config=.../run_config.py:runs/90_10.
+
+Commands take it by themselves where --workdir names such a run and there is no --config, so that
+--config.steps=3000 changes what the run was started with.
+"""
+
+import ml_collections
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.runs import RunDirectory
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Returns the config of a run, by its directory.
+
+    Raises:
+      FileNotFoundError: the directory holds no run.
+    """
+    return config_lib.editable(RunDirectory(arg).config())
