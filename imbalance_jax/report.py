@@ -1,10 +1,12 @@
-"""Command: writes the page of a run, or of a study, from its directory alone.
+"""Command: writes the page of a run, of several or of a study, from their directories alone.
 
     python -m imbalance_jax.report --workdir=runs/90_10
+    python -m imbalance_jax.report --workdir=runs/90_10,runs/50_50
     python -m imbalance_jax.report --workdir=studies/ratio
     python -m imbalance_jax.report --reference --workdir=reports/reference
 
-The page of a study comes with its tables and figures. The last draws every figure and table of
+The second sets runs side by side, of one study or of none, in a page beside the first of them. The
+page of a study comes with its tables and figures. The last draws every figure and table of
 the reference study from the values it reported.
 Needs neither jax nor the machine that the run was trained on.
 """
@@ -12,7 +14,7 @@ Needs neither jax nor the machine that the run was trained on.
 from absl import flags
 
 from imbalance_jax import cli, storage
-from imbalance_jax.analysis import page, paper_page, study_page, study_table
+from imbalance_jax.analysis import comparison_page, page, paper_page, study_page, study_table
 from imbalance_jax.runs import RunDirectory
 from imbalance_jax.study_directory import StudyDirectory
 
@@ -20,7 +22,9 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "The directory of a run or study, which gets report.html.")
+    flags.DEFINE_string(
+        "workdir", None, "The directory of a run or study, which gets report.html; or several runs."
+    )
     flags.DEFINE_bool(
         "reference", False, "Write what the reference study reported into --workdir instead."
     )
@@ -34,6 +38,10 @@ def main() -> int:
         )
     if FLAGS.reference:
         print(paper_page.write_reference_page(workdir))
+        return cli.DONE
+    if "," in workdir and not storage.path_of(workdir).exists():
+        runs = [RunDirectory(path) for path in workdir.split(",") if path]
+        print(comparison_page.write_comparison_page(runs))
         return cli.DONE
     if (storage.path_of(workdir) / "study.json").exists():
         directory = StudyDirectory(workdir)

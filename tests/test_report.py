@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.analysis import figures, page
+from imbalance_jax.analysis import comparison_page, figures, page
 from imbalance_jax.runs import RunDirectory
 
 CLONES = {"en1": 90, "en2": 10}
@@ -545,3 +545,89 @@ def test_a_run_with_stages_shows_the_ratio_of_every_stretch_and_repeats_across_c
     # A run of one ratio has no such figure, and one without repeats no such sentence.
     words = words_of(page_of(make_run(tmp_path / "plain", steps=100)))
     assert "over the run." not in words and "had text" not in words
+
+
+# Runs side by side.
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> pathlib.Path:
+    """The page of three runs: two that differ in their ratio, and one with another language."""
+    folder = tmp_path_factory.mktemp("compared")
+    made = [
+        make_run(folder / "90_10"),
+        make_run(folder / "50_50", {"en1": 50, "en2": 50}),
+        make_run(folder / "three", {"en1": 80, "en2": 10, "en3": 10}, until=600),
+    ]
+    return pathlib.Path(comparison_page.write_comparison_page(made))
+
+
+def row_of(page_text: str, *beginning: str) -> str:
+    """Returns the words of the table row that begins so."""
+    rows = [words_of(row) for row in re.findall(r"<tr>.*?</tr>", page_text, flags=re.S)]
+    (found,) = [row for row in rows if row.startswith(" ".join(beginning))]
+    return found
+
+
+def test_runs_side_by_side_have_a_panel_for_each_language_with_a_curve_for_each_run(compared):
+    text = compared.read_text()
+    assert compared.name == "compared-90_10-50_50-three.html"
+    panels = re.findall(r"<figure>.*?</figure>", text, flags=re.S)
+    shown = [
+        [name for name in ("90_10", "50_50", "three") if f">{name}</text>" in panel]
+        for panel in panels
+    ]
+    assert shown == [["90_10", "50_50", "three"], ["90_10", "50_50", "three"], ["three"]]
+    assert "Validation loss of en3." in words_of(panels[2])
+    structure = structure_of(text)
+    assert structure.wrong == [] and structure.open == []
+    assert len(structure.ids) == len(set(structure.ids))
+    assert all(ref.startswith(("#", "data:")) for ref in structure.references)
+
+
+def test_what_differs_between_runs_is_listed_and_nothing_else(compared):
+    text = compared.read_text()
+    assert row_of(text, "config.mixture.ratio.en1") == "config.mixture.ratio.en1 90 50 80"
+    assert row_of(text, "config.languages.en3").startswith("config.languages.en3 – – clone_of=en1")
+    assert text.count("<code>config.") == 4  # and the ratio of en2 and en3
+
+
+def test_results_side_by_side_have_a_difference_only_on_the_same_split(compared):
+    text = compared.read_text()
+    losses = {}
+    for name in ("90_10", "50_50"):
+        run = RunDirectory(compared.parent / name)
+        losses[name] = run.read_json("evaluation.json")["languages"]["en2"]["loss"]
+    apart = f"{losses['50_50'] - losses['90_10']:+.3f}".replace("-", "−")
+    assert row_of(text, "en2, 50_50").endswith(f" {apart}")
+    assert "test, 1,000" in row_of(text, "en2, 90_10")
+    assert "validation, 600" in row_of(text, "en2, three")
+    assert row_of(text, "en2, three").endswith(" –")
+
+
+def test_runs_on_other_text_are_said_not_to_compare(tmp_path):
+    runs = [make_run(tmp_path / name, until=200) for name in ("one", "a_name_that_fits_no_figure")]
+    about = provenance()
+    about["sources"]["en"]["fingerprint"] = "0" * 20
+    runs[1].write_json("provenance.json", about)
+    text = comparison_page.write_comparison_page(runs).read_text()
+    assert "Not the same test: en1: another text or tokenizer; en2: another" in words_of(text)
+    assert row_of(text, "fingerprint of en").endswith("0" * 20)
+    assert row_of(text, "en1, run 2").endswith(" –")
+    assert row_of(text, "run 2").startswith("run 2 a_name_that_fits_no_figure unfinished 200")
+    assert "The configs are equal." in text
+
+
+def test_the_command_sets_runs_side_by_side(compared):
+    folder = compared.parent
+    done = report(f"--workdir={folder / '90_10'},{folder / '50_50'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(folder / "compared-90_10-50_50.html")
+
+
+def test_only_runs_and_each_once_are_set_side_by_side(complete, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing holds no run"):
+        comparison_page.write_comparison_page([complete, RunDirectory(tmp_path / "nothing")])
+    for runs in ([complete], [complete, RunDirectory(complete.path)]):
+        with pytest.raises(ValueError, match="give two runs or more, each once"):
+            comparison_page.write_comparison_page(runs)

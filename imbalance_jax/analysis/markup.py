@@ -19,6 +19,19 @@ def text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def page(title: str, sections: Iterable[str], css: str = "") -> str:
+    """Returns a self-contained page; `title` is plain text, and empty sections are left out."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f'<title>{text(title)}</title>\n<link rel="icon" href="data:,">\n'
+        f"<style>\n{style()}{css}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
 def section(title: str, *parts: str) -> str:
     """Args: `title` is plain text."""
     return "\n".join(["<section>", f"<h2>{text(title)}</h2>", *parts, "</section>"])

@@ -60,15 +60,7 @@ def _page(run: Run) -> str:
         _provenance(run),
         _config(run),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<title>{markup.text(run.name)}</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>\n{markup.style()}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, sections))
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return markup.page(run.name, sections)
 
 
 # Sections, from top to bottom.

@@ -66,15 +66,7 @@ def _page(sections: Sequence[str]) -> str:
         )
         + "\n</header>"
     )
-    body = "\n".join([head, *sections])
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<title>What the reference study reported</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>\n{markup.style()}</style>\n</head>\n<body>\n<main>\n{body}\n"
-        "</main>\n</body>\n</html>\n"
-    )
+    return markup.page("What the reference study reported", [head, *sections])
 
 
 def _figure(name: str, svg: str, reading: str) -> str:

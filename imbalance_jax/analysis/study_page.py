@@ -8,7 +8,7 @@ All that comes from a file passes through `markup.text` on its way into the page
 import math
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
@@ -90,7 +90,7 @@ def write(
     with storage.filled(directory.path / "figures") as folder:
         sections = _sections(table, found, directory, folder)
     page = directory.path / "report.html"
-    page.write_text(_page(table.name, sections))
+    page.write_text(markup.page(table.name, sections, _CSS))
     return page
 
 
@@ -122,18 +122,6 @@ def _sections(
         _runs(table),
         _files(directory, folder),
     ]
-
-
-def _page(name: str, sections: Iterable[str]) -> str:
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<title>{markup.text(name)}</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>\n{markup.style()}{_CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, sections))
-        + "\n</main>\n</body>\n</html>\n"
-    )
 
 
 # Numbers as they are read.
