@@ -375,7 +375,8 @@ class Config:
     steps: int = 1000  # optimizer updates
     batch_size: int = 32  # sequences per update, over all hosts and micro-batches
     data_dir: str = "data"  # where prepared text is kept and looked for
-    init_from: str = ""  # RUN or RUN@STEP: begin with the parameters of another run
+    # RUN or RUN@STEP: begin with the parameters of another run of these languages and tokenizers
+    init_from: str = ""
     log_every: int = 10  # steps that a line of training metrics covers
     mirrors: tuple[str, ...] = ()  # where metrics go as well: tensorboard, wandb
     sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)

@@ -255,11 +255,10 @@ def _check_same(found: Mapping[str, Any], alignment: "Alignment") -> None:
         if before:
             now = alignment.describe_pair(pair)
             cli.check_same(f"{pair.name} is measured", before, now)
-    before = {tag: leak["windows"] for tag, leak in found.get("leak", {}).items()}
-    if before:
-        cli.check_same(
-            "The leak is measured", {"windows": before}, {"windows": alignment.describe_windows()}
-        )
+    if "leak" in found:
+        windows = {tag: leak.get("windows") for tag, leak in found["leak"].items()}
+        now = alignment.describe_windows()
+        cli.check_same("The leak is measured", {"windows": windows}, {"windows": now})
 
 
 def _align(

@@ -86,7 +86,7 @@ def _run(run: RunDirectory, config: config_lib.Config) -> int:
         with distributed.agreed():
             mesh = sharding.make_mesh(config.mesh, jax.devices())
             sharding.check_batch(config, mesh)
-            _check(config)
+            _check(run, config)
         trainer = Trainer.of_run(config, run, mesh)
         print(planning.describe(trainer))
     if FLAGS.dry_run:
@@ -109,12 +109,13 @@ def _check_alone() -> None:
         )
 
 
-def _check(config: config_lib.Config) -> None:
+def _check(run: RunDirectory, config: config_lib.Config) -> None:
     """Finds what is wrong with what a config names, without reading any text."""
     from imbalance_jax import loading, mirrors
     from imbalance_jax.data import parallel
 
-    loading.check_init_from(config)
+    if not run.checkpoints.exists():  # a run that has begun needs the other one no more
+        loading.check_init_from(config)
     mirrors.check(config.mirrors)
     for name, texts in config.parallel.items():
         parallel.check(name, texts)
@@ -151,8 +152,8 @@ def _study() -> int:
     with setup("setup"):
         with distributed.agreed():
             mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
-            for _, config in runs.values():
-                _check(config)
+            for run, config in runs.values():
+                _check(run, config)
         alone = sharding.of_one_member(mesh)
         members = [
             Member(name, Trainer.of_run(config, run, alone, training=False), run)

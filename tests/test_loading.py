@@ -243,6 +243,15 @@ def test_what_a_trainer_cannot_begin_with_is_refused_as_its_text_is_ready(
     jax.tree.map(np.testing.assert_array_equal, params, imbalance_jax.load(begun).params)
 
 
+def test_a_run_that_has_begun_needs_the_other_one_no_more(begun, tmp_path):
+    from imbalance_jax import main
+
+    config = dataclasses.replace(going_on(begun), init_from="no/run")
+    with pytest.raises(ValueError, match="config.init_from='no/run': no/run holds no run"):
+        main._check(RunDirectory(tmp_path / "new"), config)
+    main._check(RunDirectory(begun), config)
+
+
 def test_an_exported_vocabulary_names_the_separator_of_every_language(begun, run, tmp_path):
     from imbalance_jax import exporting
 
