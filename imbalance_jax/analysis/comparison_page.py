@@ -75,7 +75,8 @@ def _columns(runs: Sequence[RunDirectory]) -> list[_Column]:
     """Returns the runs with a short name for each, numbers where they have none."""
     paths = [str(storage.absolute(run.path)) for run in runs]
     shared = os.path.commonprefix([path.split("/") for path in paths])
-    names = ["/".join(path.split("/")[len(shared) :]) for path in paths]
+    # A run that lies in the folder of another is left with its last part.
+    names = ["/".join(path.split("/")[len(shared) :]) or path.split("/")[-1] for path in paths]
     if max(map(len, names)) > _LONGEST_LABEL:
         labels = [f"run {number}" for number in range(1, len(runs) + 1)]
     else:
