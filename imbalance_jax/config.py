@@ -244,8 +244,8 @@ class ModelConfig:
     K: int = 64
     F: int = 3072
     N: int = 12
-    # Of matrix products: auto | float32 | bfloat16. Parameters, normalisation, softmax and loss
-    # are in fp32 whatever it is; auto is bfloat16 but on a CPU.
+    # Of matrix products: auto | float32 | bfloat16. Parameters and their gradients, normalisation,
+    # softmax and loss are in fp32 whatever it is; auto is bfloat16 but on a CPU.
     dtype: str = "auto"
     param_dtype: str = "float32"
     # What "auto" stands for on a kind of device is in imbalance_jax/tuning.py.

@@ -10,6 +10,7 @@ head without one, and token embeddings scaled by sqrt(D).
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +67,48 @@ def _layer_norm_backward(saved: tuple, dy_BLD: jax.Array) -> tuple:
 layer_norm.defvjp(_layer_norm, _layer_norm_backward)
 
 
+def multiply_weight(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Returns the einsum of x and a weight, in the dtype of x; the weight's gradient is fp32.
+
+    JAX's own gradient of a bf16 weight is bf16, and devices that share the batch would add
+    theirs up in it.
+
+    Args:
+      spec: of the einsum, such as BLD,DF->BLF. No dimension of the weight is in both others.
+      x: what the weight is multiplied with.
+      weight: in fp32.
+    """
+    if x.dtype == weight.dtype:
+        return jnp.einsum(spec, x, weight)
+    return _multiply_weight(spec, x, weight)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _multiply_weight(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    return _multiply_weight_forward(spec, x, weight)[0]
+
+
+def _multiply_weight_forward(
+    spec: str, x: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return jnp.einsum(spec, x, weight.astype(x.dtype)), (x, weight)
+
+
+def _multiply_weight_backward(
+    spec: str, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, weight = saved
+    x_dims, weight_dims, y_dims = re.split(",|->", spec)
+    dx = jnp.einsum(f"{y_dims},{weight_dims}->{x_dims}", dy, weight.astype(x.dtype))
+    dweight = jnp.einsum(
+        f"{x_dims},{y_dims}->{weight_dims}", x, dy, preferred_element_type=weight.dtype
+    )
+    return dx, dweight
+
+
+_multiply_weight.defvjp(_multiply_weight_forward, _multiply_weight_backward)
+
+
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias in the dtype of x; the gradient of the bias is summed in fp32.
@@ -77,11 +120,11 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
       x: of any shape and dtype.
       bias: with as many dimensions, of size 1 where it is the same for all of x.
     """
-    return x + bias.astype(x.dtype)
+    return _add_bias(x, bias)[0]
 
 
 def _add_bias(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return add_bias(x, bias), bias
+    return x + bias.astype(x.dtype), bias
 
 
 def _add_bias_backward(bias: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -128,7 +171,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         def project(w_DHK: nnx.Param, b_HK: nnx.Param) -> jax.Array:
-            y_BHLK = jnp.einsum("BLD,DHK->BHLK", x_BLD, w_DHK[...].astype(x_BLD.dtype))
+            y_BHLK = multiply_weight("BLD,DHK->BHLK", x_BLD, w_DHK[...])
             return add_bias(y_BHLK, b_HK[...][None, :, None])
 
         mixed_BHLK = causal_attention(
@@ -137,7 +180,7 @@ class Attention(nnx.Module):
             project(self.w_v_DHK, self.b_v_HK),
             self.path,
         )
-        y_BLD = jnp.einsum("BHLK,HKD->BLD", mixed_BHLK, self.w_o_HKD[...].astype(x_BLD.dtype))
+        y_BLD = multiply_weight("BHLK,HKD->BLD", mixed_BHLK, self.w_o_HKD[...])
         return add_bias(y_BLD, self.b_o_D[...][None, None])
 
 
@@ -152,10 +195,9 @@ class FeedForward(nnx.Module):
         self.b_down_D = _zeros((D,), dtype)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        w_DF, w_FD = (w[...].astype(x_BLD.dtype) for w in (self.w_up_DF, self.w_down_FD))
-        up_BLF = add_bias(jnp.einsum("BLD,DF->BLF", x_BLD, w_DF), self.b_up_F[...][None, None])
-        h_BLF = jax.nn.gelu(up_BLF, approximate=True)
-        y_BLD = jnp.einsum("BLF,FD->BLD", h_BLF, w_FD)
+        up_BLF = multiply_weight("BLD,DF->BLF", x_BLD, self.w_up_DF[...])
+        h_BLF = jax.nn.gelu(add_bias(up_BLF, self.b_up_F[...][None, None]), approximate=True)
+        y_BLD = multiply_weight("BLF,FD->BLD", h_BLF, self.w_down_FD[...])
         return add_bias(y_BLD, self.b_down_D[...][None, None])
 
 
