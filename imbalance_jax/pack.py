@@ -315,7 +315,7 @@ def _compile(pack: Pack) -> tuple[jax.stages.Compiled, Evaluator]:
         evaluator.compile(pack.first.abstract_state().params, config.model.L)
         return pack.compile_step(pack.abstract_state()), evaluator
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(advice(config, error)) from error
+        raise ValueError(advice(config, error, pack.mesh.shape)) from error
 
 
 def _end(course: Course, state: step_lib.TrainState) -> None:
@@ -418,7 +418,7 @@ class _Loop:
         self._alive_E = self._alive_E.copy()  # the devices may still read the one before
         self._alive_E[place] = False
         course.fail(error)
-        self._failed[course.name] = advice(course.trainer.config, error)
+        self._failed[course.name] = advice(course.trainer.config, error, self._pack.mesh.shape)
         self._progress.line(f"{course.name} failed: {self._failed[course.name]}")
 
     def _text(self) -> str:

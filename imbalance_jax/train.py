@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imbalance_jax import distributed, hardware, languages, loading, mirrors, sharding
+from imbalance_jax import distributed, hardware, languages, loading, mesh_shape, mirrors, sharding
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.cadence import Cadence
@@ -424,8 +424,8 @@ class Recorder:
         if not np.isfinite(values["loss"] + values["grad_norm"]):
             raise FloatingPointError(
                 f"The loss of step {done} is {values['loss']}, its gradient norm "
-                f"{values['grad_norm']}. Lower config.optimizer.peak_lr, or set "
-                "config.optimizer.clip_norm=1."
+                f"{values['grad_norm']}. In another --workdir, lower config.optimizer.peak_lr or "
+                "set config.optimizer.clip_norm=1."
             )
         if distributed.is_writer():
             self._audit.follow()
@@ -542,7 +542,7 @@ def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.
         evaluator.compile(state.params, trainer.config.model.L)
         return trainer.compile_step(state), evaluator
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(advice(trainer.config, error)) from error
+        raise ValueError(advice(trainer.config, error, trainer.mesh.shape)) from error
 
 
 def _loop(
@@ -571,7 +571,7 @@ def _loop(
         if distributed.is_lost_peer(error) and not course.failed_elsewhere():
             raise Lost(course.done) from error
         course.fail(error)
-        raise Failed(advice(trainer.config, error)) from error
+        raise Failed(advice(trainer.config, error, trainer.mesh.shape)) from error
     finally:
         course.recorder.close()
     course.finish()
@@ -819,12 +819,19 @@ def _describe_evaluation(
     return f"step {done:>6}  {split} loss  {'   '.join(parts)}"
 
 
-def advice(config: Config, error: Exception) -> str:
-    """Returns an error's message, with what to do about it where that is known."""
-    if "RESOURCE_EXHAUSTED" in str(error):
-        more = config.optimizer.accumulate * 2
-        return (
-            f"Out of memory: {str(error).splitlines()[0]} Set config.optimizer.accumulate={more}, "
-            "which computes the same update in smaller parts, or config.model.remat='full'."
-        )
-    return str(error)
+def advice(config: Config, error: Exception, mesh: Mapping[str, int]) -> str:
+    """Returns an error's message, with what to do about it where that is known.
+
+    Args:
+      config: of the run.
+      error: what ended it.
+      mesh: the sizes of the mesh of its updates.
+    """
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return str(error)
+    possible = mesh_shape.possible_micro_batches(config.batch_size, mesh)
+    more = [k for k in possible if k > config.optimizer.accumulate]
+    ways = [f"--accumulate={more[0]} (the same update in smaller parts)"] if more else []
+    ways += ["--remat=full (less is kept for the backward pass)"] * (config.model.remat != "full")
+    help_ = f"Start it again with {' or '.join(ways)}." if ways else "Use more devices."
+    return f"Out of memory: {str(error).splitlines()[0]} {help_}"
