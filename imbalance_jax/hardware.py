@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import os
+import pathlib
+import platform
 import time
 
 import jax
@@ -83,6 +85,26 @@ def measured_matmul_peak(dtype: str = "float32", tries: int = 4) -> float:
         multiply(x, x).block_until_ready()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
+
+
+def usable_cores() -> int:
+    """Returns how many threads XLA computes with on a CPU: the cores that the process may use."""
+    for name in ("PJRT_NPROC", "NPROC"):  # as XLA reads them
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """Returns the CPU's name, as XLA compiles for the instructions that it has."""
+    file = pathlib.Path("/proc/cpuinfo")
+    if file.exists():
+        for line in file.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def describe() -> dict[str, str | int]:

@@ -14,7 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from imbalance_jax import distributed, hardware, languages, loading, mesh_shape, mirrors, sharding
+from imbalance_jax import (
+    conditions,
+    distributed,
+    hardware,
+    languages,
+    loading,
+    mesh_shape,
+    mirrors,
+    sharding,
+)
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.cadence import Cadence
@@ -356,10 +365,14 @@ class Trainer:
         """Args: mesh is that of the updates, if it is another one than the trainer's."""
         mesh = mesh or self.mesh
         config, peak, model = self.config, hardware.peak_flops(), self._settled_on(mesh)
+        computed = {name: getattr(model, name) for name in _HOW}
         return versions() | {
             "device": hardware.describe(),
             "mesh": dict(mesh.shape),
-            "computed": {name: getattr(model, name) for name in _HOW},
+            "computed": computed,
+            "conditions": conditions.record_conditions(
+                mesh.shape, computed, config.optimizer.accumulate
+            ),
             "order_version": ORDER_VERSION,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
             "vocab_size": self.vocabulary.size,
@@ -523,7 +536,9 @@ def train(
             state = checkpoints.restore(start, trainer.abstract_state())
             print(f"Going on from step {start:,}", flush=True)
         state = state or trainer.init_state()
-        begin(trainer, run, start, trainer.provenance())
+        news = begin(trainer, run, start, trainer.provenance())
+        if news:
+            print(news, flush=True)
         times.go_on(run.newest("time/"))
         course = Course(trainer, run, times, interrupts, checkpoints, evaluator, start)
         try:
@@ -752,15 +767,21 @@ def _alignment(
     return measure, cadence
 
 
-def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> None:
-    """Writes what a run records of itself before its first step, or its first after `start`."""
+def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> str:
+    """Writes what a run records of itself before its first step, or its first after `start`.
+
+    Returns:
+      What its bits rest on that is not as it was before `start`, in a line; "" where all is.
+    """
     if not distributed.is_writer():
-        return
+        return ""
+    before = (run.read_json("provenance.json") or {}) if start else {}
     run.truncate_metrics(start)
     run.write_json("provenance.json", provenance)
     run.write_bytes("vocabulary.npz", trainer.vocabulary.to_bytes())
     for name, source in trainer.sources.items():
         run.write_bytes(f"tokenizer-{name}.model", source.model)
+    return conditions.describe_change(before.get("conditions", {}), provenance["conditions"])
 
 
 def _write_mixture(trainer: Trainer, run: RunDirectory) -> None:

@@ -376,6 +376,8 @@ def test_a_run_follows_the_advice_to_accumulate(tiny, finished, tmp_path):
     shutil.rmtree(last)
     again = run_main(f"--workdir={workdir}", "--accumulate=2", "--remat=full")
     assert again.returncode == 0, again.stderr
+    said = next(line for line in again.stdout.splitlines() if line.startswith("Goes on with"))
+    assert "2 micro-batches instead of 1 micro-batch" in said and "remat=full" in said
     config = RunDirectory(workdir).config()
     assert (config.optimizer.accumulate, config.model.remat) == (2, "full")
     expected = parameters(finished)
