@@ -220,11 +220,12 @@ def _memory(state: Any, memory: Any, limit: int | None) -> str:
 
 def _time(trainer: Trainer, trial: Callable[[], float] | None, *, runs: int) -> str:
     """Returns what the updates take: tried out, or guessed where they are long or do not fit."""
-    guess = runs * trainer.flops_per_step() / (hardware.peak_flops().value * _ASSUMED_MFU)
+    peak = hardware.peak_flops(trainer.settled_model().dtype)
+    guess = runs * trainer.flops_per_step() / (peak.value * _ASSUMED_MFU)
     # The peak that the guess rests on may have been measured, by each process for itself.
     long = bool(distributed.of_process_0(np.bool_(guess > _TRIAL_SECONDS)))
     if trial is None or long:
-        seconds, how = guess, f"at an assumed {_ASSUMED_MFU:.0%} of {hardware.peak_flops().source}"
+        seconds, how = guess, f"at an assumed {_ASSUMED_MFU:.0%} of {peak.source}"
     else:
         seconds, how = trial(), "measured over 3 steps"
     total = seconds * trainer.stream.steps

@@ -364,7 +364,8 @@ class Trainer:
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
         """Args: mesh is that of the updates, if it is another one than the trainer's."""
         mesh = mesh or self.mesh
-        config, peak, model = self.config, hardware.peak_flops(), self._settled_on(mesh)
+        config, model = self.config, self._settled_on(mesh)
+        peak = hardware.peak_flops(model.dtype)
         computed = {name: getattr(model, name) for name in _HOW}
         return versions() | {
             "device": hardware.describe(),
@@ -403,6 +404,7 @@ class Recorder:
             self._audit.resume(run.metrics(), start)
         names = trainer.config.mirrors if distributed.is_writer() else ()
         self._mirrors = mirrors.open_mirrors(names, run, trainer.config)
+        self._peak = hardware.peak_flops(trainer.settled_model().dtype).value
         self._pending: tuple[int, step_lib.Metrics] | None = None
         self.newest: dict[str, Any] = {}  # the newest record of training
         self._reset()
@@ -479,7 +481,7 @@ class Recorder:
             "train/grad_norm": float(values["grad_norm"]),
             "train/learning_rate": float(values["learning_rate"]),
             "perf/tokens_per_second": tokens / elapsed,
-            "perf/mfu": flops / elapsed / hardware.peak_flops().value,
+            "perf/mfu": flops / elapsed / self._peak,
             "perf/data_wait_fraction": parts["data"] / elapsed,
             **self._audit.metrics(),
             **self._times.metrics(),
