@@ -186,6 +186,7 @@ class Trainer:
             sets = parallel_lib.prepare_all(config, sources)
             trainer = cls.make(config, sources, mesh, sets, training=training)
             run.check_text(trainer.fingerprints(), ORDER_VERSION)
+            check_vocabulary(run, trainer.vocabulary)
             return trainer
 
         return distributed.after_process_0(build)
@@ -550,6 +551,20 @@ def train(
         except Exception:  # others may be gone, of whom closing would wait
             distributed.forget(stack)
             raise
+
+
+def check_vocabulary(run: RunDirectory, vocabulary: languages.Vocabulary) -> None:
+    """Raises ValueError if a run that was begun would go on with other ids of its languages."""
+    file = run.path / "vocabulary.npz"
+    if not file.exists():
+        return
+    before = languages.Vocabulary.from_bytes(vocabulary.tags, file.read_bytes())
+    if not np.array_equal(before.map_GU, vocabulary.map_GU):
+        raise ValueError(
+            f"{run} was started by a version that gave its languages other ids of the model (a "
+            f"padding piece was shared only where its id is 0): {file} is not what this version "
+            "makes. Use another --workdir, or go on with the version it was started with."
+        )
 
 
 def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
