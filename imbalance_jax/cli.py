@@ -36,6 +36,25 @@ def define_config(flag: str = "config", example: str = "90_10.py") -> None:
     config_flags.DEFINE_config_file(flag, None, f"A file in configs/, such as {example}.")
 
 
+def define_computing() -> None:
+    """Declares flags for how an update is computed, which may change whenever a run goes on."""
+    flags.DEFINE_integer(
+        "accumulate", 0, "Micro-batches, if not those of config.optimizer.accumulate.", 0
+    )
+    flags.DEFINE_enum(
+        "remat",
+        None,
+        config_lib.REMAT,
+        "What is computed again, if not what config.model.remat says.",
+    )
+
+
+def given_computing() -> list[str]:
+    """Returns the flags of `define_computing` that were given, for another command."""
+    given = {name: flags.FLAGS[name].value for name in ("accumulate", "remat")}
+    return [f"--{name}={value}" for name, value in given.items() if value]
+
+
 def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
     """Reads the flags that were defined, calls `main` and exits with what it returns.
 

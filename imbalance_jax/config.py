@@ -234,6 +234,9 @@ class MixtureConfig:
         _check_firsts("mixture.same_total_as", self.same_total_as)
 
 
+REMAT = ("auto", "none", "dots", "full")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The transformer. See the key of dimensions in `imbalance_jax/__init__.py`."""
@@ -244,8 +247,8 @@ class ModelConfig:
     K: int = 64
     F: int = 3072
     N: int = 12
-    # Of matrix products: auto | float32 | bfloat16. Parameters, normalisation, softmax and loss
-    # are in fp32 whatever it is; auto is bfloat16 but on a CPU.
+    # Of matrix products: auto | float32 | bfloat16. Parameters and their gradients, normalisation,
+    # softmax and loss are in fp32 whatever it is; auto is bfloat16 but on a CPU.
     dtype: str = "auto"
     param_dtype: str = "float32"
     # What "auto" stands for on a kind of device is in imbalance_jax/tuning.py.
@@ -262,7 +265,7 @@ class ModelConfig:
         _require_one_of("model.param_dtype", self.param_dtype, ("float32",))
         paths = ("auto", "einsum", "blockwise", "fused", "cudnn", "splash")
         _require_one_of("model.attention", self.attention, paths)
-        _require_one_of("model.remat", self.remat, ("auto", "none", "dots", "full"))
+        _require_one_of("model.remat", self.remat, REMAT)
         if self.loss_chunk and (self.loss_chunk < 0 or self.L % self.loss_chunk):
             raise ValueError(
                 f"config.model.loss_chunk={self.loss_chunk} does not divide "
@@ -716,6 +719,8 @@ def identity(config: Config) -> dict[str, Any]:
     del plain["mixture"]["same_total_as"]  # a check, not what is trained on
     for name in _NOT_FUNCTION:
         del plain["model"][name]
+    # The same update in another number of parts. Set and not left out: earlier hashes have it.
+    plain["optimizer"]["accumulate"] = OptimizerConfig.accumulate
     # Steps, however the config says where a stage begins; a longer run must not move them.
     if config.mixture.stages:
         plain["mixture"]["stages"] = to_dict(stages(config))

@@ -52,7 +52,16 @@ class RunSpec:
     @property
     def hash(self) -> str:
         """Stands for what is trained on what: equal for runs that would repeat each other."""
+        return self._digest(config_lib.identity(self.config))
+
+    @property
+    def earlier_hash(self) -> str:
+        """The hash of versions that took config.optimizer.accumulate for a part of a run."""
         plain = config_lib.identity(self.config)
+        plain["optimizer"]["accumulate"] = self.config.optimizer.accumulate
+        return self._digest(plain)
+
+    def _digest(self, plain: dict[str, Any]) -> str:
         if not self.config.mixture.temperature:
             # 90 to 10 is 9 to 1.
             plain["mixture"]["ratio"] = config_lib.reduced(self.config.mixture.ratio)

@@ -3,23 +3,38 @@
 import dataclasses
 import functools
 import os
+import pathlib
+import platform
 import time
 
 import jax
 import jax.numpy as jnp
 
-# Dense bf16 matmul peak of the datasheets, FLOP/s per chip, by a part of the device's kind.
+# Dense bf16 matmul peak of a JAX device, FLOP/s, by its whole kind: cards of one name differ, and
+# so do parts of a card. Of NVIDIA's datasheets, whose figure with sparsity is halved, and of
+# cloud.google.com/tpu/docs, by the kinds of jax/_src/pallas/mosaic/tpu_info.py. Devices of TPU v2,
+# v3 and 7x are halves of a chip.
 DATASHEET_PEAK = {
-    "H100": 989.4e12,
-    "H200": 989.4e12,
-    "A100": 312e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU v5p": 459e12,
+    "NVIDIA H100 80GB HBM3": 989.4e12,  # SXM
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835.5e12,
+    "NVIDIA H200": 989.4e12,  # SXM
+    "NVIDIA H200 NVL": 835.5e12,
+    "NVIDIA GH200 480GB": 989.4e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
     "TPU v5": 459e12,
-    "TPU v4": 275e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
 }
 
 
@@ -40,24 +55,25 @@ class Peak:
 
 
 @functools.cache
-def peak_flops() -> Peak:
-    """Returns the matmul peak of all devices: from the datasheet, or else measured here."""
-    datasheet = datasheet_flops()
+def peak_flops(dtype: str) -> Peak:
+    """Returns the matmul peak of all devices: from the datasheet, or else measured here.
+
+    Args:
+      dtype: of the run's matrix products. Datasheets are read for bfloat16 only.
+    """
+    datasheet = datasheet_flops() if dtype == "bfloat16" else None
     if datasheet:
         return Peak(datasheet, f"datasheet: dense bf16, {jax.device_count()} devices")
     return Peak(
-        measured_matmul_peak() * devices_apart(),
-        "measured: best float32 matmul of 2048^3 in this process",
+        measured_matmul_peak(dtype) * devices_apart(),
+        f"measured: best {dtype} matmul of {matmul_size()}^3 in this process",
     )
 
 
 def datasheet_flops() -> float | None:
     """Returns the dense bf16 peak of all devices together, or None where it is not known."""
-    kind = jax.devices()[0].device_kind.lower()
-    for part, peak in DATASHEET_PEAK.items():
-        if part.lower() in kind:
-            return peak * jax.device_count()
-    return None
+    each = DATASHEET_PEAK.get(jax.devices()[0].device_kind)
+    return each * jax.device_count() if each else None
 
 
 def devices_apart() -> int:
@@ -68,12 +84,14 @@ def devices_apart() -> int:
     return 1 if jax.devices()[0].platform == "cpu" else jax.device_count()
 
 
-def measured_matmul_peak(dtype: str = "float32", tries: int = 4) -> float:
-    """Returns the FLOP/s of a device in the fastest of a few square matrix products.
+def matmul_size() -> int:
+    """Returns the size of the products that are timed: on a CPU, larger ones are no faster."""
+    return 2048 if jax.devices()[0].platform == "cpu" else 8192
 
-    Of 2048^3 on a CPU, where larger ones are no faster, and of 8192^3 elsewhere, on random data.
-    """
-    size = 2048 if jax.devices()[0].platform == "cpu" else 8192
+
+def measured_matmul_peak(dtype: str, tries: int = 4) -> float:
+    """Returns the FLOP/s of a device in the fastest of a few square products of random data."""
+    size = matmul_size()
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
     multiply = jax.jit(jnp.matmul)
     multiply(x, x).block_until_ready()
@@ -83,6 +101,26 @@ def measured_matmul_peak(dtype: str = "float32", tries: int = 4) -> float:
         multiply(x, x).block_until_ready()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
+
+
+def usable_cores() -> int:
+    """Returns how many threads XLA computes with on a CPU: the cores that the process may use."""
+    for name in ("PJRT_NPROC", "NPROC"):  # as XLA reads them
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """Returns the CPU's name, as XLA compiles for the instructions that it has."""
+    file = pathlib.Path("/proc/cpuinfo")
+    if file.exists():
+        for line in file.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def describe() -> dict[str, str | int]:

@@ -94,9 +94,9 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     id, and the others get new ids in the order of their base ids; with a joint tokenizer all
     of them are equal. Slots for the clones follow.
 
-    Padding is shared by all in every layout. Ids that are left unused, such as those that a
-    clone's anchors take the place of, stay in the vocabulary, and so in the softmax, as in
-    the reference study.
+    Padding is shared by all whose tokenizer has a padding piece, in every layout. Ids that are
+    left unused, such as those that a clone's anchors take the place of, stay in the vocabulary,
+    and so in the softmax, as in the reference study.
 
     Args:
       pieces: source name -> its tokenizer's pieces.
@@ -119,15 +119,16 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
                 ids[tag] = size + np.arange(source.size)
                 size += source.size
 
-    padded = [tag for tag, source in sources.items() if source.pad_id == 0]
-    padding = min((int(ids[tag][0]) for tag in padded), default=0)
+    # Wherever a tokenizer has its padding piece, if it has one.
+    pads = {tag: source.pad_id for tag, source in sources.items() if source.pad_id >= 0}
+    padding = min((int(ids[tag][pad]) for tag, pad in pads.items()), default=0)
     for tag, source in sources.items():
         language = config.languages[tag]
         if language.clone_of:
             anchored_U = ~cloned_ids(source, language, config.vocabulary)
             ids[tag] = np.where(anchored_U, ids[language.clone_of], ids[tag])
-        if tag in padded:
-            ids[tag][0] = padding
+        if tag in pads:
+            ids[tag][pads[tag]] = padding
     size = _separate(config.vocabulary.separator, ids, sources, size)
 
     widest = max(source.size for source in sources.values())

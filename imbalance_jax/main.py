@@ -42,6 +42,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     cli.define_config()
+    cli.define_computing()
     flags.DEFINE_string("workdir", None, "The run's directory; by default runs/<config name>.")
     flags.DEFINE_bool("dry_run", False, "Say what the run would take, and stop.")
     flags.DEFINE_bool("extend", False, "Allow more config.steps than the run was started with.")
@@ -61,7 +62,8 @@ def main() -> int:
             raise ValueError(f"--{name} is for runs of a study. Set --config.{name} instead.")
     run = _run_directory()
     known = FLAGS.config is None and (run.path / "config.json").exists()
-    return _run(run, run.config() if known else config_lib.resolve(cli.required_config()))
+    config = run.config() if known else config_lib.resolve(cli.required_config())
+    return _run(run, _computed(config))
 
 
 def _run(run: RunDirectory, config: config_lib.Config) -> int:
@@ -202,7 +204,7 @@ def _members() -> dict[str, config_lib.Config]:
 
 
 def _placed(config: config_lib.Config) -> config_lib.Config:
-    """Returns a run's config with the place and the mesh that the command line gives it.
+    """Returns a run's config with what the command line says of its place and its computation.
 
     Raises:
       ValueError: --mesh names no axis, or no size.
@@ -218,7 +220,22 @@ def _placed(config: config_lib.Config) -> config_lib.Config:
             )
         sizes[axis] = int(size)
     mesh = dataclasses.replace(config.mesh, **sizes)
-    return dataclasses.replace(config, mesh=mesh, data_dir=FLAGS.data_dir or config.data_dir)
+    config = dataclasses.replace(config, mesh=mesh, data_dir=FLAGS.data_dir or config.data_dir)
+    return _computed(config)
+
+
+def _computed(config: config_lib.Config) -> config_lib.Config:
+    """Returns a run's config with the micro-batches and the remat of the command line.
+
+    Raises:
+      ValueError: the batch cannot be cut into so many.
+    """
+    accumulate = FLAGS.accumulate or config.optimizer.accumulate
+    return dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(config.optimizer, accumulate=accumulate),
+        model=dataclasses.replace(config.model, remat=FLAGS.remat or config.model.remat),
+    )
 
 
 def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> int:

@@ -58,11 +58,26 @@ def across_slices(sizes: Mapping[str, int], slices: int) -> str:
     )
 
 
+def possible_micro_batches(batch_size: int, sizes: Mapping[str, int]) -> list[int]:
+    """Returns into how many micro-batches a batch can be cut evenly over the devices."""
+    parts, rest = divmod(batch_size, sizes["data"] * sizes["fsdp"])
+    return [] if rest else [k for k in range(1, parts + 1) if parts % k == 0]
+
+
 def check_batch(config: Config, sizes: Mapping[str, int]) -> None:
     """Raises ValueError if the batch cannot be cut evenly over the devices."""
     rows = sizes["data"] * sizes["fsdp"]
     micro = config.batch_size // config.optimizer.accumulate
     if micro % rows:
+        possible = possible_micro_batches(config.batch_size, sizes)
+        if possible:
+            # The most that fit, as a batch is cut where memory is short.
+            most = max(k for k in possible if k <= max(config.optimizer.accumulate, possible[0]))
+            raise ValueError(
+                f"config.batch_size={config.batch_size} in {config.optimizer.accumulate} "
+                f"micro-batches cannot be split over {rows} devices. Set "
+                f"config.optimizer.accumulate={most}, as --accumulate={most} does."
+            )
         each = rows * config.optimizer.accumulate
         below, above = micro // rows * each, -(-micro // rows) * each
         choices = f"{below} or {above}" if below else f"{above}"

@@ -150,7 +150,11 @@ class Pack:
         """Returns a member's provenance, with whom it was packed and how."""
         others = [other.name for other in self.members if other is not member]
         packed = {"with": others, "on_a_device": self.way}
-        return member.trainer.provenance(self.mesh) | {"packed": packed}
+        found = member.trainer.provenance(self.mesh) | {"packed": packed}
+        at_once = self.size // self.mesh.shape["member"]
+        if self.way == "vmap" and at_once > 1:
+            found["conditions"] |= {"members_at_once": at_once}
+        return found
 
 
 def stacked(shapes: Any, size: int) -> Any:
@@ -277,8 +281,11 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
             print(f"Going on from step {start:,}", flush=True)
             like = pack.first.abstract_state()
             state_E = pack.stack(lambda member: checkpoints[member.name].restore(start, like))
-        for member in pack.members:
-            begin(member.trainer, member.run, start, pack.about(member))
+        news = [
+            begin(member.trainer, member.run, start, pack.about(member)) for member in pack.members
+        ]
+        for line in filter(None, dict.fromkeys(news)):  # once, where it is the same for all
+            print(line, flush=True)
         before = [member.run.newest("time/") for member in pack.members]
         times.go_on(max(before, key=lambda record: record.get("time/total", 0.0)))
         courses: list[Course] = []
@@ -315,7 +322,7 @@ def _compile(pack: Pack) -> tuple[jax.stages.Compiled, Evaluator]:
         evaluator.compile(pack.first.abstract_state().params, config.model.L)
         return pack.compile_step(pack.abstract_state()), evaluator
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(advice(config, error)) from error
+        raise ValueError(advice(config, error, pack.mesh.shape)) from error
 
 
 def _end(course: Course, state: step_lib.TrainState) -> None:
@@ -418,7 +425,7 @@ class _Loop:
         self._alive_E = self._alive_E.copy()  # the devices may still read the one before
         self._alive_E[place] = False
         course.fail(error)
-        self._failed[course.name] = advice(course.trainer.config, error)
+        self._failed[course.name] = advice(course.trainer.config, error, self._pack.mesh.shape)
         self._progress.line(f"{course.name} failed: {self._failed[course.name]}")
 
     def _text(self) -> str:

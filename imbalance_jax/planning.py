@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import distributed, hardware, languages, placement, step
+from imbalance_jax import distributed, hardware, languages, mesh_shape, placement, step
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import synthetic
@@ -149,10 +149,7 @@ def forecast(trainer: Trainer) -> str:
     lines = [_memory(state, memory, limit)]
     fits = not limit or _per_device(memory) <= limit
     if limit and not fits:
-        lines.append(
-            f"It does not fit. {_fitting(trainer, memory, limit)} "
-            "config.model.remat='full' helps too."
-        )
+        lines.append(f"It does not fit. {_fitting(trainer, memory, limit)} --remat=full helps too.")
 
     def batch() -> tuple[Any, ...]:
         return trainer.batch(0), trainer.map_GU()
@@ -223,11 +220,12 @@ def _memory(state: Any, memory: Any, limit: int | None) -> str:
 
 def _time(trainer: Trainer, trial: Callable[[], float] | None, *, runs: int) -> str:
     """Returns what the updates take: tried out, or guessed where they are long or do not fit."""
-    guess = runs * trainer.flops_per_step() / (hardware.peak_flops().value * _ASSUMED_MFU)
+    peak = hardware.peak_flops(trainer.settled_model().dtype)
+    guess = runs * trainer.flops_per_step() / (peak.value * _ASSUMED_MFU)
     # The peak that the guess rests on may have been measured, by each process for itself.
     long = bool(distributed.of_process_0(np.bool_(guess > _TRIAL_SECONDS)))
     if trial is None or long:
-        seconds, how = guess, f"at an assumed {_ASSUMED_MFU:.0%} of {hardware.peak_flops().source}"
+        seconds, how = guess, f"at an assumed {_ASSUMED_MFU:.0%} of {peak.source}"
     else:
         seconds, how = trial(), "measured over 3 steps"
     total = seconds * trainer.stream.steps
@@ -238,14 +236,11 @@ def _fitting(trainer: Trainer, memory: Any, limit: int) -> str:
     """Returns how many micro-batches should fit, as their temporary memory shrinks with them."""
     left = 0.9 * limit - memory.argument_size_in_bytes
     now = trainer.config.optimizer.accumulate
-    choices = [
-        k
-        for k in range(now + 1, trainer.config.batch_size + 1)
-        if trainer.config.batch_size % k == 0 and memory.temp_size_in_bytes * now / k <= left
-    ]
+    possible = mesh_shape.possible_micro_batches(trainer.config.batch_size, trainer.mesh.shape)
+    choices = [k for k in possible if k > now and memory.temp_size_in_bytes * now / k <= left]
     if left <= 0 or not choices:
         return "Use a smaller model or more devices."
-    return f"Try config.optimizer.accumulate={choices[0]}."
+    return f"Try --accumulate={choices[0]}."
 
 
 def _try_step(

@@ -28,6 +28,7 @@ COMMANDS = ("plan", "run", "status", "collect", "check")
 
 def define_flags() -> None:
     cli.define_config()
+    cli.define_computing()
     flags.DEFINE_string("workdir", None, "The study's directory; studies/<config name> if absent.")
     flags.DEFINE_integer("jobs", 1, "run: how many processes at a time.", lower_bound=1)
     flags.DEFINE_integer(
@@ -69,7 +70,8 @@ def _plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
 
 
 def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
-    runner = study_runner.Runner(directory, study)
+    options = cli.given_computing()
+    runner = study_runner.Runner(directory, study, options=options)
     left = _chosen(runner, study)
     _prepare([study.runs[name].config for name in left])
     directory.claim(study)

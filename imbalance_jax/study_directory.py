@@ -65,7 +65,7 @@ class StudyDirectory:
             spec.pop("seed")
         study = grid.resolve(plain)
         for name, spec in study.runs.items():
-            if spec.hash != hashes[name]:
+            if hashes[name] not in (spec.hash, spec.earlier_hash):
                 raise ValueError(
                     f"{file}: run {name} does not have the hash that is written beside it, so it "
                     "was changed by hand. Change the config file of the study instead, and give "

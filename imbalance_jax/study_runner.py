@@ -80,9 +80,11 @@ class Runner:
         study: grid.StudyConfig,
         *,
         command: Sequence[str] = (sys.executable, "-m", "imbalance_jax.main"),
+        options: Sequence[str] = (),
     ) -> None:
-        """Args: `command` is what trains the members it is given."""
-        self._directory, self._study, self._command = directory, study, command
+        """Args: `command` is what trains the members it is given, `options` its other flags."""
+        self._directory, self._study = directory, study
+        self._command, self._options = command, options
         self._states = directory.states(study)
         self._look_seconds = _LOOK_SECONDS[storage.is_store(directory.path)]
         self.failed: dict[str, str] = {}  # by run: why
@@ -140,7 +142,7 @@ class Runner:
         output = self._output(members)
         with open(output, "a") as file:
             process = subprocess.Popen(
-                [*self._command, *options],
+                [*self._command, *options, *self._options],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

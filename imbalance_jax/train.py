@@ -14,7 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from imbalance_jax import distributed, hardware, languages, loading, mirrors, sharding
+from imbalance_jax import (
+    conditions,
+    distributed,
+    hardware,
+    languages,
+    loading,
+    mesh_shape,
+    mirrors,
+    sharding,
+)
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.cadence import Cadence
@@ -177,6 +186,7 @@ class Trainer:
             sets = parallel_lib.prepare_all(config, sources)
             trainer = cls.make(config, sources, mesh, sets, training=training)
             run.check_text(trainer.fingerprints(), ORDER_VERSION)
+            check_run_vocabulary(run, trainer.vocabulary)
             if config.init_from and not run.checkpoints.exists():
                 loading.check_vocabulary(config, trainer.vocabulary, trainer._models())
             return trainer
@@ -361,11 +371,16 @@ class Trainer:
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
         """Args: mesh is that of the updates, if it is another one than the trainer's."""
         mesh = mesh or self.mesh
-        config, peak, model = self.config, hardware.peak_flops(), self._settled_on(mesh)
+        config, model = self.config, self._settled_on(mesh)
+        peak = hardware.peak_flops(model.dtype)
+        computed = {name: getattr(model, name) for name in _HOW}
         return versions() | {
             "device": hardware.describe(),
             "mesh": dict(mesh.shape),
-            "computed": {name: getattr(model, name) for name in _HOW},
+            "computed": computed,
+            "conditions": conditions.record_conditions(
+                mesh.shape, computed, config.optimizer.accumulate
+            ),
             "order_version": ORDER_VERSION,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
             "vocab_size": self.vocabulary.size,
@@ -396,6 +411,7 @@ class Recorder:
             self._audit.resume(run.metrics(), start)
         names = trainer.config.mirrors if distributed.is_writer() else ()
         self._mirrors = mirrors.open_mirrors(names, run, trainer.config)
+        self._peak = hardware.peak_flops(trainer.settled_model().dtype).value
         self._pending: tuple[int, step_lib.Metrics] | None = None
         self.newest: dict[str, Any] = {}  # the newest record of training
         self._reset()
@@ -430,8 +446,8 @@ class Recorder:
         if not np.isfinite(values["loss"] + values["grad_norm"]):
             raise FloatingPointError(
                 f"The loss of step {done} is {values['loss']}, its gradient norm "
-                f"{values['grad_norm']}. Lower config.optimizer.peak_lr, or set "
-                "config.optimizer.clip_norm=1."
+                f"{values['grad_norm']}. In another --workdir, lower config.optimizer.peak_lr or "
+                "set config.optimizer.clip_norm=1."
             )
         if distributed.is_writer():
             self._audit.follow()
@@ -472,7 +488,7 @@ class Recorder:
             "train/grad_norm": float(values["grad_norm"]),
             "train/learning_rate": float(values["learning_rate"]),
             "perf/tokens_per_second": tokens / elapsed,
-            "perf/mfu": flops / elapsed / hardware.peak_flops().value,
+            "perf/mfu": flops / elapsed / self._peak,
             "perf/data_wait_fraction": parts["data"] / elapsed,
             **self._audit.metrics(),
             **self._times.metrics(),
@@ -529,7 +545,9 @@ def train(
             state = checkpoints.restore(start, trainer.abstract_state())
             print(f"Going on from step {start:,}", flush=True)
         state = state or trainer.init_state()
-        begin(trainer, run, start, trainer.provenance())
+        news = begin(trainer, run, start, trainer.provenance())
+        if news:
+            print(news, flush=True)
         times.go_on(run.newest("time/"))
         course = Course(trainer, run, times, interrupts, checkpoints, evaluator, start)
         try:
@@ -541,6 +559,20 @@ def train(
             raise
 
 
+def check_run_vocabulary(run: RunDirectory, vocabulary: languages.Vocabulary) -> None:
+    """Raises ValueError if a run that was begun would go on with other ids of its languages."""
+    file = run.path / "vocabulary.npz"
+    if not file.exists():
+        return
+    before = languages.Vocabulary.from_bytes(vocabulary.tags, file.read_bytes())
+    if not np.array_equal(before.map_GU, vocabulary.map_GU):
+        raise ValueError(
+            f"{run} was started by a version that gave its languages other ids of the model (a "
+            f"padding piece was shared only where its id is 0): {file} is not what this version "
+            "makes. Use another --workdir, or go on with the version it was started with."
+        )
+
+
 def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
     state = trainer.abstract_state()
     evaluator = trainer.evaluator()
@@ -548,7 +580,7 @@ def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.
         evaluator.compile(state.params, trainer.config.model.L)
         return trainer.compile_step(state), evaluator
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(advice(trainer.config, error)) from error
+        raise ValueError(advice(trainer.config, error, trainer.mesh.shape)) from error
 
 
 def _loop(
@@ -577,7 +609,7 @@ def _loop(
         if distributed.is_lost_peer(error) and not course.failed_elsewhere():
             raise Lost(course.done) from error
         course.fail(error)
-        raise Failed(advice(trainer.config, error)) from error
+        raise Failed(advice(trainer.config, error, trainer.mesh.shape)) from error
     finally:
         course.recorder.close()
     course.finish()
@@ -758,17 +790,23 @@ def _alignment(
     return measure, cadence
 
 
-def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> None:
-    """Writes what a run records of itself before its first step, or its first after `start`."""
+def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> str:
+    """Writes what a run records of itself before its first step, or its first after `start`.
+
+    Returns:
+      What its bits rest on that is not as it was before `start`, in a line; "" where all is.
+    """
     if not distributed.is_writer():
-        return
+        return ""
     for line in run.keep_results(trainer.stream.steps):
         print(line)
+    before = (run.read_json("provenance.json") or {}) if start else {}
     run.truncate_metrics(start)
     run.write_json("provenance.json", provenance)
     run.write_bytes("vocabulary.npz", trainer.vocabulary.to_bytes())
     for name, source in trainer.sources.items():
         run.write_bytes(f"tokenizer-{name}.model", source.model)
+    return conditions.describe_change(before.get("conditions", {}), provenance["conditions"])
 
 
 def _write_mixture(trainer: Trainer, run: RunDirectory) -> None:
@@ -827,12 +865,19 @@ def _describe_evaluation(
     return f"step {done:>6}  {split} loss  {'   '.join(parts)}"
 
 
-def advice(config: Config, error: Exception) -> str:
-    """Returns an error's message, with what to do about it where that is known."""
-    if "RESOURCE_EXHAUSTED" in str(error):
-        more = config.optimizer.accumulate * 2
-        return (
-            f"Out of memory: {str(error).splitlines()[0]} Set config.optimizer.accumulate={more}, "
-            "which computes the same update in smaller parts, or config.model.remat='full'."
-        )
-    return str(error)
+def advice(config: Config, error: Exception, mesh: Mapping[str, int]) -> str:
+    """Returns an error's message, with what to do about it where that is known.
+
+    Args:
+      config: of the run.
+      error: what ended it.
+      mesh: the sizes of the mesh of its updates.
+    """
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return str(error)
+    possible = mesh_shape.possible_micro_batches(config.batch_size, mesh)
+    more = [k for k in possible if k > config.optimizer.accumulate]
+    ways = [f"--accumulate={more[0]} (the same update in smaller parts)"] if more else []
+    ways += ["--remat=full (less is kept for the backward pass)"] * (config.model.remat != "full")
+    help_ = f"Start it again with {' or '.join(ways)}." if ways else "Use more devices."
+    return f"Out of memory: {str(error).splitlines()[0]} {help_}"

@@ -67,7 +67,8 @@ def run(study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
         print("\n".join(lines), flush=True)
     if misfits:
         print(f"{misfits} of these do not fit {size}. Cut the model with [mesh] fsdp, or the batch")
-        print("with config.optimizer.accumulate; or take a larger topology.")
+        print("with config.optimizer.accumulate in the study's config file, which may change at")
+        print("any time; or take a larger topology.")
     return cli.REFUSED if misfits else cli.DONE
 
 

@@ -367,9 +367,37 @@ def test_a_loss_that_is_not_finite_fails_the_run_by_step_and_field(tiny, tmp_pat
 
 
 def test_running_out_of_memory_suggests_accumulation(data_dir):
-    config = tiny_config(data_dir)
     error = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
-    assert "config.optimizer.accumulate=2" in train.advice(config, error)
+
+    def flags(devices: int, **changes: object) -> list[str]:
+        mesh = {"data": devices, "fsdp": 1}
+        said = train.advice(tiny_config(data_dir, **changes), error, mesh)
+        return re.findall(r"--[a-z]+=\w+", said)
+
+    assert flags(1) == ["--accumulate=2", "--remat=full"]
+    assert flags(2, batch_size=18) == ["--accumulate=3", "--remat=full"]  # 9 do not divide by 2
+    assert flags(8) == ["--remat=full"]  # one sequence each
+    assert flags(8, model__remat="full") == []
+
+
+def test_a_run_follows_the_advice_to_accumulate(tiny, finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    for name in ("DONE", "evaluation.json"):
+        (workdir / name).unlink()
+    last = max((workdir / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    shutil.rmtree(last)
+    again = run_main(f"--workdir={workdir}", "--accumulate=2", "--remat=full")
+    assert again.returncode == 0, again.stderr
+    said = next(line for line in again.stdout.splitlines() if line.startswith("Goes on with"))
+    assert "2 micro-batches instead of 1 micro-batch" in said and "remat=full" in said
+    config = RunDirectory(workdir).config()
+    assert (config.optimizer.accumulate, config.model.remat) == (2, "full")
+    expected = parameters(finished)
+    for name, array in parameters(workdir).items():
+        # The same sums in another order; Adam moves a parameter without a gradient by rounding.
+        if "b_k_HK" not in name:
+            np.testing.assert_allclose(array, expected[name], atol=2e-4, err_msg=name)
 
 
 WRONG = {

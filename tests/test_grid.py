@@ -31,6 +31,13 @@ def test_a_short_baseline_has_its_own_schedule_and_a_matched_one_the_mixtures_up
     assert short.tags == matched.tags == ("en1",)
 
 
+def test_a_run_is_the_same_in_any_number_of_micro_batches():
+    configs = [mixture("90:10"), mixture("90:10")]
+    configs[1].optimizer.accumulate = 4
+    whole, parts = (grid.RunSpec(config_lib.resolve(config)) for config in configs)
+    assert whole.hash == whole.earlier_hash == parts.hash != parts.earlier_hash
+
+
 def test_a_wide_baseline_has_the_ids_of_the_mixture():
     config = mixture("90:10")
     wide = config_lib.resolve(grid.alone(config, "en1", 0.5, "wide"))

@@ -537,6 +537,23 @@ def test_a_rotation_learned_from_other_pairs_makes_turned_vectors_alike(programs
     np.testing.assert_allclose(found["cka_debiased"], 1, atol=1e-5)
 
 
+@pytest.mark.parametrize(("spec", "inner"), [("PND,NDE->PNE", ()), ("BNLD,NDE->BNLE", (3,))])
+def test_turning_takes_no_matrix_for_each_row(spec, inner):
+    rows, layers, width = 16, 2, 96
+    states = normal(1, rows, layers, *inner, width)
+    rotations_ENDD = normal(2, 2, layers, width, width)
+    fold_P = np.random.default_rng(3).integers(0, 2, rows).astype(np.int32)
+    turn = jax.jit(functools.partial(hidden._rotate, spec))
+    compiled = turn.lower(states, rotations_ENDD, fold_P).compile()
+    matrices = rows * layers * width * width * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < matrices / 4
+    found = compiled(states, rotations_ENDD, fold_P)
+    for row, fold in enumerate(fold_P):
+        for layer in range(layers):
+            expected = np.float64(states[row, layer]) @ np.float64(rotations_ENDD[fold, layer])
+            np.testing.assert_allclose(found[row, layer], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_means_and_rotations_of_a_pair_come_from_the_other_fold(programs):
     a, b = normal(1, P, N + 2, D), normal(2, P, N + 2, D)
     before = sentence_scores(programs, a, b)

@@ -584,6 +584,32 @@ def test_the_order_of_a_config_does_not_change_a_merged_vocabulary(tokenizers):
 
 @pytest.mark.parametrize("layout", ["disjoint", "merged"])
 @pytest.mark.parametrize("first", ["ours", "theirs"])
+@pytest.mark.parametrize("pad", [3, 29])
+def test_padding_is_shared_wherever_a_tokenizer_has_it(layout, first, pad):
+    strings = ["<unk>", "<s>", "</s>", *(f"piece{n}" for n in range(3, 30))]
+    strings[pad] = "[PAD]"
+    theirs = dataclasses.replace(pieces(30, pad_id=pad), special_ids=(0, 2), strings=tuple(strings))
+    both = {"a": pieces(40), "b": theirs} if first == "ours" else {"a": theirs, "b": pieces(40)}
+    made = languages.vocabulary(originals(("a", "b"), layout=layout), both)
+    row = list(both.values()).index(theirs)
+    shared = made.map_GU[row, pad]
+    assert shared == made.map_GU[1 - row, 0]
+    assert shared == (pad if first == "theirs" else 0)  # the first of the two ids
+    for row, source in enumerate(both.values()):
+        ids = made.map_GU[row, : source.size]
+        assert made.base_ids(row, ids).tolist() == list(range(source.size))
+    common = {"<unk>", *(f"piece{n}" for n in range(3, 30))} - {f"piece{pad}"}
+    assert made.own_GV.all(axis=0).sum() == 1 + (len(common) if layout == "merged" else 0)
+
+
+def test_a_clone_shares_a_padding_that_is_not_the_first_id():
+    made = languages.vocabulary(clones(2), {"en": pieces(pad_id=3)})
+    assert np.nonzero(made.own_GV.all(axis=0))[0].tolist() == [3]
+    assert made.map_GU[1, :5].tolist() == [40, 41, 42, 3, 44]
+
+
+@pytest.mark.parametrize("layout", ["disjoint", "merged"])
+@pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_a_tokenizer_without_padding_keeps_its_first_id_to_itself(layout, first):
     theirs = dataclasses.replace(
         pieces(30, pad_id=-1),

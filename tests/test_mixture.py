@@ -110,6 +110,13 @@ def test_a_key_depends_on_each_part_of_its_purpose():
     assert keys[0] == int.from_bytes(digest, "little")
 
 
+def test_no_two_purposes_have_one_text_to_make_a_key_of():
+    assert mixture.key("windows", "en", "a") != mixture.key("windows", "en_a")
+    for parts in [("windows", "en/a"), ("windows/en", "a"), (0, "/")]:
+        with pytest.raises(AssertionError, match="has a slash"):
+            mixture.key(*parts)
+
+
 # Permutations
 
 

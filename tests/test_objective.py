@@ -89,6 +89,21 @@ def test_bfloat16_hidden_states_give_a_float32_loss_and_head_gradient(inputs):
     np.testing.assert_allclose(total, np.sum(plain_BL * inputs["weight_BL"]), rtol=0.01)
 
 
+def test_a_mean_in_bfloat16_scales_its_gradient_as_in_float32(inputs):
+    hidden_BLD = jnp.asarray(inputs["hidden_BLD"], jnp.bfloat16)
+
+    def loss(hidden_BLD: jax.Array, factor: jax.Array) -> jax.Array:
+        head_VD, target_BL = inputs["head_VD"], inputs["target_BL"]
+        return (
+            factor * objective.cross_entropy(hidden_BLD, head_VD, target_BL, inputs["weight_BL"])[0]
+        )
+
+    gradient = jax.jit(jax.grad(loss))
+    whole, third = (np.asarray(gradient(hidden_BLD, f), np.float64) for f in (1.0, 1 / 3))
+    # Each value is rounded on its own, to either side; 1/3 rounded to bf16 is 0.2 % too large.
+    assert abs(3 * (whole * third).sum() / (whole * whole).sum() - 1) < 5e-4
+
+
 @pytest.mark.parametrize("which", ["loss", "gradient", "measure"])
 def test_all_logits_never_exist_at_once(which):
     big_V, chunk = 50_000, 2

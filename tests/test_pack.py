@@ -315,7 +315,7 @@ def command(study, monkeypatch) -> Callable[..., int]:
 
     def call(*members: str, dry_run: bool = False) -> int:
         flags = {"study": str(study), "members": members, "dry_run": dry_run}
-        flags |= {"data_dir": None, "mesh": [], "devices": 0}
+        flags |= {"data_dir": None, "mesh": [], "devices": 0, "accumulate": 0, "remat": None}
         flags |= {"config": None, "workdir": None, "extend": False, "export": None}
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**flags))
         return main._study()
@@ -324,6 +324,21 @@ def command(study, monkeypatch) -> Callable[..., int]:
     monkeypatch.setattr(jax, "devices", lambda: one)
     monkeypatch.setattr(hardware, "use_compilation_cache", lambda path: None)
     return call
+
+
+def test_members_take_the_number_of_micro_batches_that_the_command_gives(
+    study, configs, monkeypatch
+):
+    given = {"study": str(study), "members": ["cosine"], "mesh": [], "data_dir": None}
+    given |= dict.fromkeys(("config", "workdir", "extend", "export"))
+    for flags, expected in (
+        ({"accumulate": 2, "remat": "full"}, (2, "full")),
+        ({"accumulate": 0, "remat": None}, (1, configs["cosine"].model.remat)),
+    ):
+        monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**given, **flags))
+        config = main._members()["cosine"]
+        assert (config.optimizer.accumulate, config.model.remat) == expected
+        assert config_lib.identity(config) == config_lib.identity(configs["cosine"])
 
 
 def steps_of(path: pathlib.Path) -> list[int]:

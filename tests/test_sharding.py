@@ -68,7 +68,7 @@ def test_an_axis_without_devices_is_refused(size):
         MeshConfig(tensor=size)
 
 
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (7, 1), (24, 2), (20, 4), (4, 1)])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (7, 1), (20, 4), (4, 1)])
 def test_a_batch_that_cannot_be_split_is_refused_with_sizes_that_can(batch_size, accumulate):
     mesh = make_mesh(data=4, fsdp=2)
     changes = {"optimizer__accumulate": accumulate}
@@ -78,6 +78,20 @@ def test_a_batch_that_cannot_be_split_is_refused_with_sizes_that_can(batch_size,
     assert advice
     for size in advice:
         sharding.check_batch(make_config(batch_size=size, **changes), mesh)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(24, 2), (8, 4), (48, 4)])
+def test_micro_batches_that_cannot_be_split_are_refused_with_a_number_that_can(
+    batch_size, accumulate
+):
+    mesh = make_mesh(data=4, fsdp=2)
+    with pytest.raises(ValueError, match=r"accumulate=\d+, as --") as error:
+        sharding.check_batch(
+            make_config(batch_size=batch_size, optimizer__accumulate=accumulate), mesh
+        )
+    (most,) = re.findall(r"--accumulate=(\d+)", str(error.value))
+    config = make_config(batch_size=batch_size, optimizer__accumulate=int(most))
+    sharding.check_batch(config, mesh)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,22 @@ def test_a_study_file_changed_by_hand_is_found(tmp_path):
         directory.study()
 
 
+def test_a_study_of_more_micro_batches_is_the_study_that_was_begun(tmp_path):
+    directory, study = begin(tmp_path)
+    changed = small_grid(seeds=1, fractions=(0.5, 1))
+    changed.runs.r90_10_s0.config.optimizer.accumulate = 2
+    directory.check(grid.resolve(changed))
+    directory.claim(grid.resolve(changed))
+    assert directory.study().runs["r90_10_s0"].config.optimizer.accumulate == 2
+    # As versions wrote it that took micro-batches for a part of a run.
+    spec = directory.study().runs["r90_10_s0"]
+    edit(
+        pathlib.Path(directory.path) / "study.json",
+        lambda s: s["runs"]["r90_10_s0"].update(hash=spec.earlier_hash),
+    )
+    assert directory.study().runs["r90_10_s0"].hash == study.runs["r90_10_s0"].hash
+
+
 def test_a_study_serves_another_that_reuses_it(tmp_path):
     make(tmp_path / "first", small_grid(seeds=1))
     config = small_grid(seeds=2)

@@ -1,15 +1,18 @@
 """Behaviours of train.py that need no training: what a run is scored on, and how."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from conftest import tiny_config
 
 from imbalance_jax import config as config_lib
+from imbalance_jax import languages, sharding, train
 from imbalance_jax import model as model_lib
-from imbalance_jax import sharding, train
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare, synthetic
+from imbalance_jax.runs import RunDirectory
 
 
 def make_trainer(config: config_lib.Config) -> train.Trainer:
@@ -53,6 +56,18 @@ def nats_of(trainer, params, tag) -> float:
         chosen_L = logits_LV[np.arange(length), ids_W[1:]]
         total += float(np.sum(np.log(np.exp(logits_LV).sum(axis=1)) - chosen_L))
     return total
+
+
+def test_a_run_does_not_go_on_with_other_ids_of_its_languages(tmp_path):
+    run = RunDirectory(tmp_path)
+    tables = [np.array([[0, 1, 2], [0, 4, 5]], np.int32), np.zeros((2, 6), bool)]
+    made = languages.Vocabulary(("en1", "en2"), 6, *tables, np.ones((2, 3), np.int32))
+    train.check_run_vocabulary(run, made)  # a run that begins
+    run.write_bytes("vocabulary.npz", made.to_bytes())
+    train.check_run_vocabulary(run, made)
+    other = dataclasses.replace(made, map_GU=made.map_GU + (made.map_GU == 0) * 3)
+    with pytest.raises(ValueError, match=r"other ids of the model.*vocabulary\.npz"):
+        train.check_run_vocabulary(run, other)
 
 
 def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):

@@ -131,7 +131,11 @@ def _summary(
             "dispatch": loop["dispatch"],
         },
         "steps": {"alone": len(alone), "loop": loop["steps"]},
-        "matmul_peak": {"flops": peak * shared, "dtype": model.dtype},
+        "matmul_peak": {
+            "flops": peak * shared,
+            "dtype": model.dtype,
+            "size": hardware.matmul_size(),
+        },
         # None where the device has no datasheet here, as a CPU. `full`: of flops_per_token_full,
         # which counts attention to later positions too.
         "datasheet_flops": datasheet,

@@ -25,8 +25,12 @@ _CHUNK = 4096
 
 @functools.lru_cache(maxsize=4096)
 def key(*parts: int | str) -> int:
-    """Returns a 64-bit key for a purpose, such as key(seed, "languages", stage)."""
+    """Returns a 64-bit key for a purpose, such as key(seed, "languages", stage).
+
+    Other parts give another key: none of them has the sign that joins them.
+    """
     text = "/".join(str(part) for part in parts)
+    assert text.count("/") == len(parts) - 1, f"a part of {parts} has a slash in it"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -266,7 +270,7 @@ class Order:
         seed: int,
         reuse: str,
     ) -> None:
-        """Args: pools name each language's pool; windows count each pool's.
+        """Args: pools name each language's pool, SOURCE or SOURCE/TAG; windows count each pool's.
 
         Raises:
           ValueError: a language has no window of its own to come back to.
@@ -352,7 +356,10 @@ class Order:
         epochs, inside = np.divmod(used, windows)
         for epoch in np.unique(epochs):
             mine = epochs == epoch
-            key_ = key(self._seed, "windows", *purpose, int(epoch))
+            # SOURCE/TAG is two parts. A source is parted between all of its languages or shared
+            # by them, so no other language has a purpose of these two.
+            parts = [part for name in purpose for part in name.split("/")]
+            key_ = key(self._seed, "windows", *parts, int(epoch))
             result[mine] = permute(key_, inside[mine], windows)
         return result
 
