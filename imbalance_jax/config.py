@@ -152,6 +152,20 @@ def _check_ratio(field: str, ratio: Mapping[str, int]) -> None:
             )
 
 
+# Of the exact sampler: twice its square fits into the 64 bits that positions are counted in.
+_LARGEST_BLOCK = 2**31 - 1
+
+
+def _check_block(field: str, ratio: Mapping[str, int]) -> None:
+    block = sum(reduced(ratio).values())
+    if block > _LARGEST_BLOCK:
+        raise ValueError(
+            f"config.{field} makes blocks of {block:,} sequences, and the exact sampler has blocks "
+            f"of {_LARGEST_BLOCK:,} at most. Write a ratio with a smaller sum, or set "
+            "config.mixture.sampler=bernoulli."
+        )
+
+
 # (first step or fraction of all steps, ratio) of each stage.
 Schedule = tuple[tuple[int | float, Mapping[str, int]], ...]
 
@@ -674,6 +688,8 @@ def _check_mixture(
                 )
         if not any(ratio.values()):
             raise ValueError(f"config.{field} is zero for every language. Give one of them 1.")
+        if mixture.sampler == "exact" and not field.startswith("mixture.same_total_as"):
+            _check_block(field, ratio)
 
 
 def _first_step(first: int | float, steps: int) -> int:

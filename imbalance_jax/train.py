@@ -24,7 +24,6 @@ from imbalance_jax.data import parallel as parallel_lib
 from imbalance_jax.data import prepare, synthetic, views
 from imbalance_jax.data.audit import Audit, requested_and_realised
 from imbalance_jax.data.corpora import AnySource
-from imbalance_jax.data.mixture import ORDER_VERSION
 from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.sources import Source
 from imbalance_jax.data.stream import Stream, with_ratio
@@ -176,7 +175,7 @@ class Trainer:
             sources = prepare.prepare_all(config)
             sets = parallel_lib.prepare_all(config, sources)
             trainer = cls.make(config, sources, mesh, sets, training=training)
-            run.check_text(trainer.fingerprints(), ORDER_VERSION)
+            run.check_text(trainer.fingerprints(), trainer.stream.order_version)
             return trainer
 
         return distributed.after_process_0(build)
@@ -360,7 +359,7 @@ class Trainer:
             "device": hardware.describe(),
             "mesh": dict(mesh.shape),
             "computed": {name: getattr(model, name) for name in _HOW},
-            "order_version": ORDER_VERSION,
+            "order_version": self.stream.order_version,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
             "vocab_size": self.vocabulary.size,
             "flops_per_token": model_lib.flops_per_token(config.model, self.vocabulary.size),

@@ -694,6 +694,16 @@ def test_a_tag_is_made_of_small_letters_digits_and_underscores(name):
 # The ratio
 
 
+def test_blocks_above_the_largest_are_refused_with_the_sum_and_the_sampler_that_has_none():
+    huge = {"en1": 2**31 - 1, "en2": 1}
+    with pytest.raises(ValueError, match=r"mixture\.ratio .*2,147,483,648.*2,147,483,647 at most"):
+        resolved(mixture__ratio=huge)
+    with pytest.raises(ValueError, match=r"mixture\.stages\[1\] .*mixture\.sampler=bernoulli"):
+        resolved(mixture__stages=((0, {"en1": 1, "en2": 1}), (5, huge)))
+    resolved(mixture__ratio=huge, mixture__sampler="bernoulli")
+    resolved(mixture__ratio={"en1": 2**40, "en2": 2**40})  # one to one
+
+
 @pytest.mark.parametrize("count", [0.9, -1, -0.5, float("nan"), float("inf")])
 def test_a_count_that_is_not_a_whole_number_is_refused_by_its_field(count):
     fix = r" must be a whole number of sequences, 0 or more.*19 and 1"

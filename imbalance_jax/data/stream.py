@@ -98,12 +98,25 @@ class Stream:
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> HostBatch:
         """Returns rows of the batch of a step: all, or those of one host."""
         row_n = np.arange(self._config.batch_size)[rows]
-        language_B, window_B = (values[rows] for values in self.order_of(step))
+        language_B, start_B = (values[rows] for values in self.starts_of(step))
         ids_BW = np.empty((len(row_n), self._L + 1), self._dtype)
         for g in np.unique(language_B):
             mine = np.nonzero(language_B == g)[0]
-            ids_BW[mine] = self._read(int(g), row_n[mine], window_B[mine])
+            ids_BW[mine] = self._read(int(g), row_n[mine], start_B[mine])
         return HostBatch(ids_BW, language_B.astype(np.int32))
+
+    def starts_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the language of every row of a step's batch, and where its window begins.
+
+        That is a place in the text of the language or, in sequence, in the queue of the row,
+        counted on through its wraps. The L + 1 ids from there on are what the row has.
+        """
+        language_B, window_B = self.order_of(step)
+        start_B = np.empty_like(window_B)
+        for g in np.unique(language_B):
+            mine = language_B == g
+            start_B[mine] = self._starts(int(g), window_B[mine])
+        return language_B, start_B
 
     def order_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the language and the window of its pool of every row of a step's batch."""
@@ -121,13 +134,17 @@ class Stream:
         B = self._config.batch_size
         return self.order.at(first * B, (last - first) * B)
 
-    def _read(self, language: int, row_n: np.ndarray, window_n: np.ndarray) -> np.ndarray:
+    def _starts(self, language: int, window_n: np.ndarray) -> np.ndarray:
+        """Returns the places in a language's text at which windows of its pool begin."""
         if self._config.mixture.text_share < 1:
             # A part of the text drawn from all of it: its beginning may be of another kind.
             pool = self.pools[language]
             key = mixture_lib.key(self._config.data_seed, "text_share", pool)
             window_n = mixture_lib.permute(key, window_n, self._whole[pool])
-        readable, starts_n = self._readable[language], window_n * self._L
+        return window_n * self._L
+
+    def _read(self, language: int, row_n: np.ndarray, starts_n: np.ndarray) -> np.ndarray:
+        readable = self._readable[language]
         if isinstance(readable, corpora.Queues):
             return readable.windows(row_n, starts_n, self._L + 1)
         return readable.windows(starts_n, self._L + 1)
@@ -140,7 +157,8 @@ class Stream:
           window_n: numbers, as `order_of` has them.
         """
         assert not self.sequential, "a queue belongs to a row of the batch"
-        return self._read(language, np.zeros_like(window_n), window_n)
+        starts_n = self._starts(language, window_n)
+        return self._read(language, np.zeros_like(starts_n), starts_n)
 
     def dry_steps(self) -> dict[str, int]:
         """Returns the step at which each pool that does not last is first used up."""
@@ -169,8 +187,16 @@ class Stream:
 
     # What proves the order: see audit.py.
 
+    @property
+    def order_version(self) -> int:
+        """The version of the order that this run has; see mixture.py."""
+        return self.mixture.order_version
+
     def digest(self) -> str:
-        """Returns hex digits that stand for the text and the rules that batches are made of."""
+        """Returns hex digits that stand for the text and the rules that batches are made of.
+
+        With them, `starts_of` determines the ids of every batch.
+        """
         languages_ = [
             {
                 "tag": tag,
@@ -183,7 +209,7 @@ class Stream:
         ]
         return config_lib.digest(
             {
-                "order_version": mixture_lib.ORDER_VERSION,
+                "order_version": self.order_version,
                 "order": self._config.mixture.order,
                 "L": self._L,
                 "languages": languages_,
