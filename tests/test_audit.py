@@ -312,7 +312,7 @@ def test_going_on_goes_through_no_step_that_a_record_is_about():
     assert set(counted.asked) == {15, 16, 17}
     resumed = Audit(config, counted)
     resumed.resume([], 2)  # a run of which nothing is recorded yet
-    assert counted.asked[3:] == (0, 1)
+    assert set(counted.asked) == {0, 1, 15, 16, 17}
 
 
 # Repeats in another language
