@@ -48,6 +48,7 @@ def describe(trainer: Trainer) -> str:
         lines.append(
             f"  ratio from the sizes of the sources, temperature {config.mixture.temperature:g}"
         )
+    lines += [f"  {said}" for said in stream.rounded_shares() + stream.languages_without_text()]
     lines += _merged(trainer)
     dry = stream.dry_steps()
     for pool, epochs in stream.epochs().items():
@@ -183,6 +184,10 @@ def describe_pack(pack: Pack) -> str:
             f"  {member.name}: {shares}; seed {config.seed}, learning rate "
             f"{config.optimizer.peak_lr:g} ({config.optimizer.schedule})"
         )
+        stream = member.trainer.stream
+        lines += [
+            f"    {said}" for said in stream.rounded_shares() + stream.languages_without_text()
+        ]
     if pack.size > len(pack.members):
         lines.append(
             f"  {pack.size - len(pack.members)} of {pack.size} places stay empty, as "

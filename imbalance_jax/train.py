@@ -123,6 +123,7 @@ class Trainer:
         parallel: Mapping[str, ParallelSet] = types.MappingProxyType({}),
         *,
         training: bool = True,
+        begun: Config | None = None,
     ) -> "Trainer":
         """Builds and checks all parts.
 
@@ -132,11 +133,12 @@ class Trainer:
           mesh: of the devices.
           parallel: the prepared sets of parallel text, by name.
           training: whether the batch has to suit the devices too.
+          begun: what the run was begun with, if it was.
 
         Raises:
           ValueError: the config does not suit the text or the devices.
         """
-        config = with_ratio(config, sources)
+        config = with_ratio(config, sources, begun)
         pieces = {name: source.pieces for name, source in sources.items()}
         vocabulary = languages.vocabulary(config, pieces)
         sharding.check_dimensions(config, mesh, vocabulary.size)
@@ -174,7 +176,8 @@ class Trainer:
         def build() -> Trainer:
             sources = prepare.prepare_all(config)
             sets = parallel_lib.prepare_all(config, sources)
-            trainer = cls.make(config, sources, mesh, sets, training=training)
+            begun = run.begun()
+            trainer = cls.make(config, sources, mesh, sets, training=training, begun=begun)
             run.check_text(trainer.fingerprints(), trainer.stream.order_version)
             return trainer
 

@@ -143,6 +143,22 @@ def test_a_run_and_its_copy_saw_the_same(run, copy):
     assert compared(run, copy) == (True, "The same tokens in the same languages in all 20 steps.")
 
 
+def test_a_run_by_temperature_is_read_with_the_ratio_that_it_was_begun_with(tmp_path, data_dir):
+    config = tiny_config(data_dir, mixture__temperature=1.0)
+    run = RunDirectory(tmp_path / "run")
+    run.claim(inspect.Opened.of(config).config)
+    run.release()
+    assert run.config().mixture.ratio == {"en1": 500, "en2": 500}
+    # As rounding of another version would have made it.
+    plain = run.read_json("config.json")
+    plain["mixture"]["ratio"] = {"en1": 501, "en2": 499}
+    run.write_json("config.json", plain)
+    run.check(config)  # the same run
+    again = Trainer.of_run(config, run, sharding.make_mesh(config.mesh, jax.devices()))
+    opened = inspect.Opened.of_run(run.path)
+    assert again.config.mixture.ratio == opened.config.mixture.ratio == {"en1": 501, "en2": 499}
+
+
 def early(run) -> RunDirectory:
     """Returns a run whose hashes are those that version 1 of them would have."""
     opened = inspect.Opened.of_run(run.path)

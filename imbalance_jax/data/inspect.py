@@ -47,10 +47,15 @@ class Opened:
     stream: Stream
 
     @classmethod
-    def of(cls, config: Config) -> "Opened":
-        """Opens what is prepared; text that is not is prepared first."""
+    def of(cls, config: Config, begun: Config | None = None) -> "Opened":
+        """Opens what is prepared; text that is not is prepared first.
+
+        Args:
+          config: of the run.
+          begun: what it was begun with, if it was.
+        """
         prepared = prepare.prepare_all(config)
-        config = with_ratio(config, prepared)
+        config = with_ratio(config, prepared, begun)
         return cls(config, prepared, Stream(config, prepared))
 
     @classmethod
@@ -61,7 +66,7 @@ class Opened:
           ValueError: its text is not what it was when the run was started.
         """
         run = RunDirectory(path)
-        opened = cls.of(run.config())
+        opened = cls.of(run.config(), run.begun())
         fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
         run.check_text(fingerprints, opened.stream.order_version)
         return opened

@@ -20,8 +20,11 @@ from imbalance_jax.data import mixture as mixture_lib
 
 # Positions whose order is worked out at once, so that small batches do not pay for it each.
 _ORDER_CHUNK = 4096
-# A ratio by temperature is rounded to sequences of so many.
-_TEMPERATURE_BLOCK = 1000
+# A ratio by temperature is rounded to sequences of so many; of the second where a language
+# would have none of the first.
+_TEMPERATURE_BLOCKS = (1_000, 1_000_000)
+# A share that is further off than this from what the sizes make it is said.
+_ROUNDED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +33,42 @@ class HostBatch:
     language_B: np.ndarray  # int32
 
 
-def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Config:
+def with_ratio(
+    config: Config, sources: Mapping[str, corpora.AnySource], begun: Config | None = None
+) -> Config:
     """Returns the config with its ratio filled in, where that follows from the sources' sizes.
 
     With n tokens to train on, a language's sequences are in proportion to n^(1/temperature):
     1 samples in proportion to size, larger ones more evenly (as for multilingual BERT and
-    mT5). They are rounded to parts of 1,000 by largest remainders, with 1 as the least.
+    mT5). They are rounded to parts of 1,000 by largest remainders. Where a language would have
+    none of these, they are parts of 1,000,000, with 1 as the least.
+
+    Args:
+      config: of the run.
+      sources: the prepared ones, by name.
+      begun: what the run was begun with, if it was. It keeps the ratio that it has, which an
+        earlier version of this code may have rounded otherwise.
 
     Raises:
       ValueError: a source is without end.
     """
-    temperature = config.mixture.temperature
-    if not temperature:
+    if not config.mixture.temperature:
         return config
+    if begun is not None:
+        ratio = dict(begun.mixture.ratio)
+    else:
+        exact_G = _shares_by_size(config, sources)
+        small, large = _TEMPERATURE_BLOCKS
+        enough = small * exact_G.min() > 1 - 1e-9  # one part, but for rounding
+        count_G = _rounded_parts(exact_G, small if enough else large)
+        ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
+    mixture = dataclasses.replace(config.mixture, ratio=ratio)
+    return dataclasses.replace(config, mixture=mixture)
+
+
+def _shares_by_size(config: Config, sources: Mapping[str, corpora.AnySource]) -> np.ndarray:
+    """Returns the share of each language that the temperature makes of the sources' sizes."""
+    temperature = config.mixture.temperature
     sizes_G = np.array(
         [sources[languages.source_of(config, tag)].count("train") for tag in config.tags], float
     )
@@ -53,15 +79,18 @@ def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Conf
             "config.mixture.temperature=0 and a ratio."
         )
     weight_G = (sizes_G / sizes_G.max()) ** (1 / temperature)
-    exact_G = weight_G / weight_G.sum() * _TEMPERATURE_BLOCK
+    return weight_G / weight_G.sum()
+
+
+def _rounded_parts(share_G: np.ndarray, block: int) -> np.ndarray:
+    """Returns shares as whole parts of a block, by largest remainders, with 1 as the least."""
+    exact_G = share_G * block
     count_G = np.maximum(1, np.floor(exact_G)).astype(int)
-    while count_G.sum() < _TEMPERATURE_BLOCK:
+    while count_G.sum() < block:
         count_G[np.argmax(exact_G - count_G)] += 1
-    while count_G.sum() > _TEMPERATURE_BLOCK:  # languages that would have had none got 1
+    while count_G.sum() > block:  # languages that would have had none got 1
         count_G[np.argmax(np.where(count_G > 1, count_G - exact_G, -np.inf))] -= 1
-    ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
-    mixture = dataclasses.replace(config.mixture, ratio=ratio)
-    return dataclasses.replace(config, mixture=mixture)
+    return count_G
 
 
 class Stream:
@@ -77,7 +106,7 @@ class Stream:
         Raises:
           ValueError: a source is too short, or the order asks for text that there is not.
         """
-        self._config = config
+        self._config, self._sources = config, sources
         self._L = config.model.L
         # Of its own: the streams of a pack take turns.
         self._steps = functools.lru_cache(maxsize=2)(self._work_out_steps)
@@ -170,6 +199,42 @@ class Stream:
         """Returns how many times each pool is gone through in the run."""
         end = self.steps * self._config.batch_size
         return {n: self.order.uses_before(n, end) / w for n, w in self.windows.items()}
+
+    def languages_without_text(self) -> list[str]:
+        """Returns a sentence on each language that has no sequence in the whole run."""
+        config, said = self._config, []
+        held_G = self.mixture.counts_before(np.array([self.steps * config.batch_size]))[0]
+        whole, asked = config_lib.totals(config), config_lib.totals(config, before=self.steps)
+        for tag, held in zip(config.tags, held_G.tolist(), strict=True):
+            if held:
+                continue
+            if not whole[tag]:
+                why = "its ratio is 0"
+            elif not asked[tag]:
+                why = f"the text ends before the stage in which it joins, at step {self.steps:,}"
+            else:
+                why = f"its ratio asks for {float(asked[tag]):.2g} of them"
+            total = f"{self.steps * config.batch_size:,}"
+            said.append(f"{tag} gets none of the {total} sequences of this run: {why}")
+        return said
+
+    def rounded_shares(self) -> list[str]:
+        """Returns a sentence on each language whose share by temperature is another one."""
+        config = self._config
+        said: list[str] = []
+        if not config.mixture.temperature:
+            return said
+        ratio, epochs = config.mixture.ratio, self.epochs()
+        exact_G = _shares_by_size(config, self._sources).tolist()
+        for tag, pool, exact in zip(config.tags, self.pools, exact_G, strict=True):
+            given = ratio[tag] / sum(ratio.values())
+            if abs(given - exact) > _ROUNDED * exact:
+                said.append(
+                    f"{tag} gets {100 * given:.3g} % of the sequences ({ratio[tag]:,} of "
+                    f"{sum(ratio.values()):,}), where the size of its text makes "
+                    f"{100 * exact:.3g} %: that is {epochs[pool]:.3g} epochs of it"
+                )
+        return said
 
     def requested(self, step: int) -> np.ndarray:
         """Returns the sequences per language that the ratio asks for before a step."""
