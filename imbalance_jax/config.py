@@ -907,16 +907,17 @@ def parse_arg(arg: str, **defaults: str) -> types.SimpleNamespace:
 
 
 def parse_ratio(text: str) -> list[int]:
-    """Returns the counts of a ratio such as `90:10`.
+    """Returns the counts of a ratio such as `90:10`, or `1` for a single language.
 
     Raises:
-      ValueError: a part is not a whole number, or there are fewer than two.
+      ValueError: a part is not a whole number, or a single part is another one than 1.
     """
     parts = text.split(":")
-    if len(parts) < 2 or not all(part.isdecimal() for part in parts):
+    # A single 90 is more likely a percentage than a language alone.
+    if not all(part.isdecimal() for part in parts) or (len(parts) == 1 and text != "1"):
         raise ValueError(
             f"ratio={text}: write whole numbers of sequences per language with colons "
-            "between them, such as 90:10; for 92.5% to 7.5% write 37:3."
+            "between them, such as 90:10; for 92.5% to 7.5% write 37:3, for one language 1."
         )
     return [int(part) for part in parts]
 
@@ -1062,7 +1063,8 @@ def spoken(
     """
     parts = parse_ratio(ratio)
     if len(parts) != len(sources):
-        raise ValueError(f"ratio={ratio}: write {len(sources)} parts, for {', '.join(sources)}.")
+        count = f"{len(sources)} part" + "s" * (len(sources) > 1)
+        raise ValueError(f"ratio={ratio}: write {count}, for {', '.join(sources)}.")
     config = default()
     for (name, source), part in zip(sources.items(), parts, strict=True):
         config.sources[name] = source
@@ -1109,6 +1111,33 @@ def _editable(config: Any) -> Any:
     if isinstance(config, Mapping):
         return ml_collections.ConfigDict({name: _editable(v) for name, v in config.items()})
     return config
+
+
+def joining_stages(text: str, ratio: Mapping[str, int]) -> Schedule:
+    """Returns a schedule in which the last language joins the others later, at its ratio.
+
+    Args:
+      text: the fraction of the run after which it joins, such as 0.5.
+      ratio: of all languages, from then on. Before, the last one has 0.
+
+    Raises:
+      ValueError: the text is no such fraction, or there are no others to join.
+    """
+    *others, last = ratio
+    try:
+        joins = float(text)
+    except ValueError:
+        joins = 0.0
+    if not 0 < joins < 1:
+        raise ValueError(
+            f"joins={text}: write the fraction of the run after which {last} joins, above 0 and "
+            "below 1, such as 0.5."
+        )
+    if not any(ratio[tag] for tag in others):
+        raise ValueError(
+            f"joins={text}: {last} is alone, with no language to join. Write a ratio such as 90:10."
+        )
+    return ((0, {**ratio, last: 0}), (joins, dict(ratio)))
 
 
 def equal_stages(text: str, first: str, second: str) -> Schedule:

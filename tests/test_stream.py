@@ -688,6 +688,17 @@ def test_a_share_by_temperature_that_was_rounded_is_said_with_both_numbers_and_t
     assert said(with_ratio(config, sources).mixture.ratio) == []
 
 
+def test_a_language_joins_in_a_later_stage_at_its_ratio_on_text_that_was_not_seen():
+    stages = config_lib.joining_stages("0.5", {"l0": 3, "l1": 1})
+    config = config_of(["a", "a"], steps=20, mixture__stages=stages)
+    stream = Stream(config, {"a": Numbered(160, 0, np.uint32)})
+    assert realised(stream, 0, 10) == [80, 0]
+    assert realised(stream, 10, 20) == [60, 20]
+    assert stream.languages_without_text() == []
+    windows = [stream.order_of(step)[1] for step in range(20)]
+    assert sorted(np.concatenate(windows).tolist()) == list(range(160))
+
+
 def test_a_language_that_gets_no_sequence_is_named_with_the_reason():
     def said(**changes):
         config = config_of(["a", "b"], steps=20, **changes)

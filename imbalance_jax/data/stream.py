@@ -200,6 +200,10 @@ class Stream:
         end = self.steps * self._config.batch_size
         return {n: self.order.uses_before(n, end) / w for n, w in self.windows.items()}
 
+    def unexpected_shares(self) -> list[str]:
+        """Returns what to say, before the first step, of the languages' parts in the run."""
+        return self.rounded_shares() + self.languages_without_text()
+
     def languages_without_text(self) -> list[str]:
         """Returns a sentence on each language that has no sequence in the whole run."""
         config, said = self._config, []
