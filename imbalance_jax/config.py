@@ -486,6 +486,9 @@ def _check_source(name: str, source: SourceConfig) -> None:
     _check_tokenizer(f"{field}.tokenizer", source.tokenizer)
 
 
+_MOST_LEMMAS = 1 << 18  # their words and tokenizer are made at every start, in some seconds
+
+
 def _check_synthetic(field: str, synthetic: SyntheticConfig) -> None:
     _require_one_of(f"{field}.order", synthetic.order, ("head_first", "head_middle", "head_last"))
     for name in ("world", "language", "tokens", "zipf"):
@@ -496,6 +499,11 @@ def _check_synthetic(field: str, synthetic: SyntheticConfig) -> None:
         raise ValueError(
             f"config.{field}.depth={synthetic.depth} makes sentences of 2**{synthetic.depth} - 1 "
             "words. Set it to 12 or less."
+        )
+    if synthetic.lemmas > _MOST_LEMMAS:
+        raise ValueError(
+            f"config.{field}.lemmas={synthetic.lemmas} makes a vocabulary of as many words. Set it "
+            f"to {_MOST_LEMMAS} or less."
         )
     if synthetic.lemmas % synthetic.topics:
         raise ValueError(

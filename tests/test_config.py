@@ -601,6 +601,10 @@ WRONG = {
             "depth": 1,
         }.items()
     },
+    "lemmas without end": (
+        {"sources__en__synthetic__lemmas": 1 << 20},
+        r"config\.sources\.en\.synthetic\.lemmas=1048576 .*Set it to 262144 or less",
+    ),
     "sentences of too many words": (
         {"sources__en__synthetic__depth": 13},
         r"config\.sources\.en\.synthetic\.depth=13 makes sentences of .*Set it to 12 or less",
