@@ -912,6 +912,12 @@ def test_a_share_of_the_text_is_drawn_from_all_of_it_and_comes_back_each_epoch(t
     assert 2 <= np.count_nonzero(first < 40) <= 16 and first.max() > 150
 
 
+def test_a_share_of_less_than_a_window_is_refused_with_the_share():
+    config = config_of(["a"], mixture__text_share=0.001)
+    with pytest.raises(ValueError, match=r"text_share=0\.001 of them, fewer than"):
+        Stream(config, {"a": Numbered(100, 0, np.uint32)})
+
+
 def test_a_share_of_the_text_is_not_of_queues(tmp_path):
     with pytest.raises(ValueError, match=r"config\.mixture\.text_share=0\.5 chooses windows"):
         tiny_config(tmp_path, mixture__text_share=0.5, mixture__order="sequential")

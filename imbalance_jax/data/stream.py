@@ -374,9 +374,11 @@ class Stream:
         if corpus.pool not in self._drawn_pools():
             return
         if windows < 1:
+            share = self._config.mixture.text_share
+            part = f" and config.mixture.text_share={share:g} of them" if share < 1 else ""
             raise ValueError(
-                f"config.sources.{corpus.source.name} has {ids} tokens to train on, fewer than one "
-                f"window of config.model.L={self._L} needs. Use more text, or a shorter L."
+                f"config.sources.{corpus.source.name} has {ids} tokens to train on{part}, fewer "
+                f"than one window of config.model.L={self._L} needs. Use more text, or a shorter L."
             )
         self.windows[corpus.pool] = windows
 
