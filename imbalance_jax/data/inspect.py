@@ -116,9 +116,10 @@ def compare(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> tupl
       hashes: step -> hash of the order after it, as each recorded them. Up to the last step
         with equal ones, batches need no comparing; hashes of an earlier version prove nothing.
     """
-    same, said = _compare_batches(first, second, _proven(first, second, hashes))
+    proven = _proven(first, second, hashes)
+    same, said = _compare_batches(first, second, proven)
     early = {version for versions in map(_versions, hashes) for version in versions}
-    if early - {audit.HASH_VERSION}:
+    if not proven and early - {audit.HASH_VERSION}:
         said += (
             f"\nHashes of the order that these runs recorded are of version "
             f"{', '.join(map(str, sorted(early)))}. Those of version 1 do not determine the tokens "
