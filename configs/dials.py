@@ -28,7 +28,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if choice.dial == "tokenizer":
         return _two_tokenizers(choice.scale, choice.ratio)
     config = config_lib.cloned(scale=choice.scale, ratio=choice.ratio)
-    clone = config.languages.en2
+    if "en2" not in config.languages and choice.dial != "none":
+        raise ValueError(f"ratio={choice.ratio}: dial={choice.dial} is of a clone. Write 2 parts.")
+    clone = config.languages.get("en2")
     if choice.dial in ("reversed", "permuted"):
         clone.words = choice.dial
     elif choice.dial == "placebo":

@@ -8,6 +8,9 @@ it is DIR/{en,fr}.train.jsonl.gz and DIR/{en,fr}.test.jsonl.gz, and sentences th
 are DIR/parallel.jsonl.gz, with the fields en and fr. Any other place is an override of a field,
 such as --config.sources.fr.train=PATTERN.
 
+languages=fr,ratio=1 is French alone, under the same tokenizer. With joins=0.5 French has no
+sequence in the first half of the run, and joins English at its ratio in the second.
+
 layout is disjoint, merged or joint. content=disjoint gives a page that exists in both languages
 (the same id) to one of them. stages=0.1_0.9 is French in a tenth of the first half of the run
 and in nine tenths of the second, in place of the ratio. scale is as in configs/90_10.py.
@@ -25,20 +28,29 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = config_lib.parse_arg(
         arg,
         scale="pico",
+        languages="en_fr",
         ratio="50:50",
         layout="merged",
         content="shared",
         stages="",
+        joins="",
         files="",
     )
     make = _file_source if choice.files else _wiki40b
-    sources = {name: make(name, choice.files) for name in ("en", "fr")}
+    names = choice.languages.split("_")
+    if not names or not set(names) <= {"en", "fr"}:
+        raise ValueError(f"languages={choice.languages}: choose en_fr, en or fr.")
+    sources = {name: make(name, choice.files) for name in names}
     config = config_lib.spoken(sources, scale=choice.scale, ratio=choice.ratio)
     config.vocabulary.layout = choice.layout
     config.mixture.content = choice.content
+    if choice.stages and (choice.joins or len(sources) < 2):
+        raise ValueError(f"stages={choice.stages} is for two languages, and without joins.")
     if choice.stages:
         config.mixture.stages = config_lib.equal_stages(choice.stages, "en", "fr")
-    if choice.files:
+    if choice.joins:
+        config.mixture.stages = config_lib.joining_stages(choice.joins, config.mixture.ratio)
+    if choice.files and len(sources) > 1:
         config.parallel.en_fr = config_lib.declared(
             ParallelConfig,
             sources=("en", "fr"),

@@ -152,6 +152,20 @@ def _check_ratio(field: str, ratio: Mapping[str, int]) -> None:
             )
 
 
+# Of the exact sampler: twice its square fits into the 64 bits that positions are counted in.
+_LARGEST_BLOCK = 2**31 - 1
+
+
+def _check_block(field: str, ratio: Mapping[str, int]) -> None:
+    block = sum(reduced(ratio).values())
+    if block > _LARGEST_BLOCK:
+        raise ValueError(
+            f"config.{field} makes blocks of {block:,} sequences, and the exact sampler has blocks "
+            f"of {_LARGEST_BLOCK:,} at most. Write a ratio with a smaller sum, or set "
+            "config.mixture.sampler=bernoulli."
+        )
+
+
 # (first step or fraction of all steps, ratio) of each stage.
 Schedule = tuple[tuple[int | float, Mapping[str, int]], ...]
 
@@ -476,6 +490,9 @@ def _check_source(name: str, source: SourceConfig) -> None:
     _check_tokenizer(f"{field}.tokenizer", source.tokenizer)
 
 
+_MOST_LEMMAS = 1 << 18  # their words and tokenizer are made at every start, in some seconds
+
+
 def _check_synthetic(field: str, synthetic: SyntheticConfig) -> None:
     _require_one_of(f"{field}.order", synthetic.order, ("head_first", "head_middle", "head_last"))
     for name in ("world", "language", "tokens", "zipf"):
@@ -486,6 +503,11 @@ def _check_synthetic(field: str, synthetic: SyntheticConfig) -> None:
         raise ValueError(
             f"config.{field}.depth={synthetic.depth} makes sentences of 2**{synthetic.depth} - 1 "
             "words. Set it to 12 or less."
+        )
+    if synthetic.lemmas > _MOST_LEMMAS:
+        raise ValueError(
+            f"config.{field}.lemmas={synthetic.lemmas} makes a vocabulary of as many words. Set it "
+            f"to {_MOST_LEMMAS} or less."
         )
     if synthetic.lemmas % synthetic.topics:
         raise ValueError(
@@ -678,6 +700,8 @@ def _check_mixture(
                 )
         if not any(ratio.values()):
             raise ValueError(f"config.{field} is zero for every language. Give one of them 1.")
+        if mixture.sampler == "exact" and not field.startswith("mixture.same_total_as"):
+            _check_block(field, ratio)
 
 
 def _first_step(first: int | float, steps: int) -> int:
@@ -897,16 +921,17 @@ def parse_arg(arg: str, **defaults: str) -> types.SimpleNamespace:
 
 
 def parse_ratio(text: str) -> list[int]:
-    """Returns the counts of a ratio such as `90:10`.
+    """Returns the counts of a ratio such as `90:10`, or `1` for a single language.
 
     Raises:
-      ValueError: a part is not a whole number, or there are fewer than two.
+      ValueError: a part is not a whole number, or a single part is another one than 1.
     """
     parts = text.split(":")
-    if len(parts) < 2 or not all(part.isdecimal() for part in parts):
+    # A single 90 is more likely a percentage than a language alone.
+    if not all(part.isdecimal() for part in parts) or (len(parts) == 1 and text != "1"):
         raise ValueError(
             f"ratio={text}: write whole numbers of sequences per language with colons "
-            "between them, such as 90:10; for 92.5% to 7.5% write 37:3."
+            "between them, such as 90:10; for 92.5% to 7.5% write 37:3, for one language 1."
         )
     return [int(part) for part in parts]
 
@@ -1052,7 +1077,8 @@ def spoken(
     """
     parts = parse_ratio(ratio)
     if len(parts) != len(sources):
-        raise ValueError(f"ratio={ratio}: write {len(sources)} parts, for {', '.join(sources)}.")
+        count = f"{len(sources)} part" + "s" * (len(sources) > 1)
+        raise ValueError(f"ratio={ratio}: write {count}, for {', '.join(sources)}.")
     config = default()
     for (name, source), part in zip(sources.items(), parts, strict=True):
         config.sources[name] = source
@@ -1099,6 +1125,33 @@ def editable(config: Any) -> Any:
     if isinstance(config, Mapping):
         return ml_collections.ConfigDict({name: editable(v) for name, v in config.items()})
     return config
+
+
+def joining_stages(text: str, ratio: Mapping[str, int]) -> Schedule:
+    """Returns a schedule in which the last language joins the others later, at its ratio.
+
+    Args:
+      text: the fraction of the run after which it joins, such as 0.5.
+      ratio: of all languages, from then on. Before, the last one has 0.
+
+    Raises:
+      ValueError: the text is no such fraction, or there are no others to join.
+    """
+    *others, last = ratio
+    try:
+        joins = float(text)
+    except ValueError:
+        joins = 0.0
+    if not 0 < joins < 1:
+        raise ValueError(
+            f"joins={text}: write the fraction of the run after which {last} joins, above 0 and "
+            "below 1, such as 0.5."
+        )
+    if not any(ratio[tag] for tag in others):
+        raise ValueError(
+            f"joins={text}: {last} is alone, with no language to join. Write a ratio such as 90:10."
+        )
+    return ((0, {**ratio, last: 0}), (joins, dict(ratio)))
 
 
 def equal_stages(text: str, first: str, second: str) -> Schedule:

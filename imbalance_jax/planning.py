@@ -48,6 +48,7 @@ def describe(trainer: Trainer) -> str:
         lines.append(
             f"  ratio from the sizes of the sources, temperature {config.mixture.temperature:g}"
         )
+    lines += [f"  {said}" for said in stream.unexpected_shares()]
     lines += _merged(trainer)
     dry = stream.dry_steps()
     for pool, epochs in stream.epochs().items():
@@ -180,6 +181,7 @@ def describe_pack(pack: Pack) -> str:
             f"  {member.name}: {shares}; seed {config.seed}, learning rate "
             f"{config.optimizer.peak_lr:g} ({config.optimizer.schedule})"
         )
+        lines += [f"    {said}" for said in member.trainer.stream.unexpected_shares()]
     if pack.size > len(pack.members):
         lines.append(
             f"  {pack.size - len(pack.members)} of {pack.size} places stay empty, as "

@@ -88,6 +88,10 @@ class RunDirectory:
             raise FileNotFoundError(f"{self.path} holds no run: it has no config.json.")
         return config_lib.resolve(json.loads(file.read_text()))
 
+    def begun(self) -> config_lib.Config | None:
+        """Returns the config that the run was started with; None where it was not."""
+        return self.config() if (self.path / "config.json").exists() else None
+
     def check(self, config: config_lib.Config, *, extend: bool = False) -> None:
         """Raises ValueError if the directory belongs to another run, or holds something else.
 

@@ -33,7 +33,6 @@ from imbalance_jax.data import parallel as parallel_lib
 from imbalance_jax.data import prepare, synthetic, views
 from imbalance_jax.data.audit import Audit, requested_and_realised
 from imbalance_jax.data.corpora import AnySource
-from imbalance_jax.data.mixture import ORDER_VERSION
 from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.sources import Source
 from imbalance_jax.data.stream import Stream, with_ratio
@@ -133,6 +132,7 @@ class Trainer:
         parallel: Mapping[str, ParallelSet] = types.MappingProxyType({}),
         *,
         training: bool = True,
+        begun: Config | None = None,
     ) -> "Trainer":
         """Builds and checks all parts.
 
@@ -142,11 +142,12 @@ class Trainer:
           mesh: of the devices.
           parallel: the prepared sets of parallel text, by name.
           training: whether the batch has to suit the devices too.
+          begun: what the run was begun with, if it was.
 
         Raises:
           ValueError: the config does not suit the text or the devices.
         """
-        config = with_ratio(config, sources)
+        config = with_ratio(config, sources, begun)
         pieces = {name: source.pieces for name, source in sources.items()}
         vocabulary = languages.vocabulary(config, pieces)
         sharding.check_dimensions(config, mesh, vocabulary.size)
@@ -184,8 +185,9 @@ class Trainer:
         def build() -> Trainer:
             sources = prepare.prepare_all(config)
             sets = parallel_lib.prepare_all(config, sources)
-            trainer = cls.make(config, sources, mesh, sets, training=training)
-            run.check_text(trainer.fingerprints(), ORDER_VERSION)
+            begun = run.begun()
+            trainer = cls.make(config, sources, mesh, sets, training=training, begun=begun)
+            run.check_text(trainer.fingerprints(), trainer.stream.order_version)
             check_run_vocabulary(run, trainer.vocabulary)
             if config.init_from and not run.checkpoints.exists():
                 loading.check_vocabulary(config, trainer.vocabulary, trainer._models())
@@ -381,7 +383,7 @@ class Trainer:
             "conditions": conditions.record_conditions(
                 mesh.shape, computed, config.optimizer.accumulate
             ),
-            "order_version": ORDER_VERSION,
+            "order_version": self.stream.order_version,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
             "vocab_size": self.vocabulary.size,
             "flops_per_token": model_lib.flops_per_token(config.model, self.vocabulary.size),

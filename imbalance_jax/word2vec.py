@@ -102,13 +102,12 @@ def _open() -> "tuple[RunDirectory, Opened]":
     run.check(config)
 
     from imbalance_jax.data.inspect import Opened
-    from imbalance_jax.data.mixture import ORDER_VERSION
 
     if FLAGS.data_dir:
         config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
-    opened = Opened.of(config)
+    opened = Opened.of(config, run.begun())
     fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
-    run.check_text(fingerprints, ORDER_VERSION)
+    run.check_text(fingerprints, opened.stream.order_version)
     if not begun:
         run.claim(opened.config)
         run.release()

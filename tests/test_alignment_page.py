@@ -348,6 +348,15 @@ def test_of_45_pairs_the_figures_show_six_and_the_tables_all(tmp_path):
     assert len(part.encode()) < 700_000
 
 
+def test_of_a_language_alone_it_is_said_that_there_is_no_pair(tmp_path):
+    alone = {"en1": 1}
+    found = alignment({}, alone) | {"probe": {}}
+    said = words_of(section_of(evaluate(log(plain(tmp_path, alone), [], alone), found)))
+    assert "The run has one language, and so no pair of languages to compare" in said
+    assert "raw cosine" not in said and "Nothing of it was logged" not in said
+    assert "What the optimizer sees" in said
+
+
 def test_markup_in_what_was_measured_stays_text(tmp_path):
     evil = '<img src="x">&$x^2$'
     found = alignment({evil: result(evil, evil)})

@@ -90,6 +90,10 @@ CHOICES = {
         "ratio=95:5": {"mixture.ratio": {"en1": 95, "en2": 5}},
         "ratio=0:1": {"mixture.ratio": {"en1": 0, "en2": 1}},
         "ratio=8:1:1": {"mixture.ratio": {"en1": 8, "en2": 1, "en3": 1}},
+        "ratio=1": {"mixture.ratio": {"en1": 1}},
+        "joins=0.5": {
+            "mixture.stages": [[0, {"en1": 90, "en2": 0}], [0.5, {"en1": 90, "en2": 10}]]
+        },
     },
     "anchors.py": {
         "anchors=0": {"languages.en2.anchors": 0.0},
@@ -124,6 +128,8 @@ CHOICES = {
             "mixture.stages": [[0, {"en": 9, "fr": 1}], [0.5, {"en": 1, "fr": 9}]],
             "mixture.same_total_as": [],
         },
+        "joins=0.5": {"mixture.stages": [[0, {"en": 50, "fr": 0}], [0.5, {"en": 50, "fr": 50}]]},
+        "languages=fr,ratio=1": {"mixture.ratio": {"fr": 1}, "parallel": {}},
         "files=DIR": {
             "sources.fr.kind": "files",
             "sources.fr.train": "DIR/fr.train.jsonl.gz",
@@ -202,6 +208,13 @@ def test_every_choice_that_a_file_documents_sets_what_it_says(file):
 
 WRONG_CHOICES = {
     "90_10.py:ratio=90": "such as 90:10",
+    "90_10.py:joins=1": "joins=1: write the fraction of the run after which en2 joins",
+    "90_10.py:joins=half": "joins=half: write the fraction",
+    "90_10.py:joins=0.5,ratio=1": "joins=0.5: en1 is alone",
+    "en_fr.py:languages=fr": "ratio=50:50: write 1 part, for fr",
+    "en_fr.py:languages=de,ratio=1": "languages=de: choose en_fr, en or fr",
+    "en_fr.py:languages=en,ratio=1,stages=0.1_0.9": "stages=0.1_0.9 is for two languages",
+    "dials.py:ratio=1,dial=reversed": "ratio=1: dial=reversed is of a clone",
     "90_10.py:ratio=0:0": "config.mixture.ratio is zero for every language",
     "50_50.py:ratio=1:1": "It offers: scale=demo",
     "anchors.py:anchors=few": "anchors=few: write a share from 0 to 1",
@@ -329,6 +342,26 @@ def test_a_ratio_of_n_parts_is_a_run_on_n_clones():
     assert config.tags == ("en1", "en2", "en3", "en4")
     assert dict(config.mixture.ratio) == {"en1": 7, "en2": 0, "en3": 2, "en4": 1}
     assert [config.languages[tag].clone_of for tag in config.tags] == ["", "en1", "en1", "en1"]
+
+
+def test_a_ratio_of_one_part_is_a_run_on_one_language():
+    config = config_lib.resolve(cli.load(f"{REFERENCE}:ratio=1"))
+    assert config.tags == ("en1",) and dict(config.mixture.ratio) == {"en1": 1}
+    french = cli.load(f"{ROOT}/configs/en_fr.py:files=DIR,languages=fr,ratio=1")
+    config = config_lib.resolve(french)
+    assert config.tags == ("fr",) == tuple(config.sources) and not config.parallel
+    assert config_lib.resolve(cli.load(f"{ROOT}/configs/toy.py:ratio=1")).tags == ("toy0",)
+
+
+def test_a_language_that_joins_later_has_its_ids_from_the_start_and_its_ratio_from_then_on():
+    config = config_lib.resolve(cli.load(f"{REFERENCE}:ratio=6:3:1,joins=0.25"))
+    assert config_lib.stages(config) == (
+        (0, {"en1": 6, "en2": 3, "en3": 0}),
+        (375, {"en1": 6, "en2": 3, "en3": 1}),
+    )
+    assert config.tags == ("en1", "en2", "en3")
+    config = config_lib.resolve(cli.load(f"{ROOT}/configs/en_fr.py:joins=0.5"))
+    assert [ratio["fr"] for _, ratio in config_lib.stages(config)] == [0, 50]
 
 
 @pytest.mark.parametrize("ratio", ["90", "0.9:0.1", "90:-10", "a:b", "90:", "90/10", ""])
@@ -569,6 +602,10 @@ WRONG = {
             "depth": 1,
         }.items()
     },
+    "lemmas without end": (
+        {"sources__en__synthetic__lemmas": 1 << 20},
+        r"config\.sources\.en\.synthetic\.lemmas=1048576 .*Set it to 262144 or less",
+    ),
     "sentences of too many words": (
         {"sources__en__synthetic__depth": 13},
         r"config\.sources\.en\.synthetic\.depth=13 makes sentences of .*Set it to 12 or less",
@@ -693,6 +730,16 @@ def test_a_tag_is_made_of_small_letters_digits_and_underscores(name):
 
 
 # The ratio
+
+
+def test_blocks_above_the_largest_are_refused_with_the_sum_and_the_sampler_that_has_none():
+    huge = {"en1": 2**31 - 1, "en2": 1}
+    with pytest.raises(ValueError, match=r"mixture\.ratio .*2,147,483,648.*2,147,483,647 at most"):
+        resolved(mixture__ratio=huge)
+    with pytest.raises(ValueError, match=r"mixture\.stages\[1\] .*mixture\.sampler=bernoulli"):
+        resolved(mixture__stages=((0, {"en1": 1, "en2": 1}), (5, huge)))
+    resolved(mixture__ratio=huge, mixture__sampler="bernoulli")
+    resolved(mixture__ratio={"en1": 2**40, "en2": 2**40})  # one to one
 
 
 @pytest.mark.parametrize("count", [0.9, -1, -0.5, float("nan"), float("inf")])

@@ -143,6 +143,65 @@ def test_a_run_and_its_copy_saw_the_same(run, copy):
     assert compared(run, copy) == (True, "The same tokens in the same languages in all 20 steps.")
 
 
+def test_a_run_by_temperature_is_read_with_the_ratio_that_it_was_begun_with(tmp_path, data_dir):
+    config = tiny_config(data_dir, mixture__temperature=1.0)
+    run = RunDirectory(tmp_path / "run")
+    run.claim(inspect.Opened.of(config).config)
+    run.release()
+    assert run.config().mixture.ratio == {"en1": 500, "en2": 500}
+    # As rounding of another version would have made it.
+    plain = run.read_json("config.json")
+    plain["mixture"]["ratio"] = {"en1": 501, "en2": 499}
+    run.write_json("config.json", plain)
+    run.check(config)  # the same run
+    again = Trainer.of_run(config, run, sharding.make_mesh(config.mesh, jax.devices()))
+    opened = inspect.Opened.of_run(run.path)
+    assert again.config.mixture.ratio == opened.config.mixture.ratio == {"en1": 501, "en2": 499}
+
+
+def early(run) -> RunDirectory:
+    """Returns a run whose hashes are those that version 1 of them would have."""
+    opened = inspect.Opened.of_run(run.path)
+    follower = audit.Audit(opened.config, opened.stream, hash_version=1)
+
+    def change(records):
+        for record in records:
+            while follower.step < record["step"]:
+                follower.follow()
+            record[audit.ORDER_METRIC] = follower.digest
+
+    rewrite(run, change)
+    return run
+
+
+def test_hashes_of_an_earlier_version_hold_for_their_run_and_prove_nothing_between_runs(run, copy):
+    assert checked(early(copy)) == []
+    same, said = compared(run, copy)
+    assert same and "of version 1, 2. Those of version 1 do not determine the tokens" in said
+
+    # Two runs of equal early hashes, whose tokens differ.
+    ours = inspect.Opened.of_run(run.path)
+    theirs = inspect.Opened.of(tiny_config(ours.config.data_dir, mixture__text_share=0.95))
+    equal = {20: "00" * 8}
+    same, said = inspect.compare(ours, theirs, [equal, equal])
+    assert not same and "The same tokens up to step 0" in said
+
+
+def test_a_run_that_went_on_with_other_hashes_is_held_against_both_kinds(run, copy):
+    late = [record[audit.ORDER_METRIC] for record in run.metrics()]
+
+    def change(records):
+        for record, recorded in zip(records[2:], late[2:], strict=True):
+            record[audit.ORDER_METRIC] = recorded
+
+    rewrite(early(copy), change)
+    assert {audit.hash_version_of(r[audit.ORDER_METRIC]) for r in copy.metrics()} == {1, 2}
+    assert checked(copy) == []
+    rewrite(copy, lambda records: records[0].update({audit.ORDER_METRIC: "00" * 8}))
+    [wrong] = checked(copy)
+    assert wrong.startswith("step 5: data/order is")
+
+
 def test_a_longer_run_is_the_same_up_to_where_the_shorter_ends(run, tmp_path, data_dir):
     longer = make_run(tmp_path / "longer", tiny_config(data_dir, steps=30))
     same, said = compared(run, longer)

@@ -7,6 +7,7 @@ import collections
 import hashlib
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -246,6 +247,92 @@ def test_the_order_does_not_depend_on_how_positions_are_cut_into_batches(stages,
     assert np.concatenate([part[1] for part in parts]).tolist() == window.tolist()
 
 
+# Blocks too large to be sorted
+
+
+@pytest.fixture
+def small_blocks_are_large(monkeypatch):
+    """Spreads all blocks of more than 5 positions, in cells of 8."""
+    monkeypatch.setattr(mixture, "_LARGEST_SORTED", 5)
+    monkeypatch.setattr(mixture, "_CELL", 8)
+    monkeypatch.setattr(mixture, "_AT_ONCE", 16)
+
+
+SPREAD = [(97, 3), (7, 0, 25), (1, 30, 1), (0, 6), (5, 4, 3, 2, 1), (8, 8), (1, 1, 1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("counts", SPREAD)
+def test_a_large_block_holds_its_ratio_exactly(small_blocks_are_large, counts):
+    block = sum(counts)
+    languages = Mixture([(0, counts)], seed=3).at(0, 6 * block).reshape(6, block)
+    for row in languages:
+        assert np.bincount(row, minlength=len(counts)).tolist() == list(counts)
+
+
+@pytest.mark.parametrize("counts", SPREAD)
+def test_in_a_large_block_no_cell_is_a_sequence_or_two_off_the_ratio(
+    small_blocks_are_large, counts
+):
+    block = sum(counts)
+    mix = Mixture([(0, counts)], seed=3)
+    ends = np.array([b * block + min(i, block) for b in range(3) for i in range(0, block + 8, 8)])
+    off = mix.counts_before(ends) - ends[:, None] * np.array(counts) / block
+    assert np.abs(off[:, 0]).max() <= 0.5
+    assert np.abs(off).max() < 1.5
+
+
+def test_positions_counts_and_ranks_of_large_blocks_agree_with_a_loop(small_blocks_are_large):
+    for counts in SPREAD:
+        stages = [(0, counts), (75, (1,) * len(counts)), (110, counts[::-1])]
+        mix = Mixture(stages, seed=5)
+        brute = Brute(mix, 300)
+        brute.check(mix, 0, 300)
+        brute.check(mix, 71, 83)
+
+
+def test_the_cells_of_a_large_block_differ_in_order(small_blocks_are_large):
+    cells = Mixture([(0, (60, 40))], seed=0).at(0, 96).reshape(12, 8)
+    assert len({tuple(cell) for cell in cells.tolist()}) > 9
+
+
+def test_the_first_positions_of_large_blocks_are_these(monkeypatch):
+    monkeypatch.setattr(mixture, "_LARGEST_SORTED", 30)
+    monkeypatch.setattr(mixture, "_CELL", 10)
+    mix = Mixture([(0, (20, 11, 3))], seed=2)
+    assert mix.order_version == 2
+    assert "".join(map(str, mix.at(0, 44).tolist())) == PINNED_SPREAD
+    assert Mixture([(0, (20, 10))], seed=2).order_version == 1
+    assert Mixture([(0, (20, 11, 3))], seed=2, sampler="bernoulli").order_version == 1
+
+
+@pytest.mark.parametrize("counts", [(99_999_999, 1), (2**31 - 2, 1), (50_000_001, 49_999_998)])
+def test_memory_does_not_grow_with_the_sum_of_a_ratio(counts):
+    tracemalloc.start()
+    order = make_order([(0, counts)], ["a", "a"], {"a": 100_000})
+    order.at(0, 4096)
+    order.dry_at("a", 10**6)
+    order.at(150_000, 256)  # windows come back
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    end = 1000 * 1024  # of a cell
+    held = order.mixture.counts_before(np.array([end]))[0].tolist()
+    assert held == [
+        end - round(end * counts[1] / sum(counts)),
+        round(end * counts[1] / sum(counts)),
+    ]
+
+
+def test_memory_does_not_grow_with_positions_times_the_block_when_windows_come_back():
+    order = make_order([(0, (9_999, 1))], ["a", "a"], {"a": 100_000})
+    order.dry_at("a", 200_000)
+    tracemalloc.start()
+    order.at(150_000, 1024)  # in as good as all blocks of the first epoch; 80 MB for each pair
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
+
+
 # The bernoulli sampler
 
 
@@ -312,6 +399,7 @@ def test_bernoulli_counts_far_into_a_run_are_those_of_its_draws():
 
 # The order is a promise
 
+PINNED_SPREAD = "00200111000011100002110002000111000100020110"
 PINNED = {
     "exact": (
         [0, 1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1],

@@ -509,6 +509,11 @@ def test_a_hash_is_shown_and_is_no_value_that_is_not_finite(tmp_path):
     words = words_of(page_of(run))
     assert "hash of the order up to step 100 0123456789abcdef" in words
     assert "Not finite" not in words
+    # Of earlier code, whose hashes do not determine the tokens.
+    assert "equal ones prove no equal tokens" in words and "Runs with equal hashes" not in words
+    run.log(100, {"data/order": "v2:0123456789abcdef"})
+    words = words_of(page_of(run))
+    assert "v2:0123456789abcdef" in words and "Runs with equal hashes saw the same" in words
 
 
 def test_nats_of_parallel_texts_and_the_least_loss_stand_beside_the_results(tmp_path):

@@ -183,6 +183,7 @@ def test_any_library_is_read_as_the_reference_s_loader_reads_it(made, data):
     rows, sources, sources_of = made
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequential, "_CHUNK", data.draw(st.sampled_from([1, 2, 7, 128])))
+        patch.setattr(sequential, "_MOST", data.draw(st.sampled_from([1, 2, 3, 1024])))
         check(stream_of(sources_of, sources, **changes_of(rows, data)), sources_of, sources, 40)
 
 
@@ -337,3 +338,18 @@ def test_text_without_end_has_no_documents_to_make_queues_of():
     endless = SyntheticSource("a", SyntheticConfig(lemmas=64))
     with pytest.raises(ValueError, match=r"config\.sources\.a\.synthetic\.tokens"):
         stream_of(["a"], {"a": endless})
+
+
+def test_no_more_counts_are_kept_of_a_longer_run(monkeypatch):
+    monkeypatch.setattr(sequential, "_CHUNK", 2)
+    monkeypatch.setattr(sequential, "_MOST", 4)
+    mix = mixture.Mixture([(0, (2, 1))], seed=0)
+    lengths = {name: np.full(8, 10**6) for name in "ab"}
+    order = sequential.Sequential(mix, pools=["a", "b"], lengths=lengths, L=16, reuse="any")
+    far = order.at(8 * 500, 8)
+    assert len(order._counts) <= 4
+    seen = [order.at(8 * step, 8) for step in range(500)]  # in any order of asking
+    for row in range(8):
+        language = far[0][row]
+        before = sum(language_B[row] == language for language_B, _ in seen)
+        assert far[1][row] == before

@@ -653,8 +653,71 @@ def test_a_very_high_temperature_makes_languages_nearly_equal():
 
 
 def test_a_ratio_by_temperature_gives_the_smallest_language_a_sequence_at_least():
-    assert ratio_of([10**9, 1], 1.0) == [999, 1]
-    assert ratio_of([10**9, 1, 1], 1.0) == [998, 1, 1]
+    assert ratio_of([10**9, 1], 1.0) == [999_999, 1]
+    assert ratio_of([10**9, 1, 1], 1.0) == [999_998, 1, 1]
+
+
+def test_a_ratio_by_temperature_is_in_proportion_where_a_thousandth_would_be_too_much():
+    assert ratio_of([99_997, 3], 1.0) == [999_970, 30]
+    assert ratio_of([999, 1], 1.0) == [999, 1]
+    assert ratio_of([50] * 2000, 1.0) == [500] * 2000
+
+
+def test_a_run_goes_on_with_the_ratio_that_an_earlier_version_made_of_its_temperature():
+    config = config_of(["a", "b"], mixture__temperature=1.0)
+    sources = {"a": Sized(99_997), "b": Sized(3)}
+    fresh = with_ratio(config, sources)
+    early = {"l0": 999, "l1": 1}
+    begun = dataclasses.replace(fresh, mixture=dataclasses.replace(fresh.mixture, ratio=early))
+    assert with_ratio(config, sources, begun).mixture.ratio == early != fresh.mixture.ratio
+
+
+def test_a_share_by_temperature_that_was_rounded_is_said_with_both_numbers_and_the_epochs():
+    sources = {"a": Numbered(99_990, 0, np.uint32), "b": Numbered(10, FIRST["b"], np.uint32)}
+    config = config_of(["a", "b"], steps=1250, mixture__temperature=1.0)
+
+    def said(ratio):
+        mixture_ = dataclasses.replace(config.mixture, ratio=ratio)
+        return Stream(dataclasses.replace(config, mixture=mixture_), sources).rounded_shares()
+
+    [only] = said({"l0": 999, "l1": 1})
+    assert only == (
+        "l1 gets 0.1 % of the sequences (1 of 1,000), where the size of its text makes "
+        "0.0101 %: that is 1 epochs of it"
+    )
+    assert said(with_ratio(config, sources).mixture.ratio) == []
+
+
+def test_a_language_joins_in_a_later_stage_at_its_ratio_on_text_that_was_not_seen():
+    stages = config_lib.joining_stages("0.5", {"l0": 3, "l1": 1})
+    config = config_of(["a", "a"], steps=20, mixture__stages=stages)
+    stream = Stream(config, {"a": Numbered(160, 0, np.uint32)})
+    assert realised(stream, 0, 10) == [80, 0]
+    assert realised(stream, 10, 20) == [60, 20]
+    assert stream.languages_without_text() == []
+    windows = [stream.order_of(step)[1] for step in range(20)]
+    assert sorted(np.concatenate(windows).tolist()) == list(range(160))
+
+
+def test_a_language_that_gets_no_sequence_is_named_with_the_reason():
+    def said(**changes):
+        config = config_of(["a", "b"], steps=20, **changes)
+        sources = {"a": Numbered(100, 0, np.uint32), "b": Numbered(100, FIRST["b"], np.uint32)}
+        return Stream(config, sources).languages_without_text()
+
+    none = "l1 gets none of the 160 sequences of this run: "
+    assert said(mixture__ratio={"l0": 9, "l1": 1}) == []
+    assert said(mixture__ratio={"l0": 1, "l1": 0}) == [none + "its ratio is 0"]
+    rare = {"l0": 9_999_999, "l1": 1}
+    assert said(mixture__ratio=rare) == [none + "its ratio asks for 1.6e-05 of them"]
+    assert said(mixture__ratio=rare, mixture__sampler="bernoulli") == said(mixture__ratio=rare)
+    later = ((0, {"l0": 1, "l1": 0}), (15, {"l0": 1, "l1": 1}))
+    assert said(mixture__stages=later) == []
+    [stopped] = said(mixture__stages=later, mixture__on_exhaustion="stop")
+    assert stopped == (
+        "l1 gets none of the 96 sequences of this run: the text ends before the stage in which "
+        "it joins, at step 12"
+    )
 
 
 @given(
@@ -662,11 +725,14 @@ def test_a_ratio_by_temperature_gives_the_smallest_language_a_sequence_at_least(
     st.floats(0.2, 1e3),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_ratio_by_temperature_is_the_formula_rounded_to_thousandths(sizes, temperature):
+def test_a_ratio_by_temperature_is_the_formula_rounded_to_whole_parts(sizes, temperature):
     weights = [math.exp(math.log(size / max(sizes)) / temperature) for size in sizes]
-    exact = [1000 * weight / sum(weights) for weight in weights]
     found = ratio_of(sizes, temperature)
-    assert sum(found) == 1000 and min(found) >= 1
+    parts = sum(found)
+    exact = [parts * weight / sum(weights) for weight in weights]
+    # The smaller one wherever no language is rounded up to a part.
+    assert parts == (1000 if 1000 * min(weights) / sum(weights) > 1 - 1e-9 else 1_000_000)
+    assert min(found) >= 1
     if min(exact) >= 1:
         assert all(abs(ours - theirs) < 1 + 1e-6 for ours, theirs in zip(found, exact, strict=True))
         # By largest remainders: who got one more had the larger remainder.
@@ -844,6 +910,12 @@ def test_a_share_of_the_text_is_drawn_from_all_of_it_and_comes_back_each_epoch(t
     assert len(set(first)) == 40 and set(first) == set(second)
     # Not the first fifth of the text: about a fifth of the windows lie there.
     assert 2 <= np.count_nonzero(first < 40) <= 16 and first.max() > 150
+
+
+def test_a_share_of_less_than_a_window_is_refused_with_the_share():
+    config = config_of(["a"], mixture__text_share=0.001)
+    with pytest.raises(ValueError, match=r"text_share=0\.001 of them, fewer than"):
+        Stream(config, {"a": Numbered(100, 0, np.uint32)})
 
 
 def test_a_share_of_the_text_is_not_of_queues(tmp_path):

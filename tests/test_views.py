@@ -151,6 +151,14 @@ def test_a_permutation_of_words_is_one_for_all_blocks_and_moves_them(block):
     assert found.tolist() == [b * block + i for b in range(9) for i in order]
 
 
+@pytest.mark.parametrize("words", ["reversed", "permuted"])
+def test_a_block_of_any_size_takes_no_more_than_the_text_has_words(words):
+    ids = words_text(50)
+    backwards = [ids[0], *[id_ for at in range(99, 0, -2) for id_ in ids[at : at + 2]]]
+    found = reordered(ids, words, 10**12).tolist()
+    assert found == backwards if words == "reversed" else sorted(found) == sorted(ids)
+
+
 def test_the_permutation_of_this_version_is_this_one():
     # It lies in caches; if it must change, change _VERSION with it.
     assert views.VERSION == 1

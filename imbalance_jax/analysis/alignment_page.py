@@ -32,8 +32,11 @@ def section(run: Run) -> str:
     results = found.get("pairs") or {}
     pairs = _pairs_of(run, results, logged)
     shown = pairs[:_PAIRS]
+    alone = len(run.config.tags) == 1
     notes = [
-        markup.note(
+        markup.note("The run has one language, and so no pair of languages to compare.")
+        if alone
+        else markup.note(
             "A raw cosine alone says nothing: states that all point one way have high cosines "
             "whatever they say. Look at the excess over shuffled pairs, which are sequences of "
             "like length that say different things, and at what is left of it once each "
@@ -58,7 +61,7 @@ def section(run: Run) -> str:
     parts = [
         f'<div class="stack">{"".join([*notes, _skipped(found)])}</div>',
         _summary(run, found, {name: results[name] for name in pairs if name in results}),
-        _training(run, shown, logged),
+        "" if alone else _training(run, shown, logged),
         _by_layer(run, {name: results[name] for name in shown if name in results}),
         _gradients({name: results[name] for name in shown if name in results}),
         _frequency({name: results[name] for name in shown if name in results}, shown),

@@ -607,7 +607,12 @@ def _sources(run: Run) -> str:
             f"<div><dt>hash of the order up to step {step:,}</dt>"
             f"<dd><code>{markup.text(order)}</code></dd></div>"
         )
-        note += " Runs with equal hashes saw the same tokens in the same order."
+        note += (
+            " Runs with equal hashes saw the same tokens in the same order."
+            if order.startswith("v")
+            else " This hash is of version 1: it stands for the numbers of windows, which are "
+            "other text under another text_share, so that equal ones prove no equal tokens."
+        )
     if any(source.get("kind") == "docstrings" for source in sources.values()):
         note += (
             " Text of the kind docstrings is read from the installed Python packages, so its "

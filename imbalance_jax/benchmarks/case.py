@@ -58,11 +58,7 @@ def parse(text: str) -> Case:
         )
     gpt2 = scale == "gpt2"
     count = int(numbers[0]) if numbers else 1 if gpt2 else 2
-    config = config_lib.cloned(
-        scale="small" if gpt2 else scale, ratio=":".join("1" * max(2, count))
-    )
-    if count == 1:
-        del config.languages.en2, config.mixture.ratio.en2
+    config = config_lib.cloned(scale="small" if gpt2 else scale, ratio=":".join("1" * count))
     for name, value in (_GPT2 if gpt2 else {}).items():
         _set(config, name, value)
     if len(numbers) == 2:

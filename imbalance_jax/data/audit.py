@@ -1,8 +1,14 @@
 """Proof of what a run was trained on: a rolling hash of its order, and its table of counts.
 
-The hash after a step stands for the text, the rules of the order, and every language and
-window that any row drew so far. It is written into metrics.jsonl. Two runs with equal hashes
-saw equal tokens; `python -m imbalance_jax.data.inspect` makes it again from the config.
+The hash after a step stands for the text with its tokenizer, the length of windows, and the
+language and place in the text of every window that any row drew so far. It is written into
+metrics.jsonl. Two runs with equal hashes saw equal tokens in equal languages, as ids of the
+sources' tokenizers; `python -m imbalance_jax.data.inspect` makes it again from the config.
+
+A hash begins with its version, as in v2:0123456789abcdef. Those without one are of version 1,
+which stands for the numbers of windows and not for their places: under another
+`mixture.text_share` equal numbers are other text, so that equal hashes of version 1 prove
+nothing between runs. A run can still be held against its own.
 """
 
 import hashlib
@@ -16,8 +22,15 @@ from imbalance_jax.data.stream import Stream
 
 ORDER_METRIC = "data/order"
 REPEATS_METRIC = "data/cross_language_repeats"  # sequences so far, per language
+HASH_VERSION = 2
 # Rows of mixture.csv per language, about.
 _MOST_WINDOWS = 25
+
+
+def hash_version_of(recorded: str) -> int:
+    """Returns the version of a recorded hash of the order."""
+    version, colon, _ = recorded.partition(":")
+    return int(version.removeprefix("v")) if colon else 1
 
 
 class Audit:
@@ -27,17 +40,23 @@ class Audit:
     which is possible where clones share text that `reuse` does not keep apart.
     """
 
-    def __init__(self, config: Config, stream: Stream) -> None:
-        self._stream, self._tags = stream, config.tags
+    def __init__(self, config: Config, stream: Stream, *, hash_version: int = HASH_VERSION) -> None:
+        """Args: hash_version is that of the hashes to make, 1 or 2."""
+        self._stream, self._tags, self._version = stream, config.tags, hash_version
         self._pools = np.array(stream.pools)
         self.step = 0  # batches followed so far
-        self.digest = stream.digest()
+        self._hex = stream.digest()
         G = len(config.tags)
         self.repeats_G = np.zeros(G, np.int64)
         # Which languages had the text of each place of a pool.
         self._seen = {
             pool: np.zeros((stream.places(pool), G), bool) for pool in stream.repeating_pools()
         }
+
+    @property
+    def digest(self) -> str:
+        """The hash of the order so far."""
+        return f"v{self._version}:{self._hex}" if self._version > 1 else self._hex
 
     @property
     def counts_repeats(self) -> bool:
@@ -47,9 +66,10 @@ class Audit:
     def follow(self) -> None:
         """Takes the next batch in."""
         language_B, window_B = self._stream.order_of(self.step)
-        drawn = language_B.astype("<i4").tobytes() + window_B.astype("<i8").tobytes()
-        rolled = hashlib.blake2b(bytes.fromhex(self.digest) + drawn, digest_size=8)
-        self.digest = rolled.hexdigest()
+        where_B = window_B if self._version == 1 else self._stream.starts_of(self.step)[1]
+        drawn = language_B.astype("<i4").tobytes() + where_B.astype("<i8").tobytes()
+        rolled = hashlib.blake2b(bytes.fromhex(self._hex) + drawn, digest_size=8)
+        self._hex = rolled.hexdigest()
         for pool, seen_nG in self._seen.items():
             row_n = np.nonzero(self._pools[language_B] == pool)[0]
             place_n = self._stream.place_of(pool, row_n, window_B[row_n])
@@ -63,12 +83,16 @@ class Audit:
     def resume(self, records: Iterable[Mapping[str, Any]], step: int) -> None:
         """Goes on after a step, from the newest of a run's records up to there.
 
-        Where repeats are counted, what was seen is gone through again from the first step.
+        Where repeats are counted, or all hashes are of another version, what was seen is gone
+        through again from the first step.
         """
         if not self._seen:
             for record in records:
-                if ORDER_METRIC in record and record["step"] <= step:
-                    self.step, self.digest = record["step"], record[ORDER_METRIC]
+                if ORDER_METRIC not in record or record["step"] > step:
+                    continue
+                recorded = record[ORDER_METRIC]
+                if hash_version_of(recorded) == self._version:
+                    self.step, self._hex = record["step"], recorded.rpartition(":")[2]
         while self.step < step:
             self.follow()
 

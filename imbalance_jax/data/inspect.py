@@ -9,6 +9,8 @@
 `--step` prints a batch decoded, with the language, pool and window of every row. `--diff`
 says up to which step two runs see the same text, as ids of the sources' tokenizers, in the same
 languages; which ids of a model these become is a matter of the vocabulary, and said apart.
+Hashes that an earlier version of this code recorded do not prove equal tokens (see audit.py): then
+it says so, and compares all batches.
 `--check` makes the order of a run again from its config and its prepared text, and compares
 every hash and every count that the run recorded. `--totals` says whether two configs give each
 language the same number of sequences.
@@ -27,7 +29,7 @@ from absl import flags
 from imbalance_jax import cli, languages
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data import audit, corpora, mixture, prepare
+from imbalance_jax.data import audit, corpora, prepare
 from imbalance_jax.data.stream import Stream, with_ratio
 from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory
@@ -45,10 +47,15 @@ class Opened:
     stream: Stream
 
     @classmethod
-    def of(cls, config: Config) -> "Opened":
-        """Opens what is prepared; text that is not is prepared first."""
+    def of(cls, config: Config, begun: Config | None = None) -> "Opened":
+        """Opens what is prepared; text that is not is prepared first.
+
+        Args:
+          config: of the run.
+          begun: what it was begun with, if it was.
+        """
         prepared = prepare.prepare_all(config)
-        config = with_ratio(config, prepared)
+        config = with_ratio(config, prepared, begun)
         return cls(config, prepared, Stream(config, prepared))
 
     @classmethod
@@ -59,9 +66,9 @@ class Opened:
           ValueError: its text is not what it was when the run was started.
         """
         run = RunDirectory(path)
-        opened = cls.of(run.config())
+        opened = cls.of(run.config(), run.begun())
         fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
-        run.check_text(fingerprints, mixture.ORDER_VERSION)
+        run.check_text(fingerprints, opened.stream.order_version)
         return opened
 
 
@@ -83,7 +90,7 @@ def describe_batch(opened: Opened, step: int, rows: int) -> str:
     if not 0 <= step < stream.steps:
         raise ValueError(f"--step={step}: the run has steps 0 to {stream.steps - 1}.")
     batch = stream.batch(step)
-    language_B, window_B = stream.order_of(step)
+    language_B, start_B = stream.starts_of(step)
     counts = np.bincount(language_B, minlength=len(config.tags))
     held = ", ".join(f"{tag} {n}" for tag, n in zip(config.tags, counts, strict=True))
     lines = [f"step {step}: {len(language_B)} sequences of {config.model.L} tokens ({held})"]
@@ -92,7 +99,7 @@ def describe_batch(opened: Opened, step: int, rows: int) -> str:
         source = opened.sources[languages.source_of(config, config.tags[g])]
         # Line ends and the like, so that a row is a line.
         text = json.dumps(source.tokenizer.decode(batch.ids_BW[row].tolist()), ensure_ascii=False)
-        where = f"{stream.pools[g]} window {window_B[row]}"
+        where = f"{stream.pools[g]} window {start_B[row] // config.model.L}"
         lines.append(f"row {row:>3}  {config.tags[g]:<6} {where:<24} {text[1:-1]}")
     return "\n".join(lines)
 
@@ -107,13 +114,40 @@ def compare(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> tupl
       first: of one run.
       second: of the other.
       hashes: step -> hash of the order after it, as each recorded them. Up to the last step
-        with equal ones, batches need no comparing.
+        with equal ones, batches need no comparing; hashes of an earlier version prove nothing.
     """
+    proven = _proven(first, second, hashes)
+    same, said = _compare_batches(first, second, proven)
+    early = {version for versions in map(_versions, hashes) for version in versions}
+    if not proven and early - {audit.HASH_VERSION}:
+        said += (
+            f"\nHashes of the order that these runs recorded are of version "
+            f"{', '.join(map(str, sorted(early)))}. Those of version 1 do not determine the tokens "
+            "and are not compared with any; batches were compared in their place."
+        )
+    return same, said
+
+
+def _versions(hashes: Mapping[int, str]) -> set[int]:
+    return {audit.hash_version_of(recorded) for recorded in hashes.values()}
+
+
+def _proven(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> int:
+    """Returns the last step up to which recorded hashes prove that two runs saw the same."""
     steps = min(first.stream.steps, second.stream.steps)
-    same = 0
-    if first.stream.digest() == second.stream.digest():
-        equal = [s for s, h in hashes[0].items() if hashes[1].get(s) == h and s <= steps]
-        same = max(equal, default=0)
+    equal = [
+        step
+        for step, recorded in hashes[0].items()
+        if step <= steps
+        and hashes[1].get(step) == recorded
+        and audit.hash_version_of(recorded) == audit.HASH_VERSION
+    ]
+    return max(equal, default=0)
+
+
+def _compare_batches(first: Opened, second: Opened, same: int) -> tuple[bool, str]:
+    """Returns what `compare` does, of runs that saw the same up to a step."""
+    steps = min(first.stream.steps, second.stream.steps)
     tags = [np.array(opened.config.tags) for opened in (first, second)]
     with Progress("Comparing batches", steps, start=same) as progress:
         for step in range(same, steps):
@@ -175,16 +209,24 @@ def check_run(run: RunDirectory, opened: Opened) -> list[str]:
     records = [record for record in run.metrics() if audit.ORDER_METRIC in record]
     if not records:
         raise ValueError(f"{run} has recorded no step yet.")
+    versions = _versions(_hashes(run))
+    if max(versions) > audit.HASH_VERSION:
+        raise ValueError(
+            f"{run} has hashes of version {max(versions)}, and this code makes those up to "
+            f"{audit.HASH_VERSION}. Use the version of the code that the run was trained with."
+        )
     wrong = []
-    again = audit.Audit(config, stream)
+    audits = {v: audit.Audit(config, stream, hash_version=v) for v in versions}
     total = records[-1]["step"]
     sequences_G = np.zeros(len(config.tags), np.int64)
     with Progress("Checking the order", total) as progress:
         for record in records:
+            again = audits[audit.hash_version_of(record[audit.ORDER_METRIC])]
             while again.step < record["step"]:
                 language_B, _ = stream.order_of(again.step)
                 sequences_G += np.bincount(language_B, minlength=len(sequences_G))
-                again.follow()
+                for each in audits.values():
+                    each.follow()
             for name, value in again.metrics().items():
                 if record.get(name) != value:
                     wrong.append(f"step {again.step}: {name} is {record.get(name)}, not {value}.")

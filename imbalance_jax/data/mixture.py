@@ -13,14 +13,23 @@ import bisect
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 ORDER_VERSION = 1
+# That of a run with blocks above _LARGEST_SORTED, which earlier code sorted whole.
+_SPREAD_VERSION = 2
 
+# Blocks of the exact sampler up to this size are sorted, larger ones are spread.
+_LARGEST_SORTED = 100_000
+# Positions of a large block that are sorted together.
+_CELL = 1024
 # Positions between two stored running counts of the bernoulli sampler.
 _CHUNK = 4096
+# Positions whose languages are made at once where many are asked for, to bound the memory.
+_AT_ONCE = 1 << 20
 
 
 @functools.lru_cache(maxsize=4096)
@@ -79,26 +88,232 @@ def _feistel(key_: int, value: np.ndarray, low_bits: int, high_bits: int) -> np.
     return value
 
 
+class Sampler:
+    """The language at each position of one stage, whose positions count from 0 here.
+
+    Positions come in *cells*, and the languages of a cell are made together. How many
+    positions before a cell hold each language is known without making the cells before it, or
+    from counts that are kept of them. So memory grows with the size of a cell, and never with
+    how far apart the positions are that are asked for.
+    """
+
+    size: int  # positions in a cell; a subclass may have shorter ones too
+    languages: int
+
+    def __init__(self, key_: int, count_G: Sequence[int], size: int) -> None:
+        self._key, self._count_G, self.size = key_, np.array(count_G), size
+        self._block, self.languages = sum(count_G), len(count_G)
+        # A cell may span many batches; the last ones are kept.
+        self._range = functools.lru_cache(maxsize=4)(self._make_range)
+
+    def at(self, first: int, n: int) -> np.ndarray:
+        """Returns the languages at positions first .. first + n - 1."""
+        (first_cell, last_cell), _ = self._cell_of(np.array([first, first + n - 1]))
+        languages_kT = self._range(int(first_cell), int(last_cell) + 1)
+        start = first - int(self._first_of(first_cell))
+        return languages_kT[languages_kT >= 0][start : start + n]
+
+    def counts_before(self, position_n: np.ndarray) -> np.ndarray:
+        """Returns how many positions before each given one hold each language: (n, G)."""
+        cell_n, inside_n = self._cell_of(position_n)
+        counts_nG = self._counts_at(cell_n)
+        for mine, row_n, languages_kT in self._by_cell(cell_n):
+            before_kT = np.zeros((len(languages_kT), self.size + 1), np.int32)
+            for g in range(self.languages):
+                np.cumsum(languages_kT == g, axis=1, out=before_kT[:, 1:])
+                counts_nG[mine, g] += before_kT[row_n, inside_n[mine]]
+        return counts_nG
+
+    def positions_of(self, language: int, rank_n: np.ndarray) -> np.ndarray:
+        """Returns the positions of a language's ranks."""
+        cell_n = self._cell_with(language, rank_n)
+        wanted_n = rank_n - self._counts_at(cell_n)[:, language]
+        position_n = self._first_of(cell_n)
+        for mine, row_n, languages_kT in self._by_cell(cell_n):
+            row, place = np.nonzero(languages_kT == language)
+            first_k = np.searchsorted(row, np.arange(len(languages_kT)))
+            position_n[mine] += place[first_k[row_n] + wanted_n[mine]]
+        return position_n
+
+    def _by_cell(self, cell_n: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields which of n cells come next, and the languages (k, T) of k cells that hold them.
+
+        Between the two comes the row of each among the k.
+        """
+        cells, row_n = np.unique(cell_n, return_inverse=True)
+        together = max(1, _AT_ONCE // self.size)
+        for first in range(0, len(cells), together):
+            some = cells[first : first + together]
+            mine = np.nonzero((first <= row_n) & (row_n < first + together))[0]
+            # A single cell is most often the one that the next batch is in.
+            alone = len(some) == 1
+            made = self._range(int(some[0]), int(some[0]) + 1) if alone else self._make(some)
+            yield mine, row_n[mine] - first, made
+
+    def _make_range(self, first: int, last: int) -> np.ndarray:
+        return self._make(np.arange(first, last))
+
+    # What a subclass says of its cells.
+
+    def _cell_of(self, position_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the cell of each position, and the place inside it."""
+        cell_n, inside_n = np.divmod(position_n, self.size)
+        return cell_n, inside_n
+
+    def _first_of(self, cell_n: np.ndarray) -> np.ndarray:
+        """Returns the first position of each cell."""
+        return cell_n * self.size
+
+    def _make(self, cell_k: np.ndarray) -> np.ndarray:
+        """Returns the languages (k, T) of cells; -1 is beyond the end of one."""
+        raise NotImplementedError
+
+    def _counts_at(self, cell_n: np.ndarray) -> np.ndarray:
+        """Returns how many positions before each cell hold each language, in a new (n, G)."""
+        raise NotImplementedError
+
+    def _cell_with(self, language: int, rank_n: np.ndarray) -> np.ndarray:
+        """Returns the cells that hold a language's ranks."""
+        raise NotImplementedError
+
+
+class SortedBlocks(Sampler):
+    """Blocks of sum(count_G) positions with count_G of each language, sorted by draws."""
+
+    def __init__(self, key_: int, count_G: Sequence[int]) -> None:
+        super().__init__(key_, count_G, sum(count_G))
+
+    def _make(self, cell_k: np.ndarray) -> np.ndarray:
+        position_kT = cell_k[:, None] * self.size + np.arange(self.size)
+        sorted_T = np.repeat(np.arange(self.languages), self._count_G)
+        return sorted_T[np.argsort(draw(self._key, position_kT), axis=1, kind="stable")]
+
+    def _counts_at(self, cell_n: np.ndarray) -> np.ndarray:
+        return cell_n[:, None] * self._count_G
+
+    def _cell_with(self, language: int, rank_n: np.ndarray) -> np.ndarray:
+        return rank_n // self._count_G[language]
+
+
+class SpreadBlocks(Sampler):
+    """Blocks too large to be sorted: each language lies evenly over the block.
+
+    A block is cut into cells. The first n positions of a block have n c / S sequences of the
+    first language, with c of S in the block, rounded; what is left of n is shared out among
+    the other languages in the same way. The languages of a cell are what its end has more than
+    its beginning, sorted by draws.
+    """
+
+    def __init__(self, key_: int, count_G: Sequence[int]) -> None:
+        super().__init__(key_, count_G, _CELL)
+        self._cells = -(-self._block // _CELL)  # of a block
+
+    def _counts_to(self, position_n: np.ndarray) -> np.ndarray:
+        """Returns how many of so many first positions of a block hold each language: (n, G)."""
+        counts_nG = np.zeros((len(position_n), self.languages), np.int64)
+        left_n, left = position_n, self._block
+        for g, count in enumerate(self._count_G.tolist()):
+            if count:
+                # Rounded in whole numbers: 2 S**2 is below 2**63, as config.py bounds S.
+                counts_nG[:, g] = (2 * left_n * count + left) // (2 * left)
+                left_n, left = left_n - counts_nG[:, g], left - count
+        return counts_nG
+
+    def _cell_of(self, position_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        block_n, inside_n = np.divmod(position_n, self._block)
+        cell_n, place_n = np.divmod(inside_n, self.size)
+        return block_n * self._cells + cell_n, place_n
+
+    def _first_of(self, cell_n: np.ndarray) -> np.ndarray:
+        block_n, inside_n = np.divmod(cell_n, self._cells)
+        return block_n * self._block + inside_n * self.size
+
+    def _make(self, cell_k: np.ndarray) -> np.ndarray:
+        begin_k = cell_k % self._cells * self.size
+        end_k = np.minimum(begin_k + self.size, self._block)
+        held_kG = self._counts_to(end_k) - self._counts_to(begin_k)
+        ticket_T = np.arange(self.size)
+        sorted_kT = np.zeros((len(cell_k), self.size), np.int64)
+        for end_k1 in np.cumsum(held_kG, axis=1).T[:-1, :, None]:
+            sorted_kT += ticket_T >= end_k1
+        draws_kT = draw(self._key, self._first_of(cell_k)[:, None] + ticket_T)
+        beyond_kT = ticket_T >= (end_k - begin_k)[:, None]
+        draws_kT[beyond_kT] = ~np.uint64(0)  # these stay at the end
+        order_kT = np.argsort(draws_kT, axis=1, kind="stable")
+        languages_kT = np.take_along_axis(sorted_kT, order_kT, axis=1)
+        languages_kT[beyond_kT] = -1
+        return languages_kT
+
+    def _counts_at(self, cell_n: np.ndarray) -> np.ndarray:
+        block_n, inside_n = np.divmod(cell_n, self._cells)
+        return block_n[:, None] * self._count_G + self._counts_to(inside_n * self.size)
+
+    def _cell_with(self, language: int, rank_n: np.ndarray) -> np.ndarray:
+        block_n, inside_n = np.divmod(rank_n, self._count_G[language])
+        # The last cell that has no more of the language before it: between low and high.
+        low_n, high_n = np.zeros_like(rank_n), np.full_like(rank_n, self._cells)
+        while (high_n - low_n > 1).any():
+            middle_n = (low_n + high_n) // 2
+            fits_n = self._counts_to(middle_n * self.size)[:, language] <= inside_n
+            low_n, high_n = np.where(fits_n, middle_n, low_n), np.where(fits_n, high_n, middle_n)
+        return block_n * self._cells + low_n
+
+
+class Draws(Sampler):
+    """An independent draw at every position; counts of the cells before are kept."""
+
+    def __init__(self, key_: int, count_G: Sequence[int]) -> None:
+        super().__init__(key_, count_G, _CHUNK)
+        # 63 bits, so that the upper end of the last interval is a number too.
+        ends = [(c << 63) // self._block for c in itertools.accumulate(count_G)]
+        self._ends = np.array(ends[:-1], np.uint64)
+        self._known = np.zeros((1, self.languages), np.int64)
+
+    def at(self, first: int, n: int) -> np.ndarray:
+        return self._drawn(np.arange(first, first + n))
+
+    def _drawn(self, positions: np.ndarray) -> np.ndarray:
+        draws = draw(self._key, positions) >> np.uint64(1)
+        return np.searchsorted(self._ends, draws, side="right")
+
+    def _make(self, cell_k: np.ndarray) -> np.ndarray:
+        return self._drawn(cell_k[:, None] * self.size + np.arange(self.size))
+
+    def _counts_at(self, cell_n: np.ndarray) -> np.ndarray:
+        self._count_up_to(int(cell_n.max()))
+        return self._known[cell_n]
+
+    def _count_up_to(self, last: int) -> None:
+        """Makes the running counts at the starts of cells 0 .. last known, at least."""
+        together = _AT_ONCE // self.size  # to bound the memory
+        while len(self._known) <= last:
+            first = len(self._known) - 1
+            languages_kT = self._make(np.arange(first, first + together))
+            inside = [np.count_nonzero(languages_kT == g, 1) for g in range(self.languages)]
+            more_kG = self._known[-1] + np.cumsum(np.stack(inside, 1), axis=0)
+            self._known = np.concatenate([self._known, more_kG])
+
+    def _cell_with(self, language: int, rank_n: np.ndarray) -> np.ndarray:
+        while self._known[-1, language] <= rank_n.max():
+            self._count_up_to(len(self._known))
+        return np.searchsorted(self._known[:, language], rank_n, side="right") - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """A stretch of positions with one ratio; it begins a new block."""
 
     first: int  # position
-    count_G: tuple[int, ...]  # sequences of each language in a block
-    key: int
-
-    @property
-    def block(self) -> int:
-        return sum(self.count_G)
+    sampler: Sampler
 
 
 class Mixture:
     """Which language lies at a position, and how many positions before it held that one.
 
     `exact`: every block of sum(count_G) positions holds count_G of each language, in an
-    order of its own. `bernoulli`: every position draws its language with the probability
-    of its ratio, as the reference study does; running counts at every 4,096th position are
-    made from the draws when they are needed.
+    order of its own; in a large block the languages lie evenly besides. `bernoulli`: every
+    position draws its language with the probability of its ratio, as the reference study does;
+    running counts at every 4,096th position are made from the draws when they are needed.
     """
 
     def __init__(
@@ -110,21 +325,22 @@ class Mixture:
     ) -> None:
         """Args: stages are (first position, sequences of each language in a block)."""
         self.stages = [
-            Stage(first, tuple(count_G), key(seed, "languages", index))
+            Stage(first, _sampler_of(sampler, key(seed, "languages", index), count_G))
             for index, (first, count_G) in enumerate(stages)
         ]
-        self.languages = len(self.stages[0].count_G)
-        self._exact = sampler == "exact"
-        self._chunk_counts: list[np.ndarray] = [
-            np.zeros((1, self.languages), np.int64) for _ in self.stages
-        ]
+        self.languages = len(stages[0][1])
         # Positions that each language held before each stage.
         self._before_SG = np.zeros((len(self.stages), self.languages), np.int64)
-        for s in range(1, len(self.stages)):
-            length = self.stages[s].first - self.stages[s - 1].first
-            inside_G = self._counts_within(s - 1, np.array([length]))[0]
+        for s, (before, stage) in enumerate(itertools.pairwise(self.stages), 1):
+            inside_G = before.sampler.counts_before(np.array([stage.first - before.first]))[0]
             self._before_SG[s] = self._before_SG[s - 1] + inside_G
         self._firsts = np.array([stage.first for stage in self.stages])
+
+    @property
+    def order_version(self) -> int:
+        """The version of the order that this mixture has: ORDER_VERSION, but for large blocks."""
+        spread = any(isinstance(stage.sampler, SpreadBlocks) for stage in self.stages)
+        return _SPREAD_VERSION if spread else ORDER_VERSION
 
     def at(self, first: int, n: int) -> np.ndarray:
         """Returns the languages at positions first .. first + n - 1."""
@@ -133,7 +349,7 @@ class Mixture:
             s = bisect.bisect_right(self._firsts, first) - 1
             end = self.stages[s + 1].first if s + 1 < len(self.stages) else first + n
             take = min(n, end - first)
-            parts.append(self._languages_within(s, first - self.stages[s].first, take))
+            parts.append(self.stages[s].sampler.at(first - self.stages[s].first, take))
             first, n = first + take, n - take
         return np.concatenate(parts)
 
@@ -152,8 +368,8 @@ class Mixture:
         stage_n = np.searchsorted(self._firsts, positions, side="right") - 1
         result = np.empty((len(positions), self.languages), np.int64)
         for s in np.unique(stage_n):
-            mine = stage_n == s
-            inside = self._counts_within(s, positions[mine] - self.stages[s].first)
+            mine, stage = stage_n == s, self.stages[s]
+            inside = stage.sampler.counts_before(positions[mine] - stage.first)
             result[mine] = self._before_SG[s] + inside
         return result
 
@@ -162,93 +378,17 @@ class Mixture:
         stage_n = np.searchsorted(self._before_SG[:, language], ranks, side="right") - 1
         result = np.empty(len(ranks), np.int64)
         for s in np.unique(stage_n):
-            mine = stage_n == s
+            mine, stage = stage_n == s, self.stages[s]
             inside = ranks[mine] - self._before_SG[s, language]
-            result[mine] = self.stages[s].first + self._offsets_within(s, language, inside)
+            result[mine] = stage.first + stage.sampler.positions_of(language, inside)
         return result
 
-    # Inside one stage, with offsets from its first position.
 
-    def _blocks(self, s: int, blocks: np.ndarray) -> np.ndarray:
-        """Returns the languages of whole blocks, (n, block): their counts, sorted by draws."""
-        stage = self.stages[s]
-        offsets = blocks[:, None] * stage.block + np.arange(stage.block)
-        sorted_ = np.repeat(np.arange(self.languages), stage.count_G)
-        return sorted_[np.argsort(draw(stage.key, offsets), axis=1, kind="stable")]
-
-    # One block may span many batches; the last ones are kept.
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (a mixture lives as long as its run)
-    def _block_range(self, s: int, first: int, last: int) -> np.ndarray:
-        return self._blocks(s, np.arange(first, last)).reshape(-1)
-
-    def _drawn(self, s: int, offsets: np.ndarray) -> np.ndarray:
-        """Returns the languages that the bernoulli sampler draws at offsets."""
-        stage = self.stages[s]
-        # 63 bits, so that the upper end of the last interval is a number too.
-        ends = [(c << 63) // stage.block for c in np.cumsum(stage.count_G).tolist()]
-        draws = draw(stage.key, offsets) >> np.uint64(1)
-        return np.searchsorted(np.array(ends[:-1], np.uint64), draws, side="right")
-
-    def _languages_within(self, s: int, first: int, n: int) -> np.ndarray:
-        if not self._exact:
-            return self._drawn(s, np.arange(first, first + n))
-        size = self.stages[s].block
-        first_block, last_block = first // size, -(-(first + n) // size)
-        start = first - first_block * size
-        return self._block_range(s, first_block, last_block)[start : start + n]
-
-    def _counts_within(self, s: int, offsets: np.ndarray) -> np.ndarray:
-        if self._exact:
-            size, count_G = self.stages[s].block, np.array(self.stages[s].count_G)
-            block_n, offset_n = np.divmod(offsets, size)
-            before_nG = block_n[:, None] * count_G
-            cut, cut_row = np.unique(block_n, return_inverse=True)
-            if len(cut) == 1:  # the start of a batch, whose block is wanted next
-                languages = self._block_range(s, int(cut[0]), int(cut[0]) + 1)[None]
-            else:
-                languages = self._blocks(s, cut)[cut_row]
-        else:
-            chunk_n, offset_n = np.divmod(offsets, _CHUNK)
-            size = _CHUNK
-            before_nG = self._counts_at_chunks(s, int(chunk_n.max()))[chunk_n]
-            cut, cut_row = np.unique(chunk_n, return_inverse=True)
-            languages = self._drawn(s, cut[:, None] * size + np.arange(size))[cut_row]
-        earlier = np.arange(size) < offset_n[:, None]
-        inside = [np.count_nonzero(earlier & (languages == g), 1) for g in range(self.languages)]
-        return before_nG + np.stack(inside, axis=1)
-
-    def _counts_at_chunks(self, s: int, last: int) -> np.ndarray:
-        """Returns the running counts at the starts of chunks 0 .. last at least."""
-        known = self._chunk_counts[s]
-        while len(known) <= last:
-            # In runs of 256 chunks, a million positions, to bound the memory.
-            first = len(known) - 1
-            offsets = np.arange(first * _CHUNK, (first + 256) * _CHUNK)
-            languages = self._drawn(s, offsets).reshape(-1, _CHUNK)
-            inside = [np.count_nonzero(languages == g, 1) for g in range(self.languages)]
-            known = np.concatenate([known, known[-1] + np.cumsum(np.stack(inside, 1), axis=0)])
-            self._chunk_counts[s] = known
-        return known
-
-    def _offsets_within(self, s: int, language: int, ranks: np.ndarray) -> np.ndarray:
-        if self._exact:
-            stage = self.stages[s]
-            block_n, inside_n = np.divmod(ranks, stage.count_G[language])
-            blocks, row_n = np.unique(block_n, return_inverse=True)
-            found = np.nonzero(self._blocks(s, blocks) == language)[1]
-            return block_n * stage.block + found.reshape(len(blocks), -1)[row_n, inside_n]
-        last = 0
-        while self._counts_at_chunks(s, last)[-1, language] <= ranks.max():
-            last = len(self._chunk_counts[s])
-        counts = self._chunk_counts[s][:, language]
-        chunk_n = np.searchsorted(counts, ranks, side="right") - 1
-        result = np.empty(len(ranks), np.int64)
-        for chunk in np.unique(chunk_n):
-            mine = chunk_n == chunk
-            drawn = self._drawn(s, chunk * _CHUNK + np.arange(_CHUNK))
-            found = np.nonzero(drawn == language)[0]
-            result[mine] = chunk * _CHUNK + found[ranks[mine] - counts[chunk]]
-        return result
+def _sampler_of(name: str, key_: int, count_G: Sequence[int]) -> Sampler:
+    if name == "bernoulli":
+        return Draws(key_, count_G)
+    kind = SortedBlocks if sum(count_G) <= _LARGEST_SORTED else SpreadBlocks
+    return kind(key_, count_G)
 
 
 class Order:

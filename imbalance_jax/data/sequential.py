@@ -2,8 +2,9 @@
 
 A row draws its language as in any other order, and takes the next window of its queue in
 that language's pool. So the window at a position follows from how many earlier steps gave
-this row to this pool. These counts are made from the mixture, for every `_CHUNK` steps, when
-they are first needed; nothing is stored.
+this row to this pool. These counts are made from the mixture when they are first needed, and
+kept for some steps: for every `_CHUNK` steps or, in a long run, for every second, fourth, ... of
+these, so that memory does not grow with the run. Nothing is stored.
 """
 
 import bisect
@@ -13,7 +14,8 @@ import numpy as np
 
 from imbalance_jax.data.mixture import Mixture
 
-_CHUNK = 128  # steps between two counts that are kept
+_CHUNK = 128  # steps between two counts that are kept, at first
+_MOST = 1024  # counts that are kept
 
 
 class Sequential:
@@ -48,7 +50,10 @@ class Sequential:
         # Windows, the id after their last one included, that a queue has before it wraps.
         self._lasts = {name: np.maximum(lengths[name] - 1, 0) // L for name in self._names}
         self._rows = len(next(iter(lengths.values())))
-        self._counts = [np.zeros((self._rows, len(self._names)), np.int64)]
+        nothing = np.zeros((self._rows, len(self._names)), np.int64)
+        self._every, self._counts = _CHUNK, [nothing]
+        # Steps and counts before them: where the next batch most often goes on.
+        self._last = (0, nothing)
 
     def at(self, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the languages at n positions, and the window of its row's queue at each."""
@@ -103,14 +108,27 @@ class Sequential:
 
     def _counts_before(self, step: int) -> np.ndarray:
         """Returns the windows that each row drew of each pool before a step: (B, pools)."""
-        chunk, rest = divmod(step, _CHUNK)
-        while len(self._counts) <= chunk:
+        while len(self._counts) * self._every <= step:
             last = len(self._counts) - 1
-            self._counts.append(self._counts[last] + self._drawn(last * _CHUNK, _CHUNK))
-        inside = self._drawn(chunk * _CHUNK, rest) if rest else 0
-        return self._counts[chunk] + inside
+            known = self._counts[last] + self._drawn(last * self._every, self._every)
+            self._counts.append(known)
+            if len(self._counts) > _MOST:
+                self._every, self._counts = 2 * self._every, self._counts[::2]
+        chunk = step // self._every
+        begin, counts_BP = chunk * self._every, self._counts[chunk]
+        if begin < self._last[0] <= step:
+            begin, counts_BP = self._last
+        self._last = (step, counts_BP + self._drawn(begin, step - begin))
+        return self._last[1]
 
     def _drawn(self, first_step: int, steps: int) -> np.ndarray:
+        """Returns the windows that each row draws of each pool in so many steps: (B, pools)."""
+        found_BP = np.zeros((self._rows, len(self._names)), np.int64)
+        for first in range(first_step, first_step + steps, _CHUNK):
+            found_BP += self._drawn_at_once(first, min(_CHUNK, first_step + steps - first))
+        return found_BP
+
+    def _drawn_at_once(self, first_step: int, steps: int) -> np.ndarray:
         pool_SB = self._pool_G[self._languages(first_step, first_step + steps)]
         pools = range(len(self._names))
         return np.stack([np.count_nonzero(pool_SB == p, axis=0) for p in pools], axis=1)

@@ -20,8 +20,11 @@ from imbalance_jax.data import mixture as mixture_lib
 
 # Positions whose order is worked out at once, so that small batches do not pay for it each.
 _ORDER_CHUNK = 4096
-# A ratio by temperature is rounded to sequences of so many.
-_TEMPERATURE_BLOCK = 1000
+# A ratio by temperature is rounded to sequences of so many; of the second where a language
+# would have none of the first.
+_TEMPERATURE_BLOCKS = (1_000, 1_000_000)
+# A share that is further off than this from what the sizes make it is said.
+_ROUNDED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +33,42 @@ class HostBatch:
     language_B: np.ndarray  # int32
 
 
-def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Config:
+def with_ratio(
+    config: Config, sources: Mapping[str, corpora.AnySource], begun: Config | None = None
+) -> Config:
     """Returns the config with its ratio filled in, where that follows from the sources' sizes.
 
     With n tokens to train on, a language's sequences are in proportion to n^(1/temperature):
     1 samples in proportion to size, larger ones more evenly (as for multilingual BERT and
-    mT5). They are rounded to parts of 1,000 by largest remainders, with 1 as the least.
+    mT5). They are rounded to parts of 1,000 by largest remainders. Where a language would have
+    none of these, they are parts of 1,000,000, with 1 as the least.
+
+    Args:
+      config: of the run.
+      sources: the prepared ones, by name.
+      begun: what the run was begun with, if it was. It keeps the ratio that it has, which an
+        earlier version of this code may have rounded otherwise.
 
     Raises:
       ValueError: a source is without end.
     """
-    temperature = config.mixture.temperature
-    if not temperature:
+    if not config.mixture.temperature:
         return config
+    if begun is not None:
+        ratio = dict(begun.mixture.ratio)
+    else:
+        exact_G = _shares_by_size(config, sources)
+        small, large = _TEMPERATURE_BLOCKS
+        enough = small * exact_G.min() > 1 - 1e-9  # one part, but for rounding
+        count_G = _rounded_parts(exact_G, small if enough else large)
+        ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
+    mixture = dataclasses.replace(config.mixture, ratio=ratio)
+    return dataclasses.replace(config, mixture=mixture)
+
+
+def _shares_by_size(config: Config, sources: Mapping[str, corpora.AnySource]) -> np.ndarray:
+    """Returns the share of each language that the temperature makes of the sources' sizes."""
+    temperature = config.mixture.temperature
     sizes_G = np.array(
         [sources[languages.source_of(config, tag)].count("train") for tag in config.tags], float
     )
@@ -53,15 +79,18 @@ def with_ratio(config: Config, sources: Mapping[str, corpora.AnySource]) -> Conf
             "config.mixture.temperature=0 and a ratio."
         )
     weight_G = (sizes_G / sizes_G.max()) ** (1 / temperature)
-    exact_G = weight_G / weight_G.sum() * _TEMPERATURE_BLOCK
+    return weight_G / weight_G.sum()
+
+
+def _rounded_parts(share_G: np.ndarray, block: int) -> np.ndarray:
+    """Returns shares as whole parts of a block, by largest remainders, with 1 as the least."""
+    exact_G = share_G * block
     count_G = np.maximum(1, np.floor(exact_G)).astype(int)
-    while count_G.sum() < _TEMPERATURE_BLOCK:
+    while count_G.sum() < block:
         count_G[np.argmax(exact_G - count_G)] += 1
-    while count_G.sum() > _TEMPERATURE_BLOCK:  # languages that would have had none got 1
+    while count_G.sum() > block:  # languages that would have had none got 1
         count_G[np.argmax(np.where(count_G > 1, count_G - exact_G, -np.inf))] -= 1
-    ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
-    mixture = dataclasses.replace(config.mixture, ratio=ratio)
-    return dataclasses.replace(config, mixture=mixture)
+    return count_G
 
 
 class Stream:
@@ -77,7 +106,7 @@ class Stream:
         Raises:
           ValueError: a source is too short, or the order asks for text that there is not.
         """
-        self._config = config
+        self._config, self._sources = config, sources
         self._L = config.model.L
         # Of its own: the streams of a pack take turns.
         self._steps = functools.lru_cache(maxsize=2)(self._work_out_steps)
@@ -98,12 +127,25 @@ class Stream:
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> HostBatch:
         """Returns rows of the batch of a step: all, or those of one host."""
         row_n = np.arange(self._config.batch_size)[rows]
-        language_B, window_B = (values[rows] for values in self.order_of(step))
+        language_B, start_B = (values[rows] for values in self.starts_of(step))
         ids_BW = np.empty((len(row_n), self._L + 1), self._dtype)
         for g in np.unique(language_B):
             mine = np.nonzero(language_B == g)[0]
-            ids_BW[mine] = self._read(int(g), row_n[mine], window_B[mine])
+            ids_BW[mine] = self._read(int(g), row_n[mine], start_B[mine])
         return HostBatch(ids_BW, language_B.astype(np.int32))
+
+    def starts_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the language of every row of a step's batch, and where its window begins.
+
+        That is a place in the text of the language or, in sequence, in the queue of the row,
+        counted on through its wraps. The L + 1 ids from there on are what the row has.
+        """
+        language_B, window_B = self.order_of(step)
+        start_B = np.empty_like(window_B)
+        for g in np.unique(language_B):
+            mine = language_B == g
+            start_B[mine] = self._starts(int(g), window_B[mine])
+        return language_B, start_B
 
     def order_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the language and the window of its pool of every row of a step's batch."""
@@ -121,13 +163,17 @@ class Stream:
         B = self._config.batch_size
         return self.order.at(first * B, (last - first) * B)
 
-    def _read(self, language: int, row_n: np.ndarray, window_n: np.ndarray) -> np.ndarray:
+    def _starts(self, language: int, window_n: np.ndarray) -> np.ndarray:
+        """Returns the places in a language's text at which windows of its pool begin."""
         if self._config.mixture.text_share < 1:
             # A part of the text drawn from all of it: its beginning may be of another kind.
             pool = self.pools[language]
             key = mixture_lib.key(self._config.data_seed, "text_share", pool)
             window_n = mixture_lib.permute(key, window_n, self._whole[pool])
-        readable, starts_n = self._readable[language], window_n * self._L
+        return window_n * self._L
+
+    def _read(self, language: int, row_n: np.ndarray, starts_n: np.ndarray) -> np.ndarray:
+        readable = self._readable[language]
         if isinstance(readable, corpora.Queues):
             return readable.windows(row_n, starts_n, self._L + 1)
         return readable.windows(starts_n, self._L + 1)
@@ -140,7 +186,8 @@ class Stream:
           window_n: numbers, as `order_of` has them.
         """
         assert not self.sequential, "a queue belongs to a row of the batch"
-        return self._read(language, np.zeros_like(window_n), window_n)
+        starts_n = self._starts(language, window_n)
+        return self._read(language, np.zeros_like(starts_n), starts_n)
 
     def dry_steps(self) -> dict[str, int]:
         """Returns the step at which each pool that does not last is first used up."""
@@ -152,6 +199,46 @@ class Stream:
         """Returns how many times each pool is gone through in the run."""
         end = self.steps * self._config.batch_size
         return {n: self.order.uses_before(n, end) / w for n, w in self.windows.items()}
+
+    def unexpected_shares(self) -> list[str]:
+        """Returns what to say, before the first step, of the languages' parts in the run."""
+        return self.rounded_shares() + self.languages_without_text()
+
+    def languages_without_text(self) -> list[str]:
+        """Returns a sentence on each language that has no sequence in the whole run."""
+        config, said = self._config, []
+        held_G = self.mixture.counts_before(np.array([self.steps * config.batch_size]))[0]
+        whole, asked = config_lib.totals(config), config_lib.totals(config, before=self.steps)
+        for tag, held in zip(config.tags, held_G.tolist(), strict=True):
+            if held:
+                continue
+            if not whole[tag]:
+                why = "its ratio is 0"
+            elif not asked[tag]:
+                why = f"the text ends before the stage in which it joins, at step {self.steps:,}"
+            else:
+                why = f"its ratio asks for {float(asked[tag]):.2g} of them"
+            total = f"{self.steps * config.batch_size:,}"
+            said.append(f"{tag} gets none of the {total} sequences of this run: {why}")
+        return said
+
+    def rounded_shares(self) -> list[str]:
+        """Returns a sentence on each language whose share by temperature is another one."""
+        config = self._config
+        said: list[str] = []
+        if not config.mixture.temperature:
+            return said
+        ratio, epochs = config.mixture.ratio, self.epochs()
+        exact_G = _shares_by_size(config, self._sources).tolist()
+        for tag, pool, exact in zip(config.tags, self.pools, exact_G, strict=True):
+            given = ratio[tag] / sum(ratio.values())
+            if abs(given - exact) > _ROUNDED * exact:
+                said.append(
+                    f"{tag} gets {100 * given:.3g} % of the sequences ({ratio[tag]:,} of "
+                    f"{sum(ratio.values()):,}), where the size of its text makes "
+                    f"{100 * exact:.3g} %: that is {epochs[pool]:.3g} epochs of it"
+                )
+        return said
 
     def requested(self, step: int) -> np.ndarray:
         """Returns the sequences per language that the ratio asks for before a step."""
@@ -169,8 +256,16 @@ class Stream:
 
     # What proves the order: see audit.py.
 
+    @property
+    def order_version(self) -> int:
+        """The version of the order that this run has; see mixture.py."""
+        return self.mixture.order_version
+
     def digest(self) -> str:
-        """Returns hex digits that stand for the text and the rules that batches are made of."""
+        """Returns hex digits that stand for the text and the rules that batches are made of.
+
+        With them, `starts_of` determines the ids of every batch.
+        """
         languages_ = [
             {
                 "tag": tag,
@@ -183,7 +278,7 @@ class Stream:
         ]
         return config_lib.digest(
             {
-                "order_version": mixture_lib.ORDER_VERSION,
+                "order_version": self.order_version,
                 "order": self._config.mixture.order,
                 "L": self._L,
                 "languages": languages_,
@@ -279,9 +374,11 @@ class Stream:
         if corpus.pool not in self._drawn_pools():
             return
         if windows < 1:
+            share = self._config.mixture.text_share
+            part = f" and config.mixture.text_share={share:g} of them" if share < 1 else ""
             raise ValueError(
-                f"config.sources.{corpus.source.name} has {ids} tokens to train on, fewer than one "
-                f"window of config.model.L={self._L} needs. Use more text, or a shorter L."
+                f"config.sources.{corpus.source.name} has {ids} tokens to train on{part}, fewer "
+                f"than one window of config.model.L={self._L} needs. Use more text, or a shorter L."
             )
         self.windows[corpus.pool] = windows
 

@@ -256,8 +256,11 @@ class Language:
 
     def document_id(self, split: str, number: int) -> str:
         """Returns the id that a document and its translations have, and no other."""
-        said = {name: getattr(self.config, name) for name in _SAID}
-        return f"synthetic/{config_lib.digest([VERSION, said])}/{split}/{number}"
+        return f"synthetic/{self._said}/{split}/{number}"
+
+    @functools.cached_property
+    def _said(self) -> str:
+        return config_lib.digest([VERSION, {n: getattr(self.config, n) for n in _SAID}])
 
     def text(self, split: str) -> "Text":
         endless = split == "train" and not self.config.tokens
@@ -408,7 +411,7 @@ class SyntheticSource:
         table = np.empty(language.num_documents(split), sources.DOCUMENT)
         table["start"] = np.arange(len(table)) * language.document_length
         ids = (language.document_id(split, number) for number in range(len(table)))
-        table["id"] = [sources.document_hash(id_) for id_ in ids]
+        table["id"] = np.fromiter(map(sources.document_hash, ids), np.uint64, len(table))
         return table
 
 

@@ -59,12 +59,7 @@ class WordOrder:
         self._ends_line_U = self._separator_U | np.array(
             [s == "<0x0A>" or "\n" in s for s in pieces.strings]
         )
-        # rank_JJ[n, j]: where the j-th of n words goes, of a block that may be cut short.
-        fixed = draw(key("word order", block), np.arange(block))
-        self._rank_JJ = np.zeros((block + 1, block), np.int64)
-        for n in range(1, block + 1):
-            to = np.arange(n)[::-1] if words == "reversed" else np.argsort(np.argsort(fixed[:n]))
-            self._rank_JJ[n, :n] = to
+        self._key = key("word order", block)
 
     def last_line_end(self, ids: np.ndarray) -> int:
         """Returns how many ids there are up to the last end of a line; all, if there is none."""
@@ -98,9 +93,26 @@ class WordOrder:
         begins_block = moves & (place == 0)
         name = np.cumsum(begins_block) - 1
         count = np.bincount(name[moves], minlength=max(1, int(begins_block.sum())))
-        rank = np.where(moves, self._rank_JJ[count[name], place], 0)
+        rank = np.zeros_like(place)
+        rank[moves] = self._ranks(place[moves], name[moves], count)
         start = np.arange(len(heads)) - np.where(moves, place, 0)
         return ids[np.argsort((start + rank)[word], kind="stable")]
+
+    def _ranks(self, place: np.ndarray, name: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """Returns where in its block each word goes.
+
+        Args:
+          place: of each word in its block.
+          name: the number of its block, which never falls from word to word.
+          count: the words of each block, the last of a line may have fewer.
+        """
+        if self._words == "reversed":
+            return count[name] - 1 - place
+        # In the order of the draws of their places, which do not depend on how many there are.
+        order = np.lexsort((draw(self._key, place), name))
+        rank = np.empty_like(place)
+        rank[order] = np.arange(len(place)) - (np.cumsum(count) - count)[name]
+        return rank
 
     def _shuffled(self, ids: np.ndarray, first: int) -> np.ndarray:
         places = np.nonzero(~self._separator_U[ids])[0]

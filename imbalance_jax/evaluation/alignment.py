@@ -107,6 +107,8 @@ class Alignment:
         self.programs = programs or Programs(mesh, self._together)
         self.skipped: dict[str, str] = {}  # pair -> why nothing is measured of it
         self.notes: list[str] = []
+        if len(config.tags) == 1:
+            self.notes.append("The run has one language, and so no pair of languages to compare.")
         asked = config.evaluation.alignment.languages or config.tags
         tags = [tag for tag in config.tags if tag in asked]
         found = [self._pair(a, b) for a, b in itertools.combinations(tags, 2)]
