@@ -9,8 +9,9 @@ are DIR/parallel.jsonl.gz, with the fields en and fr. Any other place is an over
 such as --config.sources.fr.train=PATTERN.
 
 layout is disjoint, merged or joint. content=disjoint gives a page that exists in both languages
-(the same id) to one of them. stages=0.1_0.9 is French in a tenth of the first half of the run
-and in nine tenths of the second, in place of the ratio. scale is as in configs/90_10.py.
+(the same id, which both texts must have then) to one of them. stages=0.1_0.9 is French in a
+tenth of the first half of the run and in nine tenths of the second, in place of the ratio. scale
+is as in configs/90_10.py.
 """
 
 import os
@@ -36,6 +37,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = config_lib.spoken(sources, scale=choice.scale, ratio=choice.ratio)
     config.vocabulary.layout = choice.layout
     config.mixture.content = choice.content
+    if choice.content == "disjoint":
+        for name in sources:
+            config.sources[name].ids = "shared"
     if choice.stages:
         config.mixture.stages = config_lib.equal_stages(choice.stages, "en", "fr")
     if choice.files:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig, TokenizerConfig
-from imbalance_jax.data import parallel, prepare, sources, synthetic, views
+from imbalance_jax.data import files, parallel, prepare, sources, synthetic, views
 
 L = 24
 ENGLISH = ("cat", "dog", "bird", "horse", "mouse"), ("eats", "sees", "wants"), ("fish", "bread")
@@ -452,6 +452,7 @@ def test_synthetic_texts_that_are_too_long_are_refused_by_the_name_of_the_set(
 
 
 def test_preparing_again_changes_nothing_and_reads_no_text(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CLOCK", 0)
     path = write_pairs(tmp_path / "a.jsonl")
     made = prepared(both, path, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
@@ -475,7 +476,8 @@ def test_where_a_file_lies_and_how_its_fields_are_named_make_no_other_set(
     assert again.fingerprint == made.fingerprint
 
 
-def test_a_cache_of_digests_that_cannot_be_used_is_written_anew(both, tmp_path):
+def test_a_cache_of_digests_that_cannot_be_used_is_written_anew(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CLOCK", 0)
     path = write_pairs(tmp_path / "a.jsonl")
     made = prepared(both, path, tmp_path)
     cache = tmp_path / "data" / "cache" / "digests.json"
@@ -670,8 +672,8 @@ GOOD = b'{"en": "One.", "fr": "Un."}\n'
         (b"{", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
         (b'{"id": ' + b"9" * 5000 + b"}", "is not valid JSON"),
-        (b'["a", "b"]', r'is not a JSON object\. .*such as {"en": "\.\.\.", "fr"'),
-        (b'"a"', "is not a JSON object"),
+        (b'["a", "b"]', r'is a JSON array, not an object\. .*such as {"en": "\.\.\.", "fr"'),
+        (b'"a"', "is a JSON string, not an object"),
         (b'{"en": "a", "id": 7}', r"no field 'fr'; it has: en, id\. Set config\.parallel\.en_fr"),
         (b"{}", "has no field 'en'; it has: none"),
         (

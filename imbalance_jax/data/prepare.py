@@ -18,6 +18,7 @@ from etils import epath
 from imbalance_jax import cli, storage
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig, TokenizerConfig
+from imbalance_jax.data import coverage as coverage_lib
 from imbalance_jax.data import mixture, sources, synthetic, text
 from imbalance_jax.progress import Progress
 
@@ -286,7 +287,8 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
 
     if not paragraphs:
         raise ValueError(f"{field}: there is no text to train it on.")
-    field = f"{field}.vocab_size={tokenizer.vocab_size}"
+    group, field = field, f"{field}.vocab_size={tokenizer.vocab_size}"
+    paragraphs, coverage = coverage_lib.cover(paragraphs, tokenizer.character_coverage)
     model = io.BytesIO()
     pad, unknown, separator = config_lib.SPECIALS
     try:
@@ -297,6 +299,7 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
             vocab_size=tokenizer.vocab_size,
             hard_vocab_limit=True,
             byte_fallback=True,
+            character_coverage=coverage,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -319,6 +322,8 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
         )
     except RuntimeError as error:
         reason = _reason(error)
+        if "required_chars" in reason:
+            return coverage_lib.train_with_less(group, tokenizer, paragraphs, train_tokenizer)
         most = _too_many(reason)
         if most:
             raise ValueError(
@@ -360,7 +365,7 @@ def _encode(
         encoded = tokenizer.encode(texts, num_threads=text.cores())
         for (split, document), ids in zip(batch, encoded, strict=True):
             size = len(document.text.encode())
-            yield split, document.id, np.array([*ids, separator]), size
+            yield split, document.identity, np.array([*ids, separator]), size
 
 
 def _batches(

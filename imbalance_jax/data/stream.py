@@ -169,6 +169,10 @@ class Stream:
 
     # What proves the order: see audit.py.
 
+    def taken_documents(self) -> dict[str, float]:
+        """Returns what `corpora.taken_documents` finds of the run."""
+        return corpora.taken_documents(self._corpora)
+
     def digest(self) -> str:
         """Returns hex digits that stand for the text and the rules that batches are made of."""
         languages_ = [
