@@ -395,6 +395,11 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path):
     refused(reading(b"[" * 100_000), where, "is not valid JSON")
 
 
+def test_a_field_that_the_first_line_lacks_is_found_by_check(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
+    refused(lambda: text.check("fr", files(path)), f"{path}, line 1: has no field 'text'")
+
+
 def test_bytes_that_are_not_utf8_are_named_in_a_text_file(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"one\ntwo\nthr\xffee\n")
     refused(lambda: read(files(tmp_path / "a.txt")), "a.txt, line 3", "not UTF-8", "offset 11")

@@ -651,9 +651,9 @@ def test_a_path_that_cannot_be_right_is_refused_before_anything_is_read(
     assert str(caught.value).startswith(f"config.parallel.en_fr.path={path!r}")
 
 
-def test_a_check_does_not_read(tmp_path):
-    (tmp_path / "a.jsonl.zst").write_bytes(b"\xff\xff")
-    parallel.check("en_fr", declared(tmp_path / "a.jsonl.zst"))
+def test_a_check_reads_no_more_than_the_first_pair(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GOOD + b"\xff\xff")
+    parallel.check("en_fr", declared(tmp_path / "a.jsonl"))
     parallel.check("en_fr", declared(""))  # synthetic
 
 
@@ -661,6 +661,27 @@ def test_one_field_for_both_sides_is_refused(tmp_path):
     path = write_pairs(tmp_path / "a.jsonl")
     with pytest.raises(ValueError, match=r"config\.parallel\.en_fr\.fields=.*one and the same"):
         parallel.check("en_fr", declared(path, fields=("en", "en")))
+
+
+def test_fields_are_found_by_dots_and_missed_before_all_is_read(tmp_path):
+    row = {"translation": {"en": "One.", "fr": "Un."}}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    nested = declared(path, fields=("translation.en", "translation.fr"))
+    parallel.check("en_fr", nested)
+    assert list(parallel._texts("en_fr", nested, lambda share: None)) == [("One.", "Un.")]
+    with pytest.raises(ValueError, match=r"has no field 'en'; it has: translation\.en, "):
+        parallel.check("en_fr", declared(path))
+
+
+def test_two_files_are_named_with_braces_and_have_no_fields(tmp_path):
+    for language in ("en", "fr"):
+        (tmp_path / f"both,{language}").write_text(f"{language}\n")
+    both = f"{tmp_path}/both[,]{{en,fr}}"
+    found = list(parallel._texts("en_fr", declared(both), lambda share: None))
+    assert found == [("en", "fr")]
+    with pytest.raises(ValueError, match=r"config\.parallel\.en_fr\.fields=.*two files of lines"):
+        parallel.check("en_fr", declared(both, fields=("a", "b")))
 
 
 GOOD = b'{"en": "One.", "fr": "Un."}\n'

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from imbalance_jax.config import SPECIALS, TokenizerConfig
 
@@ -20,21 +20,23 @@ _LEAST = 0.98  # that SentencePiece takes
 _META = len(SPECIALS) + 256  # pieces that are neither characters nor made of them
 
 
-def cover(paragraphs: Sequence[str], coverage: float) -> tuple[list[str], float]:
-    """Returns paragraphs with only the most frequent characters, and the coverage of those.
+def cover(paragraphs: Sequence[str], coverage: float) -> tuple[list[str], dict[str, Any]]:
+    """Returns paragraphs with only the most frequent characters, and options of the trainer.
 
     Args:
       paragraphs: that a tokenizer is trained on.
       coverage: the share of their characters that is kept, above 0 to 1.
     """
+    if coverage == TokenizerConfig.character_coverage:
+        return list(paragraphs), {}  # SentencePiece's own, which it does not write into a model
     if coverage >= _LEAST:
-        return list(paragraphs), coverage
+        return list(paragraphs), {"character_coverage": coverage}
     counts = _count_characters(paragraphs)
     rare = [character for character, _ in counts[_covering(counts, coverage) :]]
-    if not rare:
-        return list(paragraphs), 1.0
-    cut = re.compile("[" + "".join(map(re.escape, rare)) + "]+")
-    return [part for paragraph in paragraphs for part in cut.split(paragraph) if part], 1.0
+    if rare:
+        cut = re.compile("[" + "".join(map(re.escape, rare)) + "]+")
+        paragraphs = [part for each in paragraphs for part in cut.split(each) if part]
+    return list(paragraphs), {"character_coverage": 1.0}
 
 
 def train_with_less(

@@ -79,14 +79,18 @@ def check(name: str, source: SourceConfig) -> None:
 
     Raises:
       ValueError: a pattern matches nothing that could be read, a file is in two splits, a
-        Parquet file has not the columns that it should have, or no document has a field of
-        ids that the config names.
+        file has not the fields that it should have, or no document has a field of ids that
+        the config names.
     """
     files = _split_files(name, source)
+    begun: dict[str, object] = {}  # splits with a .jsonl file
     for file in files:
         if file.path.endswith(".parquet"):
             with _open_parquet(file.path) as table:
                 _columns(name, source, file.path, table)
+        elif ".jsonl" in _ending(file.path) and file.split not in begun:
+            # A field that is not there is found before another source is worked on for hours.
+            begun[file.split] = next(_read_lines(name, source, file), None)
     _check_ids(name, source, files)
 
 

@@ -161,11 +161,11 @@ def prepare_all(config: Config, sources: Mapping[str, AnySource]) -> dict[str, P
 
 
 def check(name: str, parallel: ParallelConfig) -> None:
-    """Finds what is wrong with the files of a set without reading them.
+    """Finds what is wrong with the files of a set without reading more than their first pair.
 
     Raises:
       ValueError: a file is missing, empty, named twice or of an unknown ending, or both
-        sides are one field.
+        sides are one field, or one of them is not there.
     """
     fields = _fields(parallel)
     if len(set(fields)) != 2:
@@ -210,6 +210,8 @@ def check(name: str, parallel: ParallelConfig) -> None:
         raise ValueError(
             f"{field} names one file twice. Name that of {' and that of '.join(parallel.sources)}."
         )
+    if len(paths) == 1:
+        next(_json_texts(name, parallel, paths[0]), None)
 
 
 def prepare(

@@ -288,18 +288,17 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
     if not paragraphs:
         raise ValueError(f"{field}: there is no text to train it on.")
     group, field = field, f"{field}.vocab_size={tokenizer.vocab_size}"
-    paragraphs, coverage = coverage_lib.cover(paragraphs, tokenizer.character_coverage)
+    covered, options = coverage_lib.cover(paragraphs, tokenizer.character_coverage)
     model = io.BytesIO()
     pad, unknown, separator = config_lib.SPECIALS
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(paragraphs),
+            sentence_iterator=iter(covered),
             model_writer=model,
             model_type=tokenizer.model_type,
             vocab_size=tokenizer.vocab_size,
             hard_vocab_limit=True,
             byte_fallback=True,
-            character_coverage=coverage,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -319,6 +318,7 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
             eos_id=-1,
             num_threads=text.cores(),
             minloglevel=2,
+            **options,
         )
     except RuntimeError as error:
         reason = _reason(error)
