@@ -48,4 +48,6 @@ def _two_tokenizers(scale: str, ratio: str) -> ml_collections.ConfigDict:
     config.sources.en2.tokenizer.vocab_size //= 2
     # Every document exists twice, as one with a translation does, and goes to one of the two.
     config.mixture.content = "disjoint"
+    for source in config.sources.values():
+        source.ids = "shared"
     return config

@@ -12,8 +12,9 @@ languages=fr,ratio=1 is French alone, under the same tokenizer. With joins=0.5 F
 sequence in the first half of the run, and joins English at its ratio in the second.
 
 layout is disjoint, merged or joint. content=disjoint gives a page that exists in both languages
-(the same id) to one of them. stages=0.1_0.9 is French in a tenth of the first half of the run
-and in nine tenths of the second, in place of the ratio. scale is as in configs/90_10.py.
+(the same id, which both texts must have then) to one of them. stages=0.1_0.9 is French in a
+tenth of the first half of the run and in nine tenths of the second, in place of the ratio. scale
+is as in configs/90_10.py.
 """
 
 import os
@@ -46,6 +47,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.mixture.content = choice.content
     if choice.stages and (choice.joins or len(sources) < 2):
         raise ValueError(f"stages={choice.stages} is for two languages, and without joins.")
+    if choice.content == "disjoint":
+        for name in sources:
+            config.sources[name].ids = "shared"
     if choice.stages:
         config.mixture.stages = config_lib.equal_stages(choice.stages, "en", "fr")
     if choice.joins:

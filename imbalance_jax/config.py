@@ -47,6 +47,10 @@ class TokenizerConfig:
 
     vocab_size: int = 16384  # pieces, with the 3 specials and 256 byte pieces
     model_type: str = "bpe"  # bpe | unigram
+    # The share of the text whose characters, the most frequent ones, get pieces of their own,
+    # above 0 to 1; others are written as bytes. Where the pieces are too few for 0.9995 it is
+    # lowered, which preparation says.
+    character_coverage: float = 0.9995
     path: str = ""  # an existing .model; then the fields above are not used
 
 
@@ -54,6 +58,11 @@ def _check_tokenizer(field: str, tokenizer: TokenizerConfig) -> None:
     _require_one_of(f"{field}.model_type", tokenizer.model_type, ("bpe", "unigram"))
     # The specials and byte pieces take the first 259 ids.
     _require_at_least(f"{field}.vocab_size", tokenizer.vocab_size, 260)
+    if not 0 < tokenizer.character_coverage <= 1:
+        raise ValueError(
+            f"config.{field}.character_coverage={tokenizer.character_coverage} must lie above 0 "
+            "and be 1 at most."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +86,18 @@ class SourceConfig:
     """A corpus of one tokenizer. Every kind declares all fields and reads its own."""
 
     kind: str = "docstrings"  # docstrings | files | tfds | synthetic
-    # files: glob patterns, several separated by commas. Without validation or test,
-    # 1 % of the documents of train each, chosen by a hash of the document's id.
+    # files: glob patterns, several separated by commas; see data/patterns.py. Without
+    # validation or test, 1 % of the documents of train each, chosen by a hash of their ids.
     # tfds: names or slices of splits, such as train[:10%]; where empty, the dataset's own.
     train: str = ""
     validation: str = ""
     test: str = ""
-    field: str = "text"  # files, tfds: the field or feature that holds the text
+    # files, tfds: the field or feature that holds the text; with dots if it is nested.
+    field: str = "text"
     id_field: str = "id"  # files, tfds: the one with the document's id, if there is one
+    # own | shared: whether a document's id means it in this source only, or the same document
+    # (a translation, say) in all sources whose ids are shared.
+    ids: str = "own"
     packages: tuple[str, ...] = ()  # docstrings: top-level packages; () is the fixed list
     dataset: str = ""  # tfds: a dataset's name and config, such as wiki40b/fr
     dataset_dir: str = ""  # tfds: where datasets lie; where empty, TFDS's own choice
@@ -92,13 +105,20 @@ class SourceConfig:
     synthetic: SyntheticConfig = SyntheticConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
 
+    @property
+    def names_ids(self) -> bool:
+        """Whether the config relies on ids that the documents have."""
+        read = self.kind in ("files", "tfds")
+        return read and (self.id_field != SourceConfig.id_field or self.ids == "shared")
+
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
     """Texts that say the same in two languages, to measure alignment on."""
 
     sources: tuple[str, ...] = ()  # the two sources that the languages belong to
-    path: str = ""  # .jsonl, also .gz or .zst: a pair a line; none for synthetic sources
+    # .jsonl, also .gz or .zst: a pair a line; or two files of lines; none for synthetic sources.
+    path: str = ""
     fields: tuple[str, ...] = ()  # of a line, in the order of `sources`; () is their names
 
 
@@ -454,11 +474,29 @@ def natural(tag: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", tag)]
 
 
+# Fields of a source that no other kind reads; those that have a message of their own are not here.
+_FIELDS_OF_KINDS: Mapping[str, tuple[str, ...]] = {
+    "field": ("files", "tfds"),
+    "id_field": ("files", "tfds"),
+    "dataset_dir": ("tfds",),
+    "packages": ("docstrings",),
+}
+
+
 def _check_source(name: str, source: SourceConfig) -> None:
     field = f"sources.{name}"
     _require_name(field, name, "name")
     _require_one_of(f"{field}.kind", source.kind, ("docstrings", "files", "tfds", "synthetic"))
     _require_one_of(f"{field}.markup", source.markup, ("none", "wiki40b"))
+    _require_one_of(f"{field}.ids", source.ids, ("own", "shared"))
+    for name_, kinds in _FIELDS_OF_KINDS.items():
+        value = getattr(source, name_)
+        if source.kind not in kinds and value != getattr(SourceConfig, name_):
+            raise ValueError(
+                f"config.{field}.{name_}={value!r} is for text of kind {' or '.join(kinds)}, and "
+                f"config.{field}.kind={source.kind!r} does not read it. Leave it out, or set "
+                f"config.{field}.kind."
+            )
     for split in ("train", "validation", "test"):
         if source.kind not in ("files", "tfds") and getattr(source, split):
             raise ValueError(
@@ -732,7 +770,7 @@ def _check_totals(config: "Config") -> None:
 _NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint", "mesh", "parallel")
 # Fields that earlier versions did not have. At their defaults they are left out, so that the
 # hash of a run in a study.json of an earlier version is still its hash.
-_NEWER: Mapping[type, tuple[str, ...]] = {}
+_NEWER: Mapping[type, tuple[str, ...]] = {TokenizerConfig: ("character_coverage",)}
 # Of the model: ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")
 
@@ -741,6 +779,13 @@ def identity(config: Config) -> dict[str, Any]:
     """Returns what makes a run the same run, as nested plain values."""
     plain = to_dict(config, leave_out=_NEWER)
     del plain["mixture"]["same_total_as"]  # a check, not what is trained on
+    for source in plain["sources"].values():
+        del source["ids"]
+    # Ids of several sources are compared where documents are parted, and nowhere else. Earlier
+    # versions took all for shared, and had no field that said so.
+    own = sorted(name for name, source in config.sources.items() if source.ids == "own")
+    if config.mixture.content == "disjoint" and own:
+        plain["mixture"]["content"] = f"disjoint, with ids=own of {', '.join(own)}"
     for name in _NOT_FUNCTION:
         del plain["model"][name]
     # The same update in another number of parts. Set and not left out: earlier hashes have it.

@@ -13,7 +13,7 @@ from imbalance_jax import distributed, hardware, languages, mesh_shape, placemen
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import synthetic
-from imbalance_jax.data.corpora import shared_documents
+from imbalance_jax.data.corpora import describe_documents
 from imbalance_jax.pack import Pack
 from imbalance_jax.progress import clock
 from imbalance_jax.train import Trainer
@@ -59,11 +59,8 @@ def describe(trainer: Trainer) -> str:
         if pool in dry:
             used += f", used up at step {dry[pool]:,} ({config.mixture.on_exhaustion})"
         lines.append(used)
-    for name, share in shared_documents(config, trainer.sources).items():
-        lines.append(
-            f"  {share:.1%} of the documents of {name} are in another source too "
-            f"(content {config.mixture.content})"
-        )
+    documents = describe_documents(config, trainer.sources, stream.taken_documents())
+    lines += [f"  {line}" for line in documents]
     for name, set_ in trainer.parallel.items():
         first, second = set_.sources
         lines.append(

@@ -112,7 +112,12 @@ CHOICES = {
     "dials.py": {
         "dial=none": {"languages.en2.clone_of": "en1", "mixture.ratio": {"en1": 90, "en2": 10}},
         "dial=none,ratio=1:1": {"mixture.ratio": {"en1": 1, "en2": 1}},
-        "dial=tokenizer": {"languages.en2.source": "en2", "mixture.content": "disjoint"},
+        "dial=tokenizer": {
+            "languages.en2.source": "en2",
+            "mixture.content": "disjoint",
+            "sources.en1.ids": "shared",
+            "sources.en2.ids": "shared",
+        },
         "dial=tokenizer,ratio=1:1": {"mixture.ratio": {"en1": 1, "en2": 1}},
         "dial=reversed": {"languages.en2.words": "reversed"},
         "dial=permuted": {"languages.en2.words": "permuted"},
@@ -140,6 +145,7 @@ CHOICES = {
             "sources.fr.kind": "tfds",
             "sources.fr.dataset": "wiki40b/fr",
             "sources.fr.id_field": "wikidata_id",
+            "sources.fr.ids": "shared",
             "sources.en.markup": "wiki40b",
         },
     },
@@ -280,7 +286,8 @@ def test_each_dial_differs_from_a_clone_in_one_thing():
     assert two.tokenizer.vocab_size * 2 == one.tokenizer.vocab_size
     assert dataclasses.replace(two, tokenizer=one.tokenizer) == one
     clone = config_lib.resolve(cli.load(f"{ROOT}/configs/dials.py"))
-    assert one == clone.sources["en"] and config.mixture.ratio == clone.mixture.ratio
+    assert one == dataclasses.replace(clone.sources["en"], ids="shared")
+    assert config.mixture.ratio == clone.mixture.ratio
 
 
 @pytest.mark.parametrize("main, clone", [(50, 5.556), (10, 10), (37, 7), (0, 11.111), (100, 0)])
@@ -575,6 +582,29 @@ WRONG = {
         )
         for split in ("train", "validation", "test")
     },
+    **{
+        f"{name} of another kind of text": (
+            {f"sources__en__{name}": value},
+            rf"config\.sources\.en\.{name}=.* is for text of kind .*kind='docstrings' does not",
+        )
+        for name, value in {"field": "body", "id_field": "url", "dataset_dir": "d"}.items()
+    },
+    "packages of files": (
+        {
+            "sources__en__kind": "files",
+            "sources__en__train": "a.txt",
+            "sources__en__packages": ("numpy",),
+        },
+        r"config\.sources\.en\.packages=\('numpy',\) is for text of kind docstrings",
+    ),
+    "ids of nobody": (
+        {"sources__en__ids": "all"},
+        r"config\.sources\.en\.ids='all' is not one of 'own', 'shared'",
+    ),
+    "no coverage": (
+        {"sources__en__tokenizer__character_coverage": 0.0},
+        r"config\.sources\.en\.tokenizer\.character_coverage=0\.0 must lie above 0 and be 1 at",
+    ),
     "a dataset without a name": (
         {"sources__en__kind": "tfds"},
         r"config\.sources\.en\.kind='tfds' needs config\.sources\.en\.dataset: .*such as wiki40b/",
@@ -1321,6 +1351,16 @@ def test_a_command_with_a_wrong_config_exits_with_2_one_message_and_nothing_made
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whether_ids_are_shared_is_part_of_a_run_only_where_documents_are_parted():
+    def identity(ids, content):
+        config = cli.load(f"{ROOT}/configs/dials.py:dial=tokenizer")
+        config.sources.en1.ids, config.mixture.content = ids, content
+        return config_lib.identity(config_lib.resolve(config))
+
+    assert identity("own", "shared") == identity("shared", "shared")
+    assert identity("own", "disjoint") != identity("shared", "disjoint")
+
+
 def test_more_steps_that_would_part_documents_anew_are_refused(tmp_path):
     stages = ((0, {"en1": 1, "en2": 0}), (10, {"en1": 1, "en2": 1}))
     for changes in ({"mixture__switch": "document"}, {"mixture__content": "disjoint"}):
@@ -1373,6 +1413,9 @@ def test_runs_keep_the_identity_that_earlier_versions_wrote_into_study_json():
     for values, written in (
         (config_lib.cloned(scale="demo", ratio="90:10"), "eb3223aa6aca5424"),
         (staged, "2722714b6338b746"),
+        # Documents were parted by their ids then as they are now where ids are shared.
+        (cli.load(f"{ROOT}/configs/en_fr.py:content=disjoint"), "c42e2bfdf99ca36f"),
+        (cli.load(f"{ROOT}/configs/dials.py:dial=tokenizer"), "40b8407cf581cd87"),
     ):
         assert config_lib.digest(config_lib.identity(config_lib.resolve(values))) == written
 

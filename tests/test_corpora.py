@@ -67,7 +67,7 @@ def config_of(languages, ratio, *, sources_=None, **changes):
     """Returns a config; languages maps tags to sources, or to "=tag" for a clone of a tag."""
     config = config_lib.to_dict(tiny_config(UNUSED))
     named = sources_ or list(dict.fromkeys(n for n in languages.values() if n[0] != "="))
-    config["sources"] = {name: config["sources"]["en"] for name in named}
+    config["sources"] = {name: {**config["sources"]["en"], "ids": "shared"} for name in named}
     config["languages"] = {
         tag: {"clone_of": name[1:]} if name[0] == "=" else {"source": name}
         for tag, name in languages.items()
@@ -464,6 +464,45 @@ def test_shared_documents_are_those_whose_id_any_other_source_has(prepared):
     assert corpora.shared_documents(config_of(TWO, (1, 1)), prepared) == {"a": 0.5, "b": 0.25}
     three = corpora.shared_documents(config_of(THREE, (1, 1, 1)), prepared)
     assert three == {"a": 0.5, "b": 0.25, "c": 0.75}
+
+
+def own_ids(config, *names):
+    """Returns a config in which the ids of some sources mean something in these only."""
+    plain = config_lib.to_dict(config)
+    for name in names:
+        plain["sources"][name]["ids"] = "own"
+    return config_lib.resolve(plain)
+
+
+def test_an_id_counts_in_another_source_only_where_both_say_so(prepared):
+    config = config_of(THREE, (1, 1, 1), mixture__content="disjoint")
+    own = own_ids(config, "c")
+    assert corpora.shared_documents(own, prepared) == {"a": 0.5, "b": 0.25, "c": 0.0}
+    assert corpora.equal_ids(own, prepared) == {"a": 0.3, "b": 0.15, "c": 0.75}
+    assert corpora.equal_ids(config, prepared) == dict.fromkeys("abc", 0.0)
+    found = corpora.corpora(own, prepared)
+    assert found[2].mine_n is None
+    two = corpora.corpora(config_of(TWO, (1, 1), mixture__content="disjoint"), prepared)
+    assert all(np.array_equal(a.mine_n, b.mine_n) for a, b in zip(two, found, strict=False))
+    alone = corpora.corpora(own_ids(config, "a", "b"), prepared)
+    assert [corpus.mine_n for corpus in alone] == [None] * 3
+
+
+def test_the_share_of_documents_that_disjoint_content_takes_away_is_said(prepared):
+    config = config_of(TWO, (1, 1), mixture__content="disjoint")
+    parted = corpora.corpora(config, prepared)
+    taken = corpora.taken_documents(parted)
+    # Five documents of each are in both, and are kept by one of the two.
+    assert taken["a"] * 10 + taken["b"] * 20 == pytest.approx(5)
+    said = "\n".join(corpora.describe_documents(config, prepared, taken))
+    assert "50.0% of the documents of a are in another source too (content disjoint)" in said
+    assert f"content=disjoint takes {taken['b']:.1%} of the documents of b AWAY" in said
+    own = own_ids(config, "b")
+    nothing = corpora.taken_documents(corpora.corpora(own, prepared))
+    said = "\n".join(corpora.describe_documents(own, prepared, nothing))
+    assert nothing == {} and "content=disjoint takes NOTHING away" in said
+    assert "0.0% of the documents of a are in another source too" in said
+    assert "50.0% of the documents of a have an id that another source has too" in said
 
 
 def test_only_sources_with_a_table_of_documents_share_any(prepared):

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
 from imbalance_jax.config import SourceConfig
-from imbalance_jax.data import text
+from imbalance_jax.data import files, text
 
 FEATURES = {"id": tfds.features.Text(), "number": np.int64, "text": tfds.features.Text()}
 
@@ -110,8 +110,28 @@ def test_a_record_without_an_id_gets_one_from_its_place_in_the_dataset(tmp_path)
     whole, part = source(tmp_path, "toy/fr"), source(tmp_path, "toy/fr:1.0.0", train="train[7:]")
     assert ids(whole)["train"] == [f"toy/fr:train:{i}" for i in range(10)]
     assert ids(part)["train"] == [f"toy/fr:train:{i}" for i in range(7, 10)]
-    missing = dataclasses.replace(part, id_field="missing")
-    assert ids(missing) == ids(part)
+    [(_, document), *_] = read(part)
+    assert document.identity == f"\0fr\0{document.id}"
+
+
+@pytest.mark.parametrize("fields", [{"id_field": "missing"}, {"ids": "shared"}])
+def test_a_feature_of_ids_that_the_dataset_lacks_is_refused_with_those_it_has(tmp_path, fields):
+    features = {"number": np.int64, "text": tfds.features.Text()}
+    examples = [{"number": 1, "text": "Texte."}]
+    write(tmp_path, "toy", "1.0.0", {"train": examples}, features)
+    with pytest.raises(ValueError, match=r"sources\.fr\.id_field='\w+': .* it has: number, text"):
+        text.check("fr", source(tmp_path, **fields))
+
+
+def test_features_within_features_are_named_with_dots(tmp_path):
+    features = {
+        "about": {"key": tfds.features.Text()},
+        "translation": tfds.features.Translation(languages=["en", "fr"]),
+    }
+    examples = [{"about": {"key": "k1"}, "translation": {"en": "One.", "fr": "Un."}}]
+    write(tmp_path, "toy", "1.0.0", {"train": examples}, features)
+    found = read(source(tmp_path, field="translation.fr", id_field="about.key"))
+    assert [(d.id, d.text) for _, d in found] == [("k1", "Un.")]
 
 
 def test_records_without_text_are_left_out_and_their_markup_too(tmp_path):
@@ -583,16 +603,14 @@ def test_the_fingerprint_follows_the_records_and_not_their_place(tmp_path):
         dataclasses.replace(base, train="train[:5]", validation="test", test="train[5:]"),
         dataclasses.replace(base, field="id"),
         dataclasses.replace(base, id_field="number"),
-        dataclasses.replace(base, id_field="missing"),
         dataclasses.replace(base, markup="wiki40b"),
     ]
     prints = [text.fingerprint("fr", each) for each in changed]
     assert len({first, *prints}) == len(prints) + 1
-    # Without an id in the records it does not matter what it would be called.
-    assert prints[-2] == text.fingerprint("fr", dataclasses.replace(base, id_field="absent"))
 
 
 def test_digests_of_record_files_are_remembered(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CLOCK", 0)
     cache = tmp_path / "digests.json"
     first = text.fingerprint("fr", source(toy), cache)
     known = json.loads(cache.read_text())
@@ -604,7 +622,8 @@ def test_digests_of_record_files_are_remembered(toy, tmp_path, monkeypatch):
     assert text.fingerprint("fr", source(toy)) == first
 
 
-def test_only_the_files_that_a_slice_needs_are_hashed(toy, tmp_path):
+def test_only_the_files_that_a_slice_needs_are_hashed(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CLOCK", 0)
     cache = tmp_path / "digests.json"
     sliced = source(toy, train="train[4:9]", validation="train[0:2]", test="test")
     text.fingerprint("fr", sliced, cache)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 
@@ -306,7 +307,24 @@ def test_the_fingerprint_of_docstrings_follows_versions_and_packages(package, mo
     # A package without metadata: by the sizes of its files.
     before = text.fingerprint("en", package('"""Short."""'))
     assert before == text.fingerprint("en", package('"""Short."""'))
-    assert before != text.fingerprint("en", package('"""Longer."""'))
+    assert before != text.fingerprint("en", package('"""Other."""'))  # of equal length
+
+
+def test_a_package_that_is_edited_where_it_lies_has_another_fingerprint_at_one_version(
+    package, monkeypatch
+):
+    distribution = types.SimpleNamespace(read_text=lambda name: '{"dir_info": {"editable": true}}')
+    metadata = docstrings.importlib.metadata
+    monkeypatch.setattr(
+        metadata, "packages_distributions", lambda: {"sample_package_of_text": ["sample"]}
+    )
+    monkeypatch.setattr(metadata, "version", lambda name: "1.0")
+    monkeypatch.setattr(metadata, "distribution", lambda name: distribution)
+    before = text.fingerprint("en", package('"""Short."""'))
+    assert before != text.fingerprint("en", package('"""Other."""'))
+    distribution.read_text = lambda name: None  # an installation, which keeps to its version
+    before = text.fingerprint("en", package('"""Short."""'))
+    assert before == text.fingerprint("en", package('"""Other."""'))
 
 
 def test_the_size_of_the_embedded_text_is_not_known_before_it_is_read():

@@ -9,11 +9,13 @@ import random
 import subprocess
 import sys
 import textwrap
+import time
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
+from imbalance_jax import storage
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data import files as files_lib
 from imbalance_jax.data import text
@@ -72,16 +74,16 @@ def test_each_kind_of_file_yields_its_documents_in_order(tmp_path):
     source = files(f"{tmp_path}/*.txt, {tmp_path}/a.txt.*, {tmp_path}/c.*,{tmp_path}/[def].*")
     assert [(d.id, d.text) for _, d in read(source)] == [
         ("a.txt", "One."),
-        ("b.txt", "Zwei\r\nZeilen é\x00\u2028."),
-        ("a.txt.gz", "Two\nlines."),
-        ("a.txt.zst", "Zwei\r\nZeilen é."),
+        ("b.txt", "Zwei\nZeilen é\x00\u2028."),
+        ("a.txt.gz//train2", "Two\nlines."),
+        ("a.txt.zst//train2", "Zwei\nZeilen é."),
         ("x", "Three."),
-        ("c.jsonl:2", "Four."),
+        ("c.jsonl//train3:2", "Four."),
         ("7", "Five."),
         ("8", "Six."),
-        ("e.jsonl.zst:2", "Sept é."),
+        ("e.jsonl.zst//train4:2", "Sept é."),
         ("y", "Eight."),
-        ("f.parquet:2", "Nine\né."),
+        ("f.parquet//train4:2", "Nine\né."),
     ]
 
 
@@ -142,7 +144,8 @@ def test_a_pattern_is_expanded_and_a_name_with_brackets_is_a_file(tmp_path, monk
     (tmp_path / "deep" / "er" / "a.txt").write_text("One.")
     (tmp_path / "b[1].txt").write_text("Two.")
     source = files("~/**/a.txt, ~/b[1].txt, ~/deep/er/*.txt")
-    assert [d.id for _, d in read(source)] == ["a.txt", "b[1].txt"]  # each file once
+    # Each file once, and named after its path within the pattern.
+    assert [d.id for _, d in read(source)] == ["deep/er/a.txt", "b[1].txt//train2"]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
@@ -189,6 +192,138 @@ def test_progress_rises_to_one_as_the_file_is_consumed(tmp_path, ending):
     # Buffers are read ahead.
     assert at[5000] == pytest.approx(0.25, abs=0.1)
     assert at[17_500] == pytest.approx(0.875, abs=0.1)
+
+
+# Ids
+
+
+def test_documents_without_ids_are_named_after_their_place_wherever_the_corpus_lies(tmp_path):
+    """Files of one name in several directories, and two patterns with the same paths below them."""
+    found = []
+    for corpus in (tmp_path / "here", tmp_path / "else" / "where"):
+        for tree in ("one", "two"):
+            for folder in "abc":
+                (corpus / tree / folder).mkdir(parents=True)
+                (corpus / tree / folder / "text.txt").write_text(f"{tree} {folder}")
+        source = files(f"{corpus}/one/*/text.txt, {corpus}/two/{{b,c}}/*.txt")
+        found.append([d.id for _, d in read(source)])
+        assert text.fingerprint("en", source) == text.fingerprint("en", source)
+    assert found[0] == found[1]
+    assert len(set(found[0])) == len(found[0]) == 5
+    assert found[0][0] == "a/text.txt"
+
+
+def test_many_files_of_one_name_are_held_out_one_by_one(tmp_path):
+    for i in range(600):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "text.txt").write_text("Text.")
+    splits = [split for split, _ in read(files(f"{tmp_path}/*/text.txt"))]
+    # 6 expected of each, with a standard deviation of 2.4.
+    assert 0 < splits.count("validation") < 18 and 0 < splits.count("test") < 18
+
+
+def test_an_id_that_is_made_up_is_that_of_no_other_source(tmp_path):
+    for name in ("en", "fr"):
+        (tmp_path / name).mkdir()
+        write_lines(tmp_path / name / "train.jsonl", [{"text": name}, {"id": "x", "text": name}])
+    found = {n: [d for _, d in read(files(tmp_path / n / "train.jsonl"), n)] for n in ("en", "fr")}
+    assert [d.id for d in found["en"]] == [d.id for d in found["fr"]] == ["train.jsonl:1", "x"]
+    first, second = ([d.identity for d in found[n]] for n in ("en", "fr"))
+    assert first[0] != second[0] and first[1] == second[1] == "x"
+
+
+def test_a_file_that_is_listed_twice_is_read_once(tmp_path):
+    (tmp_path / "a.txt").write_text("One.")
+    os.symlink(tmp_path / "a.txt", tmp_path / "b.txt")
+    assert [d.id for _, d in read(files(f"{tmp_path}/*.txt,{tmp_path}/a.txt"))] == ["a.txt"]
+
+
+@pytest.mark.parametrize("fields", [{"id_field": "nonsense"}, {"ids": "shared"}])
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "txt"])
+def test_a_field_of_ids_that_no_document_has_is_refused_with_those_there_are(
+    tmp_path, ending, fields
+):
+    path = tmp_path / f"a.{ending}"
+    path.write_text("Text.") if ending == "txt" else write(path, [{"text": "Text.", "url": "u"}])
+    stated = "id_field='nonsense'" if "id_field" in fields else "ids='shared'"
+    has = "none" if ending == "txt" else "text, url"
+    for call in (text.check, lambda name, source: read(source, name)):
+        refused(
+            lambda call=call: call("fr", files(path, **fields)),
+            f"config.sources.fr.{stated}",
+            f"the first has: {has}.",
+        )
+    text.check("fr", files(path))
+
+
+def test_how_many_documents_lack_an_id_is_said_once(tmp_path, capsys):
+    rows = [{"url": f"u{i}", "text": "Text."} for i in range(3)]
+    path = write_lines(tmp_path / "a.jsonl", [{"text": "Text."}, *rows, {"text": "x", "url": None}])
+    source = files(path, id_field="url")
+    for _ in range(2):
+        assert [d.id for _, d in read(source, "lacks")] == [
+            "a.jsonl:1",
+            "u0",
+            "u1",
+            "u2",
+            "a.jsonl:5",
+        ]
+    said = capsys.readouterr().out
+    assert said.count("config.sources.lacks.id_field='url': 2 of 5 documents have no id") == 1
+
+
+# Nested fields
+
+
+def test_dots_lead_to_a_field_within_another_unless_a_name_has_them(tmp_path):
+    warc = {"warc-record-id": "urn:1", "warc.date": "d"}
+    row = {"warc_headers": warc, "translation": {"fr": "Un."}, "translation.en": "One."}
+    path = write_lines(tmp_path / "a.jsonl", [{**row, "translation": {"fr": "Un.", "en": "no"}}])
+    table = write_table(tmp_path / "a.parquet", **{key: [value] for key, value in row.items()})
+    for each in (path, table):
+        for field, expected in (("translation.fr", "Un."), ("translation.en", "One.")):
+            source = files(each, field=field, id_field="warc_headers.warc-record-id")
+            assert [(d.id, d.text) for _, d in read(source)] == [("urn:1", expected)]
+        [(_, document)] = read(
+            files(each, field="translation.fr", id_field="warc_headers.warc.date")
+        )
+        assert document.id == "d"
+        refused(
+            lambda each=each: read(files(each, field="translation.de")),
+            "'translation.de'; it has: warc_headers.warc-record-id, warc_headers.warc.date, "
+            "translation.fr, translation.en",
+        )
+    assert text.size(files(table, field="translation.fr")) > 0
+
+
+def test_a_field_within_one_that_is_null_is_absent(tmp_path):
+    rows = [{"text": "x", "about": None}, {"text": "y", "about": {"id": "k"}}]
+    for path in (write_lines(tmp_path / "a.jsonl", rows), write(tmp_path / "a.parquet", rows)):
+        found = [d.id for _, d in read(files(path, id_field="about.id"))]
+        assert found == [f"{path.name}:1", "k"]
+
+
+# Text
+
+
+def test_line_ends_of_a_text_file_are_line_feeds_and_those_of_json_are_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"One\r\ntwo\rthree\n\r\nfour")
+    path = write_lines(tmp_path / "b.jsonl", [{"text": "One\r\ntwo\u2028three"}])
+    path.write_bytes(
+        path.read_bytes().replace(b"\n", b"\r\n").replace(b"\\u2028", "\u2028".encode())
+    )
+    assert [d.text for _, d in read(files(tmp_path / "*"))] == [
+        "One\ntwo\nthree\n\nfour",
+        "One\r\ntwo\u2028three",
+    ]
+
+
+def test_a_byte_order_mark_where_json_files_were_joined_is_not_text(tmp_path):
+    part = b'\xef\xbb\xbf{"text": "Text."}\n'
+    (tmp_path / "a.jsonl").write_bytes(part * 3)
+    assert [d.text for _, d in read(files(tmp_path / "a.jsonl"))] == ["Text."] * 3
+    (tmp_path / "a.jsonl").write_bytes(part.strip() + part)
+    refused(lambda: read(files(tmp_path / "a.jsonl")), "line 1: is not valid", "byte order mark")
 
 
 # What is wrong with files
@@ -258,6 +393,11 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path):
     )
     refused(reading(b'{"text": "caf\xe9"}'), where, "is not UTF-8 text", "0xe9, at offset 13")
     refused(reading(b"[" * 100_000), where, "is not valid JSON")
+
+
+def test_a_field_that_the_first_line_lacks_is_found_by_check(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
+    refused(lambda: text.check("fr", files(path)), f"{path}, line 1: has no field 'text'")
 
 
 def test_bytes_that_are_not_utf8_are_named_in_a_text_file(tmp_path):
@@ -396,7 +536,6 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
     changed = [
         files(other),
         files(path, field="body"),
-        files(path, id_field="url"),
         files(path, test=str(other)),
         files(path, validation=str(other)),
         files(f"{path},{other}"),
@@ -419,6 +558,7 @@ def test_a_cached_digest_saves_reading_the_file_until_it_changes(tmp_path, monke
         return digest(file, kind)
 
     monkeypatch.setattr(hashlib, "file_digest", recording)
+    monkeypatch.setattr(files_lib, "_CLOCK", 0)
     cache = tmp_path / "cache" / "digests.json"
     (tmp_path / "a.txt").write_text("One.")
     (tmp_path / "b.txt").write_text("Two.")
@@ -435,8 +575,47 @@ def test_a_cached_digest_saves_reading_the_file_until_it_changes(tmp_path, monke
     assert os.listdir(cache.parent) == ["digests.json"]
 
 
+@pytest.mark.parametrize("keep", ["in place", "another file"])
+def test_another_text_of_equal_size_and_time_has_another_digest(tmp_path, monkeypatch, keep):
+    monkeypatch.setattr(files_lib, "_CLOCK", 0)
+    path, cache = tmp_path / "x.txt", tmp_path / "digests.json"
+    path.write_text("One." + "x" * 100_000)
+    os.utime(path, ns=(5, 5))
+    first = files_lib.digests([str(path)], cache)
+    assert files_lib.digests([str(path)], cache) == first
+    time.sleep(0.02)  # a clock of file systems may tick a hundred times a second
+    if keep == "in place":
+        path.write_text("Two." + "x" * 100_000)
+    else:
+        (tmp_path / "y.txt").write_text("Two." + "x" * 100_000)
+        (tmp_path / "y.txt").replace(path)
+    os.utime(path, ns=(5, 5))
+    second = files_lib.digests([str(path)], cache)
+    assert second == {str(path): hashlib.sha256(path.read_bytes()).hexdigest()} != first
+
+
+def test_a_file_that_has_just_changed_is_hashed_and_not_remembered(tmp_path):
+    path, cache = tmp_path / "x.txt", tmp_path / "digests.json"
+    path.write_text("One.")
+    files_lib.digests([str(path)], cache)
+    assert not cache.exists()
+
+
+def test_what_the_times_do_not_show_a_sample_of_the_bytes_may(tmp_path, monkeypatch):
+    """As on a file system that keeps no time of change of its own."""
+    monkeypatch.setattr(files_lib, "_CLOCK", 0)
+    monkeypatch.setattr(storage, "file_status", lambda status: f"{status.st_size}")
+    path, cache = tmp_path / "x.txt", tmp_path / "digests.json"
+    found = []
+    for place in (0, 50_000, 99_999):
+        path.write_bytes(b"a" * place + b"b" + b"a" * (99_999 - place))
+        found += files_lib.digests([str(path)], cache).values()
+    assert len(set(found)) == 3
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": ', "\x00", "{}"])
-def test_a_corrupt_cache_is_ignored_and_replaced(tmp_path, content):
+def test_a_corrupt_cache_is_ignored_and_replaced(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(files_lib, "_CLOCK", 0)
     cache = tmp_path / "digests.json"
     cache.write_text(content)
     (tmp_path / "a.txt").write_text("One.")

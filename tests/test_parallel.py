@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig, TokenizerConfig
-from imbalance_jax.data import parallel, prepare, sources, synthetic, views
+from imbalance_jax.data import files, parallel, prepare, sources, synthetic, views
 
 L = 24
 ENGLISH = ("cat", "dog", "bird", "horse", "mouse"), ("eats", "sees", "wants"), ("fish", "bread")
@@ -452,6 +452,7 @@ def test_synthetic_texts_that_are_too_long_are_refused_by_the_name_of_the_set(
 
 
 def test_preparing_again_changes_nothing_and_reads_no_text(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CLOCK", 0)
     path = write_pairs(tmp_path / "a.jsonl")
     made = prepared(both, path, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
@@ -475,7 +476,8 @@ def test_where_a_file_lies_and_how_its_fields_are_named_make_no_other_set(
     assert again.fingerprint == made.fingerprint
 
 
-def test_a_cache_of_digests_that_cannot_be_used_is_written_anew(both, tmp_path):
+def test_a_cache_of_digests_that_cannot_be_used_is_written_anew(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CLOCK", 0)
     path = write_pairs(tmp_path / "a.jsonl")
     made = prepared(both, path, tmp_path)
     cache = tmp_path / "data" / "cache" / "digests.json"
@@ -649,9 +651,9 @@ def test_a_path_that_cannot_be_right_is_refused_before_anything_is_read(
     assert str(caught.value).startswith(f"config.parallel.en_fr.path={path!r}")
 
 
-def test_a_check_does_not_read(tmp_path):
-    (tmp_path / "a.jsonl.zst").write_bytes(b"\xff\xff")
-    parallel.check("en_fr", declared(tmp_path / "a.jsonl.zst"))
+def test_a_check_reads_no_more_than_the_first_pair(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GOOD + b"\xff\xff")
+    parallel.check("en_fr", declared(tmp_path / "a.jsonl"))
     parallel.check("en_fr", declared(""))  # synthetic
 
 
@@ -659,6 +661,27 @@ def test_one_field_for_both_sides_is_refused(tmp_path):
     path = write_pairs(tmp_path / "a.jsonl")
     with pytest.raises(ValueError, match=r"config\.parallel\.en_fr\.fields=.*one and the same"):
         parallel.check("en_fr", declared(path, fields=("en", "en")))
+
+
+def test_fields_are_found_by_dots_and_missed_before_all_is_read(tmp_path):
+    row = {"translation": {"en": "One.", "fr": "Un."}}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    nested = declared(path, fields=("translation.en", "translation.fr"))
+    parallel.check("en_fr", nested)
+    assert list(parallel._texts("en_fr", nested, lambda share: None)) == [("One.", "Un.")]
+    with pytest.raises(ValueError, match=r"has no field 'en'; it has: translation\.en, "):
+        parallel.check("en_fr", declared(path))
+
+
+def test_two_files_are_named_with_braces_and_have_no_fields(tmp_path):
+    for language in ("en", "fr"):
+        (tmp_path / f"both,{language}").write_text(f"{language}\n")
+    both = f"{tmp_path}/both[,]{{en,fr}}"
+    found = list(parallel._texts("en_fr", declared(both), lambda share: None))
+    assert found == [("en", "fr")]
+    with pytest.raises(ValueError, match=r"config\.parallel\.en_fr\.fields=.*two files of lines"):
+        parallel.check("en_fr", declared(both, fields=("a", "b")))
 
 
 GOOD = b'{"en": "One.", "fr": "Un."}\n'
@@ -670,8 +693,8 @@ GOOD = b'{"en": "One.", "fr": "Un."}\n'
         (b"{", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
         (b'{"id": ' + b"9" * 5000 + b"}", "is not valid JSON"),
-        (b'["a", "b"]', r'is not a JSON object\. .*such as {"en": "\.\.\.", "fr"'),
-        (b'"a"', "is not a JSON object"),
+        (b'["a", "b"]', r'is a JSON array, not an object\. .*such as {"en": "\.\.\.", "fr"'),
+        (b'"a"', "is a JSON string, not an object"),
         (b'{"en": "a", "id": 7}', r"no field 'fr'; it has: en, id\. Set config\.parallel\.en_fr"),
         (b"{}", "has no field 'en'; it has: none"),
         (

@@ -1,9 +1,11 @@
 """Behaviours of data/prepare.py, on small files and on a part of the embedded text."""
 
+import dataclasses
 import io
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import subprocess
@@ -13,10 +15,12 @@ import weakref
 
 import numpy as np
 import pytest
+import sentencepiece
 from conftest import tiny_config, write_jsonl
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SourceConfig, SyntheticConfig, TokenizerConfig
+from imbalance_jax.data import coverage as coverage_lib
 from imbalance_jax.data import prepare, sources, synthetic, text
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -60,7 +64,7 @@ def assert_holds_the_text(source, made):
     ids = {split: [] for split in sources.SPLITS}
     sizes = dict.fromkeys(sources.SPLITS, 0)
     for split, document in text.documents("en", source):
-        ids[split].append(sources.document_hash(document.id))
+        ids[split].append(sources.document_hash(document.identity))
         expected[split] += [*made.tokenizer.encode(document.text), 2]
         sizes[split] += len(document.text.encode())
     for split in sources.SPLITS:
@@ -318,9 +322,8 @@ def test_a_tokenizer_that_does_not_exist_is_refused_by_its_field(tmp_path, sourc
     [
         (["Few words."] * 5, r"Set it to (\d+) or less"),
         (TEXTS, r"Set it to (\d+) or less"),
-        ([chr(0x4E00 + n) * 3 for n in range(8000)], "higher"),
     ],
-    ids=["tiny", "small", "many characters"],
+    ids=["tiny", "small"],
 )
 def test_a_vocabulary_that_does_not_suit_the_text_is_refused_with_the_fix(
     tmp_path, model_type, texts, fix
@@ -335,6 +338,62 @@ def test_a_vocabulary_that_does_not_suit_the_text_is_refused_with_the_fix(
         paragraphs = [line for line in "\n".join(texts).split("\n") if line]
         wanted = config_lib.TokenizerConfig(vocab_size=int(most[1]), model_type=model_type)
         prepare.train_tokenizer("en", wanted, paragraphs)
+
+
+_DRAWN = random.Random(0).choices(range(900), [1 / (n + 5) for n in range(900)], k=30_000)
+MANY = ["".join(chr(0x4E00 + n) for n in _DRAWN[i : i + 60]) for i in range(0, len(_DRAWN), 60)]
+MANY.append("".join(chr(0x4E00 + n) for n in range(900)))
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_characters_that_do_not_fit_are_written_as_bytes_and_that_is_said(model_type, capsys):
+    config = config_lib.TokenizerConfig(vocab_size=700, model_type=model_type)
+    model = prepare.train_tokenizer("config.t", config, MANY)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
+    said = capsys.readouterr().out
+    assert "config.t: 900 different characters do not fit into vocab_size=700" in said
+    assert "The most frequent 220 get pieces" in said  # half of what is left of 700 by 259
+    pieces = [tokenizer.id_to_piece(n) for n in range(259, 700)]
+    assert sum(len(piece) == 1 for piece in pieces) == 220
+    for one in MANY[:20]:
+        assert tokenizer.decode(tokenizer.encode(one)) == one
+
+
+def test_a_text_without_longer_pieces_gives_its_characters_more_than_half(capsys):
+    texts = [chr(0x4E00 + n) for n in range(900)] * 3
+    prepare.train_tokenizer("config.t", config_lib.TokenizerConfig(vocab_size=1000), texts)
+    assert "The most frequent 741 get pieces" in capsys.readouterr().out
+
+
+def test_a_stated_coverage_that_does_not_fit_is_refused_with_two_numbers_that_work():
+    config = config_lib.TokenizerConfig(vocab_size=700, character_coverage=1.0)
+    with pytest.raises(ValueError, match=r"^config\.t\.vocab_size=700 is too small") as refused:
+        prepare.train_tokenizer("config.t", config, MANY)
+    found = re.search(
+        r"vocab_size above (\d[\d,]*), or .*_coverage to (0\.\d+) or", str(refused.value)
+    )
+    more, coverage = int(found[1].replace(",", "")), float(found[2])
+    assert more == 259 + 900
+    prepare.train_tokenizer(
+        "config.t", dataclasses.replace(config, character_coverage=coverage), MANY
+    )
+    prepare.train_tokenizer("config.t", dataclasses.replace(config, vocab_size=more + 1), MANY)
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.99, 1.0])
+def test_the_covered_characters_are_the_most_frequent_that_make_up_their_share(coverage):
+    """Below 0.98 SentencePiece covers none; above, its own choice is the second path."""
+    text_ = ["a" * 500 + "b" * 300 + "c" * 150 + "d" * 45 + "e" * 5] * 2
+    kept, given = coverage_lib.cover(text_, coverage)
+    assert set("".join(kept)) == set({0.5: "a", 0.99: "abcde", 1.0: "abcde"}[coverage])
+    config = config_lib.TokenizerConfig(vocab_size=270, character_coverage=coverage)
+    tokenizer = sentencepiece.SentencePieceProcessor(
+        model_proto=prepare.train_tokenizer("t", config, text_)
+    )
+    pieces = {tokenizer.id_to_piece(n) for n in range(259, 270)}
+    assert {p for p in pieces if len(p) == 1} == set(
+        {0.5: "a", 0.99: "abcd", 1.0: "abcde"}[coverage]
+    )
 
 
 @pytest.mark.parametrize("texts", [[], ["", " \n \n"]], ids=["no line", "no text"])

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import pathlib
 import random
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -428,6 +430,25 @@ def test_a_cache_is_read_again_only_where_it_was_touched(tmp_path, model, monkey
     assert reads.count == 1
     again.tokens("train")
     assert reads.count == 1
+
+
+def change_unseen(path, at):
+    """Changes a bit of a file, and sets its time back, as tools that copy files do."""
+    time.sleep(0.02)  # a clock of file systems may tick a hundred times a second
+    before = path.stat()
+    flip(path, at)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_change_whose_time_is_set_back_is_seen_in_the_cache_and_in_the_records(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    tokens = source.tokens("train").tolist()
+    change_unseen(cache_file(source), 20)
+    assert source.tokens("train").tolist() == tokens
+    shard = pathlib.Path(shard_of(source))
+    change_unseen(shard, shard.stat().st_size // 2)
+    with pytest.raises(ValueError, match="split train .*Delete the directory"):
+        source.tokens("train")
 
 
 def test_a_cache_whose_stamp_is_of_another_file_is_read(tmp_path, model, monkeypatch):

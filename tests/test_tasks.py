@@ -228,7 +228,7 @@ def test_a_missing_field_is_answered_with_those_that_are_there(tmp_path):
     with pytest.raises(ValueError, match=r"line 3: has no field 'sentence'.* It has: sentnece, la"):
         load("cola", tmp_path)
     (tmp_path / "cola.train.json").write_text("[1]\n")
-    with pytest.raises(ValueError, match="line 1: is not a JSON object"):
+    with pytest.raises(ValueError, match="line 1: is a JSON array, not an object"):
         load("cola", tmp_path)
 
 

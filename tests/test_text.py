@@ -121,6 +121,19 @@ def test_the_markup_is_part_of_the_fingerprint(tmp_path):
     assert plain != text.fingerprint("fr", files(path, markup="wiki40b"))
 
 
+@pytest.mark.parametrize("documents", [3, 1500])
+def test_markup_that_no_document_has_is_refused(tmp_path, documents):
+    rows = [{"text": "Plain text."}] * documents
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    stream, count = text.documents("fr", files(path, markup="wiki40b")), 0
+    with pytest.raises(ValueError, match=r"config\.sources\.fr\.markup='wiki40b'.*markup=none"):
+        for _ in stream:
+            count += 1
+    assert count < 1000
+    write_lines(path, [*rows[:10], {"text": ARTICLE}])
+    assert len(read(files(path, markup="wiki40b"))) == min(documents, 10) + 1
+
+
 # Fingerprints
 
 
@@ -128,9 +141,9 @@ def test_the_fingerprint_of_a_text_stays_what_it_was(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "One."}\n')
     (tmp_path / "b.txt").write_text("Two.")
     source = files(tmp_path / "a.jsonl", test=str(tmp_path / "b.txt"))
-    # Of the first version: another value would have every prepared source prepared again.
+    # Of the second version: another value would have every prepared source prepared again.
     assert text.fingerprint("en", source) == (
-        "a6f68e4bc61b48fe47d9d6fae4e5fc3d937c5e3fd89c976fa205483920c3fa12"
+        "1d417dff362b625b6476aa1e6c7b93a81a04b61e62090d3b91cb858f3a51e14e"
     )
 
 

@@ -66,6 +66,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 def _spoken(choice: types.SimpleNamespace, ratio: str) -> ml_collections.ConfigDict:
     config = study_presets.spoken(choice, ratio, layout=choice.layout)
     config.mixture.content = choice.content
+    if choice.content == "disjoint":
+        for name in config.sources:
+            config.sources[name].ids = "shared"
     return config
 
 

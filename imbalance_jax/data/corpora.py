@@ -4,7 +4,8 @@ A *pool* is what has one running count of windows. Languages that share a source
 pool, unless the config parts the documents between them:
 
     mixture.switch=document    a document belongs to one of the languages that share a source
-    mixture.content=disjoint   a document that several sources have, by its id, belongs to one
+    mixture.content=disjoint   a document that several sources have, by its id, belongs to one;
+                               these are the sources that say so, with ids=shared
 
 Who gets a document follows from its id alone, drawn in proportion to the sequences that the
 run asks for.
@@ -182,12 +183,13 @@ def corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corpus]:
     names = [languages.source_of(config, tag) for tag in config.tags]
     used = list(dict.fromkeys(names))
     mine: dict[str, np.ndarray | None] = dict.fromkeys(used)
-    if config.mixture.content == "disjoint" and len(used) > 1:
-        ids = {name: sources[name].documents("train")["id"] for name in used}
+    if config.mixture.content == "disjoint":
+        ids = {n: sources[n].documents("train")["id"] for n in used if _shares_ids(config, n)}
         wanted = dict.fromkeys(used, fractions.Fraction(0))
         for tag, name in zip(config.tags, names, strict=True):
             wanted[name] += demand[tag]
-        mine.update(part_sources(ids, wanted, config.data_seed))
+        if len(ids) > 1:
+            mine.update(part_sources(ids, wanted, config.data_seed))
     found = []
     for tag, name in zip(config.tags, names, strict=True):
         source = sources[name]
@@ -242,11 +244,75 @@ def _drawn(key_: int, ids_n: np.ndarray, weights: Sequence[int | fractions.Fract
     return np.searchsorted(np.array(ends, np.uint64), drawn_n, side="right")
 
 
-def shared_documents(config: Config, sources: Mapping[str, AnySource]) -> dict[str, float]:
-    """Returns the share of each source's training documents whose id another source has too.
+def _shares_ids(config: Config, name: str) -> bool:
+    return config.sources[name].ids == "shared"
 
-    Nothing is returned of corpora so large that finding it would hold up a start.
+
+def taken_documents(parted: Sequence[Corpus]) -> dict[str, float]:
+    """Returns the share of each source's documents that none of its languages is trained on."""
+    kept: dict[str, np.ndarray] = {}
+    for corpus in parted:
+        if corpus.mine_n is not None:
+            name = corpus.source.name
+            kept[name] = kept.get(name, np.zeros(len(corpus.mine_n), bool)) | corpus.mine_n
+    return {name: 1 - float(kept_n.mean()) for name, kept_n in kept.items()}
+
+
+def describe_documents(
+    config: Config, sources: Mapping[str, AnySource], taken: Mapping[str, float]
+) -> list[str]:
+    """Returns lines on the documents that several sources have.
+
+    Args:
+      config: of the run.
+      sources: its text, by name.
+      taken: of `taken_documents`.
     """
+    content = config.mixture.content
+    lines = [
+        f"{share:.1%} of the documents of {name} are in another source too (content {content})"
+        for name, share in shared_documents(config, sources).items()
+    ]
+    lines += [
+        f"{share:.1%} of the documents of {name} have an id that another source has too, and are "
+        f"taken for other documents, as config.sources.{name}.ids={config.sources[name].ids}"
+        for name, share in equal_ids(config, sources).items()
+        if share
+    ]
+    names = {languages.source_of(config, tag) for tag in config.tags}
+    if content == "disjoint" and len(names) > 1:
+        lines += [
+            f"content=disjoint takes {share:.1%} of the documents of {name} AWAY: their ids are "
+            "those of documents that another source keeps"
+            for name, share in taken.items()
+        ] or [
+            "content=disjoint takes NOTHING away: ids mean the same document in several sources "
+            "only where config.sources.NAME.ids=shared"
+        ]
+    return lines
+
+
+def shared_documents(config: Config, sources: Mapping[str, AnySource]) -> dict[str, float]:
+    """Returns the share of each source's training documents that another source has too.
+
+    Those are of an equal id, in sources whose ids are shared. Nothing is returned of corpora so
+    large that finding it would hold up a start.
+    """
+    return _equal_documents(config, sources, of_shared=True)
+
+
+def equal_ids(config: Config, sources: Mapping[str, AnySource]) -> dict[str, float]:
+    """Returns the share of each source's documents whose id happens to be another's too.
+
+    At least one of the two sources has ids of its own. Nothing is returned where
+    `shared_documents` returns nothing.
+    """
+    return _equal_documents(config, sources, of_shared=False)
+
+
+def _equal_documents(
+    config: Config, sources: Mapping[str, AnySource], *, of_shared: bool
+) -> dict[str, float]:
     names = sorted({languages.source_of(config, tag) for tag in config.tags})
     finite = [name for name in names if isinstance(sources[name], Source)]
     if sum(sources[name].about["documents"]["train"] for name in finite) > _COMPARED:
@@ -254,7 +320,11 @@ def shared_documents(config: Config, sources: Mapping[str, AnySource]) -> dict[s
     ids = {name: sources[name].documents("train")["id"] for name in finite}
     found = {}
     for name in finite:
-        others = [ids[other] for other in finite if other != name]
-        if others:
+        if len(finite) > 1:
+            others = [ids[name][:0]]
+            for other in finite:
+                both = _shares_ids(config, name) and _shares_ids(config, other)
+                if other != name and both == of_shared:
+                    others.append(ids[other])
             found[name] = float(np.isin(ids[name], np.concatenate(others)).mean())
     return found

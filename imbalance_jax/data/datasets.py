@@ -31,6 +31,7 @@ import numpy as np
 
 from imbalance_jax import storage
 from imbalance_jax.config import SourceConfig
+from imbalance_jax.data import fields as fields_lib
 from imbalance_jax.data import files
 from imbalance_jax.data.text import SPLITS, Document, Reading
 
@@ -56,8 +57,8 @@ _LISTED = 60  # names of configs in a message
 def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Reading:
     """Returns the documents: one for every record, those of train first.
 
-    A document's id is the record's feature `id_field` if that is text or a whole number, and
-    else `<dataset>:<split>:<index>`, the same in whatever slice the record is read.
+    A document's id is the record's feature `id_field` if there is one, and else
+    `<dataset>:<split>:<index>`, the same in whatever slice the record is read.
 
     Args:
       name: of the source in config.sources, for messages.
@@ -142,7 +143,7 @@ def labelled_path(dataset: str, directory: str) -> str:
 
 def label_names(dataset: str, directory: str, field: str) -> tuple[str, ...]:
     """Returns the names of the classes of a feature of a prepared dataset; () if it has none."""
-    features = dict(_labelled(dataset, directory).info.features.items())
+    features = _nested_features(_labelled(dataset, directory).info.features)
     return tuple(getattr(features.get(field), "names", None) or ())
 
 
@@ -158,16 +159,18 @@ def labelled(dataset: str, directory: str, split: str) -> Iterator[dict[str, Any
             f"{dataset} in {builder.data_path} has no split {split}. It has: "
             f"{', '.join(builder.info.splits)}."
         )
-    features = builder.info.features
+    features = _nested_features(builder.info.features)
     names = {field: getattr(feature, "names", None) or [] for field, feature in features.items()}
     part = _Part(split, 0, builder.info.splits[split].num_examples)
     whole = _Dataset("tasks", os.fspath(builder.data_path), builder, {}, "", None)
 
     def plain(field: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {inner: plain(f"{field}.{inner}", each) for inner, each in value.items()}
         if isinstance(value, bytes):
             return value.decode()
         # An answer that is kept secret is -1, which is no class.
-        if names[field] and value >= 0:
+        if names.get(field) and value >= 0:
             return names[field][value]
         return value.item() if isinstance(value, np.generic) else value
 
@@ -271,16 +274,18 @@ def _records(dataset: _Dataset, part: _Part) -> Iterator[tuple[int, Mapping[str,
 
 def _document(dataset: _Dataset, split: str, index: int, record: Mapping[str, Any]) -> Document:
     where = f"{dataset.path}: record {index} of split {split}"
-    if record[dataset.field] is None:
+    text = fields_lib.find_value(record, dataset.field)
+    if text is None:
         raise ValueError(
             f"{where} has nothing in its feature {dataset.field!r}. Copy the dataset again if it "
             f"should have, or set config.sources.{dataset.source_name}.field to another one."
         )
-    text = _decode(record[dataset.field], where)
-    if dataset.id_field is None or record[dataset.id_field] is None:
+    text = _decode(text, where)
+    document_id = fields_lib.find_value(record, dataset.id_field) if dataset.id_field else None
+    if document_id is None:
         name = dataset.info.full_name.rpartition("/")[0]  # without the version
-        return Document(f"{name}:{split}:{index}", text)
-    return Document(_decode(record[dataset.id_field], where), text)
+        return Document(f"{name}:{split}:{index}", text, named_by=dataset.source_name)
+    return Document(_decode(document_id, where), text)
 
 
 def _decode(value: bytes | int, where: str) -> str:
@@ -435,12 +440,12 @@ def _readable(what: str, path: str, place: str) -> Any:
 
 
 def _check_features(name: str, source: SourceConfig, info: Any) -> str | None:
-    """Returns the feature with the ids, or None if it is not one that could hold them.
+    """Returns the feature with the ids, or None if the config names none and there is none.
 
     Raises:
-      ValueError: there is no such feature of text.
+      ValueError: there is no such feature of text, or of ids.
     """
-    features = dict(info.features.items()) if hasattr(info.features, "items") else {}
+    features = _nested_features(info.features)
     texts = sorted(feature for feature in features if _is_scalar(features[feature], "OSU"))
     if source.field not in texts:
         field = f"config.sources.{name}.field={source.field!r}"
@@ -450,9 +455,29 @@ def _check_features(name: str, source: SourceConfig, info: Any) -> str | None:
             f"{field}: this feature of {info.full_name} {is_not}; its features of text are: "
             f"{', '.join(texts) or 'none'}. Set config.sources.{name}.{fix}."
         )
-    if source.id_field in features and _is_scalar(features[source.id_field], "OSUiu"):
+    ids = sorted(feature for feature in features if _is_scalar(features[feature], "OSUiu"))
+    if source.id_field in ids:
         return source.id_field
+    if source.names_ids:
+        raise ValueError(
+            f"config.sources.{name}.id_field={source.id_field!r}: {info.full_name} has no such "
+            f"feature of text or whole numbers; it has: {', '.join(ids) or 'none'}. Set "
+            f"config.sources.{name}.id_field to one of these, or leave id_field and ids out."
+        )
     return None
+
+
+def _nested_features(features: Any) -> dict[str, Any]:
+    """Returns the features of a dataset by name, and those within others with dots."""
+    import tensorflow_datasets as tfds
+
+    if not isinstance(features, tfds.features.FeaturesDict):
+        return {}
+    found: dict[str, Any] = {}
+    for name, feature in features.items():
+        inner = _nested_features(feature)
+        found |= {f"{name}.{each}": value for each, value in inner.items()} or {name: feature}
+    return found
 
 
 def _is_scalar(feature: Any, kinds: str) -> bool:

@@ -13,6 +13,7 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
+import json
 import multiprocessing
 import os
 import pathlib
@@ -24,6 +25,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from imbalance_jax.config import SourceConfig
+from imbalance_jax.data import files as files_lib
 from imbalance_jax.data.text import SPLITS, Document, Reading, cores
 
 # Without an argument of its own, the docstrings source reads these, in this order; one that
@@ -111,11 +113,14 @@ def check(name: str, source: SourceConfig) -> None:
 def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
     """Returns what the text follows from: the versions of Python and of the packages.
 
+    Of the standard library, and of packages that no installation stands behind or that are
+    edited where they lie, a version says nothing: their files' digests take its place.
+
     Raises:
       ValueError: as `check`.
     """
     check(name, source)
-    return [list(sys.version_info), *_package_versions(source)]
+    return [list(sys.version_info), *_package_versions(source, cache)]
 
 
 def size(source: SourceConfig) -> int:
@@ -187,19 +192,27 @@ def _sources_below(directory: str) -> Iterator[str]:
                 yield os.path.join(here, file)
 
 
-def _package_versions(source: SourceConfig) -> list[object]:
+def _package_versions(source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
     """Returns what tells the text of the packages from that of other versions of them."""
     distributions = importlib.metadata.packages_distributions()
     versions: list[object] = []
     for package in source.packages or PACKAGES:
         found = sorted(set(distributions.get(package.partition(".")[0], ())))
-        version: object = [[d, importlib.metadata.version(d)] for d in found]
-        # The standard library as well: some systems ship it in parts.
-        if not found:
-            version = [[m, os.path.getsize(path)] for m, path in _modules([package])]
+        version: list[object] = [[d, importlib.metadata.version(d)] for d in found]
+        # The standard library as well: some systems ship it in parts, or mended.
+        if not found or any(map(_is_editable, found)):
+            modules = _modules([package])
+            known = files_lib.digests([path for _, path in modules], cache)
+            version += [[module, known[path]] for module, path in modules]
         if version:
             versions.append([package, version])
     return versions
+
+
+def _is_editable(distribution: str) -> bool:
+    """Whether a distribution is installed by a link to where its sources are edited."""
+    origin = importlib.metadata.distribution(distribution).read_text("direct_url.json")
+    return bool(json.loads(origin or "{}").get("dir_info", {}).get("editable"))
 
 
 # From modules to documents

@@ -4,23 +4,32 @@ A `.txt` file is one document, a `.jsonl` file has one in every line, and a `.pa
 every row. The first two may be compressed with gzip (`.gz`) or Zstandard (`.zst`). All but
 `.txt` are streamed: a corpus needs no more memory than its longest lines, or largest pages of
 a Parquet column (by default, a megabyte or a thousand rows).
+
+Lines of a `.txt` file end as those of any text file do, at a line feed, a carriage return or both,
+and are kept with a line feed. What a string of JSON or Parquet says is text, carriage returns
+included; a line of `.jsonl` ends at a line feed alone. A byte order mark that begins a file is no
+text, nor is one that begins a line of `.jsonl`: files that were joined have it there.
 """
 
 import contextlib
-import glob
+import dataclasses
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
 import tempfile
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imbalance_jax import storage
 from imbalance_jax.config import SourceConfig
+from imbalance_jax.data import fields as fields_lib
+from imbalance_jax.data import patterns
 from imbalance_jax.data.text import SPLITS, Document, Reading
 
 if TYPE_CHECKING:
@@ -39,6 +48,12 @@ _EXPANSION = 3
 # Parquet: rows that are decoded at once, and bytes that are read at once of each column.
 _ROWS = 64
 _BUFFER = 1 << 20
+# Documents of each file that are searched for a field of ids before all are read.
+_PEEKED = 1000
+# Nanoseconds by which the clock of a file system may lag: a file that has changed since may
+# change again without another time to show it. FAT counts in twos of seconds.
+_CLOCK = 2_000_000_000
+_SAMPLE = 4096  # bytes of a file's beginning, middle and end
 
 
 def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Reading:
@@ -54,25 +69,33 @@ def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Re
         says, naming file and line or row.
     """
     files = _split_files(name, source)
-    carved = [split for split in SPLITS if not _patterns(getattr(source, split))]
+    _check_ids(name, source, files)
+    carved = [split for split in SPLITS if not patterns.split_patterns(getattr(source, split))]
     return Reading(_documents(name, source, files, report), carved, _SHARE)
 
 
 def check(name: str, source: SourceConfig) -> None:
-    """Finds what is wrong with a source without reading its text.
+    """Finds what is wrong with a source without reading more than its first documents.
 
     Raises:
-      ValueError: a pattern matches nothing that could be read, a file is in two splits, or a
-        Parquet file has not the columns that it should have.
+      ValueError: a pattern matches nothing that could be read, a file is in two splits, a
+        file has not the fields that it should have, or no document has a field of ids that
+        the config names.
     """
-    for _, path in _split_files(name, source):
-        if path.endswith(".parquet"):
-            with _open_parquet(path) as table:
-                _columns(name, source, path, table)
+    files = _split_files(name, source)
+    begun: dict[str, object] = {}  # splits with a .jsonl file
+    for file in files:
+        if file.path.endswith(".parquet"):
+            with _open_parquet(file.path) as table:
+                _columns(name, source, file.path, table)
+        elif ".jsonl" in _ending(file.path) and file.split not in begun:
+            # A field that is not there is found before another source is worked on for hours.
+            begun[file.split] = next(_read_lines(name, source, file), None)
+    _check_ids(name, source, files)
 
 
 def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
-    """Returns what the text follows from: the names and bytes of the files, in their order.
+    """Returns what the text follows from: the places and bytes of the files, in their order.
 
     Args:
       name: of the source in config.sources, for messages.
@@ -83,18 +106,17 @@ def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[obj
       ValueError: a pattern matches nothing that could be read, or a file is in two splits.
     """
     files = _split_files(name, source)
-    known = digests([path for _, path in files], cache)
+    known = digests([file.path for file in files], cache)
     return [
         source.field,
         source.id_field,
-        *([split, os.path.basename(path), known[path]] for split, path in files),
+        *([file.split, file.place, known[file.path]] for file in files),
     ]
 
 
 def size(source: SourceConfig) -> int:
     """Returns about how many bytes of text there are to train on."""
-    paths = [path for pattern in _patterns(source.train) for path in _matches(pattern)]
-    return sum(_text_size(source, path) for path in paths)
+    return sum(_text_size(source, path) for path in patterns.find_paths(source.train))
 
 
 def _text_size(source: SourceConfig, path: str) -> int:
@@ -106,59 +128,72 @@ def _text_size(source: SourceConfig, path: str) -> int:
 def _documents(
     name: str,
     source: SourceConfig,
-    files: list[tuple[str, str]],
+    files: list["_File"],
     report: Callable[[float], None],
 ) -> Iterator[tuple[str, Document]]:
-    total = sum(os.path.getsize(path) for _, path in files)
+    total = sum(os.path.getsize(file.path) for file in files)
     before = 0
-    for split, path in files:
-        read_file = _read_parquet if path.endswith(".parquet") else _read_lines
-        for consumed, document in read_file(name, source, path):
+    for file in files:
+        read_file = _read_parquet if file.path.endswith(".parquet") else _read_lines
+        for consumed, document in read_file(name, source, file):
             report((before + consumed) / total)
-            yield split, document
-        before += os.path.getsize(path)
+            yield file.split, document
+        before += os.path.getsize(file.path)
 
 
 # Which files
 
 
-def _patterns(field: str) -> list[str]:
-    return [pattern.strip() for pattern in field.split(",") if pattern.strip()]
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A file of a source. Documents without an id of their own are named after its place."""
+
+    split: str
+    path: str
+    place: str  # of no other file of the source; the same wherever the corpus lies
+
+    def document(self, name: str, text: str, number: int | None = None) -> Document:
+        """Returns a text without an id as a document, which is all of the file or a part."""
+        made_up = self.place if number is None else f"{self.place}:{number}"
+        return Document(made_up, text, named_by=name)
 
 
-def _matches(pattern: str) -> list[str]:
-    path = os.path.expanduser(pattern)
-    # A file whose name has brackets in it is a file all the same.
-    return [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
-
-
-def _split_files(name: str, source: SourceConfig) -> list[tuple[str, str]]:
-    """Returns (split, path) of every file, in the order in which they are read."""
-    files: dict[str, tuple[str, str]] = {}  # by real path
+def _split_files(name: str, source: SourceConfig) -> list[_File]:
+    """Returns every file, in the order in which they are read."""
+    files: dict[str, _File] = {}  # by real path
     for split in SPLITS:
         value = getattr(source, split)
         field = f"config.sources.{name}.{split}={value!r}"
-        if split == "train" and not _patterns(value):
+        listed = patterns.split_patterns(value)
+        if split == "train" and not listed:
             raise ValueError(f"{field} is empty. Set it to a {', '.join(ENDINGS)} file or pattern.")
-        for pattern in _patterns(value):
+        for number, pattern in enumerate(listed, start=1):
             storage.check_local(field, pattern)
-            paths = _matches(pattern)
-            if not paths:
-                where = os.path.abspath(os.path.expanduser(pattern))
-                raise ValueError(
-                    f"{field}: {pattern} matches no file (looked for {where}). "
-                    "Correct the path; ** matches any number of directories."
-                )
-            for path in paths:
-                _check_file(field, path)
-                real = os.path.realpath(path)
-                other, _ = files.setdefault(real, (split, path))
-                if other != split:
+            # Two patterns may match files whose paths are alike from there on.
+            which = "" if (split, number) == ("train", 1) else f"//{split}{number}"
+            for path in _paths(field, pattern):
+                place = patterns.relative_path(pattern, path) + which
+                file = files.setdefault(os.path.realpath(path), _File(split, path, place))
+                if file.split != split:
                     raise ValueError(
-                        f"{field}: {path} is also in config.sources.{name}.{other}. A file "
+                        f"{field}: {path} is also in config.sources.{name}.{file.split}. A file "
                         "can be in one split only: narrow one of the two patterns."
                     )
     return list(files.values())
+
+
+def _paths(field: str, pattern: str) -> Iterator[str]:
+    for alternative, paths in patterns.match_pattern(pattern):
+        if not paths:
+            where = os.path.abspath(os.path.expanduser(alternative))
+            raise ValueError(
+                f"{field}: {alternative} matches no file (looked for {where}). Correct the path; "
+                "** matches any number of directories, {a,b} either of two names, and [,] a comma "
+                "in a name."
+            )
+        for path in paths:
+            _check_file(field, path)
+            yield path
 
 
 def _check_file(field: str, path: str) -> None:
@@ -176,18 +211,59 @@ def _check_file(field: str, path: str) -> None:
         raise ValueError(f"{field}: {path} is empty (0 bytes). Remove it, or write it again.")
 
 
+# Ids
+
+
+def _check_ids(name: str, source: SourceConfig, files: Iterable[_File]) -> None:
+    """Raises ValueError if the config names a field of ids, and no first document has it."""
+    if not source.names_ids:
+        return
+    has: Mapping[str, Any] = {}
+    for file in files:
+        if file.path.endswith(".parquet"):
+            with _open_parquet(file.path) as table:
+                schema = fields_lib.parquet_fields(table.schema_arrow)
+            if fields_lib.find_value(schema, source.id_field) is not fields_lib.ABSENT:
+                return
+            has = has or schema
+        elif ".jsonl" in _ending(file.path):
+            for values in itertools.islice(_objects(source, file.path), _PEEKED):
+                if fields_lib.find_value(values, source.id_field) not in (fields_lib.ABSENT, None):
+                    return
+                has = has or values
+    stated = "ids='shared'"
+    if source.id_field != SourceConfig.id_field:
+        stated = f"id_field={source.id_field!r}"
+    looked = f"{_PEEKED:,} documents of each file" if has else "files, which are .txt,"
+    raise ValueError(
+        f"config.sources.{name}.{stated}: none of the first {looked} has a field "
+        f"{source.id_field!r} with an id; the first has: {fields_lib.names_of(has)}. Set "
+        f"config.sources.{name}.id_field to the field of the ids, with dots to a nested one, or "
+        "leave id_field and ids out."
+    )
+
+
+def _objects(source: SourceConfig, path: str) -> Iterator[Mapping[str, Any]]:
+    for number, (_, line) in enumerate(lines(path), start=1):
+        if line.strip():
+            example = f'{{"{source.field}": "..."}}'
+            yield parse_object(line, path, number, example)
+
+
 # Plain text and JSON lines
 
 
-def _read_lines(name: str, source: SourceConfig, path: str) -> Iterator[tuple[int, Document]]:
+def _read_lines(name: str, source: SourceConfig, file: _File) -> Iterator[tuple[int, Document]]:
     """Yields (bytes of the file consumed so far, document)."""
+    path = file.path
     if ".txt" in _ending(path):
         text = decode(b"".join(line for _, line in lines(path)), path, of="file")
-        yield os.path.getsize(path), Document(os.path.basename(path), text)
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        yield os.path.getsize(path), file.document(name, text)
         return
     for number, (consumed, line) in enumerate(lines(path), start=1):
         if line.strip():
-            yield consumed, _parse(name, source, line, path, number)
+            yield consumed, _parse(name, source, line, file, number)
 
 
 def _ending(path: str) -> str:
@@ -254,39 +330,65 @@ def decode(data: bytes, path: str, line: int = 1, *, of: str = "line") -> str:
     return text.removeprefix("\ufeff") if line == 1 else text
 
 
-def _parse(name: str, source: SourceConfig, data: bytes, path: str, number: int) -> Document:
+def parse_object(data: bytes, path: str, number: int, example: str) -> dict[str, Any]:
+    """Returns a line of a file as a JSON object.
+
+    Args:
+      data: the line.
+      path: of the file, for messages.
+      number: of the line, from 1 on.
+      example: of such an object, for messages.
+
+    Raises:
+      ValueError: it is not UTF-8 or not an object, naming file and line.
+    """
     where = f"{path}, line {number}"
-    text = decode(data, path, number)
+    text = decode(data, path, number).removeprefix("\ufeff")
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError alone: a number of 5,000 digits
+        marked = "}\ufeff" in text
         raise ValueError(
-            f"{where}: is not valid JSON ({error}). Write one JSON object a line."
+            f"{where}: is not valid JSON ({error}). "
+            + "There is a byte order mark in it, where files were joined of which the first does "
+            "not end in a line end: put one there. " * marked + "Write one JSON object a line."
         ) from error
     if not isinstance(values, dict):
         raise ValueError(
             f"{where}: is a JSON {_json_type(values)}, not an object. Write one JSON object a "
-            f'line, such as {{"{source.field}": "..."}}.'
+            f"line, such as {example}."
         )
-    if source.field not in values:
+    return values
+
+
+def _parse(name: str, source: SourceConfig, data: bytes, file: _File, number: int) -> Document:
+    where = f"{file.path}, line {number}"
+    values = parse_object(data, file.path, number, f'{{"{source.field}": "..."}}')
+    text = fields_lib.find_value(values, source.field)
+    if text is fields_lib.ABSENT:
         raise ValueError(
-            f"{where}: has no field {source.field!r}; it has: "
-            f"{', '.join(values) or 'none'}. Set config.sources.{name}.field."
+            f"{where}: has no field {source.field!r}; it has: {fields_lib.names_of(values)}. "
+            f"Set config.sources.{name}.field."
         )
-    for field, kinds in (("field", str), ("id_field", str | int | None)):
-        value = values.get(getattr(source, field))
+    document_id = fields_lib.find_value(values, source.id_field)
+    if document_id is fields_lib.ABSENT:
+        document_id = None
+    for field, value, kinds in (
+        ("field", text, str),
+        ("id_field", document_id, str | int | None),
+    ):
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(
                 f"{where}: its field {getattr(source, field)!r} is a JSON {_json_type(value)}, "
                 f"not a string. Set config.sources.{name}.{field}."
             )
-    document_id = values.get(source.id_field)
+    text = whole_characters(text)
     if document_id is None:
-        document_id = f"{os.path.basename(path)}:{number}"
-    return Document(_whole_characters(str(document_id)), _whole_characters(values[source.field]))
+        return file.document(name, text, number)
+    return Document(whole_characters(str(document_id)), text)
 
 
-def _whole_characters(text: str) -> str:
+def whole_characters(text: str) -> str:
     r"""Replaces halves of surrogate pairs: JSON can spell them as \ud800, UTF-8 cannot."""
     try:
         text.encode()
@@ -303,26 +405,30 @@ def _json_type(value: object) -> str:
 # Parquet
 
 
-def _read_parquet(name: str, source: SourceConfig, path: str) -> Iterator[tuple[int, Document]]:
+def _read_parquet(name: str, source: SourceConfig, file: _File) -> Iterator[tuple[int, Document]]:
     """Yields (bytes of the file consumed so far, document)."""
     import pyarrow
 
-    basename, file_size, row = os.path.basename(path), os.path.getsize(path), 0
+    path, file_size, row = file.path, os.path.getsize(file.path), 0
     with _open_parquet(path) as table:
         columns = _columns(name, source, path, table)
+        leaves = [".".join(column) for column in columns.values()]
         try:
-            for batch in table.iter_batches(_ROWS, columns=columns, use_threads=False):
-                values = {column: _values(batch.column(column), path, row) for column in columns}
-                texts = values[source.field]
-                ids = values.get(source.id_field, [None] * len(texts))
+            for batch in table.iter_batches(_ROWS, columns=leaves, use_threads=False):
+                values = {
+                    which: _values(fields_lib.nested_column(batch, column), path, row)
+                    for which, column in columns.items()
+                }
+                texts = values["field"]
+                ids = values.get("id_field", [None] * len(texts))
                 for text, document_id in zip(texts, ids, strict=True):
                     row += 1
                     if text is None:
                         raise _not_a_string(name, path, row, "field", source.field, "null")
-                    if document_id is None:
-                        document_id = f"{basename}:{row}"
-                    consumed = file_size * row // table.metadata.num_rows
-                    yield consumed, Document(str(document_id), text)
+                    document = file.document(name, text, row)
+                    if document_id is not None:
+                        document = Document(str(document_id), text)
+                    yield file_size * row // table.metadata.num_rows, document
         except (pyarrow.ArrowException, OSError) as error:
             if getattr(error, "errno", None):  # not of the data, but of the disk
                 raise
@@ -342,28 +448,34 @@ def _open_parquet(path: str) -> "parquet.ParquetFile":
         raise _damaged(path, "at its end", error) from error
 
 
-def _columns(name: str, source: SourceConfig, path: str, table: "parquet.ParquetFile") -> list[str]:
-    """Returns the column of the text and, if there is one, that of the ids."""
+def _columns(
+    name: str, source: SourceConfig, path: str, table: "parquet.ParquetFile"
+) -> dict[str, tuple[str, ...]]:
+    """Returns where the text is and, if they are there, the ids: names from the outside in."""
     from pyarrow import types
 
-    schema = table.schema_arrow
-    if source.field not in schema.names:
-        raise ValueError(
-            f"{path}: has no column {source.field!r}; it has: "
-            f"{', '.join(schema.names) or 'none'}. Set config.sources.{name}.field."
-        )
-    fields = {"field": source.field}
-    if source.id_field in schema.names:
-        fields["id_field"] = source.id_field
-    for which, column in fields.items():
-        kind = schema.field(column).type
+    schema = fields_lib.parquet_fields(table.schema_arrow)
+    columns = {}
+    for which in ("field", "id_field"):
+        column = getattr(source, which)
+        kind = fields_lib.find_value(schema, column)
+        if kind is fields_lib.ABSENT:
+            if which == "id_field":
+                continue
+            raise ValueError(
+                f"{path}: has no column {column!r}; it has: {fields_lib.names_of(schema)}. Set "
+                f"config.sources.{name}.field."
+            )
+        columns[which] = fields_lib.find_path(schema, column)
+        if isinstance(kind, Mapping):
+            raise _not_a_string(name, path, 1, which, column, "struct")
         if types.is_dictionary(kind):
             kind = kind.value_type
         strings = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
         integers = which == "id_field" and types.is_integer(kind)
         if not (strings or integers or types.is_null(kind)) and table.metadata.num_rows:
             raise _not_a_string(name, path, 1, which, column, str(kind))
-    return list(dict.fromkeys(fields.values()))
+    return columns
 
 
 def _not_a_string(name: str, path: str, row: int, which: str, column: str, kind: str) -> ValueError:
@@ -393,32 +505,52 @@ def _column_size(path: str, column: str) -> int:
     """Returns the bytes of a column's values."""
     with _open_parquet(path) as table:
         metadata = table.metadata
+        names = fields_lib.find_path(fields_lib.parquet_fields(table.schema_arrow), column)
         chunks = [
             metadata.row_group(group).column(index)
             for group in range(metadata.num_row_groups)
             for index in range(metadata.num_columns)
         ]
-        return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
+        return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == ".".join(names))
 
 
 # Digests
 
 
 def digests(paths: Iterable[str], cache: pathlib.Path | None) -> dict[str, str]:
-    """Returns the sha256 of each file; what the cache knows is not read."""
+    """Returns the sha256 of each file; what the cache knows is not read.
+
+    A file is known by `storage.file_status` and a sample of its bytes. One that has changed
+    within the last seconds is hashed, and not remembered. So a change is missed only on a file
+    system that does not keep the time of change itself, if size, time of modification and inode
+    stay as well, and only where the sample is not.
+    """
     known = _load_cache(cache)
     found, fresh = {}, {}
     for path in paths:
-        status = os.stat(path)
-        key = f"{os.path.abspath(path)}:{status.st_size}:{status.st_mtime_ns}"
-        if key not in known:
-            with open(path, "rb") as file:
-                fresh[key] = known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        found[path] = known[key]
+        with open(path, "rb") as file:
+            now, before = time.time_ns(), os.fstat(file.fileno())
+            status = storage.file_status(before)
+            key = f"{os.path.abspath(path)}:{status}:{_sample_of(file)}"
+            found[path] = known.get(key) or hashlib.file_digest(file, "sha256").hexdigest()
+            unchanged = storage.file_status(os.fstat(file.fileno())) == status
+            if key not in known and unchanged and before.st_ctime_ns <= now - _CLOCK:
+                fresh[key] = found[path]
     if cache is not None and fresh:
         # Hashing may have taken long, and other runs add to the same file.
         _save_cache(cache, _load_cache(cache) | fresh)
     return found
+
+
+def _sample_of(file: BinaryIO) -> str:
+    """Returns a digest of the beginning, the middle and the end of a file, left at its start."""
+    size = os.fstat(file.fileno()).st_size
+    sample = hashlib.blake2b(digest_size=8)
+    for start in (0, (size - _SAMPLE) // 2, size - _SAMPLE):
+        file.seek(max(0, start))
+        sample.update(file.read(_SAMPLE))
+    file.seek(0)
+    return sample.hexdigest()
 
 
 def _load_cache(cache: pathlib.Path | None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Arrays that are made once, kept in a file of the cache, and mapped into memory.
 
-A file has its name only when it is whole. Beside it lies a stamp: its digest, size and time
-of change. Whoever opens the file trusts it while it is as its stamp says, so that a start
+A file has its name only when it is whole. Beside it lies a stamp: its digest, size, times and
+inode. Whoever opens the file trusts it while it is as its stamp says, so that a start
 does not read gigabytes, and makes it again where it is not.
 """
 
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Self
 
 import numpy as np
+
+from imbalance_jax import storage
 
 
 class Unfinished:
@@ -90,8 +92,7 @@ def _stamp_path(path: pathlib.Path) -> pathlib.Path:
 
 
 def _stamp_of(path: pathlib.Path, digest: str) -> str:
-    status = path.stat()
-    return f"{digest} {status.st_size} {status.st_mtime_ns}\n"
+    return f"{digest} {storage.file_status(path.stat())}\n"
 
 
 def _read_stamp(path: pathlib.Path) -> str:

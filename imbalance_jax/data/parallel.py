@@ -5,7 +5,8 @@ source's tokenizer, and keeps it on disk like a prepared source. `aligned` finds
 languages of a run the sequences that say the same in both.
 
 Pairs of texts are packed as the reference study packs Europarl: whole pairs in their order,
-so that both sides of a row say the same, though seldom at the same positions.
+so that both sides of a row say the same, though seldom at the same positions. Other than there,
+pairs with an empty side are left out, since the other side would say something alone.
 """
 
 import dataclasses
@@ -25,9 +26,10 @@ from etils import epath
 from imbalance_jax import config as config_lib
 from imbalance_jax import languages, storage
 from imbalance_jax.config import Config, LanguageConfig, ParallelConfig, SourceConfig
+from imbalance_jax.data import fields as fields_lib
 from imbalance_jax.data import files as files_lib
+from imbalance_jax.data import patterns, synthetic, views
 from imbalance_jax.data import sources as sources_lib
-from imbalance_jax.data import synthetic, views
 from imbalance_jax.data.corpora import AnySource
 from imbalance_jax.progress import Progress
 
@@ -159,11 +161,11 @@ def prepare_all(config: Config, sources: Mapping[str, AnySource]) -> dict[str, P
 
 
 def check(name: str, parallel: ParallelConfig) -> None:
-    """Finds what is wrong with the files of a set without reading them.
+    """Finds what is wrong with the files of a set without reading more than their first pair.
 
     Raises:
       ValueError: a file is missing, empty, named twice or of an unknown ending, or both
-        sides are one field.
+        sides are one field, or one of them is not there.
     """
     fields = _fields(parallel)
     if len(set(fields)) != 2:
@@ -171,8 +173,14 @@ def check(name: str, parallel: ParallelConfig) -> None:
             f"config.parallel.{name}.fields={fields!r} are one and the same. Name the fields of "
             f"{' and '.join(parallel.sources)}."
         )
-    paths = _paths(parallel)
+    paths = patterns.find_paths(parallel.path)
     field = f"config.parallel.{name}.path={parallel.path!r}"
+    if parallel.fields and len(paths) != 1:
+        what = "two files of lines have" if paths else "synthetic sources have"
+        raise ValueError(
+            f"config.parallel.{name}.fields={fields!r} are of a {ENDINGS[0]} file, and {what} "
+            "none. Leave fields out."
+        )
     if parallel.path and len(paths) not in (1, 2):
         raise ValueError(
             f"{field} names {len(paths)} files. Name one {ENDINGS[0]} file, or two files of lines."
@@ -202,6 +210,8 @@ def check(name: str, parallel: ParallelConfig) -> None:
         raise ValueError(
             f"{field} names one file twice. Name that of {' and that of '.join(parallel.sources)}."
         )
+    if len(paths) == 1:
+        next(_json_texts(name, parallel, paths[0]), None)
 
 
 def prepare(
@@ -247,12 +257,11 @@ def _pairs_key(
     parallel: ParallelConfig, configs: Mapping[str, SourceConfig], cache: pathlib.Path
 ) -> object:
     """Returns plain values that stand for all pairs of texts, in their order."""
-    paths = _paths(parallel)
+    paths = patterns.find_paths(parallel.path)
     if not paths:
         dials = [config_lib.to_dict(configs[source].synthetic) for source in parallel.sources]
         return ["synthetic", SYNTHETIC_PAIRS, dials]
     known = files_lib.digests(paths, cache / "digests.json")
-    # Two files have no fields: setting some does not change what is read.
     fields = _fields(parallel) if len(paths) == 1 else ()
     return ["files", *(known[path] for path in paths), *fields]
 
@@ -386,16 +395,6 @@ def _fields(parallel: ParallelConfig) -> tuple[str, ...]:
     return parallel.fields or parallel.sources
 
 
-def _paths(parallel: ParallelConfig) -> list[str]:
-    """Returns one .jsonl file or two files of lines; none for synthetic sources."""
-    whole = os.path.expanduser(parallel.path)
-    # A file whose name has a comma in it is a file all the same.
-    if os.path.exists(whole):
-        return [whole]
-    parts = [part.strip() for part in parallel.path.split(",")]
-    return [os.path.expanduser(part) for part in parts if part]
-
-
 def _texts(
     name: str, parallel: ParallelConfig, report: Callable[[float], None]
 ) -> Iterator[tuple[str, str]]:
@@ -404,7 +403,7 @@ def _texts(
     Raises:
       ValueError: a file cannot be read as what it should be, naming file and line.
     """
-    paths = _paths(parallel)
+    paths = patterns.find_paths(parallel.path)
     if len(paths) == 1:
         read = _json_texts(name, parallel, paths[0])
     else:
@@ -422,11 +421,10 @@ def _json_texts(
     name: str, parallel: ParallelConfig, path: str
 ) -> Iterator[tuple[int, tuple[str, str]]]:
     """Yields (bytes of the file consumed so far, texts)."""
-    first, second = _fields(parallel)
     for number, (consumed, line) in enumerate(files_lib.lines(path), start=1):
         if line.strip():
-            values = _parse(name, parallel, line, path, number)
-            yield consumed, (values[first], values[second])
+            first, second = _parse(name, parallel, line, path, number)
+            yield consumed, (first, second)
 
 
 def _line_texts(name: str, path: str, other_path: str) -> Iterator[tuple[int, tuple[str, str]]]:
@@ -448,40 +446,27 @@ def _line_text(data: bytes, path: str, number: int) -> str:
     return files_lib.decode(data.removesuffix(b"\n").removesuffix(b"\r"), path, number)
 
 
-def _parse(
-    name: str, parallel: ParallelConfig, data: bytes, path: str, number: int
-) -> dict[str, str]:
-    """Returns the texts of one line by field."""
+def _parse(name: str, parallel: ParallelConfig, data: bytes, path: str, number: int) -> list[str]:
+    """Returns the two texts of one line."""
     where = f"{path}, line {number}"
-    text = files_lib.decode(data, path, number)
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError alone: a number of 5,000 digits
-        raise ValueError(
-            f"{where}: is not valid JSON ({error}). Write one JSON object a line."
-        ) from error
     fields = _fields(parallel)
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{where}: is not a JSON object. Write one a line, such as "
-            f'{{"{fields[0]}": "...", "{fields[1]}": "..."}}.'
-        )
+    example = f'{{"{fields[0]}": "...", "{fields[1]}": "..."}}'
+    values = files_lib.parse_object(data, path, number, example)
+    texts = []
     for field in fields:
-        if field not in values:
+        text = fields_lib.find_value(values, field)
+        if text is fields_lib.ABSENT:
             raise ValueError(
-                f"{where}: has no field {field!r}; it has: {', '.join(values) or 'none'}. "
+                f"{where}: has no field {field!r}; it has: {fields_lib.names_of(values)}. "
                 f"Set config.parallel.{name}.fields."
             )
-        if not isinstance(values[field], str):
+        if not isinstance(text, str):
             raise ValueError(
-                f"{where}: its field {field!r} is {json.dumps(values[field])[:40]}, not a string. "
+                f"{where}: its field {field!r} is {json.dumps(text)[:40]}, not a string. "
                 f"Set config.parallel.{name}.fields."
             )
-    # JSON can spell halves of surrogate pairs, such as \ud800; they are no text.
-    return {
-        field: values[field].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        for field in fields
-    }
+        texts.append(files_lib.whole_characters(text))
+    return texts
 
 
 # Languages

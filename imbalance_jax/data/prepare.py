@@ -18,6 +18,7 @@ from etils import epath
 from imbalance_jax import cli, storage
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig, TokenizerConfig
+from imbalance_jax.data import coverage as coverage_lib
 from imbalance_jax.data import mixture, sources, synthetic, text
 from imbalance_jax.progress import Progress
 
@@ -286,12 +287,13 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
 
     if not paragraphs:
         raise ValueError(f"{field}: there is no text to train it on.")
-    field = f"{field}.vocab_size={tokenizer.vocab_size}"
+    group, field = field, f"{field}.vocab_size={tokenizer.vocab_size}"
+    covered, options = coverage_lib.cover(paragraphs, tokenizer.character_coverage)
     model = io.BytesIO()
     pad, unknown, separator = config_lib.SPECIALS
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(paragraphs),
+            sentence_iterator=iter(covered),
             model_writer=model,
             model_type=tokenizer.model_type,
             vocab_size=tokenizer.vocab_size,
@@ -316,9 +318,12 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
             eos_id=-1,
             num_threads=text.cores(),
             minloglevel=2,
+            **options,
         )
     except RuntimeError as error:
         reason = _reason(error)
+        if "required_chars" in reason:
+            return coverage_lib.train_with_less(group, tokenizer, paragraphs, train_tokenizer)
         most = _too_many(reason)
         if most:
             raise ValueError(
@@ -360,7 +365,7 @@ def _encode(
         encoded = tokenizer.encode(texts, num_threads=text.cores())
         for (split, document), ids in zip(batch, encoded, strict=True):
             size = len(document.text.encode())
-            yield split, document.id, np.array([*ids, separator]), size
+            yield split, document.identity, np.array([*ids, separator]), size
 
 
 def _batches(

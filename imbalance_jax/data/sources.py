@@ -41,7 +41,7 @@ from imbalance_jax.languages import Pieces
 if TYPE_CHECKING:
     import sentencepiece
 
-FORMAT = 2  # part of every fingerprint: raise it when directories are written otherwise
+FORMAT = 3  # part of every fingerprint: raise it when directories are written otherwise
 # A row of a split's table of documents: where it begins, and a hash of its id.
 DOCUMENT = np.dtype([("start", np.int64), ("id", np.uint64)])
 
@@ -140,10 +140,15 @@ class Source:
         return np.memmap(files[what], dtype=dtype, mode="r")
 
     def _records_status(self, split: str) -> str:
-        """Returns the sizes and times of change of the records' files; "" where none is there."""
+        """Returns what tells the records' files from changed ones; "" where none is there."""
         files = sorted(self.path.glob(f"*-{split}.array_record-*"))
-        status = [(file.name, file.stat()) for file in files]
-        return "".join(f"{name} {stat.length} {stat.mtime}\n" for name, stat in status)
+        return "".join(f"{file.name} {self._file_status(file)}\n" for file in files)
+
+    def _file_status(self, file: epath.Path) -> str:
+        if not storage.is_store(file):
+            return storage.file_status(os.stat(file))
+        status = file.stat()  # an object that takes the place of another has a later time
+        return f"{status.length} {status.mtime}"
 
     def cached(self, name: str) -> pathlib.Path:
         """Returns the file of the cache for something that follows from this source."""
@@ -289,7 +294,7 @@ def write(
     Args:
       path: the directory to make; it appears when everything is in it.
       tokenizer: the SentencePiece model.
-      documents: (split, id of the document, its ids with the separator at their end, UTF-8
+      documents: (split, identity of the document, its ids with the separator at their end, UTF-8
         bytes of its text).
 
     Raises:
@@ -330,7 +335,11 @@ def write(
 
 
 def document_hash(document_id: str) -> int:
-    """Returns 64 bits that stand for a document's id, equal in every source that has it."""
+    """Returns 64 bits that stand for the identity of a `text.Document`.
+
+    Equal ids have equal bits in all sources. Whether that means the same document is said by
+    `ids` of the sources, and by nothing in the prepared text.
+    """
     digest = hashlib.blake2b(document_id.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
 

@@ -261,6 +261,10 @@ class Stream:
         """The version of the order that this run has; see mixture.py."""
         return self.mixture.order_version
 
+    def taken_documents(self) -> dict[str, float]:
+        """Returns what `corpora.taken_documents` finds of the run."""
+        return corpora.taken_documents(self._corpora)
+
     def digest(self) -> str:
         """Returns hex digits that stand for the text and the rules that batches are made of.
 

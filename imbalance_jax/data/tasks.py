@@ -9,7 +9,7 @@
         texts = ["{title}", "{body}"]     # or one; {field} is a field of an example
         label = "topic"
         train = "topics.{language}.train.jsonl"    # beside the .toml file
-        test = "topics.{language}.test.jsonl"
+        test = "topics.{language}.test.jsonl"         # or patterns: see data/patterns.py
         group = "site"     # optional: examples that agree in it are not independent
 
 {language} stands for the name of a source of the run, such as en or fr; what is named without it
@@ -21,7 +21,6 @@ have a JSON object in every line.
 
 import dataclasses
 import difflib
-import json
 import os
 import pathlib
 import re
@@ -32,10 +31,11 @@ from typing import Any
 import numpy as np
 
 from imbalance_jax.config import SourceConfig, natural
-from imbalance_jax.data import datasets, files, sentence_tasks
+from imbalance_jax.data import datasets, files, patterns, sentence_tasks
+from imbalance_jax.data import fields as fields_lib
 
 LANGUAGE = "{language}"
-_FIELD = re.compile(r"\{(\w+)\}")
+_FIELD = re.compile(r"\{([\w.-]+)\}")
 _SPLITS = ("train", "test")
 _NAMES = {"train": ("train",), "test": ("valid", "validation", "test")}  # of a directory's files
 _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
@@ -46,7 +46,7 @@ class Task:
     """A task: its texts, and one or more places that examples can come from."""
 
     name: str
-    texts: tuple[str, ...]  # one or two, each with {fields} of an example
+    texts: tuple[str, ...]  # one or two, each with {fields} of an example, nested ones by dots
     label: str = "label"  # the field with the answer
     group: str = ""  # a field; examples that agree in it are not independent of each other
     labels: tuple[str, ...] = ()  # all answers there are; () is those of the examples to train on
@@ -180,10 +180,19 @@ def _read_toml(path: str) -> list[Task]:
         for key, value in values.items():
             _check(f"--tasks={path}: {name}.{key}={value!r}", key, value)
         # Paths begin at the file.
-        values |= {key: os.path.join(os.path.dirname(path), values[key]) for key in _SPLITS}
+        values |= {key: _beside(path, values[key]) for key in _SPLITS}
         values |= {key: tuple(map(str, values.get(key, ()))) for key in ("texts", "labels")}
         made.append(Task(name, **values))
     return made
+
+
+def _beside(path: str, value: str) -> str:
+    """Returns paths and patterns that begin at a file's directory as such that begin here."""
+    directory = os.path.dirname(path)
+    whole = os.path.join(directory, value)
+    if os.path.exists(whole):
+        return whole
+    return ",".join(os.path.join(directory, each) for each in patterns.split_patterns(value))
 
 
 def _check(given: str, key: str, value: Any) -> None:
@@ -281,12 +290,14 @@ class _Place:
         if self.made:
             return f"the text of source {self._trained}"
         if self._files:
-            return ", ".join(sorted(set(self._files.values())))
+            return ", ".join(sorted({file for found in self._files.values() for file in found}))
         return f"TFDS {self._dataset(self._trained)}"
 
     def of(self, language: str, split: str) -> str:
         """Returns where the examples of a language's split are."""
-        return self._files[language, split] if self._files else f"the {split} part of {self}"
+        if self._files:
+            return ", ".join(self._files[language, split])
+        return f"the {split} part of {self}"
 
     def has(self, language: str) -> bool:
         """Whether a language other than the one that is trained in has a text to be scored on."""
@@ -305,7 +316,8 @@ class _Place:
             for number, row in enumerate(self._make(language)[split]):
                 yield f"{name}, example {number}", row
         elif self._files:
-            yield from _json_rows(self._files[language, split])
+            for file in self._files[language, split]:
+                yield from _json_rows(file)
         else:
             dataset = self._dataset(language)
             named_split = self._task.splits[_SPLITS.index(split)]
@@ -329,14 +341,15 @@ class _Place:
     def _dataset(self, language: str) -> str:
         return self._task.dataset.replace(LANGUAGE, language)
 
-    def _find_files(self) -> dict[tuple[str, str], str]:
-        """Returns (language, split) -> file; empty where the language trained in has not both."""
+    def _find_files(self) -> dict[tuple[str, str], list[str]]:
+        """Returns (language, split) -> files; empty where the language trained in has not both."""
         found = {}
         for language in self._sources:
             for split in _SPLITS:
-                file = next(filter(os.path.isfile, self._candidates(language, split)), None)
-                if file:
-                    found[language, split] = file
+                for paths in map(patterns.find_paths, self._candidates(language, split)):
+                    if paths and all(map(os.path.isfile, paths)):
+                        found[language, split] = paths
+                        break
         needed = [(self._trained, split) for split in _SPLITS]
         missing = [split for _, split in needed if (self._trained, split) not in found]
         if missing and (len(missing) == 1 or self._task.train):
@@ -382,18 +395,9 @@ class _Place:
 
 def _json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, (_, line) in enumerate(files.lines(path), start=1):
-        where = f"{path}, line {number}"
-        decoded = files.decode(line, path, number)
-        if not decoded.strip():
-            continue
-        try:
-            row = json.loads(decoded)
-        except (ValueError, RecursionError) as error:
-            fix = "Write one object a line."
-            raise ValueError(f"{where}: is not valid JSON ({error}). {fix}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: is not a JSON object. Write one a line.")
-        yield where, row
+        if line.strip():
+            example = '{"text": "...", "label": "..."}'
+            yield f"{path}, line {number}", files.parse_object(line, path, number, example)
 
 
 def _examples(
@@ -424,12 +428,12 @@ def _filled(text: str, row: Mapping[str, Any], where: str, task: Task) -> str:
 
 
 def _value(row: Mapping[str, Any], field: str, where: str, task: Task) -> str:
-    if field not in row:
+    value = fields_lib.find_value(row, field)
+    if value is fields_lib.ABSENT:
         raise ValueError(
             f"{where}: has no field {field!r}, which task {task.name} reads. It has: "
-            f"{', '.join(row) or 'none'}."
+            f"{fields_lib.names_of(row)}."
         )
-    value = row[field]
     if not isinstance(value, str | int):
         raise ValueError(f"{where}: its field {field!r} is neither text nor a whole number.")
     return str(value)

@@ -9,6 +9,7 @@ source says nothing of it, and what markup becomes.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -22,11 +23,13 @@ from imbalance_jax.config import SourceConfig
 SPLITS = ("train", "validation", "test")
 
 # Part of every fingerprint: raise it when the same input begins to yield other text.
-_VERSION = 1
+_VERSION = 2
 # Progress is reported again when this much more of the input is read.
 _PROGRESS = 0.002
 # What separates the parts of an article of wiki40b. Line breaks stand around all but the last.
 _WIKI40B = re.compile(r"_START_ARTICLE_|_START_SECTION_|_START_PARAGRAPH_|_NEWLINE_|\n")
+_ARTICLE = "_START_ARTICLE_"  # every article begins with it
+_UNMARKED = 1000  # documents after which no more is read of a text without any such marker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,13 @@ class Document:
 
     id: str  # decides the split, and pairs a document with its versions in other languages
     text: str
+    # The source that made the id up from where it found the text; "" where the text gave it.
+    named_by: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def identity(self) -> str:
+        """The id, such that one which is made up is that of no other source's document."""
+        return f"\0{self.named_by}\0{self.id}" if self.named_by else self.id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +84,8 @@ def documents(
 
     A split without text of its own gets documents of train, chosen by a hash of their ids
     and nothing else: documents of equal id are in the same split, whatever their source.
-    Documents without text are left out.
+    Documents without text are left out. A line is printed of how many lack an id that others
+    have, or that the config asks for.
 
     Args:
       name: of the source in config.sources, for messages.
@@ -83,8 +94,10 @@ def documents(
 
     Raises:
       ValueError: something cannot be read as what it is said to be, naming file and line or
-        dataset and record; or whatever `check` raises.
+        dataset and record; no document has the markup or a field that the config names; or
+        whatever `check` raises.
     """
+    count, given, marked = 0, 0, source.markup == "none"
     reported = 0.0
 
     def report(fraction: float) -> None:
@@ -95,18 +108,54 @@ def documents(
 
     reading = _kind(source).read(name, source, report)
     for split, document in reading.documents:
+        count += 1
+        given += not document.named_by
+        marked = marked or _ARTICLE in document.text
+        if count == _UNMARKED and not marked:
+            raise _no_markup(name, source, f"none of the first {count:,} documents has")
         if source.markup == "wiki40b":
             document = dataclasses.replace(document, text=_without_wiki40b(document.text))
         if document.text.strip():
             if split == "train":
                 split = _carved_split(document.id, reading.carved, reading.share)
             yield split, document
+    if count and not marked:
+        raise _no_markup(name, source, "no document has")
+    _say_missing_ids(name, source, count, given)
     if progress:
         progress(1.0)
 
 
+def _no_markup(name: str, source: SourceConfig, what: str) -> ValueError:
+    return ValueError(
+        f"config.sources.{name}.markup={source.markup!r}: {what} its marker {_ARTICLE}. Set "
+        f"config.sources.{name}.markup=none, or read text that still has its markup."
+    )
+
+
+def _say_missing_ids(name: str, source: SourceConfig, count: int, given: int) -> None:
+    """Prints how many documents have no id of their own, where any is expected."""
+    field = f"config.sources.{name}.id_field={source.id_field!r}"
+    if source.names_ids and count and not given:
+        raise ValueError(
+            f"{field}: no document has an id there. Set it to the field of the ids, or leave "
+            "id_field and ids out."
+        )
+    if 0 < given < count:
+        _print_once(
+            f"{field}: {count - given:,} of {count:,} documents have no id there and are told "
+            "apart by their places, as documents of no other source."
+        )
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    """Prints a line unless it was: a text is read for its tokenizer, and again to be encoded."""
+    print(line, flush=True)
+
+
 def check(name: str, source: SourceConfig) -> None:
-    """Finds what is wrong with a source without reading its text.
+    """Finds what is wrong with a source without reading more than its first documents.
 
     Raises:
       ValueError: a file, package, dataset or split is not there or not of a kind that can be
@@ -118,15 +167,16 @@ def check(name: str, source: SourceConfig) -> None:
 def fingerprint(name: str, source: SourceConfig, cache: pathlib.Path | None = None) -> str:
     """Returns hex digits that stand for the text which `documents` would yield.
 
-    For files and datasets they follow from the bytes, not from where or how old a file is. For
+    For files and datasets they follow from the bytes, not from where or how old a file is (and
+    from where files lie within a pattern, which documents without ids are named after). For
     docstrings they follow from the versions of Python and of the packages, so they differ
     between environments, as the text does.
 
     Args:
       name: of the source in config.sources, for messages.
       source: where the text is.
-      cache: a JSON file to remember the digests of files in, by path, size and time of
-        change. With it, a corpus that stays as it is is read once.
+      cache: a JSON file to remember the digests of files in, as `files.digests` does. With
+        it, a corpus that stays as it is is read once.
 
     Raises:
       ValueError: as `check`.

@@ -1,0 +1,73 @@
+"""Fields of data by their names, with dots from a group of fields to one within it.
+
+`translation.fr` is the field fr of the field translation. A field whose own name has that dot
+comes first.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ABSENT: Any = object()  # what find_value returns where there is no such field
+_NAMED = 40  # fields in a message
+
+
+def find_path(values: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """Returns the names of a field from the outside in; () where there is none."""
+    if field in values:
+        return (field,)
+    parts = field.split(".")
+    for count in range(1, len(parts)):
+        outer = ".".join(parts[:count])
+        if isinstance(values.get(outer), Mapping):
+            inner = find_path(values[outer], ".".join(parts[count:]))
+            if inner:
+                return (outer, *inner)
+    return ()
+
+
+def find_value(values: Mapping[str, Any], field: str) -> Any:
+    """Returns the value of a field, or ABSENT."""
+    path = find_path(values, field)
+    value: Any = values
+    for name in path:
+        value = value[name]
+    return value if path else ABSENT
+
+
+def names_of(values: Mapping[str, Any]) -> str:
+    """Returns the names of all fields, for a message."""
+    names = list(_names(values))
+    more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return ", ".join([*names[:_NAMED], *more]) or "none"
+
+
+def _names(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f"{name}.{inner}" for inner in _names(value))
+        else:
+            yield name
+
+
+# Parquet
+
+
+def parquet_fields(schema: "pyarrow.Schema | pyarrow.StructType") -> dict[str, Any]:
+    """Returns the types of columns by name, and those of a struct as a group."""
+    from pyarrow import types
+
+    return {
+        field.name: parquet_fields(field.type) if types.is_struct(field.type) else field.type
+        for field in schema
+    }
+
+
+def nested_column(batch: "pyarrow.RecordBatch", path: tuple[str, ...]) -> "pyarrow.Array":
+    """Returns a column of a batch, or one within a column of structs."""
+    from pyarrow import compute
+
+    column = batch.column(path[0])
+    return compute.struct_field(column, list(path[1:])) if path[1:] else column
