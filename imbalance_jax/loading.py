@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,8 @@ from imbalance_jax import languages, sharding
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.checkpoint import Checkpoints
-from imbalance_jax.data import sources
+from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs import RunDirectory
-
-if TYPE_CHECKING:
-    import sentencepiece
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -29,7 +25,7 @@ class LoadedRun:
     step: int
     params: model_lib.Params
     vocabulary: languages.Vocabulary
-    tokenizers: Mapping[str, "sentencepiece.SentencePieceProcessor"]  # by source
+    tokenizers: Mapping[str, TextTokenizer]  # by source
 
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -50,13 +46,13 @@ class LoadedRun:
 
     def separator(self, language: str) -> int:
         """Returns the base id that stands between the documents of a language."""
-        return sources.separator_id(self._tokenizer(language))
+        return self._tokenizer(language).separator
 
     def forward(self, ids_BL: jax.typing.ArrayLike) -> jax.Array:
         """Returns fp32 logits of the next id at every position: (B, L, V)."""
         return _logits(self.params, self.config.model, jnp.asarray(ids_BL))
 
-    def _tokenizer(self, language: str) -> "sentencepiece.SentencePieceProcessor":
+    def _tokenizer(self, language: str) -> TextTokenizer:
         return self.tokenizers[languages.source_of(self.config, language)]
 
 
@@ -73,8 +69,6 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
     Raises:
       FileNotFoundError: the directory holds no run, or no such checkpoint.
     """
-    import sentencepiece
-
     run = RunDirectory(path)
     config = run.config()
     tokenizers = {}
@@ -82,7 +76,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
         file = run.path / f"tokenizer-{name}.model"
         if not file.exists():
             raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
-        tokenizers[name] = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
+        tokenizers[name] = TextTokenizer(file.read_bytes())
     vocabulary = _vocabulary(run)
     # One device is enough to look at a model; its checkpoint may come from any mesh.
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])

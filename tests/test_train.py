@@ -63,6 +63,7 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
             **{name: getattr(pairs, name) for name in ("name", "sources", "L", "about")},
             "ids": {name: ids_PL[-5:] for name, ids_PL in pairs.ids.items()},
             "lengths": {name: lengths_P[-5:] for name, lengths_P in pairs.lengths.items()},
+            "bytes": {name: bytes_P[-5:] for name, bytes_P in pairs.bytes.items()},
             "pairs_P": pairs.pairs_P[-5:],
         }
     )

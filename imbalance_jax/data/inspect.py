@@ -91,7 +91,7 @@ def describe_batch(opened: Opened, step: int, rows: int) -> str:
         g = language_B[row]
         source = opened.sources[languages.source_of(config, config.tags[g])]
         # Line ends and the like, so that a row is a line.
-        text = json.dumps(source.tokenizer.decode(batch.ids_BW[row].tolist()), ensure_ascii=False)
+        text = json.dumps(source.tokenizer.decode(batch.ids_BW[row]), ensure_ascii=False)
         where = f"{stream.pools[g]} window {window_B[row]}"
         lines.append(f"row {row:>3}  {config.tags[g]:<6} {where:<24} {text[1:-1]}")
     return "\n".join(lines)
