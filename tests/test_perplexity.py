@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from imbalance_jax import languages, sharding, train
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import MeshConfig, ModelConfig
-from imbalance_jax.data import sources
+from imbalance_jax.data import sources, views
 from imbalance_jax.evaluation import perplexity
 
 # Every dimension has a size of its own, and the stride does not divide L.
@@ -270,6 +270,27 @@ def test_bits_per_byte_count_the_bytes_of_the_scored_text(evaluator, params, eng
     assert values["tokens"] == len(tokens) - (L - STRIDE + 1)
     bits = values["loss"] * values["tokens"] / math.log(2)
     assert values["bits_per_byte"] == pytest.approx(bits / size, rel=1e-6)
+
+
+@pytest.mark.parametrize("words", ["as_written", "reversed", "shuffled"])
+def test_windows_of_a_language_hold_the_bytes_of_its_text(data_dir, english, words):
+    config = conftest.tiny_config(data_dir, languages__en2__words=words)
+    trainer = train.Trainer.make(config, {"en": english}, make_mesh(8))
+    found = {"validation": trainer.validation_windows()[1], "test": trainer.test_windows()[1]}
+    bytes_t = {
+        split: views.count_bytes(
+            english, split, config.languages["en2"], trainer.held_out("en2", split)
+        )
+        for split in found
+    }
+    for split, windows in found.items():
+        # Our tokenizer loses nothing, so the bytes are those of the pieces that are scored.
+        bytes_nL = english.pieces.bytes_U[windows.ids_nW[:, 1:]] * windows.weight_nL
+        assert windows.bytes_n.tolist() == bytes_nL.sum(axis=1).tolist()
+        assert bytes_t[split].sum() == english.about["bytes"][split]
+    # All of the text is scored but for its context.
+    context = bytes_t["test"][: config.model.L - config.eval_stride + 1].sum()
+    assert found["test"].scored_bytes + context == english.about["bytes"]["test"]
 
 
 def test_progress_is_reported_up_to_its_end_and_may_stop_the_evaluation(evaluator, params, windows):

@@ -14,6 +14,7 @@ import pytest
 from imbalance_jax.config import SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import prepare, sources, synthetic
 from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.languages import Pieces
 
 SENTENCES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
 ODD = [
@@ -228,6 +229,86 @@ def test_any_id_has_a_hash_of_64_bits_that_never_changes():
     assert sources.document_hash("Paris") == int.from_bytes(
         bytes.fromhex("6be76756dfb79024"), "little"
     )
+
+
+# The bytes of text that ids stand for
+
+
+def pieces_with(bytes_U):
+    return Pieces(len(bytes_U), 0, (1, 2), np.array(bytes_U, np.int32))
+
+
+PIECES = pieces_with([0, 0, 0, 1, 4, 3])
+
+
+def test_ids_of_a_text_that_comes_back_whole_stand_for_the_bytes_of_their_pieces():
+    ids = np.array([3, 4, 2, 2, 5, 2])
+    found = sources.bytes_of_ids(ids, PIECES, np.array([0, 3, 4]), np.array([5, 0, 3]))
+    assert found.tolist() == [1, 4, 0, 0, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "size", "expected"),
+    [
+        ([3, 4, 2], 5, [1, 4, 0]),  # nothing is lost here, whatever is elsewhere
+        ([3, 1, 4, 1, 2], 15, [1, 5, 4, 5, 0]),  # unknown pieces share what is missing
+        ([1, 2], 7, [7, 0]),
+        ([4, 4, 2], 16, [8, 8, 0]),  # what is normalized away is spread
+        ([4, 4, 2], 4, [2, 2, 0]),  # as is what is added
+        ([3, 3, 3, 2], 4, [1, 2, 1, 0]),  # in whole bytes
+        ([2], 3, [3]),  # a text of which nothing is left
+        ([3, 2], 0, [0, 0]),
+    ],
+)
+def test_ids_of_a_document_stand_for_exactly_the_bytes_of_its_text(ids, size, expected):
+    around = [4, 1, 2]  # 9 bytes of text, of which 5 are unknown
+    starts = np.cumsum([0, 3, len(ids)])
+    all_ids = np.array([*around, *ids, *around])
+    found = sources.bytes_of_ids(all_ids, PIECES, starts, np.array([9, size, 9]))
+    assert found[3:-3].tolist() == expected
+    assert found[:3].tolist() == found[-3:].tolist() == [4, 5, 0]
+
+
+def test_the_bytes_of_each_document_are_in_its_table(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(sources, "_RECORD", 50)
+    documents = make_documents()
+    source = write(tmp_path / "en-1", model, documents)
+    sizes = [size for split, _, _, size in documents if split == "train"]
+    assert source.documents("train")["bytes"].tolist() == sizes
+
+
+# What it is known by
+
+
+def test_a_fingerprint_follows_from_text_tokenizer_and_ids_and_not_from_what_was_asked(
+    tmp_path, model
+):
+    def fingerprint(name, documents, model=model, **changes):
+        sources.write(
+            tmp_path / name,
+            **{"name": "en", "text": "t", "key": name, "tokenizer": model} | changes,
+            documents=documents,
+        )
+        return sources.open_source("en", tmp_path / name, tmp_path).fingerprint
+
+    same = make_documents()
+    other_ids = [*same[:-1], (*same[-1][:2], np.array([7, 2]), same[-1][3])]
+    other = prepare.train_tokenizer("en", TokenizerConfig(vocab_size=320), SENTENCES[:50])
+    found = [
+        fingerprint("a", same),
+        fingerprint("c", other_ids),
+        fingerprint("d", same, tokenizer=other),
+        fingerprint("e", same, text="u"),
+    ]
+    assert len(set(found)) == 4 and fingerprint("b", same) == found[0]
+
+
+def test_what_was_prepared_in_another_format_is_refused_with_what_to_do(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    about = json.loads((source.path / "source.json").read_text())
+    (source.path / "source.json").write_text(json.dumps(about | {"format": 2}))
+    with pytest.raises(ValueError, match=r"en-1 was prepared in format 2, .* Delete the directory"):
+        sources.open_source("en", source.path, source.cache)
 
 
 # How often each id occurs
