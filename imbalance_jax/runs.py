@@ -110,6 +110,13 @@ class RunDirectory:
             return
         for name, fingerprint in fingerprints.items():
             theirs = before["sources"][name]["fingerprint"]
+            if theirs != fingerprint and "format" not in before["sources"][name]:
+                raise ValueError(
+                    f"{self.path} was started on text that an earlier version of this program "
+                    f"prepared, and this one prepares source {name} in another format. Use "
+                    "another --workdir, or the version that the run was started with (git in "
+                    "provenance.json)."
+                )
             if theirs != fingerprint:
                 raise ValueError(
                     f"{self.path} was started with another text or tokenizer of source {name}: "
