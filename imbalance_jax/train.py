@@ -173,6 +173,7 @@ class Trainer:
         """
 
         def build() -> Trainer:
+            run.check_format()
             sources = prepare.prepare_all(config)
             sets = parallel_lib.prepare_all(config, sources)
             trainer = cls.make(config, sources, mesh, sets, training=training)

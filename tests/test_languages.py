@@ -2,6 +2,7 @@
 
 import dataclasses
 import fractions
+import io
 import itertools
 import os
 import pathlib
@@ -523,6 +524,16 @@ def test_every_id_of_every_language_decodes_to_the_same_text(tokenizers, layout,
         assert_decodes(made, row, tokenizer, TEXTS[name])
 
 
+def test_a_piece_of_text_that_spells_a_special_of_another_tokenizer_is_not_that():
+    def with_strings(separator, *strings):
+        made = pieces(3 + len(strings))
+        return dataclasses.replace(made, strings=("<pad>", "<unk>", separator, *strings))
+
+    source = {"en": with_strings("</s>", "a", "b"), "fr": with_strings("<D>", "b", "</s>")}
+    made = languages.vocabulary(originals(("en", "fr"), layout="merged"), source)
+    assert made.map_GU.tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 4, 6]]
+
+
 @pytest.mark.parametrize("layout", ["disjoint", "merged", "joint"])
 def test_padding_is_one_id_in_every_layout(tokenizers, layout):
     _, _, made = family(tokenizers, layout=layout)
@@ -684,6 +695,15 @@ def test_a_vocabulary_is_read_back_as_it_was_written(tokenizers):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
     assert isinstance(content, bytes) and len(content) < 50_000
     assert back.to_bytes() == content
+
+
+def test_a_vocabulary_that_was_written_with_the_bytes_of_pieces_is_still_read():
+    made = languages.vocabulary(clones(2), {"en": pieces()})
+    tables = {"map_GU": made.map_GU, "own_GV": made.own_GV, "bytes_GU": made.map_GU}
+    file = io.BytesIO()
+    np.savez_compressed(file, **tables)
+    back = languages.Vocabulary.from_bytes(made.tags, file.getvalue())
+    assert back.size == made.size and np.array_equal(back.map_GU, made.map_GU)
 
 
 def test_a_clone_with_copied_rows_begins_with_its_parents_and_no_other_id_moves():

@@ -59,6 +59,7 @@ class Opened:
           ValueError: its text is not what it was when the run was started.
         """
         run = RunDirectory(path)
+        run.check_format()
         opened = cls.of(run.config())
         fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
         run.check_text(fingerprints, mixture.ORDER_VERSION)
