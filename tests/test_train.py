@@ -79,6 +79,7 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
         assert values["nats_per_pair"] * scores["pairs"] == pytest.approx(expected, rel=1e-5)
         name = "toy0" if tag == "toy0" else "toy1"
         assert values["tokens"] == few.lengths[name].sum()
+        assert values["bytes"] == few.bytes[name].sum() > 100
 
 
 def test_the_least_loss_of_a_toy_language_is_its_entropy_and_less_than_an_untrained_model_s(toys):

@@ -625,8 +625,9 @@ def _sources(run: Run) -> str:
         lost, whole = (sum((source.get(of) or {}).values()) for of in ("lost_bytes", "bytes"))
         if lost and whole:
             note += (
-                f" The tokenizer of {name} loses {lost / whole:.2%} of its text’s bytes, which are "
-                "unknown to it or normalized away; bits per byte count them all the same."
+                f" The tokenizer of {name} loses {lost:,} of its text’s {whole:,} bytes "
+                f"({lost / whole:.2%}), which are unknown to it or normalized away; bits per byte "
+                "count them all the same."
             )
     header = ["source", "documents", "tokens", "bytes", "bytes per token"]
     return markup.section(

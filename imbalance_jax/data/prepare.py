@@ -151,8 +151,9 @@ def _make(
     lost, whole = (sum(made.about[of].values()) for of in ("lost_bytes", "bytes"))
     if lost:
         print(
-            f"The tokenizer of {name} loses {lost / whole:.2%} of the text's {whole:,} bytes: they "
-            "are unknown to it or normalized away. Bits per byte count them.",
+            f"The tokenizer of {name} loses {lost:,} of the text's {whole:,} bytes "
+            f"({lost / whole:.2%}): they are unknown to it or normalized away. Bits per byte count "
+            "them all the same.",
             flush=True,
         )
 
