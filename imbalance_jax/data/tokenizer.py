@@ -54,8 +54,8 @@ class TextTokenizer:
         self._dummy_prefix = rules.add_dummy_prefix
         self._dummy_at_end = trained.treat_whitespace_as_suffix
         changes = rules.precompiled_charsmap or rules.remove_extra_whitespaces
-        # Such as ours: text that is not looked at again is prepared a tenth faster.
-        bytes_known = trained.byte_fallback and len(self.byte_ids) == 256
+        # As with ours: a text that need not be read back is prepared a tenth faster.
+        bytes_known = trained.byte_fallback and bool(self.byte_ids)
         self._keeps_everything = bytes_known and not changes and not rules.add_dummy_prefix
 
     @property
@@ -75,9 +75,10 @@ class TextTokenizer:
 
     @functools.cached_property
     def byte_ids(self) -> dict[int, int]:
-        """The ids of the byte pieces by their bytes."""
+        """The ids of the byte pieces by their bytes: of all 256, or there are none."""
         is_byte = self.processor.is_byte
-        return {int(s[3:5], 16): i for i, s in enumerate(self.strings) if is_byte(i)}
+        found = {int(s[3:5], 16): i for i, s in enumerate(self.strings) if is_byte(i)}
+        return found if len(found) == 256 else {}
 
     @functools.cached_property
     def written(self) -> tuple[bytes, ...]:
@@ -180,7 +181,7 @@ class TextTokenizer:
         if _SPACE not in text or not self._spaces_escaped:
             return ""
         taken = self._characters.union(text)
-        return next(chr(code) for code in _STAND_INS if chr(code) not in taken)
+        return next(filter(lambda one: one not in taken, map(chr, _STAND_INS)))
 
     @functools.cached_property
     def _characters(self) -> frozenset[str]:
