@@ -36,15 +36,14 @@ class Pieces:
 class Vocabulary:
     """The one vocabulary that a model has for all its languages.
 
-    `map_GU[g, t]` is the model's id for base id t in language g, `own_GV` says which model
-    ids belong to a language, and `bytes_GU` how many UTF-8 bytes a base id stands for.
+    `map_GU[g, t]` is the model's id for base id t in language g, and `own_GV` says which model
+    ids belong to a language.
     """
 
     tags: tuple[str, ...]
     size: int
     map_GU: np.ndarray  # int32
     own_GV: np.ndarray  # bool
-    bytes_GU: np.ndarray  # int32
 
     def index(self, tag: str) -> int:
         """Returns the row of a language.
@@ -68,7 +67,7 @@ class Vocabulary:
     def to_bytes(self) -> bytes:
         """Returns the tables as the bytes of an .npz file, for the run directory."""
         file = io.BytesIO()
-        np.savez_compressed(file, map_GU=self.map_GU, own_GV=self.own_GV, bytes_GU=self.bytes_GU)
+        np.savez_compressed(file, map_GU=self.map_GU, own_GV=self.own_GV)
         return file.getvalue()
 
     @classmethod
@@ -76,7 +75,7 @@ class Vocabulary:
         """Returns what `to_bytes` was made from."""
         with np.load(io.BytesIO(content)) as tables:
             own_GV = tables["own_GV"]
-            return cls(tags, own_GV.shape[1], tables["map_GU"], own_GV, tables["bytes_GU"])
+            return cls(tags, own_GV.shape[1], tables["map_GU"], own_GV)
 
 
 def source_of(config: Config, tag: str) -> str:
@@ -92,7 +91,8 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     `config.tags`. `merged` and `joint` first lay out the languages with a source of their
     own: in the same order, a piece whose string an earlier one of them has takes that one's
     id, and the others get new ids in the order of their base ids; with a joint tokenizer all
-    of them are equal. Slots for the clones follow.
+    of them are equal. A special is never the same as a piece of text. Slots for the clones
+    follow.
 
     Padding is shared by all whose tokenizer has a padding piece, in every layout. Ids that are
     left unused, such as those that a clone's anchors take the place of, stay in the vocabulary,
@@ -109,10 +109,11 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
             ids[tag] = size + np.arange(source.size)
             size += source.size
     else:
-        id_of: dict[str, int] = {}  # by string
+        id_of: dict[tuple[str, bool], int] = {}
         for tag, source in sources.items():
             if config.languages[tag].source:
-                ids[tag] = np.array([id_of.setdefault(s, len(id_of)) for s in source.strings])
+                names = _piece_names(source)
+                ids[tag] = np.array([id_of.setdefault(name, len(id_of)) for name in names])
         size = len(id_of)
         for tag, source in sources.items():
             if config.languages[tag].clone_of:
@@ -134,12 +135,19 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     widest = max(source.size for source in sources.values())
     map_GU = np.full((len(sources), widest), -1, np.int32)
     own_GV = np.zeros((len(sources), size), bool)
-    bytes_GU = np.zeros_like(map_GU)
     for row, (tag, source) in enumerate(sources.items()):
         map_GU[row, : source.size] = ids[tag]
         own_GV[row, ids[tag]] = True
-        bytes_GU[row, : source.size] = source.bytes_U
-    return Vocabulary(config.tags, size, map_GU, own_GV, bytes_GU)
+    return Vocabulary(config.tags, size, map_GU, own_GV)
+
+
+def _piece_names(pieces: Pieces) -> list[tuple[str, bool]]:
+    """Returns what pieces of two tokenizers are the same by: the string, and if it is no text.
+
+    Text that spells "</s>" may be a piece of one, and the separator of the other is not that.
+    """
+    no_text = {*pieces.special_ids, pieces.pad_id}
+    return [(string, index in no_text) for index, string in enumerate(pieces.strings)]
 
 
 def _separate(

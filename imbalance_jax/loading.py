@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +14,10 @@ from imbalance_jax import languages, objective, sharding, storage
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.checkpoint import Checkpoints
-from imbalance_jax.data import sources, views
+from imbalance_jax.data import views
+from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.runs import RunDirectory
-
-if TYPE_CHECKING:
-    import sentencepiece
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -34,7 +31,7 @@ class LoadedRun:
     step: int
     params: model_lib.Params
     vocabulary: languages.Vocabulary
-    tokenizers: Mapping[str, "sentencepiece.SentencePieceProcessor"]  # by source
+    tokenizers: Mapping[str, TextTokenizer]  # by source
 
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -49,7 +46,7 @@ class LoadedRun:
         base_n = np.asarray(self._tokenizer(language).encode(text), np.int64)
         words = self.config.languages[language]
         if words.words != "as_written":
-            pieces = sources.pieces_of(self._tokenizer(language))
+            pieces = self._tokenizer(language).pieces()
             order = views.WordOrder(pieces, words.words, words.words_block)
             base_n = order(base_n, 0)
         return self.vocabulary.map_GU[row, base_n]
@@ -62,7 +59,7 @@ class LoadedRun:
     def separator(self, language: str) -> int:
         """Returns the model's id that stands between the documents of a language."""
         row = self.vocabulary.index(language)
-        return int(self.vocabulary.map_GU[row, sources.separator_id(self._tokenizer(language))])
+        return int(self.vocabulary.map_GU[row, self._tokenizer(language).separator])
 
     def forward(self, ids: jax.typing.ArrayLike) -> jax.Array:
         """Returns fp32 logits of the next id at every position: (L, V), or (B, L, V).
@@ -115,7 +112,7 @@ class LoadedRun:
             loss_n[target_BL[weight_BL]] = loss_BL[weight_BL]
         return loss_n
 
-    def _tokenizer(self, language: str) -> "sentencepiece.SentencePieceProcessor":
+    def _tokenizer(self, language: str) -> TextTokenizer:
         return self.tokenizers[languages.source_of(self.config, language)]
 
     def _batch(self, ids: jax.typing.ArrayLike) -> tuple[jax.Array, bool]:
@@ -166,7 +163,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
     run = RunDirectory(path)
     config = run.config()
     tokenizers = {
-        languages.source_of(config, tag): _tokenizer_of(_model_of(run, config, tag))
+        languages.source_of(config, tag): TextTokenizer(_model_of(run, config, tag))
         for tag in config.tags
     }
     vocabulary = _vocabulary(run)
@@ -221,7 +218,7 @@ def _check_stated(config: config_lib.Config, run: RunDirectory, theirs: config_l
         if tokenizer.path and storage.path_of(tokenizer.path).exists():
             ours = storage.path_of(tokenizer.path).read_bytes()
             _check_tokenizer(config.init_from, tag, field, (run, theirs), ours)
-        elif not tokenizer.path and tokenizer.vocab_size != (size := _piece_count(model)):
+        elif not tokenizer.path and tokenizer.vocab_size != (size := TextTokenizer(model).size):
             raise ValueError(
                 f"config.init_from={config.init_from!r} has {size} pieces of {tag}, and this run "
                 f"has {field}.vocab_size={tokenizer.vocab_size}. Set "
@@ -246,16 +243,6 @@ def _model_of(run: RunDirectory, config: config_lib.Config, tag: str) -> bytes:
     if not file.exists():
         raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
     return file.read_bytes()
-
-
-def _tokenizer_of(model: bytes) -> "sentencepiece.SentencePieceProcessor":
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_proto=model)
-
-
-def _piece_count(model: bytes) -> int:
-    return _tokenizer_of(model).get_piece_size()
 
 
 def check_vocabulary(
@@ -286,7 +273,7 @@ def check_vocabulary(
         differs = np.flatnonzero(ours_U != theirs_U)
         if len(differs):
             u = int(differs[0])
-            piece = _tokenizer_of(models[languages.source_of(config, tag)]).id_to_piece(u)
+            piece = TextTokenizer(models[languages.source_of(config, tag)]).strings[u]
             raise ValueError(
                 f"config.init_from={config.init_from!r} has other ids for {len(differs)} of the "
                 f"{len(ours_U)} pieces of {tag}: {piece!r} is {theirs_U[u]} there and {ours_U[u]} "
@@ -311,10 +298,7 @@ def _check_tokenizer(
     theirs = _model_of(*before, tag)
     if theirs == model:
         return
-    pieces = [
-        [found.id_to_piece(u) for u in range(found.get_piece_size())]
-        for found in (_tokenizer_of(theirs), _tokenizer_of(model))
-    ]
+    pieces = [TextTokenizer(each).strings for each in (theirs, model)]
     differs = [u for u, (x, y) in enumerate(zip(*pieces, strict=False)) if x != y]
     if differs:
         u = differs[0]

@@ -103,6 +103,22 @@ class RunDirectory:
         elif self.path.exists() and any(f.name != ".lock" for f in self.path.iterdir()):
             raise ValueError(f"{self.path} is not empty and holds no run. Use another --workdir.")
 
+    def check_format(self) -> None:
+        """Raises ValueError if a run was begun on text in a format that is no longer written.
+
+        No text is read, so that this shows before any is prepared again.
+        """
+        before = self.read_json("provenance.json") or {"sources": {}}
+        for name, source in before["sources"].items():
+            # Synthetic text is made and not read, and knows its version by itself.
+            if "format" not in source and source.get("kind") != "synthetic":
+                raise ValueError(
+                    f"{self.path} was started on text that an earlier version of this program "
+                    f"prepared, and this one prepares source {name} in another format. Use "
+                    "another --workdir, or the version that the run was started with (git in "
+                    "provenance.json)."
+                )
+
     def check_text(self, fingerprints: Mapping[str, str], order_version: int) -> None:
         """Raises ValueError if a run that was begun would go on with other text, or order.
 

@@ -183,6 +183,7 @@ class Trainer:
         """
 
         def build() -> Trainer:
+            run.check_format()
             sources = prepare.prepare_all(config)
             sets = parallel_lib.prepare_all(config, sources)
             begun = run.begun()
@@ -211,13 +212,23 @@ class Trainer:
         """Returns the tokenizer of each source."""
         return {name: source.model for name, source in self.sources.items()}
 
+    def _held_out_bytes(self, tag: str, split: str) -> np.ndarray:
+        """Returns the UTF-8 bytes that each of those ids stands for."""
+        language, ids_t = self.config.languages[tag], self.held_out(tag, split)
+        return views.count_bytes(self.source(tag), split, language, ids_t)
+
     def fingerprints(self) -> dict[str, str]:
         return {name: source.fingerprint for name, source in self.sources.items()}
 
     def validation_windows(self) -> list[perplexity.Windows]:
         L, most = self.config.model.L, self.config.evaluation.max_windows
         return [
-            perplexity.spread_windows(self.held_out(tag, "validation"), L, most)
+            perplexity.spread_windows(
+                self.held_out(tag, "validation"),
+                L,
+                most,
+                bytes_t=self._held_out_bytes(tag, "validation"),
+            )
             for tag in self.config.tags
         ]
 
@@ -225,7 +236,9 @@ class Trainer:
         L, stride = self.config.model.L, self.config.eval_stride
         most = self.config.evaluation.max_test_windows
         return [
-            perplexity.strided_windows(self.held_out(tag, "test"), L, stride, most)
+            perplexity.strided_windows(
+                self.held_out(tag, "test"), L, stride, most, self._held_out_bytes(tag, "test")
+            )
             for tag in self.config.tags
         ]
 
@@ -244,11 +257,17 @@ class Trainer:
         for tag in self.config.tags:
             name = languages.source_of(self.config, tag)
             inside = name in set_.sources and self.config.languages[tag].words == "as_written"
-            ids_PW, weight_PL = set_.windows(
-                name if inside else set_.sources[0], self.source(tag).pieces.separator
-            )
+            side = name if inside else set_.sources[0]
+            ids_PW, weight_PL = set_.windows(side, self.source(tag).pieces.separator)
             rows = slice(None if inside else 0)
-            found.append(perplexity.Windows(ids_PW[rows], weight_PL[rows], self.config.model.L))
+            found.append(
+                perplexity.Windows(
+                    ids_PW[rows],
+                    weight_PL[rows],
+                    self.config.model.L,
+                    bytes_n=set_.bytes[side][rows],
+                )
+            )
         return found
 
     def evaluator(self) -> perplexity.Evaluator:
@@ -400,7 +419,10 @@ class Trainer:
 # Texts of the test split whose losses are kept apart, to resample them in a study.
 _TEXTS = 200
 _HOW = ("dtype", "attention", "remat", "scan_layers", "loss_chunk")
-_ABOUT = ("fingerprint", "vocab_size", "documents", "tokens", "bytes")
+_ABOUT = (
+    *("format", "fingerprint", "tokenizer", "vocab_size"),
+    *("documents", "tokens", "bytes", "lost_bytes"),
+)
 
 
 class Recorder:

@@ -239,16 +239,14 @@ class Transfer:
 
     def encode(self, examples: "Examples", tag: str) -> "Encoded":
         """Returns examples in the words of a language's source as the model's ids."""
-        from imbalance_jax.data import sources
         from imbalance_jax.evaluation import transfer
 
         tokenizer = self.run.tokenizers[self._source(tag)]
-        pieces = sources.pieces_of(tokenizer)
         encoded = transfer.encode(
-            [tokenizer.encode(list(texts)) for texts in examples.texts],
-            separator=pieces.separator,
+            [tokenizer.encode_all(texts) for texts in examples.texts],
+            separator=tokenizer.separator,
             # Nothing is read after the text but by the reference, which has id 0.
-            pad=max(pieces.pad_id, 0),
+            pad=max(tokenizer.pad_id, 0),
             length=self.classifier.settings.length,
         )
         map_U = self.run.vocabulary.map_GU[self.run.vocabulary.index(tag)]

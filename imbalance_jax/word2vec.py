@@ -100,6 +100,7 @@ def _open() -> "tuple[RunDirectory, Opened]":
         cli.refuse(f"--workdir={run} holds no run. Give one that does, or --config=FILE as well.")
     config = run.config() if FLAGS.config is None else config_lib.resolve(cli.required_config())
     run.check(config)
+    run.check_format()
 
     from imbalance_jax.data.inspect import Opened
 

@@ -45,7 +45,7 @@ class Numbered:
 
     def documents(self, split):
         starts = np.arange(0, len(self._tokens), self._document)
-        return np.array(list(zip(starts, range(len(starts)), strict=True)), DOCUMENT)
+        return np.array([(start, n, 0) for n, start in enumerate(starts)], DOCUMENT)
 
 
 @functools.cache

@@ -175,9 +175,7 @@ def test_two_processes_that_prepare_the_same_text_leave_one_that_is_whole(
         yield "validation", "b", np.arange(4), 3
 
     def write(rows):
-        sources.write(
-            path, name="en", fingerprint="f", tokenizer=english.model, documents=documents(rows)
-        )
+        sources.write(path, name="en", text="f", tokenizer=english.model, documents=documents(rows))
 
     write(7)
     source = sources.open_source("en", path, tmp_path)

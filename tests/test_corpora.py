@@ -448,9 +448,7 @@ def prepared(english, tmp_path_factory):
         documents = [("train", str(id_), np.array([300, 2]), 7) for id_ in ids]
         # Held-out documents are no part of it.
         documents.append(("test", "0", np.array([300, 2]), 7))
-        sources.write(
-            path / name, name=name, fingerprint="f" * 16, tokenizer=model, documents=documents
-        )
+        sources.write(path / name, name=name, text="f" * 16, tokenizer=model, documents=documents)
         return sources.open_source(name, path / name, path / "cache")
 
     return {

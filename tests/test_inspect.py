@@ -24,7 +24,8 @@ def make_run(path, config) -> RunDirectory:
     config, run = opened.config, RunDirectory(path)
     run.claim(config)
     fingerprints = {
-        name: {"fingerprint": source.fingerprint} for name, source in opened.sources.items()
+        name: {"fingerprint": source.fingerprint, "format": 3}
+        for name, source in opened.sources.items()
     }
     run.write_json("provenance.json", {"sources": fingerprints, "order_version": ORDER_VERSION})
     follower = audit.Audit(config, opened.stream)
@@ -130,6 +131,10 @@ def test_a_run_on_another_text_is_refused_before_anything_is_compared(copy):
     before["sources"]["en"]["fingerprint"] = "0" * 16
     copy.write_json("provenance.json", before)
     with pytest.raises(ValueError, match="another text or tokenizer of source en"):
+        inspect.Opened.of_run(copy.path)
+    del before["sources"]["en"]["format"]  # as before there was one
+    copy.write_json("provenance.json", before)
+    with pytest.raises(ValueError, match="an earlier version of this program prepared"):
         inspect.Opened.of_run(copy.path)
 
 

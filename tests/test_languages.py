@@ -2,6 +2,7 @@
 
 import dataclasses
 import fractions
+import io
 import itertools
 import os
 import pathlib
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from imbalance_jax import config as config_lib
 from imbalance_jax import languages
 from imbalance_jax.config import LanguageConfig, TokenizerConfig, VocabularyConfig
-from imbalance_jax.data import prepare, sources
+from imbalance_jax.data import prepare
+from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.languages import Pieces
 
 REFERENCE = 16384
@@ -63,9 +65,7 @@ def pieces(size=40, pad_id=0, counts=None):
 
 
 def opened(model):
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_proto=model)
+    return TextTokenizer(model)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def real_pieces(tokenizers, joint=False):
         tokenizer = tokenizers["joint" if joint else name]
         # A separator is the most frequent id where documents are short.
         ids = [i for line in text.split("\n") for i in [*tokenizer.encode(line), 2, 2]]
-        counts_U = np.bincount(ids, minlength=tokenizer.get_piece_size())
-        found[name] = sources.pieces_of(tokenizer, counts_U)
+        counts_U = np.bincount(ids, minlength=tokenizer.size)
+        found[name] = tokenizer.pieces(counts_U)
     return found
 
 
@@ -179,11 +179,6 @@ def test_ids_of_another_language_have_no_base_id():
     made = languages.vocabulary(clones(2), {"en": pieces()})
     assert made.base_ids(0, np.array([0, 5, 45, 79])).tolist() == [0, 5, -1, -1]
     assert made.base_ids(1, np.array([0, 5, 45, 79, 40])).tolist() == [0, -1, 5, 39, -1]
-
-
-def test_bytes_of_a_base_id_are_those_of_its_piece_in_every_clone():
-    made = languages.vocabulary(clones(2, anchors=0.5), {"en": pieces()})
-    assert made.bytes_GU.tolist() == [pieces().bytes_U.tolist()] * 2
 
 
 # Anchors
@@ -395,7 +390,6 @@ def test_sources_of_different_sizes_each_have_a_slot_of_their_own_size():
     assert made.map_GU[1].tolist() == [0, *range(41, 69)] + [-1] * 11
     assert made.map_GU[2].tolist() == [0, *range(70, 98)] + [-1] * 11
     assert made.own_GV.sum(axis=1).tolist() == [40, 29, 29]
-    assert made.bytes_GU[1, 29:].tolist() == [0] * 11
     for g, size in enumerate((40, 29, 29)):
         assert made.base_ids(g, made.map_GU[g, :size]).tolist() == list(range(size))
 
@@ -440,7 +434,7 @@ def test_a_merged_vocabulary_is_the_union_of_the_pieces(tokenizers, names):
     union = set()
     for row, name in enumerate(names):
         ids = made.map_GU[row, : SIZES[name]].tolist()
-        strings = [tokenizers[name].id_to_piece(t) for t in range(SIZES[name])]
+        strings = [tokenizers[name].strings[t] for t in range(SIZES[name])]
         old = [t for t in range(SIZES[name]) if strings[t] in union]
         new = [t for t in range(SIZES[name]) if strings[t] not in union]
         # Its own pieces follow those there are, in their order.
@@ -456,8 +450,8 @@ def test_a_merged_vocabulary_is_the_union_of_the_pieces(tokenizers, names):
         assert np.count_nonzero(made.own_GV[a] & made.own_GV[b]) == len(common)
         # A shared id is a shared string, and a shared string a shared id.
         for string in common:
-            t_a = tokenizers[names[a]].piece_to_id(string)
-            t_b = tokenizers[names[b]].piece_to_id(string)
+            t_a = tokenizers[names[a]].processor.piece_to_id(string)
+            t_b = tokenizers[names[b]].processor.piece_to_id(string)
             assert made.map_GU[a, t_a] == made.map_GU[b, t_b]
 
 
@@ -472,7 +466,7 @@ def test_the_reference_s_two_tokenizers_share_3728_of_29040_pieces():
     tokenizers = {
         name: opened((pathlib.Path(folder) / file).read_bytes()) for name, file in files.items()
     }
-    source = {name: sources.pieces_of(tokenizer) for name, tokenizer in tokenizers.items()}
+    source = {name: tokenizer.pieces() for name, tokenizer in tokenizers.items()}
     merged = languages.vocabulary(originals(("en", "fr"), layout="merged"), source)
     assert merged.size == 29040
     shared = merged.own_GV.all(axis=0)
@@ -490,7 +484,7 @@ def test_the_reference_s_two_tokenizers_share_3728_of_29040_pieces():
 
 def assert_decodes(made, row, tokenizer, text):
     """Every id of a language, and a text of it, comes back through the language."""
-    size = tokenizer.get_piece_size()
+    size = tokenizer.size
     ids = made.map_GU[row, :size]
     assert made.base_ids(row, ids).tolist() == list(range(size))
     assert set(np.nonzero(made.own_GV[row])[0].tolist()) == set(ids.tolist())
@@ -499,7 +493,6 @@ def assert_decodes(made, row, tokenizer, text):
     encoded = made.map_GU[row, tokenizer.encode(text)]
     assert made.own_GV[row, encoded].all() and (encoded < made.size).all()
     assert tokenizer.decode(made.base_ids(row, encoded).tolist()) == text
-    assert made.bytes_GU[row, tokenizer.encode(text)].sum() == len(text.encode())
 
 
 FAMILY = {
@@ -529,6 +522,16 @@ def test_every_id_of_every_language_decodes_to_the_same_text(tokenizers, layout,
         name = languages.source_of(config, tag)
         tokenizer = tokenizers["joint" if layout == "joint" else name]
         assert_decodes(made, row, tokenizer, TEXTS[name])
+
+
+def test_a_piece_of_text_that_spells_a_special_of_another_tokenizer_is_not_that():
+    def with_strings(separator, *strings):
+        made = pieces(3 + len(strings))
+        return dataclasses.replace(made, strings=("<pad>", "<unk>", separator, *strings))
+
+    source = {"en": with_strings("</s>", "a", "b"), "fr": with_strings("<D>", "b", "</s>")}
+    made = languages.vocabulary(originals(("en", "fr"), layout="merged"), source)
+    assert made.map_GU.tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 4, 6]]
 
 
 @pytest.mark.parametrize("layout", ["disjoint", "merged", "joint"])
@@ -713,11 +716,20 @@ def test_a_vocabulary_is_read_back_as_it_was_written(tokenizers):
     content = made.to_bytes()
     back = languages.Vocabulary.from_bytes(made.tags, content)
     assert (back.tags, back.size) == (made.tags, made.size)
-    for name in ("map_GU", "own_GV", "bytes_GU"):
+    for name in ("map_GU", "own_GV"):
         ours, theirs = getattr(made, name), getattr(back, name)
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
     assert isinstance(content, bytes) and len(content) < 50_000
     assert back.to_bytes() == content
+
+
+def test_a_vocabulary_that_was_written_with_the_bytes_of_pieces_is_still_read():
+    made = languages.vocabulary(clones(2), {"en": pieces()})
+    tables = {"map_GU": made.map_GU, "own_GV": made.own_GV, "bytes_GU": made.map_GU}
+    file = io.BytesIO()
+    np.savez_compressed(file, **tables)
+    back = languages.Vocabulary.from_bytes(made.tags, file.getvalue())
+    assert back.size == made.size and np.array_equal(back.map_GU, made.map_GU)
 
 
 def test_a_clone_with_copied_rows_begins_with_its_parents_and_no_other_id_moves():

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig, TokenizerConfig
-from imbalance_jax.data import files, parallel, prepare, sources, synthetic, views
+from imbalance_jax.data import files, parallel, prepare, synthetic, views
+from imbalance_jax.data.tokenizer import TextTokenizer
 
 L = 24
 ENGLISH = ("cat", "dog", "bird", "horse", "mouse"), ("eats", "sees", "wants"), ("fish", "bread")
@@ -54,11 +55,9 @@ class Prepared:
 
 
 def trained(name, texts, vocab_size):
-    import sentencepiece
-
     model = prepare.train_tokenizer(name, TokenizerConfig(vocab_size=vocab_size), texts)
-    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return Prepared(name, f"{name}0", tokenizer, sources.pieces_of(tokenizer))
+    tokenizer = TextTokenizer(model)
+    return Prepared(name, f"{name}0", tokenizer, tokenizer.pieces())
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +303,7 @@ def test_a_pair_of_which_a_tokenizer_makes_nothing_is_one_with_an_empty_side(bot
     def without_q(texts):
         return [[ord(letter) for letter in text if letter != "q"] for text in texts]
 
-    tokenizer = types.SimpleNamespace(encode=without_q)
+    tokenizer = types.SimpleNamespace(encode_all=without_q)
     stub = {name: dataclasses.replace(both[name], tokenizer=tokenizer) for name in both}
     pairs = [("ab", "c"), ("qq", "d"), ("e", "q"), ("q", "q"), ("f", "g")]
     made = prepared(stub, write_pairs(tmp_path / "a.jsonl", pairs), tmp_path)
@@ -317,6 +316,7 @@ def test_a_pair_of_which_a_tokenizer_makes_nothing_is_one_with_an_empty_side(bot
     }
     assert made.ids["en"][0].tolist() == [*b"abf"] + [0] * (L - 3)
     assert made.ids["fr"][0].tolist() == [*b"cg"] + [0] * (L - 2)
+    assert made.bytes["en"].tolist() == [3] and made.bytes["fr"].tolist() == [2]
 
 
 def test_every_pair_is_counted_once(both, tmp_path):
@@ -369,6 +369,20 @@ def test_windows_score_every_id_of_every_text_and_nothing_else(both, tmp_path):
         assert ((ids_PW[:, 1:] != 0) == weight_PL).all()
 
 
+def test_bytes_of_a_row_are_those_of_its_texts_whatever_becomes_of_them(both, tmp_path):
+    def short(texts):
+        return [[7] * (6 if text == "long" else 1) for text in texts]
+
+    tokenizer = types.SimpleNamespace(encode_all=short)
+    stub = {name: dataclasses.replace(both[name], tokenizer=tokenizer) for name in both}
+    # The second pair is too long for a row, and the third begins the next one.
+    pairs = [("née", "a"), ("long", "b"), *[("ça", "ab")] * 5]
+    made = prepared(stub, write_pairs(tmp_path / "a.jsonl", pairs), tmp_path, L=5)
+    assert made.pairs_P.tolist() == [5, 1] and made.about["counts"]["too_long"] == 1
+    assert made.bytes["en"].tolist() == [4 + 4 * 3, 3]
+    assert made.bytes["fr"].tolist() == [1 + 4 * 2, 2]
+
+
 def test_a_row_without_padding_is_scored_whole(both, tmp_path):
     ids = both["en"].tokenizer.encode(EN[0])
     path = write_pairs(tmp_path / "a.jsonl", [(EN[0], FR[0]), (EN[0], FR[0])])
@@ -390,7 +404,7 @@ def synthetic_sources(monkeypatch, size):
         return ids, [one[:3] for one in ids]
 
     monkeypatch.setattr(synthetic, "parallel", said)
-    pieces = types.SimpleNamespace(size=size)
+    pieces = types.SimpleNamespace(size=size, bytes_U=np.full(size, 2))
     made = {name: Prepared(name, f"{name}0", None, pieces) for name in ("en", "fr")}
     configs = {}
     for language, name in enumerate(made):
@@ -403,7 +417,7 @@ def synthetic_sources(monkeypatch, size):
 @pytest.mark.parametrize("size, dtype", [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
 def test_ids_are_as_small_as_the_wider_source_allows(monkeypatch, tmp_path, size, dtype, wider):
     made, configs, _ = synthetic_sources(monkeypatch, 99)
-    made[wider].pieces = types.SimpleNamespace(size=size)
+    made[wider].pieces = types.SimpleNamespace(size=size, bytes_U=np.full(size, 2))
     found = parallel.prepare("toy", declared(""), made, configs, 20, str(tmp_path))
     assert found.ids["en"].dtype == found.ids["fr"].dtype == dtype
 
@@ -416,6 +430,7 @@ def test_synthetic_sources_say_their_pairs_themselves(monkeypatch, tmp_path, siz
     assert calls == [(configs["en"].synthetic, configs["fr"].synthetic, 2048)]
     assert found.ids["en"].tolist() == [[*range(size - 5, size)] * 4] * 512
     assert found.lengths["fr"].tolist() == [12] * 512
+    assert found.bytes["en"].tolist() == [40] * 512 and found.bytes["fr"].tolist() == [24] * 512
     # Once is enough, until a dial is turned.
     parallel.prepare("toy", declared(""), made, configs, 20, data_dir)
     assert len(calls) == 1
@@ -585,12 +600,8 @@ def test_two_runs_that_pack_the_same_pairs_at_once_share_one_directory(both, tmp
 
 
 FILES = (
-    "about.json",
-    "en.ids.npy",
-    "en.lengths.npy",
-    "fr.ids.npy",
-    "fr.lengths.npy",
-    "pairs.npy",
+    *("about.json", "en.bytes.npy", "en.ids.npy", "en.lengths.npy"),
+    *("fr.bytes.npy", "fr.ids.npy", "fr.lengths.npy", "pairs.npy"),
 )
 
 
@@ -946,7 +957,7 @@ def test_preparing_pairs_needs_no_jax(tmp_path):
         from imbalance_jax.data import parallel
 
         class Tokenizer:
-            def encode(self, texts):
+            def encode_all(self, texts):
                 return [[3 + len(word) for word in text.split()] for text in texts]
 
         source = types.SimpleNamespace(

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from imbalance_jax import languages, sharding, train
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import MeshConfig, ModelConfig
+from imbalance_jax.data import sources, views
 from imbalance_jax.evaluation import perplexity
 
 # Every dimension has a size of its own, and the stride does not divide L.
@@ -228,7 +229,6 @@ def test_doubling_a_vocabulary_by_copying_rows_gives_each_clone_twice_the_perple
         U,
         vocabulary.map_GU[:1],
         vocabulary.own_GV[:1, :U],
-        vocabulary.bytes_GU[:1],
     )
     params = random_params(U)
     before = make_evaluator(single, ONE, 8)(placed(params, ONE), windows[:1])["en1"]
@@ -246,13 +246,15 @@ def test_doubling_a_vocabulary_by_copying_rows_gives_each_clone_twice_the_perple
 
 def test_bits_per_byte_count_the_bytes_of_the_scored_text(evaluator, params, english):
     tokenizer = english.tokenizer
-    separator = tokenizer.piece_to_id("<D>")
+    separator = tokenizer.separator
     texts = ("def plain(text): return text  # as is", "naïve café – ≤ 3 €, 😀 日本", " and\n  more")
-    tokens = np.array(
-        [i for text in texts for i in (*tokenizer.encode(text), separator)], np.uint16
-    )
-    assert any(tokenizer.is_byte(int(t)) for t in tokens)
-    windows = perplexity.strided_windows(tokens, L, STRIDE)
+    encoded = [[*tokenizer.encode(text), separator] for text in texts]
+    tokens = np.concatenate(encoded).astype(np.uint16)
+    assert np.isin(tokens, list(tokenizer.byte_ids.values())).any()
+    starts = np.cumsum([0, *map(len, encoded[:-1])])
+    sizes = np.array([len(text.encode()) for text in texts])
+    bytes_t = sources.bytes_of_ids(tokens, english.pieces, starts, sizes)
+    windows = perplexity.strided_windows(tokens, L, STRIDE, bytes_t=bytes_t)
     values = evaluator(placed(params, ONE), [windows, windows])["en2"]
     # All but the first L - STRIDE + 1 ids are scored; those lie in the first text.
     documents, document = [], []
@@ -268,6 +270,27 @@ def test_bits_per_byte_count_the_bytes_of_the_scored_text(evaluator, params, eng
     assert values["tokens"] == len(tokens) - (L - STRIDE + 1)
     bits = values["loss"] * values["tokens"] / math.log(2)
     assert values["bits_per_byte"] == pytest.approx(bits / size, rel=1e-6)
+
+
+@pytest.mark.parametrize("words", ["as_written", "reversed", "shuffled"])
+def test_windows_of_a_language_hold_the_bytes_of_its_text(data_dir, english, words):
+    config = conftest.tiny_config(data_dir, languages__en2__words=words)
+    trainer = train.Trainer.make(config, {"en": english}, make_mesh(8))
+    found = {"validation": trainer.validation_windows()[1], "test": trainer.test_windows()[1]}
+    bytes_t = {
+        split: views.count_bytes(
+            english, split, config.languages["en2"], trainer.held_out("en2", split)
+        )
+        for split in found
+    }
+    for split, windows in found.items():
+        # Our tokenizer loses nothing, so the bytes are those of the pieces that are scored.
+        bytes_nL = english.pieces.bytes_U[windows.ids_nW[:, 1:]] * windows.weight_nL
+        assert windows.bytes_n.tolist() == bytes_nL.sum(axis=1).tolist()
+        assert bytes_t[split].sum() == english.about["bytes"][split]
+    # All of the text is scored but for its context.
+    context = bytes_t["test"][: config.model.L - config.eval_stride + 1].sum()
+    assert found["test"].scored_bytes + context == english.about["bytes"]["test"]
 
 
 def test_progress_is_reported_up_to_its_end_and_may_stop_the_evaluation(evaluator, params, windows):

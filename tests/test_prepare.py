@@ -92,6 +92,34 @@ def test_every_document_is_tokenized_and_followed_by_a_separator(
     assert [one.removesuffix("<D>") for one in read] == documents
 
 
+def test_documents_end_where_they_end_whatever_they_say(tmp_path, capsys):
+    said = [f"{n}: write <D> here <D> please, and \u2581 as it is" for n in range(300)]
+    write_jsonl(tmp_path / "a.jsonl", said)
+    made = prepared(files(tmp_path / "a.jsonl", vocab_size=300), tmp_path)
+    ids = {split: made.tokens(split) for split in sources.SPLITS}
+    for split in sources.SPLITS:
+        assert (ids[split] == 2).sum() == made.about["documents"][split]
+    assert "".join(made.tokenizer.decode(ids["train"]).split("please")).count("<D>") > 800
+    assert made.about["lost_bytes"] == dict.fromkeys(sources.SPLITS, 0)
+    assert "loses" not in capsys.readouterr().out
+
+
+def test_what_a_tokenizer_loses_is_said_and_the_bytes_stay_those_of_the_text(tmp_path, capsys):
+    (tmp_path / "own.model").write_bytes(model_without_bytes(TEXTS))
+    write_jsonl(tmp_path / "a.jsonl", [f"{text} Αθήνα ﬁn" for text in TEXTS])
+    given = files(tmp_path / "a.jsonl", path=str(tmp_path / "own.model"))
+    made = prepared(given, tmp_path)
+    documents = list(text.documents("en", given))
+    for split in sources.SPLITS:
+        sizes = [len(d.text.encode()) for here, d in documents if here == split]
+        assert made.documents(split)["bytes"].tolist() == sizes
+        # The Greek word, the ligature, and the end of the line.
+        assert made.about["lost_bytes"][split] == len(sizes) * (10 + 3 + 1)
+    whole = sum(made.about["bytes"].values())
+    said = f"The tokenizer of en loses 4,200 of the text's {whole:,} bytes ({4200 / whole:.2%})"
+    assert said in capsys.readouterr().out
+
+
 def test_the_embedded_text_is_prepared_too(english, data_dir):
     source = tiny_config(data_dir).sources["en"]
     made = [d for split, d in text.documents("en", source) if split == "validation"]
@@ -238,6 +266,19 @@ def test_another_tokenizer_is_another_directory(source, tmp_path, changes):
     old = prepared(files(tmp_path / "a.jsonl", vocab_size=292), tmp_path)
     new = prepared(files(tmp_path / "a.jsonl", **{"vocab_size": 292} | changes), tmp_path)
     assert new.path != old.path and len(directories(tmp_path)) == 2
+
+
+def test_another_result_of_the_same_settings_has_another_fingerprint(source, tmp_path, monkeypatch):
+    here = prepared(source, tmp_path)
+    train = prepare.train_tokenizer
+
+    def elsewhere(field, tokenizer, paragraphs):
+        return train(field, tokenizer, paragraphs[:100])
+
+    monkeypatch.setattr(prepare, "train_tokenizer", elsewhere)
+    there = prepare.prepare("en", source, str(tmp_path / "elsewhere"))
+    assert there.path.name == here.path.name and there.about["key"] == here.about["key"]
+    assert there.fingerprint != here.fingerprint
 
 
 def test_the_place_of_a_file_does_not_matter(source, tmp_path, monkeypatch):
@@ -457,6 +498,17 @@ def test_a_text_without_line_breaks_trains_a_tokenizer(tmp_path):
     # In pieces that SentencePiece takes, and all of it.
     sample = sample_of(source)
     assert "".join(sample) == book and max(len(part.encode()) for part in sample) < 1 << 16
+
+
+def model_without_bytes(texts):
+    """A tokenizer as others train them, which normalizes texts and has no byte pieces."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=60, minloglevel=2
+    )
+    return model.getvalue()
 
 
 def model_without_separator():

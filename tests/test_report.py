@@ -161,7 +161,8 @@ def provenance() -> dict[str, Any]:
                 "vocab_size": 2_048,
                 "documents": splits,
                 "tokens": {name: 251 * count for name, count in splits.items()},
-                "bytes": {name: 1_046 * count for name, count in splits.items()},
+                "bytes": {name: 1_000 * count for name, count in splits.items()},
+                "lost_bytes": {name: 25 * count for name, count in splits.items()},
             }
         },
     }
@@ -317,6 +318,10 @@ def test_the_page_explains_mfu_and_the_fingerprint_of_docstrings(complete_page):
     assert "145 GFLOP/s" in words and "measured: best float32 matmul" in words
     assert "Six FLOPs per parameter" in words
     assert "9c1f0b7e52d4a6388e1d" in words and "installed Python packages" in words
+
+
+def test_the_page_says_what_a_tokenizer_loses(complete_page):
+    assert "bytes (2.50%), which are unknown to it or normalized away" in words_of(complete_page)
 
 
 def test_the_page_loads_nothing(complete_page):

@@ -39,7 +39,7 @@ class Books:
     def documents(self, split):
         lengths = [len(document) + 1 for document in self.documents_]
         starts = np.cumsum(lengths) - lengths
-        return np.array(list(zip(starts, range(len(starts)), strict=True)), DOCUMENT)
+        return np.array([(start, n, 0) for n, start in enumerate(starts)], DOCUMENT)
 
 
 def books(lengths, first=10, name="a"):

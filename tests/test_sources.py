@@ -15,6 +15,8 @@ import pytest
 
 from imbalance_jax.config import SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import prepare, sources, synthetic
+from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.languages import Pieces
 
 SENTENCES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
 ODD = [
@@ -36,9 +38,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def tokenizer(model):
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_proto=model)
+    return TextTokenizer(model)
 
 
 def make_documents(n=40):
@@ -53,7 +53,7 @@ def make_documents(n=40):
 
 
 def write(path, model, documents, name="en"):
-    sources.write(path, name=name, fingerprint="f" * 16, tokenizer=model, documents=documents)
+    sources.write(path, name=name, text="f" * 16, tokenizer=model, documents=documents)
     return sources.open_source(name, path, path.parent / "cache")
 
 
@@ -66,12 +66,11 @@ def joined(documents, split):
 
 
 def test_the_first_ids_are_padding_unknown_separator_and_the_bytes(tokenizer):
-    first = [tokenizer.id_to_piece(i) for i in range(259)]
-    assert first[:3] == ["<pad>", "<unk>", "<D>"]
-    assert first[3:] == [f"<0x{byte:02X}>" for byte in range(256)]
-    assert (tokenizer.pad_id(), tokenizer.unk_id()) == (0, 1)
-    assert tokenizer.bos_id() == tokenizer.eos_id() == -1
-    assert sources.separator_id(tokenizer) == 2
+    first = tokenizer.strings[:259]
+    assert first[:3] == ("<pad>", "<unk>", "<D>")
+    assert list(first[3:]) == [f"<0x{byte:02X}>" for byte in range(256)]
+    assert (tokenizer.pad_id, tokenizer.unknown, tokenizer.separator) == (0, 1, 2)
+    assert tokenizer.processor.bos_id() == tokenizer.processor.eos_id() == -1
 
 
 @pytest.mark.parametrize("text", [*ODD, "".join(ODD), ""])
@@ -79,11 +78,11 @@ def test_any_text_is_encoded_without_loss_and_its_pieces_have_its_bytes(tokenize
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not {0, 1, 2} & set(ids)
-    assert sources.pieces_of(tokenizer).bytes_U[ids].sum() == len(text.encode())
+    assert tokenizer.pieces().bytes_U[ids].sum() == len(text.encode())
 
 
 def test_the_specials_stand_for_no_bytes(tokenizer):
-    pieces = sources.pieces_of(tokenizer)
+    pieces = tokenizer.pieces()
     assert pieces.size == 320 and pieces.pad_id == 0 and pieces.special_ids == (1, 2)
     assert pieces.bytes_U[:3].tolist() == [0, 0, 0]
     assert (pieces.bytes_U[3:259] == 1).all() and (pieces.bytes_U[259:] >= 1).all()
@@ -102,13 +101,13 @@ def trained(**flags):
         minloglevel=2,
         **flags,
     )
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return model.getvalue()
 
 
 def test_a_tokenizer_without_our_separator_ends_documents_with_its_end_of_sentence():
-    assert sources.separator_id(trained(bos_id=1, eos_id=2, unk_id=0)) == 2
+    assert TextTokenizer(trained(bos_id=1, eos_id=2, unk_id=0)).separator == 2
     with pytest.raises(ValueError, match="neither <D> nor an end of sentence"):
-        sources.separator_id(trained(bos_id=-1, eos_id=-1, unk_id=0))
+        TextTokenizer(trained(bos_id=-1, eos_id=-1, unk_id=0))
 
 
 # Written and read
@@ -170,7 +169,7 @@ def test_counts_of_documents_ids_and_bytes_are_those_of_each_split(tmp_path, mod
         assert about["documents"][split] == len(mine)
         assert about["tokens"][split] == sum(len(ids) for ids, _ in mine)
         assert about["bytes"][split] == sum(size for _, size in mine)
-    assert about["vocab_size"] == 320 and about["fingerprint"] == "f" * 16
+    assert about["vocab_size"] == 320 and about["text"] == "f" * 16
     assert about["format"] == sources.FORMAT
 
 
@@ -232,6 +231,86 @@ def test_any_id_has_a_hash_of_64_bits_that_never_changes():
     assert sources.document_hash("Paris") == int.from_bytes(
         bytes.fromhex("6be76756dfb79024"), "little"
     )
+
+
+# The bytes of text that ids stand for
+
+
+def pieces_with(bytes_U):
+    return Pieces(len(bytes_U), 0, (1, 2), np.array(bytes_U, np.int32))
+
+
+PIECES = pieces_with([0, 0, 0, 1, 4, 3])
+
+
+def test_ids_of_a_text_that_comes_back_whole_stand_for_the_bytes_of_their_pieces():
+    ids = np.array([3, 4, 2, 2, 5, 2])
+    found = sources.bytes_of_ids(ids, PIECES, np.array([0, 3, 4]), np.array([5, 0, 3]))
+    assert found.tolist() == [1, 4, 0, 0, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "size", "expected"),
+    [
+        ([3, 4, 2], 5, [1, 4, 0]),  # nothing is lost here, whatever is elsewhere
+        ([3, 1, 4, 1, 2], 15, [1, 5, 4, 5, 0]),  # unknown pieces share what is missing
+        ([1, 2], 7, [7, 0]),
+        ([4, 4, 2], 16, [8, 8, 0]),  # what is normalized away is spread
+        ([4, 4, 2], 4, [2, 2, 0]),  # as is what is added
+        ([3, 3, 3, 2], 4, [1, 2, 1, 0]),  # in whole bytes
+        ([2], 3, [3]),  # a text of which nothing is left
+        ([3, 2], 0, [0, 0]),
+    ],
+)
+def test_ids_of_a_document_stand_for_exactly_the_bytes_of_its_text(ids, size, expected):
+    around = [4, 1, 2]  # 9 bytes of text, of which 5 are unknown
+    starts = np.cumsum([0, 3, len(ids)])
+    all_ids = np.array([*around, *ids, *around])
+    found = sources.bytes_of_ids(all_ids, PIECES, starts, np.array([9, size, 9]))
+    assert found[3:-3].tolist() == expected
+    assert found[:3].tolist() == found[-3:].tolist() == [4, 5, 0]
+
+
+def test_the_bytes_of_each_document_are_in_its_table(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(sources, "_RECORD", 50)
+    documents = make_documents()
+    source = write(tmp_path / "en-1", model, documents)
+    sizes = [size for split, _, _, size in documents if split == "train"]
+    assert source.documents("train")["bytes"].tolist() == sizes
+
+
+# What it is known by
+
+
+def test_a_fingerprint_follows_from_text_tokenizer_and_ids_and_not_from_what_was_asked(
+    tmp_path, model
+):
+    def fingerprint(name, documents, model=model, **changes):
+        sources.write(
+            tmp_path / name,
+            **{"name": "en", "text": "t", "key": name, "tokenizer": model} | changes,
+            documents=documents,
+        )
+        return sources.open_source("en", tmp_path / name, tmp_path).fingerprint
+
+    same = make_documents()
+    other_ids = [*same[:-1], (*same[-1][:2], np.array([7, 2]), same[-1][3])]
+    other = prepare.train_tokenizer("en", TokenizerConfig(vocab_size=320), SENTENCES[:50])
+    found = [
+        fingerprint("a", same),
+        fingerprint("c", other_ids),
+        fingerprint("d", same, tokenizer=other),
+        fingerprint("e", same, text="u"),
+    ]
+    assert len(set(found)) == 4 and fingerprint("b", same) == found[0]
+
+
+def test_what_was_prepared_in_another_format_is_refused_with_what_to_do(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    about = json.loads((source.path / "source.json").read_text())
+    (source.path / "source.json").write_text(json.dumps(about | {"format": 2}))
+    with pytest.raises(ValueError, match=r"en-1 was prepared in format 2, .* Delete the directory"):
+        sources.open_source("en", source.path, source.cache)
 
 
 # How often each id occurs
@@ -339,11 +418,12 @@ class Reads:
 
 
 def cached(source):
-    return sorted(path.name for path in source.cache.iterdir())
+    before = f"en-{source.fingerprint}-"
+    return sorted(path.name.removeprefix(before) for path in source.cache.iterdir())
 
 
 CACHED = [
-    f"en-{'f' * 16}-train.{name}"
+    f"train.{name}"
     for name in ("documents", "documents.stamp", "records", "tokens", "tokens.stamp")
 ]
 
@@ -388,7 +468,7 @@ def flip(path, at=20):
 def test_a_cache_file_with_a_wrong_byte_is_made_again_from_the_records(tmp_path, model, what):
     source = write(tmp_path / "en-1", model, make_documents())
     tokens, table = source.tokens("train").tolist(), source.documents("train").tolist()
-    file = source.cache / f"en-{'f' * 16}-train.{what}"
+    file = source.cached(f"train.{what}")
     whole = file.read_bytes()
     flip(file)
     assert getattr(source, what)("train").tolist() == {"tokens": tokens, "documents": table}[what]
@@ -409,7 +489,7 @@ def test_a_cache_of_which_one_file_is_gone_is_made_again(tmp_path, model):
     source = write(tmp_path / "en-1", model, make_documents())
     table = source.documents("train").tolist()
     for name in CACHED:
-        (source.cache / name).unlink()
+        source.cached(name).unlink()
         assert source.documents("train").tolist() == table
         assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
         assert cached(source) == CACHED
@@ -478,9 +558,7 @@ def test_where_no_stamp_can_be_kept_the_cache_is_read_every_time(tmp_path, model
 def test_a_cache_of_other_text_is_not_taken_for_this_one(tmp_path, model):
     source = write(tmp_path / "en-1", model, make_documents())
     changed = [(split, id_, np.where(ids == 2, 2, 5), n) for split, id_, ids, n in make_documents()]
-    sources.write(
-        tmp_path / "en-2", name="en", fingerprint="e" * 16, tokenizer=model, documents=changed
-    )
+    sources.write(tmp_path / "en-2", name="en", text="e" * 16, tokenizer=model, documents=changed)
     other = sources.open_source("en", tmp_path / "en-2", source.cache)
     assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
     assert other.tokens("train").tolist() == joined(changed, "train").tolist()

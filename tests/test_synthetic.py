@@ -379,7 +379,8 @@ def test_sentences_are_encoded_as_they_were_written(config):
 
 
 def test_the_first_ids_are_those_of_every_tokenizer_and_then_come_period_and_words():
-    tokenizer = tokenizer_of(SMALL)
+    assert tokenizer_of(SMALL).separator == 2
+    tokenizer = tokenizer_of(SMALL).processor
     strings = [tokenizer.id_to_piece(n) for n in range(tokenizer.get_piece_size())]
     assert strings == Language(SMALL).pieces() and len(strings) == Language(SMALL).size
     assert strings[:3] == ["<pad>", "<unk>", "<D>"]
@@ -389,7 +390,6 @@ def test_the_first_ids_are_those_of_every_tokenizer_and_then_come_period_and_wor
     assert (tokenizer.pad_id(), tokenizer.unk_id()) == (0, 1)
     assert tokenizer.bos_id() == tokenizer.eos_id() == -1
     assert all(tokenizer.is_byte(n) for n in range(3, 259))
-    assert sources.separator_id(tokenizer) == 2
 
 
 @pytest.mark.parametrize("text", ["", " ", "two  spaces ", "naïve\n\t日本語 <pad>", ". . .", "x."])
@@ -453,11 +453,12 @@ def test_documents_are_the_text_in_pieces_with_their_bytes():
     source = SyntheticSource("en", config)
     found = list(synthetic.documents(config))
     for split in sources.SPLITS:
-        ids = np.concatenate([ids for here, _, ids, _ in found if here == split])
+        ids = np.concatenate([d.ids for d in found if d.split == split])
         assert np.array_equal(ids, source.tokens(split)[:])
-    for _, _, ids, size in found[::300]:
-        assert len(ids) == 129 and ids[-1] == 2
-        assert size == len(source.tokenizer.decode(ids[:-1].tolist()).encode())
+    for document in found[::300]:
+        assert len(document.ids) == 129 and document.ids[-1] == 2
+        said = source.tokenizer.decode(document.ids[:-1])
+        assert document.bytes == len(said.encode()) and not document.lost
 
 
 def test_a_prepared_source_of_the_documents_is_the_same_text(tmp_path):
@@ -466,7 +467,7 @@ def test_a_prepared_source_of_the_documents_is_the_same_text(tmp_path):
     sources.write(
         tmp_path / "en",
         name="en",
-        fingerprint=made.fingerprint,
+        text=made.fingerprint,
         tokenizer=made.model,
         documents=synthetic.documents(config),
     )
@@ -474,7 +475,7 @@ def test_a_prepared_source_of_the_documents_is_the_same_text(tmp_path):
     for split in sources.SPLITS:
         assert np.array_equal(read.tokens(split), made.tokens(split)[:])
         assert np.array_equal(read.documents(split), made.documents(split))
-    for name in ("name", "fingerprint", "vocab_size", "dtype", "documents", "tokens"):
+    for name in ("name", "tokenizer", "vocab_size", "dtype", "documents", "tokens"):
         assert read.about[name] == made.about[name]
     for split in ("validation", "test"):
         assert read.about["bytes"][split] == made.about["bytes"][split]
@@ -483,7 +484,7 @@ def test_a_prepared_source_of_the_documents_is_the_same_text(tmp_path):
 
 
 def document_ids(config):
-    return [id_ for _, id_, _, _ in synthetic.documents(config)]
+    return [document.id for document in synthetic.documents(config)]
 
 
 def test_documents_and_their_translations_have_one_id_and_no_others_have_it():
@@ -605,7 +606,7 @@ def test_a_source_says_what_a_prepared_one_says_and_its_entropy():
     source = SyntheticSource("en", SMALL)
     about = source.about
     assert about["name"] == "en" and about["fingerprint"] == source.fingerprint
-    assert about["vocab_size"] == source.tokenizer.get_piece_size() == 260 + 24 + 1
+    assert about["vocab_size"] == source.tokenizer.size == 260 + 24 + 1
     assert about["dtype"] == "uint16" == source.tokens("test").dtype.name
     for split in ("validation", "test"):
         assert about["tokens"][split] == len(source.tokens(split)) == source.count(split)

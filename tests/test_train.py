@@ -78,6 +78,7 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
             **{name: getattr(pairs, name) for name in ("name", "sources", "L", "about")},
             "ids": {name: ids_PL[-5:] for name, ids_PL in pairs.ids.items()},
             "lengths": {name: lengths_P[-5:] for name, lengths_P in pairs.lengths.items()},
+            "bytes": {name: bytes_P[-5:] for name, bytes_P in pairs.bytes.items()},
             "pairs_P": pairs.pairs_P[-5:],
         }
     )
@@ -93,6 +94,7 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
         assert values["nats_per_pair"] * scores["pairs"] == pytest.approx(expected, rel=1e-5)
         name = "toy0" if tag == "toy0" else "toy1"
         assert values["tokens"] == few.lengths[name].sum()
+        assert values["bytes"] == few.bytes[name].sum() > 100
 
 
 def test_the_least_loss_of_a_toy_language_is_its_entropy_and_less_than_an_untrained_model_s(toys):

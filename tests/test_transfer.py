@@ -22,7 +22,6 @@ from imbalance_jax import step as step_lib
 from imbalance_jax import transfer as command
 from imbalance_jax.analysis import page, study_figures, transfer_page, transfer_results
 from imbalance_jax.checkpoint import Checkpoints
-from imbalance_jax.data import sources
 from imbalance_jax.evaluation import transfer
 from imbalance_jax.evaluation.transfer import Classifier, Encoded, Settings
 from imbalance_jax.runs import RunDirectory
@@ -663,7 +662,7 @@ def test_texts_are_encoded_by_the_runs_tokenizer_in_either_language(run_director
         tag: transferring.encode(Examples([("a b", "c")], np.zeros(1, int), [""]), tag)
         for tag in run.vocabulary.tags
     }
-    separator = [sources.separator_id(english.tokenizer)]
+    separator = [english.tokenizer.separator]
     first, second = (english.tokenizer.encode(text) for text in ("a b", "c"))
     expected = first + separator + second + separator
     row = encoded["en1"].ids_nL[0]

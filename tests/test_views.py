@@ -57,7 +57,7 @@ def slowly(ids, words, block, strings=STRINGS, ends=frozenset(ENDS)):
         end = [line.pop()] if line[-1] in ends else []
         start, of_line = [], []
         for id_ in line:
-            if strings[id_].startswith("▁"):
+            if strings[id_].startswith("▁") or strings[id_] == "<0x20>":
                 of_line.append([id_])
             else:
                 (of_line[-1] if of_line else start).append(id_)

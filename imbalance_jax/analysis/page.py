@@ -599,7 +599,7 @@ def _sources(run: Run) -> str:
         f"<dd><code>{markup.text(source.get('fingerprint', 'none'))}</code></dd></div>"
         for name, about, source in fingerprints
     )
-    note = "A fingerprint stands for a source's text and tokenizer."
+    note = "A fingerprint stands for a source's text, its tokenizer and the ids that they gave."
     hashes = [(r["step"], r["data/order"]) for r in run.records if "data/order" in r]
     if hashes:
         step, order = hashes[-1]
@@ -618,6 +618,14 @@ def _sources(run: Run) -> str:
             " Text of the kind docstrings is read from the installed Python packages, so its "
             "fingerprint differs from one environment to the next."
         )
+    for name, source in sources.items():
+        lost, whole = (sum((source.get(of) or {}).values()) for of in ("lost_bytes", "bytes"))
+        if lost and whole:
+            note += (
+                f" The tokenizer of {name} loses {lost:,} of its text’s {whole:,} bytes "
+                f"({lost / whole:.2%}), which are unknown to it or normalized away; bits per byte "
+                "count them all the same."
+            )
     header = ["source", "documents", "tokens", "bytes", "bytes per token"]
     return markup.section(
         "Sources",

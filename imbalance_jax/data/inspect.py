@@ -66,6 +66,7 @@ class Opened:
           ValueError: its text is not what it was when the run was started.
         """
         run = RunDirectory(path)
+        run.check_format()
         opened = cls.of(run.config(), run.begun())
         fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
         run.check_text(fingerprints, opened.stream.order_version)
@@ -98,7 +99,7 @@ def describe_batch(opened: Opened, step: int, rows: int) -> str:
         g = language_B[row]
         source = opened.sources[languages.source_of(config, config.tags[g])]
         # Line ends and the like, so that a row is a line.
-        text = json.dumps(source.tokenizer.decode(batch.ids_BW[row].tolist()), ensure_ascii=False)
+        text = json.dumps(source.tokenizer.decode(batch.ids_BW[row]), ensure_ascii=False)
         where = f"{stream.pools[g]} window {start_B[row] // config.model.L}"
         lines.append(f"row {row:>3}  {config.tags[g]:<6} {where:<24} {text[1:-1]}")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ so that both sides of a row say the same, though seldom at the same positions. O
 pairs with an empty side are left out, since the other side would say something alone.
 """
 
+import array
 import dataclasses
 import hashlib
 import io
@@ -38,7 +39,7 @@ _MARKER = "about.json"  # what a set's directory has when it is whole
 SYNTHETIC_PAIRS = 2048  # sentences that two synthetic sources are compared on
 
 # Part of every fingerprint: raise it when the same input begins to give other rows.
-_VERSION = 1
+_VERSION = 2
 # Characters encoded in one call, on all cores.
 _BATCH_CHARACTERS = 4_000_000
 
@@ -51,12 +52,13 @@ class Packed:
     """Pairs of id sequences, joined into P rows of two sides.
 
     `counts` are of pairs: read, and of those too_long, packed, and dropped with a row that
-    was too short.
+    was too short. `row_n` says of each pair that was read which row it is in; -1 is none.
     """
 
     ids: tuple[np.ndarray, np.ndarray]  # each (P, L), 0 after the end of a row
     lengths: tuple[np.ndarray, np.ndarray]  # each (P,), in ids
     pairs_P: np.ndarray
+    row_n: np.ndarray
     counts: Mapping[str, int]
 
 
@@ -76,27 +78,31 @@ def pack(
     held: list[int] = []  # pairs in each row
     first: list[int] = []
     second: list[int] = []
-    here = 0  # pairs in the row that first and second are
+    row_n: list[int] = []
+    here: list[int] = []  # the pairs in the row that first and second are
 
     def keep() -> None:
+        for pair in here:
+            row_n[pair] = len(rows)
         rows.append((np.array(first, dtype), np.array(second, dtype)))
-        held.append(here)
-        counts["packed"] += here
+        held.append(len(here))
+        counts["packed"] += len(here)
 
-    for one, other in pairs:
+    for number, (one, other) in enumerate(pairs):
         counts["read"] += 1
+        row_n.append(-1)
         if len(one) > L or len(other) > L:
             counts["too_long"] += 1
             continue
         if len(first) + len(one) > L or len(second) + len(other) > L:
             if min(len(first), len(second)) < L // 4:
-                counts["dropped"] += here
+                counts["dropped"] += len(here)
             else:
                 keep()
-            first, second, here = [], [], 0
+            first, second, here = [], [], []
         first.extend(one)
         second.extend(other)
-        here += 1
+        here.append(number)
     if here:
         keep()
 
@@ -106,7 +112,7 @@ def pack(
         for side_PL, length_P, side in zip(ids, lengths, row, strict=True):
             side_PL[p, : len(side)] = side
             length_P[p] = len(side)
-    return Packed(ids, lengths, np.array(held, np.int32), counts)
+    return Packed(ids, lengths, np.array(held, np.int32), np.array(row_n, np.int64), counts)
 
 
 # A prepared set
@@ -121,6 +127,7 @@ class ParallelSet:
     L: int
     ids: Mapping[str, np.ndarray]  # source -> (P, L), 0 after the end of a row
     lengths: Mapping[str, np.ndarray]  # source -> (P,), in ids
+    bytes: Mapping[str, np.ndarray]  # source -> (P,), UTF-8, of the texts of a row
     pairs_P: np.ndarray  # pairs that a row is made of
     # about.json: fingerprint, and `counts` of pairs: read, and of those empty, too_long,
     # packed, and dropped with a row that was too short.
@@ -276,14 +283,16 @@ def _make(
     fingerprint: str,
 ) -> None:
     dtype = np.uint16 if max(source.pieces.size for source in pair) <= 1 << 16 else np.uint32
-    counts = {"empty": 0}
+    counts, sizes = {"empty": 0}, (array.array("q"), array.array("q"))
     if parallel.path:
         with Progress(f"Packing {name}", 1) as progress:
             texts = _texts(name, parallel, progress.show)
-            packed = pack(_encode(pair, texts, counts), L, dtype)
+            packed = pack(_encode(pair, texts, counts, sizes), L, dtype)
     else:
         first, second = (configs[source].synthetic for source in parallel.sources)
         said = synthetic.parallel(first, second, SYNTHETIC_PAIRS)
+        for side_source, side, sizes_n in zip(pair, said, sizes, strict=True):
+            sizes_n.extend(int(side_source.pieces.bytes_U[ids].sum()) for ids in side)
         packed = pack(zip(*said, strict=True), L, dtype)
     counts = {**packed.counts, **counts, "read": packed.counts["read"] + counts["empty"]}
     if not len(packed.pairs_P):
@@ -297,6 +306,11 @@ def _make(
     arrays = {"pairs.npy": packed.pairs_P}
     for source, ids_PL, length_P in zip(parallel.sources, packed.ids, packed.lengths, strict=True):
         arrays |= {f"{source}.ids.npy": ids_PL, f"{source}.lengths.npy": length_P}
+    inside_n, P = packed.row_n >= 0, len(packed.pairs_P)
+    for source, sizes_n in zip(parallel.sources, sizes, strict=True):
+        bytes_P = np.zeros(P, np.int64)
+        np.add.at(bytes_P, packed.row_n[inside_n], np.array(sizes_n)[inside_n])
+        arrays[f"{source}.bytes.npy"] = bytes_P
     about = {
         "name": name,
         "fingerprint": fingerprint,
@@ -343,6 +357,7 @@ def _open(path: epath.Path) -> ParallelSet:
             L=about["L"],
             ids={source: arrays[f"{source}.ids.npy"] for source in (first, second)},
             lengths={source: arrays[f"{source}.lengths.npy"] for source in (first, second)},
+            bytes={source: arrays[f"{source}.bytes.npy"] for source in (first, second)},
             pairs_P=arrays["pairs.npy"],
             about=about,
         )
@@ -357,20 +372,24 @@ def _encode(
     pair: tuple[AnySource, AnySource],
     texts: Iterable[tuple[str, str]],
     counts: dict[str, int],
+    sizes: tuple["array.array[int]", "array.array[int]"],
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields pairs of ids; pairs with an empty side are left out, and added to counts["empty"].
+    """Yields pairs of ids, and adds the UTF-8 bytes of their texts to `sizes`.
 
-    An empty side says nothing, so a row with the other side in it would not say the same.
+    Pairs with an empty side are left out, and added to counts["empty"]: an empty side says
+    nothing, so a row with the other side in it would not say the same.
     """
     for batch in _batches(texts):
         # Without a number of threads SentencePiece takes every core that it may use.
         first, second = (
-            source.tokenizer.encode(list(side))
+            source.tokenizer.encode_all(side)
             for source, side in zip(pair, zip(*batch, strict=True), strict=True)
         )
         for side_texts, one, other in zip(batch, first, second, strict=True):
             # A tokenizer that is not ours may make nothing of a text.
             if all(text.strip() for text in side_texts) and one and other:
+                for sizes_n, text in zip(sizes, side_texts, strict=True):
+                    sizes_n.append(len(text.encode()))
                 yield one, other
             else:
                 counts["empty"] += 1

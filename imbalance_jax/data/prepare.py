@@ -7,6 +7,7 @@ there, keyed by the text and the tokenizer, costs nothing.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import pathlib
@@ -20,6 +21,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig, TokenizerConfig
 from imbalance_jax.data import coverage as coverage_lib
 from imbalance_jax.data import mixture, sources, synthetic, text
+from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.progress import Progress
 
 # Bytes of text that a tokenizer is trained on; of a larger corpus a share of its paragraphs,
@@ -27,6 +29,8 @@ from imbalance_jax.progress import Progress
 _SAMPLE_BYTES = 50_000_000
 # Characters of a paragraph in one piece: SentencePiece drops lines above 65,536 bytes.
 _LINE_CHARACTERS = 1 << 14
+# Each adds up its own share of the sample, so that their number is part of a unigram model.
+_TRAINING_THREADS = 16
 # Characters encoded in one call, on all cores.
 _BATCH_CHARACTERS = 4_000_000
 
@@ -58,24 +62,16 @@ def check(name: str, source: SourceConfig) -> None:
 
 def _check_model(field: str, tokenizer: TokenizerConfig) -> None:
     """Raises ValueError if a tokenizer's path is not one that can be used."""
-    import sentencepiece
-
     if not tokenizer.path:
         return
     path = storage.path_of(tokenizer.path)
     field = f"{field}={tokenizer.path!r}"
     if not path.exists() or path.is_dir():
         raise ValueError(f"{field}: there is no such file.")
-    processor = sentencepiece.SentencePieceProcessor()
-    content = path.read_bytes()
     try:
-        loaded = bool(content) and processor.load_from_serialized_proto(content)
-    except RuntimeError:
-        loaded = False
-    if not loaded:
-        raise ValueError(f"{field} is not a SentencePiece model. Name a .model file.")
-    try:
-        sources.separator_id(processor)
+        TextTokenizer(path.read_bytes())
+    except RuntimeError as error:
+        raise ValueError(f"{field} is not a SentencePiece model. Name a .model file.") from error
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
 
@@ -96,16 +92,18 @@ def prepare(
     """
     if source.kind == "synthetic" and not source.synthetic.tokens:
         return synthetic.SyntheticSource(name, source.synthetic)
-    fingerprint = config_lib.digest(
+    text_key = _text_fingerprint(name, source, data_dir)
+    # Of what is asked for; the fingerprint follows from what is made.
+    key = config_lib.digest(
         {
             "format": sources.FORMAT,
-            "text": _text_fingerprint(name, source, data_dir),
+            "text": text_key,
             "tokenizer": tokenizer.key if tokenizer else _tokenizer_key(source),
         }
     )
-    path = storage.path_of(data_dir) / f"{name}-{fingerprint}"
+    path = storage.path_of(data_dir) / f"{name}-{key}"
     if not sources.is_prepared(path):
-        _make(name, source, path, fingerprint, tokenizer)
+        _make(name, source, path, text_key, key, tokenizer)
     return sources.open_source(name, path, sources.cache_dir(data_dir))
 
 
@@ -127,13 +125,14 @@ def _make(
     name: str,
     source: SourceConfig,
     path: epath.Path,
-    fingerprint: str,
+    text_key: str,
+    key: str,
     tokenizer: Tokenizer | None,
 ) -> None:
+    write = functools.partial(sources.write, path, name=name, text=text_key, key=key)
     if source.kind == "synthetic":
         model = synthetic.SyntheticSource(name, source.synthetic).model
-        encoded = synthetic.documents(source.synthetic)
-        sources.write(path, name=name, fingerprint=fingerprint, tokenizer=model, documents=encoded)
+        write(tokenizer=model, documents=synthetic.documents(source.synthetic))
         return
     documents = _reader(name, source)
     if tokenizer:
@@ -147,15 +146,17 @@ def _make(
         model = train_tokenizer(field, source.tokenizer, sample)
 
     with Progress(f"Tokenizing {name}", 1) as progress:
-        sources.write(
-            path,
-            name=name,
-            fingerprint=fingerprint,
-            tokenizer=model,
-            documents=_encode(model, documents(progress)),
-        )
+        write(tokenizer=model, documents=_encode(model, documents(progress)))
     made = sources.open_source(name, path, pathlib.Path())
     print(f"Prepared {path}: {made.count('train'):,} tokens to train on", flush=True)
+    lost, whole = (sum(made.about[of].values()) for of in ("lost_bytes", "bytes"))
+    if lost:
+        print(
+            f"The tokenizer of {name} loses {lost:,} of the text's {whole:,} bytes "
+            f"({lost / whole:.2%}): they are unknown to it or normalized away. Bits per byte count "
+            "them all the same.",
+            flush=True,
+        )
 
 
 Reader = Callable[[Progress], Iterable[tuple[str, text.Document]]]
@@ -178,8 +179,6 @@ def _reader(name: str, source: SourceConfig) -> Reader:
 
 def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
     """Returns the tokenizer of all sources, which is trained when it is first needed."""
-    import sentencepiece
-
     tokenizer, mix = config.vocabulary.tokenizer, config.vocabulary.mix
     _check_model("config.vocabulary.tokenizer.path", tokenizer)
     if tokenizer.path:
@@ -213,8 +212,8 @@ def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
             storage.write_bytes(path, trained)
         model = path.read_bytes()
         try:
-            sentencepiece.SentencePieceProcessor().load_from_serialized_proto(model)
-        except RuntimeError as error:
+            TextTokenizer(model)
+        except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not as it was written. Delete it; the next run trains it again."
             ) from error
@@ -273,7 +272,8 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
     """Returns a SentencePiece model with the flags of the reference study.
 
     Ids 0, 1 and 2 are padding, unknown and the separator of documents; then the 256 bytes,
-    so that any text can be written and read back unchanged.
+    so that any text can be written and read back unchanged. The model is the same on every
+    machine, however many cores it has.
 
     Args:
       field: of the tokenizer, for messages.
@@ -293,7 +293,8 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
     pad, unknown, separator = config_lib.SPECIALS
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(covered),
+            # The trainer would take a U+2581 for a space.
+            sentence_iterator=(part for one in covered for part in one.split("\u2581")),
             model_writer=model,
             model_type=tokenizer.model_type,
             vocab_size=tokenizer.vocab_size,
@@ -309,14 +310,14 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
             split_by_whitespace=True,
             max_sentencepiece_length=99,
             max_sentence_length=1 << 16,
-            user_defined_symbols=[separator],
+            control_symbols=[separator],  # no text can spell it
             pad_id=0,
             pad_piece=pad,
             unk_id=1,
             unk_piece=unknown,
             bos_id=-1,
             eos_id=-1,
-            num_threads=text.cores(),
+            num_threads=_TRAINING_THREADS,
             minloglevel=2,
             **options,
         )
@@ -333,10 +334,10 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
             f"{field} does not suit the text ({reason}). Set it lower for little text, or higher "
             "for many different characters."
         ) from error
-    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    if trained.get_piece_size() != tokenizer.vocab_size:
+    trained = TextTokenizer(model.getvalue())
+    if trained.size != tokenizer.vocab_size:
         raise ValueError(
-            f"{field} is more than the text allows: it holds {trained.get_piece_size()} pieces. "
+            f"{field} is more than the text allows: it holds {trained.size} pieces. "
             "Set it to that or lower, or use more text."
         )
     return model.getvalue()
@@ -354,18 +355,20 @@ def _reason(error: RuntimeError) -> str:
 
 def _encode(
     model: bytes, documents: Iterable[tuple[str, text.Document]]
-) -> Iterator[tuple[str, str, np.ndarray, int]]:
+) -> Iterator[sources.Encoded]:
     """Yields what `sources.write` takes, encoding on all cores."""
-    import sentencepiece
-
-    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
-    separator = sources.separator_id(tokenizer)
+    tokenizer = TextTokenizer(model)
     for batch in _batches(documents):
         texts = [document.text for _, document in batch]
-        encoded = tokenizer.encode(texts, num_threads=text.cores())
+        encoded = tokenizer.encode_all(texts, num_threads=text.cores())
         for (split, document), ids in zip(batch, encoded, strict=True):
-            size = len(document.text.encode())
-            yield split, document.identity, np.array([*ids, separator]), size
+            yield sources.Encoded(
+                split,
+                document.identity,
+                np.array([*ids, tokenizer.separator]),
+                bytes=len(document.text.encode()),
+                lost=tokenizer.lost_bytes(document.text, ids),
+            )
 
 
 def _batches(

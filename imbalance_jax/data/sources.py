@@ -5,7 +5,7 @@ A prepared source is a directory that TFDS reads:
     dataset_info.json, features.json, <name>-<split>.array_record-*    the ids
     tokenizer.model                                                    SentencePiece
     counts.npy      how often each id occurs in the text to train on
-    source.json     fingerprint of text and tokenizer, counts and digests of each split
+    source.json     fingerprint of text, tokenizer and ids, counts and digests of each split
 
 A record holds many windows: a record costs about 30 us of Python, a window of a memory map
 next to nothing. Opening a split therefore yields a flat memory-mapped array of ids, and a
@@ -28,22 +28,22 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from imbalance_jax import config as config_lib
 from imbalance_jax import storage
 from imbalance_jax.data import flat
 from imbalance_jax.data.text import SPLITS
+from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.languages import Pieces
 
-if TYPE_CHECKING:
-    import sentencepiece
-
 FORMAT = 3  # part of every fingerprint: raise it when directories are written otherwise
-# A row of a split's table of documents: where it begins, and a hash of its id.
-DOCUMENT = np.dtype([("start", np.int64), ("id", np.uint64)])
+# A row of a split's table of documents: where it begins, a hash of its id, and the UTF-8 bytes
+# of its text.
+DOCUMENT = np.dtype([("start", np.int64), ("id", np.uint64), ("bytes", np.int64)])
 
 _MARKER = "source.json"  # what a directory has when it is whole
 _RECORD = 1 << 18  # ids in one record
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Stands for the text and the tokenizer together."""
+        """Stands for the text, the tokenizer and the ids that they gave."""
         return self.about["fingerprint"]
 
     @functools.cached_property
@@ -72,7 +72,7 @@ class Source:
                 f"{self.path / 'counts.npy'} is not as it was written. Delete the directory; the "
                 "next run prepares it again."
             )
-        return pieces_of(self.tokenizer, np.load(io.BytesIO(content)))
+        return self.tokenizer.pieces(np.load(io.BytesIO(content)))
 
     def _has_counts(self) -> bool:
         return (self.path / "counts.npy").exists()
@@ -95,10 +95,8 @@ class Source:
         return model
 
     @functools.cached_property
-    def tokenizer(self) -> "sentencepiece.SentencePieceProcessor":
-        import sentencepiece
-
-        return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+    def tokenizer(self) -> TextTokenizer:
+        return TextTokenizer(self.model)
 
     def count(self, split: str) -> int:
         """Returns the number of ids in a split, separators included."""
@@ -185,6 +183,7 @@ class Source:
                     documents = np.empty(len(record["documents"]), DOCUMENT)
                     documents["start"] = record["documents"]
                     documents["id"] = record["document_ids"]
+                    documents["bytes"] = record["document_bytes"]
                     yield record["tokens"], documents
         # Whatever TFDS and ArrayRecord raise for damaged files (they have no common class).
         except Exception as error:
@@ -206,41 +205,42 @@ class Source:
             yield epath.Path(folder)
 
 
-def pieces_of(
-    tokenizer: "sentencepiece.SentencePieceProcessor", counts_U: np.ndarray | None = None
-) -> Pieces:
-    """Returns what languages.py needs to know of a tokenizer, and of how it is used."""
-    size = tokenizer.get_piece_size()
-    separator = separator_id(tokenizer)
-    bytes_U = np.zeros(size, np.int32)
-    for piece_id in range(size):
-        if tokenizer.is_byte(piece_id):
-            bytes_U[piece_id] = 1
-        elif not (tokenizer.is_control(piece_id) or tokenizer.is_unknown(piece_id)):
-            # SentencePiece writes a space as U+2581, which is three bytes.
-            piece = tokenizer.id_to_piece(piece_id).replace("\u2581", " ")
-            bytes_U[piece_id] = len(piece.encode())
-    bytes_U[separator] = 0
-    specials = (tokenizer.unk_id(), separator)
-    strings = tuple(tokenizer.id_to_piece(piece_id) for piece_id in range(size))
-    return Pieces(size, tokenizer.pad_id(), specials, bytes_U, strings, counts_U)
+def bytes_of_ids(
+    ids_n: np.ndarray, pieces: Pieces, starts_d: np.ndarray, bytes_d: np.ndarray
+) -> np.ndarray:
+    """Returns the UTF-8 bytes of text that each id stands for: (n,), int32.
 
+    Those of a document add up to exactly the bytes of its text. Where the tokenizer loses no
+    text these are the bytes of the pieces. Where it does, unknown pieces share what is missing,
+    and without those all pieces are scaled. A separator stands for none.
 
-def separator_id(tokenizer: "sentencepiece.SentencePieceProcessor") -> int:
-    """Returns the id that is put after each document.
-
-    Raises:
-      ValueError: the tokenizer has neither a `<D>` nor an end of sentence.
+    Args:
+      ids_n: of whole documents.
+      pieces: of the tokenizer.
+      starts_d: where each document begins; ids of the first one are first.
+      bytes_d: of the text of each.
     """
-    separator = tokenizer.piece_to_id("<D>")
-    if separator != tokenizer.unk_id():
-        return separator
-    if tokenizer.eos_id() >= 0:
-        return tokenizer.eos_id()
-    raise ValueError(
-        "The tokenizer has no piece to separate documents: neither <D> nor an end of "
-        "sentence. Train it with user_defined_symbols='<D>'."
-    )
+    if not len(ids_n):
+        return np.zeros(0, np.int32)
+    bytes_n = pieces.bytes_U[ids_n]
+    found_d = np.add.reduceat(bytes_n, starts_d, dtype=np.int64)
+    if np.array_equal(found_d, bytes_d):
+        return bytes_n
+    lengths_d = np.diff(starts_d, append=len(ids_n))
+    unknown_n = ids_n == pieces.special_ids[0]
+    unknown_d = np.add.reduceat(unknown_n, starts_d, dtype=np.int64)
+    each_d = np.maximum(bytes_d - found_d, 0) / np.maximum(unknown_d, 1)
+    weight_n = np.where(unknown_n, np.repeat(each_d, lengths_d), bytes_n)
+    weight_d = np.add.reduceat(weight_n, starts_d)
+    # Text of which nothing is left is put on what there is.
+    weight_n += np.repeat(weight_d == 0, lengths_d)
+    before_n = np.cumsum(weight_n) - weight_n
+    in_document_n = before_n - np.repeat(before_n[starts_d], lengths_d) + weight_n
+    total_n = np.repeat(in_document_n[starts_d + lengths_d - 1], lengths_d)
+    ends_n = np.rint(in_document_n / total_n * np.repeat(bytes_d, lengths_d)).astype(np.int64)
+    begins_n = np.concatenate([[0], ends_n[:-1]])
+    begins_n[starts_d] = 0
+    return (ends_n - begins_n).astype(np.int32)
 
 
 def cache_dir(data_dir: str) -> pathlib.Path:
@@ -278,57 +278,81 @@ def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
             f"{path / _MARKER} cannot be read ({error}). Delete the directory; the next run "
             "prepares it again."
         ) from error
+    if about["format"] != FORMAT:
+        raise ValueError(
+            f"{path} was prepared in format {about['format']}, and this version reads format "
+            f"{FORMAT}. Delete the directory, or set another config.data_dir; the next run "
+            "prepares the text again."
+        )
     return Source(name, path, cache, about)
+
+
+class Encoded(NamedTuple):
+    """A document as `write` takes it."""
+
+    split: str
+    id: str
+    ids: np.ndarray  # with the separator at their end
+    bytes: int  # UTF-8, of its text
+    lost: int = 0  # of these, such as do not come back from the ids
 
 
 def write(
     path: epath.PathLike,
     *,
     name: str,
-    fingerprint: str,
+    text: str,
     tokenizer: bytes,
-    documents: Iterable[tuple[str, str, np.ndarray, int]],
+    documents: Iterable[Encoded],
+    key: str = "",
 ) -> None:
     """Writes a prepared source, whole or not at all.
 
+    Its fingerprint follows from what was made, not from what was asked for, so that sources
+    of one fingerprint have the same ids.
+
     Args:
       path: the directory to make; it appears when everything is in it.
+      text: stands for the text.
       tokenizer: the SentencePiece model.
-      documents: (split, identity of the document, its ids with the separator at their end, UTF-8
-        bytes of its text).
+      documents: in order.
+      key: stands for what was asked for.
 
     Raises:
       ValueError: there is nothing to train on.
     """
-    import sentencepiece
-
-    size = sentencepiece.SentencePieceProcessor(model_proto=tokenizer).get_piece_size()
+    size = TextTokenizer(tokenizer).size
     dtype = np.dtype(np.uint16 if size <= 1 << 16 else np.uint32)
     with storage.made_whole(epath.Path(path), _MARKER) as made:
         writer = _Writer(made, name, dtype, size)
-        for split, document_id, ids, num_bytes in documents:
-            writer.add(split, document_id, ids, num_bytes)
+        for document in documents:
+            writer.add(Encoded(*document))
         writer.close()
         (made / "tokenizer.model").write_bytes(tokenizer)
         counts = io.BytesIO()
         np.save(counts, writer.counts_U)
         (made / "counts.npy").write_bytes(counts.getvalue())
+        results = {
+            "format": FORMAT,
+            "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+            "digests": {
+                split: {name: digest.hexdigest() for name, digest in digests.items()}
+                for split, digests in writer.digests.items()
+            },
+        }
         about = {
             "name": name,
-            "format": FORMAT,
-            "fingerprint": fingerprint,
-            "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+            "key": key,
+            "text": text,
+            "fingerprint": config_lib.digest({"text": text} | results),
             "counts": hashlib.sha256(counts.getvalue()).hexdigest(),
             "vocab_size": size,
             "dtype": dtype.name,
             "documents": writer.documents,
             "tokens": writer.tokens,
             "bytes": writer.bytes,
-            "digests": {
-                split: {name: digest.hexdigest() for name, digest in digests.items()}
-                for split, digests in writer.digests.items()
-            },
-        }
+            "lost_bytes": writer.lost_bytes,
+        } | results
         (made / _MARKER).write_text(json.dumps(about, indent=2) + "\n")
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")
@@ -360,13 +384,14 @@ class _Writer:
                 "tokens": array(dtype),
                 "documents": array(np.int32),  # where in the record documents begin
                 "document_ids": array(np.uint64),  # hashes of the ids of those
+                "document_bytes": array(np.int64),  # UTF-8 bytes of their texts
                 "language": tfds.features.Text(),
             }
         )
         info = tfds.core.DatasetInfo(
             builder=tfds.core.dataset_info.DatasetIdentity(
                 name=name,
-                version=tfds.core.Version("2.0.0"),
+                version=tfds.core.Version(f"{FORMAT}.0.0"),
                 data_dir=os.fspath(path),
                 module_name=__name__,
             ),
@@ -381,19 +406,23 @@ class _Writer:
         self.documents = dict.fromkeys(SPLITS, 0)
         self.tokens = dict.fromkeys(SPLITS, 0)
         self.bytes = dict.fromkeys(SPLITS, 0)
+        self.lost_bytes = dict.fromkeys(SPLITS, 0)
         self.counts_U = np.zeros(vocab_size, np.int64)
         self.digests = {
             split: {"tokens": hashlib.sha256(), "documents": hashlib.sha256()} for split in SPLITS
         }
         self._pending: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-        self._begun: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
+        self._begun: dict[str, list[tuple[int, int, int]]] = {split: [] for split in SPLITS}
         self._pending_size = dict.fromkeys(SPLITS, 0)
 
-    def add(self, split: str, document_id: str, ids: np.ndarray, num_bytes: int) -> None:
-        self._begun[split].append((self.tokens[split], document_hash(document_id)))
+    def add(self, document: Encoded) -> None:
+        split, ids = document.split, document.ids
+        row = (self.tokens[split], document_hash(document.id), document.bytes)
+        self._begun[split].append(row)
         self.documents[split] += 1
         self.tokens[split] += len(ids)
-        self.bytes[split] += num_bytes
+        self.bytes[split] += document.bytes
+        self.lost_bytes[split] += document.lost
         self._pending[split].append(ids.astype(self._dtype))
         self._pending_size[split] += len(ids)
         while self._pending_size[split] >= _RECORD:
@@ -415,6 +444,7 @@ class _Writer:
             "tokens": record,
             "documents": (begun["start"] - first).astype(np.int32),
             "document_ids": begun["id"],
+            "document_bytes": begun["bytes"],
             "language": self._name,
         }
         self._writer.add_examples({split: [example]})

@@ -28,9 +28,10 @@ T topics, R ranks of a topic, J nodes (or words) of a sentence, W ids of a windo
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -39,10 +40,8 @@ from imbalance_jax.config import SPECIALS, SyntheticConfig
 from imbalance_jax.data import sources
 from imbalance_jax.data.mixture import draw, key, permute
 from imbalance_jax.data.text import SPLITS
+from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.languages import Pieces
-
-if TYPE_CHECKING:
-    import sentencepiece
 
 VERSION = 1  # part of every fingerprint: raise it when a config begins to yield another text
 
@@ -187,14 +186,14 @@ class Language:
         model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         piece = model.SentencePiece
         pad, unknown, separator = SPECIALS
-        kinds = {pad: piece.CONTROL, unknown: piece.UNKNOWN, separator: piece.USER_DEFINED}
+        kinds = {pad: piece.CONTROL, unknown: piece.UNKNOWN, separator: piece.CONTROL}
         for index, string in enumerate(self.pieces()):
             kind = kinds.get(string, piece.BYTE if index < PERIOD else piece.NORMAL)
             model.pieces.add(piece=string, score=0.0, type=kind)
         trainer, normalizer = model.trainer_spec, model.normalizer_spec
         trainer.model_type, trainer.vocab_size = trainer.UNIGRAM, self.size
         trainer.byte_fallback = True
-        trainer.user_defined_symbols.append(separator)
+        trainer.control_symbols.append(separator)
         trainer.pad_piece, trainer.unk_piece = pad, unknown
         trainer.pad_id, trainer.unk_id, trainer.bos_id, trainer.eos_id = 0, 1, -1, -1
         normalizer.name = "identity"
@@ -349,7 +348,7 @@ class SyntheticSource:
     def pieces(self) -> Pieces:
         """The pieces; counts_U are those to expect in the text to train on."""
         counts_U = np.rint(self.language.shares_U() * self.count("train")).astype(np.int64)
-        return sources.pieces_of(self.tokenizer, counts_U)
+        return self.tokenizer.pieces(counts_U)
 
     @functools.cached_property
     def model(self) -> bytes:
@@ -357,10 +356,8 @@ class SyntheticSource:
         return self.language.model()
 
     @functools.cached_property
-    def tokenizer(self) -> "sentencepiece.SentencePieceProcessor":
-        import sentencepiece
-
-        return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+    def tokenizer(self) -> TextTokenizer:
+        return TextTokenizer(self.model)
 
     @functools.cached_property
     def about(self) -> Mapping[str, Any]:
@@ -369,18 +366,21 @@ class SyntheticSource:
         The bytes of the text to train on are those to expect.
         """
         # Not those of `pieces`, which are counted with the help of this.
-        bytes_U = sources.pieces_of(self.tokenizer).bytes_U
+        bytes_U = self.tokenizer.pieces().bytes_U
         shares_U = self.language.shares_U()
         tokens = {split: self.count(split) for split in SPLITS}
         sizes = {split: int(bytes_U[ids].sum()) for split, ids in self._held_out.items()}
         return {
             "name": self.name,
+            "format": sources.FORMAT,
             "fingerprint": self.fingerprint,
+            "tokenizer": hashlib.sha256(self.model).hexdigest(),
             "vocab_size": self.language.size,
             "dtype": self.language.dtype.name,
             "documents": {split: self.language.num_documents(split) for split in SPLITS},
             "tokens": tokens,
             "bytes": {"train": round(tokens["train"] * float(shares_U @ bytes_U))} | sizes,
+            "lost_bytes": dict.fromkeys(SPLITS, 0),
             "entropy": dataclasses.asdict(entropy(self.config)),
         }
 
@@ -412,14 +412,13 @@ class SyntheticSource:
         table["start"] = np.arange(len(table)) * language.document_length
         ids = (language.document_id(split, number) for number in range(len(table)))
         table["id"] = np.fromiter(map(sources.document_hash, ids), np.uint64, len(table))
+        bytes_n = self.pieces.bytes_U[self.tokens(split)[:]]
+        table["bytes"] = np.add.reduceat(bytes_n, table["start"], dtype=np.int64)
         return table
 
 
-def documents(config: SyntheticConfig) -> Iterator[tuple[str, str, np.ndarray, int]]:
+def documents(config: SyntheticConfig) -> Iterator[sources.Encoded]:
     """Yields all documents of a text with an end, as `sources.write` takes them.
-
-    Those are its split, its id, its ids with the separator at their end, and the UTF-8 bytes
-    of its text.
 
     Raises:
       ValueError: the text has no end.
@@ -428,7 +427,7 @@ def documents(config: SyntheticConfig) -> Iterator[tuple[str, str, np.ndarray, i
     return _documents(Language(config))
 
 
-def _documents(language: Language) -> Iterator[tuple[str, str, np.ndarray, int]]:
+def _documents(language: Language) -> Iterator[sources.Encoded]:
     # A space is written as U+2581 and is one byte; the separator is no text.
     bytes_U = np.array([len(piece) for piece in language.pieces()])
     bytes_U[SEPARATOR] = 0
@@ -441,7 +440,7 @@ def _documents(language: Language) -> Iterator[tuple[str, str, np.ndarray, int]]
             ids_nW = language.ids(split, np.array(numbers) * length, length)
             sizes = bytes_U[ids_nW].sum(axis=1).tolist()
             for number, ids, size in zip(numbers, ids_nW, sizes, strict=True):
-                yield split, language.document_id(split, number), ids, size
+                yield sources.Encoded(split, language.document_id(split, number), ids, size)
 
 
 def _require_end(field: str, config: SyntheticConfig) -> None:

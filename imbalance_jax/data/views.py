@@ -20,7 +20,8 @@ import numpy as np
 from imbalance_jax.config import LanguageConfig
 from imbalance_jax.data import flat
 from imbalance_jax.data.mixture import draw, key
-from imbalance_jax.data.sources import Source
+from imbalance_jax.data.sources import Source, bytes_of_ids
+from imbalance_jax.data.synthetic import SyntheticSource
 from imbalance_jax.languages import Pieces
 
 _CHUNK = 1 << 20  # ids that are put in order at once; no word changes places beyond them
@@ -48,12 +49,36 @@ def tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
     return flat.derived(path, ids.dtype, len(ids), make)
 
 
+def count_bytes(
+    source: Source | SyntheticSource, split: str, language: LanguageConfig, ids_n: np.ndarray
+) -> np.ndarray:
+    """Returns the UTF-8 bytes of text that each of a language's ids stands for: (n,), int32.
+
+    Those of a document add up to exactly the bytes of its text. In shuffled text, where ids
+    change documents, those of the split do.
+
+    Args:
+      source: of the text.
+      split: a held-out one.
+      language: whose order of words the ids are in.
+      ids_n: all ids of the split, as `tokens` returns them.
+    """
+    documents = source.documents(split)
+    starts_d, bytes_d = documents["start"], documents["bytes"]
+    if language.words == "shuffled":
+        starts_d, bytes_d = starts_d[:1], bytes_d.sum(keepdims=True)
+    return bytes_of_ids(ids_n, source.pieces, starts_d, bytes_d)
+
+
 class WordOrder:
     """Puts the words of a stretch of text in another order."""
 
     def __init__(self, pieces: Pieces, words: str, block: int) -> None:
         self._words, self._block = words, block
-        self._begins_word_U = np.array([s.startswith("\u2581") for s in pieces.strings])
+        # The second is a space that has no piece.
+        self._begins_word_U = np.array(
+            [s.startswith("\u2581") or s == "<0x20>" for s in pieces.strings]
+        )
         self._separator_U = np.arange(pieces.size) == pieces.separator
         # A tokenizer that was not trained here may have a piece for the end of a line.
         self._ends_line_U = self._separator_U | np.array(

@@ -20,36 +20,48 @@ from imbalance_jax.config import ModelConfig
 from imbalance_jax.languages import Vocabulary
 from imbalance_jax.step import Batch, model_ids
 
-# What is summed over the scored positions of each language.
-SUMS = ("loss", "language_nats", "loss_own", "leak", "top1", "tokens", "bytes")
+# What is summed over the scored positions of each language, on the devices.
+_SUMMED = ("loss", "language_nats", "loss_own", "leak", "top1", "tokens")
+SUMS = (*_SUMMED, "bytes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """Windows of one source's ids (n, W), and the weight of each target (n, L), 0 or 1.
 
-    Only the last `scored` targets of a window have a weight: the others are context.
+    Only the last `scored` targets of a window have a weight: the others are context. What bits
+    per byte count is known by the host alone, as it depends on the text and not on its ids.
     """
 
     ids_nW: np.ndarray
     weight_nL: np.ndarray
     scored: int
     starts_n: np.ndarray | None = None  # where each begins in its text, if in one
+    bytes_n: np.ndarray | None = None  # UTF-8 bytes of the text of its scored targets, if known
+
+    @property
+    def scored_bytes(self) -> int:
+        """Bytes of all scored text; 0 where they are not known."""
+        return 0 if self.bytes_n is None else int(self.bytes_n.sum())
 
 
-def spread_windows(tokens: np.ndarray, L: int, most: int) -> Windows:
+def spread_windows(
+    tokens: np.ndarray, L: int, most: int, bytes_t: np.ndarray | None = None
+) -> Windows:
     """Returns windows that follow each other, or `most` of them spread over the text.
 
-    Every target is scored. `most=0` takes all windows.
+    Every target is scored. `most=0` takes all windows. `bytes_t` are those of each token.
     """
     count = max(1, (len(tokens) - 1) // L)
-    return _cut(tokens, _spread(count, most) * L, L, scored=L)
+    return _cut(tokens, bytes_t, _spread(count, most) * L, L, scored=L)
 
 
-def strided_windows(tokens: np.ndarray, L: int, stride: int, most: int = 0) -> Windows:
+def strided_windows(
+    tokens: np.ndarray, L: int, stride: int, most: int = 0, bytes_t: np.ndarray | None = None
+) -> Windows:
     """Returns windows `stride` apart, of which the last `stride` targets are scored.
 
-    All of them, or `most` spread over the text.
+    All of them, or `most` spread over the text. `bytes_t` are those of each token.
 
     So every scored target has at least L - stride ids before it. The first L - stride
     targets of the text are never scored, every later one exactly once; the last window may
@@ -57,7 +69,7 @@ def strided_windows(tokens: np.ndarray, L: int, stride: int, most: int = 0) -> W
     """
     targets = len(tokens) - 1
     count = max(1, -(-(targets - (L - stride)) // stride))
-    return _cut(tokens, _spread(count, most) * stride, L, scored=stride)
+    return _cut(tokens, bytes_t, _spread(count, most) * stride, L, scored=stride)
 
 
 def _spread(count: int, most: int) -> np.ndarray:
@@ -92,12 +104,18 @@ def by_text(
     ]
 
 
-def _cut(tokens: np.ndarray, starts: np.ndarray, L: int, scored: int) -> Windows:
+def _cut(
+    tokens: np.ndarray, bytes_t: np.ndarray | None, starts: np.ndarray, L: int, scored: int
+) -> Windows:
     place_nW = starts[:, None] + np.arange(L + 1)
     inside_nW = place_nW < len(tokens)
     ids_nW = np.where(inside_nW, tokens[np.minimum(place_nW, len(tokens) - 1)], 0)
     weight_nL = inside_nW[:, 1:] & (np.arange(L) >= L - scored)
-    return Windows(ids_nW.astype(tokens.dtype), weight_nL, scored, starts)
+    bytes_n = None
+    if bytes_t is not None:
+        place_nL = np.minimum(place_nW[:, -scored:], len(tokens) - 1)
+        bytes_n = (bytes_t[place_nL] * weight_nL[:, -scored:]).sum(axis=1, dtype=np.int64)
+    return Windows(ids_nW.astype(tokens.dtype), weight_nL, scored, starts, bytes_n)
 
 
 class Evaluator:
@@ -128,7 +146,7 @@ class Evaluator:
 
     def _place(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        tables = (vocabulary.map_GU, vocabulary.own_GV, vocabulary.bytes_GU)
+        tables = (vocabulary.map_GU, vocabulary.own_GV)
         self._tables = distributed.place_whole(tables, self._whole)
 
     def of(self, vocabulary: Vocabulary) -> "Evaluator":
@@ -197,7 +215,7 @@ class Evaluator:
           poll: called between batches with the share done; may raise to stop.
         """
         G = len(self._vocabulary.tags)
-        totals = {name: np.zeros(G) for name in SUMS}
+        totals = {name: np.zeros(G) for name in _SUMMED}
         losses: list[np.ndarray] = []
         total_rows = sum(len(w.ids_nW) for w in windows)
         scored = windows[0].scored
@@ -216,7 +234,8 @@ class Evaluator:
             losses.append(_add(totals, pending))
         poll(1.0)
         sums = {
-            tag: {name: float(totals[name][g]) for name in SUMS}
+            tag: {name: float(totals[name][g]) for name in _SUMMED}
+            | {"bytes": float(windows[g].scored_bytes)}
             for g, tag in enumerate(self._vocabulary.tags)
         }
         loss_n = np.concatenate([*losses, np.zeros(0)])
@@ -256,7 +275,6 @@ def _score(
     weight_BL: jax.Array,
     map_GU: jax.Array,
     own_GV: jax.Array,
-    bytes_GU: jax.Array,
 ) -> dict[str, jax.Array]:
     """Returns sums per language over the scored positions of one batch, and each row's loss."""
     ids_BW = model_ids(batch, map_GU)
@@ -271,20 +289,18 @@ def _score(
         # The largest divisor, for strides that the chunk of training does not divide.
         chunk=max(c for c in range(1, config.loss_chunk + 1) if scored % c == 0),
     )
-    targets_BL = batch.ids_BW[:, -scored:].astype(jnp.int32)
     found["tokens"] = jnp.ones_like(weight_BL)
-    found["bytes"] = bytes_GU[batch.language_B[:, None], targets_BL].astype(jnp.float32)
-    rows = {name: jnp.sum(found[name] * weight_BL, axis=1) for name in SUMS}
+    rows = {name: jnp.sum(found[name] * weight_BL, axis=1) for name in _SUMMED}
     G = map_GU.shape[0]
-    sums = {name: jax.ops.segment_sum(rows[name], batch.language_B, G) for name in SUMS}
+    sums = {name: jax.ops.segment_sum(rows[name], batch.language_B, G) for name in _SUMMED}
     return sums | {"loss_B": rows["loss"]}
 
 
 def summarise(sums: Mapping[str, float]) -> dict[str, float]:
     """Returns the metrics of one language from its sums.
 
-    Perplexity is per token; bits per byte count the UTF-8 bytes of the scored pieces, so a
-    separator adds loss and no byte.
+    Perplexity is per token. Bits per byte count the UTF-8 bytes of the text that was scored,
+    whatever a tokenizer makes of it; a separator is no text, so it adds loss and no byte.
     """
     tokens = sums["tokens"]
     means = {name: sums[name] / tokens for name in SUMS[:5]}

@@ -1,0 +1,217 @@
+"""Text to ids and back: what a text says comes back, and only we end its documents.
+
+SentencePiece alone does not promise either. It writes a space as U+2581, so a real U+2581
+would come back as a space. A space without a piece of its own falls back to the bytes of
+U+2581. A separator that its trainer was given as a user-defined symbol is found in any text
+that spells it. All encoding and decoding goes through `TextTokenizer`, which mends the three:
+
+    a U+2581 of the text     the byte pieces E2 96 81
+    a space without a piece  the byte piece 20
+    the separator's string   the pieces of its characters
+"""
+
+import collections
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imbalance_jax.languages import Pieces
+
+if TYPE_CHECKING:
+    import sentencepiece
+
+_SPACE = "\u2581"  # how SentencePiece writes a space
+# What stands for a U+2581 of the text in what SentencePiece reads: a character that is in
+# neither. Characters that Unicode gives to no one come first.
+_STAND_INS = (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
+
+
+class TextTokenizer:
+    """A SentencePiece model, as this project reads and writes text with it."""
+
+    def __init__(self, model: bytes) -> None:
+        """Raises RuntimeError if it is no model, and ValueError if it has no separator."""
+        import sentencepiece
+        from sentencepiece import sentencepiece_model_pb2
+
+        processor = sentencepiece.SentencePieceProcessor()
+        if not model or not processor.load_from_serialized_proto(model):
+            raise RuntimeError("This is no SentencePiece model.")
+        self.separator = _find_separator(processor)
+        # Protobuf makes its classes when the module is imported.
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+        # No text can spell a control symbol.
+        piece = proto.pieces[self.separator]
+        if piece.type != piece.CONTROL:
+            piece.type = piece.CONTROL
+            processor.load_from_serialized_proto(proto.SerializeToString())
+        self.processor = processor
+        self.size: int = processor.get_piece_size()
+        rules, trained = proto.normalizer_spec, proto.trainer_spec
+        self._spaces_escaped = rules.escape_whitespaces
+        self._dummy_prefix = rules.add_dummy_prefix
+        self._dummy_at_end = trained.treat_whitespace_as_suffix
+        changes = rules.precompiled_charsmap or rules.remove_extra_whitespaces
+        # As with ours: a text that need not be read back is prepared a tenth faster.
+        bytes_known = trained.byte_fallback and bool(self.byte_ids)
+        self._keeps_everything = bytes_known and not changes and not rules.add_dummy_prefix
+
+    @property
+    def pad_id(self) -> int:
+        """The id of padding; -1 if there is none."""
+        return self.processor.pad_id()
+
+    @property
+    def unknown(self) -> int:
+        """The id of what has no piece."""
+        return self.processor.unk_id()
+
+    @functools.cached_property
+    def strings(self) -> tuple[str, ...]:
+        """The pieces."""
+        return tuple(self.processor.id_to_piece(index) for index in range(self.size))
+
+    @functools.cached_property
+    def byte_ids(self) -> dict[int, int]:
+        """The ids of the byte pieces by their bytes: of all 256, or there are none."""
+        is_byte = self.processor.is_byte
+        found = {int(s[3:5], 16): i for i, s in enumerate(self.strings) if is_byte(i)}
+        return found if len(found) == 256 else {}
+
+    @functools.cached_property
+    def written(self) -> tuple[bytes, ...]:
+        """What each piece writes: UTF-8, but for byte pieces; nothing for specials."""
+        processor, found = self.processor, []
+        for index, string in enumerate(self.strings):
+            if processor.is_byte(index):
+                found.append(bytes([int(string[3:5], 16)]))
+            elif processor.is_control(index) or processor.is_unknown(index):
+                found.append(b"")
+            else:
+                spaced = string.replace(_SPACE, " ") if self._spaces_escaped else string
+                found.append(spaced.encode())
+        return tuple(found)
+
+    def pieces(self, counts_U: np.ndarray | None = None) -> Pieces:
+        """Returns what languages.py needs to know of the tokenizer, and of how it is used."""
+        return Pieces(
+            size=self.size,
+            pad_id=self.pad_id,
+            special_ids=(self.unknown, self.separator),
+            bytes_U=np.array([len(piece) for piece in self.written], np.int32),
+            strings=self.strings,
+            counts_U=counts_U,
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text; none of them is the separator."""
+        return self.encode_all([text], num_threads=1)[0]
+
+    def encode_all(self, texts: Sequence[str], num_threads: int = -1) -> list[list[int]]:
+        """Returns the ids of each of several texts.
+
+        Args:
+          texts: in order.
+          num_threads: to encode them with; -1 takes every core.
+        """
+        stand_ins = [self._stand_in(one) for one in texts]
+        read = [
+            one.replace(_SPACE, stand_in) if stand_in else one
+            for one, stand_in in zip(texts, stand_ins, strict=True)
+        ]
+        found = self.processor.encode(read, num_threads=num_threads)
+        if self._spaces_in_bytes is not None:
+            found = [self._replaced(ids, _SPACE, self._spaces_in_bytes) for ids in found]
+        return [
+            self._replaced(ids, stand_in, self._bytes_of(_SPACE)) if stand_in else ids
+            for ids, stand_in in zip(found, stand_ins, strict=True)
+        ]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Returns the text of ids: for those of `encode`, the text itself if nothing is lost.
+
+        A separator shows as its string, and an unknown piece and bytes that are not UTF-8 as
+        U+FFFD.
+        """
+        documents: list[list[bytes]] = [[]]
+        for id_ in map(int, ids):
+            if id_ == self.separator:
+                documents.append([])
+            else:
+                unknown = id_ == self.unknown
+                documents[-1].append("\ufffd".encode() if unknown else self.written[id_])
+        texts = [self._without_dummy(b"".join(parts)) for parts in documents]
+        return self.strings[self.separator].join(text.decode(errors="replace") for text in texts)
+
+    def lost_bytes(self, text: str, ids: Sequence[int]) -> int:
+        """Returns how many UTF-8 bytes of a text's characters do not come back from its ids.
+
+        Lost is what is unknown, and what the model's normalization takes away or replaces.
+        """
+        if self._keeps_everything:
+            return 0
+        whole = text.encode()
+        written = self._without_dummy(b"".join(map(self.written.__getitem__, ids)))
+        if written == whole:
+            return 0
+        left = collections.Counter(text) - collections.Counter(written.decode(errors="replace"))
+        return sum(count * len(character.encode()) for character, count in left.items())
+
+    def _without_dummy(self, written: bytes) -> bytes:
+        """Returns text without the space that the model's normalization puts at its edge."""
+        if not self._dummy_prefix:
+            return written
+        return written.removesuffix(b" ") if self._dummy_at_end else written.removeprefix(b" ")
+
+    @functools.cached_property
+    def _spaces_in_bytes(self) -> list[int] | None:
+        """The ids of a space in place of the bytes of U+2581; None where those do not occur."""
+        if not self._spaces_escaped or self.processor.piece_to_id(_SPACE) != self.unknown:
+            return None
+        return self._bytes_of(" ") or None
+
+    def _bytes_of(self, text: str) -> list[int]:
+        """Returns the byte pieces of a text; none if the model has no byte pieces."""
+        return [self.byte_ids[byte] for byte in text.encode()] if self.byte_ids else []
+
+    def _stand_in(self, text: str) -> str:
+        """Returns a character in place of U+2581 in a text; "" where there is none to replace."""
+        if _SPACE not in text or not self._spaces_escaped:
+            return ""
+        taken = self._characters.union(text)
+        return next(filter(lambda one: one not in taken, map(chr, _STAND_INS)))
+
+    @functools.cached_property
+    def _characters(self) -> frozenset[str]:
+        return frozenset("".join(self.strings))
+
+    def _replaced(self, ids: list[int], text: str, by: list[int]) -> list[int]:
+        """Returns ids with others in the places of a text's byte pieces."""
+        old = self._bytes_of(text)
+        found: list[int] = []
+        rest = 0
+        # The first byte of a character is never a later one of another.
+        for place in [n for n, id_ in enumerate(ids) if old and id_ == old[0]]:
+            if ids[place : place + len(old)] == old:
+                found += [*ids[rest:place], *by]
+                rest = place + len(old)
+        return found + ids[rest:]
+
+
+def _find_separator(processor: "sentencepiece.SentencePieceProcessor") -> int:
+    """Returns the id that is put after each document.
+
+    Raises:
+      ValueError: the tokenizer has neither a `<D>` nor an end of sentence.
+    """
+    separator = processor.piece_to_id("<D>")
+    if separator != processor.unk_id():
+        return separator
+    if processor.eos_id() >= 0:
+        return processor.eos_id()
+    raise ValueError(
+        "The tokenizer has no piece to separate documents: neither <D> nor an end of "
+        "sentence. Train it with control_symbols='<D>'."
+    )

@@ -1,0 +1,151 @@
+"""Behaviours of data/tokenizer.py: what a text says comes back, and what does not is counted."""
+
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imbalance_jax.config import TokenizerConfig
+from imbalance_jax.data import prepare
+from imbalance_jax.data.tokenizer import TextTokenizer
+
+LINES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
+SPACE = "\u2581"
+
+
+def trained(lines, **flags):
+    """A tokenizer as others train them: with NFKC, a space before the text, and no bytes."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, minloglevel=2, **flags
+    )
+    return TextTokenizer(model.getvalue())
+
+
+@pytest.fixture(scope="module")
+def own():
+    """Our own tokenizers; that of a text of hardly any spaces has no piece for one."""
+
+    def make(lines, size, model_type="bpe"):
+        config = TokenizerConfig(vocab_size=size, model_type=model_type)
+        return TextTokenizer(prepare.train_tokenizer("en", config, lines))
+
+    return {
+        "bpe": make(LINES, 320),
+        "unigram": make(LINES, 290, "unigram"),
+        "spaceless": make(["日本語を書く" * 900, "語 を"], 280),
+    }
+
+
+@pytest.fixture(scope="module")
+def lossy():
+    return trained(["alpha beta gamma delta", "fine file of fire"] * 50, vocab_size=20)
+
+
+# Text and back
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(" \u2581\ufdd0<D>▁th"))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "spaceless"])
+@settings(max_examples=60, deadline=None)
+@given(text=TEXTS)
+def test_any_text_comes_back_from_its_ids_with_its_bytes(own, kind, text):
+    tokenizer = own[kind]
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not {tokenizer.pad_id, tokenizer.unknown, tokenizer.separator} & set(ids)
+    assert tokenizer.pieces().bytes_U[ids].sum() == len(text.encode())
+    assert tokenizer.lost_bytes(text, ids) == 0
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "spaceless"])
+def test_a_space_and_the_character_that_sentencepiece_writes_for_it_have_ids_of_their_own(
+    own, kind
+):
+    tokenizer = own[kind]
+    assert (SPACE in tokenizer.strings) == (kind != "spaceless")
+    space, other = tokenizer.encode("a b"), tokenizer.encode(f"a{SPACE}b")
+    assert [tokenizer.strings[i] for i in other][1:-1] == ["<0xE2>", "<0x96>", "<0x81>"]
+    if kind == "spaceless":
+        assert [tokenizer.strings[i] for i in space][1:-1] == ["<0x20>"]
+
+
+def test_texts_encoded_together_are_encoded_as_one_by_one(own):
+    texts = ["", f"a{SPACE}b", "the mat", f"\ufdd0{SPACE}"]
+    for tokenizer in own.values():
+        assert tokenizer.encode_all(texts) == [tokenizer.encode(text) for text in texts]
+
+
+# What no text can say
+
+
+RESERVED = "write <D> here <D> please </s> <pad> <unk> <s>"
+
+
+def test_a_text_cannot_spell_a_separator(own):
+    for tokenizer in own.values():
+        ids = tokenizer.encode(RESERVED)
+        assert tokenizer.separator not in ids and tokenizer.decode(ids) == RESERVED
+        assert tokenizer.decode([*ids, tokenizer.separator, *ids]) == f"{RESERVED}<D>{RESERVED}"
+
+
+def test_nor_one_that_its_tokenizer_was_told_to_find_in_texts():
+    # As ours were trained before, and as others are.
+    flags = {"vocab_size": 300, "byte_fallback": True, "user_defined_symbols": ["<D>"]}
+    found = trained([*LINES, RESERVED], **flags)
+    assert found.strings[found.separator] == "<D>" and found.processor.is_control(found.separator)
+    ids = found.encode(RESERVED)
+    assert found.separator not in ids and found.decode(ids) == RESERVED
+
+
+def test_nor_one_that_is_a_piece_of_text_to_its_tokenizer():
+    found = trained(
+        ["<D>" * 5] * 9, vocab_size=9, eos_id=-1, split_by_unicode_script=False, model_type="bpe"
+    )
+    assert found.strings[found.separator] == "<D>"
+    assert found.separator not in found.encode("<D><D>")
+    assert found.decode(found.encode("<D><D>")) == "<D><D>"
+
+
+def test_a_tokenizer_is_trained_on_texts_that_spell_what_is_reserved():
+    config = TokenizerConfig(vocab_size=290)
+    found = TextTokenizer(prepare.train_tokenizer("en", config, [RESERVED] * 300))
+    assert found.strings.count("<D>") == 1 and found.decode(found.encode(RESERVED)) == RESERVED
+
+
+# What is lost
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("alpha beta", 0),
+        ("alpha βeta", 2),  # unknown
+        ("alpha ﬁne", 3),  # one character, which becomes two others
+        ("alpha  beta", 1),  # a space too many
+        ("αβγ", 6),
+        (f"alpha{SPACE}beta", 3),
+    ],
+)
+def test_what_does_not_come_back_is_counted_in_the_texts_own_bytes(lossy, text, lost):
+    ids = lossy.encode(text)
+    assert lossy.lost_bytes(text, ids) == lost
+    assert (lossy.decode(ids) == text) == (lost == 0)
+
+
+# Training
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_a_tokenizer_does_not_depend_on_the_number_of_cores(monkeypatch, model_type):
+    config = TokenizerConfig(vocab_size=290, model_type=model_type)
+    models = []
+    for cores in (1, 3):
+        monkeypatch.setattr(prepare.text, "cores", lambda cores=cores: cores)
+        models.append(prepare.train_tokenizer("en", config, LINES))
+    assert models[0] == models[1]
