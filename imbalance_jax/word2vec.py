@@ -106,7 +106,7 @@ def _open() -> "tuple[RunDirectory, Opened]":
 
     if FLAGS.data_dir:
         config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
-    opened = Opened.of(config)
+    opened = Opened.of(config, run.texts())
     fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
     run.check_text(fingerprints, ORDER_VERSION)
     if not begun:

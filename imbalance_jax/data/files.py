@@ -97,6 +97,13 @@ def size(source: SourceConfig) -> int:
     return sum(_text_size(source, path) for path in paths)
 
 
+def is_here(name: str, source: SourceConfig) -> bool:
+    """Whether any pattern of a source matches a file of this machine."""
+    return any(
+        _matches(pattern) for split in SPLITS for pattern in _patterns(getattr(source, split))
+    )
+
+
 def _text_size(source: SourceConfig, path: str) -> int:
     if path.endswith(".parquet"):
         return _column_size(path, source.field)

@@ -18,6 +18,7 @@ Exit code 1 says that a check failed, or that two things differ.
 
 import dataclasses
 import json
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,9 +46,16 @@ class Opened:
     stream: Stream
 
     @classmethod
-    def of(cls, config: Config) -> "Opened":
-        """Opens what is prepared; text that is not is prepared first."""
-        prepared = prepare.prepare_all(config)
+    def of(
+        cls, config: Config, recorded: Mapping[str, str] = types.MappingProxyType({})
+    ) -> "Opened":
+        """Opens what is prepared; text that is not is prepared first.
+
+        Args:
+          config: of a run.
+          recorded: source -> the fingerprint of the text that the run was begun with.
+        """
+        prepared = prepare.prepare_all(config, recorded)
         config = with_ratio(config, prepared)
         return cls(config, prepared, Stream(config, prepared))
 
@@ -59,7 +67,7 @@ class Opened:
           ValueError: its text is not what it was when the run was started.
         """
         run = RunDirectory(path)
-        opened = cls.of(run.config())
+        opened = cls.of(run.config(), run.texts())
         fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
         run.check_text(fingerprints, mixture.ORDER_VERSION)
         return opened

@@ -5,7 +5,8 @@ A prepared source is a directory that TFDS reads:
     dataset_info.json, features.json, <name>-<split>.array_record-*    the ids
     tokenizer.model                                                    SentencePiece
     counts.npy      how often each id occurs in the text to train on
-    source.json     fingerprint of text and tokenizer, counts and digests of each split
+    source.json     fingerprint of text and tokenizer, counts and digests of each split, and
+                    what the config says that they are (prepared.py reads that)
 
 A record holds many windows: a record costs about 30 us of Python, a window of a memory map
 next to nothing. Opening a split therefore yields a flat memory-mapped array of ids, and a
@@ -27,6 +28,7 @@ import json
 import os
 import pathlib
 import tempfile
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +43,11 @@ from imbalance_jax.languages import Pieces
 if TYPE_CHECKING:
     import sentencepiece
 
-FORMAT = 2  # part of every fingerprint: raise it when directories are written otherwise
+FORMAT = 3  # part of every fingerprint: raise it when directories are written otherwise
 # A row of a split's table of documents: where it begins, and a hash of its id.
 DOCUMENT = np.dtype([("start", np.int64), ("id", np.uint64)])
 
-_MARKER = "source.json"  # what a directory has when it is whole
+MARKER = "source.json"  # what a directory has when it is whole
 _RECORD = 1 << 18  # ids in one record
 _SHARD = 256  # records in one file: 128 MB of 16-bit ids
 
@@ -256,7 +258,7 @@ def cache_dir(data_dir: str) -> pathlib.Path:
 
 def is_prepared(path: epath.Path) -> bool:
     """Whether `write` made a directory."""
-    return storage.find(path, _MARKER) is not None
+    return storage.find(path, MARKER) is not None
 
 
 def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
@@ -265,12 +267,12 @@ def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
     Raises:
       ValueError: it is damaged.
     """
-    path = storage.find(epath.Path(path), _MARKER) or epath.Path(path)
+    path = storage.find(epath.Path(path), MARKER) or epath.Path(path)
     try:
-        about = json.loads((path / _MARKER).read_text())
+        about = json.loads((path / MARKER).read_text())
     except ValueError as error:
         raise ValueError(
-            f"{path / _MARKER} cannot be read ({error}). Delete the directory; the next run "
+            f"{path / MARKER} cannot be read ({error}). Delete the directory; the next run "
             "prepares it again."
         ) from error
     return Source(name, path, cache, about)
@@ -283,6 +285,7 @@ def write(
     fingerprint: str,
     tokenizer: bytes,
     documents: Iterable[tuple[str, str, np.ndarray, int]],
+    made_of: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes a prepared source, whole or not at all.
 
@@ -291,6 +294,8 @@ def write(
       tokenizer: the SentencePiece model.
       documents: (split, id of the document, its ids with the separator at their end, UTF-8
         bytes of its text).
+      made_of: plain values that its text is found by where that is not on the machine; see
+        prepared.py.
 
     Raises:
       ValueError: there is nothing to train on.
@@ -299,7 +304,7 @@ def write(
 
     size = sentencepiece.SentencePieceProcessor(model_proto=tokenizer).get_piece_size()
     dtype = np.dtype(np.uint16 if size <= 1 << 16 else np.uint32)
-    with storage.made_whole(epath.Path(path), _MARKER) as made:
+    with storage.made_whole(epath.Path(path), MARKER) as made:
         writer = _Writer(made, name, dtype, size)
         for split, document_id, ids, num_bytes in documents:
             writer.add(split, document_id, ids, num_bytes)
@@ -323,8 +328,9 @@ def write(
                 split: {name: digest.hexdigest() for name, digest in digests.items()}
                 for split, digests in writer.digests.items()
             },
+            "made_of": dict(made_of),
         }
-        (made / _MARKER).write_text(json.dumps(about, indent=2) + "\n")
+        (made / MARKER).write_text(json.dumps(about, indent=2) + "\n")
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")
 
