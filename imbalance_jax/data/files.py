@@ -99,9 +99,12 @@ def size(source: SourceConfig) -> int:
 
 def is_here(name: str, source: SourceConfig) -> bool:
     """Whether any pattern of a source matches a file of this machine."""
-    return any(
-        _matches(pattern) for split in SPLITS for pattern in _patterns(getattr(source, split))
-    )
+    return any(_matches(pattern) for pattern in patterns_of(source))
+
+
+def patterns_of(source: SourceConfig) -> list[str]:
+    """Returns the paths and patterns of all splits of a source."""
+    return [pattern for split in SPLITS for pattern in _patterns(getattr(source, split))]
 
 
 def _text_size(source: SourceConfig, path: str) -> int:

@@ -193,10 +193,10 @@ def check(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:
       ValueError: a file is missing, empty, named twice or of an unknown ending, or both
         sides are one field.
     """
-    if not _are_files_here(parallel) and data_dir:
+    if not are_files_here(parallel) and data_dir:
         # A set from before statements were written is opened by what a run has recorded.
-        found = _list_sets(name, data_dir)
-        if any(not each.made_of or _is_stated(each, parallel) for each in found):
+        found = list_sets(name, data_dir)
+        if any(not each.made_of or is_stated(each, parallel) for each in found):
             return
         try:
             _check_files(name, parallel)
@@ -213,7 +213,7 @@ def _check_files(name: str, parallel: ParallelConfig) -> None:
             f"config.parallel.{name}.fields={fields!r} are one and the same. Name the fields of "
             f"{' and '.join(parallel.sources)}."
         )
-    paths = _paths(parallel)
+    paths = paths_of(parallel)
     field = f"config.parallel.{name}.path={parallel.path!r}"
     if parallel.path and len(paths) not in (1, 2):
         raise ValueError(
@@ -274,7 +274,7 @@ def prepare(
     """
     check(name, parallel, data_dir)
     pair = (sources[parallel.sources[0]], sources[parallel.sources[1]])
-    if not _are_files_here(parallel):
+    if not are_files_here(parallel):
         return _open_prepared(name, parallel, pair, L, data_dir, recorded)
     fingerprint = config_lib.digest(
         {
@@ -291,9 +291,9 @@ def prepare(
     return _open(path)
 
 
-def _are_files_here(parallel: ParallelConfig) -> bool:
+def are_files_here(parallel: ParallelConfig) -> bool:
     """Whether any file of a set is on this machine; synthetic pairs need none."""
-    return not parallel.path or any(os.path.exists(path) for path in _paths(parallel))
+    return not parallel.path or any(os.path.exists(path) for path in paths_of(parallel))
 
 
 def _state(parallel: ParallelConfig) -> dict[str, Any]:
@@ -302,11 +302,13 @@ def _state(parallel: ParallelConfig) -> dict[str, Any]:
     return config_lib.to_dict(parallel, leave_out={ParallelConfig: defaults})
 
 
-def _list_sets(name: str, data_dir: str) -> list[prepared.Prepared]:
+def list_sets(name: str, data_dir: str) -> list[prepared.Prepared]:
+    """Returns the prepared sets of a name in data_dir, whatever they were made of."""
     return prepared.list_prepared(data_dir, f"parallel-{name}", _MARKER)
 
 
-def _is_stated(found: prepared.Prepared, parallel: ParallelConfig) -> bool:
+def is_stated(found: prepared.Prepared, parallel: ParallelConfig) -> bool:
+    """Whether a prepared set was made of what the config says."""
     return found.made_of.get("stated") == _state(parallel)
 
 
@@ -327,11 +329,11 @@ def _open_prepared(
     of = [source.fingerprint for source in pair]
     found = [
         each
-        for each in _list_sets(name, data_dir)
+        for each in list_sets(name, data_dir)
         if (
             each.fingerprint == recorded
             if recorded
-            else _is_stated(each, parallel)
+            else is_stated(each, parallel)
             and each.made_of["sources"] == of
             and each.about["L"] == L
         )
@@ -352,7 +354,7 @@ def _pairs_key(
     parallel: ParallelConfig, configs: Mapping[str, SourceConfig], cache: pathlib.Path
 ) -> object:
     """Returns plain values that stand for all pairs of texts, in their order."""
-    paths = _paths(parallel)
+    paths = paths_of(parallel)
     if not paths:
         dials = [config_lib.to_dict(configs[source].synthetic) for source in parallel.sources]
         return ["synthetic", SYNTHETIC_PAIRS, dials]
@@ -495,7 +497,7 @@ def _fields(parallel: ParallelConfig) -> tuple[str, ...]:
     return parallel.fields or parallel.sources
 
 
-def _paths(parallel: ParallelConfig) -> list[str]:
+def paths_of(parallel: ParallelConfig) -> list[str]:
     """Returns one .jsonl file or two files of lines; none for synthetic sources."""
     whole = os.path.expanduser(parallel.path)
     # A file whose name has a comma in it is a file all the same.
@@ -513,7 +515,7 @@ def _texts(
     Raises:
       ValueError: a file cannot be read as what it should be, naming file and line.
     """
-    paths = _paths(parallel)
+    paths = paths_of(parallel)
     if len(paths) == 1:
         read = _json_texts(name, parallel, paths[0])
     else:

@@ -90,7 +90,7 @@ def find_all(
       ValueError: neither a text nor its prepared form is here, or the latter in several versions.
     """
     used = sources_of(config)
-    joint = _state_joint(config, used) if config.vocabulary.layout == "joint" else None
+    joint = state_joint(config, used)
     found = {}
     for name in used:
         source = config.sources[name]
@@ -289,7 +289,15 @@ def _parts(config: Config, names: Sequence[str]) -> dict[str, int]:
     return {name: mix.get(name, 0) if mix else 1 for name in names}
 
 
-def _state_joint(config: Config, names: Sequence[str]) -> dict[str, object]:
+def state_joint(config: Config, names: Sequence[str]) -> dict[str, object] | None:
+    """Returns what a config says of the tokenizer of its sources; None if each has its own.
+
+    Args:
+      config: of a run.
+      names: of its sources.
+    """
+    if config.vocabulary.layout != "joint":
+        return None
     parts = _parts(config, names)
     return prepared.state_joint(config.vocabulary.tokenizer, parts, config.sources)
 
@@ -307,7 +315,7 @@ def _joint(
     import sentencepiece
 
     tokenizer, mix = config.vocabulary.tokenizer, config.vocabulary.mix
-    stated, parts = _state_joint(config, names), _parts(config, names)
+    stated, parts = state_joint(config, names) or {}, _parts(config, names)
     if len(found) == len(names):
         model = (next(iter(found.values())).path / "tokenizer.model").read_bytes()
         return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)

@@ -11,6 +11,7 @@ Paths are part of a statement as they are written in the config, and mean nothin
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -186,11 +187,7 @@ def find_source(
         return None
     wanted = Wanted(state_source(source, joint), fingerprint=recorded)
     if not recorded:
-        wanted = dataclasses.replace(
-            wanted,
-            text=text.fingerprint(name, source, digests_of(data_dir)) if text_here else "",
-            tokenizer=_sha256(path) if path and file_here else "",
-        )
+        wanted = want_source(name, source, data_dir, joint)
     found = choose(f"config.sources.{name}", search(name, data_dir, wanted), data_dir)
     if recorded and not found and not whole:
         raise ValueError(
@@ -199,6 +196,26 @@ def find_source(
             f"with. Copy its directory {name}-... from where the run was begun to {data_dir}."
         )
     return found
+
+
+def want_source(
+    name: str, source: SourceConfig, data_dir: str, joint: Mapping[str, Any] | None = None
+) -> Wanted:
+    """Returns all that is known of a source's prepared text before it is found.
+
+    Args:
+      name: of the source in config.sources.
+      source: what the config says of it.
+      data_dir: of the run; beside it lie the digests of files that were read before.
+      joint: of `state_joint`, where all sources share a tokenizer.
+    """
+    path = joint.get("path", "") if joint else source.tokenizer.path
+    text_here = is_text_here(name, source)
+    return Wanted(
+        state_source(source, joint),
+        text=text.fingerprint(name, source, _digests(data_dir)) if text_here else "",
+        tokenizer=_sha256(path) if path and is_file_here(path) else "",
+    )
 
 
 def search(name: str, data_dir: str, wanted: Wanted) -> list[Prepared]:
@@ -249,8 +266,7 @@ def _absent(text_here: bool, file_here: bool) -> str:
     return "its text is" if not text_here else "its tokenizer is"
 
 
-def digests_of(data_dir: str) -> Any:
-    """Returns the file that remembers the digests of files."""
+def _digests(data_dir: str) -> pathlib.Path:
     return sources.cache_dir(data_dir) / "digests.json"
 
 
