@@ -123,6 +123,20 @@ def as_another_version(directory, fingerprint, **made_of):
     (other / sources.MARKER).write_text(json.dumps(about))
 
 
+def test_a_text_that_is_prepared_already_is_found_under_a_second_path_too(tmp_path):
+    """The bytes say that it is the same; where they are not, each config's statement does."""
+    raw, other = tmp_path / "raw", tmp_path / "other"
+    raw.mkdir(), other.mkdir()
+    configs = [two_sources(place, data_dir=str(tmp_path / "data")) for place in (raw, other)]
+    for config in configs:
+        parallel.prepare_all(config, prepare.prepare_all(config))
+    assert len(list((tmp_path / "data").glob("*-*"))) == 3
+    shutil.rmtree(raw)
+    shutil.rmtree(other)
+    for config in configs:
+        assert parallel.prepare_all(config, prepare.prepare_all(config)).keys() == {"en_fr"}
+
+
 def test_of_several_versions_the_recorded_one_is_opened_and_none_by_chance(made, tmp_path):
     config, text, _, _ = made
     where = copied(tmp_path, config.data_dir)
@@ -192,7 +206,7 @@ def test_a_dataset_that_is_prepared_as_ids_is_not_downloaded(made, tmp_path, mon
     source = SourceConfig(kind="tfds", dataset="made/en", dataset_dir=str(tmp_path / "absent"))
     directory = where / text["en"].path.name
     about = json.loads((directory / sources.MARKER).read_text())
-    about["made_of"]["stated"] = prepared.state_source(source)
+    about["made_of"]["stated"] = [prepared.state_source(source)]
     (directory / sources.MARKER).write_text(json.dumps(about))
     monkeypatch.setattr(datasets, "_prepare", None)  # fails if it is called
     # Another dataset_dir says where a dataset lies, and not which it is.

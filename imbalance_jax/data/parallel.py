@@ -286,8 +286,11 @@ def prepare(
     )
     path = storage.path_of(data_dir) / f"parallel-{name}-{fingerprint}"
     there = storage.find(path, _MARKER) if storage.is_store(path) else path.exists()
-    if not there:
-        _make(name, parallel, pair, configs, L, path, fingerprint)
+    if there:
+        found = _open(path)
+        prepared.add_statement(path, _MARKER, _made_of(parallel, pair))
+        return found
+    _make(name, parallel, pair, configs, L, path, fingerprint)
     return _open(path)
 
 
@@ -302,6 +305,11 @@ def _state(parallel: ParallelConfig) -> dict[str, Any]:
     return config_lib.to_dict(parallel, leave_out={ParallelConfig: defaults})
 
 
+def _made_of(parallel: ParallelConfig, pair: tuple[AnySource, AnySource]) -> dict[str, Any]:
+    sources = [source.fingerprint for source in pair]
+    return {"sources": sources, "stated": [_state(parallel)]}
+
+
 def list_sets(name: str, data_dir: str) -> list[prepared.Prepared]:
     """Returns the prepared sets of a name in data_dir, whatever they were made of."""
     return prepared.list_prepared(data_dir, f"parallel-{name}", _MARKER)
@@ -309,7 +317,7 @@ def list_sets(name: str, data_dir: str) -> list[prepared.Prepared]:
 
 def is_stated(found: prepared.Prepared, parallel: ParallelConfig) -> bool:
     """Whether a prepared set was made of what the config says."""
-    return found.made_of.get("stated") == _state(parallel)
+    return _state(parallel) in found.stated
 
 
 def _open_prepared(
@@ -402,10 +410,7 @@ def _make(
         "L": L,
         "rows": len(packed.pairs_P),
         "counts": counts,
-        "made_of": {
-            "stated": _state(parallel),
-            "sources": [source.fingerprint for source in pair],
-        },
+        "made_of": _made_of(parallel, pair),
     }
     _write(path, about, arrays)
     print(

@@ -208,8 +208,10 @@ def prepare(
         }
     )
     path = storage.path_of(data_dir) / f"{name}-{fingerprint}"
-    if not sources.is_prepared(path):
-        made_of = {"text": text_fingerprint, "stated": prepared.state_source(source, joint)}
+    made_of = prepared.describe_source(source, text_fingerprint, joint)
+    if sources.is_prepared(path):
+        prepared.add_statement(path, sources.MARKER, made_of)
+    else:
         _make(name, source, path, fingerprint, tokenizer, made_of)
     return sources.open_source(name, path, sources.cache_dir(data_dir))
 

@@ -8,6 +8,7 @@ is prepared on one machine is opened on another that has data_dir alone.
 Paths are part of a statement as they are written in the config, and mean nothing else here.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -52,6 +53,11 @@ class Prepared:
         """What it was made of; {} if it is from before that was written."""
         return self.about.get("made_of", {})
 
+    @property
+    def stated(self) -> Sequence[Mapping[str, Any]]:
+        """What configs said that it is, of which there may be several for the same text."""
+        return self.made_of.get("stated", ())
+
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
@@ -65,12 +71,17 @@ class Wanted:
     def fits(self, prepared: Prepared) -> bool:
         if self.fingerprint:
             return prepared.fingerprint == self.fingerprint
-        made_of = prepared.made_of
-        return (
-            made_of.get("stated") == self.stated
-            and self.text in ("", made_of.get("text"))
-            and self.tokenizer in ("", prepared.about.get("tokenizer"))
-        )
+        # What is here may have been prepared under another path: its bytes say what it is.
+        if self.text and prepared.made_of.get("text") != self.text:
+            return False
+        if self.tokenizer and prepared.about.get("tokenizer") != self.tokenizer:
+            return False
+        unseen = {
+            part: stated
+            for part, stated in self.stated.items()
+            if not (self.text if part == "text" else self.tokenizer)
+        }
+        return any(unseen.items() <= each.items() for each in prepared.stated)
 
 
 # Statements
@@ -116,6 +127,33 @@ def _state_text(source: SourceConfig) -> dict[str, Any]:
     stated.pop("dataset_dir", None)  # says where a dataset lies, not which it is
     stated.pop("tokenizer", None)
     return stated
+
+
+def describe_source(
+    source: SourceConfig, text_fingerprint: str, joint: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns `made_of`, to be written beside what is prepared of a source."""
+    return {"text": text_fingerprint, "stated": [state_source(source, joint)]}
+
+
+def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> None:
+    """Writes beside prepared text what another config says that it is.
+
+    Args:
+      path: of the directory.
+      marker: the file that describes it.
+      made_of: of that config, with a single statement.
+    """
+    found = storage.find(path, marker)
+    # Where nothing can be written, or read, nothing is lost for a run that has the text.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        assert found is not None, f"{path} is prepared"
+        about = json.loads((found / marker).read_text())
+        known = about.get("made_of", {}).get("stated", [])
+        if made_of["stated"][0] not in known:
+            about["made_of"] = {**made_of, "stated": [*known, *made_of["stated"]]}
+            content = json.dumps(about, indent=2) + "\n"
+            storage.write_bytes(found / marker, content.encode())
 
 
 # Looking for one
