@@ -194,9 +194,7 @@ def check(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:
         sides are one field.
     """
     if not are_files_here(parallel) and data_dir:
-        # A set from before statements were written is opened by what a run has recorded.
-        found = list_sets(name, data_dir)
-        if any(not each.made_of or is_stated(each, parallel) for each in found):
+        if any(is_stated(found, parallel) for found in list_sets(name, data_dir)):
             return
         try:
             _check_files(name, parallel)
@@ -338,13 +336,10 @@ def _open_prepared(
     found = [
         each
         for each in list_sets(name, data_dir)
-        if (
-            each.fingerprint == recorded
-            if recorded
-            else is_stated(each, parallel)
-            and each.made_of["sources"] == of
-            and each.about["L"] == L
-        )
+        if is_stated(each, parallel)
+        and each.made_of["sources"] == of
+        and each.about["L"] == L
+        and recorded in ("", each.fingerprint)
     ]
     chosen = prepared.choose(field, found, data_dir)
     if chosen is None:

@@ -12,7 +12,7 @@ import pytest
 from conftest import write_jsonl
 from made_plans import PROFILES, workdir
 
-from imbalance_jax import cli, grid
+from imbalance_jax import cli, grid, storage
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare
@@ -126,6 +126,19 @@ def test_what_cannot_be_seen_from_here_is_said_and_a_store_is_not_looked_into(ho
     assert cache.startswith("IMBALANCE_JAX_CACHE of this shell does not reach jobs")
     unseen, _ = look("slurm-gpu", data_dir="/not/here").notes
     assert unseen.startswith("/not/here cannot be looked at from here")
+
+
+def test_a_store_is_looked_into_when_jobs_are_sent(home, tmp_path, monkeypatch):
+    """A directory stands in for the bucket: what is read of both is the same."""
+    monkeypatch.chdir(tmp_path)
+    known = {name: source.fingerprint for name, source in opened(home).items()}
+    path_of = storage.path_of
+    bucket = {"gs://full/data": home / "data", "gs://empty/data": tmp_path}
+    monkeypatch.setattr(storage, "path_of", lambda path: path_of(bucket.get(path, path)))
+    found = look("gke-v6e", data_dir="gs://full/data", reach=True)
+    assert (found.notes, dict(found.texts)) == ((), {"even_s0": known})
+    with pytest.raises(ValueError, match=r"made of raw/en\.jsonl, .* copy data to gs://empty/data"):
+        look("gke-v6e", data_dir="gs://empty/data", reach=True)
 
 
 def test_weights_to_begin_with_are_where_a_job_looks(home, tmp_path, monkeypatch):
