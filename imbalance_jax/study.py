@@ -71,10 +71,7 @@ def _plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
 def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     runner = study_runner.Runner(directory, study)
     left = _chosen(runner, study)
-    # Until a run has begun, a study's text may change.
-    begun = any(found.state != "absent" for found in directory.states(study).values())
-    recorded = directory.texts() if begun else {}
-    texts = _prepare({name: study.runs[name].config for name in left}, recorded)
+    texts = _prepare({n: study.runs[n].config for n in left}, directory.binding_texts())
     directory.claim(study, texts)
     with directory.held():
         if not left:

@@ -110,6 +110,10 @@ class StudyDirectory:
             return {}
         return {name: spec.text for name, spec in self.study().runs.items() if spec.text}
 
+    def binding_texts(self) -> dict[str, Mapping[str, str]]:
+        """Returns `texts` once any run has begun; until then a study's text may change."""
+        return self.texts() if any(self.path.glob("runs/*/config.json")) else {}
+
     def claim(
         self,
         study: grid.StudyConfig,

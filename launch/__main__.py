@@ -97,7 +97,8 @@ def _check_inputs(
       ValueError: a job could not open what it reads.
     """
     reach = command == "submit" and FLAGS.execute
-    recorded = {} if storage.is_store(directory.path) and not reach else directory.texts()
+    here = reach or not storage.is_store(directory.path)
+    recorded = directory.binding_texts() if here else {}
     return inputs.check_inputs(study, plan, profile, recorded=recorded, reach=reach)
 
 

@@ -54,7 +54,7 @@ def check_inputs(
             _check_init_from(config, plan, reach)
         except ValueError as error:
             raise ValueError(f"Run {run}: {error}") from error
-    notes = [*found.notes(), *_note_environment(plan)]
+    notes = [*found.notes(), *_note_environment(plan), *_note_mirrors(study, plan, profile)]
     return Inputs(tuple(notes), {run: text for run, text in texts.items() if text})
 
 
@@ -228,6 +228,18 @@ def _check_init_from(config: Config, plan: Plan, reach: bool) -> None:
     # A run of the study itself may still be trained before.
     if not inside and not (storage.path_of(path) / "config.json").exists():
         raise ValueError(f"{field}: {path} holds no run. Correct the path.")
+
+
+def _note_mirrors(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list[str]:
+    """Returns a line where runs report to an account whose key jobs are not given."""
+    members = [member for job in plan.jobs for member in job.members]
+    mirrored = any("wandb" in study.runs[member].config.mirrors for member in members)
+    if not mirrored or getattr(profile.settings, "secrets", True):
+        return []
+    return [
+        f"config.mirrors has wandb, and {plan.engine}.secrets of the profile names no secret: jobs "
+        "have no WANDB_API_KEY."
+    ]
 
 
 def _note_environment(plan: Plan) -> list[str]:

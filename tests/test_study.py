@@ -230,5 +230,8 @@ def test_a_study_keeps_which_text_its_runs_open(tmp_path):
     directory.claim(study, {first: {"en": "a"}})
     directory.claim(study, {second: {"en": "b"}})
     assert directory.texts() == {first: {"en": "a"}, second: {"en": "b"}}
+    assert directory.binding_texts() == {}  # until a run has begun with it
+    directory.run(first).claim(study.runs[first].config)
+    assert directory.binding_texts() == directory.texts()
     directory.check(study)  # what it says of text makes a run no other
     assert directory.study().runs[first].hash == study.runs[first].hash

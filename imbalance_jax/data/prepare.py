@@ -582,7 +582,7 @@ def main() -> int:
     if FLAGS.study:
         directory = StudyDirectory(FLAGS.study)
         study = directory.study()
-        made = prepare_runs(_placed(study), directory.texts())
+        made = prepare_runs(_placed(study), directory.binding_texts())
         directory.claim(study, fingerprints_of(made))
     elif "runs" in cli.required_config():
         made = prepare_runs(_placed(grid.resolve(cli.required_config())))

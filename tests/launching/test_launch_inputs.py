@@ -124,7 +124,10 @@ def test_what_cannot_be_seen_from_here_is_said_and_a_store_is_not_looked_into(ho
     assert store.startswith("gs://my-bucket/data is looked at by `submit --execute` only")
     assert "config.sources.en, config.sources.fr, config.parallel.en_fr" in store
     assert cache.startswith("IMBALANCE_JAX_CACHE of this shell does not reach jobs")
-    unseen, _ = look("slurm-gpu", data_dir="/not/here").notes
+    monkeypatch.delenv("IMBALANCE_JAX_CACHE")
+    _, key = look("gke-v6e", mirrors=("wandb",)).notes
+    assert key.endswith("jobs have no WANDB_API_KEY.")
+    (unseen,) = look("slurm-gpu", data_dir="/not/here").notes
     assert unseen.startswith("/not/here cannot be looked at from here")
 
 
