@@ -78,7 +78,7 @@ class _Found:
         """
         found: dict[str, str] = {}
         used = prepare.sources_of(config)
-        joint = prepare.state_joint(config, used)
+        joint = prepare.state_joint(config)
         for name in used:
             source = config.sources[name]
             if source.kind == "synthetic":

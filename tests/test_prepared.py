@@ -200,6 +200,21 @@ def test_sources_of_a_joint_tokenizer_open_from_data_dir_together_or_some_of_the
         prepare.prepare_all(config)
 
 
+def test_a_language_alone_has_the_joint_tokenizer_of_the_mixture_it_is_compared_with(tmp_path):
+    both = two_sources(tmp_path, vocabulary__layout="joint", parallel={})
+    ratio = dataclasses.replace(both.mixture, ratio={"en": 1})
+    alone = dataclasses.replace(both, languages={"en": both.languages["en"]}, mixture=ratio)
+    made = prepare.prepare_all(both)
+    assert prepare.prepare_all(alone)["en"].fingerprint == made["en"].fingerprint
+    (tmp_path / "fr.jsonl").unlink()
+    assert prepare.prepare_all(alone)["en"].fingerprint == made["en"].fingerprint
+    shutil.rmtree(made["fr"].path)
+    with pytest.raises(ValueError, match=r"config\.sources\.fr\.train=.*matches no file"):
+        prepare.prepare_all(alone)  # which tokenizer it is shows in all that it was trained on
+    (tmp_path / "en.jsonl").unlink()
+    assert prepare.prepare_all(alone)["en"].fingerprint == made["en"].fingerprint
+
+
 def test_a_dataset_that_is_prepared_as_ids_is_not_downloaded(made, tmp_path, monkeypatch):
     config, text, _, _ = made
     where = copied(tmp_path, config.data_dir)

@@ -180,8 +180,11 @@ def check_all(config: Config) -> None:
     Raises:
       ValueError: as `check`.
     """
+    used = {language.source for language in config.languages.values()}
     for name, parallel in config.parallel.items():
-        check(name, parallel, config.data_dir)
+        # A set that no two languages of the run are in is not opened.
+        if are_files_here(parallel) or used.issuperset(parallel.sources):
+            check(name, parallel, config.data_dir)
 
 
 def check(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:

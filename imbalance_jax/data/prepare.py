@@ -15,7 +15,7 @@ import hashlib
 import io
 import pathlib
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from absl import flags
@@ -60,16 +60,15 @@ def prepare_all(
     Raises:
       ValueError: a text or tokenizer cannot be used, or neither it nor its prepared form is here.
     """
-    used = sources_of(config)
     # All sources are checked before the first one is worked on.
     found = find_all(config, recorded)
-    for name in used:
+    for name in _read_by(config, found):
         if name not in found:
             check(name, config.sources[name])
-    joint = _joint(config, used, found) if config.vocabulary.layout == "joint" else None
+    joint = _joint(config, found) if config.vocabulary.layout == "joint" else None
     made = {
         name: prepare(name, config.sources[name], config.data_dir, joint, recorded.get(name, ""))
-        for name in used
+        for name in sources_of(config)
     }
     if joint:
         _check_joint(made, config.data_dir)
@@ -81,6 +80,19 @@ def sources_of(config: Config) -> list[str]:
     return sorted({language.source for language in config.languages.values() if language.source})
 
 
+def _read_by(config: Config, found: Mapping[str, prepared.Prepared]) -> list[str]:
+    """Returns the sources that a run opens, and those that its joint tokenizer is trained on.
+
+    Args:
+      config: of the run.
+      found: prepared texts; if they are those of all languages, no tokenizer is trained.
+    """
+    used = sources_of(config)
+    if config.vocabulary.layout != "joint" or found.keys() >= set(used):
+        return used
+    return [*used, *(n for n, part in _parts(config).items() if part and n not in used)]
+
+
 def find_all(
     config: Config, recorded: Mapping[str, str] = types.MappingProxyType({})
 ) -> dict[str, prepared.Prepared]:
@@ -89,14 +101,19 @@ def find_all(
     Raises:
       ValueError: neither a text nor its prepared form is here, or the latter in several versions.
     """
+    joint = state_joint(config)
+    found: dict[str, prepared.Prepared] = {}
+
+    def look(names: Iterable[str]) -> None:
+        for name in names:
+            source = config.sources[name]
+            opened = _find(name, source, config.data_dir, joint, recorded.get(name, ""))
+            if opened:
+                found[name] = opened
+
     used = sources_of(config)
-    joint = state_joint(config, used)
-    found = {}
-    for name in used:
-        source = config.sources[name]
-        opened = _find(name, source, config.data_dir, joint, recorded.get(name, ""))
-        if opened:
-            found[name] = opened
+    look(used)
+    look(name for name in _read_by(config, found) if name not in used)
     return found
 
 
@@ -285,47 +302,45 @@ def _reader(name: str, source: SourceConfig) -> Reader:
     return read
 
 
-def _parts(config: Config, names: Sequence[str]) -> dict[str, int]:
-    """Returns the part of each source in the text of a joint tokenizer."""
-    mix = config.vocabulary.mix
-    return {name: mix.get(name, 0) if mix else 1 for name in names}
+def _parts(config: Config) -> dict[str, int]:
+    """Returns the part of each source in the text of a joint tokenizer; {} if it has a path.
 
-
-def state_joint(config: Config, names: Sequence[str]) -> dict[str, object] | None:
-    """Returns what a config says of the tokenizer of its sources; None if each has its own.
-
-    Args:
-      config: of a run.
-      names: of its sources.
+    Sources without a language count too, so that a language alone has the tokenizer of the mixture
+    that it is compared with.
     """
+    vocabulary = config.vocabulary
+    if vocabulary.tokenizer.path:
+        return {}
+    mix = vocabulary.mix
+    return {name: mix.get(name, 0) if mix else 1 for name in sorted(config.sources)}
+
+
+def state_joint(config: Config) -> dict[str, object] | None:
+    """Returns what a config says of the tokenizer of its sources; None if each has its own."""
     if config.vocabulary.layout != "joint":
         return None
-    parts = _parts(config, names)
-    return prepared.state_joint(config.vocabulary.tokenizer, parts, config.sources)
+    return prepared.state_joint(config.vocabulary.tokenizer, _parts(config), config.sources)
 
 
-def _joint(
-    config: Config, names: Sequence[str], found: Mapping[str, prepared.Prepared]
-) -> Tokenizer:
+def _joint(config: Config, found: Mapping[str, prepared.Prepared]) -> Tokenizer:
     """Returns the tokenizer of all sources, which is trained when it is first needed.
 
     Args:
       config: of the run.
-      names: of its sources.
-      found: the prepared texts of those whose own text is not on this machine.
+      found: the prepared texts of sources whose own text is not on this machine.
     """
     import sentencepiece
 
     tokenizer, mix = config.vocabulary.tokenizer, config.vocabulary.mix
-    stated, parts = state_joint(config, names) or {}, _parts(config, names)
-    if len(found) == len(names):
-        model = (next(iter(found.values())).path / "tokenizer.model").read_bytes()
+    names, parts, stated = sources_of(config), _parts(config), state_joint(config) or {}
+    if found.keys() >= set(names):
+        model = (found[names[0]].path / "tokenizer.model").read_bytes()
         return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
     _check_model("config.vocabulary.tokenizer.path", tokenizer)
     if tokenizer.path:
         model = epath.Path(tokenizer.path).read_bytes()
         return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
-    if not any(parts.values()):
+    if not any(parts[name] for name in names):
         raise ValueError(
             f"config.vocabulary.mix={dict(mix)} has no source of a language. Give one of "
             f"{', '.join(names)} a part."
@@ -338,8 +353,8 @@ def _joint(
                 found[name].made_of.get("text", "")
                 if name in found
                 else _text_fingerprint(name, config.sources[name], config.data_dir)
-                for name in names
-                if parts[name]
+                for name, part in parts.items()
+                if part
             ],
         }
     )

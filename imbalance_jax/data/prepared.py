@@ -229,8 +229,8 @@ def find_source(
     found = choose(f"config.sources.{name}", search(name, data_dir, wanted), data_dir)
     if recorded and not found and not whole:
         raise ValueError(
-            f"config.sources.{name}: {_absent(text_here, file_here)} not on this machine, and "
-            f"{data_dir} has no prepared text of fingerprint {recorded}, which this run was begun "
+            f"config.sources.{name}: its {'tokenizer' if text_here else 'text'} is not on this "
+            f"machine, and {data_dir} has no prepared text of fingerprint {recorded}, which this run was begun "
             f"with. Copy its directory {name}-... from where the run was begun to {data_dir}."
         )
     return found
@@ -296,12 +296,6 @@ def describe(field: str, found: Prepared, data_dir: str) -> str:
     return (
         f"{field}: the text is not read here; prepared text {found.fingerprint} from {data_dir} is."
     )
-
-
-def _absent(text_here: bool, file_here: bool) -> str:
-    if text_here and file_here:
-        return "its text is"
-    return "its text is" if not text_here else "its tokenizer is"
 
 
 def _digests(data_dir: str) -> pathlib.Path:
