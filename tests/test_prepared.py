@@ -152,7 +152,7 @@ def test_of_several_versions_the_recorded_one_is_opened_and_none_by_chance(made,
 
 
 def test_the_embedded_text_of_another_machine_is_opened_where_it_is_recorded(
-    data_dir, english, tmp_path, monkeypatch
+    english, tmp_path, monkeypatch, capsys
 ):
     """Packages differ between machines, so what is installed here does not say what is meant."""
     where = copied(tmp_path, english.path.parent)
@@ -160,9 +160,12 @@ def test_the_embedded_text_of_another_machine_is_opened_where_it_is_recorded(
         if other.name not in (english.path.name,):
             shutil.rmtree(other) if other.is_dir() else other.unlink()
     config = tiny_config(where)
+    prepare.prepare_all(config, {"en": english.fingerprint})
+    assert "not read here" not in capsys.readouterr().out
     monkeypatch.setattr(sys, "version_info", (3, 0, 0, "final", 0))
     opened = prepare.prepare_all(config, {"en": english.fingerprint})
     assert opened["en"].fingerprint == english.fingerprint
+    assert "not read here" in capsys.readouterr().out
     config = changed(config, packages=("absent_here",))
     with pytest.raises(ValueError, match=r"there is no such package .*Nor does"):
         prepare.prepare_all(config)

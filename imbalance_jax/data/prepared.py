@@ -227,11 +227,13 @@ def find_source(
     if not recorded:
         wanted = want_source(name, source, data_dir, joint)
     found = choose(f"config.sources.{name}", search(name, data_dir, wanted), data_dir)
+    if found and whole and found.made_of.get("text") == text.fingerprint(name, source):
+        return None
     if recorded and not found and not whole:
         raise ValueError(
             f"config.sources.{name}: its {'tokenizer' if text_here else 'text'} is not on this "
-            f"machine, and {data_dir} has no prepared text of fingerprint {recorded}, which this run was begun "
-            f"with. Copy its directory {name}-... from where the run was begun to {data_dir}."
+            f"machine, and {data_dir} has no prepared text of fingerprint {recorded}, which this "
+            f"run was begun with. Copy its directory {name}-... from where that was to {data_dir}."
         )
     return found
 
