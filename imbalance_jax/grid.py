@@ -48,6 +48,9 @@ class RunSpec:
     kind: str = "mixture"  # one of KINDS
     figures: tuple[str, ...] = ()  # of the reference study, that it belongs to
     reference: Mapping[str, str] = dataclasses.field(default_factory=dict)  # its setting there
+    # Source -> the fingerprint of its prepared text, once that is known: whatever machine trains
+    # the run opens that text.
+    text: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def hash(self) -> str:

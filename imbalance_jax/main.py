@@ -22,7 +22,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -66,8 +67,18 @@ def main() -> int:
     return _run(run, _computed(config))
 
 
-def _run(run: RunDirectory, config: config_lib.Config) -> int:
-    """Trains one run in its directory."""
+def _run(
+    run: RunDirectory,
+    config: config_lib.Config,
+    text: Mapping[str, str] = types.MappingProxyType({}),
+) -> int:
+    """Trains one run in its directory.
+
+    Args:
+      run: the directory.
+      config: of the run.
+      text: source -> the fingerprint of its text, where a study has recorded it.
+    """
     run.check(config, extend=FLAGS.extend)
     if run.done and config.steps == run.config().steps and not FLAGS.dry_run:
         print(f"{run} is done. See {run.path / 'report.html'}.")
@@ -89,7 +100,7 @@ def _run(run: RunDirectory, config: config_lib.Config) -> int:
             mesh = sharding.make_mesh(config.mesh, jax.devices())
             sharding.check_batch(config, mesh)
             _check(run, config)
-        trainer = Trainer.of_run(config, run, mesh)
+        trainer = Trainer.of_run(config, run, mesh, text)
         print(planning.describe(trainer))
     if FLAGS.dry_run:
         print(planning.forecast(trainer))
@@ -119,21 +130,20 @@ def _check(run: RunDirectory, config: config_lib.Config) -> None:
     if not run.checkpoints.exists():  # a run that has begun needs the other one no more
         loading.check_init_from(config)
     mirrors.check(config.mirrors)
-    for name, texts in config.parallel.items():
-        parallel.check(name, texts)
+    parallel.check_all(config)
 
 
 def _study() -> int:
     """Trains the runs of a study that --members names: one alone, several as a pack."""
     runs = {
-        name: (RunDirectory(os.path.join(FLAGS.study, "runs", name)), config)
-        for name, config in _members().items()
+        name: (RunDirectory(os.path.join(FLAGS.study, "runs", name)), config, text)
+        for name, (config, text) in _members().items()
     }
     if len(runs) == 1:
         return _run(*next(iter(runs.values())))
-    for run, config in runs.values():
+    for run, config, _ in runs.values():
         run.check(config)
-    for name, (run, _) in list(runs.items()):
+    for name, (run, _, _) in list(runs.items()):
         if run.done and not FLAGS.dry_run:
             print(f"{run} is done.")
             del runs[name]
@@ -154,12 +164,12 @@ def _study() -> int:
     with setup("setup"):
         with distributed.agreed():
             mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
-            for run, config in runs.values():
+            for run, config, _ in runs.values():
                 _check(run, config)
         alone = sharding.of_one_member(mesh)
         members = [
-            Member(name, Trainer.of_run(config, run, alone, training=False), run)
-            for name, (run, config) in runs.items()
+            Member(name, Trainer.of_run(config, run, alone, text, training=False), run)
+            for name, (run, config, text) in runs.items()
         ]
         with distributed.agreed():
             pack = Pack(members, mesh)
@@ -170,8 +180,8 @@ def _study() -> int:
     return _train_packs(members, mesh, setup)
 
 
-def _members() -> dict[str, config_lib.Config]:
-    """Returns the configs of the runs that --study and --members name.
+def _members() -> dict[str, tuple[config_lib.Config, Mapping[str, str]]]:
+    """Returns config and recorded text of each run that --study and --members name.
 
     Raises:
       ValueError: there are no such runs, or other flags say what to train too.
@@ -200,7 +210,10 @@ def _members() -> dict[str, config_lib.Config]:
                 f"--members has {name!r}, which is no run of {file}. It has {len(known)}, such as "
                 f"{', '.join(close)}."
             )
-    return {name: _placed(config_lib.resolve(known[name]["config"])) for name in FLAGS.members}
+    return {
+        name: (_placed(config_lib.resolve(known[name]["config"])), known[name].get("text", {}))
+        for name in FLAGS.members
+    }
 
 
 def _placed(config: config_lib.Config) -> config_lib.Config:

@@ -119,6 +119,15 @@ class RunDirectory:
                     "provenance.json)."
                 )
 
+    def texts(self, kind: str = "sources") -> dict[str, str]:
+        """Returns source -> fingerprint of the text that the run was begun with; {} if it was not.
+
+        Args:
+          kind: sources, or parallel for its sets.
+        """
+        before = self.read_json("provenance.json") or {}
+        return {name: about["fingerprint"] for name, about in before.get(kind, {}).items()}
+
     def check_text(self, fingerprints: Mapping[str, str], order_version: int) -> None:
         """Raises ValueError if a run that was begun would go on with other text, or order.
 

@@ -14,7 +14,7 @@ what the reference study reported. Without --workdir it is studies/<config name>
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -73,8 +73,8 @@ def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     options = cli.given_computing()
     runner = study_runner.Runner(directory, study, options=options)
     left = _chosen(runner, study)
-    _prepare([study.runs[name].config for name in left])
-    directory.claim(study)
+    texts = _prepare({n: study.runs[n].config for n in left}, directory.binding_texts())
+    directory.claim(study, texts)
     with directory.held():
         if not left:
             print(f"Nothing is to be trained in {directory}.")
@@ -93,21 +93,23 @@ def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     return cli.FAILED if failed else code
 
 
-def _prepare(configs: Sequence[Config]) -> None:
+def _prepare(
+    configs: Mapping[str, Config], recorded: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
     """Makes the text ready once, so that no two runs that begin together do it at once.
 
     What is wrong with it is found here, before anything is trained.
-    """
-    from imbalance_jax.data import parallel, prepare
 
-    different = {
-        repr((config.sources, config.languages, config.vocabulary, config.parallel)): config
-        for config in configs
-    }
-    for config in different.values():
-        prepare.prepare_all(config)
-        for name, texts in config.parallel.items():
-            parallel.check(name, texts)
+    Args:
+      configs: by run.
+      recorded: source -> fingerprint of its text for runs of a study that was begun.
+
+    Returns:
+      the same for all of these runs.
+    """
+    from imbalance_jax.data import prepare
+
+    return prepare.fingerprints_of(prepare.prepare_runs(configs, recorded))
 
 
 def _chosen(runner: study_runner.Runner, study: grid.StudyConfig) -> list[str]:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -103,8 +104,34 @@ class StudyDirectory:
                     "give what is new a cell of its own."
                 )
 
-    def claim(self, study: grid.StudyConfig) -> None:
-        """Makes the directory this study's own, after `check`."""
+    def texts(self) -> dict[str, Mapping[str, str]]:
+        """Returns source -> fingerprint of its prepared text for each run that has it recorded."""
+        if not (self.path / "study.json").exists():
+            return {}
+        return {name: spec.text for name, spec in self.study().runs.items() if spec.text}
+
+    def binding_texts(self) -> dict[str, Mapping[str, str]]:
+        """Returns `texts` once any run has begun; until then a study's text may change."""
+        return self.texts() if any(self.path.glob("runs/*/config.json")) else {}
+
+    def claim(
+        self,
+        study: grid.StudyConfig,
+        texts: Mapping[str, Mapping[str, str]] = types.MappingProxyType({}),
+    ) -> None:
+        """Makes the directory this study's own, after `check`.
+
+        Args:
+          study: of the config, or of the directory itself.
+          texts: source -> fingerprint of its prepared text for some runs. The others keep what
+            is recorded of them.
+        """
+        known = self.texts() | dict(texts)
+        placed = {
+            name: dataclasses.replace(spec, text=known.get(name, spec.text))
+            for name, spec in study.runs.items()
+        }
+        study = dataclasses.replace(study, runs=placed)
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"version": VERSION, **grid.to_dict(study)}, indent=1) + "\n"
         storage.write_bytes(self.path / "study.json", text.encode())

@@ -172,20 +172,34 @@ class Trainer:
 
     @classmethod
     def of_run(
-        cls, config: Config, run: RunDirectory, mesh: jax.sharding.Mesh, *, training: bool = True
+        cls,
+        config: Config,
+        run: RunDirectory,
+        mesh: jax.sharding.Mesh,
+        text: Mapping[str, str] = types.MappingProxyType({}),
+        *,
+        training: bool = True,
     ) -> "Trainer":
         """Builds and checks all parts of a run, whose text is prepared where it is not yet.
 
         Process 0 prepares it, and the others find it.
 
+        Args:
+          config: of the run.
+          run: its directory.
+          mesh: of the devices.
+          text: source -> the fingerprint of its text, where the run's study has recorded it.
+          training: as of `make`.
+
         Raises:
-          ValueError: as `make`; or the run was begun with other text.
+          ValueError: as `make`; or the run was begun with other text, or its study.
         """
 
         def build() -> Trainer:
             run.check_format()
-            sources = prepare.prepare_all(config)
-            sets = parallel_lib.prepare_all(config, sources)
+            sources = prepare.prepare_all(config, {**text, **run.texts()})
+            prepare.check_recorded(sources, text, config.data_dir)
+            sets = parallel_lib.prepare_all(config, sources, run.texts("parallel"))
             begun = run.begun()
             trainer = cls.make(config, sources, mesh, sets, training=training, begun=begun)
             run.check_text(trainer.fingerprints(), trainer.stream.order_version)

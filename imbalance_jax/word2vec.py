@@ -106,7 +106,7 @@ def _open() -> "tuple[RunDirectory, Opened]":
 
     if FLAGS.data_dir:
         config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
-    opened = Opened.of(config, run.begun())
+    opened = Opened.of(config, run.begun(), run.texts())
     fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
     run.check_text(fingerprints, opened.stream.order_version)
     if not begun:

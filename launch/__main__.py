@@ -20,6 +20,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -27,10 +28,11 @@ from etils import epath
 
 from imbalance_jax import cli, grid, runs, storage
 from imbalance_jax.study_directory import StudyDirectory
-from launch import engines, processes
+from launch import engines, inputs, processes
 from launch import plan as plan_lib
 from launch import profile as profile_lib
 from launch.engines import Rendered, Request
+from launch.inputs import Inputs
 from launch.plan import Plan
 from launch.profile import Profile
 
@@ -73,16 +75,36 @@ def main(names: list[str]) -> int:
         pack_size=FLAGS.pack_size,
         env=_env(),
     )
+    if names[0] == "logs":
+        return _logs(directory, study, plan, profile)
+    found = _check_inputs(directory, study, plan, profile, names[0])
     if names[0] == "preflight":
         from launch import preflight
 
+        _show_notes(found)
         return preflight.run(study, plan, profile)
-    return {
-        "plan": _plan,
-        "render": _render,
-        "submit": _submit,
-        "logs": _logs,
-    }[names[0]](directory, study, plan, profile)
+    return {"plan": _plan, "render": _render, "submit": _submit}[names[0]](
+        directory, study, plan, profile, found
+    )
+
+
+def _check_inputs(
+    directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile, command: str
+) -> Inputs:
+    """Returns what is known of the text and the weights that the jobs of a plan read.
+
+    Raises:
+      ValueError: a job could not open what it reads.
+    """
+    reach = command == "submit" and FLAGS.execute
+    here = reach or not storage.is_store(directory.path)
+    recorded = directory.binding_texts() if here else {}
+    return inputs.check_inputs(study, plan, profile, recorded=recorded, reach=reach)
+
+
+def _show_notes(found: Inputs) -> None:
+    for note in found.notes:
+        print(f"# {note}", file=sys.stderr if FLAGS.format == "json" else sys.stdout)
 
 
 def _study() -> tuple[StudyDirectory, grid.StudyConfig]:
@@ -204,22 +226,34 @@ def _plan_text(plan: Plan) -> str:
     return json.dumps(plan.to_dict(), indent=1) + "\n"
 
 
-def _plan(directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
+def _plan(
+    directory: StudyDirectory,
+    study: grid.StudyConfig,
+    plan: Plan,
+    profile: Profile,
+    found: Inputs,
+) -> int:
     _write(_out(plan), plan, Rendered({}, ()))
     if FLAGS.format == "json":
         print(_plan_text(plan))
     else:
         print(plan_lib.describe(plan))
         print(f"\nWrote {_out(plan) / 'plan.json'}. What would be sent: launch submit, same flags.")
+    _show_notes(found)
     return cli.DONE
 
 
 def _render(
-    directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
+    directory: StudyDirectory,
+    study: grid.StudyConfig,
+    plan: Plan,
+    profile: Profile,
+    found: Inputs,
 ) -> int:
     rendered = _rendered(directory, study, plan, profile)
     _write(_out(plan), plan, rendered)
     _show(rendered)
+    _show_notes(found)
     return cli.DONE
 
 
@@ -234,18 +268,25 @@ def _show(rendered: Rendered) -> None:
 
 
 def _submit(
-    directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
+    directory: StudyDirectory,
+    study: grid.StudyConfig,
+    plan: Plan,
+    profile: Profile,
+    found: Inputs,
 ) -> int:
     rendered = _rendered(directory, study, plan, profile)
+    if FLAGS.execute:
+        _show_notes(found)
     if not FLAGS.execute:
         _write(_out(plan), plan, rendered)
         _show(rendered)
         if FLAGS.format == "text":
             print(f"# The files are in {_out(plan)}.")
             print("# Nothing was submitted. Add --execute to run these commands.")
+        _show_notes(found)
         return cli.DONE
     directory.check(study)
-    directory.claim(study)
+    directory.claim(study, found.texts)
     (directory.path / "logs").mkdir(exist_ok=True)
     folder = epath.Path(plan.folder)
     for place in dict.fromkeys((_out(plan), folder)):

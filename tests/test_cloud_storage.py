@@ -1,6 +1,7 @@
 """Runs and text in an object store: Google Cloud Storage, as an emulator on this machine has it."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -13,13 +14,13 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import tiny_config, write_jsonl
 from etils import epath
 from made_studies import small_grid
 
 from imbalance_jax import grid, storage
 from imbalance_jax.checkpoint import Checkpoints
-from imbalance_jax.config import SourceConfig
+from imbalance_jax.config import SourceConfig, TokenizerConfig
 from imbalance_jax.data import files, prepare, sources
 from imbalance_jax.metrics_log import MetricsFile, MetricsSegments
 from imbalance_jax.runs import RunDirectory
@@ -198,6 +199,30 @@ def test_what_was_prepared_here_and_copied_to_a_store_is_found_there(
         np.testing.assert_array_equal(there.tokens(split), english.tokens(split))
         np.testing.assert_array_equal(there.documents(split), english.documents(split))
     assert not [path for path in tmp_path.rglob("*.array_record*")]  # what was copied is gone
+
+
+def test_text_opens_from_a_store_alone_by_its_statement_and_by_its_fingerprint(
+    bucket, english, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("IMBALANCE_JAX_CACHE", str(tmp_path / "cache"))
+    write_jsonl(tmp_path / "en.jsonl", [f"Text {n} says {n % 7}." for n in range(300)])
+    source = SourceConfig(
+        kind="files",
+        train=str(tmp_path / "en.jsonl"),
+        tokenizer=TokenizerConfig(path=str(tmp_path / "en.model")),
+    )
+    (tmp_path / "en.model").write_bytes(english.model)
+    there = f"{bucket}/alone"
+    before = prepare.prepare("en", source, there)  # written to the store, where it has a name more
+    (tmp_path / "en.jsonl").unlink()
+    (tmp_path / "en.model").unlink()
+    opened = prepare.prepare("en", source, there)
+    assert opened.fingerprint == before.fingerprint
+    np.testing.assert_array_equal(opened.tokens("test"), before.tokens("test"))
+    other = dataclasses.replace(source, field="body")
+    with pytest.raises(ValueError, match="Nor does gs://bucket/alone have config.sources.en"):
+        prepare.prepare("en", other, there)
+    assert prepare.prepare("en", other, there, recorded=before.fingerprint).path == opened.path
 
 
 def test_a_study_is_claimed_and_found_in_a_store(bucket):

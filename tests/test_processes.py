@@ -45,10 +45,10 @@ REFUSING = """
 import os
 from imbalance_jax.data import prepare
 prepare_all = prepare.prepare_all
-def refuse(config):
+def refuse(config, *recorded):
     if os.environ["IMB_PROCESS_ID"] == "1":
         raise ValueError("config.data_dir cannot be read here.")
-    return prepare_all(config)
+    return prepare_all(config, *recorded)
 prepare.prepare_all = refuse
 """
 

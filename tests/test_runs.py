@@ -43,3 +43,11 @@ def test_a_directory_that_was_only_held_is_still_empty(tmp_path):
     run = RunDirectory(tmp_path)
     (tmp_path / ".lock").touch()
     run.check(config_lib.resolve(mixture("1:1")))
+
+
+def test_a_run_says_which_text_it_was_begun_with(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.texts() == run.texts("parallel") == {}
+    sources, sets = {"en": {"fingerprint": "a", "kind": "files"}}, {"en_fr": {"fingerprint": "b"}}
+    run.write_json("provenance.json", {"sources": sources, "parallel": sets})
+    assert (run.texts(), run.texts("parallel")) == ({"en": "a"}, {"en_fr": "b"})

@@ -236,3 +236,18 @@ def test_the_commands_refuse_what_they_cannot_do(tmp_path):
     assert "has no study.json" in refused("status", "--workdir=x")
     config = pathlib.Path(__file__).parents[1] / "configs" / "90_10.py"
     assert "no field `runs`" in refused("plan", f"--config={config}")
+
+
+def test_a_study_keeps_which_text_its_runs_open(tmp_path):
+    study, directory = grid.resolve(small_grid(seeds=2)), StudyDirectory(tmp_path / "s")
+    directory.claim(study)
+    assert directory.texts() == {}
+    first, second, *_ = study.runs
+    directory.claim(study, {first: {"en": "a"}})
+    directory.claim(study, {second: {"en": "b"}})
+    assert directory.texts() == {first: {"en": "a"}, second: {"en": "b"}}
+    assert directory.binding_texts() == {}  # until a run has begun with it
+    directory.run(first).claim(study.runs[first].config)
+    assert directory.binding_texts() == directory.texts()
+    directory.check(study)  # what it says of text makes a run no other
+    assert directory.study().runs[first].hash == study.runs[first].hash

@@ -128,6 +128,11 @@ def size(source: SourceConfig) -> int:
     )
 
 
+def is_here(name: str, source: SourceConfig) -> bool:
+    """Whether a dataset lies prepared in its dataset_dir; one that TFDS could download does not."""
+    return bool(_find(name, source))
+
+
 # Datasets with labels, for the tasks of tasks.py
 
 

@@ -128,6 +128,11 @@ def size(source: SourceConfig) -> int:
     return 0
 
 
+def is_here(name: str, source: SourceConfig) -> bool:
+    """Whether every package that a source names is installed."""
+    return all(_locations(package) for package in source.packages)
+
+
 # Which files
 
 

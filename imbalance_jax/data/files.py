@@ -119,6 +119,17 @@ def size(source: SourceConfig) -> int:
     return sum(_text_size(source, path) for path in patterns.find_paths(source.train))
 
 
+def is_here(name: str, source: SourceConfig) -> bool:
+    """Whether any pattern of a source matches a file of this machine."""
+    matched = (patterns.match_pattern(pattern) for pattern in patterns_of(source))
+    return any(paths for alternatives in matched for _, paths in alternatives)
+
+
+def patterns_of(source: SourceConfig) -> list[str]:
+    """Returns the paths and patterns of all splits of a source."""
+    return [p for split in SPLITS for p in patterns.split_patterns(getattr(source, split))]
+
+
 def _text_size(source: SourceConfig, path: str) -> int:
     if path.endswith(".parquet"):
         return _column_size(path, source.field)

@@ -20,6 +20,7 @@ Exit code 1 says that a check failed, or that two things differ.
 
 import dataclasses
 import json
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,14 +48,20 @@ class Opened:
     stream: Stream
 
     @classmethod
-    def of(cls, config: Config, begun: Config | None = None) -> "Opened":
+    def of(
+        cls,
+        config: Config,
+        begun: Config | None = None,
+        recorded: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> "Opened":
         """Opens what is prepared; text that is not is prepared first.
 
         Args:
           config: of the run.
           begun: what it was begun with, if it was.
+          recorded: source -> the fingerprint of the text that it was begun with.
         """
-        prepared = prepare.prepare_all(config)
+        prepared = prepare.prepare_all(config, recorded)
         config = with_ratio(config, prepared, begun)
         return cls(config, prepared, Stream(config, prepared))
 
@@ -67,7 +74,7 @@ class Opened:
         """
         run = RunDirectory(path)
         run.check_format()
-        opened = cls.of(run.config(), run.begun())
+        opened = cls.of(run.config(), run.begun(), run.texts())
         fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
         run.check_text(fingerprints, opened.stream.order_version)
         return opened

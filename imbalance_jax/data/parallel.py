@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from imbalance_jax import languages, storage
 from imbalance_jax.config import Config, LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import fields as fields_lib
 from imbalance_jax.data import files as files_lib
-from imbalance_jax.data import patterns, synthetic, views
+from imbalance_jax.data import patterns, prepared, synthetic, views
 from imbalance_jax.data import sources as sources_lib
 from imbalance_jax.data.corpora import AnySource
 from imbalance_jax.progress import Progress
@@ -150,30 +151,72 @@ class ParallelSet:
         return np.concatenate([before_P1, ids_PL], axis=1), weight_PL
 
 
-def prepare_all(config: Config, sources: Mapping[str, AnySource]) -> dict[str, ParallelSet]:
+def prepare_all(
+    config: Config,
+    sources: Mapping[str, AnySource],
+    recorded: Mapping[str, str] = types.MappingProxyType({}),
+) -> dict[str, ParallelSet]:
     """Returns the sets of a run by name: those of whose sources both are prepared.
+
+    Args:
+      config: of the run.
+      sources: the prepared sources by name.
+      recorded: set -> the fingerprint that a run was begun with.
 
     Raises:
       ValueError: as `prepare`; all sets are checked before the first one is worked on.
     """
     used = [n for n in sorted(config.parallel) if set(config.parallel[n].sources) <= set(sources)]
     for name in used:
-        check(name, config.parallel[name])
+        check(name, config.parallel[name], config.data_dir)
     return {
         name: prepare(
-            name, config.parallel[name], sources, config.sources, config.model.L, config.data_dir
+            name,
+            config.parallel[name],
+            sources,
+            config.sources,
+            config.model.L,
+            config.data_dir,
+            recorded.get(name, ""),
         )
         for name in used
     }
 
 
-def check(name: str, parallel: ParallelConfig) -> None:
-    """Finds what is wrong with the files of a set without reading more than their first pair.
+def check_all(config: Config) -> None:
+    """Finds what is wrong with the files of the sets of a run without reading them.
+
+    Raises:
+      ValueError: as `check`.
+    """
+    used = {language.source for language in config.languages.values()}
+    for name, parallel in config.parallel.items():
+        # A set that no two languages of the run are in is not opened.
+        if are_files_here(parallel) or used.issuperset(parallel.sources):
+            check(name, parallel, config.data_dir)
+
+
+def check(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:
+    """Finds what is wrong with the files of a set without reading them.
+
+    Where none of them is on this machine, its prepared form has to be in data_dir.
 
     Raises:
       ValueError: a file is missing, empty, named twice or of an unknown ending, or both
         sides are one field, or one of them is not there.
     """
+    if not are_files_here(parallel) and data_dir:
+        if any(is_stated(found, parallel) for found in list_sets(name, data_dir)):
+            return
+        try:
+            _check_files(name, parallel)
+        except ValueError as error:
+            advice = prepared.advise(f"config.parallel.{name}", f"parallel-{name}", data_dir)
+            raise ValueError(f"{error} {advice}") from error
+    _check_files(name, parallel)
+
+
+def _check_files(name: str, parallel: ParallelConfig) -> None:
     fields = _fields(parallel)
     if len(set(fields)) != 2:
         raise ValueError(
@@ -228,8 +271,11 @@ def prepare(
     configs: Mapping[str, SourceConfig],
     L: int,
     data_dir: str,
+    recorded: str = "",
 ) -> ParallelSet:
     """Returns the packed pairs of two sources, from disk if they are there already.
+
+    Where their files are not on this machine, the set that was made of them is opened.
 
     Args:
       name: of the set in config.parallel.
@@ -238,13 +284,16 @@ def prepare(
       configs: config.sources, of which the synthetic ones are read.
       L: ids in a row.
       data_dir: where the set is kept.
+      recorded: the fingerprint of the set that a run was begun with; "" if none.
 
     Raises:
       ValueError: the files cannot be used, or no pair is left, and nothing is left half
         made; or what is on disk is damaged.
     """
-    check(name, parallel)
+    check(name, parallel, data_dir)
     pair = (sources[parallel.sources[0]], sources[parallel.sources[1]])
+    if not are_files_here(parallel):
+        return _open_prepared(name, parallel, pair, L, data_dir, recorded)
     fingerprint = config_lib.digest(
         {
             "version": _VERSION,
@@ -255,9 +304,75 @@ def prepare(
     )
     path = storage.path_of(data_dir) / f"parallel-{name}-{fingerprint}"
     there = storage.find(path, _MARKER) if storage.is_store(path) else path.exists()
-    if not there:
-        _make(name, parallel, pair, configs, L, path, fingerprint)
+    if there:
+        found = _open(path)
+        prepared.add_statement(path, _MARKER, _made_of(parallel, pair))
+        return found
+    _make(name, parallel, pair, configs, L, path, fingerprint)
     return _open(path)
+
+
+def are_files_here(parallel: ParallelConfig) -> bool:
+    """Whether any file of a set is on this machine; synthetic pairs need none."""
+    return not parallel.path or any(
+        os.path.exists(path) for path in patterns.find_paths(parallel.path)
+    )
+
+
+def _state(parallel: ParallelConfig) -> dict[str, Any]:
+    """Returns what the config says that a set is, as plain values; see prepared.py."""
+    defaults = tuple(field.name for field in dataclasses.fields(ParallelConfig))
+    return config_lib.to_dict(parallel, leave_out={ParallelConfig: defaults})
+
+
+def _made_of(parallel: ParallelConfig, pair: tuple[AnySource, AnySource]) -> dict[str, Any]:
+    sources = [source.fingerprint for source in pair]
+    return {"sources": sources, "stated": [_state(parallel)]}
+
+
+def list_sets(name: str, data_dir: str) -> list[prepared.Prepared]:
+    """Returns the prepared sets of a name in data_dir, whatever they were made of."""
+    return prepared.list_prepared(data_dir, f"parallel-{name}", _MARKER)
+
+
+def is_stated(found: prepared.Prepared, parallel: ParallelConfig) -> bool:
+    """Whether a prepared set was made of what the config says."""
+    return _state(parallel) in found.stated
+
+
+def _open_prepared(
+    name: str,
+    parallel: ParallelConfig,
+    pair: tuple[AnySource, AnySource],
+    L: int,
+    data_dir: str,
+    recorded: str,
+) -> ParallelSet:
+    """Returns the set that was made of files which are not on this machine.
+
+    Raises:
+      ValueError: there is none for this text, these tokenizers and this L, or there are several.
+    """
+    field = f"config.parallel.{name}"
+    of = [source.fingerprint for source in pair]
+    found = [
+        each
+        for each in list_sets(name, data_dir)
+        if is_stated(each, parallel)
+        and each.made_of["sources"] == of
+        and each.about["L"] == L
+        and recorded in ("", each.fingerprint)
+    ]
+    chosen = prepared.choose(field, found, data_dir)
+    if chosen is None:
+        advice = prepared.advise(field, f"parallel-{name}", data_dir)
+        raise ValueError(
+            f"{field}: none of its files is on this machine (path={parallel.path!r}), and no set "
+            f"in {data_dir} was made of them for this run's text, tokenizers and config.model.L="
+            f"{L}. {advice}"
+        )
+    print(prepared.describe(field, chosen, data_dir), flush=True)
+    return _open(chosen.path)
 
 
 def _pairs_key(
@@ -318,6 +433,7 @@ def _make(
         "L": L,
         "rows": len(packed.pairs_P),
         "counts": counts,
+        "made_of": _made_of(parallel, pair),
     }
     _write(path, about, arrays)
     print(

@@ -1,9 +1,13 @@
 """Turns text into a prepared source: trains its tokenizer, writes its ids.
 
     python -m imbalance_jax.data.prepare --config=configs/90_10.py
+    python -m imbalance_jax.data.prepare --config=configs/studies/ratio.py:scale=small
+    python -m imbalance_jax.data.prepare --study=studies/ratio
 
-A run prepares what it needs by itself; this command does it ahead of time. What is already
-there, keyed by the text and the tokenizer, costs nothing.
+A run prepares what it needs by itself; this command does it ahead of time, for a run or for all
+runs of a study, parallel sets included. What is already there, keyed by the text and the
+tokenizer, costs nothing. A copy of data_dir is all that a run needs on another machine, where the
+text is not: see prepared.py.
 """
 
 import dataclasses
@@ -11,18 +15,23 @@ import functools
 import hashlib
 import io
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
+from absl import flags
 from etils import epath
 
-from imbalance_jax import cli, storage
+from imbalance_jax import cli, grid, storage
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig, TokenizerConfig
 from imbalance_jax.data import coverage as coverage_lib
-from imbalance_jax.data import mixture, sources, synthetic, text
+from imbalance_jax.data import mixture, prepared, sources, synthetic, text
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.progress import Progress
+from imbalance_jax.study_directory import StudyDirectory
+
+FLAGS = flags.FLAGS
 
 # Bytes of text that a tokenizer is trained on; of a larger corpus a share of its paragraphs,
 # chosen by a hash (a document may be larger than the whole sample).
@@ -41,16 +50,116 @@ class Tokenizer:
 
     key: str
     model: Callable[[], bytes]
+    stated: Mapping[str, object]  # what the config says of it; see prepared.state_joint
 
 
-def prepare_all(config: Config) -> dict[str, sources.Source | synthetic.SyntheticSource]:
-    """Returns the prepared source of every language of a run, making what is missing."""
-    used = sorted({language.source for language in config.languages.values() if language.source})
+def prepare_all(
+    config: Config, recorded: Mapping[str, str] = types.MappingProxyType({})
+) -> dict[str, sources.Source | synthetic.SyntheticSource]:
+    """Returns the prepared source of every language of a run, making what is missing.
+
+    Args:
+      config: of the run.
+      recorded: source -> the fingerprint of the text that the run was begun with, or its study.
+
+    Raises:
+      ValueError: a text or tokenizer cannot be used, or neither it nor its prepared form is here.
+    """
     # All sources are checked before the first one is worked on.
-    for name in used:
-        check(name, config.sources[name])
-    joint = _joint(config, used) if config.vocabulary.layout == "joint" else None
-    return {name: prepare(name, config.sources[name], config.data_dir, joint) for name in used}
+    found = find_all(config, recorded)
+    for name in _read_by(config, found):
+        if name not in found:
+            check(name, config.sources[name])
+    joint = _joint(config, found) if config.vocabulary.layout == "joint" else None
+    made = {
+        name: prepare(name, config.sources[name], config.data_dir, joint, recorded.get(name, ""))
+        for name in sources_of(config)
+    }
+    if joint:
+        _check_joint(made, config.data_dir)
+    return made
+
+
+def sources_of(config: Config) -> list[str]:
+    """Returns the names of the sources that the languages of a run have."""
+    return sorted({language.source for language in config.languages.values() if language.source})
+
+
+def _read_by(config: Config, found: Mapping[str, prepared.Prepared]) -> list[str]:
+    """Returns the sources that a run opens, and those that its joint tokenizer is trained on.
+
+    Args:
+      config: of the run.
+      found: prepared texts; if they are those of all languages, no tokenizer is trained.
+    """
+    used = sources_of(config)
+    if config.vocabulary.layout != "joint" or found.keys() >= set(used):
+        return used
+    return [*used, *(n for n, part in _parts(config).items() if part and n not in used)]
+
+
+def find_all(
+    config: Config, recorded: Mapping[str, str] = types.MappingProxyType({})
+) -> dict[str, prepared.Prepared]:
+    """Returns the prepared text of each source of a run whose own text is not on this machine.
+
+    Raises:
+      ValueError: neither a text nor its prepared form is here, or the latter in several versions.
+    """
+    joint = state_joint(config)
+    found: dict[str, prepared.Prepared] = {}
+
+    def look(names: Iterable[str]) -> None:
+        for name in names:
+            source = config.sources[name]
+            opened = _find(name, source, config.data_dir, joint, recorded.get(name, ""))
+            if opened:
+                found[name] = opened
+
+    used = sources_of(config)
+    look(used)
+    look(name for name in _read_by(config, found) if name not in used)
+    return found
+
+
+def _find(
+    name: str,
+    source: SourceConfig,
+    data_dir: str,
+    joint: Mapping[str, object] | None,
+    recorded: str,
+) -> prepared.Prepared | None:
+    """Returns what `prepared.find_source` does.
+
+    Raises:
+      ValueError: as it does; or the text is not here, and nothing is found in its place.
+    """
+    found = prepared.find_source(name, source, data_dir, joint, recorded)
+    if found is None and source.kind != "synthetic":
+        path = joint.get("path", "") if joint else source.tokenizer.path
+        if not (prepared.is_text_here(name, source) and prepared.is_file_here(str(path))):
+            try:
+                check(name, source)
+                _check_model("config.vocabulary.tokenizer.path", TokenizerConfig(path=str(path)))
+            except ValueError as error:
+                advice = prepared.advise(f"config.sources.{name}", name, data_dir)
+                raise ValueError(f"{error} {advice}") from error
+    return found
+
+
+def _check_joint(
+    made: Mapping[str, sources.Source | synthetic.SyntheticSource], data_dir: str
+) -> None:
+    """Raises ValueError if sources of a joint tokenizer were prepared with different ones."""
+    models: dict[str, str] = {}
+    for name, source in made.items():
+        models.setdefault(source.about["tokenizer"], name)
+    if len(models) > 1:
+        raise ValueError(
+            f"config.vocabulary.layout='joint' has one tokenizer for all sources, and "
+            f"{' and '.join(models.values())} were prepared with different ones in {data_dir}. "
+            "Prepare them anew where their text is, and copy both."
+        )
 
 
 def check(name: str, source: SourceConfig) -> None:
@@ -77,21 +186,33 @@ def _check_model(field: str, tokenizer: TokenizerConfig) -> None:
 
 
 def prepare(
-    name: str, source: SourceConfig, data_dir: str, tokenizer: Tokenizer | None = None
+    name: str,
+    source: SourceConfig,
+    data_dir: str,
+    tokenizer: Tokenizer | None = None,
+    recorded: str = "",
 ) -> sources.Source | synthetic.SyntheticSource:
     """Returns a prepared source, from disk if its text and tokenizer are there already.
+
+    Where the text is not on this machine, what is prepared of it in data_dir is opened.
 
     Args:
       name: of the source in config.sources.
       source: what its text and, without a shared one, its tokenizer are.
       data_dir: where prepared sources are kept.
       tokenizer: one that it shares with other sources, in place of its own.
+      recorded: the fingerprint of the text that a run was begun with; "" if none.
 
     Raises:
       ValueError: the text or the tokenizer cannot be used; nothing is left half made.
     """
     if source.kind == "synthetic" and not source.synthetic.tokens:
         return synthetic.SyntheticSource(name, source.synthetic)
+    joint = tokenizer.stated if tokenizer else None
+    found = _find(name, source, data_dir, joint, recorded)
+    if found:
+        print(prepared.describe(f"config.sources.{name}", found, data_dir), flush=True)
+        return sources.open_source(name, found.path, sources.cache_dir(data_dir))
     text_key = _text_fingerprint(name, source, data_dir)
     # Of what is asked for; the fingerprint follows from what is made.
     key = config_lib.digest(
@@ -102,8 +223,11 @@ def prepare(
         }
     )
     path = storage.path_of(data_dir) / f"{name}-{key}"
-    if not sources.is_prepared(path):
-        _make(name, source, path, text_key, key, tokenizer)
+    made_of = prepared.describe_source(source, text_key, joint)
+    if sources.is_prepared(path):
+        prepared.add_statement(path, sources.MARKER, made_of)
+    else:
+        _make(name, source, path, text_key, key, tokenizer, made_of)
     return sources.open_source(name, path, sources.cache_dir(data_dir))
 
 
@@ -128,8 +252,11 @@ def _make(
     text_key: str,
     key: str,
     tokenizer: Tokenizer | None,
+    made_of: Mapping[str, object],
 ) -> None:
-    write = functools.partial(sources.write, path, name=name, text=text_key, key=key)
+    write = functools.partial(
+        sources.write, path, name=name, text=text_key, key=key, made_of=made_of
+    )
     if source.kind == "synthetic":
         model = synthetic.SyntheticSource(name, source.synthetic).model
         write(tokenizer=model, documents=synthetic.documents(source.synthetic))
@@ -177,15 +304,43 @@ def _reader(name: str, source: SourceConfig) -> Reader:
     return read
 
 
-def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
-    """Returns the tokenizer of all sources, which is trained when it is first needed."""
+def _parts(config: Config) -> dict[str, int]:
+    """Returns the part of each source in the text of a joint tokenizer; {} if it has a path.
+
+    Sources without a language count too, so that a language alone has the tokenizer of the mixture
+    that it is compared with.
+    """
+    vocabulary = config.vocabulary
+    if vocabulary.tokenizer.path:
+        return {}
+    mix = vocabulary.mix
+    return {name: mix.get(name, 0) if mix else 1 for name in sorted(config.sources)}
+
+
+def state_joint(config: Config) -> dict[str, object] | None:
+    """Returns what a config says of the tokenizer of its sources; None if each has its own."""
+    if config.vocabulary.layout != "joint":
+        return None
+    return prepared.state_joint(config.vocabulary.tokenizer, _parts(config), config.sources)
+
+
+def _joint(config: Config, found: Mapping[str, prepared.Prepared]) -> Tokenizer:
+    """Returns the tokenizer of all sources, which is trained when it is first needed.
+
+    Args:
+      config: of the run.
+      found: the prepared texts of sources whose own text is not on this machine.
+    """
     tokenizer, mix = config.vocabulary.tokenizer, config.vocabulary.mix
+    names, parts, stated = sources_of(config), _parts(config), state_joint(config) or {}
+    if found.keys() >= set(names):
+        model = (found[names[0]].path / "tokenizer.model").read_bytes()
+        return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
     _check_model("config.vocabulary.tokenizer.path", tokenizer)
     if tokenizer.path:
         model = epath.Path(tokenizer.path).read_bytes()
-        return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model)
-    parts = {name: mix.get(name, 0) if mix else 1 for name in names}
-    if not any(parts.values()):
+        return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
+    if not any(parts[name] for name in names):
         raise ValueError(
             f"config.vocabulary.mix={dict(mix)} has no source of a language. Give one of "
             f"{', '.join(names)} a part."
@@ -195,9 +350,11 @@ def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
             "tokenizer": config_lib.to_dict(tokenizer),
             "parts": parts,
             "texts": [
-                _text_fingerprint(name, config.sources[name], config.data_dir)
-                for name in names
-                if parts[name]
+                found[name].made_of.get("text", "")
+                if name in found
+                else _text_fingerprint(name, config.sources[name], config.data_dir)
+                for name, part in parts.items()
+                if part
             ],
         }
     )
@@ -219,7 +376,7 @@ def _joint(config: Config, names: Sequence[str]) -> Tokenizer:
             ) from error
         return model
 
-    return Tokenizer(key, model_of_all)
+    return Tokenizer(key, model_of_all, stated)
 
 
 def _joint_sample(config: Config, parts: Mapping[str, int]) -> list[str]:
@@ -385,13 +542,100 @@ def _batches(
         yield batch
 
 
+# Of several runs, and from the command line
+
+
+def prepare_runs(
+    configs: Mapping[str, Config],
+    recorded: Mapping[str, Mapping[str, str]] = types.MappingProxyType({}),
+) -> dict[str, dict[str, sources.Source | synthetic.SyntheticSource]]:
+    """Prepares the text and the parallel sets of several runs, each once.
+
+    Args:
+      configs: by run.
+      recorded: by run, as of `prepare_all`.
+
+    Returns:
+      the prepared sources of each run by name.
+
+    Raises:
+      ValueError: as `prepare_all`, or the text is not the recorded one.
+    """
+    from imbalance_jax.data import parallel
+
+    known: dict[str, dict[str, sources.Source | synthetic.SyntheticSource]] = {}
+    found = {}
+    for run, config in configs.items():
+        mine = recorded.get(run, {})
+        parts = (config.sources, config.languages, config.vocabulary, config.parallel)
+        key = repr((config.data_dir, parts, config.model.L, dict(mine)))
+        if key not in known:
+            made = prepare_all(config, mine)
+            check_recorded(made, mine, config.data_dir)
+            parallel.prepare_all(config, made)
+            known[key] = made
+        found[run] = known[key]
+    return found
+
+
+def check_recorded(
+    made: Mapping[str, sources.Source | synthetic.SyntheticSource],
+    recorded: Mapping[str, str],
+    data_dir: str,
+) -> None:
+    """Raises ValueError if a study that was begun with one text would go on with another."""
+    for name, source in made.items():
+        theirs = recorded.get(name, source.fingerprint)
+        if theirs != source.fingerprint:
+            raise ValueError(
+                f"config.sources.{name}: the study was begun with the text of fingerprint {theirs} "
+                f"and this machine's has {source.fingerprint}. Copy {name}-... of that fingerprint "
+                f"to {data_dir}, or put the text and its tokenizer back as they were, or use "
+                "another --workdir for the study."
+            )
+
+
+def define_flags() -> None:
+    cli.define_config()
+    flags.DEFINE_string("study", None, "A study's directory, in place of --config.")
+    flags.DEFINE_string("data_dir", None, "Where to, if not to config.data_dir.")
+
+
 def main() -> int:
-    config = config_lib.resolve(cli.required_config())
-    for name, source in prepare_all(config).items():
+    if FLAGS.study:
+        directory = StudyDirectory(FLAGS.study)
+        study = directory.study()
+        made = prepare_runs(_placed(study), directory.binding_texts())
+        directory.claim(study, fingerprints_of(made))
+    elif "runs" in cli.required_config():
+        made = prepare_runs(_placed(grid.resolve(cli.required_config())))
+    else:
+        made = prepare_runs({"": _place(config_lib.resolve(cli.required_config()))})
+    different = {(n, s.fingerprint): s for found in made.values() for n, s in found.items()}
+    for (name, _), source in sorted(different.items()):
         print(f"{name}: {source.fingerprint}, {source.count('train'):,} tokens to train on")
-    return 0
+    return cli.DONE
+
+
+def fingerprints_of(
+    made: Mapping[str, Mapping[str, sources.Source | synthetic.SyntheticSource]],
+) -> dict[str, dict[str, str]]:
+    """Returns source -> fingerprint for each run, of what `prepare_runs` returns."""
+    return {
+        run: {name: source.fingerprint for name, source in found.items()}
+        for run, found in made.items()
+    }
+
+
+def _placed(study: grid.StudyConfig) -> dict[str, Config]:
+    return {name: _place(spec.config) for name, spec in study.runs.items()}
+
+
+def _place(config: Config) -> Config:
+    """Returns a run's config with the place that --data_dir names."""
+    return dataclasses.replace(config, data_dir=FLAGS.data_dir or config.data_dir)
 
 
 if __name__ == "__main__":
-    cli.define_config()
+    define_flags()
     cli.run(main)

@@ -5,7 +5,8 @@ A prepared source is a directory that TFDS reads:
     dataset_info.json, features.json, <name>-<split>.array_record-*    the ids
     tokenizer.model                                                    SentencePiece
     counts.npy      how often each id occurs in the text to train on
-    source.json     fingerprint of text, tokenizer and ids, counts and digests of each split
+    source.json     fingerprint of text, tokenizer and ids, counts and digests of each split, and
+                    what the config says that they are (prepared.py reads that)
 
 A record holds many windows: a record costs about 30 us of Python, a window of a memory map
 next to nothing. Opening a split therefore yields a flat memory-mapped array of ids, and a
@@ -27,6 +28,7 @@ import json
 import os
 import pathlib
 import tempfile
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -45,7 +47,7 @@ FORMAT = 3  # part of every fingerprint: raise it when directories are written o
 # of its text.
 DOCUMENT = np.dtype([("start", np.int64), ("id", np.uint64), ("bytes", np.int64)])
 
-_MARKER = "source.json"  # what a directory has when it is whole
+MARKER = "source.json"  # what a directory has when it is whole
 _RECORD = 1 << 18  # ids in one record
 _SHARD = 256  # records in one file: 128 MB of 16-bit ids
 
@@ -261,7 +263,7 @@ def cache_dir(data_dir: str) -> pathlib.Path:
 
 def is_prepared(path: epath.Path) -> bool:
     """Whether `write` made a directory."""
-    return storage.find(path, _MARKER) is not None
+    return storage.find(path, MARKER) is not None
 
 
 def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
@@ -270,12 +272,12 @@ def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
     Raises:
       ValueError: it is damaged.
     """
-    path = storage.find(epath.Path(path), _MARKER) or epath.Path(path)
+    path = storage.find(epath.Path(path), MARKER) or epath.Path(path)
     try:
-        about = json.loads((path / _MARKER).read_text())
+        about = json.loads((path / MARKER).read_text())
     except ValueError as error:
         raise ValueError(
-            f"{path / _MARKER} cannot be read ({error}). Delete the directory; the next run "
+            f"{path / MARKER} cannot be read ({error}). Delete the directory; the next run "
             "prepares it again."
         ) from error
     if about["format"] != FORMAT:
@@ -305,6 +307,7 @@ def write(
     tokenizer: bytes,
     documents: Iterable[Encoded],
     key: str = "",
+    made_of: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes a prepared source, whole or not at all.
 
@@ -317,13 +320,15 @@ def write(
       tokenizer: the SentencePiece model.
       documents: in order.
       key: stands for what was asked for.
+      made_of: plain values that its text is found by where that is not on the machine; see
+        prepared.py.
 
     Raises:
       ValueError: there is nothing to train on.
     """
     size = TextTokenizer(tokenizer).size
     dtype = np.dtype(np.uint16 if size <= 1 << 16 else np.uint32)
-    with storage.made_whole(epath.Path(path), _MARKER) as made:
+    with storage.made_whole(epath.Path(path), MARKER) as made:
         writer = _Writer(made, name, dtype, size)
         for document in documents:
             writer.add(Encoded(*document))
@@ -352,8 +357,9 @@ def write(
             "tokens": writer.tokens,
             "bytes": writer.bytes,
             "lost_bytes": writer.lost_bytes,
+            "made_of": dict(made_of),
         } | results
-        (made / _MARKER).write_text(json.dumps(about, indent=2) + "\n")
+        (made / MARKER).write_text(json.dumps(about, indent=2) + "\n")
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")
 

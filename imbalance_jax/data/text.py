@@ -67,6 +67,8 @@ class _Kind(Protocol):
 
     def size(self, source: SourceConfig) -> int: ...
 
+    def is_here(self, name: str, source: SourceConfig) -> bool: ...
+
 
 def _kind(source: SourceConfig) -> _Kind:
     # Not above: these modules begin with what is defined here.
@@ -190,6 +192,14 @@ def fingerprint(name: str, source: SourceConfig, cache: pathlib.Path | None = No
 def size(source: SourceConfig) -> int:
     """Returns about how many bytes of text there are to train on; 0 if that is not known."""
     return _kind(source).size(source)
+
+
+def is_here(name: str, source: SourceConfig) -> bool:
+    """Whether this machine has any of the text of a source, as far as that shows unread.
+
+    Where it has only some, `check` says what is missing.
+    """
+    return _kind(source).is_here(name, source)
 
 
 def cores() -> int:

@@ -226,6 +226,7 @@ def test_the_commands_of_the_readme_are_understood(tmp_path):
     for name in ("configs", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     StudyDirectory(tmp_path / "studies/ratio").claim(mine)
+    (tmp_path / "data").mkdir()
     env = {
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),

@@ -1,0 +1,308 @@
+"""Finds prepared text in data_dir where the text that it was made of is not on this machine.
+
+Whoever prepares a text writes `made_of` beside it: what the config states of the text and of its
+tokenizer, and what stands for the text's bytes. Where the bytes are here they decide; where they
+are not, the statement does, or the fingerprint that a run or its study has recorded. So text that
+is prepared on one machine is opened on another that has data_dir alone.
+
+Paths are part of a statement as they are written in the config, and mean nothing else here.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from imbalance_jax import config as config_lib
+from imbalance_jax import storage
+from imbalance_jax.config import SourceConfig, SyntheticConfig, TokenizerConfig
+from imbalance_jax.data import sources, text
+
+# What a source's text is, and what its tokenizer is made with, is always written out. Other fields
+# are left out at their defaults, so that those of later versions do not change a statement.
+_STATED: Mapping[type, tuple[str, ...]] = {
+    SourceConfig: ("kind",),
+    TokenizerConfig: ("vocab_size", "model_type"),
+}
+_LEFT_OUT: Mapping[type, tuple[str, ...]] = {
+    kind: tuple(
+        field.name for field in dataclasses.fields(kind) if field.name not in _STATED.get(kind, ())
+    )
+    for kind in (SourceConfig, SyntheticConfig, TokenizerConfig)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A directory of prepared text, not opened yet."""
+
+    path: epath.Path  # where its files lie
+    about: Mapping[str, Any]  # its source.json, or a parallel set's about.json
+
+    @property
+    def fingerprint(self) -> str:
+        return self.about.get("fingerprint", "")
+
+    @property
+    def made_of(self) -> Mapping[str, Any]:
+        """What it was made of; {} if it is from before that was written."""
+        return self.about.get("made_of", {})
+
+    @property
+    def stated(self) -> Sequence[Mapping[str, Any]]:
+        """What configs said that it is, of which there may be several for the same text."""
+        return self.made_of.get("stated", ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is known of a prepared source before it is found; "" is not known."""
+
+    stated: Mapping[str, Any]
+    text: str = ""  # the fingerprint of its text, where that is here
+    tokenizer: str = ""  # the sha256 of the file that its tokenizer is, where that is here
+    fingerprint: str = ""  # what a run or a study recorded, which then decides alone
+
+    def fits(self, prepared: Prepared) -> bool:
+        if self.fingerprint:
+            return prepared.fingerprint == self.fingerprint
+        # What is here may have been prepared under another path: its bytes say what it is.
+        if self.text and prepared.made_of.get("text") != self.text:
+            return False
+        if self.tokenizer and prepared.about.get("tokenizer") != self.tokenizer:
+            return False
+        unseen = {
+            part: stated
+            for part, stated in self.stated.items()
+            if not (self.text if part == "text" else self.tokenizer)
+        }
+        return any(unseen.items() <= each.items() for each in prepared.stated)
+
+
+# Statements
+
+
+def state_source(source: SourceConfig, joint: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns what a config says that a source is, as plain values.
+
+    Args:
+      source: its text and, without a joint one, its tokenizer.
+      joint: of `state_joint`, where all sources of the run share a tokenizer.
+    """
+    return {"text": _state_text(source), "tokenizer": joint or state_tokenizer(source.tokenizer)}
+
+
+def state_joint(
+    tokenizer: TokenizerConfig, parts: Mapping[str, int], configs: Mapping[str, SourceConfig]
+) -> dict[str, Any]:
+    """Returns what a config says that a joint tokenizer is made of, as plain values.
+
+    Args:
+      tokenizer: its size and type, or its path.
+      parts: source -> its part of the text; those of 0 are not read.
+      configs: config.sources.
+    """
+    stated = state_tokenizer(tokenizer)
+    if not tokenizer.path:
+        stated["of"] = {
+            name: [part, _state_text(configs[name])] for name, part in parts.items() if part
+        }
+    return stated
+
+
+def state_tokenizer(tokenizer: TokenizerConfig) -> dict[str, Any]:
+    """Returns what a config says that a tokenizer is, as plain values."""
+    if tokenizer.path:
+        return {"path": tokenizer.path}
+    return config_lib.to_dict(tokenizer, leave_out=_LEFT_OUT)
+
+
+def _state_text(source: SourceConfig) -> dict[str, Any]:
+    stated = config_lib.to_dict(source, leave_out=_LEFT_OUT)
+    stated.pop("dataset_dir", None)  # says where a dataset lies, not which it is
+    stated.pop("tokenizer", None)
+    return stated
+
+
+def describe_source(
+    source: SourceConfig, text_fingerprint: str, joint: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns `made_of`, to be written beside what is prepared of a source."""
+    return {"text": text_fingerprint, "stated": [state_source(source, joint)]}
+
+
+def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> None:
+    """Writes beside prepared text what another config says that it is.
+
+    Args:
+      path: of the directory.
+      marker: the file that describes it.
+      made_of: of that config, with a single statement.
+    """
+    found = storage.find(path, marker)
+    # Where nothing can be written, or read, nothing is lost for a run that has the text.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        assert found is not None, f"{path} is prepared"
+        about = json.loads((found / marker).read_text())
+        known = about.get("made_of", {}).get("stated", [])
+        if made_of["stated"][0] not in known:
+            about["made_of"] = {**made_of, "stated": [*known, *made_of["stated"]]}
+            content = json.dumps(about, indent=2) + "\n"
+            storage.write_bytes(found / marker, content.encode())
+
+
+# Looking for one
+
+
+def list_prepared(data_dir: epath.PathLike, prefix: str, marker: str) -> list[Prepared]:
+    """Returns the whole directories `<prefix>-*` of data_dir, in the order of their names.
+
+    Args:
+      data_dir: a directory, or gs://.
+      prefix: of their names.
+      marker: the file that describes one, which it has when it is whole.
+    """
+    found = []
+    for directory in sorted(storage.path_of(data_dir).glob(f"{prefix}-*")):
+        path = storage.find(directory, marker)
+        if path is None:
+            continue
+        try:
+            about = json.loads((path / marker).read_text())
+        except ValueError:
+            continue  # damaged, which whoever opens it by its name is told
+        if isinstance(about, dict):
+            found.append(Prepared(path, about))
+    return found
+
+
+def is_text_here(name: str, source: SourceConfig) -> bool:
+    """Whether this machine has any of the text that a source is made of."""
+    return source.kind == "synthetic" or text.is_here(name, source)
+
+
+def is_file_here(path: str) -> bool:
+    """Whether a tokenizer's path, if there is one, leads to something."""
+    return not path or storage.path_of(path).exists()
+
+
+def find_source(
+    name: str,
+    source: SourceConfig,
+    data_dir: str,
+    joint: Mapping[str, Any] | None = None,
+    recorded: str = "",
+) -> Prepared | None:
+    """Returns the prepared text of a source whose text or tokenizer is not on this machine.
+
+    The embedded text differs between machines, and is always there: it is looked for where
+    `recorded` says which one is meant.
+
+    Args:
+      name: of the source in config.sources.
+      source: what the config says of it.
+      data_dir: where to look.
+      joint: of `state_joint`, where all sources share a tokenizer.
+      recorded: the fingerprint of the text that a run was begun with, or its study; "" if none.
+
+    Returns:
+      None where everything is here, or where nothing is found that no fingerprint asks for.
+
+    Raises:
+      ValueError: there are several, or the recorded one is not there.
+    """
+    if source.kind == "synthetic":
+        return None
+    path = joint.get("path", "") if joint else source.tokenizer.path
+    text_here, file_here = is_text_here(name, source), is_file_here(path)
+    whole = text_here and file_here
+    if whole and not (recorded and source.kind == "docstrings"):
+        return None
+    wanted = Wanted(state_source(source, joint), fingerprint=recorded)
+    if not recorded:
+        wanted = want_source(name, source, data_dir, joint)
+    found = choose(f"config.sources.{name}", search(name, data_dir, wanted), data_dir)
+    if found and whole and found.made_of.get("text") == text.fingerprint(name, source):
+        return None
+    if recorded and not found and not whole:
+        raise ValueError(
+            f"config.sources.{name}: its {'tokenizer' if text_here else 'text'} is not on this "
+            f"machine, and {data_dir} has no prepared text of fingerprint {recorded}, which this "
+            f"run was begun with. Copy its directory {name}-... from where that was to {data_dir}."
+        )
+    return found
+
+
+def want_source(
+    name: str, source: SourceConfig, data_dir: str, joint: Mapping[str, Any] | None = None
+) -> Wanted:
+    """Returns all that is known of a source's prepared text before it is found.
+
+    Args:
+      name: of the source in config.sources.
+      source: what the config says of it.
+      data_dir: of the run; beside it lie the digests of files that were read before.
+      joint: of `state_joint`, where all sources share a tokenizer.
+    """
+    path = joint.get("path", "") if joint else source.tokenizer.path
+    text_here = is_text_here(name, source)
+    return Wanted(
+        state_source(source, joint),
+        text=text.fingerprint(name, source, _digests(data_dir)) if text_here else "",
+        tokenizer=_sha256(path) if path and is_file_here(path) else "",
+    )
+
+
+def search(name: str, data_dir: str, wanted: Wanted) -> list[Prepared]:
+    """Returns the prepared texts of a source in data_dir that are what is wanted."""
+    return [found for found in list_prepared(data_dir, name, sources.MARKER) if wanted.fits(found)]
+
+
+def choose(field: str, found: Sequence[Prepared], data_dir: str) -> Prepared | None:
+    """Returns the only one, or None where there is none.
+
+    Raises:
+      ValueError: there are several, of which none is recorded.
+    """
+    if len({each.fingerprint for each in found}) > 1:
+        raise ValueError(
+            f"{field} is not on this machine, and {data_dir} has prepared text of {len(found)} "
+            f"versions of it: {', '.join(each.path.name for each in found)}. Keep the one that is "
+            "meant there, and move the others elsewhere."
+        )
+    return found[0] if found else None
+
+
+def advise(field: str, name: str, data_dir: str) -> str:
+    """Returns what to do where neither a text nor its prepared form is here.
+
+    Args:
+      field: of the config, such as config.sources.en.
+      name: what the directories of its prepared form begin with.
+      data_dir: where they were looked for.
+    """
+    return (
+        f"Nor does {data_dir} have {field} prepared. Where the text is, run python -m "
+        f"imbalance_jax.data.prepare with the same --config, and copy {name}-* of its data_dir to "
+        f"{data_dir}."
+    )
+
+
+def describe(field: str, found: Prepared, data_dir: str) -> str:
+    """Returns a line that says what is opened in place of a text."""
+    return (
+        f"{field}: the text is not read here; prepared text {found.fingerprint} from {data_dir} is."
+    )
+
+
+def _digests(data_dir: str) -> pathlib.Path:
+    return sources.cache_dir(data_dir) / "digests.json"
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(storage.path_of(path).read_bytes()).hexdigest()

@@ -1,0 +1,250 @@
+"""What jobs read that this machine has: text, tokenizers, weights to begin with.
+
+A job opens its text from data_dir, prepared, where the files that it was made of are not. What no
+job could open is refused before machines are paid for, and what cannot be seen from here is said.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from imbalance_jax import grid, storage
+from imbalance_jax.config import Config, SourceConfig
+from imbalance_jax.data import files, parallel, patterns, prepare, prepared
+from launch.plan import Plan
+from launch.profile import Profile
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What was found out about the inputs of a plan's jobs."""
+
+    notes: tuple[str, ...]  # what cannot be seen from here, a line each
+    texts: Mapping[str, Mapping[str, str]]  # run -> source -> fingerprint of the text that it opens
+
+
+def check_inputs(
+    study: grid.StudyConfig,
+    plan: Plan,
+    profile: Profile,
+    *,
+    recorded: Mapping[str, Mapping[str, str]],
+    reach: bool,
+) -> Inputs:
+    """Returns what is known of the inputs of a plan's jobs.
+
+    Args:
+      study: what the plan trains.
+      plan: its jobs.
+      profile: where they run.
+      recorded: run -> source -> fingerprint, of runs whose study has it recorded.
+      reach: whether to look into stores, which takes a network and an account.
+
+    Raises:
+      ValueError: a job could not open what it reads, naming the field and what to do.
+    """
+    found = _Found(plan.engine, reach)
+    texts = {}
+    for run in dict.fromkeys(member for job in plan.jobs for member in job.members):
+        config = study.runs[run].config
+        data_dir = profile.data_dir or config.data_dir
+        try:
+            texts[run] = found.check_text(config, data_dir, recorded.get(run, {}))
+            _check_init_from(config, plan, reach)
+        except ValueError as error:
+            raise ValueError(f"Run {run}: {error}") from error
+    notes = [*found.notes(), *_note_environment(plan), *_note_mirrors(study, plan, profile)]
+    return Inputs(tuple(notes), {run: text for run, text in texts.items() if text})
+
+
+class _Found:
+    """Looks for the prepared text of each run, at the same one once."""
+
+    def __init__(self, engine: str, reach: bool) -> None:
+        self._engine, self._reach = engine, reach
+        self._known: dict[str, str] = {}  # what was looked for -> its fingerprint, "" if unknown
+        self._unseen: dict[str, dict[str, None]] = {}  # data_dir -> what has to be there
+        self._made: dict[str, None] = {}  # sources that jobs make where they run
+
+    def check_text(
+        self, config: Config, data_dir: str, recorded: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Returns the fingerprint of each source of a run that is known.
+
+        Raises:
+          ValueError: a source or a set has files that jobs do not have, and data_dir has no
+            prepared form of it.
+        """
+        found: dict[str, str] = {}
+        used = prepare.sources_of(config)
+        joint = prepare.state_joint(config)
+        for name in used:
+            source = config.sources[name]
+            if source.kind == "synthetic":
+                continue
+            key = repr((data_dir, name, source, joint, recorded.get(name)))
+            if key not in self._known:
+                path = config.vocabulary.tokenizer.path if joint else source.tokenizer.path
+                self._known[key] = self._check_source(
+                    name, config, data_dir, path, joint, recorded.get(name, "")
+                )
+            if self._known[key]:
+                found[name] = self._known[key]
+        for name, texts in config.parallel.items():
+            if texts.path and set(texts.sources) <= set(used):
+                self._check_set(name, config, data_dir, found)
+        return found
+
+    def _check_source(
+        self,
+        name: str,
+        config: Config,
+        data_dir: str,
+        tokenizer_path: str,
+        joint: Mapping[str, object] | None,
+        recorded: str,
+    ) -> str:
+        source, field = config.sources[name], f"config.sources.{name}"
+        paths = [*_raw_paths(source), *([tokenizer_path] if tokenizer_path else [])]
+        hidden = [path for path in paths if not _is_seen(self._engine, path)]
+        missing = (
+            hidden
+            or not prepared.is_text_here(name, source)
+            or not prepared.is_file_here(tokenizer_path)
+        )
+        if not self._can_look(data_dir):
+            if missing and source.kind != "tfds":
+                self._unseen.setdefault(data_dir, {})[field] = None
+            elif self._engine != "local":
+                self._made[field] = None
+            return recorded
+        wanted = prepared.want_source(name, source, config.data_dir, joint)
+        if recorded:
+            wanted = dataclasses.replace(wanted, fingerprint=recorded)
+        here = prepared.search(name, data_dir, wanted)
+        if not here and source.kind == "docstrings" and not recorded:
+            # That of another machine, whose packages are others, is what the jobs are to read.
+            here = prepared.search(name, data_dir, dataclasses.replace(wanted, text=""))
+        chosen = prepared.choose(field, here, data_dir)
+        if chosen:
+            return chosen.fingerprint
+        if missing and source.kind != "tfds":
+            raise ValueError(_refuse(field, name, config, data_dir, hidden))
+        if self._engine != "local":
+            self._made[field] = None
+        return ""
+
+    def _check_set(
+        self, name: str, config: Config, data_dir: str, known: Mapping[str, str]
+    ) -> None:
+        texts, field = config.parallel[name], f"config.parallel.{name}"
+        hidden = [p for p in patterns.find_paths(texts.path) if not _is_seen(self._engine, p)]
+        if not hidden and parallel.are_files_here(texts):
+            return
+        if not self._can_look(data_dir):
+            self._unseen.setdefault(data_dir, {})[field] = None
+            return
+        of = [known.get(source) for source in texts.sources]
+        for found in parallel.list_sets(name, data_dir):
+            if parallel.is_stated(found, texts) and found.about["L"] == config.model.L:
+                theirs = found.made_of["sources"]
+                if all(mine in (None, other) for mine, other in zip(of, theirs, strict=True)):
+                    return
+        raise ValueError(_refuse(field, f"parallel-{name}", config, data_dir, hidden))
+
+    def _can_look(self, data_dir: str) -> bool:
+        if storage.is_store(data_dir):
+            return self._reach
+        return self._engine == "local" or (self._engine == "slurm" and os.path.isdir(data_dir))
+
+    def notes(self) -> list[str]:
+        lines = []
+        for data_dir, fields in self._unseen.items():
+            why = (
+                "is looked at by `submit --execute` only"
+                if storage.is_store(data_dir)
+                else "cannot be looked at from here"
+            )
+            lines.append(
+                f"{data_dir} {why}. Jobs have not the files of {', '.join(fields)}: it has to hold "
+                "them prepared, as python -m imbalance_jax.data.prepare writes them."
+            )
+        if self._made:
+            lines.append(
+                f"Where data_dir has no prepared text of {', '.join(self._made)}, jobs make it of "
+                "what their own machines have."
+            )
+        return lines
+
+
+def _raw_paths(source: SourceConfig) -> list[str]:
+    """Returns the paths of this machine that a source is made of."""
+    if source.kind == "files":
+        return files.patterns_of(source)
+    if source.kind == "tfds":
+        return [source.dataset_dir or "~"]
+    return []
+
+
+def _is_seen(engine: str, path: str) -> bool:
+    """Whether a job finds a path where this machine has it."""
+    if storage.is_store(path) or engine == "local":
+        return True
+    # Jobs of SLURM run in the study's directory, on nodes that share what is absolute.
+    return engine == "slurm" and os.path.isabs(os.path.expanduser(path))
+
+
+def _refuse(field: str, name: str, config: Config, data_dir: str, hidden: Sequence[str]) -> str:
+    what = f"is made of {', '.join(hidden)}, which jobs do not have" if hidden else "is not here"
+    copy = (
+        f", and copy {config.data_dir} to {data_dir}"
+        if storage.absolute(config.data_dir) != storage.absolute(data_dir)
+        else ""
+    )
+    return (
+        f"{field} {what}, and {data_dir} has no {name}-* that was prepared of it. Run python -m "
+        f"imbalance_jax.data.prepare with the study as its --config where the text is{copy}."
+    )
+
+
+def _check_init_from(config: Config, plan: Plan, reach: bool) -> None:
+    """Raises ValueError if the run that another one begins with is not where its job looks."""
+    path = re.sub(r"@\d+$", "", config.init_from)
+    if not path:
+        return
+    field = f"config.init_from={config.init_from!r}"
+    if not _is_seen(plan.engine, path):
+        other = (
+            "is taken from a job's directory, the study's. Write the whole path"
+            if plan.engine == "slurm"
+            else f"is on this machine, and jobs of the engine {plan.engine} run on others. Copy "
+            "that run to gs://BUCKET/RUN, and name it so"
+        )
+        raise ValueError(f"{field} {other}.")
+    if storage.is_store(path) and not reach:
+        return
+    inside = storage.absolute(path).startswith(f"{storage.absolute(plan.workdir)}/")
+    # A run of the study itself may still be trained before.
+    if not inside and not (storage.path_of(path) / "config.json").exists():
+        raise ValueError(f"{field}: {path} holds no run. Correct the path.")
+
+
+def _note_mirrors(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list[str]:
+    """Returns a line where runs report to an account whose key jobs are not given."""
+    members = [member for job in plan.jobs for member in job.members]
+    mirrored = any("wandb" in study.runs[member].config.mirrors for member in members)
+    if not mirrored or getattr(profile.settings, "secrets", True):
+        return []
+    return [
+        f"config.mirrors has wandb, and {plan.engine}.secrets of the profile names no secret: jobs "
+        "have no WANDB_API_KEY."
+    ]
+
+
+def _note_environment(plan: Plan) -> list[str]:
+    """Returns lines on variables of this shell that change what runs do, and reach no job."""
+    name = "IMBALANCE_JAX_CACHE"
+    if plan.engine == "local" or name in plan.env or name not in os.environ:
+        return []
+    return [f"{name} of this shell does not reach jobs. Give --env={name}=DIR where they need it."]
