@@ -69,7 +69,7 @@ def test_the_package_names_load_among_its_own(begun):
 
 
 def test_the_separator_of_every_language_is_the_models(run, english):
-    base = sources.separator_id(english.tokenizer)
+    base = english.tokenizer.separator
     U = english.pieces.size
     assert [run.separator(tag) for tag in ("en1", "en2")] == [base, base + U]
     for tag in ("en1", "en2"):
@@ -91,7 +91,7 @@ def test_the_loss_of_a_long_text_is_the_evaluators(run, english):
     L, stride = config.model.L, config.eval_stride
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
     evaluator = perplexity.Evaluator(config.model, run.vocabulary, mesh, 4, np.dtype(np.uint16))
-    base = np.array([sources.separator_id(english.tokenizer), *english.tokenizer.encode(text)])
+    base = np.array([english.tokenizer.separator, *english.tokenizer.encode(text)])
     windows = perplexity.strided_windows(base.astype(np.uint16), L, stride)
     assert len(windows.ids_nW) > 8
     found = evaluator(run.params, [windows, windows])
