@@ -15,7 +15,7 @@ from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.checkpoint import Checkpoints
 from imbalance_jax.data import sources
-from imbalance_jax.runs import RunDirectory
+from imbalance_jax.runs import RunDirectory, run_and_step
 
 if TYPE_CHECKING:
     import sentencepiece
@@ -97,28 +97,22 @@ def check_init_from(config: config_lib.Config) -> None:
     """
     if not config.init_from:
         return
-    path, step = _split_init_from(config.init_from)
+    run, step = run_and_step(config.init_from)
     try:
-        run = RunDirectory(path)
         theirs = run.config().model
         _check_step(run, step, run.steps())
     except FileNotFoundError as error:
-        raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
+        raise ValueError(
+            f"config.init_from={config.init_from!r} is not RUN or RUN@STEP: {error}"
+        ) from error
     for name in (*"LDHKFN", "tied"):
         if getattr(theirs, name) != getattr(config.model, name):
-            where = f"{path}/checkpoints" + (f"/{step}" if step is not None else "")
+            where = f"{run}/checkpoints" + (f"/{step}" if step is not None else "")
             raise ValueError(
                 f"{where} was written with config.model.{name}={getattr(theirs, name)}, but this "
                 f"run has config.model.{name}={getattr(config.model, name)}. Use another "
                 f"config.init_from, or set config.model.{name}={getattr(theirs, name)}."
             )
-
-
-def _split_init_from(init_from: str) -> tuple[str, int | None]:
-    path, _, step = init_from.partition("@")
-    if step and not step.isdecimal():
-        raise ValueError(f"config.init_from={init_from!r}: write RUN or RUN@STEP.")
-    return path, int(step) if step else None
 
 
 def restore_params(init_from: str, mesh: jax.sharding.Mesh, vocab_size: int) -> model_lib.Params:
@@ -127,13 +121,12 @@ def restore_params(init_from: str, mesh: jax.sharding.Mesh, vocab_size: int) -> 
     Raises:
       ValueError: it has no such checkpoint, or another vocabulary.
     """
-    path, step = _split_init_from(init_from)
-    run = RunDirectory(path)
+    run, step = run_and_step(init_from)
     try:
         vocabulary = _vocabulary(run)
         if vocabulary.size != vocab_size:
             raise ValueError(
-                f"{path} has a vocabulary of {vocabulary.size} ids, this run one of {vocab_size}. "
+                f"{run} has a vocabulary of {vocabulary.size} ids, this run one of {vocab_size}. "
                 "Give this run the languages and tokenizers of that one."
             )
         return _restore(run, step, step_lib.abstract_state(run.config(), vocab_size, mesh)).params

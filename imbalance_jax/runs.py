@@ -37,6 +37,15 @@ except ImportError:  # not on Windows
 _COMMITTED = "commit_success.txt"
 
 
+# What a run writes besides config.json. Anything else may lie in its directory, such as what a
+# job's scheduler writes there before the run begins.
+_WRITTEN = (
+    *("DONE", "FAILED.json", "checkpoints", "evaluation*.json", "metrics*.jsonl", "mixture.csv"),
+    *("provenance.json", "report.html", "tensorboard", "test_texts.csv", "tokenizer-*.model"),
+    *("transfer.json", "vocabulary.npz", "wandb", "wandb.json", "word2vec*"),
+)
+
+
 class RunDirectory:
     """Reads and writes the files of one run.
 
@@ -86,7 +95,7 @@ class RunDirectory:
         file = self.path / "config.json"
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no run: it has no config.json.")
-        return config_lib.resolve(json.loads(file.read_text()))
+        return config_lib.resolve(json.loads(file.read_text(encoding="utf-8")))
 
     def check(self, config: config_lib.Config, *, extend: bool = False) -> None:
         """Raises ValueError if the directory belongs to another run, or holds something else.
@@ -96,8 +105,13 @@ class RunDirectory:
         """
         if (self.path / "config.json").exists():
             self._check_same(config, extend)
-        elif self.path.exists() and any(f.name != ".lock" for f in self.path.iterdir()):
-            raise ValueError(f"{self.path} is not empty and holds no run. Use another --workdir.")
+            return
+        in_the_way = [file for name in _WRITTEN for file in sorted(self.path.glob(name))]
+        if in_the_way:
+            raise ValueError(
+                f"{in_the_way[0]} would be written over, and {self.path} holds no run (it has no "
+                "config.json). Move it away, or use another --workdir."
+            )
 
     def check_text(self, fingerprints: Mapping[str, str], order_version: int) -> None:
         """Raises ValueError if a run that was begun would go on with other text, or order.
@@ -185,7 +199,8 @@ class RunDirectory:
         self.write_json(name, {key: value for key, value in results.items() if key != "texts"})
 
     def write_text(self, name: str, text: str) -> None:
-        self.write_bytes(name, text.encode())
+        # A file that the text names may have a name that is not text.
+        self.write_bytes(name, text.encode(errors="backslashreplace"))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Writes a file whole or not at all."""
@@ -194,21 +209,29 @@ class RunDirectory:
     def read_json(self, name: str) -> Any:
         """Returns a JSON file of the run, or None where it is absent."""
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def finish(self) -> None:
         self.flush()
         self.write_text("DONE", datetime.datetime.now(datetime.UTC).isoformat() + "\n")
         self.release()
 
-    def fail(self, step: int, error: BaseException) -> None:
-        self.flush()
+    def fail(self, step: int, error: BaseException, message: str = "") -> None:
+        """Writes FAILED.json.
+
+        Args:
+          step: the updates done before.
+          error: what ended the run.
+          message: what to do about it, if the error does not say so itself.
+        """
+        with contextlib.suppress(OSError):  # of a store; what ended the run is known already
+            self.flush()
         self.write_json(
             "FAILED.json",
             {
                 "step": step,
                 "error": type(error).__name__,
-                "message": str(error),
+                "message": message or str(error),
                 "time": datetime.datetime.now(datetime.UTC).isoformat(),
             },
         )
@@ -260,7 +283,21 @@ class RunDirectory:
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Returns the rows of a CSV file of the run; none where it is absent."""
         file = self.path / name
-        return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        return list(csv.DictReader(text.splitlines()))
+
+
+def run_and_step(name: str) -> tuple[RunDirectory, int | None]:
+    """Returns the run and the step that RUN or RUN@STEP names; no step is None.
+
+    A directory's name may have an @ of its own. Where one could be read either way, as in a@5,
+    it is the directory if that holds a run.
+    """
+    whole = RunDirectory(name)
+    path, at, step = name.rpartition("@")
+    if not at or not step.isdecimal() or (whole.path / "config.json").exists():
+        return whole, None
+    return RunDirectory(path), int(step)
 
 
 @contextlib.contextmanager

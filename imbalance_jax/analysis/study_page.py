@@ -90,7 +90,7 @@ def write(
     with storage.filled(directory.path / "figures") as folder:
         sections = _sections(table, found, directory, folder)
     page = directory.path / "report.html"
-    page.write_text(_page(table.name, sections))
+    storage.write_bytes(page, _page(table.name, sections).encode(errors="backslashreplace"))
     return page
 
 
