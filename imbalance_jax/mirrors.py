@@ -57,7 +57,8 @@ class WeightsAndBiases:
 
     The history of a run there can only grow (`resume_from`, which would cut it, is a beta that
     needs its server). So the steps that it has already, which are the same ones, are not sent
-    again.
+    again. Where the server is not asked, with WANDB_MODE=offline, these are the steps that were
+    logged; of a run that was killed, wandb may not have written the last of them.
     """
 
     def __init__(self, run: RunDirectory, config: config_lib.Config, start: int, sent: int) -> None:
@@ -77,6 +78,8 @@ class WeightsAndBiases:
             dir=None if storage.is_store(run.path) else str(run.path),
             config=config_lib.to_dict(config),
         )
+        if self._run.resumed:  # the server knows what it has
+            self._sent = self._run.starting_step - 1
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if step > self._sent:

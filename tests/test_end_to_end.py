@@ -16,11 +16,11 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ONE_DEVICE, tiny_config
+from conftest import ONE_DEVICE
 
 import imbalance_jax
 from imbalance_jax import config as config_lib
-from imbalance_jax import evaluate, exporting, generate, grid, train
+from imbalance_jax import evaluate, exporting, generate, grid
 from imbalance_jax.runs import RunDirectory
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -351,12 +351,6 @@ def test_a_loss_that_is_not_finite_fails_the_run_by_step_and_field(tiny, tmp_pat
     details = json.loads((tmp_path / "run" / "FAILED.json").read_text())
     assert details["step"] >= 1 and details["error"] == "FloatingPointError"
     assert not (tmp_path / "run" / "DONE").exists()
-
-
-def test_running_out_of_memory_suggests_accumulation(data_dir):
-    config = tiny_config(data_dir)
-    error = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
-    assert "config.optimizer.accumulate=2" in train.advice(config, error)
 
 
 WRONG = {

@@ -84,13 +84,15 @@ def test_a_run_that_goes_on_from_a_checkpoint_shows_each_metric_once(tmp_path, c
 def wandb(monkeypatch) -> types.ModuleType:
     """A stand-in that keeps what it is given: `sent` has (id, step, metrics)."""
     module = types.ModuleType("wandb")
-    module.sent, module.begun = [], []
+    module.sent, module.begun, module.server_has = [], [], None
 
     def init(**settings):
         module.begun.append(settings)
         return types.SimpleNamespace(
             log=lambda metrics, step: module.sent.append((settings["id"], step, metrics)),
             finish=lambda: None,
+            resumed=module.server_has is not None,
+            starting_step=(module.server_has or 0) + 1,
         )
 
     module.init = init
@@ -135,6 +137,15 @@ def test_weights_and_biases_gets_no_step_again(tmp_path, config, wandb):
     steps = [step for _, step, metrics in wandb.sent if "train/loss" in metrics]
     assert steps == list(range(46))
     assert sum("time/total" in metrics for _, _, metrics in wandb.sent) == 46
+
+
+def test_weights_and_biases_gets_the_steps_that_its_server_has_not(tmp_path, config, wandb):
+    run = RunDirectory(tmp_path)
+    train(["wandb"], run, config, start=0, stop=37)
+    wandb.sent, wandb.server_has = [], 30  # the last ones were lost on the way
+    train(["wandb"], run, config, start=20, stop=45)
+    steps = [step for _, step, metrics in wandb.sent if "train/loss" in metrics]
+    assert steps == list(range(31, 46))
 
 
 def test_a_mirror_that_does_not_start_is_refused_by_the_field(tmp_path, config, wandb):
