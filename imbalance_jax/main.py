@@ -89,7 +89,11 @@ def _run(run: RunDirectory, config: config_lib.Config) -> int:
         print(planning.describe(trainer))
     if FLAGS.dry_run:
         print(planning.forecast(trainer))
+        print(planning.describe_disk(trainer, run))
         return cli.DONE
+    full = planning.warn_of_full_disk(trainer, run)
+    if full:
+        print(full)
     if FLAGS.extend and run.path.exists():
         print(planning.describe_extension(run.config(), trainer))
     return _train(trainer, run, times)
@@ -169,6 +173,7 @@ def _study() -> int:
         print(planning.describe_pack(pack))
     if FLAGS.dry_run:
         print(planning.forecast_pack(pack))
+        print(planning.describe_disk(pack.first, pack.members[0].run, len(pack.members)))
         return cli.DONE
     return _train_packs(members, mesh, setup)
 

@@ -349,11 +349,19 @@ def versions() -> dict[str, Any]:
 
 
 def _git_revision() -> str:
-    """Returns the revision of the checkout this file lies in, or "unknown"."""
-    here = epath.Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    """Returns the revision of the checkout this file lies in, or "unknown".
+
+    `git describe --dirty` would write the checkout's index, and leave a lock there if it cannot.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        revision = _git("describe", "--always", "--abbrev=40")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return revision + "-dirty" * bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(epath.Path(__file__).parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()

@@ -127,16 +127,26 @@ def describe_os_error(error: OSError) -> str:
 
 def _describe_disk(path: str) -> str:
     """Returns how much of the disk of a path is free, in words."""
-    here = pathlib.Path(path)
-    while not here.exists() and here != here.parent:
-        here = here.parent
     try:
+        here = _existing(path)
         usage = shutil.disk_usage(here)
     except OSError:
         return "The disk is full."
-    return (
-        f"Of the disk of {here}, {usage.free / 1e6:,.1f} of {usage.total / 1e6:,.0f} MB are free."
-    )
+    free, total = usage.free / 1e6, usage.total / 1e6
+    return f"Of the disk of {here}, {free:,.1f} of {total:,.1f} MB are free."
+
+
+def free_bytes(path: epath.PathLike) -> int | None:
+    """Returns how many bytes can be written where a path is or will be; None of a store."""
+    return None if is_store(path) else shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: epath.PathLike) -> pathlib.Path:
+    """Returns a path, or the innermost directory above it that exists."""
+    here = pathlib.Path(os.path.abspath(path))
+    while not here.exists() and here != here.parent:
+        here = here.parent
+    return here
 
 
 def upload(directory: epath.PathLike, path: epath.Path, *, last: str = "") -> None:

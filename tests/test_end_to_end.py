@@ -325,7 +325,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tiny, uninterrupted, tm
 def test_a_dry_run_forecasts_and_writes_no_run(tiny, tmp_path):
     done = run_main(*tiny, f"--workdir={tmp_path / 'run'}", "--dry_run")
     assert done.returncode == 0
-    for word in ("parameters", "epochs", "MB", "s a step"):
+    for word in ("parameters", "epochs", "MB", "s a step", "on disk, where"):
         assert word in done.stdout
     assert not (tmp_path / "run").exists()
 

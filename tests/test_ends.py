@@ -66,6 +66,8 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+# TensorStore reports to the event loop of orbax, which has ended with the first error.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_last_checkpoint_that_cannot_be_written_fails_the_run_and_loses_nothing_else(
     trainer, programs, tmp_path, small_files
 ):
