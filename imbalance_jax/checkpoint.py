@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,9 +83,15 @@ class Checkpoints:
 
         For one process, after `wait`: what is left of it may be what fills the disk.
         """
-        if not storage.is_store(self.path):
-            for path in self.path.glob("*.orbax-checkpoint-tmp"):
+        if storage.is_store(self.path):
+            return
+        for path in self.path.glob("*.orbax-checkpoint-tmp"):
+            # `wait` has raised the first error, and other threads may still be writing.
+            for _ in range(20):
                 shutil.rmtree(path, ignore_errors=True)
+                if not path.exists():
+                    break
+                time.sleep(0.05)
 
     def close(self) -> None:
         with self._raising_os_error():
