@@ -12,7 +12,7 @@ difference of each. Any field can be set, such as --config.optimizer.peak_lr=1e-
 import ml_collections
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import RunDirectory
+from imbalance_jax.runs import run_and_step
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -21,5 +21,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise ValueError("run= is missing. Write lm_transfer.py:run=runs/90_10,language=en2.")
     if not choice.steps.isdecimal():
         raise ValueError(f"steps={choice.steps}: it must be a whole number of updates.")
-    before = RunDirectory(choice.run.partition("@")[0]).config()
-    return config_lib.continued(before, choice.run, choice.language, int(choice.steps))
+    before, _ = run_and_step(choice.run)
+    return config_lib.continued(before.config(), choice.run, choice.language, int(choice.steps))

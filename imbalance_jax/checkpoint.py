@@ -3,7 +3,13 @@
 This is the only file that knows orbax.
 """
 
+import contextlib
 import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,23 +28,31 @@ class Checkpoints:
         # Orbax reports every file that it writes.
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("orbax").setLevel(logging.WARNING)
+        # Each array that cannot be written is an error of asyncio's too; `wait` raises the first.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         self.path = storage.path_of(storage.absolute(path))
-        self._manager = ocp.CheckpointManager(
-            self.path,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-            # Named here, so that the shapes of a checkpoint can be read without restoring it.
-            item_handlers=ocp.StandardCheckpointHandler(),
-        )
+        with self._raising_os_error():
+            self._manager = ocp.CheckpointManager(
+                self.path,
+                options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+                # Named here, so that a checkpoint's shapes can be read without restoring it.
+                item_handlers=ocp.StandardCheckpointHandler(),
+            )
 
     def steps(self) -> list[int]:
         """Returns the steps that were saved whole, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState) -> None:
-        """Starts to save; training may go on, and may donate the state, at once."""
+        """Starts to save; training may go on, and may donate the state, at once.
+
+        Raises:
+          OSError: what was saved before could not be written, or this cannot be.
+        """
         step = int(state.step)
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+        with self._raising_os_error():
+            if step not in self._manager.all_steps():
+                self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Returns a saved state, each array with the sharding that `like` gives it.
@@ -48,17 +62,52 @@ class Checkpoints:
 
         Raises:
           ValueError: the checkpoint holds arrays of other shapes.
+          OSError: it cannot be read.
         """
         like = jax.tree.map(_abstract, like)
         self._check_shapes(step, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        with self._raising_os_error():
+            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def wait(self) -> None:
-        """Returns when everything that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything that was saved is on disk.
+
+        Raises:
+          OSError: something could not be written.
+        """
+        with self._raising_os_error():
+            self._manager.wait_until_finished()
+
+    def remove_unfinished(self) -> None:
+        """Removes what is left of a checkpoint that could not be written, on a file system.
+
+        For one process, after `wait`: what is left of it may be what fills the disk.
+        """
+        if storage.is_store(self.path):
+            return
+        for path in self.path.glob("*.orbax-checkpoint-tmp"):
+            # `wait` has raised the first error, and other threads may still be writing.
+            for _ in range(20):
+                shutil.rmtree(path, ignore_errors=True)
+                if not path.exists():
+                    break
+                time.sleep(0.05)
 
     def close(self) -> None:
-        self._manager.close()
+        with self._raising_os_error():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _raising_os_error(self) -> Iterator[None]:
+        """Raises an OSError with a number and this path where the operating system refused."""
+        try:
+            yield
+        except Exception as error:
+            number = _os_error_number(error)
+            if number is None:
+                raise
+            named = getattr(error, "filename", None) or str(self.path)
+            raise OSError(number, os.strerror(number), named) from error
 
     def _check_shapes(self, step: int, like: TrainState) -> None:
         saved = _shapes(self._manager.item_metadata(step))
@@ -71,6 +120,24 @@ class Checkpoints:
                     f"run's config.model gives it {shape}. Use another --workdir, or the "
                     "config that the checkpoint was written with."
                 )
+
+
+def _os_error_number(error: BaseException) -> int | None:
+    """Returns the number of the system's error that is behind an error of orbax, if one is.
+
+    The errors of TensorStore, which writes the arrays, are of whatever class their status has: a
+    full disk is a ValueError with RESOURCE_EXHAUSTED. The number is a field at the end of their
+    text, and nowhere else.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno is not None:
+            return found.errno
+        code = re.search(r"\[os_error_code='(\d+)'", str(found))
+        if code:
+            return int(code.group(1))
+        found = found.__cause__ or found.__context__
+    return None
 
 
 def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

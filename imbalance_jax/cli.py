@@ -1,10 +1,11 @@
 """What every command shares: reading the command line, and how errors leave it.
 
 Exit codes: 0 done, 1 an error after the first step began, 2 anything wrong found before
-it, 75 preempted or interrupted and saved, 134 another process was lost. A mistake of the
-user is one message without a traceback.
+it, 75 preempted or interrupted and saved, 134 another process was lost. What a user can mend
+is one message without a traceback.
 """
 
+import io
 import os
 import runpy
 import signal
@@ -71,13 +72,32 @@ def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
             refuse(f"{argv[1]!r} is not a flag. Write --name=value.")
         try:
             return main(argv[1:]) if names else main()
-        except (ValueError, FileNotFoundError) as error:
+        except UnicodeError:
+            raise  # a ValueError, and never a mistake of the user: a codec names no file
+        except ValueError as error:
             refuse(str(error))
+        except BrokenPipeError:
+            # Who read the output has gone, as `head` does. What is left goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        except OSError as error:
+            refuse(storage.describe_os_error(error))
         except KeyboardInterrupt:
             print("Interrupted. Start again to go on.", file=sys.stderr)
             return PREEMPTED
 
+    _print_any_text()
     app.run(checked, flags_parser=_parse)
+
+
+def _print_any_text() -> None:
+    """Escapes what the encoding of the output has no characters for.
+
+    A job without a locale prints ASCII, and a file name need not be text at all.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def required_config() -> ml_collections.ConfigDict:

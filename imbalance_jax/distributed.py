@@ -158,7 +158,7 @@ def join(expected: int = 0) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     if not is_writer():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+        sys.stdout = open(os.devnull, "w", errors="ignore")  # noqa: SIM115 (open until the process ends)
     by_process = [0] * jax.process_count()
     for device in jax.devices():
         by_process[device.process_index] += 1
@@ -282,6 +282,48 @@ def after_process_0(function: Callable[[], T]) -> T:
             found = function()
     assert found is not None
     return found
+
+
+class ElsewhereError(RuntimeError):
+    """An error that process 0 had alone, as the other processes of the run learn of it."""
+
+
+class WriterErrors:
+    """Errors of what process 0 does alone, which all processes raise at the same place.
+
+    Were they raised where they happen, process 0 would leave while the others wait for it in
+    the next thing that all do together. With one process they are raised where they happen.
+    """
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keeps an error raised within, until `agree`."""
+        try:
+            yield
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            self._error = self._error or error
+
+    def agree(self) -> None:
+        """Raises what was kept, in every process; all have to call it as often.
+
+        Raises:
+          ElsewhereError: in the others.
+        """
+        if jax.process_count() == 1:
+            return
+        from jax.experimental import multihost_utils
+
+        failed_P = multihost_utils.process_allgather(np.int32(self._error is not None))
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        if failed_P.any():
+            raise ElsewhereError("Process 0 had an error. Its own message says which.")
 
 
 # What XLA, its collectives and jax's coordination service say when a process has gone.

@@ -48,6 +48,18 @@ def use_compilation_cache(path: str | os.PathLike) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device, or of this machine, does not suffice.
+
+    The class of XLA's errors is the same for all of them, and the status that tells them apart
+    is the first word of their text. Errors of other libraries may begin with that word too: a
+    full disk is one of TensorStore's.
+    """
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return str(error).startswith("RESOURCE_EXHAUSTED:")
+    return isinstance(error, MemoryError)
+
+
 @dataclasses.dataclass(frozen=True)
 class Peak:
     value: float  # FLOP/s of all devices together

@@ -17,7 +17,7 @@ from imbalance_jax.checkpoint import Checkpoints
 from imbalance_jax.data import views
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.evaluation import perplexity
-from imbalance_jax.runs import RunDirectory
+from imbalance_jax.runs import RunDirectory, run_and_step
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -182,17 +182,18 @@ def check_init_from(config: config_lib.Config) -> None:
     """
     if not config.init_from:
         return
-    path, step = _split_init_from(config.init_from)
+    run, step = run_and_step(config.init_from)
     try:
-        run = RunDirectory(path)
         theirs = run.config()
         _check_step(run, step, run.steps())
         _check_stated(config, run, theirs)
     except FileNotFoundError as error:
-        raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
+        raise ValueError(
+            f"config.init_from={config.init_from!r} is not RUN or RUN@STEP: {error}"
+        ) from error
     for name in (*"LDHKFN", "tied"):
         if getattr(theirs.model, name) != getattr(config.model, name):
-            where = f"{path}/checkpoints" + (f"/{step}" if step is not None else "")
+            where = f"{run}/checkpoints" + (f"/{step}" if step is not None else "")
             found = getattr(theirs.model, name)
             raise ValueError(
                 f"{where} was written with config.model.{name}={found}, but this "
@@ -255,8 +256,7 @@ def check_vocabulary(
       vocabulary: of this run.
       models: source name -> this run's tokenizer.
     """
-    path, _ = _split_init_from(config.init_from)
-    run = RunDirectory(path)
+    run, _ = run_and_step(config.init_from)
     try:
         theirs, before = run.config(), _vocabulary(run)
         for tag in config.tags:
@@ -282,7 +282,7 @@ def check_vocabulary(
             )
     if vocabulary.size != before.size:
         raise ValueError(
-            f"{path} has a vocabulary of {before.size} ids, this run one of {vocabulary.size}. "
+            f"{run} has a vocabulary of {before.size} ids, this run one of {vocabulary.size}. "
             "Give this run the languages and tokenizers of that one."
         )
 
@@ -313,13 +313,6 @@ def _check_tokenizer(
     )
 
 
-def _split_init_from(init_from: str) -> tuple[str, int | None]:
-    path, _, step = init_from.partition("@")
-    if step and not step.isdecimal():
-        raise ValueError(f"config.init_from={init_from!r}: write RUN or RUN@STEP.")
-    return path, int(step) if step else None
-
-
 def restore_params(
     config: config_lib.Config,
     mesh: jax.sharding.Mesh,
@@ -334,8 +327,7 @@ def restore_params(
       ValueError: as `check_vocabulary`, or there is no such checkpoint.
     """
     check_vocabulary(config, vocabulary, models)
-    path, step = _split_init_from(config.init_from)
-    run = RunDirectory(path)
+    run, step = run_and_step(config.init_from)
     like = step_lib.abstract_state(run.config(), vocabulary.size, mesh)
     try:
         return _restore(run, step, like).params

@@ -81,7 +81,7 @@ def _run(
     """
     run.check(config, extend=FLAGS.extend)
     if run.done and config.steps == run.config().steps and not FLAGS.dry_run:
-        print(f"{run} is done. See {run.path / 'report.html'}.")
+        print(f"{run} is done. See {_report_of(run)}.")
         return _export(run)
 
     import jax
@@ -104,10 +104,22 @@ def _run(
         print(planning.describe(trainer))
     if FLAGS.dry_run:
         print(planning.forecast(trainer))
+        print(planning.describe_disk(trainer, run))
         return cli.DONE
+    full = planning.warn_of_full_disk(trainer, run)
+    if full:
+        print(full)
     if FLAGS.extend and run.path.exists():
         print(planning.describe_extension(run.config(), trainer))
     return _train(trainer, run, times)
+
+
+def _report_of(run: RunDirectory) -> os.PathLike:
+    """Returns the path of a run's report, which is written where it is missing."""
+    from imbalance_jax.analysis import page
+
+    report = run.path / "report.html"
+    return report if report.exists() else page.write_run_page(run)
 
 
 def _check_alone() -> None:
@@ -176,6 +188,7 @@ def _study() -> int:
         print(planning.describe_pack(pack))
     if FLAGS.dry_run:
         print(planning.forecast_pack(pack))
+        print(planning.describe_disk(pack.first, pack.members[0].run, len(pack.members)))
         return cli.DONE
     return _train_packs(members, mesh, setup)
 
@@ -197,7 +210,7 @@ def _members() -> dict[str, tuple[config_lib.Config, Mapping[str, str]]]:
     file = storage.path_of(FLAGS.study) / "study.json"
     if not file.exists():
         raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.")
-    known = json.loads(file.read_text())["runs"]
+    known = json.loads(file.read_text(encoding="utf-8"))["runs"]
     if not FLAGS.members:
         raise ValueError(
             f"--study={FLAGS.study} needs --members: which of its runs to train, such as "
@@ -276,23 +289,26 @@ def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> i
                     raise
                 return _leave("another process was lost")
     if not distributed.is_writer():
-        return cli.FAILED if failed else cli.DONE
+        return distributed.leave(cli.FAILED) if failed else cli.DONE
     for member in members:
         if member.name in failed:
-            details = member.run.path / "FAILED.json"
-            print(
-                f"error: {member.name}: {failed[member.name]}\n{details} has the details.",
-                file=sys.stderr,
-            )
+            _report_failure(f"{member.name}: {failed[member.name]}", member.run)
         else:
             print(f"{member.name} is done. See {page.write_run_page(member.run)}.")
-    return cli.FAILED if failed else cli.DONE
+    return distributed.leave(cli.FAILED) if failed else cli.DONE
 
 
 def _stopped(stop: "Preempted", where: str) -> str:
     if stop.step is None:
         return f"Stopped before the first step. {_again()}"
     return f"Saved step {stop.step} {where}. {_again()}"
+
+
+def _report_failure(why: str, run: RunDirectory) -> None:
+    print(f"error: {why}", file=sys.stderr)
+    details = run.path / "FAILED.json"
+    if details.exists():
+        print(f"{details} has the details.", file=sys.stderr)
 
 
 def _leave(why: str) -> int:
@@ -331,14 +347,18 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
                 raise
             return _leave("another process was lost")
         except Failed as error:
-            print(f"error: {error}\n{run.path / 'FAILED.json'} has the details.", file=sys.stderr)
+            _report_failure(str(error), run)
             return distributed.leave(cli.FAILED)
-    if distributed.is_writer():
-        from imbalance_jax.analysis import page
+    try:
+        if distributed.is_writer():
+            from imbalance_jax.analysis import page
 
-        print(f"Done. See {page.write_run_page(run)}; for some text of its own:")
-        print(f"    python -m imbalance_jax.generate --workdir={run}")
-    return _export(run)
+            print(f"Done. See {page.write_run_page(run)}; for some text of its own:")
+            print(f"    python -m imbalance_jax.generate --workdir={run}")
+        return _export(run)
+    except OSError as error:  # the run is done, and the same command writes what is missing
+        print(f"error: {storage.describe_os_error(error)}", file=sys.stderr)
+        return cli.FAILED
 
 
 def _export(run: RunDirectory) -> int:

@@ -68,7 +68,8 @@ class MetricsFile:
             yield from _records(file.read_text())
 
     def append(self, record: Mapping[str, Any]) -> None:
-        with (self._directory / _WHOLE).open("a") as file:
+        path = self._directory / _WHOLE
+        with storage.naming_file(path), path.open("a") as file:
             file.write(_line(record))
 
     def flush(self) -> None:

@@ -18,21 +18,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import distributed, sharding, tuning
+from imbalance_jax import distributed, pack_shape, sharding, tuning
 from imbalance_jax import step as step_lib
 from imbalance_jax.checkpoint import Checkpoints
-from imbalance_jax.config import Config
 from imbalance_jax.evaluation.perplexity import Evaluator
 from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory
-from imbalance_jax.train import Clock, Course, Lost, Preempted, Trainer, advice, begin
-
-# What the members of a pack may differ in. Of the languages, their tags must be the same.
-_OWN = (
-    *("seed", "data_dir", "init_from", "log_every", "mirrors", "sources", "languages"),
-    *("vocabulary", "mixture", "parallel"),
+from imbalance_jax.train import (
+    Clock,
+    Course,
+    Lost,
+    Preempted,
+    Trainer,
+    advice,
+    begin,
+    refusing_too_little_memory,
 )
-_OWN_OF_OPTIMIZER = ("peak_lr", "final_lr", "schedule", "warmup", "decay")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Pack:
         self.members, self.mesh = tuple(members), mesh
         self.first = members[0].trainer
         _check_alike(members)
-        _check_devices(self.first.config, mesh)
+        sharding.check_batch(self.first.config, mesh)
         self.way = way or tuning.packing(mesh)
         # Places in the stack: where members do not divide over their axis, the last ones are
         # copies of the first member that never train.
@@ -206,6 +207,10 @@ def _rates(trainer: Trainer, steps_S: np.ndarray) -> np.ndarray:
 def _check_alike(members: Sequence[Member]) -> None:
     """Raises ValueError if two runs cannot be stacked, naming what differs."""
     first, *others = members
+    for member in members:
+        alone = pack_shape.why_alone(member.trainer.config)
+        if alone:
+            raise ValueError(f"{member.name}: {alone}")
     for other in others:
         for field, ours, theirs in config_lib.differences(_shape(first), _shape(other)):
             raise ValueError(
@@ -217,14 +222,9 @@ def _check_alike(members: Sequence[Member]) -> None:
 
 def _shape(member: Member) -> dict[str, Any]:
     """Returns what the members of a pack have in common, by field."""
-    config, trainer = member.trainer.config, member.trainer
-    plain = config_lib.to_dict(config)
-    shape = {name: value for name, value in plain.items() if name not in _OWN}
-    for name in _OWN_OF_OPTIMIZER:
-        del shape["optimizer"][name]
+    trainer = member.trainer
     # What follows from text and tokenizers, by the field that a user would look at.
-    return shape | {
-        "languages": list(config.tags),
+    return pack_shape.shape_of_run(trainer.config) | {
         "steps": trainer.stream.steps,  # fewer than the config's where the text ends
         "vocabulary": {
             "size": trainer.vocabulary.size,
@@ -232,15 +232,6 @@ def _shape(member: Member) -> dict[str, Any]:
             "dtype_of_ids": str(trainer.stream.batch(0).ids_BW.dtype),
         },
     }
-
-
-def _check_devices(config: Config, mesh: Mesh) -> None:
-    if "wandb" in config.mirrors:
-        raise ValueError(
-            "config.mirrors has 'wandb', which follows one run in a process. Set it to "
-            "('tensorboard',) or () for the members of a pack, or train them one by one."
-        )
-    sharding.check_batch(config, mesh)
 
 
 def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[str, str]:
@@ -265,7 +256,8 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
         raise Preempted(None)
     start = pack.members[0].start
     assert all(member.start == start for member in pack.members)
-    state_E = None if start else pack.init_state()
+    with refusing_too_little_memory(pack.first.config, pack.mesh.shape):
+        state_E = None if start else pack.init_state()
     with distributed.agreed():
         if distributed.is_writer():
             for member in pack.members:
@@ -280,16 +272,16 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
         if start:
             print(f"Going on from step {start:,}", flush=True)
             like = pack.first.abstract_state()
-            state_E = pack.stack(lambda member: checkpoints[member.name].restore(start, like))
-        news = [
-            begin(member.trainer, member.run, start, pack.about(member)) for member in pack.members
-        ]
-        for line in filter(None, dict.fromkeys(news)):  # once, where it is the same for all
-            print(line, flush=True)
+            with refusing_too_little_memory(pack.first.config, pack.mesh.shape):
+                state_E = pack.stack(lambda member: checkpoints[member.name].restore(start, like))
+        with distributed.agreed():
+            begun = [begin(m.trainer, m.run, start, pack.about(m)) for m in pack.members]
+        for line in filter(None, dict.fromkeys(each.change for each in begun)):
+            print(line, flush=True)  # once, where it is the same for all
         before = [member.run.newest("time/") for member in pack.members]
         times.go_on(max(before, key=lambda record: record.get("time/total", 0.0)))
         courses: list[Course] = []
-        for member in pack.members:
+        for place, member in enumerate(pack.members):
             alignment = courses[0].alignment if courses else None
             course = Course(
                 member.trainer,
@@ -299,7 +291,9 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
                 checkpoints[member.name],
                 evaluator.of(member.trainer.vocabulary),
                 start,
+                sent=begun[place].sent,
                 name=member.name,
+                place=place,
                 together=len(pack.members),
                 programs=alignment.programs if alignment else None,
             )
@@ -323,6 +317,11 @@ def _compile(pack: Pack) -> tuple[jax.stages.Compiled, Evaluator]:
         return pack.compile_step(pack.abstract_state()), evaluator
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(advice(config, error, pack.mesh.shape)) from error
+
+
+def _save_and_wait(course: Course, state: step_lib.TrainState) -> None:
+    course.save(state)
+    course.checkpoints.wait()
 
 
 def _end(course: Course, state: step_lib.TrainState) -> None:
@@ -350,41 +349,41 @@ class _Loop:
 
     def run(self) -> dict[str, str]:
         """Trains; returns what went wrong, by the names of members."""
-        try:
-            self._train()
-            self._each(_end)
-        except Preempted:
-            self._flush()  # what is logged of the step that is saved
-            self._each(lambda course, state: course.save(state))
-            for course in self._courses:
-                course.checkpoints.wait()
-            raise
+        work = self._courses[0].work
+        begun = work.after(self._courses[0].done)
+        with Progress("Training", work.total, start=begun) as self._progress:
+            try:
+                self._train()
+                self._each(_end)
+            except Preempted:
+                self._flush()  # what is logged of the step that is saved
+                self._each(_save_and_wait)
+                raise
         return self._failed
 
     def _train(self) -> None:
         pack, start = self._pack, self._courses[0].done
-        map_EGU = pack.map_EGU()
-        with Progress("Training", pack.steps, start=start) as self._progress:
-            self._each(lambda course, state: course.begin(state, self._progress))
-            for done in range(start + 1, pack.steps + 1):
-                if not self._alive_E.any():
-                    return
-                try:
-                    with self._times("data"):
-                        given_E = pack.place(done - 1, self._alive_E)
-                    self._state_E, metrics_E = self._update(self._state_E, given_E, map_EGU)
-                except Exception as error:  # of the program that they share
-                    for place, _ in self._living():
-                        self._drop(place, error)
-                    return
-                for course in self._courses:
-                    course.done = done
-                self._note(done, metrics_E)
-                self._progress.show(done, self._text())
-                if any(course.is_due for _, course in self._living()):
-                    self._flush()
-                    self._each(lambda course, state: course.measure(state))
-                self._courses[0].poll()
+        map_EGU, work = pack.map_EGU(), self._courses[0].work
+        self._each(lambda course, state: course.begin(state, self._progress))
+        for done in range(start + 1, pack.steps + 1):
+            if not self._alive_E.any():
+                return
+            try:
+                with self._times("data"):
+                    given_E = pack.place(done - 1, self._alive_E)
+                self._state_E, metrics_E = self._update(self._state_E, given_E, map_EGU)
+            except Exception as error:  # of the program that they share
+                for place, _ in self._living():
+                    self._drop(place, error)
+                return
+            for course in self._courses:
+                course.done = done
+            self._note(done, metrics_E)
+            self._progress.show(work.before_evaluation(done), self._text())
+            if any(course.is_due for _, course in self._living()):
+                self._flush()
+                self._each(lambda course, state: course.measure(state))
+            self._courses[0].poll()
 
     def _living(self) -> list[tuple[int, Course]]:
         """Returns the members that are alive, with their places in the stack."""
@@ -424,8 +423,7 @@ class _Loop:
             raise Lost(course.done) from error
         self._alive_E = self._alive_E.copy()  # the devices may still read the one before
         self._alive_E[place] = False
-        course.fail(error)
-        self._failed[course.name] = advice(course.trainer.config, error, self._pack.mesh.shape)
+        self._failed[course.name] = course.fail(error)
         self._progress.line(f"{course.name} failed: {self._failed[course.name]}")
 
     def _text(self) -> str:

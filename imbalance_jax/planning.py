@@ -9,13 +9,14 @@ import jax
 import numpy as np
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import distributed, hardware, languages, mesh_shape, placement, step
+from imbalance_jax import distributed, hardware, languages, mesh_shape, placement, step, storage
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import synthetic
 from imbalance_jax.data.corpora import describe_documents
 from imbalance_jax.pack import Pack
 from imbalance_jax.progress import clock
+from imbalance_jax.runs import RunDirectory
 from imbalance_jax.train import Trainer
 
 # A step expected to take longer than this is not tried out in a dry run.
@@ -155,6 +156,37 @@ def forecast(trainer: Trainer) -> str:
     trial = functools.partial(_try_step, compiled, trainer.init_state, batch) if fits else None
     lines.append(_time(trainer, trial, runs=1))
     return "\n".join(lines)
+
+
+def describe_disk(trainer: Trainer, run: RunDirectory, runs: int = 1) -> str:
+    """Returns what the checkpoints of a run take on disk, and what is free there.
+
+    Args:
+      trainer: of the run.
+      run: its directory.
+      runs: how many of its size lie there.
+    """
+    needed, free = _checkpoint_bytes(trainer, runs), storage.free_bytes(run.path)
+    text = f"checkpoints take up to {placement.size(needed)} on disk"
+    return text if free is None else f"{text}, where {placement.size(free)} are free"
+
+
+def warn_of_full_disk(trainer: Trainer, run: RunDirectory) -> str:
+    """Returns `describe_disk` and what to do, if a run that begins will not fit on its disk."""
+    free = storage.free_bytes(run.path)
+    if free is None or run.checkpoints.exists() or free >= _checkpoint_bytes(trainer, 1):
+        return ""
+    return (
+        f"Warning: {describe_disk(trainer, run)}. Free some of it, or lower "
+        f"config.checkpoint.keep={trainer.config.checkpoint.keep}."
+    )
+
+
+def _checkpoint_bytes(trainer: Trainer, runs: int) -> int:
+    state = trainer.abstract_state()
+    each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    # The oldest one is removed when the newest is written.
+    return runs * each * (trainer.config.checkpoint.keep + 1)
 
 
 def describe_pack(pack: Pack) -> str:

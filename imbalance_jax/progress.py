@@ -1,8 +1,12 @@
 """Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
 
+import dataclasses
+import itertools
+import math
 import sys
 import time
 import types
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import rich.console
@@ -20,6 +24,52 @@ def clock(seconds: float) -> str:
 
 def terminal() -> bool:
     return sys.stdout.isatty()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunWork:
+    """The work of a training run, in training steps: its evaluations are a part of it.
+
+    Measuring alignment is not counted, since what it takes is known only when it is measured.
+    """
+
+    steps: int
+    every: int  # steps between evaluations; 0 is the first and last only
+    evaluation: float  # what one takes
+    scoring: float  # what the test split takes, after the last step
+
+    @property
+    def total(self) -> float:
+        return self.after(self.steps) + self.scoring
+
+    def after(self, step: int) -> float:
+        """Returns the work that is done after a step and the evaluation that may follow it."""
+        evaluations = 1 + (step // self.every if self.every else 0)
+        if step == self.steps and (not self.every or step % self.every):
+            evaluations += 1
+        return step + evaluations * self.evaluation
+
+    def before_evaluation(self, step: int) -> float:
+        """Returns the work that is done after a step, before the evaluation that may follow it."""
+        return self.after(step - 1) + 1 if step else 0.0
+
+
+def share_out(
+    show: Callable[[float], None], costs: Sequence[float]
+) -> list[Callable[[float], None]]:
+    """Returns what shows the share done of each part of some work, as a share of all of it.
+
+    Args:
+      show: shows a share of all, 0 to 1.
+      costs: of the parts, one after another, in any unit.
+    """
+    total = sum(costs) or 1.0
+
+    def part(begun: float, cost: float) -> Callable[[float], None]:
+        return lambda share: show((begun + share * cost) / total)
+
+    begins = itertools.accumulate(costs, initial=0.0)
+    return [part(begun, cost) for begun, cost in zip(begins, costs, strict=False)]
 
 
 class Progress:
@@ -70,7 +120,9 @@ class Progress:
         finished = done >= self._total and not self._finished
         if now - self._last_line >= self._every or finished:
             self._last_line, self._finished = now, finished
-            self.line(f"{self._title} {done / self._total:4.0%}  {self._left(done, now)}  {text}")
+            # Rounded down: 100 % is said when all is done.
+            share = math.floor(100 * min(done / self._total, 1.0)) / 100
+            self.line(f"{self._title} {share:4.0%}  {self._left(done, now)}  {text}")
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""

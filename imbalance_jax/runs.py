@@ -37,6 +37,15 @@ except ImportError:  # not on Windows
 _COMMITTED = "commit_success.txt"
 
 
+# What a run writes besides config.json. Anything else may lie in its directory, such as what a
+# job's scheduler writes there before the run begins.
+_WRITTEN = (
+    *("DONE", "FAILED.json", "checkpoints", "evaluation*.json", "metrics*.jsonl", "mixture.csv"),
+    *("provenance.json", "report.html", "tensorboard", "test_texts.csv", "tokenizer-*.model"),
+    *("transfer.json", "vocabulary.npz", "wandb", "wandb.json", "word2vec*"),
+)
+
+
 class RunDirectory:
     """Reads and writes the files of one run.
 
@@ -86,7 +95,7 @@ class RunDirectory:
         file = self.path / "config.json"
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no run: it has no config.json.")
-        return config_lib.resolve(json.loads(file.read_text()))
+        return config_lib.resolve(json.loads(file.read_text(encoding="utf-8")))
 
     def begun(self) -> config_lib.Config | None:
         """Returns the config that the run was started with; None where it was not."""
@@ -100,8 +109,13 @@ class RunDirectory:
         """
         if (self.path / "config.json").exists():
             self._check_same(config, extend)
-        elif self.path.exists() and any(f.name != ".lock" for f in self.path.iterdir()):
-            raise ValueError(f"{self.path} is not empty and holds no run. Use another --workdir.")
+            return
+        in_the_way = [file for name in _WRITTEN for file in sorted(self.path.glob(name))]
+        if in_the_way:
+            raise ValueError(
+                f"{in_the_way[0]} would be written over, and {self.path} holds no run (it has no "
+                "config.json). Move it away, or use another --workdir."
+            )
 
     def check_format(self) -> None:
         """Raises ValueError if a run was begun on text in a format that is no longer written.
@@ -231,7 +245,8 @@ class RunDirectory:
         return lines
 
     def write_text(self, name: str, text: str) -> None:
-        self.write_bytes(name, text.encode())
+        # A file that the text names may have a name that is not text.
+        self.write_bytes(name, text.encode(errors="backslashreplace"))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Writes a file whole or not at all."""
@@ -240,21 +255,29 @@ class RunDirectory:
     def read_json(self, name: str) -> Any:
         """Returns a JSON file of the run, or None where it is absent."""
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def finish(self) -> None:
         self.flush()
         self.write_text("DONE", datetime.datetime.now(datetime.UTC).isoformat() + "\n")
         self.release()
 
-    def fail(self, step: int, error: BaseException) -> None:
-        self.flush()
+    def fail(self, step: int, error: BaseException, message: str = "") -> None:
+        """Writes FAILED.json.
+
+        Args:
+          step: the updates done before.
+          error: what ended the run.
+          message: what to do about it, if the error does not say so itself.
+        """
+        with contextlib.suppress(OSError):  # of a store; what ended the run is known already
+            self.flush()
         self.write_json(
             "FAILED.json",
             {
                 "step": step,
                 "error": type(error).__name__,
-                "message": str(error),
+                "message": message or str(error),
                 "time": datetime.datetime.now(datetime.UTC).isoformat(),
             },
         )
@@ -306,7 +329,21 @@ class RunDirectory:
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Returns the rows of a CSV file of the run; none where it is absent."""
         file = self.path / name
-        return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        return list(csv.DictReader(text.splitlines()))
+
+
+def run_and_step(name: str) -> tuple[RunDirectory, int | None]:
+    """Returns the run and the step that RUN or RUN@STEP names; no step is None.
+
+    A directory's name may have an @ of its own. Where one could be read either way, as in a@5,
+    it is the directory if that holds a run.
+    """
+    whole = RunDirectory(name)
+    path, at, step = name.rpartition("@")
+    if not at or not step.isdecimal() or (whole.path / "config.json").exists():
+        return whole, None
+    return RunDirectory(path), int(step)
 
 
 @contextlib.contextmanager
@@ -358,11 +395,19 @@ def versions() -> dict[str, Any]:
 
 
 def _git_revision() -> str:
-    """Returns the revision of the checkout this file lies in, or "unknown"."""
-    here = epath.Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    """Returns the revision of the checkout this file lies in, or "unknown".
+
+    `git describe --dirty` would write the checkout's index, and leave a lock there if it cannot.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        revision = _git("describe", "--always", "--abbrev=40")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return revision + "-dirty" * bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(epath.Path(__file__).parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()

@@ -6,6 +6,7 @@ there when something is in it. Everything else `epath.Path` makes alike.
 """
 
 import contextlib
+import errno
 import functools
 import os
 import pathlib
@@ -25,8 +26,15 @@ def path_of(path: epath.PathLike) -> epath.Path:
     """Returns a path as what reads and writes it, wherever it is.
 
     Raises:
-      ValueError: it is in another kind of store, or a package is missing.
+      ValueError: it is in another kind of store, or a package is missing; or its name is not
+        UTF-8, as what writes the checkpoints needs it to be.
     """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{os.fspath(path)} is not a name in UTF-8. Rename it, or use another."
+        ) from error
     if is_store(path):
         _open_store(os.fspath(path).partition("://")[0])
     return epath.Path(path)
@@ -78,13 +86,77 @@ def absolute(path: epath.PathLike) -> str:
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all.
+
+    Raises:
+      OSError: it cannot be written; the error names the file.
+    """
     if is_store(path):
         path.write_bytes(content)
         return
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    with naming_file(path):
+        try:
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)  # on a full disk, what is left takes room
+            raise
+
+
+@contextlib.contextmanager
+def naming_file(path: epath.PathLike) -> Iterator[None]:
+    """Adds a file's name to an OSError raised within: that of a failed write has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def describe_os_error(error: OSError) -> str:
+    """Returns what the operating system refused, and what to do about it, in one line."""
+    if error.errno is None or error.filename is None:
+        return str(error)
+    path = os.fsdecode(error.filename)
+    what = f"{path}: {os.strerror(error.errno)}."
+    if error.errno == errno.ENOSPC:
+        return f"{what} {_describe_disk(path)} Free some of it."
+    if error.errno == errno.EDQUOT:
+        return f"{what} Remove files of this user, or ask for a larger quota."
+    if error.errno == errno.EFBIG:
+        return f"{what} Raise the limit on the size of a file: ulimit -f."
+    if error.errno in _FORBIDDEN:
+        return f"{what} Allow this user to read and write there, or name another place."
+    return what
+
+
+def _describe_disk(path: str) -> str:
+    """Returns how much of the disk of a path is free, in words."""
+    try:
+        here = _existing(path)
+        usage = shutil.disk_usage(here)
+    except OSError:
+        return "The disk is full."
+    free, total = usage.free / 1e6, usage.total / 1e6
+    return f"Of the disk of {here}, {free:,.1f} of {total:,.1f} MB are free."
+
+
+def free_bytes(path: epath.PathLike) -> int | None:
+    """Returns how many bytes can be written where a path is or will be; None of a store."""
+    return None if is_store(path) else shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: epath.PathLike) -> pathlib.Path:
+    """Returns a path, or the innermost directory above it that exists."""
+    here = pathlib.Path(os.path.abspath(path))
+    while not here.exists() and here != here.parent:
+        here = here.parent
+    return here
 
 
 def upload(directory: epath.PathLike, path: epath.Path, *, last: str = "") -> None:

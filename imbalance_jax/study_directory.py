@@ -18,6 +18,12 @@ from imbalance_jax import grid, runs, storage
 from imbalance_jax.runs import RunDirectory
 
 VERSION = 1
+# What a study writes besides study.json, apart from logs, which only grow. Anything else may lie
+# in its directory, such as a plan of how to send its runs somewhere.
+_WRITTEN = (
+    *("runs", "report.html", "reference.html", "figures", "table.csv", "table.parquet"),
+    *("alignment.csv", "alignment.parquet"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +60,7 @@ class StudyDirectory:
         file = self.path / "study.json"
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no study: it has no study.json.")
-        plain = json.loads(file.read_text())
+        plain = json.loads(file.read_text(encoding="utf-8"))
         if plain.pop("version", None) != VERSION:
             raise ValueError(
                 f"{file} was not written by this version of the program ({VERSION}), or not whole. "
@@ -80,10 +86,11 @@ class StudyDirectory:
         More runs than it has are welcome, and so are other claims; a run that it has must stay.
         """
         if not (self.path / "study.json").exists():
-            # A plan of how to send the study's runs somewhere may lie there before the study.
-            if self.path.exists() and any(f.name != "launch" for f in self.path.iterdir()):
+            in_the_way = [name for name in _WRITTEN if (self.path / name).exists()]
+            if in_the_way:
                 raise ValueError(
-                    f"{self.path} is not empty and holds no study. Use another --workdir."
+                    f"{self.path / in_the_way[0]} would be written over, and {self.path} holds no "
+                    "study (it has no study.json). Move it away, or use another --workdir."
                 )
             return
         before = self.study()

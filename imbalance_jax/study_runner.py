@@ -16,9 +16,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from imbalance_jax import cli, grid, storage
-from imbalance_jax import config as config_lib
-from imbalance_jax.config import Config
+from imbalance_jax import cli, grid, pack_shape, storage
 from imbalance_jax.interrupts import Interrupts
 from imbalance_jax.progress import Progress, clock
 from imbalance_jax.study_directory import StudyDirectory
@@ -26,8 +24,6 @@ from imbalance_jax.study_directory import StudyDirectory
 _POLL_SECONDS = 1.0
 # Between two looks at how far running processes are; each look costs requests in a store.
 _LOOK_SECONDS = {False: 0.0, True: 30.0}
-# Of the optimizer: what may differ between the members of a pack.
-_LEARNING_RATE = ("peak_lr", "final_lr", "warmup", "decay", "schedule")
 
 
 @dataclasses.dataclass
@@ -40,31 +36,15 @@ class _Job:
     output: epath.Path  # its log, or what becomes the log in a store when it ends
 
 
-def pack_key(config: Config) -> str:
-    """Returns what has to be equal for two runs to be stacked in one program.
-
-    That is the shape of everything: the model, the batch, the number of steps, the languages
-    and their text. Ratios, stages, seeds, anchors and learning rates may differ.
-    """
-    plain = config_lib.to_dict(config)
-    for name in ("seed", "mixture", "data_dir", "init_from"):
-        del plain[name]
-    for name in _LEARNING_RATE:
-        del plain["optimizer"][name]
-    plain["languages"] = {
-        tag: [language["source"], language["clone_of"]]
-        for tag, language in sorted(plain["languages"].items())
-    }
-    return config_lib.digest(plain)
-
-
 def packs(study: grid.StudyConfig, names: Sequence[str], most: int) -> list[tuple[str, ...]]:
     """Returns runs in packs of at most so many, in the order of their first members."""
     if most < 2:
         return [(name,) for name in names]
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(pack_key(study.runs[name].config), []).append(name)
+        config = study.runs[name].config
+        alone = pack_shape.why_alone(config)
+        groups.setdefault(name if alone else pack_shape.pack_key(config), []).append(name)
     found = [
         tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)
     ]
@@ -211,7 +191,7 @@ class Runner:
         if code < 0:
             name = signal.Signals(-code).name
             return f"ended by {name}; a machine that is out of memory does that. See {log}."
-        lines = log.read_text().strip().splitlines()
+        lines = log.read_bytes().decode(errors="replace").strip().splitlines()
         said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return said[-1] if said else f"exit code {code}. See {log}."
 

@@ -6,10 +6,11 @@ A `Course` is what a run does besides its updates, alone or in a pack (pack.py).
 import contextlib
 import dataclasses
 import functools
+import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from imbalance_jax import (
     mesh_shape,
     mirrors,
     sharding,
+    storage,
 )
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
@@ -39,7 +41,7 @@ from imbalance_jax.data.stream import Stream, with_ratio
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import Programs
-from imbalance_jax.progress import Progress
+from imbalance_jax.progress import Progress, RunWork, share_out
 from imbalance_jax.runs import RunDirectory, versions
 
 
@@ -284,6 +286,17 @@ class Trainer:
             )
         return found
 
+    def scored_windows(self) -> list[list[perplexity.Windows]]:
+        """Returns what `score` scores: the test split, and then each parallel set."""
+        return [self.test_windows(), *map(self.parallel_windows, self.parallel.values())]
+
+    def cost_of_scoring(self, windows: Sequence[perplexity.Windows]) -> float:
+        """Returns what it takes to score windows, in training steps.
+
+        A forward pass is a third of an update, whose backward pass takes twice as much.
+        """
+        return sum(len(w.ids_nW) for w in windows) / self.config.batch_size / 3
+
     def evaluator(self) -> perplexity.Evaluator:
         each = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         size = self.config.batch_size // self.config.optimizer.accumulate
@@ -326,16 +339,18 @@ class Trainer:
           evaluator: a compiled one, where there is one.
         """
         evaluator = evaluator or self.evaluator()
-        windows = self.test_windows()
-        sums, losses = evaluator.measure(state.params, windows, poll)
+        windows, *others = self.scored_windows()
+        costs = [self.cost_of_scoring(each) for each in (windows, *others)]
+        polls = iter(share_out(poll, costs))
+        sums, losses = evaluator.measure(state.params, windows, next(polls))
         found = evaluator.summaries(sums)
         texts = {
             tag: self._by_text(tag, losses[tag], windows[g])
             for g, tag in enumerate(self.config.tags)
         }
         parallel = {
-            name: _score_parallel(self, evaluator, state, set_, poll)
-            for name, set_ in self.parallel.items()
+            name: _score_parallel(self, evaluator, state, self.parallel[name], each, next(polls))
+            for name, each in zip(self.parallel, others, strict=True)
         }
         # A loss to compare with, where the text's entropy is known.
         floors = {tag: self.entropy(tag) for tag in found if self.entropy(tag)}
@@ -442,14 +457,24 @@ _ABOUT = (
 class Recorder:
     """Adds up what the steps report, and writes a record of it now and then."""
 
-    def __init__(self, trainer: Trainer, run: RunDirectory, times: Clock, start: int) -> None:
-        self._trainer, self._run, self._times = trainer, run, times
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: RunDirectory,
+        times: Clock,
+        start: int,
+        sent: int,
+        errors: distributed.WriterErrors,
+    ) -> None:
+        """Args: as for `Course`; errors keeps those of writing."""
+        self._trainer, self._run, self._times, self._errors = trainer, run, times, errors
         self._audit = Audit(trainer.config, trainer.stream)
-        if distributed.is_writer():
-            self._audit.resume(run.metrics(), start)
         names = trainer.config.mirrors if distributed.is_writer() else ()
-        self._mirrors = mirrors.open_mirrors(names, run, trainer.config)
         self._peak = hardware.peak_flops(trainer.settled_model().dtype).value
+        with distributed.agreed():
+            if distributed.is_writer():
+                self._audit.resume(run.metrics(), start)
+            self._mirrors = mirrors.Mirrors(names, run, trainer.config, start, sent)
         self._pending: tuple[int, step_lib.Metrics] | None = None
         self.newest: dict[str, Any] = {}  # the newest record of training
         self._reset()
@@ -487,8 +512,9 @@ class Recorder:
                 f"{values['grad_norm']}. In another --workdir, lower config.optimizer.peak_lr or "
                 "set config.optimizer.clip_norm=1."
             )
-        if distributed.is_writer():
-            self._audit.follow()
+        with self._errors.kept():
+            if distributed.is_writer():
+                self._audit.follow()
         self._loss_G += values["loss_G"]
         self._tokens_G += values["tokens_G"]
         self._steps += 1
@@ -499,15 +525,14 @@ class Recorder:
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Writes a record to the run directory and its mirrors, from one process."""
-        if distributed.is_writer():
-            self._run.log(step, record)
+        with self._errors.kept():
+            if distributed.is_writer():
+                self._run.log(step, record)
         numbers = {name: value for name, value in record.items() if not isinstance(value, str)}
-        for mirror in self._mirrors:
-            mirror.log(step, numbers)
+        self._mirrors.log(step, numbers)
 
     def close(self) -> None:
-        for mirror in self._mirrors:
-            mirror.close()
+        self._mirrors.close()
 
     def _record(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the metrics of the steps since the last record; losses are their means."""
@@ -569,7 +594,8 @@ def train(
         raise Preempted(None)
     # Before anything is written: it may not fit the device, or its config.
     begun = bool(distributed.of_process_0(np.bool_(run.checkpoints.exists())))
-    state = None if begun else trainer.init_state()
+    with refusing_too_little_memory(trainer.config, trainer.mesh.shape):
+        state = None if begun else trainer.init_state()
     with distributed.agreed():
         if distributed.is_writer():
             run.claim(trainer.config)
@@ -579,15 +605,19 @@ def train(
         stack.callback(checkpoints.close)
         saved = checkpoints.steps()
         start = int(distributed.of_process_0(np.int32(saved[-1] if saved else 0)))
-        if start:
-            state = checkpoints.restore(start, trainer.abstract_state())
-            print(f"Going on from step {start:,}", flush=True)
-        state = state or trainer.init_state()
-        news = begin(trainer, run, start, trainer.provenance())
-        if news:
-            print(news, flush=True)
+        with refusing_too_little_memory(trainer.config, trainer.mesh.shape):
+            if start:
+                state = checkpoints.restore(start, trainer.abstract_state())
+                print(f"Going on from step {start:,}", flush=True)
+            state = state or trainer.init_state()
+        with distributed.agreed():
+            before = begin(trainer, run, start, trainer.provenance())
+        if before.change:
+            print(before.change, flush=True)
         times.go_on(run.newest("time/"))
-        course = Course(trainer, run, times, interrupts, checkpoints, evaluator, start)
+        course = Course(
+            trainer, run, times, interrupts, checkpoints, evaluator, start, sent=before.sent
+        )
         try:
             _loop(course, times, update, state)
         except Preempted:
@@ -621,35 +651,56 @@ def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.
         raise ValueError(advice(trainer.config, error, trainer.mesh.shape)) from error
 
 
+@contextlib.contextmanager
+def refusing_too_little_memory(config: Config, mesh: Mapping[str, int]) -> Iterator[None]:
+    """Raises ValueError where memory runs out before the first step."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not hardware.is_out_of_memory(error):
+            raise
+        raise ValueError(advice(config, error, mesh)) from error
+
+
 def _loop(
+    course: "Course", times: Clock, update: jax.stages.Compiled, state: step_lib.TrainState
+) -> None:
+    """Trains a state to the run's end, and writes what the run leaves behind, however it ends."""
+    try:
+        _train_and_finish(course, times, update, state)
+    except Preempted:
+        raise
+    except Exception as error:
+        if distributed.is_lost_peer(error) and not course.failed_elsewhere():
+            raise Lost(course.done) from error
+        raise Failed(course.fail(error)) from error
+    finally:
+        course.recorder.close()
+
+
+def _train_and_finish(
     course: "Course", times: Clock, update: jax.stages.Compiled, state: step_lib.TrainState
 ) -> None:
     trainer, stream = course.trainer, course.trainer.stream
     map_GU = trainer.map_GU()
     try:
-        with Progress("Training", stream.steps, start=course.done) as progress:
-            course.begin(state, progress)
+        with Progress("Training", course.work.total, start=course.work.after(course.done)) as bar:
+            course.begin(state, bar)
             for done in range(course.done + 1, stream.steps + 1):
                 with times("data"):
                     batch = trainer.batch(done - 1)
                 state, metrics = update(state, batch, map_GU)
                 course.done = done
                 course.recorder.note(done, metrics)
-                progress.show(done, course.recorder.text)
+                bar.show(course.work.before_evaluation(done), course.recorder.text)
                 course.measure(state)
                 course.poll()
-        course.score(state)
+            course.score(state)
     except Preempted:
+        # This may fail as any other save may: the newest step's loss may not be finite.
         course.save(state)
         course.checkpoints.wait()
         raise
-    except Exception as error:
-        if distributed.is_lost_peer(error) and not course.failed_elsewhere():
-            raise Lost(course.done) from error
-        course.fail(error)
-        raise Failed(advice(trainer.config, error, trainer.mesh.shape)) from error
-    finally:
-        course.recorder.close()
     course.finish()
 
 
@@ -669,7 +720,9 @@ class Course:
         evaluator: perplexity.Evaluator,
         start: int,
         *,
+        sent: int = -1,
         name: str = "",
+        place: int = 0,
         together: int = 1,
         programs: Programs | None = None,
     ) -> None:
@@ -681,18 +734,26 @@ class Course:
         checkpoints: its own.
         evaluator: a compiled one.
         start: updates that it has had.
+        sent: the newest step that it had logged before it went on from `start`; -1 is none.
         name: what its lines begin with, where other runs write some too.
-        together: runs whose time `times` counts.
+        place: its number among the runs that take turns.
+        together: how many these are, whose time `times` counts.
         programs: of alignment, of a run of the same shapes.
         """
         self.trainer, self.run, self.checkpoints, self.name = trainer, run, checkpoints, name
         self.done = start
-        self.recorder = Recorder(trainer, run, times, start)
+        self._writer_errors = distributed.WriterErrors()
+        self.recorder = Recorder(trainer, run, times, start, sent, self._writer_errors)
         self._times, self._interrupts, self._evaluator = times, interrupts, evaluator
-        self._together = together
+        self._place, self._together = place, together
         self._validation = trainer.validation_windows()
         self.alignment, self._cadence = _alignment(trainer, run, programs)
-        self._results: dict[str, Any] = {}
+        self.work = RunWork(
+            steps=trainer.stream.steps,
+            every=trainer.config.evaluation.every,
+            evaluation=trainer.cost_of_scoring(self._validation),
+            scoring=sum(map(trainer.cost_of_scoring, trainer.scored_windows())),
+        )
         self._progress: Progress
 
     def poll(self, share: float = 1.0) -> None:
@@ -700,10 +761,15 @@ class Course:
         if self._interrupts.poll():
             raise Preempted(self.done)
 
+    def _show_and_poll(self, begun: float, cost: float, text: str, share: float) -> None:
+        """Shows how far a part of the run's work is, which may be one of several runs' part."""
+        self._progress.show(begun + (self._place + share) / self._together * cost, text)
+        self.poll()
+
     def begin(self, state: step_lib.TrainState, progress: Progress) -> None:
         """Makes up for what was not measured of the first state; lines go to `progress`."""
         self._progress = progress
-        missed = self.done == 0 or due(self.done, self.trainer.config.evaluation.every)
+        missed = self.done == 0 or self._evaluation_is_due
         evaluated, aligned = distributed.of_process_0(
             np.array([self.run.has(self.done, name) for name in ("eval/", "align/")])
         )
@@ -716,26 +782,40 @@ class Course:
             self._line(line)
 
     @property
+    def _is_last(self) -> bool:
+        return self.done == self.trainer.stream.steps
+
+    @property
+    def _evaluation_is_due(self) -> bool:
+        return self._is_last or due(self.done, self.trainer.config.evaluation.every)
+
+    @property
+    def _saving_is_due(self) -> bool:
+        return self._is_last or due(self.done, self.trainer.config.checkpoint.every)
+
+    @property
     def is_due(self) -> bool:
         """Whether `measure` has something to do."""
-        config, last = self.trainer.config, self.done == self.trainer.stream.steps
-        periods = (config.evaluation.every, config.checkpoint.every)
-        return last or self._cadence.due(self.done) or any(due(self.done, n) for n in periods)
+        return self._evaluation_is_due or self._saving_is_due or self._cadence.due(self.done)
 
     def measure(self, state: step_lib.TrainState) -> None:
         """Evaluates, aligns and saves a state, as far as each is due."""
-        config, last = self.trainer.config, self.done == self.trainer.stream.steps
-        if due(self.done, config.evaluation.every) or last:
+        if not self.is_due:
+            return
+        if self._evaluation_is_due:
             self._evaluate(state)
         if self._cadence.due(self.done):
             self._align(state)
-        if due(self.done, config.checkpoint.every) or last:
+        if self._saving_is_due:
             self.save(state)
+        self._writer_errors.agree()
 
     def _evaluate(self, state: step_lib.TrainState) -> None:
+        begun = self.work.before_evaluation(self.done)
+        poll = functools.partial(self._show_and_poll, begun, self.work.evaluation, "evaluating")
         with self._times("evaluate"):
             self.recorder.flush()
-            found = self._evaluator(state.params, self._validation, self.poll)
+            found = self._evaluator(state.params, self._validation, poll)
         self._line(_describe_evaluation(self.done, found))
         self.recorder.write(self.done, _evaluation_record(found) | self._times.metrics())
 
@@ -768,48 +848,57 @@ class Course:
     def save(self, state: step_lib.TrainState) -> None:
         with self._times("checkpoint"):
             self.recorder.flush()
-            if distributed.is_writer():
-                self.run.flush()  # a run resumed there needs all that was logged before
+            with self._writer_errors.kept():
+                if distributed.is_writer():
+                    self.run.flush()  # a run resumed there needs all that was logged before
             self.checkpoints.save(state)
-        if distributed.is_writer():
-            _write_mixture(self.trainer, self.run)
+        with self._writer_errors.kept():
+            if distributed.is_writer():
+                _write_mixture(self.trainer, self.run)
 
     def score(self, state: step_lib.TrainState) -> None:
-        """Scores the last state on the test split, for `finish` to write."""
-        title = "Scoring the test split" + f" of {self.name}" * bool(self.name)
-        with Progress(title, 1) as progress, self._times("evaluate"):
-            self._progress = progress
-
-            def poll(share: float) -> None:
-                progress.show(share)
-                self.poll()
-
+        """Scores the last state on the test split, and writes the results."""
+        begun, cost = self.work.after(self.done), self.work.scoring
+        text = "scoring the test split" + f" of {self.name}" * bool(self.name)
+        poll = functools.partial(self._show_and_poll, begun, cost, text)
+        with self._times("evaluate"):
             results = self.trainer.score(state, poll, self._evaluator)
             self._line(_describe_evaluation(self.done, results["languages"], "test"))
             for name, scores in results["parallel"].items():
                 self._line(_describe_parallel(name, scores))
-        self._results = results
+        with self._writer_errors.kept():
+            if distributed.is_writer():
+                self.run.write_results({"step": self.done, **results})
+        self._writer_errors.agree()
 
     def failed_elsewhere(self) -> bool:
         """Whether the process that was lost has written down why; it may still be at it."""
         return distributed.wait_for((self.run.path / "FAILED.json").exists)
 
-    def fail(self, error: Exception) -> None:
-        """Writes down why the run ended, where another process has not done so."""
+    def fail(self, error: Exception) -> str:
+        """Writes down why the run ended, where another process has not done so, and returns it."""
+        message = advice(self.trainer.config, error, self.trainer.mesh.shape)
         if jax.process_count() == 1:
-            self.checkpoints.wait()
-        if not (self.run.path / "FAILED.json").exists():
-            self.run.fail(self.done, error)
+            with contextlib.suppress(Exception):  # `error` came first, and may be the same one
+                self.checkpoints.wait()
+            self.checkpoints.remove_unfinished()
+        elsewhere = isinstance(error, distributed.ElsewhereError)
+        if not elsewhere and not (self.run.path / "FAILED.json").exists():
+            try:
+                self.run.fail(self.done, error, message)
+            except OSError as unwritten:
+                print(f"error: {storage.describe_os_error(unwritten)}", file=sys.stderr)
+        return message
 
     def finish(self) -> None:
-        """Writes what the run leaves behind at its end."""
+        """Says that the run is done, when all that it leaves behind is on disk."""
         with self._times("checkpoint"):
             self.checkpoints.wait()
-        if distributed.is_writer():
-            step = self.trainer.stream.steps
-            self.run.write_results({"step": step, **self._results})
-            self.run.log(step, self._times.metrics())
-            self.run.finish()
+        with self._writer_errors.kept():
+            if distributed.is_writer():
+                self.run.log(self.done, self._times.metrics())
+                self.run.finish()
+        self._writer_errors.agree()
 
     def _line(self, text: str) -> None:
         self._progress.line(f"{self.name}: {text}" if self.name else text)
@@ -828,23 +917,28 @@ def _alignment(
     return measure, cadence
 
 
-def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> str:
-    """Writes what a run records of itself before its first step, or its first after `start`.
+class Begun(NamedTuple):
+    """What `begin` finds of the starts of a run before this one."""
 
-    Returns:
-      What its bits rest on that is not as it was before `start`, in a line; "" where all is.
-    """
+    sent: int = -1  # the newest step that was logged, which may be after that of the checkpoint
+    change: str = ""  # what the bits rest on that is not as it was, in a line
+
+
+def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> Begun:
+    """Writes what a run records of itself before its first step, or its first after `start`."""
     if not distributed.is_writer():
-        return ""
+        return Begun()
     for line in run.keep_results(trainer.stream.steps):
         print(line)
     before = (run.read_json("provenance.json") or {}) if start else {}
+    sent = max((record["step"] for record in run.metrics()), default=-1)
     run.truncate_metrics(start)
     run.write_json("provenance.json", provenance)
     run.write_bytes("vocabulary.npz", trainer.vocabulary.to_bytes())
     for name, source in trainer.sources.items():
         run.write_bytes(f"tokenizer-{name}.model", source.model)
-    return conditions.describe_change(before.get("conditions", {}), provenance["conditions"])
+    change = conditions.describe_change(before.get("conditions", {}), provenance["conditions"])
+    return Begun(sent, change)
 
 
 def _write_mixture(trainer: Trainer, run: RunDirectory) -> None:
@@ -858,6 +952,7 @@ def _score_parallel(
     evaluator: perplexity.Evaluator,
     state: step_lib.TrainState,
     set_: ParallelSet,
+    windows: list[perplexity.Windows],
     poll: Callable[[float], None],
 ) -> dict[str, Any]:
     """Returns what each language of a parallel set needs for the same content.
@@ -865,7 +960,6 @@ def _score_parallel(
     Nats per token compare within a tokenizer, bits per byte within a language; the nats of
     the same texts compare across.
     """
-    windows = trainer.parallel_windows(set_)
     sums = evaluator.sums(state.params, windows, poll)
     pairs = int(set_.pairs_P.sum())
     scored = [tag for g, tag in enumerate(trainer.config.tags) if len(windows[g].ids_nW)]
@@ -911,8 +1005,12 @@ def advice(config: Config, error: Exception, mesh: Mapping[str, int]) -> str:
       error: what ended it.
       mesh: the sizes of the mesh of its updates.
     """
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        return str(error)
+    if isinstance(error, MemoryError):
+        return f"This machine is out of memory: {error or 'it does not say for what'}."
+    if isinstance(error, OSError):
+        return storage.describe_os_error(error)
+    if not hardware.is_out_of_memory(error):
+        return str(error) or type(error).__name__
     possible = mesh_shape.possible_micro_batches(config.batch_size, mesh)
     more = [k for k in possible if k > config.optimizer.accumulate]
     ways = [f"--accumulate={more[0]} (the same update in smaller parts)"] if more else []

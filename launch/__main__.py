@@ -219,7 +219,7 @@ def _check_mode(file: str) -> None:
 def _write(folder: epath.Path, plan: Plan, rendered: Rendered) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in {"plan.json": _plan_text(plan), **rendered.files}.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _plan_text(plan: Plan) -> str:

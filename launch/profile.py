@@ -152,7 +152,7 @@ def read(path: str) -> Profile:
     if not file.is_file():
         raise ValueError(f"--profile={path}: there is no such file.")
     try:
-        return parse(file.stem, tomllib.loads(file.read_text()))
+        return parse(file.stem, tomllib.loads(file.read_text(encoding="utf-8")))
     except (ValueError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -1177,8 +1177,10 @@ def test_only_more_steps_are_an_extension(tmp_path):
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match="is not empty and holds no run. Use another --workdir"):
+    (tmp_path / "slurm-1.out").write_text("")
+    runs.RunDirectory(tmp_path).check(resolved())  # nothing of a run's is in its way
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl would be written over.* --workdir"):
         runs.RunDirectory(tmp_path).check(resolved())
 
 

@@ -18,7 +18,19 @@ import pytest
 from conftest import ONE_DEVICE, tiny_config
 from jax.experimental.compilation_cache import compilation_cache
 
-from imbalance_jax import cli, distributed, hardware, main, pack, sharding, train, tuning
+from imbalance_jax import (
+    cli,
+    distributed,
+    grid,
+    hardware,
+    main,
+    pack,
+    pack_shape,
+    sharding,
+    study_runner,
+    train,
+    tuning,
+)
 from imbalance_jax import config as config_lib
 from imbalance_jax.checkpoint import Checkpoints
 from imbalance_jax.config import Config, LanguageConfig, MeshConfig
@@ -420,6 +432,50 @@ def test_runs_of_other_shapes_are_refused_by_the_field(data_dir, english, tmp_pa
     with pytest.raises(ValueError, match=re.escape(field)) as error:
         make_pack(configs, english, tmp_path)
     assert "one and other cannot train in one program" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 5, "log_every": 2, "mirrors": ("tensorboard",), "init_from": "runs/a"},
+        {"mixture__ratio": {"en1": 1, "en2": 1}, "optimizer__warmup": 1.0},
+        {"languages__en2__anchors": 0.5, "languages__en2__words": "reversed"},
+    ],
+)
+def test_runs_that_a_study_packs_can_be_stacked(data_dir, english, tmp_path, changes):
+    configs = {"one": make_config(data_dir), "other": make_config(data_dir, **changes)}
+    assert len({pack_shape.pack_key(config) for config in configs.values()}) == 1
+    assert len(make_pack(configs, english, tmp_path).members) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"model__D": 24}, {"evaluation__every": 6}, {"optimizer__clip_norm": 1.0}),
+        # What only their text could say.
+        *({"sources__en__tokenizer__vocab_size": 400}, {"vocabulary__separator": "own"}),
+    ],
+)
+def test_runs_that_may_not_be_stacked_are_not_packed_by_a_study(data_dir, changes):
+    configs = make_config(data_dir), make_config(data_dir, **changes)
+    assert len({pack_shape.pack_key(config) for config in configs}) == 2
+
+
+def test_runs_that_end_with_their_text_are_packed_if_they_read_the_same(data_dir):
+    stop = {"mixture__on_exhaustion": "stop"}
+    more = {"mixture__ratio": {"en1": 1, "en2": 1}}
+    first, same, other = (make_config(data_dir, **stop, **c) for c in ({}, {"log_every": 2}, more))
+    keys = [pack_shape.pack_key(config) for config in (first, same, other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_run_that_weights_and_biases_follows_is_trained_alone(data_dir, english, tmp_path):
+    config = make_config(data_dir, mirrors=("wandb",))
+    with pytest.raises(ValueError, match=r"one: config\.mirrors has 'wandb'"):
+        make_pack({"one": config}, english, tmp_path)
+    runs = {name: grid.RunSpec(config, cell="r") for name in ("r_s0", "r_s1")}
+    study = grid.StudyConfig("Two.", unit_tokens=1, runs=runs)
+    assert study_runner.packs(study, list(runs), 8) == [("r_s0",), ("r_s1",)]
 
 
 def test_a_run_alone_gives_the_devices_of_members_to_its_data():

@@ -41,6 +41,15 @@ Stream.batch = hurt
 STOPPED = AT_STEP.format(step=7, what="os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)")
 BROKEN = AT_STEP.format(step=7, what="raise OSError('the disk of process 1 is gone')")
 KILLED = AT_STEP.format(step=7, what="os.kill(os.getpid(), signal.SIGKILL)")
+UNLOGGED = """
+from imbalance_jax.runs import RunDirectory
+log = RunDirectory.log
+def fail(self, step, metrics):
+    if step == 7 and self.path.name == "r_s1":
+        raise OSError(28, "no space", "metrics.jsonl")
+    log(self, step, metrics)
+RunDirectory.log = fail
+"""
 REFUSING = """
 import os
 from imbalance_jax.data import prepare
@@ -196,18 +205,35 @@ def test_a_process_that_refuses_to_start_keeps_all_from_starting(tmp_path, data_
     assert not (run / "checkpoints").exists()
 
 
-@pytest.mark.slow
-def test_a_pack_on_two_processes_is_stopped_and_goes_on_to_the_runs_alone(
-    tmp_path, alone, data_dir, english
-):
-    config = make_config(data_dir)
+def two_seeds(path: pathlib.Path, config: Config) -> tuple[StudyDirectory, tuple[str, ...]]:
+    """Returns a study of two runs, and the arguments that train them as a pack."""
     runs = {
         f"r_s{seed}": grid.RunSpec(dataclasses.replace(config, seed=seed), cell="r")
         for seed in range(2)
     }
-    directory = StudyDirectory(tmp_path / "study")
+    directory = StudyDirectory(path / "study")
     directory.claim(grid.StudyConfig("Two seeds.", unit_tokens=1, runs=runs))
-    args = (f"--study={directory}", "--members=r_s0,r_s1", "--mesh=member=2,data=1")
+    return directory, (f"--study={directory}", "--members=r_s0,r_s1", "--mesh=member=2,data=1")
+
+
+@pytest.mark.slow
+def test_a_member_that_cannot_be_written_is_left_behind_by_all_processes(
+    tmp_path, alone, data_dir, english
+):
+    directory, args = two_seeds(tmp_path, make_config(data_dir))
+    ended = start_together(2, UNLOGGED, args)
+    assert [code for code, _ in ended] == [cli.FAILED] * 2, ended
+    assert "r_s1: metrics.jsonl: No space left on device" in ended[0][1]
+    failed = directory.run("r_s1").read_json("FAILED.json")
+    assert (failed["error"], failed["step"]) == ("OSError", 12)  # where all learn of it
+    assert_same_run(pathlib.Path(directory.run("r_s0").path), alone)
+
+
+@pytest.mark.slow
+def test_a_pack_on_two_processes_is_stopped_and_goes_on_to_the_runs_alone(
+    tmp_path, alone, data_dir, english
+):
+    directory, args = two_seeds(tmp_path, make_config(data_dir))
     ended = start_together(2, STOPPED.replace("step == 7", "step >= 7"), args)
     assert [code for code, _ in ended] == [cli.PREEMPTED] * 2, ended
     saved = [directory.run(name).newest_checkpoint() for name in ("r_s0", "r_s1")]

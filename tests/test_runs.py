@@ -8,7 +8,7 @@ import pytest
 from made_studies import mixture
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import RunDirectory
+from imbalance_jax.runs import RunDirectory, run_and_step
 
 HOLD = textwrap.dedent(
     """
@@ -37,6 +37,28 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
         other.communicate("")
     run.claim(config)  # what a process held is free when it has ended
     run.release()
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "step"),
+    [
+        ("runs/a", "runs/a", None),
+        ("runs/a@20", "runs/a", 20),
+        ("runs/me@home/a", "runs/me@home/a", None),
+        ("runs/a@last", "runs/a@last", None),
+        ("runs/me@home/a@20", "runs/me@home/a", 20),
+    ],
+)
+def test_a_step_comes_after_the_last_at_sign(name, path, step):
+    run, found = run_and_step(name)
+    assert (str(run), found) == (path, step)
+
+
+def test_a_run_whose_name_ends_like_a_step_is_itself(tmp_path):
+    RunDirectory(tmp_path / "a@5").claim(config_lib.resolve(mixture("1:1")))
+    run, step = run_and_step(f"{tmp_path}/a@5")
+    assert (str(run), step) == (f"{tmp_path}/a@5", None)
+    assert run_and_step(f"{tmp_path}/a@5@20")[1] == 20
 
 
 def test_a_directory_that_was_only_held_is_still_empty(tmp_path):

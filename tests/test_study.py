@@ -128,8 +128,10 @@ def test_the_directory_of_another_grid_is_refused_with_the_field(tmp_path):
 
 
 def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty and holds no study"):
+    (tmp_path / "slurm-1.out").write_text("of a job that trains the study")
+    StudyDirectory(tmp_path).check(grid.resolve(small_grid()))
+    (tmp_path / "table.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"table\.csv would be written over.* --workdir"):
         StudyDirectory(tmp_path).check(grid.resolve(small_grid()))
     with pytest.raises(FileNotFoundError, match=r"has no study\.json"):
         StudyDirectory(tmp_path).study()

@@ -86,7 +86,10 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
         toys.config, toys.sources, toys.stream, toys.vocabulary, toys.mesh, {"both": few}
     )
     state = trainer.init_state()
-    scores = train._score_parallel(trainer, trainer.evaluator(), state, few, lambda share: None)
+    windows = trainer.parallel_windows(few)
+    scores = train._score_parallel(
+        trainer, trainer.evaluator(), state, few, windows, lambda share: None
+    )
     assert scores["pairs"] == few.pairs_P.sum() > 5
     assert set(scores["languages"]) == {"toy0", "toy1", "toy2"}
     for tag, values in scores["languages"].items():

@@ -90,7 +90,8 @@ def write(
     with storage.filled(directory.path / "figures") as folder:
         sections = _sections(table, found, directory, folder)
     page = directory.path / "report.html"
-    page.write_text(markup.page(table.name, sections, _CSS))
+    text = markup.page(table.name, sections, _CSS)
+    storage.write_bytes(page, text.encode(errors="backslashreplace"))
     return page
 
 

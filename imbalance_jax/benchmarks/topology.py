@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imbalance_jax import distributed, sharding, tuning
+from imbalance_jax import distributed, hardware, sharding, tuning
 from imbalance_jax import model as model_lib
 from imbalance_jax import pack as pack_lib
 from imbalance_jax import step as step_lib
@@ -153,7 +153,7 @@ def measure(
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not hardware.is_out_of_memory(error):
             raise
         return found | {"fits": False, "error": str(error).splitlines()[0]}
     found["compile_seconds"] = time.perf_counter() - began

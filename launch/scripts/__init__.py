@@ -5,4 +5,4 @@ import importlib.resources
 
 def read(name: str) -> str:
     """Returns the text of a script."""
-    return importlib.resources.files(__name__).joinpath(name).read_text()
+    return importlib.resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
