@@ -30,7 +30,6 @@ def record_conditions(
       micro_batches: of an update.
     """
     device, known = hardware.describe(), versions()
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     flags = os.environ.get("XLA_FLAGS", "").split()
     found = {
         "device": device["kind"],
@@ -42,7 +41,7 @@ def record_conditions(
         "code": known["git"].removesuffix("-dirty"),
         "packages": {name: known["packages"].get(name, "not known") for name in _PACKAGES},
         "xla_flags": sorted(flag for flag in flags if not flag.startswith(_HARMLESS_FLAGS)),
-        "matmul_precision": precision or "default",
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }
     if device["platform"] == "cpu":  # elsewhere the host computes nothing of an update
         found |= {"cores": hardware.usable_cores(), "cpu": hardware.cpu_name()}
