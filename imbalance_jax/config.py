@@ -474,12 +474,12 @@ def natural(tag: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", tag)]
 
 
-# Fields of a source that no other kind reads; those that have a message of their own are not here.
+# Fields of a source that no other kind reads. Those that have a message of their own are not here,
+# nor are packages: `--config.sources.en.kind=files` may be set for a config file that has some.
 _FIELDS_OF_KINDS: Mapping[str, tuple[str, ...]] = {
     "field": ("files", "tfds"),
     "id_field": ("files", "tfds"),
     "dataset_dir": ("tfds",),
-    "packages": ("docstrings",),
 }
 
 

@@ -64,11 +64,12 @@ def describe(trainer: Trainer) -> str:
     lines += [f"  {line}" for line in documents]
     for name, set_ in trainer.parallel.items():
         first, second = set_.sources
+        counts = set_.about["counts"]
         lines.append(
             f"  parallel {name}: {int(set_.pairs_P.sum()):,} pairs of {first} and {second} in "
-            f"{len(set_.pairs_P):,} sequences; {set_.about['counts']['too_long']:,} longer than "
-            f"config.model.L={config.model.L} and {set_.about['counts']['dropped']:,} in sequences "
-            "that were too short are left out"
+            f"{len(set_.pairs_P):,} sequences; {counts['too_long']:,} longer than "
+            f"config.model.L={config.model.L}, {counts['empty']:,} with an empty side "
+            f"and {counts['dropped']:,} in sequences that were too short are left out"
         )
     if trainer.mesh.size > 1:
         batch = (config.batch_size, config.model.L + 1)

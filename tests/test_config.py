@@ -589,14 +589,6 @@ WRONG = {
         )
         for name, value in {"field": "body", "id_field": "url", "dataset_dir": "d"}.items()
     },
-    "packages of files": (
-        {
-            "sources__en__kind": "files",
-            "sources__en__train": "a.txt",
-            "sources__en__packages": ("numpy",),
-        },
-        r"config\.sources\.en\.packages=\('numpy',\) is for text of kind docstrings",
-    ),
     "ids of nobody": (
         {"sources__en__ids": "all"},
         r"config\.sources\.en\.ids='all' is not one of 'own', 'shared'",
