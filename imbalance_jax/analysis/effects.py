@@ -21,7 +21,7 @@ from imbalance_jax.analysis.study_table import Alignment, Observation, StudyTabl
 from imbalance_jax.config import Config
 
 PARTS = ("loss", "language_nats", "loss_own")
-MEASURES = ("hidden", "embed_in", "embed_out", "gradient")  # of alignment
+MEASURES = ("hidden", "retrieval", "embed_in", "embed_out", "gradient")  # of alignment
 RESAMPLES = 400
 # The reference's law is reported beside: it is biased at the ends, often does not converge,
 # and would take most of the time of a resample.
@@ -181,7 +181,8 @@ class Aligned:
     pair: str  # en1-en2
     measure: str  # one of MEASURES
     values: Mapping[int, float]  # by seed; of hidden states the mean over blocks 1 .. N
-    baselines: Mapping[int, float]  # the same where nothing is shared; empty where none exists
+    # The same where nothing is shared, of retrieval chance; empty where none exists.
+    baselines: Mapping[int, float]
     excess: Estimate  # value minus baseline
     placebo: str = ""
     beyond_placebo: Estimate | None = None  # its excess minus the placebo's
@@ -570,7 +571,10 @@ def _alignments(
     rows: dict[tuple[str, str, str], dict[int, list[Alignment]]] = {}
     for row in table.alignments:
         between = 0 < row.layer < row.layers - 1
-        if row.measure in MEASURES and (row.layer < 0 or between) and row.run not in dropped:
+        # Retrieval means nothing beside an unknown chance, as of earlier runs.
+        known = row.measure != "retrieval" or math.isfinite(row.baseline)
+        wanted = row.measure in MEASURES and (row.layer < 0 or between) and known
+        if wanted and row.run not in dropped:
             by_seed = rows.setdefault((row.cell, row.pair, row.measure), {})
             by_seed.setdefault(row.seed, []).append(row)
     found: dict[tuple[str, str, str], Aligned] = {}
