@@ -1,6 +1,8 @@
 """What a study would take, and how far it is, in words."""
 
 import dataclasses
+import fractions
+import math
 import re
 import statistics
 import subprocess
@@ -11,11 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
+from imbalance_jax import config as config_lib
 from imbalance_jax import costs, grid, study_runner
 from imbalance_jax.config import Config
 from imbalance_jax.progress import clock
 from imbalance_jax.runs import RunDirectory
 from imbalance_jax.study_directory import RunState, StudyDirectory
+
+_MOST_TIMES = 4  # a batch, that a batch which divides may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +101,9 @@ def describe(
             f"{spec.config.batch_size:>6} {tokens:>15,} {tokens / study.unit_tokens:>7.3g} "
             f"{costs.training_flops(spec.config):>11.2e}"
         )
+    lines += ["", *_rounded(study)]
     left = [n for n in study.runs if states[n].state != "done"]
-    lines += ["", *_totals(study, states, left), _time(study, left, states, speeds)]
+    lines += [*_totals(study, states, left), _time(study, left, states, speeds)]
     if pack > 1:
         programs = len(study_runner.packs(study, left, pack))
         lines.append(f"in packs of {pack}: {programs} programs for {len(left)} runs")
@@ -112,6 +118,38 @@ def cells(study: grid.StudyConfig) -> dict[str, list[str]]:
     for name, spec in study.runs.items():
         found.setdefault(spec.cell, []).append(name)
     return found
+
+
+def _rounded(study: grid.StudyConfig) -> list[str]:
+    """Returns what to say of languages whose part of the batch no matched baseline can have."""
+    kinds = {spec.kind for spec in study.runs.values()} & {"matched", "epochs"}
+    parts: dict[int, dict[str, fractions.Fraction]] = {}
+    for spec in study.runs.values():
+        config = spec.config
+        if spec.kind in (*grid.BASELINES, "sweep") or config.mixture.temperature:
+            continue
+        for tag, sequences in config_lib.totals(config).items():
+            share = sequences / (config.steps * config.batch_size)
+            parts.setdefault(config.batch_size, {})[f"{spec.cell} {tag}"] = share
+    lines = []
+    for batch, shares in parts.items():
+        uneven = {name: share for name, share in shares.items() if (share * batch) % 1}
+        if not kinds or not uneven:
+            continue
+        name, share = next(iter(uneven.items()))
+        exact = float(share * batch)
+        off = 100 * (max(1, round(exact)) / exact - 1)
+        more = f", and {len(uneven) - 1} languages more" if len(uneven) > 1 else ""
+        step = math.lcm(*(each.denominator for each in shares.values()))
+        sizes = [n for n in (batch // step * step, (batch // step + 1) * step) if n]
+        mend = f"Set config.batch_size={' or '.join(map(str, sizes))}, which divides for all."
+        if step > _MOST_TIMES * batch:
+            mend = "No batch size near it divides for all of them."
+        lines.append(
+            f"batch {batch}: no matched baseline can have the tokens of {name} ({exact:g} "
+            f"sequences a step; {max(1, round(exact))} are {off:+.2g} %){more}. {mend}"
+        )
+    return [*lines, ""] if lines else []
 
 
 def _totals(

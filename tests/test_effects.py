@@ -381,3 +381,39 @@ def test_retrieval_is_claimed_above_chance_and_accuracies_and_bytes_can_be_claim
     assert results["missing"].word == claims.NOT_MEASURED
     assert "not learnt in r50_50_s0" in results["missing"].notes[0]
     assert "--train_language=en1" in results["missing"].notes[0]
+
+
+def test_a_baseline_whose_batch_was_rounded_is_corrected_by_the_law_and_says_so(tmp_path):
+    def uneven(ratio):
+        config = made_studies.mixture(ratio)
+        config.batch_size = 32
+        return config
+
+    study = grid.Grid("A tenth of 32.", unit=uneven("50:50"))
+    study.add("r90_10", uneven("90:10"), seeds=range(3))
+    study.baselines(uneven("50:50"), "en1", fractions=(0.1, 0.25, 0.5, 1), seeds=range(3))
+    for name, fields in (("nats", {}), ("bytes", {"measure": "bits_per_byte"})):
+        study.claim(name, "", cell="r90_10", language="en2", against="matched", **fields)
+    study.claim("top1", "", cell="r90_10", language="en2", against="matched", measure="top1")
+    directory = made_studies.make(tmp_path / "study", study.to_config(), noise=0.001)
+    table, found, results = measured(directory)
+    # 3 of 32 sequences are 9.375 %, and the made loss falls by this much up to 10 %.
+    missed = made_studies.law(0.09375, 1) - made_studies.law(0.1, 1)
+    assert missed == pytest.approx(0.058, abs=0.001)
+    assert results["nats"].estimate.value == pytest.approx(0, abs=0.004)
+    assert results["bytes"].estimate.value == pytest.approx(0, abs=0.002)
+    assert "matched_en1_10, which has −6.25 % of the tokens" in results["nats"].against
+    assert "is 0.0585 nats lower than at those of matched_en1_10" in results["nats"].notes[0]
+    assert results["nats"].verdict.estimate.se >= 0.9 * min(
+        missed, found.condition("r90_10", "en2").worths["matched", "loss"].law.choice.error
+    )
+    assert "no law of this measure" in results["top1"].notes[0]
+    [check] = [c for c in validity.checks(table, found) if c.name == "Tokens of the baselines"]
+    assert check.state == "look" and "nats in favour of transfer" in check.text
+    assert "matched_en1_10 has −6.25 % of the tokens of r90_10 en2" in check.text
+
+
+def test_baselines_with_exactly_the_tokens_of_a_language_are_good(gaining):
+    table, found, _ = gaining
+    [check] = [c for c in validity.checks(table, found) if c.name == "Tokens of the baselines"]
+    assert check.state == "good"

@@ -220,3 +220,20 @@ def test_the_commands_refuse_what_they_cannot_do(tmp_path):
     assert "has no study.json" in refused("status", "--workdir=x")
     config = pathlib.Path(__file__).parents[1] / "configs" / "90_10.py"
     assert "no field `runs`" in refused("plan", f"--config={config}")
+
+
+def test_a_plan_names_batch_sizes_that_every_language_divides(tmp_path):
+    def planned(batch: int) -> str:
+        config = small_grid(seeds=1, fractions=(0.1, 0.5, 1))
+        for spec in config.runs.values():
+            if spec.kind in ("mixture", "placebo"):
+                spec.config.batch_size = batch
+        study = grid.resolve(config)
+        states = StudyDirectory(tmp_path / "none").states(study)
+        return study_plan.describe("study", study, states, {}, pack=0)
+
+    # 90:10 of 32 are 3.2 sequences.
+    assert "tokens of r90_10 en1 (28.8 sequences a step; 29 are +0.69 %)" in planned(32)
+    assert "Set config.batch_size=30 or 40, which divides for all." in planned(32)
+    assert "Set config.batch_size=10, which" in planned(6)
+    assert "batch 40:" not in planned(40)

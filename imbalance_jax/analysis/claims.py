@@ -14,12 +14,15 @@ import numpy as np
 from imbalance_jax import costs, grid
 from imbalance_jax.analysis import statistics, transfer_results
 from imbalance_jax.analysis.effects import (
+    NEAR,
     Condition,
     Effects,
     Group,
     Worth,
     baseline_runs,
     drawn,
+    nearest_baseline,
+    run_tokens,
     source_of,
 )
 from imbalance_jax.analysis.statistics import Estimate, Verdict
@@ -28,7 +31,6 @@ from imbalance_jax.grid import Claim
 
 ALPHA = 0.05
 NOT_MEASURED = "not measured"
-_NEAREST = 0.1  # how far the tokens of a baseline may be from those it stands for
 _DIRECTIONS: Mapping[str, statistics.Direction] = {"lower": "down", "higher": "up", "same": "same"}
 _NOTHING = Estimate(math.nan, math.nan, 0, 0, "unrepeated")
 
@@ -186,25 +188,13 @@ def _beside_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _Fou
     members = baseline_runs(table, group)
     config = table.runs[_runs_of(table, claim.cell)[0]].config
     own = costs.tokens(config)[claim.language]
-    tokens = {name: costs.training_tokens(table.runs[name].config) for name in members}
-    near = [n for n in members if abs(tokens[n] - own) <= _NEAREST * own]
     mine = effects.condition(claim.cell, claim.language)
-    if near:
-        nearest = min(near, key=lambda name: abs(tokens[name] - own))
-        cell = table.runs[nearest].spec.cell
-        off = tokens[nearest] / own - 1
-        against = f"the {claim.against} baseline {cell}, " + (
-            "which has as many tokens" if abs(off) < 1e-3 else f"which has {off:+.1%} of the tokens"
-        )
-        runs = [*_runs_of(table, claim.cell), *_runs_of(table, cell)]
-        theirs = next((c for c in effects.conditions if c.cell == cell), None)
-        if mine is None or theirs is None:
-            return _Found(_NOTHING, against, runs)
-        estimate = _difference(mine.by_seed(claim.measure), theirs.by_seed(claim.measure))
-        return _Found(estimate, against, runs)
+    nearest = nearest_baseline(table, group, own)
+    if nearest:
+        return _beside_nearest(claim, table, effects, nearest, own)
     against = (
         f"the law of the {claim.against} baselines, of which none has tokens within "
-        f"{_NEAREST:.0%} of its own"
+        f"{NEAR:.0%} of its own"
     )
     runs = [*_runs_of(table, claim.cell), *members]
     if mine is None:
@@ -220,6 +210,52 @@ def _beside_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _Fou
     # What the law says is itself only known to within its left-out error.
     wider = dataclasses.replace(alone, se=math.hypot(alone.se, worth.law.choice.error))
     return _Found(wider, against, runs)
+
+
+def _beside_nearest(
+    claim: Claim, table: StudyTable, effects: Effects, nearest: str, own: float
+) -> _Found:
+    """Holds a language against a baseline of about as many tokens, at its own tokens by the law."""
+    cell = table.runs[nearest].spec.cell
+    tokens = run_tokens(table, nearest)
+    off = tokens / own - 1
+    against = f"the {claim.against} baseline {cell}, "
+    against += "which has as many tokens" if not off else f"which has {_percent(off)} of the tokens"
+    runs = [*_runs_of(table, claim.cell), *_runs_of(table, cell)]
+    mine = effects.condition(claim.cell, claim.language)
+    theirs = next((c for c in effects.conditions if c.cell == cell), None)
+    if mine is None or theirs is None:
+        return _Found(_NOTHING, against, runs)
+    losses = theirs.by_seed(claim.measure)
+    if not off:
+        return _Found(_difference(mine.by_seed(claim.measure), losses), against, runs)
+    part = "loss" if claim.measure == "bits_per_byte" else claim.measure
+    nats = mine.less_loss(claim.against, part, tokens)
+    if math.isnan(nats):
+        why = f"The baseline has {_percent(off)} of the tokens, which favours "
+        why += "what was trained on more; there is no law of this measure to correct it by."
+        return _Found(_difference(mine.by_seed(claim.measure), losses), against, runs, (why,))
+    # Bits per byte of one text are its nats per token times a constant.
+    scale = 1.0
+    if claim.measure == "bits_per_byte":
+        scale = math.fsum(losses.values()) / math.fsum(theirs.by_seed("loss").values())
+    moved = {seed: loss - scale * nats for seed, loss in losses.items()}
+    found = _difference(mine.by_seed(claim.measure), moved)
+    assert (choice := mine.worths[claim.against, part].law.choice) is not None
+    # What was taken away is itself only known to within the law's left-out error.
+    error = scale * min(choice.error if math.isfinite(choice.error) else math.inf, abs(nats))
+    side = "lower" if nats > 0 else "higher"
+    note = (
+        f"Corrected by the law of the {claim.against} baselines: their loss at the tokens of "
+        f"{claim.cell} {claim.language} is {abs(nats):.3g} nats {side} than at those of {cell}, "
+        f"and without the correction this effect would be {found.value - scale * nats:+.3f}."
+    ).replace("-", "−")
+    wider = dataclasses.replace(found, se=math.hypot(found.se, error))
+    return _Found(wider, against, runs, (note,))
+
+
+def _percent(off: float) -> str:
+    return f"{100 * off:+.3g} %".replace("-", "−")
 
 
 def _log_teff(claim: Claim, table: StudyTable, effects: Effects) -> _Found:

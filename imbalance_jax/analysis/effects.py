@@ -30,7 +30,8 @@ _REFERENCE = {"reference": efficiency.FAMILIES["reference"]}
 # A monolingual model with a vocabulary of its own spends nothing on telling the language.
 _NO_NATS = 1e-6
 _FAR = 4.0  # times the tokens of its longest baseline, or of its shortest, at which a law ends
-_NEAR = 0.02  # of log tokens
+_NEXT = 0.02  # of log tokens, within which two baselines tell the same
+NEAR = 0.1  # how far the tokens of a baseline may be from those it stands for
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -166,6 +167,17 @@ class Condition:
     def total(self) -> float:
         """Tokens of all languages."""
         return self.first.tokens + self.first.other_tokens
+
+    def less_loss(self, kind: str, part: str, tokens: float) -> float:
+        """Returns by how much the law of a kind of baselines is lower at its own tokens than there.
+
+        It is nan where there is no law of the part.
+        """
+        worth = self.worths.get((kind, part))
+        if worth is None or worth.law.choice is None:
+            return math.nan
+        law = worth.law.choice.law
+        return float(law.loss(tokens) - law.loss(self.first.tokens))
 
     def by_seed(self, part: str) -> dict[int, float]:
         return {row.seed: getattr(row, part) for row in self.observations}
@@ -349,6 +361,16 @@ def _only(config: Config) -> str:
 
 def run_tokens(table: StudyTable, name: str) -> int:
     return costs.training_tokens(table.runs[name].config)
+
+
+def nearest_baseline(table: StudyTable, group: Group, own_tokens: float) -> str:
+    """Returns the run of a group that stands for a language of so many tokens; "" if none is near.
+
+    A batch has whole sequences, and a run whole steps, so it may have a little more or less.
+    """
+    tokens = {name: run_tokens(table, name) for name in baseline_runs(table, group)}
+    near = [name for name, count in tokens.items() if abs(count - own_tokens) <= NEAR * own_tokens]
+    return min(near, key=lambda name: abs(tokens[name] - own_tokens), default="")
 
 
 def study_kinds(table: StudyTable) -> list[str]:
@@ -638,7 +660,7 @@ def _needed(table: StudyTable, conditions: Sequence[Condition]) -> list[NeededRu
         have = [float(run_tokens(table, name)) for name in baseline_runs(table, group)]
         for run in efficiency.missing_baselines(tokens, have, flops[group], seeds[group]):
             # Next to a baseline another one tells nothing new.
-            if all(abs(math.log(run.tokens / there)) > _NEAR for there in have):
+            if all(abs(math.log(run.tokens / there)) > _NEXT for there in have):
                 found.append(NeededRun(group, run))
     return found
 

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from imbalance_jax import config as config_lib
 from imbalance_jax import grid
 from imbalance_jax.analysis import statistics
-from imbalance_jax.analysis.effects import Condition, Effects
+from imbalance_jax.analysis.effects import (
+    Condition,
+    Effects,
+    Group,
+    nearest_baseline,
+    run_tokens,
+    study_kinds,
+)
 from imbalance_jax.analysis.study_table import Observation, StudyTable
 
 _RATIO = 0.005  # how far a language's tokens may be from those that were asked for
@@ -34,6 +41,7 @@ def checks(table: StudyTable, effects: Effects) -> list[Check]:
         _repeats(table),
         _law_error(effects),
         _extrapolation(effects),
+        _stand_ins(table, effects),
         _equal_clones(effects),
         *_learning_rates(table, effects),
     ]
@@ -203,6 +211,47 @@ def _extrapolation(effects: Effects) -> Check:
         "look",
         f"{len(beyond)} of {len(read)} values were read off a law beyond its baselines: "
         f"{named(beyond)}. They are marked *.",
+    )
+
+
+def _stand_ins(table: StudyTable, effects: Effects) -> Check:
+    """Checks that baselines have the tokens of the languages that they are held against.
+
+    A part of a batch is rounded to whole sequences, and one of the steps to whole steps.
+    """
+    name = "Tokens of the baselines"
+    held = 0
+    off: dict[str, float] = {}
+    for condition in effects.conditions:
+        if condition.kind in (*grid.BASELINES, "sweep") or not condition.plain:
+            continue
+        for kind in study_kinds(table):
+            group = Group.of(condition.config, condition.first.source, kind)
+            run = nearest_baseline(table, group, condition.first.tokens)
+            held += bool(run)
+            if not run or run_tokens(table, run) == condition.first.tokens:
+                continue
+            tokens = run_tokens(table, run)
+            nats = condition.less_loss(kind, "loss", tokens)
+            size = "no law says how much that is"
+            if math.isfinite(nats):
+                side = "in favour of transfer" if nats > 0 else "against transfer"
+                size = f"by the law {abs(nats):.3g} nats {side}"
+            part = 100 * (tokens / condition.first.tokens - 1)
+            said = f"{table.runs[run].spec.cell} has {_number(part, 2)} % of the tokens of "
+            off[f"{said}{condition.cell} {condition.language}, {size}"] = abs(part)
+    if not held:
+        return Check(name, "unknown", "No baseline has about the tokens of a language.")
+    if not off:
+        return Check(name, "good", "Those held against a language have exactly its tokens.")
+    worst = sorted(off, key=lambda said: -off[said])
+    more = f"; and {len(off) - _LISTED} more" if len(off) > _LISTED else ""
+    return Check(
+        name,
+        "look",
+        f"{'; '.join(worst[:_LISTED])}{more}. Claims are corrected by the law where there is one. "
+        "With a batch size that every part divides nothing is to be corrected: python -m "
+        "imbalance_jax.study plan names such sizes.",
     )
 
 
