@@ -16,6 +16,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from imbalance_jax import children
 from imbalance_jax import config as config_lib
 
 DONE = 0
@@ -47,6 +48,7 @@ def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
         # The libraries that we use report each file that they open.
         logging.set_verbosity(logging.WARNING)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        children.end_with_parent()
         if len(argv) > 1 and not names:
             refuse(f"{argv[1]!r} is not a flag. Write --name=value.")
         try:

@@ -3,6 +3,7 @@
 import dataclasses
 import fractions
 import math
+import os
 import re
 import statistics
 import subprocess
@@ -13,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
+from imbalance_jax import children, costs, grid, study_runner
 from imbalance_jax import config as config_lib
-from imbalance_jax import costs, grid, study_runner
 from imbalance_jax.config import Config
 from imbalance_jax.progress import clock
 from imbalance_jax.runs import RunDirectory
@@ -68,7 +69,12 @@ def tried(study: grid.StudyConfig, sizes: Iterable[str]) -> dict[str, Speed]:
             directory.claim(dataclasses.replace(study, runs={name: study.runs[name]}, claims={}))
             command = [sys.executable, "-m", "imbalance_jax.main", f"--study={directory}"]
             command += [f"--members={name}", "--dry_run"]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                **children.tied_to_this_process(os.environ),
+            )
         said = re.search(r"^([\d.e+-]+) s a step \((.*)\): ", done.stdout, re.MULTILINE)
         if not said:
             raise ValueError(f"Run {name} cannot be tried: {done.stderr.strip()}")
