@@ -126,6 +126,7 @@ def log(run: RunDirectory, pairs: list[str], tags: Mapping[str, int] = CLONES) -
                 found[f"align/hidden_shuffled/{pair}/{layer}"] = 0.6
                 found[f"align/hidden_centred/{pair}/{layer}"] = 0.3
                 found[f"align/retrieval/{pair}/{layer}"] = 0.2
+            found[f"align/retrieval_chance/{pair}"] = 1 / 32
         for tag in tags:
             found[f"align/gradient_share/{tag}"] = 1 / len(tags)
         run.log(step, found)
@@ -378,3 +379,17 @@ def test_a_frequency_axis_says_whose_tokens_it_counts(tmp_path):
     assert (
         words.count("trained on in all languages of its text together") == 6
     )  # each caption, and each axis
+
+
+def test_retrieval_stands_beside_chance_wherever_it_is_shown(part, tmp_path):
+    words = words_of(part)
+    assert "thin lines are chance, 3.12 %" in words  # one in 32, over training
+    assert "pale lines are chance, 1.56 %" in words  # one in 64, by layer
+    # A run that has not written it says what it must have been.
+    early = log(evaluate(plain(tmp_path / "run"), {"pairs": {}}), ["en1-en2"])
+    kept = [line for line in (early.path / "metrics.jsonl").read_text().splitlines()]
+    (early.path / "metrics.jsonl").write_text(
+        "\n".join(line.replace("retrieval_chance", "other") for line in kept) + "\n"
+    )
+    pairs = early.config().evaluation.alignment.pairs
+    assert f"by chance it is one in {pairs}" in words_of(section_of(early))

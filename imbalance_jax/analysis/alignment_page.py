@@ -376,9 +376,15 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
         return found.get("sentences")
 
     retrieval = {pair: _layers(_retrieval(sentences(f))) for pair, f in hidden.items()}
-    chances = {_number(_at(found, "sentences", "chance")) for found in hidden.values()}
-    chances = {chance for chance in chances if math.isfinite(chance)}
-    chance = ("", chances.pop()) if len(chances) == 1 else None
+    chances = {pair: _number(_at(found, "sentences", "chance")) for pair, found in hidden.items()}
+    by_chance = {
+        pair: _layers([chance] * len(retrieval[pair].y))
+        for pair, chance in chances.items()
+        if math.isfinite(chance)
+    }
+    known = sorted(chances[pair] for pair in by_chance)
+    ends = " to ".join(markup.percent(end) for end in dict.fromkeys(known[:1] + known[-1:]))
+    pale = f"pale lines are chance, {ends}" if known else "what chance would find was not written"
     zero = ("", 0.0)
     return [
         figure
@@ -438,10 +444,10 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
                 f"{name}-retrieval",
                 "Retrieval.",
                 "The part of the sequences whose nearest one in the other language is the right "
-                "one, after centring, as a mean of both directions; dotted is chance.",
+                f"one, after centring, as a mean of both directions; {pale}.",
                 retrieval,
                 y_label="part of the sequences",
-                level=chance,
+                behind=by_chance,
             ),
         )
         if figure

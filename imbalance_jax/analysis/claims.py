@@ -171,7 +171,7 @@ def _text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tuple[st
         len(numbers) - 1,
     )
     return (
-        f"With the same runs and other test text it would be {low:+.3f} to {high:+.3f}: "
+        f"With the same runs and other test text it would be {low:+.3f} to {high:+.3f} (95 %): "
         f"{len(numbers)} groups of documents drawn anew.".replace("-", "−"),
     )
 
@@ -220,7 +220,7 @@ def _beside_nearest(
     tokens = run_tokens(table, nearest)
     off = tokens / own - 1
     against = f"the {claim.against} baseline {cell}, "
-    against += "which has as many tokens" if not off else f"which has {_percent(off)} of the tokens"
+    against += "which has as many tokens" if not off else f"which has {_percent(off)} tokens"
     runs = [*_runs_of(table, claim.cell), *_runs_of(table, cell)]
     mine = effects.condition(claim.cell, claim.language)
     theirs = next((c for c in effects.conditions if c.cell == cell), None)
@@ -232,7 +232,7 @@ def _beside_nearest(
     part = "loss" if claim.measure == "bits_per_byte" else claim.measure
     nats = mine.less_loss(claim.against, part, tokens)
     if math.isnan(nats):
-        why = f"The baseline has {_percent(off)} of the tokens, which favours "
+        why = f"The baseline has {_percent(off)} tokens, which favours "
         why += "what was trained on more; there is no law of this measure to correct it by."
         return _Found(_difference(mine.by_seed(claim.measure), losses), against, runs, (why,))
     # Bits per byte of one text are its nats per token times a constant.
@@ -255,7 +255,7 @@ def _beside_nearest(
 
 
 def _percent(off: float) -> str:
-    return f"{100 * off:+.3g} %".replace("-", "−")
+    return f"{100 * abs(off):.3g} % {'more' if off > 0 else 'fewer'}"
 
 
 def _log_teff(claim: Claim, table: StudyTable, effects: Effects) -> _Found:

@@ -257,15 +257,18 @@ def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
     factors[order[shown[order]]] = steps[: np.count_nonzero(shown)]
     found = {}
     for (name, v), factor, p in zip(verdicts.items(), factors, adjusted, strict=True):
-        ps = {
-            field: float(np.minimum(1.0, factor * getattr(v, field)))
-            for field in ("p", "equivalence_p")
-        }
-        ps["equivalence_p" if v.direction == "same" else "p"] = float(p)
-        word = _word(
-            v.estimate.value, v.direction, v.smallest, v.alpha, ps["p"], ps["equivalence_p"]
+        no_effect, effect = (
+            float(np.minimum(1.0, factor * each)) for each in (v.p, v.equivalence_p)
         )
-        found[name] = dataclasses.replace(v, word=word, level=v.alpha / int(factor), **ps)
+        if v.direction == "same":
+            effect = float(p)
+        else:
+            no_effect = float(p)
+        word = _word(v.estimate.value, v.direction, v.smallest, v.alpha, no_effect, effect)
+        level = v.alpha / int(factor)
+        found[name] = dataclasses.replace(
+            v, word=word, level=level, p=no_effect, equivalence_p=effect
+        )
     return found
 
 

@@ -46,7 +46,7 @@ _UNKNOWN: Interval = (math.nan, math.nan)
 _SHARE = "language’s part of the tokens, %"
 MEASURE_NAMES = {
     "hidden": "cosine of hidden states, mean over the blocks",
-    "retrieval": "retrieval of sequences by hidden states, mean over the blocks",
+    "retrieval": "retrieval of sequences, mean over the blocks",
     "embed_in": "cosine of input embeddings",
     "embed_out": "cosine of output embeddings",
     "gradient": "cosine of gradients",

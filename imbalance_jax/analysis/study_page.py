@@ -218,8 +218,9 @@ def _claims(table: StudyTable, results: Sequence[ClaimResult]) -> str:
         f"{legend} Every p is adjusted for {count} claim{'s' * (count > 1)} by Holm’s method, and "
         "so is every interval: its confidence, in brackets, is that of the step of the method at "
         "which the claim is tested. So p is below 0.05 exactly where the interval leaves out 0 "
-        "(a TEff of 1), and where it says that no effect matters, exactly where the interval "
-        "holds no effect as large as matters. The unit is the run: seeds are compared pair by pair."
+        "(a TEff of 1); where an effect is absent, or no difference was claimed, the p of an "
+        "effect as large as matters is below 0.05 exactly where the interval holds none. The unit "
+        "is the run: seeds are compared pair by pair."
     )
     return markup.section(title, items, markup.note(note))
 
@@ -312,12 +313,17 @@ def _told_apart(effect: float, smallest: float, factor: bool) -> str:
 
 def _p_value(result: ClaimResult) -> str:
     verdict = result.verdict
-    p, null = verdict.p, "no effect"
-    if verdict.equivalent:
-        p, null = verdict.equivalence_p, "an effect as large as matters"
+    said = []
+    if not verdict.equivalent:
+        said.append(f"of no effect {_rounded_p(verdict.p)}")
+    if verdict.equivalent or verdict.direction == "same":
+        said.append(f"of an effect as large as matters {_rounded_p(verdict.equivalence_p)}")
+    return f"adjusted p {' and '.join(said)}"
+
+
+def _rounded_p(p: float) -> str:
     # Rounded down, so that 0.0498 does not read as 0.050 and undecided.
-    written = "below 0.001" if p < 0.001 else f"{math.floor(1000 * p) / 1000:.3f}"
-    return f"adjusted p of {null} {written}"
+    return "below 0.001" if p < 0.001 else f"{math.floor(1000 * p) / 1000:.3f}"
 
 
 def _grounds(result: ClaimResult) -> str:
@@ -547,7 +553,8 @@ def _cells(found: Effects) -> str:
             markup.table(
                 [*header, "nats against the placebo"],
                 rows,
-                "Perplexity: geometric mean over seeds, 95 % interval from their scatter.",
+                "Perplexity: geometric mean over seeds, 95 % interval from their scatter. Against "
+                "the placebo: difference seed by seed, with its own 95 % interval.",
             )
         )
     kinds = [k for k in grid.BASELINES if any((k, "loss") in c.worths for c in mixtures)]

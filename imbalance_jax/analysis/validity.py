@@ -238,8 +238,9 @@ def _stand_ins(table: StudyTable, effects: Effects) -> Check:
                 side = "in favour of transfer" if nats > 0 else "against transfer"
                 size = f"by the law {abs(nats):.3g} nats {side}"
             part = 100 * (tokens / condition.first.tokens - 1)
-            said = f"{table.runs[run].spec.cell} has {_number(part, 2)} % of the tokens of "
-            off[f"{said}{condition.cell} {condition.language}, {size}"] = abs(part)
+            said = f"{table.runs[run].spec.cell} has {abs(part):.3g} % "
+            said += f"{'more' if part > 0 else 'fewer'} tokens than {condition.cell} "
+            off[f"{said}{condition.language}, {size}"] = abs(part)
     if not held:
         return Check(name, "unknown", "No baseline has about the tokens of a language.")
     if not off:
