@@ -35,6 +35,7 @@ KINDS = {
 }
 # The kinds that a law is fitted to.
 BASELINES = ("monolingual", "matched", "wide", "epochs")
+NEAR = 0.1  # how far the tokens of a baseline may be from those it stands for
 # Of a language, of a pair of languages, and what needs `against`: nothing says what 0 would be.
 MEASURES = (
     *("loss", "language_nats", "loss_own", "bits_per_byte", "top1"),

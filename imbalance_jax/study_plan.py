@@ -127,33 +127,45 @@ def cells(study: grid.StudyConfig) -> dict[str, list[str]]:
 
 
 def _rounded(study: grid.StudyConfig) -> list[str]:
-    """Returns what to say of languages whose part of the batch no matched baseline can have."""
-    kinds = {spec.kind for spec in study.runs.values()} & {"matched", "epochs"}
-    parts: dict[int, dict[str, fractions.Fraction]] = {}
+    """Returns a line on each batch of which a matched baseline has a rounded part.
+
+    Only languages are named that are held against one: those of which a baseline has about, and
+    none has exactly, the tokens.
+    """
+    alone: dict[int, set[int]] = {}  # steps -> batches of baselines
+    shares: dict[tuple[int, int], dict[str, fractions.Fraction]] = {}
     for spec in study.runs.values():
         config = spec.config
-        if spec.kind in (*grid.BASELINES, "sweep") or config.mixture.temperature:
-            continue
-        for tag, sequences in config_lib.totals(config).items():
-            share = sequences / (config.steps * config.batch_size)
-            parts.setdefault(config.batch_size, {})[f"{spec.cell} {tag}"] = share
+        if spec.kind in ("matched", "epochs"):
+            alone.setdefault(config.steps, set()).add(config.batch_size)
+        elif spec.kind not in (*grid.BASELINES, "sweep") and not config.mixture.temperature:
+            for tag, sequences in config_lib.totals(config).items():
+                share = sequences / (config.steps * config.batch_size)
+                here = shares.setdefault((config.steps, config.batch_size), {})
+                here[f"{spec.cell} {tag}"] = share
     lines = []
-    for batch, shares in parts.items():
-        uneven = {name: share for name, share in shares.items() if (share * batch) % 1}
-        if not kinds or not uneven:
+    for (steps, batch), of_batch in shares.items():
+        off = {}
+        for name, share in of_batch.items():
+            near = min(alone.get(steps, ()), key=lambda n: abs(n - share * batch), default=0)
+            part = float(near / (share * batch) - 1) if share else 0.0
+            if part and abs(part) <= grid.NEAR:
+                off[name] = (abs(part), part, near)
+        if not off:
             continue
-        name, share = next(iter(uneven.items()))
-        exact = float(share * batch)
-        off = 100 * (max(1, round(exact)) / exact - 1)
-        more = f", and {len(uneven) - 1} languages more" if len(uneven) > 1 else ""
-        step = math.lcm(*(each.denominator for each in shares.values()))
-        sizes = [n for n in (batch // step * step, (batch // step + 1) * step) if n]
-        mend = f"Set config.batch_size={' or '.join(map(str, sizes))}, which divides for all."
-        if step > _MOST_TIMES * batch:
-            mend = "No batch size near it divides for all of them."
+        worst = max(off, key=lambda name: off[name][0])
+        _, part, near = off[worst]
+        more = f", as of {len(off) - 1} languages more" if len(off) > 1 else ""
+        divisor = math.lcm(*(of_batch[name].denominator for name in off))
+        sizes = [n for n in (batch // divisor * divisor, (batch // divisor + 1) * divisor) if n]
+        mend = f"config.batch_size={' or '.join(map(str, sizes))} would divide."
+        if divisor > _MOST_TIMES * batch:
+            mend = "No batch size near it would divide."
+        exact = float(of_batch[worst] * batch)
         lines.append(
-            f"batch {batch}: no matched baseline can have the tokens of {name} ({exact:g} "
-            f"sequences a step; {max(1, round(exact))} are {off:+.2g} %){more}. {mend}"
+            f"batch {batch}: {near} sequences a step stand for the {exact:g} of {worst} in a "
+            f"matched baseline ({100 * part:+.2g} % of its tokens){more}. Claims are corrected "
+            f"for it by the law, if there is one. {mend}"
         )
     return [*lines, ""] if lines else []
 

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from made_studies import make, small_grid
+from made_studies import make, mixture, small_grid
 
 from imbalance_jax import cli, grid, runs, study_plan, study_runner
 from imbalance_jax.analysis import study_table
@@ -263,16 +263,20 @@ def test_the_commands_refuse_what_they_cannot_do(tmp_path):
 
 def test_a_plan_names_batch_sizes_that_every_language_divides(tmp_path):
     def planned(batch: int) -> str:
-        config = small_grid(seeds=1, fractions=(0.1, 0.5, 1))
-        for spec in config.runs.values():
-            if spec.kind in ("mixture", "placebo"):
-                spec.config.batch_size = batch
-        study = grid.resolve(config)
+        def sized(ratio: str):
+            config = mixture(ratio)
+            config.batch_size = batch
+            return config
+
+        made = grid.Grid("Parts of a batch.", unit=sized("90:10"))
+        made.add("r90_10", sized("90:10"), seeds=(0,))
+        made.baselines(sized("90:10"), "en1", fractions=(0.1, 0.5, 1), seeds=(0,))
+        study = grid.resolve(made.to_config())
         states = StudyDirectory(tmp_path / "none").states(study)
         return study_plan.describe("study", study, states, {}, pack=0)
 
-    # 90:10 of 32 are 3.2 sequences.
-    assert "tokens of r90_10 en1 (28.8 sequences a step; 29 are +0.69 %)" in planned(32)
-    assert "Set config.batch_size=30 or 40, which divides for all." in planned(32)
-    assert "Set config.batch_size=10, which" in planned(6)
+    text = planned(32)
+    assert "batch 32: 3 sequences a step stand for the 3.2 of r90_10 en2 in a matched" in text
+    assert "(-6.2 % of its tokens)" in text
+    assert "config.batch_size=30 or 40 would divide." in text
     assert "batch 40:" not in planned(40)

@@ -14,7 +14,6 @@ import numpy as np
 from imbalance_jax import costs, grid
 from imbalance_jax.analysis import statistics, transfer_results
 from imbalance_jax.analysis.effects import (
-    NEAR,
     Condition,
     Effects,
     Group,
@@ -194,7 +193,7 @@ def _beside_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _Fou
         return _beside_nearest(claim, table, effects, nearest, own)
     against = (
         f"the law of the {claim.against} baselines, of which none has tokens within "
-        f"{NEAR:.0%} of its own"
+        f"{grid.NEAR:.0%} of its own"
     )
     runs = [*_runs_of(table, claim.cell), *members]
     if mine is None:

@@ -31,7 +31,6 @@ _REFERENCE = {"reference": efficiency.FAMILIES["reference"]}
 _NO_NATS = 1e-6
 _FAR = 4.0  # times the tokens of its longest baseline, or of its shortest, at which a law ends
 _NEXT = 0.02  # of log tokens, within which two baselines tell the same
-NEAR = 0.1  # how far the tokens of a baseline may be from those it stands for
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -369,7 +368,9 @@ def nearest_baseline(table: StudyTable, group: Group, own_tokens: float) -> str:
     A batch has whole sequences, and a run whole steps, so it may have a little more or less.
     """
     tokens = {name: run_tokens(table, name) for name in baseline_runs(table, group)}
-    near = [name for name, count in tokens.items() if abs(count - own_tokens) <= NEAR * own_tokens]
+    near = [
+        name for name, count in tokens.items() if abs(count - own_tokens) <= grid.NEAR * own_tokens
+    ]
     return min(near, key=lambda name: abs(tokens[name] - own_tokens), default="")
 
 
