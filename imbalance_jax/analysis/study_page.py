@@ -38,8 +38,8 @@ _MARKS = {"supported": "done", "contradicted": "failed", "absent": "absent"}
 _WORDS = {
     "supported": "An effect of the claimed direction is shown, and its estimate is as large as "
     "matters; or, where no difference was claimed, any effect is shown to be smaller than that.",
-    "contradicted": "An effect as large as matters is shown in the other direction, or where there "
-    "was to be none.",
+    "contradicted": "An effect of the other direction is shown, or one where there was to be none, "
+    "and its estimate is as large as matters.",
     "absent": "The effect is shown to be smaller than what matters.",
     "undecided": "The runs show none of these: there are too few, or they scatter too much.",
     NOT_MEASURED: "The runs that it takes are not all there.",
