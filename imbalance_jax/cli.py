@@ -17,8 +17,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from imbalance_jax import children, run_config, storage
 from imbalance_jax import config as config_lib
-from imbalance_jax import run_config, storage
 
 DONE = 0
 FAILED = 1
@@ -68,6 +68,7 @@ def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
         # The libraries that we use report each file that they open.
         logging.set_verbosity(logging.WARNING)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        children.end_with_parent()
         if len(argv) > 1 and not names:
             refuse(f"{argv[1]!r} is not a flag. Write --name=value.")
         try:

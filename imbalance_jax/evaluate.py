@@ -326,7 +326,8 @@ def describe(results: dict[str, Any]) -> list[str]:
                     f"  {where}: cosine {rows['cosine']:.3f} of {rows['pairs']:,} pairs of pieces, "
                     f"{rows['between']:.3f} of all; P@1 by CSLS "
                     f"{rows['retrieval']['csls_forth']:.1%} and "
-                    f"{rows['retrieval']['csls_back']:.1%}"
+                    f"{rows['retrieval']['csls_back']:.1%}, by chance "
+                    f"{rows['retrieval']['chance']:.2%}"
                 )
         for kind in ("positions", "matched"):
             if kind in pair["hidden"]:

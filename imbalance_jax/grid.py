@@ -35,7 +35,14 @@ KINDS = {
 }
 # The kinds that a law is fitted to.
 BASELINES = ("monolingual", "matched", "wide", "epochs")
-MEASURES = ("loss", "language_nats", "loss_own", "log_teff", "alignment")
+NEAR = 0.1  # how far the tokens of a baseline may be from those it stands for
+# Of a language, of a pair of languages, and what needs `against`: nothing says what 0 would be.
+MEASURES = (
+    *("loss", "language_nats", "loss_own", "bits_per_byte", "top1"),
+    *("log_teff", "alignment", "retrieval", "accuracy"),
+)
+PAIR_MEASURES = ("alignment", "retrieval")
+_OF_TEXT = ("loss", "language_nats", "loss_own", "bits_per_byte", "top1")
 DIRECTIONS = ("lower", "higher", "same")
 
 
@@ -76,8 +83,11 @@ class Claim:
     """What a study is to decide, stated before it runs.
 
     The effect is the measure of `language` in `cell` minus that in `against`, seed by seed.
-    For log_teff, `against` may be empty (an effect of 0 is a TEff of 1) and `baseline` says
-    which law gives the monolingual tokens.
+    `top1` is the next token's accuracy, `accuracy` that of tasks (transfer.json), `alignment` and
+    `retrieval` those of hidden states, of a pair such as en1-en2. `against` may be empty for
+    log_teff (an effect of 0 is a TEff of 1; `baseline` says which law gives the monolingual
+    tokens), for alignment and retrieval (shuffled pairs, and chance) and for accuracy (always the
+    most frequent label).
     """
 
     statement: str = ""  # in words
@@ -86,6 +96,7 @@ class Claim:
     language: str = ""
     against: str = ""  # another cell, or a kind of baseline with as many tokens
     against_language: str = ""  # "" is the same language
+    trained_in: str = ""  # accuracy: the language that the tasks were learnt in; "" is the same
     baseline: str = "monolingual"  # log_teff: whose law; one of BASELINES
     direction: str = "lower"  # lower | higher | same
     smallest: float = 0.01  # the smallest effect of interest, in units of the measure
@@ -391,7 +402,12 @@ def _check_claim(name: str, claim: Claim, study: StudyConfig, cells: set[str]) -
                 f"{field}.{part}={value!r} is no cell of the study. It has: "
                 f"{', '.join(sorted(cells))}."
             )
-    if not claim.against and claim.measure in ("loss", "language_nats", "loss_own"):
+    if claim.against in BASELINES and claim.against not in cells and claim.measure not in _OF_TEXT:
+        raise ValueError(
+            f"{field}.against={claim.against!r}: {claim.measure} is held against another cell, or "
+            "against nothing. Name a cell, or leave it empty."
+        )
+    if not claim.against and claim.measure in _OF_TEXT:
         raise ValueError(f"{field}.against is empty. Name the cell that {claim.cell} is held to.")
     if claim.measure == "log_teff" and claim.baseline not in {
         spec.kind for spec in study.runs.values()
@@ -409,9 +425,14 @@ def _check_claim(name: str, claim: Claim, study: StudyConfig, cells: set[str]) -
         (claim.cell, claim.language),
         (claim.against, claim.against_language or claim.language),
     ):
-        if claim.measure == "alignment" or cell not in cells:
+        if claim.measure in PAIR_MEASURES or cell not in cells:
             continue
         tags = next(spec.config.tags for spec in study.runs.values() if spec.cell == cell)
+        if claim.trained_in and claim.trained_in not in tags:
+            raise ValueError(
+                f"{field}.trained_in={claim.trained_in!r}: cell {cell} has no such language. It "
+                f"has: {', '.join(tags)}."
+            )
         if language not in tags:
             raise ValueError(
                 f"{field}: cell {cell} has no language {language!r}. It has: {', '.join(tags)}."

@@ -369,6 +369,19 @@ def held(directory: epath.Path) -> Iterator[None]:
         yield
 
 
+def is_held(directory: epath.Path) -> bool:
+    """Says whether another process of this machine is in a directory."""
+    lock = directory / ".lock"
+    if fcntl is None or storage.is_store(directory) or not lock.exists():
+        return False
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 _PACKAGES = (
     "imbalance-jax",
     "jax",

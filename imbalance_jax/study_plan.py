@@ -1,6 +1,9 @@
 """What a study would take, and how far it is, in words."""
 
 import dataclasses
+import fractions
+import math
+import os
 import re
 import statistics
 import subprocess
@@ -11,11 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
-from imbalance_jax import costs, grid, study_runner
+from imbalance_jax import children, costs, grid, study_runner
+from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.progress import clock
 from imbalance_jax.runs import RunDirectory
 from imbalance_jax.study_directory import RunState, StudyDirectory
+
+_MOST_TIMES = 4  # a batch, that a batch which divides may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +69,12 @@ def tried(study: grid.StudyConfig, sizes: Iterable[str]) -> dict[str, Speed]:
             directory.claim(dataclasses.replace(study, runs={name: study.runs[name]}, claims={}))
             command = [sys.executable, "-m", "imbalance_jax.main", f"--study={directory}"]
             command += [f"--members={name}", "--dry_run"]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                **children.tied_to_this_process(os.environ),
+            )
         said = re.search(r"^([\d.e+-]+) s a step \((.*)\): ", done.stdout, re.MULTILINE)
         if not said:
             raise ValueError(f"Run {name} cannot be tried: {done.stderr.strip()}")
@@ -96,8 +107,9 @@ def describe(
             f"{spec.config.batch_size:>6} {tokens:>15,} {tokens / study.unit_tokens:>7.3g} "
             f"{costs.training_flops(spec.config):>11.2e}"
         )
+    lines += ["", *_rounded(study)]
     left = [n for n in study.runs if states[n].state != "done"]
-    lines += ["", *_totals(study, states, left), _time(study, left, states, speeds)]
+    lines += [*_totals(study, states, left), _time(study, left, states, speeds)]
     if pack > 1:
         programs = len(study_runner.packs(study, left, pack))
         lines.append(f"in packs of {pack}: {programs} programs for {len(left)} runs")
@@ -112,6 +124,50 @@ def cells(study: grid.StudyConfig) -> dict[str, list[str]]:
     for name, spec in study.runs.items():
         found.setdefault(spec.cell, []).append(name)
     return found
+
+
+def _rounded(study: grid.StudyConfig) -> list[str]:
+    """Returns a line on each batch of which a matched baseline has a rounded part.
+
+    Only languages are named that are held against one: those of which a baseline has about, and
+    none has exactly, the tokens.
+    """
+    alone: dict[int, set[int]] = {}  # steps -> batches of baselines
+    shares: dict[tuple[int, int], dict[str, fractions.Fraction]] = {}
+    for spec in study.runs.values():
+        config = spec.config
+        if spec.kind in ("matched", "epochs"):
+            alone.setdefault(config.steps, set()).add(config.batch_size)
+        elif spec.kind not in (*grid.BASELINES, "sweep") and not config.mixture.temperature:
+            for tag, sequences in config_lib.totals(config).items():
+                share = sequences / (config.steps * config.batch_size)
+                here = shares.setdefault((config.steps, config.batch_size), {})
+                here[f"{spec.cell} {tag}"] = share
+    lines = []
+    for (steps, batch), of_batch in shares.items():
+        off = {}
+        for name, share in of_batch.items():
+            near = min(alone.get(steps, ()), key=lambda n: abs(n - share * batch), default=0)
+            part = float(near / (share * batch) - 1) if share else 0.0
+            if part and abs(part) <= grid.NEAR:
+                off[name] = (abs(part), part, near)
+        if not off:
+            continue
+        worst = max(off, key=lambda name: off[name][0])
+        _, part, near = off[worst]
+        more = f", as of {len(off) - 1} languages more" if len(off) > 1 else ""
+        divisor = math.lcm(*(of_batch[name].denominator for name in off))
+        sizes = [n for n in (batch // divisor * divisor, (batch // divisor + 1) * divisor) if n]
+        mend = f"config.batch_size={' or '.join(map(str, sizes))} would divide."
+        if divisor > _MOST_TIMES * batch:
+            mend = "No batch size near it would divide."
+        exact = float(of_batch[worst] * batch)
+        lines.append(
+            f"batch {batch}: {near} sequences a step stand for the {exact:g} of {worst} in a "
+            f"matched baseline ({100 * part:+.2g} % of its tokens){more}. Claims are corrected "
+            f"for it by the law, if there is one. {mend}"
+        )
+    return [*lines, ""] if lines else []
 
 
 def _totals(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from imbalance_jax import cli, grid, pack_shape, storage
+from imbalance_jax import children, cli, grid, pack_shape, runs, storage
 from imbalance_jax.interrupts import Interrupts
 from imbalance_jax.progress import Progress, clock
 from imbalance_jax.study_directory import StudyDirectory
@@ -80,9 +80,12 @@ class Runner:
     def run(self, work: Sequence[tuple[str, ...]], *, jobs: int) -> int:
         """Trains each pack of runs, and returns the exit code of the command.
 
-        An interruption is passed on to every process, which saves its state first.
+        An interruption is passed on to every process, which saves its state first. Runs that
+        another process trains, such as one that an earlier command left behind, are waited for:
+        they have the machine until it ends, and are gone on with where it saved.
         """
         waiting, running, looked = list(work), list[_Job](), 0.0
+        told = set[str]()
         total = float(sum(grid.tokens_of(spec) for spec in self._study.runs.values()))
         preempted = False
         with (
@@ -90,8 +93,20 @@ class Runner:
             Progress("Study", total, start=self._trained(), every=30) as progress,
         ):
             while running or (waiting and not interrupts.requested):
-                while waiting and len(running) < jobs and not interrupts.requested:
-                    running.append(self._start(waiting.pop(0), jobs))
+                held = {name for members in waiting for name in self._held(members)}
+                for name in sorted(held - told):
+                    progress.line(f"waiting {name}: another process is training it")
+                told = held
+                free = [members for members in waiting if held.isdisjoint(members)]
+                busy = len(waiting) - len(free)
+                while free and len(running) + busy < jobs and not interrupts.requested:
+                    pack = free.pop(0)
+                    waiting.remove(pack)
+                    self._look(pack)
+                    if all(self._states[name].state == "done" for name in pack):
+                        progress.line(f"done    {_named(pack)}, by another process")
+                        continue
+                    running.append(self._start(pack, jobs))
                     progress.line(f"begun   {_named(running[-1].members)}")
                 if interrupts.requested and not preempted:
                     preempted = True
@@ -101,6 +116,9 @@ class Runner:
                 time.sleep(_POLL_SECONDS)
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
+                    if job.process.returncode == cli.REFUSED and self._held(job.members):
+                        waiting.append(job.members)  # it was begun elsewhere meanwhile
+                        continue
                     for line in self._ended(job, preempted):
                         progress.line(line)
                 if time.monotonic() - looked >= self._look_seconds:
@@ -114,6 +132,10 @@ class Runner:
             return cli.PREEMPTED
         return cli.FAILED if self.failed else cli.DONE
 
+    def _held(self, members: Sequence[str]) -> list[str]:
+        """Returns the runs that a process of this machine is training."""
+        return [name for name in members if runs.is_held(self._directory.run(name).path)]
+
     def _start(self, members: tuple[str, ...], jobs: int) -> _Job:
         options = (f"--study={self._directory}", f"--members={','.join(members)}")
         environment = dict(os.environ)
@@ -126,7 +148,7 @@ class Runner:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=environment,
+                **children.tied_to_this_process(environment),
             )
         return _Job(members, process, time.monotonic(), output)
 
@@ -193,7 +215,9 @@ class Runner:
             return f"ended by {name}; a machine that is out of memory does that. See {log}."
         lines = log.read_bytes().decode(errors="replace").strip().splitlines()
         said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return said[-1] if said else f"exit code {code}. See {log}."
+        why = said[-1] if said else f"exit code {code}. See {log}."
+        # What was wrong with one run ended the program of all.
+        return f"its program of {len(job.members)} runs: {why}" if len(job.members) > 1 else why
 
     def _describe(self, running: int) -> str:
         states = [found.state for found in self._states.values()]

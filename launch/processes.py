@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from absl import flags
 
-from imbalance_jax import cli
+from imbalance_jax import children, cli
 from imbalance_jax.interrupts import Interrupts
 
 FLAGS = flags.FLAGS
@@ -41,7 +41,8 @@ class Child:
 def run(children: Sequence[Child], *, together: bool) -> list[int]:
     """Runs processes until all have ended, and returns their exit codes as a shell has them.
 
-    SIGTERM and SIGINT are passed on to all of them.
+    SIGTERM and SIGINT are passed on to all of them, and those that are commands of imbalance_jax
+    are sent SIGTERM where this process ends without a word.
 
     Args:
       children: what to start.
@@ -77,7 +78,7 @@ def _started(child: Child) -> Iterator[subprocess.Popen]:
             output = stack.enter_context(open(child.log, "a"))
         yield subprocess.Popen(
             child.command,
-            env={**os.environ, **child.env},
+            **children.tied_to_this_process({**os.environ, **child.env}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,

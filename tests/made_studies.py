@@ -163,6 +163,8 @@ def _alignment(config: config_lib.Config, noise) -> dict[str, float]:
     for layer in range(config.model.N + 2):
         found[f"align/hidden/{pair}/{layer}"] = 0.3 + noise()
         found[f"align/hidden_shuffled/{pair}/{layer}"] = 0.25 + noise()
+        found[f"align/retrieval/{pair}/{layer}"] = 0.5 + noise()
+    found[f"align/retrieval_chance/{pair}"] = 1 / 32
     found[f"align/embed_in/{pair}"] = 0.1 + noise()
     found[f"align/embed_in_between/{pair}"] = 0.0
     found[f"align/gradient/{pair}"] = 0.2 + noise()

@@ -1,6 +1,7 @@
 """What a run's measurements are given: pairs, pieces, counts; and what is logged of them."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -126,15 +127,22 @@ def test_suggested_pieces_are_the_words_of_one_meaning(toys):
     assert len(alike) > 4 and sum(a == b for a, b in alike) / len(alike) > 0.8
 
 
-def test_pieces_count_as_often_as_they_were_trained_on_in_any_language_of_their_source(toys):
+def test_pieces_count_as_often_as_they_were_trained_on_in_their_language_and_in_their_source(toys):
     alignment = toys.alignment("test", 8)
-    sequences_G = np.array([10, 20, 0, 30])
-    found = alignment._trained_counts(sequences_G)
-    for g, (name, sequences) in enumerate((("toy0", 10), ("toy1", 50), ("toy2", 0), ("toy1", 50))):
+    found = alignment._piece_counts(np.array([10, 20, 0, 180]))
+    for g, (name, own, together) in enumerate(
+        (("toy0", 10, 10), ("toy1", 20, 200), ("toy2", 0, 0), ("toy1", 180, 200))
+    ):
         counts_U = np.asarray(toys.sources[name].pieces.counts_U)
         share_U = counts_U / toys.sources[name].count("train")
-        expected = share_U * sequences * 32 if sequences else counts_U
-        np.testing.assert_allclose(found[g, : len(counts_U)], expected, rtol=1e-12)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-12)
+        close(found.own_GU[g, : len(counts_U)], share_U * own * 32)
+        close(
+            found.source_GU[g, : len(counts_U)], share_U * together * 32 if together else counts_U
+        )
+    # Before any training, the text's own counts stand for both.
+    fresh = alignment._piece_counts(np.zeros(4, int))
+    np.testing.assert_array_equal(fresh.own_GU, fresh.source_GU)
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def gradients() -> dict[str, Any]:
 
 
 def result(a: str, b: str, positions: bool = True) -> dict[str, Any]:
-    table = {"cosine": 0.4, "between": 0.1, "by_frequency": bins("cosine")}
+    table = {"cosine": 0.4, "between": 0.1, "by_own_frequency": bins("cosine")}
     gain = {"seen": 4.0, "unseen": 4.25, "gain": 0.25, "gain_error": 0.0625}
     return {
         "languages": [a, b],
@@ -92,7 +92,7 @@ def result(a: str, b: str, positions: bool = True) -> dict[str, Any]:
 
 def alignment(pairs: Mapping[str, Any], tags: Mapping[str, int] = CLONES) -> dict[str, Any]:
     positions = [0.5 / (1 + place) for place in range(128)]
-    leak = {"by_position": positions, "by_frequency_read": bins("mean")}
+    leak = {"by_position": positions, "by_own_frequency_read": bins("mean")}
     norms = {tag: 0.5 + number for number, tag in enumerate(tags)}
     return {
         "split": "test",
@@ -126,6 +126,7 @@ def log(run: RunDirectory, pairs: list[str], tags: Mapping[str, int] = CLONES) -
                 found[f"align/hidden_shuffled/{pair}/{layer}"] = 0.6
                 found[f"align/hidden_centred/{pair}/{layer}"] = 0.3
                 found[f"align/retrieval/{pair}/{layer}"] = 0.2
+            found[f"align/retrieval_chance/{pair}"] = 1 / 32
         for tag in tags:
             found[f"align/gradient_share/{tag}"] = 1 / len(tags)
         run.log(step, found)
@@ -184,7 +185,9 @@ def test_the_page_has_the_section_is_well_formed_and_always_the_same(complete, p
 def test_the_table_of_pairs_has_means_over_the_blocks(part):
     words = words_of(part)
     # Blocks are layers 1, 2 and 3: an excess of 0.05, 0.1 and 0.15.
-    row = "en1-en2 64 +0.300 +0.100 +0.100 +0.100 +0.900 50 % +0.123 ± 0.004 +0.456 ± 0.050"
+    row = (
+        "en1-en2 64 +0.300 +0.100 +0.100 +0.100 +0.900 50 % (1.56 %) +0.123 ± 0.004 +0.456 ± 0.050"
+    )
     assert row in words
     assert f"The test split after step {100}" in words
 
@@ -319,7 +322,7 @@ def test_single_nulls_in_lists_and_values_that_are_not_finite_leave_gaps(tmp_pat
     inside = found["pairs"]["en1-en2"]
     inside["hidden"]["positions"]["cosine"][1] = None
     inside["gradients"]["per_pair"][2][0] = math.nan
-    inside["embed_in"]["by_frequency"]["cosine"][0] = None
+    inside["embed_in"]["by_own_frequency"]["cosine"][0] = None
     found["leak"]["en2"]["leak"]["by_position"][0] = 0.0
     run = evaluate(plain(tmp_path / "run"), json.loads(json.dumps(found)))
     run.log(50, {"align/gradient/en1-en2": math.nan})
@@ -365,3 +368,37 @@ def test_markup_in_what_was_measured_stays_text(tmp_path):
     part = section_of(evaluate(plain(tmp_path / "run"), found))
     assert "<img" not in part and evil in words_of(part)
     assert not structure_of(part).wrong
+
+
+def test_a_frequency_axis_says_whose_tokens_it_counts(tmp_path):
+    found = alignment({"en1-en2": result("en1", "en2")})
+    words = words_of(section_of(evaluate(plain(tmp_path / "now"), found)))
+    assert "how often the rarer of the two was trained on in its own language" in words
+    # Results from before languages were counted apart are shown as what they are.
+    for where in ("embed_in", "embed_out"):
+        table = dict(found["pairs"]["en1-en2"][where])
+        table["by_frequency"] = table.pop("by_own_frequency")
+        found["pairs"]["en1-en2"][where] = table
+    for tag in found["leak"]:
+        leak = dict(found["leak"][tag]["leak"])
+        leak["by_frequency_read"] = leak.pop("by_own_frequency_read")
+        found["leak"][tag] = {"leak": leak}
+    words = words_of(section_of(evaluate(plain(tmp_path / "before"), found)))
+    assert "trained on in its own language" not in words
+    assert (
+        words.count("trained on in all languages of its text together") == 6
+    )  # each caption, and each axis
+
+
+def test_retrieval_stands_beside_chance_wherever_it_is_shown(part, tmp_path):
+    words = words_of(part)
+    assert "thin lines are chance, 3.12 %" in words  # one in 32, over training
+    assert "pale lines are chance, 1.56 %" in words  # one in 64, by layer
+    # A run that has not written it says what it must have been.
+    early = log(evaluate(plain(tmp_path / "run"), {"pairs": {}}), ["en1-en2"])
+    kept = [line for line in (early.path / "metrics.jsonl").read_text().splitlines()]
+    (early.path / "metrics.jsonl").write_text(
+        "\n".join(line.replace("retrieval_chance", "other") for line in kept) + "\n"
+    )
+    pairs = early.config().evaluation.alignment.pairs
+    assert f"by chance it is one in {pairs}" in words_of(section_of(early))

@@ -1,5 +1,6 @@
 """Cosines of rows, who is whose neighbour, and which pieces parallel text pairs up."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -338,6 +339,21 @@ def test_retrieval_is_among_the_most_frequent_pieces_that_differ(measured):
     found = measured(table_VD, pairs, candidates=20)["retrieval"]
     expected = expected_retrieval(table_VD[asked], table_VD[SECOND[asked]], k=10)
     assert found == pytest.approx(expected | {"candidates": 20, "chance": 1 / 20})
+
+
+def test_pairs_are_placed_by_the_count_of_their_rarer_piece_in_its_own_language(measured):
+    table_VD = noisy_copies(2)
+    text_n = np.full(U, 1000)
+    rare_n = np.where(np.arange(U) < 20, 10, 100)  # a tenth of the text or less is the rare clone's
+    pairs = dataclasses.replace(pairs_of(text_n), own_count_n=rare_n)
+    found = measured(table_VD, pairs)
+    assert (found["by_frequency"]["low"], found["by_frequency"]["pieces"]) == ([1000.0], [U])
+    own = found["by_own_frequency"]
+    assert (own["low"], own["pieces"]) == (pytest.approx([10, 100]), [20, U - 20])
+    every = [cosine(table_VD[n], table_VD[SECOND[n]]) for n in range(U)]
+    assert own["cosine"] == pytest.approx([np.mean(every[:20]), np.mean(every[20:])], rel=1e-5)
+    # Which pieces a counterpart is looked for among does not change with it.
+    assert found["retrieval"] == measured(table_VD, pairs_of(text_n))["retrieval"]
 
 
 def test_copied_rows_have_cosine_one_and_find_each_other(measured, table_VD):

@@ -114,6 +114,49 @@ def test_many_claims_are_judged_more_strictly_than_one():
     assert found["weak"].p == pytest.approx(3 * weak.p)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_adjusted_words_p_values_and_intervals_say_the_same(seed):
+    rng = np.random.default_rng(seed)
+    smallest = 0.05
+    for _ in range(40):
+        verdicts = {
+            str(n): lib.verdict(
+                Estimate(rng.normal(0, 0.1), 10 ** rng.uniform(-3, -1), df, 3, "paired"),
+                rng.choice(["up", "down", "same"]),
+                smallest,
+            )
+            for n, df in enumerate(rng.choice([0, 2, 4, 40], size=rng.integers(1, 8)))
+        }
+        for name, found in lib.adjust(verdicts).items():
+            low, high = found.interval
+            inner_low, inner_high = found.equivalence_interval
+            assert (found.p < 0.05) == (low > 0 or high < 0)
+            assert found.equivalent == (-smallest < inner_low and inner_high < smallest)
+            assert not found.p < verdicts[name].p and found.level <= 0.05
+            positive = {"same": "supported"}.get(found.direction, "absent")
+            assert (found.word == positive) or not found.equivalent
+            if found.word in ("supported", "contradicted") and not found.equivalent:
+                assert found.p < 0.05 and abs(found.estimate.value) >= smallest
+        # Holm's own p values decide what was claimed.
+        directed = {n: v for n, v in verdicts.items() if v.direction != "same"}
+        adjusted = lib.adjust(directed)
+        np.testing.assert_array_equal(
+            [v.p for v in adjusted.values()], lib.holm([v.p for v in directed.values()])
+        )
+
+
+def test_a_claim_whose_interval_alone_leaves_out_zero_is_shown_with_the_one_that_decides():
+    # -1.096, -1.734 to -0.458 alone, among two others of which nothing is shown.
+    alone = Estimate(-1.096, 0.638 / scipy.stats.t.ppf(0.975, 2), 2, 3, "paired")
+    others = dict.fromkeys("ab", lib.verdict(Estimate(0.0, 1.0, 2, 3, "paired"), "up", 0.01))
+    found = lib.adjust({"claim": lib.verdict(alone, "down", 0.01), **others})["claim"]
+    assert alone.interval()[1] == pytest.approx(-0.458) and found.p == pytest.approx(
+        0.054, abs=1e-3
+    )
+    assert found.word == "undecided" and found.level == pytest.approx(0.05 / 3)
+    assert found.shown_interval[0] < -1.734 and found.shown_interval[1] > 0
+
+
 def test_a_claim_without_a_direction_or_a_size_is_refused():
     estimate = Estimate(0.1, 0.1, 3, 4, "paired")
     with pytest.raises(ValueError, match="direction='left'"):

@@ -11,9 +11,9 @@ import threading
 import time
 
 import pytest
-from made_studies import make, small_grid
+from made_studies import make, mixture, small_grid
 
-from imbalance_jax import cli, grid, study_plan, study_runner
+from imbalance_jax import cli, grid, runs, study_plan, study_runner
 from imbalance_jax.analysis import study_table
 from imbalance_jax.study_directory import StudyDirectory
 
@@ -104,6 +104,45 @@ def test_an_interruption_reaches_every_process_and_the_study_goes_on_later(tmp_p
     assert "saved   r50_50_s0" in capsys.readouterr().out
     code, left = train(directory, study, fake(tmp_path))
     assert code == cli.DONE and left == list(study.runs)
+
+
+def test_runs_that_another_process_trains_are_waited_for_and_not_called_failed(tmp_path, capsys):
+    """As after SIGKILL of `study run`: its pack goes on until it has saved."""
+    directory, study = begin(tmp_path)
+    [pack] = [p for p in study_runner.packs(study, list(study.runs), 4) if "r50_50_s0" in p]
+    other = directory.run("r50_50_s0")
+    other.claim(study.runs["r50_50_s0"].config)
+    held_at: list[str] = []
+
+    def let_go() -> None:
+        while "waiting" not in (said := capsys.readouterr().out):
+            held_at.append(said)
+            time.sleep(0.05)
+        held_at.append(said)
+        time.sleep(0.5)
+        held_at.append(capsys.readouterr().out)
+        other.release()
+
+    thread = threading.Thread(target=let_go, daemon=True)
+    thread.start()
+    code, _ = train(directory, study, fake(tmp_path), jobs=1, pack=4)
+    thread.join()
+    before = "".join(held_at)
+    assert "waiting r50_50_s0: another process is training it" in before
+    # One job's worth of work was going on already, so no other began beside it.
+    assert "begun" not in before and len(pack) > 1
+    after = capsys.readouterr().out
+    assert code == cli.DONE and "FAILED" not in after and "done    r50_50_s0" in after
+
+
+def test_a_run_that_is_held_is_told_from_one_that_is_not(tmp_path):
+    directory, study = begin(tmp_path)
+    run = directory.run("r50_50_s0")
+    assert not runs.is_held(run.path)
+    run.claim(study.runs["r50_50_s0"].config)
+    assert runs.is_held(run.path) and runs.is_held(run.path)
+    run.release()
+    assert not runs.is_held(run.path)
 
 
 def test_runs_that_differ_in_ratio_seed_and_rate_are_packed_and_others_are_not():
@@ -253,3 +292,24 @@ def test_a_study_keeps_which_text_its_runs_open(tmp_path):
     assert directory.binding_texts() == directory.texts()
     directory.check(study)  # what it says of text makes a run no other
     assert directory.study().runs[first].hash == study.runs[first].hash
+
+
+def test_a_plan_names_batch_sizes_that_every_language_divides(tmp_path):
+    def planned(batch: int) -> str:
+        def sized(ratio: str):
+            config = mixture(ratio)
+            config.batch_size = batch
+            return config
+
+        made = grid.Grid("Parts of a batch.", unit=sized("90:10"))
+        made.add("r90_10", sized("90:10"), seeds=(0,))
+        made.baselines(sized("90:10"), "en1", fractions=(0.1, 0.5, 1), seeds=(0,))
+        study = grid.resolve(made.to_config())
+        states = StudyDirectory(tmp_path / "none").states(study)
+        return study_plan.describe("study", study, states, {}, pack=0)
+
+    text = planned(32)
+    assert "batch 32: 3 sequences a step stand for the 3.2 of r90_10 en2 in a matched" in text
+    assert "(-6.2 % of its tokens)" in text
+    assert "config.batch_size=30 or 40 would divide." in text
+    assert "batch 40:" not in planned(40)

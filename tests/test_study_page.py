@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import made_studies
 import pytest
@@ -13,6 +14,7 @@ from test_effects import CLAIMS, GAIN, lower
 
 from imbalance_jax import grid
 from imbalance_jax.analysis import study_page, study_table
+from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.study_directory import StudyDirectory
 
 
@@ -46,7 +48,10 @@ def test_the_page_opens_with_a_verdict_for_each_claim(finished):
     assert page.count('<div class="claim">') == len(CLAIMS)
     assert page.index("What was claimed") < page.index("Loss against the ratio")
     gains = words[words.index("A &lt;b&gt;rare") :]
-    assert re.search(r"TEff 1\.\d+ , interval 1\.\d+ to \d\.\d+ \(3 seeds; adjusted p", gains)
+    assert re.search(r"TEff 1\.\d+ , interval 1\.\d+ to \d\.\d+ \(\d\d\.?\d* %; 3 seeds; ", gains)
+    assert (
+        "The interval leaves out a TEff of 1, and the estimate is a factor of 1.05 or more" in gains
+    )
     assert "held against a TEff of 1 by the law of the monolingual baselines" in gains
 
 
@@ -108,6 +113,41 @@ def test_every_figure_is_a_file_of_three_kinds(finished):
     # Baselines are at their own part of the mixture's tokens.
     runs = {row["name"]: float(row["x"]) for row in rows if row["shown_as"] == "run"}
     assert runs["mono_en1_25_s1"] == pytest.approx(25)
+
+
+def test_sentences_of_alignment_name_what_is_alike_and_follow_from_the_intervals():
+    def aligned(cell, value, se):
+        excess = (
+            Estimate(value, se, 2, 3, "paired") if se else Estimate(value, 0, 0, 1, "unrepeated")
+        )
+        return types.SimpleNamespace(
+            cell=cell, pair="en1-en2", measure="hidden", kind="mixture", excess=excess
+        )
+
+    cells = [aligned("up", 0.1, 0.01), aligned("down", -0.1, 0.01), aligned("wide", 0.1, 0.1)]
+    found = types.SimpleNamespace(alignments=[*cells, aligned("once", 0.1, 0)])
+    words = words_of(study_page._rises(found))
+    assert "more alike than those of shuffled pairs in up (en1-en2)." in words
+    assert "less alike than those of shuffled pairs in down (en1-en2)." in words
+    assert "is not decided in wide (en1-en2): the 95 % interval" in words
+    assert "With one seed there is no interval of hidden states in once (en1-en2)." in words
+
+
+@pytest.mark.parametrize(
+    ("effect", "factor", "written"),
+    [
+        (0.1234, False, "+0.123"),
+        (0.0004, False, "+0.0004"),  # not 0
+        (0.00961, False, "+0.0096"),  # less than 0.01
+        (-0.0, False, "0.000"),
+        (0.0004, True, "1.0004"),
+        (0.5, True, "1.65"),
+    ],
+)
+def test_a_number_has_digits_enough_to_show_its_side_of_nothing_and_of_what_matters(
+    effect, factor, written
+):
+    assert study_page._told_apart(effect, 0.01, factor) == written
 
 
 def test_validity_and_how_to_do_it_again_are_on_the_page(finished):

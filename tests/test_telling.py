@@ -147,14 +147,16 @@ def test_the_leak_is_what_whole_softmaxes_give_to_other_languages(params, counts
                     if count := int(counts[g][base]):
                         k = max(k for k in range(40) if 10 ** (k / 4) <= count * (1 + 1e-12))
                         bins.setdefault(k, []).append(value)
-                here = found[f"by_frequency_{place}"]
+                here = found[f"by_own_frequency_{place}"]
                 assert sorted(here) == ["high", "low", "mean", "tokens"]
                 close(here["low"], [10 ** (k / 4) for k in sorted(bins)])
                 close(here["high"], [10 ** ((k + 1) / 4) for k in sorted(bins)])
                 assert here["tokens"] == [len(bins[k]) for k in sorted(bins)]
                 close(here["mean"], [np.mean(bins[k]) for k in sorted(bins)])
-    assert sum(leaks[0]["leak"]["by_frequency_read"]["tokens"]) < WINDOWS * L  # some never occur
-    assert sum(leaks[1]["leak"]["by_frequency_read"]["tokens"]) == WINDOWS * L
+    assert (
+        sum(leaks[0]["leak"]["by_own_frequency_read"]["tokens"]) < WINDOWS * L
+    )  # some never occur
+    assert sum(leaks[1]["leak"]["by_own_frequency_read"]["tokens"]) == WINDOWS * L
 
 
 def test_copies_leak_the_half_everywhere(programs, params, counts):
@@ -163,7 +165,7 @@ def test_copies_leak_the_half_everywhere(programs, params, counts):
     for found in measured_leak(programs, copies, 0, random_windows(), counts):
         np.testing.assert_allclose(found["leak"]["by_position"], 0.5, atol=1e-6)
         np.testing.assert_allclose(found["language_nats"]["by_position"], math.log(2), atol=1e-6)
-        np.testing.assert_allclose(found["leak"]["by_frequency_target"]["mean"], 0.5, atol=1e-6)
+        np.testing.assert_allclose(found["leak"]["by_own_frequency_target"]["mean"], 0.5, atol=1e-6)
 
 
 def test_nothing_leaks_where_all_ids_are_everyones(programs, params, counts):

@@ -109,13 +109,13 @@ def _summary(run: Run, found: Mapping[str, Any], results: Mapping[str, Any]) -> 
                 _cell(_block_mean(run, _values(compared, "centred_excess")), _signed),
                 _cell(_block_mean(run, _values(_turned(result)[1], "procrustes_excess")), _signed),
                 _cell(_block_mean(run, _values(sentences, "cka_debiased")), _signed),
-                _cell(_block_mean(run, _retrieval(sentences)), markup.percent),
+                _beside_chance(_block_mean(run, _retrieval(sentences)), _at(sentences, "chance")),
                 _with_error(gradients, "mean"),
                 _corrected(gradients),
             ]
         )
     header = ["pair", "sequences", "embedding, excess", "hidden, excess", "hidden, centred excess"]
-    header += ["hidden, excess after rotation", "CKA, debiased", "retrieval"]
+    header += ["hidden, excess after rotation", "CKA, debiased", "retrieval (by chance)"]
     header += ["gradient cosine", "gradient cosine, corrected"]
     step = run.evaluation.get("step")
     table = markup.table(
@@ -196,9 +196,10 @@ def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
             "align-retrieval",
             "Retrieval.",
             "How often the nearest sequence of the other language is the right one, mean over "
-            "the blocks; by chance it is one in the number of sequences.",
+            f"the blocks; {_chance(run, shown)}.",
             blocks("retrieval"),
             shown,
+            behind=curves("retrieval_chance"),
             y_label="% of the sequences",
             percent=True,
         ),
@@ -228,6 +229,20 @@ def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
     if not drawn:
         return _stack(title, markup.missing("No pair of languages was measured."))
     return _stack(title, markup.pairs(drawn), markup.note(cadence) if cadence else "")
+
+
+def _chance(run: Run, shown: Sequence[str]) -> str:
+    """Returns what retrieval would be by chance while training, in words."""
+    chances = [run.curve(f"align/retrieval_chance/{name}").last for name in shown]
+    found = sorted({chance for chance in chances if math.isfinite(chance)})
+    if not found:  # earlier runs have not written it
+        pairs = run.config.evaluation.alignment.pairs
+        return (
+            f"by chance it is one in {pairs:,}, the number of sequences, or where the text "
+            "has fewer, in so many"
+        )
+    ends = " to ".join(markup.percent(chance) for chance in dict.fromkeys((found[0], found[-1])))
+    return f"thin lines are chance, {ends}"
 
 
 def _pair_curves(
@@ -364,9 +379,15 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
         return found.get("sentences")
 
     retrieval = {pair: _layers(_retrieval(sentences(f))) for pair, f in hidden.items()}
-    chances = {_number(_at(found, "sentences", "chance")) for found in hidden.values()}
-    chances = {chance for chance in chances if math.isfinite(chance)}
-    chance = ("", chances.pop()) if len(chances) == 1 else None
+    chances = {pair: _number(_at(found, "sentences", "chance")) for pair, found in hidden.items()}
+    by_chance = {
+        pair: _layers([chance] * len(retrieval[pair].y))
+        for pair, chance in chances.items()
+        if math.isfinite(chance)
+    }
+    known = sorted(chances[pair] for pair in by_chance)
+    ends = " to ".join(markup.percent(end) for end in dict.fromkeys(known[:1] + known[-1:]))
+    pale = f"pale lines are chance, {ends}" if known else "what chance would find was not written"
     zero = ("", 0.0)
     return [
         figure
@@ -426,10 +447,10 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
                 f"{name}-retrieval",
                 "Retrieval.",
                 "The part of the sequences whose nearest one in the other language is the right "
-                "one, after centring, as a mean of both directions; dotted is chance.",
+                f"one, after centring, as a mean of both directions; {pale}.",
                 retrieval,
                 y_label="part of the sequences",
-                level=chance,
+                behind=by_chance,
             ),
         )
         if figure
@@ -560,7 +581,11 @@ def _batch_figure(name: str, languages: Sequence[str], found: Mapping[str, Any],
 def _frequency(results: Mapping[str, Any], shown: Sequence[str]) -> str:
     drawn = []
     for where, what in (("embed_in", "Input embedding"), ("embed_out", "Output head")):
-        bins = {name: _at(result, where, "by_frequency") for name, result in results.items()}
+        bins = {name: _at(result, where, "by_own_frequency") for name, result in results.items()}
+        counted = "in its own language"
+        if not any(bins.values()):  # written before both were counted
+            bins = {name: _at(result, where, "by_frequency") for name, result in results.items()}
+            counted = "in all languages of its text together"
         points = {name: _binned(found, "cosine") for name, found in bins.items()}
         level = {
             name: Line(points[name].x, [_number(_at(r, where, "between"))] * len(points[name].x))
@@ -571,12 +596,13 @@ def _frequency(results: Mapping[str, Any], shown: Sequence[str]) -> str:
                 f"align-frequency-{where.replace('_', '-')}",
                 f"{what}.",
                 "The mean cosine of pieces that mean the same, by how often the rarer of the two "
-                "was trained on; pale is that of any two pieces. The outer bins hold few.",
+                f"was trained on {counted}; pale is that of any two pieces. The outer bins hold "
+                "few.",
                 points,
                 shown,
                 behind=level,
                 y_label="cosine",
-                x_label="times trained on, log scale",
+                x_label=f"times trained on {counted}, log scale",
             )
         )
     drawn = [figure for figure in drawn if figure]
@@ -589,10 +615,14 @@ def _frequency(results: Mapping[str, Any], shown: Sequence[str]) -> str:
 def _telling(run: Run, found: Mapping[str, Any]) -> str:
     leak, probe = found.get("leak") or {}, found.get("probe") or {}
     tags = run.config.tags
-    positions, reads = {}, {}
+    positions, reads, counted = {}, {}, "in its own language"
     for tag in (tag for tag in tags if tag in leak):
         positions[tag] = _over_positions(_list(_at(leak[tag], "leak", "by_position")))
-        reads[tag] = _binned(_at(leak[tag], "leak", "by_frequency_read"), "mean")
+        found_by = _at(leak[tag], "leak", "by_own_frequency_read")
+        if not found_by:  # written before languages were counted apart
+            counted = "in all languages of its text together"
+            found_by = _at(leak[tag], "leak", "by_frequency_read")
+        reads[tag] = _binned(found_by, "mean")
     drawn = [
         _line_figure(
             "align-leak-position",
@@ -608,12 +638,12 @@ def _telling(run: Run, found: Mapping[str, Any]) -> str:
         _line_figure(
             "align-leak-read",
             "Leak by the id that was read.",
-            "By how often that id was trained on: a leak that is high on the left is due to rare "
-            "ids. The outer bins hold few tokens.",
+            f"By how often that id was trained on {counted}: a leak that is high on the left is "
+            "due to rare ids. The outer bins hold few tokens.",
             reads,
             tags,
             y_label="leak, log scale",
-            x_label="times trained on, log scale",
+            x_label=f"times trained on {counted}, log scale",
             log=True,
         ),
     ]
@@ -803,6 +833,15 @@ def _line_figure(
 def _cell(value: Any, write: Callable[[float], str]) -> str:
     number = _number(value)
     return markup.data(number if math.isfinite(number) else None, write)
+
+
+def _beside_chance(value: float, chance: Any) -> str:
+    """Returns a cell of a part that is found, with what chance would find."""
+    by_chance = _number(chance)
+    written = _cell(value, markup.percent)
+    if not math.isfinite(value) or not math.isfinite(by_chance):
+        return written
+    return f"{written} ({markup.percent(by_chance)})"
 
 
 def _with_error(found: Any, name: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from imbalance_jax import costs, grid
-from imbalance_jax.analysis import statistics
+from imbalance_jax.analysis import statistics, transfer_results
 from imbalance_jax.analysis.effects import (
     Condition,
     Effects,
@@ -20,6 +20,8 @@ from imbalance_jax.analysis.effects import (
     Worth,
     baseline_runs,
     drawn,
+    nearest_baseline,
+    run_tokens,
     source_of,
 )
 from imbalance_jax.analysis.statistics import Estimate, Verdict
@@ -28,7 +30,7 @@ from imbalance_jax.grid import Claim
 
 ALPHA = 0.05
 NOT_MEASURED = "not measured"
-_NEAREST = 0.1  # how far the tokens of a baseline may be from those it stands for
+_DIRECTIONS: Mapping[str, statistics.Direction] = {"lower": "down", "higher": "up", "same": "same"}
 _NOTHING = Estimate(math.nan, math.nan, 0, 0, "unrepeated")
 
 
@@ -76,13 +78,13 @@ def judge(table: StudyTable, effects: Effects) -> list[ClaimResult]:
     for name, claim in table.claims.items():
         estimate = _NOTHING if unknown[name] else found[name].estimate
         verdicts[name] = statistics.verdict(
-            estimate, "down" if claim.direction == "lower" else "up", claim.smallest, ALPHA
+            estimate, _DIRECTIONS[claim.direction], claim.smallest, ALPHA
         )
     adjusted = statistics.adjust(verdicts)
     results = []
     for name, claim in table.claims.items():
         verdict = adjusted[name]
-        word = NOT_MEASURED if unknown[name] else _word(verdict, claim)
+        word = NOT_MEASURED if unknown[name] else verdict.word
         if unknown[name]:
             verdict = dataclasses.replace(verdict, estimate=found[name].estimate)
         failed = [run for run in found[name].runs if table.runs[run].state.state == "failed"]
@@ -93,21 +95,16 @@ def judge(table: StudyTable, effects: Effects) -> list[ClaimResult]:
     return results
 
 
-def _word(verdict: Verdict, claim: Claim) -> str:
-    if claim.direction != "same":
-        return verdict.word
-    words = {"absent": "supported", "supported": "contradicted"}
-    return words.get(verdict.word, verdict.word)
-
-
 def _outside(found: _Found) -> bool:
     """Says whether an effect is unknown because its loss is outside of the law's range."""
     return found.estimate.n > 0
 
 
 def _measure(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
-    if claim.measure == "alignment":
-        return _alignment(claim, table, effects)
+    if claim.measure in grid.PAIR_MEASURES:
+        return _of_pair(claim, table, effects)
+    if claim.measure == "accuracy":
+        return _accuracy(claim, table)
     if claim.measure == "log_teff":
         return _log_teff(claim, table, effects)
     if claim.against in grid.BASELINES and not _runs_of(table, claim.against):
@@ -173,7 +170,7 @@ def _text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tuple[st
         len(numbers) - 1,
     )
     return (
-        f"With the same runs and other test text it would be {low:+.3f} to {high:+.3f}: "
+        f"With the same runs and other test text it would be {low:+.3f} to {high:+.3f} (95 %): "
         f"{len(numbers)} groups of documents drawn anew.".replace("-", "−"),
     )
 
@@ -190,25 +187,13 @@ def _beside_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _Fou
     members = baseline_runs(table, group)
     config = table.runs[_runs_of(table, claim.cell)[0]].config
     own = costs.tokens(config)[claim.language]
-    tokens = {name: costs.training_tokens(table.runs[name].config) for name in members}
-    near = [n for n in members if abs(tokens[n] - own) <= _NEAREST * own]
     mine = effects.condition(claim.cell, claim.language)
-    if near:
-        nearest = min(near, key=lambda name: abs(tokens[name] - own))
-        cell = table.runs[nearest].spec.cell
-        off = tokens[nearest] / own - 1
-        against = f"the {claim.against} baseline {cell}, " + (
-            "which has as many tokens" if abs(off) < 1e-3 else f"which has {off:+.1%} of the tokens"
-        )
-        runs = [*_runs_of(table, claim.cell), *_runs_of(table, cell)]
-        theirs = next((c for c in effects.conditions if c.cell == cell), None)
-        if mine is None or theirs is None:
-            return _Found(_NOTHING, against, runs)
-        estimate = _difference(mine.by_seed(claim.measure), theirs.by_seed(claim.measure))
-        return _Found(estimate, against, runs)
+    nearest = nearest_baseline(table, group, own)
+    if nearest:
+        return _beside_nearest(claim, table, effects, nearest, own)
     against = (
         f"the law of the {claim.against} baselines, of which none has tokens within "
-        f"{_NEAREST:.0%} of its own"
+        f"{grid.NEAR:.0%} of its own"
     )
     runs = [*_runs_of(table, claim.cell), *members]
     if mine is None:
@@ -224,6 +209,52 @@ def _beside_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _Fou
     # What the law says is itself only known to within its left-out error.
     wider = dataclasses.replace(alone, se=math.hypot(alone.se, worth.law.choice.error))
     return _Found(wider, against, runs)
+
+
+def _beside_nearest(
+    claim: Claim, table: StudyTable, effects: Effects, nearest: str, own: float
+) -> _Found:
+    """Holds a language against a baseline of about as many tokens, at its own tokens by the law."""
+    cell = table.runs[nearest].spec.cell
+    tokens = run_tokens(table, nearest)
+    off = tokens / own - 1
+    against = f"the {claim.against} baseline {cell}, "
+    against += "which has as many tokens" if not off else f"which has {_percent(off)} tokens"
+    runs = [*_runs_of(table, claim.cell), *_runs_of(table, cell)]
+    mine = effects.condition(claim.cell, claim.language)
+    theirs = next((c for c in effects.conditions if c.cell == cell), None)
+    if mine is None or theirs is None:
+        return _Found(_NOTHING, against, runs)
+    losses = theirs.by_seed(claim.measure)
+    if not off:
+        return _Found(_difference(mine.by_seed(claim.measure), losses), against, runs)
+    part = "loss" if claim.measure == "bits_per_byte" else claim.measure
+    nats = mine.less_loss(claim.against, part, tokens)
+    if math.isnan(nats):
+        why = f"The baseline has {_percent(off)} tokens, which favours "
+        why += "what was trained on more; there is no law of this measure to correct it by."
+        return _Found(_difference(mine.by_seed(claim.measure), losses), against, runs, (why,))
+    # Bits per byte of one text are its nats per token times a constant.
+    scale = 1.0
+    if claim.measure == "bits_per_byte":
+        scale = math.fsum(losses.values()) / math.fsum(theirs.by_seed("loss").values())
+    moved = {seed: loss - scale * nats for seed, loss in losses.items()}
+    found = _difference(mine.by_seed(claim.measure), moved)
+    assert (choice := mine.worths[claim.against, part].law.choice) is not None
+    # What was taken away is itself only known to within the law's left-out error.
+    error = scale * min(choice.error if math.isfinite(choice.error) else math.inf, abs(nats))
+    side = "lower" if nats > 0 else "higher"
+    note = (
+        f"Corrected by the law of the {claim.against} baselines: their loss at the tokens of "
+        f"{claim.cell} {claim.language} is {abs(nats):.3g} nats {side} than at those of {cell}, "
+        f"and without the correction this effect would be {found.value - scale * nats:+.3f}."
+    ).replace("-", "−")
+    wider = dataclasses.replace(found, se=math.hypot(found.se, error))
+    return _Found(wider, against, runs, (note,))
+
+
+def _percent(off: float) -> str:
+    return f"{100 * abs(off):.3g} % {'more' if off > 0 else 'fewer'}"
 
 
 def _log_teff(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
@@ -291,16 +322,89 @@ def _of_worths(worths: Sequence[Worth], against: str, runs: Sequence[str]) -> _F
     return _Found(estimate, against, runs, tuple(notes))
 
 
-def _alignment(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
+def _of_pair(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
+    """Returns the alignment of two languages, or their retrieval, above what nothing shared has."""
+    measure, alone = _OF_PAIR[claim.measure]
     cells = [claim.cell] if not claim.against else [claim.cell, claim.against]
-    against = f"cell {claim.against}" if claim.against else "pairs that were shuffled"
+    against = f"cell {claim.against}" if claim.against else alone
     runs = list(dict.fromkeys(name for cell in cells for name in _runs_of(table, cell)))
-    found = [effects.alignment(cell, claim.language, "hidden") for cell in cells]
+    found = [effects.alignment(cell, claim.language, measure) for cell in cells]
     waiting = any(table.runs[name].state.state not in ("done", "failed") for name in runs)
     if any(each is None for each in found):
-        why = () if waiting else (f"No alignment of {claim.language} was measured.",)
+        what = claim.measure + (" and its chance" if claim.measure == "retrieval" else "")
+        why = () if waiting else (f"No {what} of {claim.language} was measured.",)
         return _Found(_NOTHING, against, runs, why)
     values = [each.excess_by_seed for each in found if each is not None]
+    notes = [
+        f"By chance it is {_mean(each.baselines):.3g} in cell {each.cell}, where it was "
+        f"{_mean(each.values):.3g}."
+        for each in found
+        if each is not None and claim.measure == "retrieval"
+    ]
     if len(values) == 1:
         values.append(dict.fromkeys(values[0], 0.0))
-    return _Found(_difference(*values), against, runs)
+    return _Found(_difference(*values), against, runs, notes)
+
+
+# The measure in effects.py, and what it is held against without another cell.
+_OF_PAIR = {
+    "alignment": ("hidden", "pairs that were shuffled"),
+    "retrieval": ("retrieval", "chance"),
+}
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+    return math.fsum(by_seed.values()) / len(by_seed)
+
+
+def _accuracy(claim: Claim, table: StudyTable) -> _Found:
+    """Returns the mean accuracy over the tasks of transfer.json, learnt in one language."""
+    trained = claim.trained_in or claim.language
+    cells = [(claim.cell, claim.language)]
+    if claim.against:
+        cells.append((claim.against, claim.against_language or claim.language))
+    runs = list(dict.fromkeys(name for cell, _ in cells for name in _runs_of(table, cell)))
+    learnt = f"after tasks learnt in {trained}"
+    against = (
+        f"{cells[1][1]} of cell {claim.against}, both {learnt}"
+        if claim.against
+        else f"the accuracy of always saying the most frequent label, {learnt}"
+    )
+    done = [name for name in runs if table.runs[name].state.state == "done"]
+    read = {name: transfer_results.read(table.runs[name].directory) for name in done}
+    protocols = [p for p in _PROTOCOLS if all(read[n].get(p, {}).get(trained) for n in done)]
+    if not protocols:
+        lacking = [n for n in done if not any(of.get(trained) for of in read[n].values())]
+        why = (
+            f"Its tasks were not learnt in {', '.join(lacking[:3])}: "
+            f"python -m imbalance_jax.transfer --train_language={trained} does that."
+            if lacking
+            else "The runs’ tasks were learnt by different protocols."
+        )
+        return _Found(_NOTHING, against, runs, (why,) if done else ())
+    tasks = {name: read[name][protocols[0]][trained] for name in done}
+    ways = {(frozenset(each), repr(transfer_results.settings(each))) for each in tasks.values()}
+    if len(ways) > 1:
+        why = "The runs’ tasks differ, or the settings that they were learnt with."
+        return _Found(_NOTHING, against, runs, (why,))
+    sides: list[dict[int, float]] = []
+    chances: dict[int, float] = {}
+    for cell, language in cells:
+        side = {}
+        for name in (name for name in _runs_of(table, cell) if name in done):
+            row = transfer_results.means(tasks[name]).get(language)
+            if row is None:
+                why = f"Not every task of {name} has an accuracy in {language}."
+                return _Found(_NOTHING, against, runs, (why,))
+            side[table.runs[name].config.seed] = row["accuracy"]
+            chances.setdefault(table.runs[name].config.seed, row["majority"])
+        sides.append(side)
+    if len(sides) == 1:
+        sides.append({seed: chances[seed] for seed in sides[0]})
+    named = transfer_results.named(next(iter(tasks.values())))
+    note = f"Tasks: {named}, by the protocol {protocols[0]}; always saying the most frequent label "
+    note += f"has an accuracy of {_mean(chances):.3f}." if chances else "is not known."
+    return _Found(_difference(*sides), against, runs, (note,))
+
+
+_PROTOCOLS = ("reference", "intended")  # of evaluation/transfer.py, which imports jax

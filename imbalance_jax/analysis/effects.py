@@ -21,7 +21,7 @@ from imbalance_jax.analysis.study_table import Alignment, Observation, StudyTabl
 from imbalance_jax.config import Config
 
 PARTS = ("loss", "language_nats", "loss_own")
-MEASURES = ("hidden", "embed_in", "embed_out", "gradient")  # of alignment
+MEASURES = ("hidden", "retrieval", "embed_in", "embed_out", "gradient")  # of alignment
 RESAMPLES = 400
 # The reference's law is reported beside: it is biased at the ends, often does not converge,
 # and would take most of the time of a resample.
@@ -30,7 +30,7 @@ _REFERENCE = {"reference": efficiency.FAMILIES["reference"]}
 # A monolingual model with a vocabulary of its own spends nothing on telling the language.
 _NO_NATS = 1e-6
 _FAR = 4.0  # times the tokens of its longest baseline, or of its shortest, at which a law ends
-_NEAR = 0.02  # of log tokens
+_NEXT = 0.02  # of log tokens, within which two baselines tell the same
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -167,6 +167,17 @@ class Condition:
         """Tokens of all languages."""
         return self.first.tokens + self.first.other_tokens
 
+    def less_loss(self, kind: str, part: str, tokens: float) -> float:
+        """Returns by how much the law of a kind of baselines is lower at its own tokens than there.
+
+        It is nan where there is no law of the part.
+        """
+        worth = self.worths.get((kind, part))
+        if worth is None or worth.law.choice is None:
+            return math.nan
+        law = worth.law.choice.law
+        return float(law.loss(tokens) - law.loss(self.first.tokens))
+
     def by_seed(self, part: str) -> dict[int, float]:
         return {row.seed: getattr(row, part) for row in self.observations}
 
@@ -181,7 +192,8 @@ class Aligned:
     pair: str  # en1-en2
     measure: str  # one of MEASURES
     values: Mapping[int, float]  # by seed; of hidden states the mean over blocks 1 .. N
-    baselines: Mapping[int, float]  # the same where nothing is shared; empty where none exists
+    # The same where nothing is shared, of retrieval chance; empty where none exists.
+    baselines: Mapping[int, float]
     excess: Estimate  # value minus baseline
     placebo: str = ""
     beyond_placebo: Estimate | None = None  # its excess minus the placebo's
@@ -348,6 +360,18 @@ def _only(config: Config) -> str:
 
 def run_tokens(table: StudyTable, name: str) -> int:
     return costs.training_tokens(table.runs[name].config)
+
+
+def nearest_baseline(table: StudyTable, group: Group, own_tokens: float) -> str:
+    """Returns the run of a group that stands for a language of so many tokens; "" if none is near.
+
+    A batch has whole sequences, and a run whole steps, so it may have a little more or less.
+    """
+    tokens = {name: run_tokens(table, name) for name in baseline_runs(table, group)}
+    near = [
+        name for name, count in tokens.items() if abs(count - own_tokens) <= grid.NEAR * own_tokens
+    ]
+    return min(near, key=lambda name: abs(tokens[name] - own_tokens), default="")
 
 
 def study_kinds(table: StudyTable) -> list[str]:
@@ -570,7 +594,10 @@ def _alignments(
     rows: dict[tuple[str, str, str], dict[int, list[Alignment]]] = {}
     for row in table.alignments:
         between = 0 < row.layer < row.layers - 1
-        if row.measure in MEASURES and (row.layer < 0 or between) and row.run not in dropped:
+        # Retrieval means nothing beside an unknown chance, as of earlier runs.
+        known = row.measure != "retrieval" or math.isfinite(row.baseline)
+        wanted = row.measure in MEASURES and (row.layer < 0 or between) and known
+        if wanted and row.run not in dropped:
             by_seed = rows.setdefault((row.cell, row.pair, row.measure), {})
             by_seed.setdefault(row.seed, []).append(row)
     found: dict[tuple[str, str, str], Aligned] = {}
@@ -634,7 +661,7 @@ def _needed(table: StudyTable, conditions: Sequence[Condition]) -> list[NeededRu
         have = [float(run_tokens(table, name)) for name in baseline_runs(table, group)]
         for run in efficiency.missing_baselines(tokens, have, flops[group], seeds[group]):
             # Next to a baseline another one tells nothing new.
-            if all(abs(math.log(run.tokens / there)) > _NEAR for there in have):
+            if all(abs(math.log(run.tokens / there)) > _NEXT for there in have):
                 found.append(NeededRun(group, run))
     return found
 

@@ -321,7 +321,7 @@ def _described(checks: Sequence[Check]) -> Iterator[str]:
             if isinstance(check, OrderCheck) and check.metric == metric:
                 yield (
                     f"{metric}: order of {check.cells} cells, Kendall's tau {check.tau:+.2f} "
-                    f"(p {check.p:.2g}): {'agrees' if check.tau > 0 else 'does not agree'}"
+                    f"(p {check.p:.2g}): {_order_word(check)}"
                 )
     for check in checks:
         if isinstance(check, PairCheck):
@@ -336,6 +336,13 @@ def _described(checks: Sequence[Check]) -> Iterator[str]:
     for check in checks:
         if isinstance(check, Missing):
             yield f"missing: {check.metric + ': ' if check.metric else ''}{check.why}"
+
+
+def _order_word(check: OrderCheck) -> str:
+    if math.isnan(check.tau):
+        return "no order, as all values are equal"
+    word = "the reported direction" if check.tau > 0 else "the opposite direction"
+    return word if check.p < 0.05 else f"{word}, and no more of it than chance brings"
 
 
 def _cell_lines(metric: str, cells: Sequence[CellCheck]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from imbalance_jax.analysis.efficiency import (
 
 Interval = tuple[float, float]
 Word = Literal["supported", "contradicted", "absent", "undecided"]
+Direction = Literal["up", "down", "same"]
 
 _UNKNOWN: Interval = (np.nan, np.nan)
 
@@ -161,24 +162,48 @@ def equivalence_p(estimate: Estimate, smallest: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the runs say of a claim, and on what grounds."""
+    """What the runs say of a claim, and on what grounds.
+
+    `p` and `equivalence_p` are adjusted where `adjust` has been at work, and so are the
+    intervals: `p` is below alpha exactly where `interval` leaves out 0, and `equivalence_p`
+    exactly where `equivalence_interval` lies within +-smallest.
+    """
 
     word: Word
     estimate: Estimate
-    direction: Literal["up", "down"]
+    direction: Direction
     smallest: float  # effect of interest, in the estimate's unit
     alpha: float
-    p: float  # two-sided, against no effect; adjusted where `adjust` has been at work
-    equivalence_p: float  # of an effect within +-smallest
+    p: float  # two-sided, against no effect
+    equivalence_p: float  # against an effect of size smallest or more
+    level: float  # at which the claim is tested; alpha for a claim alone, less among others
+
+    @property
+    def equivalent(self) -> bool:
+        """Says whether the effect is shown to be smaller than what matters."""
+        return self.equivalence_p < self.alpha
+
+    @property
+    def confidence(self) -> float:
+        """The confidence of `shown_interval`."""
+        return 1 - self.level * (2 if self.equivalent else 1)
 
     @property
     def interval(self) -> Interval:
-        """The (1 - alpha) interval of the effect."""
-        return self.estimate.interval(1 - self.alpha)
+        return self.estimate.interval(1 - self.level)
+
+    @property
+    def equivalence_interval(self) -> Interval:
+        return self.estimate.interval(1 - 2 * self.level)
+
+    @property
+    def shown_interval(self) -> Interval:
+        """The interval that the word is read off."""
+        return self.equivalence_interval if self.equivalent else self.interval
 
 
 def verdict(
-    estimate: Estimate, direction: Literal["up", "down"], smallest: float, alpha: float = 0.05
+    estimate: Estimate, direction: Direction, smallest: float, alpha: float = 0.05
 ) -> Verdict:
     """Judges a claim that was made before the runs.
 
@@ -186,37 +211,65 @@ def verdict(
     effect is "absent" if the (1 - 2 alpha) interval lies within +-smallest. Else the
     claim is "supported" if p < alpha and the effect is of the claimed direction and of
     size smallest or more, "contradicted" if it is so in the other one, and "undecided"
-    for want of evidence otherwise, as always without repeated runs.
+    for want of evidence otherwise, as always without repeated runs. A claim of the
+    "same" is "supported" where the effect is absent, and "contradicted" where there is
+    one in either direction.
     """
-    if direction not in ("up", "down"):
-        raise ValueError(f"direction={direction!r} of a claim is neither 'up' nor 'down'.")
-    return _judge(estimate, direction, smallest, alpha, estimate.p_value())
+    if direction not in ("up", "down", "same"):
+        raise ValueError(f"direction={direction!r} of a claim is not 'up', 'down' or 'same'.")
+    p, equivalent = estimate.p_value(), equivalence_p(estimate, smallest)
+    word = _word(estimate.value, direction, smallest, alpha, p, equivalent)
+    return Verdict(word, estimate, direction, smallest, alpha, p, equivalent, alpha)
 
 
-def _judge(
-    estimate: Estimate, direction: Literal["up", "down"], smallest: float, alpha: float, p: float
-) -> Verdict:
-    equivalent = equivalence_p(estimate, smallest)
-    effect = estimate.value if direction == "up" else -estimate.value
-    word: Word = "undecided"
+def _word(
+    value: float, direction: Direction, smallest: float, alpha: float, p: float, equivalent: float
+) -> Word:
     if equivalent < alpha:
-        word = "absent"
-    elif p < alpha and abs(effect) >= smallest:
-        word = "supported" if effect > 0 else "contradicted"
-    return Verdict(word, estimate, direction, smallest, alpha, p, equivalent)
+        return "supported" if direction == "same" else "absent"
+    if not (p < alpha and abs(value) >= smallest):
+        return "undecided"
+    return (
+        "supported"
+        if (value > 0, direction) in ((True, "up"), (False, "down"))
+        else ("contradicted")
+    )
 
 
 def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Judges all claims of a study again, with their p values adjusted by `holm`.
+    """Judges all claims of a study again, with p values and intervals adjusted by `holm`.
 
-    A claim that was "supported" or "contradicted" alone may be "undecided" among many.
-    "absent" stands: it is a test of its own, of each claim.
+    What Holm's method is applied to is the p value of what was claimed: against no effect,
+    or for a claim of the "same" against one as large as matters. Both tests of a claim and
+    its intervals are then at the level of its step: alpha / m for the smallest of m p
+    values, alpha / (m - 1) for the next, and alpha / k for all k claims that are not shown.
+    So no word differs from the p and the interval beside it. A claim that was decided alone
+    may be "undecided" among many.
     """
-    adjusted = holm([v.p for v in verdicts.values()])
-    return {
-        name: _judge(v.estimate, v.direction, v.smallest, v.alpha, float(p))
-        for (name, v), p in zip(verdicts.items(), adjusted, strict=True)
-    }
+    claimed = np.array(
+        [v.equivalence_p if v.direction == "same" else v.p for v in verdicts.values()], float
+    )
+    adjusted = holm(claimed)
+    shown = adjusted < np.array([v.alpha for v in verdicts.values()])  # a nan is not
+    factors = np.full(len(claimed), np.count_nonzero(~shown))
+    order = np.argsort(np.where(np.isnan(claimed), 1.0, claimed), kind="stable")
+    steps = np.arange(len(claimed), 0, -1)
+    factors[order[shown[order]]] = steps[: np.count_nonzero(shown)]
+    found = {}
+    for (name, v), factor, p in zip(verdicts.items(), factors, adjusted, strict=True):
+        no_effect, effect = (
+            float(np.minimum(1.0, factor * each)) for each in (v.p, v.equivalence_p)
+        )
+        if v.direction == "same":
+            effect = float(p)
+        else:
+            no_effect = float(p)
+        word = _word(v.estimate.value, v.direction, v.smallest, v.alpha, no_effect, effect)
+        level = v.alpha / int(factor)
+        found[name] = dataclasses.replace(
+            v, word=word, level=level, p=no_effect, equivalence_p=effect
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,10 +45,11 @@ _STYLES = ("mixture", "placebo", "anchored", "copied", *grid.BASELINES, _OTHER, 
 _UNKNOWN: Interval = (math.nan, math.nan)
 _SHARE = "language’s part of the tokens, %"
 MEASURE_NAMES = {
-    "hidden": "hidden states, mean over the blocks",
-    "embed_in": "input embeddings",
-    "embed_out": "output embeddings",
-    "gradient": "gradients",
+    "hidden": "cosine of hidden states, mean over the blocks",
+    "retrieval": "retrieval of sequences, mean over the blocks",
+    "embed_in": "cosine of input embeddings",
+    "embed_out": "cosine of output embeddings",
+    "gradient": "cosine of gradients",
 }
 
 
@@ -169,9 +170,10 @@ def draw(table: StudyTable, effects: Effects) -> list[StudyFigure]:
         (
             "alignment_by_ratio",
             "Alignment of two languages against the smaller one’s part of the tokens.",
-            "Cosine of what the model makes of the same text in both. The short bars are the same "
-            "where nothing is shared: pairs that were shuffled. Only what rises above them, and "
-            "above the placebo, is alignment.",
+            "Cosine of what the model makes of the same text in both, and how often the nearest "
+            "sequence of the other language is the right one. The short bars are the same where "
+            "nothing is shared: pairs that were shuffled, and for retrieval chance. Only what "
+            "rises above them, and above the placebo, is alignment.",
             _alignment_panels(table, effects),
         ),
         (
@@ -462,7 +464,7 @@ def _alignment_panels(table: StudyTable, effects: Effects) -> list[Panel]:
             series.append(Series(_SHUFFLED, tuple(shuffled), _SHUFFLED))
         if series:
             label = "smaller language’s part of the tokens, %"
-            panels.append(Panel(f"cosine of {name}", label, tuple(series), level=0.0))
+            panels.append(Panel(name, label, tuple(series), level=0.0))
     return panels
 
 

@@ -36,11 +36,12 @@ from imbalance_jax.study_directory import StudyDirectory
 
 _MARKS = {"supported": "done", "contradicted": "failed", "absent": "absent"}
 _WORDS = {
-    "supported": "What was claimed is shown: an effect as large as matters, or, where no "
-    "difference was claimed, one that is smaller.",
-    "contradicted": "An effect of the other direction is shown, or one where there was to be none.",
+    "supported": "An effect of the claimed direction is shown, and its estimate is as large as "
+    "matters; or, where no difference was claimed, any effect is shown to be smaller than that.",
+    "contradicted": "An effect of the other direction is shown, or one where there was to be none, "
+    "and its estimate is as large as matters.",
     "absent": "The effect is shown to be smaller than what matters.",
-    "undecided": "The runs allow neither: there are too few, or they scatter too much.",
+    "undecided": "The runs show none of these: there are too few, or they scatter too much.",
     NOT_MEASURED: "The runs that it takes are not all there.",
 }
 _BASELINES = {
@@ -132,7 +133,8 @@ def _signed(value: float, digits: int = 3) -> str:
     if not math.isfinite(value):
         return markup.ABSENT
     # A zero has no sign.
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−").replace("+0.000", "0.000")
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{'+' if rounded else ''}.{digits}f}".replace("-", "−")
 
 
 def _span(interval: Interval, write: Callable[[float], str]) -> str:
@@ -202,8 +204,12 @@ def _claims(table: StudyTable, results: Sequence[ClaimResult]) -> str:
     )
     count = len(results)
     note = (
-        f"{legend} Intervals are of 95 %. p is that of no effect at all, adjusted (Holm) for "
-        f"{count} claim{'s' * (count > 1)}. The unit is the run: seeds are compared pair by pair."
+        f"{legend} Every p is adjusted for {count} claim{'s' * (count > 1)} by Holm’s method, and "
+        "so is every interval: its confidence, in brackets, is that of the step of the method at "
+        "which the claim is tested. So p is below 0.05 exactly where the interval leaves out 0 "
+        "(a TEff of 1); where an effect is absent, or no difference was claimed, the p of an "
+        "effect as large as matters is below 0.05 exactly where the interval holds none. The unit "
+        "is the run: seeds are compared pair by pair."
     )
     return markup.section(title, items, markup.note(note))
 
@@ -238,15 +244,21 @@ _MEASURES = {
     "loss": "the loss",
     "language_nats": "the loss of telling the language",
     "loss_own": "the loss within the language",
+    "bits_per_byte": "the bits per byte",
+    "top1": "the accuracy of the next token",
     "log_teff": "TEff",
     "alignment": "the cosine of hidden states above shuffled pairs",
+    "retrieval": "the retrieval of sequences by hidden states above chance",
+    "accuracy": "the accuracy in tasks",
 }
+_UNITS = {"log_teff": "", "alignment": "", "retrieval": "", "accuracy": "", "top1": ""}
+_UNITS |= {"bits_per_byte": " bits per byte"}
 
 
 def _smallest(claim: grid.Claim) -> str:
     if claim.measure == "log_teff":
         return f"a factor of {math.exp(claim.smallest):.3g}"
-    return f"{claim.smallest:g}" + (" nats" if claim.measure != "alignment" else "")
+    return f"{claim.smallest:g}" + _UNITS.get(claim.measure, " nats")
 
 
 def _effect(result: ClaimResult) -> str:
@@ -255,9 +267,9 @@ def _effect(result: ClaimResult) -> str:
     if math.isnan(estimate.value):
         return "No effect can be stated."
     factor = claim.measure == "log_teff"
-    unit = "" if claim.measure in ("log_teff", "alignment") else " nats"
-    read = (lambda x: f"{math.exp(x):.3g}") if factor else (lambda x: _signed(x))
-    span = _span(estimate.interval(), read)
+    unit = _UNITS.get(claim.measure, " nats")
+    read = lambda x: _told_apart(x, claim.smallest, factor)
+    span = _span(result.verdict.shown_interval, read)
     size = f"{'TEff ×' if factor and claim.against else 'TEff' if factor else ''} "
     said = f"{size.lstrip()}<b>{read(estimate.value)}</b>{unit}"
     seeds = f"{estimate.n} seed{'s' * (estimate.n != 1)}"
@@ -266,14 +278,59 @@ def _effect(result: ClaimResult) -> str:
     if not span:
         why = "with one seed nothing is known of the scatter" if estimate.n < 2 else "no interval"
         return f"{said} ({seeds}: {why})."
-    p = result.verdict.p
-    written = "below 0.001" if p < 0.001 else f"{p:.3f}"
-    inside = ""
-    if result.word == "absent" or claim.direction == "same":
-        within = result.verdict.equivalence_p
-        small = "below 0.001" if within < 0.001 else f"{within:.3f}"
-        inside = f"; p of one as large as matters {small}"
-    return f"{said}, interval {span} ({seeds}; adjusted p {written}{inside})."
+    confidence = f"{100 * result.verdict.confidence:.3g} %"
+    return (
+        f"{said}, interval {span} ({confidence}; {seeds}; {_p_value(result)}). {_grounds(result)}"
+    )
+
+
+def _told_apart(effect: float, smallest: float, factor: bool) -> str:
+    """Returns an effect with as many digits as show on which side of 0 and of +-smallest it is."""
+    if not math.isfinite(effect):
+        return markup.ABSENT
+    read = math.exp if factor else float
+    marks = [read(mark) for mark in (-smallest, 0.0, smallest)]
+    sides = [(read(effect) > mark) - (read(effect) < mark) for mark in marks]
+    written = ""
+    for digits in range(3, 9):
+        written = f"{read(effect):.{digits}g}" if factor else _signed(effect, digits)
+        shown = float(written.replace("−", "-"))
+        if [(shown > mark) - (shown < mark) for mark in marks] == sides:
+            break
+    return written
+
+
+def _p_value(result: ClaimResult) -> str:
+    verdict = result.verdict
+    said = []
+    if not verdict.equivalent:
+        said.append(f"of no effect {_rounded_p(verdict.p)}")
+    if verdict.equivalent or verdict.direction == "same":
+        said.append(f"of an effect as large as matters {_rounded_p(verdict.equivalence_p)}")
+    return f"adjusted p {' and '.join(said)}"
+
+
+def _rounded_p(p: float) -> str:
+    # Rounded down, so that 0.0498 does not read as 0.050 and undecided.
+    return "below 0.001" if p < 0.001 else f"{math.floor(1000 * p) / 1000:.3f}"
+
+
+def _grounds(result: ClaimResult) -> str:
+    """Returns the sentence that leads from the interval to the verdict."""
+    verdict, smallest = result.verdict, _smallest(result.claim)
+    none = "a TEff of 1" if result.claim.measure == "log_teff" else "0"
+    if result.claim.measure == "log_teff" and result.claim.against:
+        none = "a factor of 1"
+    if verdict.equivalent:
+        return f"The interval holds no effect as large as {smallest}."
+    if verdict.p >= verdict.alpha:
+        return f"The interval holds {none}, and effects as large as {smallest}."
+    if result.word == "undecided":
+        return (
+            f"The interval leaves out {none}, so there is an effect; the estimate is smaller than "
+            f"{smallest}, and the interval reaches beyond that."
+        )
+    return f"The interval leaves out {none}, and the estimate is {smallest} or more."
 
 
 # Figures and what they show.
@@ -394,19 +451,30 @@ def _rises(found: Effects) -> str:
     """Returns a sentence of the cells whose hidden states are more alike than shuffled pairs."""
     above: list[str] = []
     below: list[str] = []
+    open_: list[str] = []
     unknown: list[str] = []
     for aligned in found.alignments:
         if aligned.measure == "hidden" and aligned.kind != "sweep":
-            low, _ = aligned.excess.interval()
-            names = unknown if math.isnan(low) else above if low > 0 else below
+            low, high = aligned.excess.interval()
+            if math.isnan(low):
+                names = unknown
+            else:
+                names = above if low > 0 else below if high < 0 else open_
             names.append(f"{aligned.cell} ({aligned.pair})")
-    said = []
-    if above:
-        said.append(f"Hidden states rise above shuffled pairs in {validity.named(above)}.")
-    if below:
-        said.append(f"They do not, as far as these runs can tell, in {validity.named(below)}.")
-    if unknown:
-        said.append(f"With one seed it cannot be told in {validity.named(unknown)}.")
+    said = [
+        sentence.format(validity.named(names))
+        for names, sentence in (
+            (above, "Hidden states are more alike than those of shuffled pairs in {}."),
+            (below, "Hidden states are less alike than those of shuffled pairs in {}."),
+            (
+                open_,
+                "Whether hidden states are more alike than those of shuffled pairs is not decided "
+                "in {}: the 95 % interval of the difference holds 0.",
+            ),
+            (unknown, "With one seed there is no interval of hidden states in {}."),
+        )
+        if names
+    ]
     return markup.note(" ".join(said)) if said else ""
 
 
@@ -430,7 +498,8 @@ def _alignment_table(alignments: Sequence[Aligned]) -> str:
                 *[beyond] * placebos,
             ]
         )
-    header = ["cell, languages", "of", "seeds", "cosine", "nothing shared", "above it"]
+    header = ["cell, languages", "measure", "seeds", "value", "nothing shared, or chance"]
+    header += ["above it"]
     header += ["more than the placebo"] * placebos
     return _folded("Alignment of each cell", header, rows, "With 95 % intervals.")
 
@@ -473,7 +542,8 @@ def _cells(found: Effects) -> str:
             markup.table(
                 [*header, "nats against the placebo"],
                 rows,
-                "Perplexity: geometric mean over seeds, 95 % interval from their scatter.",
+                "Perplexity: geometric mean over seeds, 95 % interval from their scatter. Against "
+                "the placebo: difference seed by seed, with its own 95 % interval.",
             )
         )
     kinds = [k for k in grid.BASELINES if any((k, "loss") in c.worths for c in mixtures)]

@@ -19,6 +19,10 @@ _BASELINE_OF = {
     "hidden": "hidden_shuffled",
     "embed_in": "embed_in_between",
     "embed_out": "embed_out_between",
+    # One in the number of candidates; earlier runs have not written it.
+    "retrieval": "retrieval_chance",
+    "embed_in_retrieval": "embed_in_retrieval_chance",
+    "embed_out_retrieval": "embed_out_retrieval_chance",
 }
 _BY_LAYER = ("hidden", "hidden_shuffled", "hidden_centred", "cka", "retrieval")
 
@@ -49,6 +53,7 @@ class Observation:
     loss_own: float
     leak: float  # nan where a language has all ids for itself
     bits_per_byte: float
+    top1: float  # how often the most probable token is the right one; nan in early runs
 
     @property
     def ppl(self) -> float:
@@ -74,7 +79,8 @@ class Alignment:
     layer: int  # 0 the embedding's output, N + 1 the final norm's; -1 where there is none
     layers: int  # N + 2
     value: float
-    baseline: float  # the same where nothing is shared: shuffled pairs; nan where none exists
+    # The same where nothing is shared: shuffled pairs, or chance; nan where none exists.
+    baseline: float
 
     @property
     def excess(self) -> float:
@@ -185,6 +191,7 @@ def _observations(name: str, run: StudyRun) -> Iterator[Observation]:
             loss_own=found["loss_own"],
             leak=found.get("leak", math.nan),
             bits_per_byte=found["bits_per_byte"],
+            top1=found.get("top1", math.nan),
         )
 
 
@@ -221,7 +228,8 @@ def _alignments(name: str, run: StudyRun) -> Iterator[Alignment]:
     for (measure, pair, layer), value in measures.items():
         if measure in _BASELINE_OF.values():
             continue
-        baseline = measures.get((_BASELINE_OF.get(measure, ""), pair, layer), math.nan)
+        below = _BASELINE_OF.get(measure, "")
+        baseline = measures.get((below, pair, layer), measures.get((below, pair, -1), math.nan))
         yield Alignment(
             name,
             spec.cell,

@@ -24,6 +24,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from imbalance_jax import children
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data import files as files_lib
 from imbalance_jax.data.text import SPLITS, Document, Reading, cores
@@ -257,7 +258,9 @@ def _map(
         return
     # Not fork: jax may be loaded, and its threads do not survive one.
     executor = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn")
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=children.end_worker_with_parent,
     )
     try:
         with _anonymous_main():

@@ -63,6 +63,14 @@ class Part:
     measure: Callable[[Poll], dict[str, Any]]  # returns them, ready for JSON
 
 
+@dataclasses.dataclass(frozen=True)
+class PieceCounts:
+    """About how often each base id was trained on, (G, U) each."""
+
+    source_GU: np.ndarray  # in any language of the same source, as the reference counts
+    own_GU: np.ndarray  # in the language itself
+
+
 class Alignment:
     """Measures the languages of a run."""
 
@@ -188,7 +196,7 @@ class Alignment:
         """
         params, programs = state.params, self.programs
         found: dict[str, float] = {}
-        count_GU = self._trained_counts(np.asarray(jax.device_get(state.sequences_G)))
+        counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
         for number, pair in enumerate(self.pairs):
 
             def polled(share: float, begun: int = number) -> None:
@@ -196,7 +204,7 @@ class Alignment:
 
             name = pair.name
             for where, table_VD in self._tables(params).items():
-                rows = self._embedding(pair, table_VD, count_GU, _WATCHED_CANDIDATES)
+                rows = self._embedding(pair, table_VD, counts, _WATCHED_CANDIDATES)
                 for metric, value in _watched_rows(where, rows).items():
                     found[f"align/{metric}/{name}"] = value
             states = hidden.measure(
@@ -208,6 +216,8 @@ class Alignment:
                 rotate=False,
                 poll=polled,
             )
+            if "sentences" in states:
+                found[f"align/retrieval_chance/{name}"] = states["sentences"]["chance"]
             for metric, values in _watched_states(states).items():
                 for layer, value in enumerate(values):
                     found[f"align/{metric}/{name}/{layer}"] = value
@@ -238,7 +248,7 @@ class Alignment:
           stream: of the run.
         """
         config, params, steps = self._config, state.params, int(state.step)
-        count_GU = self._trained_counts(np.asarray(jax.device_get(state.sequences_G)))
+        piece_counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
         given = (self.programs, params, self.model)
         tables = (self._vocabulary.map_GU, self._vocabulary.own_GV)
 
@@ -249,7 +259,7 @@ class Alignment:
         def embed(pair: Pair, poll: Poll) -> dict[str, Any]:
             found = {}
             for where, table_VD in self._tables(params).items():
-                found[where] = self._embedding(pair, table_VD, count_GU, 0)
+                found[where] = self._embedding(pair, table_VD, piece_counts, 0)
                 poll(0.5)
             return found
 
@@ -274,7 +284,7 @@ class Alignment:
             return {"seen": self._seen(pair, params, stream, steps, poll)}
 
         def find_leak(poll: Poll) -> dict[str, Any]:
-            counts = [count_GU[g] for g in range(len(config.tags))]
+            counts = [piece_counts.own_GU[g] for g in range(len(config.tags))]
             leaks = telling.leak(*given, tables, self._windows, counts, poll=poll)
             return {"leak": dict(zip(config.tags, leaks, strict=True))}
 
@@ -363,42 +373,48 @@ class Alignment:
         return tables if "head_VD" in params else {"embed_in": tables["embed_in"]}
 
     def _embedding(
-        self, pair: Pair, table_VD: jax.Array, count_GU: np.ndarray, candidates: int
+        self, pair: Pair, table_VD: jax.Array, counts: PieceCounts, candidates: int
     ) -> dict[str, Any]:
         g, h = pair.languages
         map_GU, own_GV = self._vocabulary.map_GU, self._vocabulary.own_GV
         ids = (map_GU[g, pair.bases[0]], map_GU[h, pair.bases[1]])
-        count_n = np.minimum(count_GU[g, pair.bases[0]], count_GU[h, pair.bases[1]])
+        source_count_n, own_count_n = (
+            np.minimum(count_GU[g, pair.bases[0]], count_GU[h, pair.bases[1]])
+            for count_GU in (counts.source_GU, counts.own_GU)
+        )
         shared_V = own_GV[g] & own_GV[h]
         others = []
         for row, mine in zip((g, h), ids, strict=True):
-            trained = np.flatnonzero(count_GU[row] >= 1)
-            trained = trained[np.argsort(-count_GU[row, trained], kind="stable")]
+            count_U = counts.source_GU[row]
+            trained = np.flatnonzero(count_U >= 1)
+            trained = trained[np.argsort(-count_U[trained], kind="stable")]
             there = map_GU[row, trained]
             others.append(there[~np.isin(there, mine) & ~shared_V[there]])
         origin = "suggested" if pair.set else "clones"
-        pieces = PiecePairs(ids, count_n, origin, (others[0], others[1]))
+        pieces = PiecePairs(ids, source_count_n, origin, (others[0], others[1]), own_count_n)
         blocks = (np.flatnonzero(own_GV[g]), np.flatnonzero(own_GV[h]))
         return embeddings.measure(self.programs, table_VD, pieces, blocks, candidates=candidates)
 
-    def _trained_counts(self, sequences_G: np.ndarray) -> np.ndarray:
-        """Returns how often each base id was trained on, about, in any language of its source.
+    def _piece_counts(self, sequences_G: np.ndarray) -> PieceCounts:
+        """Returns how often each base id was trained on after so many sequences of each language.
 
-        Its count in the text, times how often the text was gone through; before any training,
-        its count in the text.
+        That is its count in the text, times how often the text was gone through. Before any
+        training it is its count in the text.
         """
         config, map_GU = self._config, self._vocabulary.map_GU
         names = [languages_lib.source_of(config, tag) for tag in config.tags]
-        found = np.zeros(map_GU.shape)
+        source_GU, own_GU = np.zeros(map_GU.shape), np.zeros(map_GU.shape)
+        begun = bool(sum(sequences_G))
         for g, name in enumerate(names):
             source = self._sources[name]
             counts_U = source.pieces.counts_U
             if counts_U is None:
                 continue
             sequences = sum(n for n, other in zip(sequences_G, names, strict=True) if other == name)
-            epochs = sequences * config.model.L / source.count("train")
-            found[g, : len(counts_U)] = counts_U * (epochs or 1)
-        return found
+            epochs_of = config.model.L / source.count("train")
+            source_GU[g, : len(counts_U)] = counts_U * (sequences * epochs_of or 1)
+            own_GU[g, : len(counts_U)] = counts_U * (sequences_G[g] * epochs_of if begun else 1)
+        return PieceCounts(source_GU, own_GU)
 
     def _optimizer(self, state: TrainState, stream: Stream) -> dict[str, dict[str, float]]:
         """Returns what each language has in the tables and in the gradient of a batch."""
@@ -443,6 +459,7 @@ def _watched_rows(where: str, rows: Mapping[str, Any]) -> dict[str, float]:
         f"{where}_between": rows["between"],
         f"{where}_centred": rows["centred"],
         f"{where}_retrieval": (retrieval["csls_forth"] + retrieval["csls_back"]) / 2,
+        f"{where}_retrieval_chance": retrieval["chance"],
     }
 
 

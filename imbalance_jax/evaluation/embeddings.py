@@ -28,10 +28,13 @@ class PiecePairs:
     """Pieces that mean the same in two languages, by the model's ids."""
 
     ids: tuple[np.ndarray, np.ndarray]  # each (n,); those of one place mean the same
-    count_n: np.ndarray  # how often the rarer of the two was trained on, about
+    # About how often the rarer of the two was trained on, in any language of its source.
+    count_n: np.ndarray
     origin: str  # clones | suggested
     # Other pieces of each language, in which a counterpart is looked for as well.
     others: tuple[np.ndarray, np.ndarray] = (np.empty(0, np.int32), np.empty(0, np.int32))
+    # The same as count_n in its own language alone; clones of one source differ in it.
+    own_count_n: np.ndarray | None = None
 
     @property
     def distinct(self) -> np.ndarray:
@@ -101,7 +104,9 @@ def measure(
     the two languages' ids together, diagonal and all. Of ids that differ: `cosine` with its
     standard error over pieces, beside `between`, the mean cosine of every piece of the one to
     every piece of the other; `centred`, after each language's mean row is taken away;
-    `by_frequency`; and `retrieval`, among the pieces of the other language.
+    `by_frequency`, over how often the rarer piece was trained on in any language of its source,
+    as the reference counts, and `by_own_frequency`, in its own language; and `retrieval`, among
+    the pieces of the other language.
 
     Args:
       programs: what compiles and runs the measurement.
@@ -132,6 +137,8 @@ def measure(
         found[name] = float(values[chosen].mean())
         found[f"{name}_error"] = float(values[chosen].std(ddof=1) / np.sqrt(len(chosen)))
     found["by_frequency"] = by_frequency(cosine_n[chosen], pairs.count_n[chosen])
+    if pairs.own_count_n is not None:
+        found["by_own_frequency"] = by_frequency(cosine_n[chosen], pairs.own_count_n[chosen])
     by_count = chosen[np.argsort(-pairs.count_n[chosen], kind="stable")]
     asked = by_count[: candidates or None]
     more = candidates - len(asked) if candidates else None

@@ -47,7 +47,7 @@ def leak(
       config: of the model; computed with as it is.
       tables: `map_GU` and `own_GV` of the vocabulary.
       windows: (n, W) base ids of each language.
-      counts: how often each base id occurs in the text of each language.
+      counts: how often each base id was trained on in each language.
       poll: called between batches.
     """
     rows = {"ids": np.concatenate(windows), "language": _languages(windows)}
@@ -61,7 +61,7 @@ def leak(
             for place, ids_nL in (("read", ids_nW[:, :-1]), ("target", ids_nW[:, 1:])):
                 bins = by_frequency(values_nL.ravel(), count_U[ids_nL.ravel()])
                 bins["tokens"], bins["mean"] = bins.pop("pieces"), bins.pop("cosine")
-                result[name][f"by_frequency_{place}"] = bins
+                result[name][f"by_own_frequency_{place}"] = bins
         results.append(result)
     return results
 
