@@ -348,7 +348,7 @@ def test_members_take_the_number_of_micro_batches_that_the_command_gives(
         ({"accumulate": 0, "remat": None}, (1, configs["cosine"].model.remat)),
     ):
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**given, **flags))
-        config = main._members()["cosine"]
+        config, _ = main._members()["cosine"]
         assert (config.optimizer.accumulate, config.model.remat) == expected
         assert config_lib.identity(config) == config_lib.identity(configs["cosine"])
 

@@ -61,7 +61,7 @@ def nats_of(trainer, params, tag) -> float:
 def test_a_run_does_not_go_on_with_other_ids_of_its_languages(tmp_path):
     run = RunDirectory(tmp_path)
     tables = [np.array([[0, 1, 2], [0, 4, 5]], np.int32), np.zeros((2, 6), bool)]
-    made = languages.Vocabulary(("en1", "en2"), 6, *tables, np.ones((2, 3), np.int32))
+    made = languages.Vocabulary(("en1", "en2"), 6, *tables)
     train.check_run_vocabulary(run, made)  # a run that begins
     run.write_bytes("vocabulary.npz", made.to_bytes())
     train.check_run_vocabulary(run, made)
