@@ -41,7 +41,7 @@ _COMMITTED = "commit_success.txt"
 # job's scheduler writes there before the run begins.
 _WRITTEN = (
     *("DONE", "FAILED.json", "checkpoints", "evaluation*.json", "metrics*.jsonl", "mixture.csv"),
-    *("provenance.json", "report.html", "tensorboard", "test_texts.csv", "tokenizer-*.model"),
+    *("provenance.json", "report.html", "tensorboard", "test_texts*.csv", "tokenizer-*.model"),
     *("transfer.json", "vocabulary.npz", "wandb", "wandb.json", "word2vec*"),
 )
 
