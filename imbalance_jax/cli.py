@@ -20,6 +20,9 @@ from ml_collections import config_flags
 from imbalance_jax import children, run_config, storage
 from imbalance_jax import config as config_lib
 
+# A flag that is declared here is one of the command that asks for it, and in its --help.
+flags.disclaim_key_flags()
+
 DONE = 0
 FAILED = 1
 REFUSED = 2

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from imbalance_jax import hardware
-from imbalance_jax.runs import versions
 
 # Whose versions decide on a program.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
@@ -20,16 +19,20 @@ _HARMLESS_FLAGS = ("--xla_dump", "--xla_force_host_platform_device_count")
 
 
 def record_conditions(
-    mesh: Mapping[str, int], computed: Mapping[str, Any], micro_batches: int
+    known: Mapping[str, Any],
+    mesh: Mapping[str, int],
+    computed: Mapping[str, Any],
+    micro_batches: int,
 ) -> dict[str, Any]:
     """Returns what the bits of a run rest on, ready for JSON.
 
     Args:
+      known: of `runs.versions`.
       mesh: its sizes.
       computed: how the model is computed, by field.
       micro_batches: of an update.
     """
-    device, known = hardware.describe(), versions()
+    device = hardware.describe()
     flags = os.environ.get("XLA_FLAGS", "").split()
     found = {
         "device": device["kind"],

@@ -6,7 +6,12 @@ Analysis reads nothing else, so neither jax nor flax is imported here.
     provenance.json   code, versions, devices,   mixture.csv       requested and realised ratio
                       text fingerprints          evaluation.json   final results on the test split
     checkpoints/      see checkpoint.py          test_texts.csv    test loss of each of its texts
+    vocabulary.npz    the ids of each language   tokenizer-*.model of each source
+    report.html       its page                   wandb.json        its id at Weights & Biases
     DONE | FAILED.json  how it ended
+
+Results of an earlier step, and those of a run that was extended, are in evaluation-STEP.json and
+test_texts-STEP.csv; transfer.json and word2vec* are of the commands of these names.
 """
 
 import contextlib
@@ -35,8 +40,6 @@ except ImportError:  # not on Windows
 # Orbax writes it into a checkpoint in a store when all else is there. (On a file system it gives
 # the checkpoint its name then.)
 _COMMITTED = "commit_success.txt"
-
-
 # What a run writes besides config.json. Anything else may lie in its directory, such as what a
 # job's scheduler writes there before the run begins.
 _WRITTEN = (

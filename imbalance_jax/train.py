@@ -424,12 +424,13 @@ class Trainer:
         config, model = self.config, self._settled_on(mesh)
         peak = hardware.peak_flops(model.dtype)
         computed = {name: getattr(model, name) for name in _HOW}
-        return versions() | {
+        known = versions()
+        return known | {
             "device": hardware.describe(),
             "mesh": dict(mesh.shape),
             "computed": computed,
             "conditions": conditions.record_conditions(
-                mesh.shape, computed, config.optimizer.accumulate
+                known, mesh.shape, computed, config.optimizer.accumulate
             ),
             "order_version": self.stream.order_version,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),

@@ -108,7 +108,7 @@ class Stream:
         """
         self._config, self._sources = config, sources
         self._L = config.model.L
-        # Of its own: the streams of a pack take turns.
+        # Each stream has its own cache, because the streams of a pack alternate.
         self._steps = functools.lru_cache(maxsize=2)(self._work_out_steps)
         self._corpora = corpora.corpora(config, sources)
         self.pools = [corpus.pool for corpus in self._corpora]
