@@ -20,7 +20,7 @@ _LEAST = 0.98  # that SentencePiece takes
 _META = len(SPECIALS) + 256  # pieces that are neither characters nor made of them
 
 
-def cover(paragraphs: Sequence[str], coverage: float) -> tuple[list[str], dict[str, Any]]:
+def apply_coverage(paragraphs: Sequence[str], coverage: float) -> tuple[list[str], dict[str, Any]]:
     """Returns paragraphs with only the most frequent characters, and options of the trainer.
 
     Args:
