@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny_config
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import languages, sharding, train
+from imbalance_jax import languages, planning, sharding, train
 from imbalance_jax import model as model_lib
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare, synthetic
@@ -68,6 +68,21 @@ def test_a_run_does_not_go_on_with_other_ids_of_its_languages(tmp_path):
     other = dataclasses.replace(made, map_GU=made.map_GU + (made.map_GU == 0) * 3)
     with pytest.raises(ValueError, match=r"other ids of the model.*vocabulary\.npz"):
         train.check_run_vocabulary(run, other)
+
+
+def test_a_run_says_of_its_text_what_the_ratio_alone_does_not_show(data_dir, english):
+    config = tiny_config(data_dir)
+    plain = config_lib.to_dict(config)
+    plain["sources"]["same"] = plain["sources"]["en"]
+    plain["languages"]["en2"] |= {"clone_of": "", "source": "same"}
+    plain["mixture"] |= {"content": "disjoint", "ratio": {"en1": 1, "en2": 0}}
+    config = config_lib.resolve(plain)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    trainer = train.Trainer.make(config, {"en": english, "same": english}, mesh)
+    said = planning.describe(trainer)
+    assert "\n  en2 gets none of the 160 sequences of this run: its ratio is 0" in said
+    assert "\n  100.0% of the documents of same have an id that another source has too" in said
+    assert "\n  content=disjoint takes NOTHING away" in said
 
 
 def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
