@@ -185,9 +185,9 @@ def _config_flags() -> list[str]:
 
 
 def _with_run_config(argv: list[str]) -> list[str]:
-    """Returns a command line whose overrides have the config of the run in --workdir to change.
+    """Returns a command line whose overrides change the config of the run in --workdir.
 
-    That is where it has no --config of its own.
+    A command line with a --config, or without overrides, stays as it is.
     """
     values = _given(argv[1:])
     changed = [name for name in values if name.removeprefix("no").startswith("config.")]

@@ -1,4 +1,4 @@
-"""What the bits of a run rest on besides its config, and what changed when it goes on.
+"""Conditions that decide on the bits of a run besides its config, and how they changed.
 
 The same config gives the same run on any machine, up to the rounding of fp32. It gives the same
 bits only where XLA compiles the same program and shares its sums out alike.
@@ -52,7 +52,7 @@ def record_conditions(
 
 
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns a line on what a run goes on with that is not as it was, or "".
+    """Returns a line that names each condition of a resumed run that changed, or "".
 
     Args:
       before: what `record_conditions` found last; empty for a run of an earlier version.

@@ -231,10 +231,13 @@ class RunDirectory:
         self.write_json(name, {key: value for key, value in results.items() if key != "texts"})
 
     def keep_results(self, last: int) -> list[str]:
-        """Renames results of another step than this one to evaluation-STEP.json and its like.
+        """Renames evaluation.json and test_texts.csv after their step, if that is not the last.
 
-        So nothing replaces them, and nobody takes them for those of a longer run. Returns a
-        line on each.
+        So a longer run does not replace them, and nobody takes them for its own. Returns a line
+        on each.
+
+        Args:
+          last: the last step of the run.
         """
         results = self.read_json("evaluation.json") or {}
         step = results.get("step", last)
@@ -248,7 +251,7 @@ class RunDirectory:
         return lines
 
     def write_text(self, name: str, text: str) -> None:
-        # A file that the text names may have a name that is not text.
+        # The text may name a file whose name is not UTF-8.
         self.write_bytes(name, text.encode(errors="backslashreplace"))
 
     def write_bytes(self, name: str, content: bytes) -> None:

@@ -922,7 +922,7 @@ class Begun(NamedTuple):
     """What `begin` finds of the starts of a run before this one."""
 
     sent: int = -1  # the newest step that was logged, which may be after that of the checkpoint
-    change: str = ""  # what the bits rest on that is not as it was, in a line
+    change: str = ""  # the conditions that changed, in a line
 
 
 def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> Begun:

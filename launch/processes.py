@@ -42,7 +42,7 @@ def run(programs: Sequence[Child], *, together: bool) -> list[int]:
     """Runs processes until all have ended, and returns their exit codes as a shell has them.
 
     SIGTERM and SIGINT are passed on to all of them, and those that are commands of imbalance_jax
-    are sent SIGTERM where this process ends without a word.
+    are sent SIGTERM where this process is killed.
 
     Args:
       programs: what to start.

@@ -44,7 +44,7 @@ def train_with_less(
 ) -> bytes:
     """Returns a tokenizer that covers fewer characters than its config asks for.
 
-    The characters get half of the pieces, or more where the text has not so many others.
+    The characters get half of the pieces. They get more where the text yields too few others.
 
     Args:
       field: of the tokenizer, for messages.

@@ -1,9 +1,9 @@
 """Finds prepared text in data_dir where the text that it was made of is not on this machine.
 
-Whoever prepares a text writes `made_of` beside it: what the config states of the text and of its
-tokenizer, and what stands for the text's bytes. Where the bytes are here they decide; where they
-are not, the statement does, or the fingerprint that a run or its study has recorded. So text that
-is prepared on one machine is opened on another that has data_dir alone.
+Preparation writes `made_of` beside a text: what the config states of the text and of its tokenizer,
+and what stands for the text's bytes. Where the bytes are here they decide; where they are not, the
+statement does, or the fingerprint that a run or its study has recorded. So text that is prepared on
+one machine is opened on another that has data_dir alone.
 
 Paths are part of a statement as they are written in the config, and mean nothing else here.
 """
@@ -60,7 +60,7 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is known of a prepared source before it is found; "" is not known."""
+    """What a prepared source has to match; "" matches anything."""
 
     stated: Mapping[str, Any]
     text: str = ""  # the fingerprint of its text, where that is here
@@ -174,7 +174,7 @@ def list_prepared(data_dir: epath.PathLike, prefix: str, marker: str) -> list[Pr
         try:
             about = json.loads((path / marker).read_text())
         except ValueError:
-            continue  # damaged, which whoever opens it by its name is told
+            continue  # damaged; opening it by its name says so
         if isinstance(about, dict):
             found.append(Prepared(path, about))
     return found

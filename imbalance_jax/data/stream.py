@@ -20,8 +20,8 @@ from imbalance_jax.data import mixture as mixture_lib
 
 # Positions whose order is worked out at once, so that small batches do not pay for it each.
 _ORDER_CHUNK = 4096
-# A ratio by temperature is rounded to sequences of so many; of the second where a language
-# would have none of the first.
+# Parts that a ratio by temperature is rounded to. The second number is used where a language would
+# have none of the first.
 _TEMPERATURE_BLOCKS = (1_000, 1_000_000)
 # A share that is further off than this from what the sizes make it is said.
 _ROUNDED = 0.05
