@@ -366,7 +366,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_by_step_and_field(tiny, tmp_pat
     assert not (tmp_path / "run" / "DONE").exists()
 
 
-def test_a_run_follows_the_advice_to_accumulate(tiny, finished, tmp_path):
+def test_a_run_follows_the_advice_to_accumulate(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     for name in ("DONE", "evaluation.json"):
