@@ -34,6 +34,7 @@ from absl import flags
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.benchmarks import case as case_lib
+from imbalance_jax.data import text
 
 FLAGS = flags.FLAGS
 
@@ -183,14 +184,13 @@ def _header() -> dict[str, Any]:
     """Returns what the figures of all cases have in common; times are seconds, sizes bytes."""
     from imbalance_jax import hardware
     from imbalance_jax import model as model_lib
-    from imbalance_jax.benchmarks import compare
     from imbalance_jax.runs import versions
 
     return {
         "date": datetime.date.today().isoformat(),
         "command": sys.argv[1:],
         "device": hardware.describe(),
-        "threads": compare.threads(),
+        "threads": text.cores(),
         "versions": versions(),
         "flop_convention": model_lib.FLOP_CONVENTION,
         "datasheet_flops": hardware.datasheet_flops(),

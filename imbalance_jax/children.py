@@ -34,7 +34,7 @@ def tied_to_this_process(environment: Mapping[str, str]) -> dict[str, Any]:
 
 @functools.cache
 def _pipe(pid: int) -> tuple[int, int]:
-    """Returns the pipe of this process; of its own also after a fork."""
+    """Returns the pipe of a process; a forked process makes another one."""
     return os.pipe()
 
 

@@ -20,6 +20,9 @@ from ml_collections import config_flags
 from imbalance_jax import children, run_config, storage
 from imbalance_jax import config as config_lib
 
+# A flag that is declared here is one of the command that asks for it, and in its --help.
+flags.disclaim_key_flags()
+
 DONE = 0
 FAILED = 1
 REFUSED = 2
@@ -182,9 +185,9 @@ def _config_flags() -> list[str]:
 
 
 def _with_run_config(argv: list[str]) -> list[str]:
-    """Returns a command line whose overrides have the config of the run in --workdir to change.
+    """Returns a command line whose overrides change the config of the run in --workdir.
 
-    That is where it has no --config of its own.
+    A command line with a --config, or without overrides, stays as it is.
     """
     values = _given(argv[1:])
     changed = [name for name in values if name.removeprefix("no").startswith("config.")]

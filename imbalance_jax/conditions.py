@@ -1,4 +1,4 @@
-"""What the bits of a run rest on besides its config, and what changed when it goes on.
+"""Conditions that decide on the bits of a run besides its config, and how they changed.
 
 The same config gives the same run on any machine, up to the rounding of fp32. It gives the same
 bits only where XLA compiles the same program and shares its sums out alike.
@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from imbalance_jax import hardware
-from imbalance_jax.runs import versions
 
 # Whose versions decide on a program.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
@@ -20,16 +19,20 @@ _HARMLESS_FLAGS = ("--xla_dump", "--xla_force_host_platform_device_count")
 
 
 def record_conditions(
-    mesh: Mapping[str, int], computed: Mapping[str, Any], micro_batches: int
+    known: Mapping[str, Any],
+    mesh: Mapping[str, int],
+    computed: Mapping[str, Any],
+    micro_batches: int,
 ) -> dict[str, Any]:
     """Returns what the bits of a run rest on, ready for JSON.
 
     Args:
+      known: of `runs.versions`.
       mesh: its sizes.
       computed: how the model is computed, by field.
       micro_batches: of an update.
     """
-    device, known = hardware.describe(), versions()
+    device = hardware.describe()
     flags = os.environ.get("XLA_FLAGS", "").split()
     found = {
         "device": device["kind"],
@@ -49,7 +52,7 @@ def record_conditions(
 
 
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns a line on what a run goes on with that is not as it was, or "".
+    """Returns a line that names each condition of a resumed run that changed, or "".
 
     Args:
       before: what `record_conditions` found last; empty for a run of an earlier version.

@@ -44,7 +44,7 @@ def define_flags() -> None:
         "pairs", 512, "Sequences that two languages are compared on.", lower_bound=8
     )
     flags.DEFINE_list("languages", [], "Tags whose pairs are measured; by default all.")
-    flags.DEFINE_bool("losses", True, "Score the test split, where that is not done.")
+    flags.DEFINE_bool("losses", True, "Score the test split, unless its losses are known.")
     flags.DEFINE_bool("overwrite", False, "Measure again what is known, and replace it.")
     flags.DEFINE_string("data_dir", None, "Where the text is kept, if not in config.data_dir.")
 
@@ -249,7 +249,7 @@ def _forget(found: dict[str, Any], part: "Part") -> None:
 
 
 def _check_same(found: Mapping[str, Any], alignment: "Alignment") -> None:
-    """Raises ValueError if what is known was measured on other sequences than it would be now."""
+    """Raises ValueError if the known results are of other sequences than this command's."""
     for pair in alignment.pairs:
         before = found.get("pairs", {}).get(pair.name)
         if before:

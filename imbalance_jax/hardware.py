@@ -10,6 +10,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from imbalance_jax.data import text
+
 # Dense bf16 matmul peak of a JAX device, FLOP/s, by its whole kind: cards of one name differ, and
 # so do parts of a card. Of NVIDIA's datasheets, whose figure with sparsity is halved, and of
 # cloud.google.com/tpu/docs, by the kinds of jax/_src/pallas/mosaic/tpu_info.py. Devices of TPU v2,
@@ -120,9 +122,7 @@ def usable_cores() -> int:
     for name in ("PJRT_NPROC", "NPROC"):  # as XLA reads them
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return text.cores()
 
 
 def cpu_name() -> str:

@@ -18,8 +18,6 @@ from imbalance_jax.runs import RunDirectory
 
 # The package that each one needs; the extra of setup.cfg has the mirror's name.
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-
-
 # The id of a run of Weights & Biases, in the run's directory.
 _ID_FILE = "wandb.json"
 

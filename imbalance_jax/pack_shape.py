@@ -8,7 +8,7 @@ from typing import Any
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 
-# What every member of a pack has of its own, whatever its text is.
+# Fields in which the members of a pack may differ, whatever their text.
 _OWN = ("seed", "data_dir", "init_from", "log_every", "mirrors", "parallel")
 _OWN_OF_OPTIMIZER = ("peak_lr", "final_lr", "schedule", "warmup", "decay")
 # What may differ as far as the same follows from it: the vocabulary's size, the dtype of ids

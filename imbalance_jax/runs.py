@@ -6,7 +6,12 @@ Analysis reads nothing else, so neither jax nor flax is imported here.
     provenance.json   code, versions, devices,   mixture.csv       requested and realised ratio
                       text fingerprints          evaluation.json   final results on the test split
     checkpoints/      see checkpoint.py          test_texts.csv    test loss of each of its texts
+    vocabulary.npz    the ids of each language   tokenizer-*.model of each source
+    report.html       its page                   wandb.json        its id at Weights & Biases
     DONE | FAILED.json  how it ended
+
+Results of an earlier step, and those of a run that was extended, are in evaluation-STEP.json and
+test_texts-STEP.csv; transfer.json and word2vec* are of the commands of these names.
 """
 
 import contextlib
@@ -35,8 +40,6 @@ except ImportError:  # not on Windows
 # Orbax writes it into a checkpoint in a store when all else is there. (On a file system it gives
 # the checkpoint its name then.)
 _COMMITTED = "commit_success.txt"
-
-
 # What a run writes besides config.json. Anything else may lie in its directory, such as what a
 # job's scheduler writes there before the run begins.
 _WRITTEN = (
@@ -228,10 +231,13 @@ class RunDirectory:
         self.write_json(name, {key: value for key, value in results.items() if key != "texts"})
 
     def keep_results(self, last: int) -> list[str]:
-        """Renames results of another step than this one to evaluation-STEP.json and its like.
+        """Renames evaluation.json and test_texts.csv after their step, if that is not the last.
 
-        So nothing replaces them, and nobody takes them for those of a longer run. Returns a
-        line on each.
+        So a longer run does not replace them, and nobody takes them for its own. Returns a line
+        on each.
+
+        Args:
+          last: the last step of the run.
         """
         results = self.read_json("evaluation.json") or {}
         step = results.get("step", last)
@@ -245,7 +251,7 @@ class RunDirectory:
         return lines
 
     def write_text(self, name: str, text: str) -> None:
-        # A file that the text names may have a name that is not text.
+        # The text may name a file whose name is not UTF-8.
         self.write_bytes(name, text.encode(errors="backslashreplace"))
 
     def write_bytes(self, name: str, content: bytes) -> None:

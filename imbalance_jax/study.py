@@ -63,7 +63,8 @@ def _plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     speeds = study_plan.measured(directory, study)
     sizes = {study_plan.size_of(spec.config): None for spec in study.runs.values()}
     if FLAGS.measure:
-        speeds |= study_plan.tried(study, [size for size in sizes if size not in speeds])
+        unknown = [size for size in sizes if size not in speeds]
+        speeds |= study_plan.tried(study, unknown, cli.given_computing())
     states = directory.states(study)
     print(study_plan.describe(directory.name, study, states, speeds, FLAGS.pack))
     return cli.DONE

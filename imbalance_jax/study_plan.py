@@ -54,8 +54,15 @@ def measured(directory: StudyDirectory, study: grid.StudyConfig) -> dict[str, Sp
     }
 
 
-def tried(study: grid.StudyConfig, sizes: Iterable[str]) -> dict[str, Speed]:
+def tried(
+    study: grid.StudyConfig, sizes: Iterable[str], options: Sequence[str] = ()
+) -> dict[str, Speed]:
     """Returns speeds of sizes from a few steps of a run of each, on this machine.
+
+    Args:
+      study: with a run of each size.
+      sizes: as `size_of` names them.
+      options: flags of `imbalance_jax.main` that the study's runs will be trained with.
 
     Raises:
       ValueError: a run cannot be made.
@@ -68,7 +75,7 @@ def tried(study: grid.StudyConfig, sizes: Iterable[str]) -> dict[str, Speed]:
             directory = StudyDirectory(epath.Path(folder) / "study")
             directory.claim(dataclasses.replace(study, runs={name: study.runs[name]}, claims={}))
             command = [sys.executable, "-m", "imbalance_jax.main", f"--study={directory}"]
-            command += [f"--members={name}", "--dry_run"]
+            command += [f"--members={name}", "--dry_run", *options]
             done = subprocess.run(
                 command,
                 capture_output=True,

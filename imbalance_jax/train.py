@@ -424,12 +424,13 @@ class Trainer:
         config, model = self.config, self._settled_on(mesh)
         peak = hardware.peak_flops(model.dtype)
         computed = {name: getattr(model, name) for name in _HOW}
-        return versions() | {
+        known = versions()
+        return known | {
             "device": hardware.describe(),
             "mesh": dict(mesh.shape),
             "computed": computed,
             "conditions": conditions.record_conditions(
-                mesh.shape, computed, config.optimizer.accumulate
+                known, mesh.shape, computed, config.optimizer.accumulate
             ),
             "order_version": self.stream.order_version,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
@@ -921,7 +922,7 @@ class Begun(NamedTuple):
     """What `begin` finds of the starts of a run before this one."""
 
     sent: int = -1  # the newest step that was logged, which may be after that of the checkpoint
-    change: str = ""  # what the bits rest on that is not as it was, in a line
+    change: str = ""  # the conditions that changed, in a line
 
 
 def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> Begun:

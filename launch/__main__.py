@@ -76,16 +76,17 @@ def main(names: list[str]) -> int:
         env=_env(),
     )
     if names[0] == "logs":
-        return _logs(directory, study, plan, profile)
+        return _logs(plan, profile)
     found = _check_inputs(directory, study, plan, profile, names[0])
     if names[0] == "preflight":
         from launch import preflight
 
         _show_notes(found)
         return preflight.run(study, plan, profile)
-    return {"plan": _plan, "render": _render, "submit": _submit}[names[0]](
-        directory, study, plan, profile, found
-    )
+    if names[0] == "plan":
+        return _plan(plan, found)
+    send = {"render": _render, "submit": _submit}[names[0]]
+    return send(directory, study, plan, profile, found)
 
 
 def _check_inputs(
@@ -226,13 +227,7 @@ def _plan_text(plan: Plan) -> str:
     return json.dumps(plan.to_dict(), indent=1) + "\n"
 
 
-def _plan(
-    directory: StudyDirectory,
-    study: grid.StudyConfig,
-    plan: Plan,
-    profile: Profile,
-    found: Inputs,
-) -> int:
+def _plan(plan: Plan, found: Inputs) -> int:
     _write(_out(plan), plan, Rendered({}, ()))
     if FLAGS.format == "json":
         print(_plan_text(plan))
@@ -275,8 +270,6 @@ def _submit(
     found: Inputs,
 ) -> int:
     rendered = _rendered(directory, study, plan, profile)
-    if FLAGS.execute:
-        _show_notes(found)
     if not FLAGS.execute:
         _write(_out(plan), plan, rendered)
         _show(rendered)
@@ -285,6 +278,7 @@ def _submit(
             print("# Nothing was submitted. Add --execute to run these commands.")
         _show_notes(found)
         return cli.DONE
+    _show_notes(found)
     directory.check(study)
     directory.claim(study, found.texts)
     (directory.path / "logs").mkdir(exist_ok=True)
@@ -351,7 +345,7 @@ def _status(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     return cli.DONE
 
 
-def _logs(directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
+def _logs(plan: Plan, profile: Profile) -> int:
     engine = engines.get(plan.engine)
     for job in plan.jobs:
         print(f"# {', '.join(job.members)}\n{shlex.join(engine.logs(plan, profile, job))}")

@@ -85,9 +85,8 @@ class _Found:
                 continue
             key = repr((data_dir, name, source, joint, recorded.get(name)))
             if key not in self._known:
-                path = config.vocabulary.tokenizer.path if joint else source.tokenizer.path
                 self._known[key] = self._check_source(
-                    name, config, data_dir, path, joint, recorded.get(name, "")
+                    name, config, data_dir, joint, recorded.get(name, "")
                 )
             if self._known[key]:
                 found[name] = self._known[key]
@@ -101,11 +100,11 @@ class _Found:
         name: str,
         config: Config,
         data_dir: str,
-        tokenizer_path: str,
         joint: Mapping[str, object] | None,
         recorded: str,
     ) -> str:
         source, field = config.sources[name], f"config.sources.{name}"
+        tokenizer_path = prepared.tokenizer_path(source, joint)
         paths = [*_raw_paths(source), *([tokenizer_path] if tokenizer_path else [])]
         hidden = [path for path in paths if not _is_seen(self._engine, path)]
         missing = (
@@ -122,11 +121,11 @@ class _Found:
         wanted = prepared.want_source(name, source, config.data_dir, joint)
         if recorded:
             wanted = dataclasses.replace(wanted, fingerprint=recorded)
-        here = prepared.search(name, data_dir, wanted)
+        here = prepared.search_prepared(name, data_dir, wanted)
         if not here and source.kind == "docstrings" and not recorded:
             # That of another machine, whose packages are others, is what the jobs are to read.
-            here = prepared.search(name, data_dir, dataclasses.replace(wanted, text=""))
-        chosen = prepared.choose(field, here, data_dir)
+            here = prepared.search_prepared(name, data_dir, dataclasses.replace(wanted, text=""))
+        chosen = prepared.choose_prepared(field, here, data_dir)
         if chosen:
             return chosen.fingerprint
         if missing and source.kind != "tfds":

@@ -38,18 +38,18 @@ class Child:
     log: str  # the file that its output is appended to; "" is this process's output
 
 
-def run(children: Sequence[Child], *, together: bool) -> list[int]:
+def run(programs: Sequence[Child], *, together: bool) -> list[int]:
     """Runs processes until all have ended, and returns their exit codes as a shell has them.
 
     SIGTERM and SIGINT are passed on to all of them, and those that are commands of imbalance_jax
-    are sent SIGTERM where this process ends without a word.
+    are sent SIGTERM where this process is killed.
 
     Args:
-      children: what to start.
+      programs: what to start.
       together: whether all are to end once one has ended badly.
     """
     with contextlib.ExitStack() as stack, Interrupts() as interrupts:
-        running = [stack.enter_context(_started(child)) for child in children]
+        running = [stack.enter_context(_started(child)) for child in programs]
         passed_on, deadline = False, float("inf")
         while any(process.poll() is None for process in running):
             if interrupts.requested and not passed_on:

@@ -3,11 +3,13 @@
 import jax
 import pytest
 
-from imbalance_jax import conditions, hardware
+from imbalance_jax import conditions, hardware, runs
 
 DEVICE = {"platform": "cpu", "kind": "cpu", "count": 8, "processes": 1}
 MESH = {"member": 1, "data": 8, "fsdp": 1, "tensor": 1}
 COMPUTED = {"dtype": "float32", "attention": "blockwise", "remat": "dots"}
+
+KNOWN = runs.versions()
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def two_cores(monkeypatch):
 
 
 def record(**changes):
-    return conditions.record_conditions(MESH, COMPUTED, 1) | changes
+    return conditions.record_conditions(KNOWN, MESH, COMPUTED, 1) | changes
 
 
 def test_what_decides_on_the_bits_is_recorded(two_cores):

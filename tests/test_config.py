@@ -1442,3 +1442,13 @@ def test_overrides_of_no_config_at_all_are_refused(capsys, monkeypatch, workdir)
     assert cli._with_run_config(["main", *workdir]) == ["main", *workdir]
     whole = ["main", *workdir, f"--config={REFERENCE}", "--config.steps=5"]
     assert cli._with_run_config(whole) == whole
+
+
+def test_help_shows_every_flag_of_the_command():
+    code = (
+        "from absl import flags; from imbalance_jax import cli\n"
+        "cli.define_config(); cli.define_computing(); print(flags.FLAGS.main_module_help())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    for flag in ("--config", "--accumulate", "--remat"):
+        assert f"\n  {flag}: " in done.stdout, done.stderr

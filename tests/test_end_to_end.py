@@ -333,6 +333,15 @@ def test_a_dry_run_forecasts_and_writes_no_run(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_all_that_a_run_leaves_is_in_the_way_of_another(finished, tmp_path):
+    for file in finished.iterdir():
+        if file.name not in ("config.json", ".lock"):
+            (tmp_path / file.name).mkdir()
+            (tmp_path / file.name / file.name).touch()
+            with pytest.raises(ValueError, match=f"{file.name} would be written over"):
+                RunDirectory(tmp_path / file.name).check(RunDirectory(finished).config())
+
+
 def test_a_run_can_be_extended_by_its_directory_alone_and_says_what_that_does(finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
@@ -366,7 +375,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_by_step_and_field(tiny, tmp_pat
     assert not (tmp_path / "run" / "DONE").exists()
 
 
-def test_a_run_follows_the_advice_to_accumulate(tiny, finished, tmp_path):
+def test_a_run_follows_the_advice_to_accumulate(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     for name in ("DONE", "evaluation.json"):

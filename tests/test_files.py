@@ -58,10 +58,6 @@ def read(source, name="en"):
     return list(text.documents(name, source))
 
 
-def splits_by_id(source):
-    return {document.id: split for split, document in read(source)}
-
-
 def test_each_kind_of_file_yields_its_documents_in_order(tmp_path):
     (tmp_path / "b.txt").write_bytes("Zwei\r\nZeilen é\x00\u2028.".encode())
     (tmp_path / "a.txt").write_text("One.")

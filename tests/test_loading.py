@@ -61,7 +61,7 @@ def log_probabilities(run: loading.LoadedRun, ids: np.ndarray) -> np.ndarray:
     return log_p_LV[: len(ids)]
 
 
-def test_the_package_names_load_among_its_own(begun):
+def test_the_package_names_load_among_its_own():
     assert "load" in dir(imbalance_jax)
     code = "import imbalance_jax, sys; print(dir(imbalance_jax), 'jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -425,7 +425,7 @@ def test_a_stated_coverage_that_does_not_fit_is_refused_with_two_numbers_that_wo
 def test_the_covered_characters_are_the_most_frequent_that_make_up_their_share(coverage):
     """Below 0.98 SentencePiece covers none; above, its own choice is the second path."""
     text_ = ["a" * 500 + "b" * 300 + "c" * 150 + "d" * 45 + "e" * 5] * 2
-    kept, given = coverage_lib.cover(text_, coverage)
+    kept, given = coverage_lib.apply_coverage(text_, coverage)
     assert set("".join(kept)) == set({0.5: "a", 0.99: "abcde", 1.0: "abcde"}[coverage])
     config = config_lib.TokenizerConfig(vocab_size=270, character_coverage=coverage)
     tokenizer = sentencepiece.SentencePieceProcessor(

@@ -40,6 +40,24 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("DONE", "FAILED.json", "checkpoints", "evaluation.json", "evaluation-20.json"),
+        *("metrics.jsonl", "mixture.csv", "provenance.json", "report.html", "tensorboard"),
+        *("test_texts.csv", "test_texts-20.csv", "tokenizer-en.model", "transfer.json"),
+        *("vocabulary.npz", "wandb", "wandb.json", "word2vec.json", "word2vec-cbow.npz"),
+    ],
+)
+def test_what_a_run_would_write_over_is_in_its_way_and_nothing_else_is(tmp_path, name):
+    config = config_lib.resolve(mixture("1:1"))
+    (tmp_path / "slurm-1.out").touch()
+    RunDirectory(tmp_path).check(config)
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=f"/{name} would be written over"):
+        RunDirectory(tmp_path).check(config)
+
+
+@pytest.mark.parametrize(
     ("name", "path", "step"),
     [
         ("runs/a", "runs/a", None),

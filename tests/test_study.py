@@ -266,6 +266,21 @@ def test_a_plan_counts_tokens_and_hours_of_what_is_left(tmp_path):
     assert f"time: {study_plan.clock(0.01 * steps)} one after another" in text
 
 
+def test_what_a_plan_tries_is_computed_as_the_study_would_be(monkeypatch):
+    study, asked = grid.resolve(small_grid(ratios=("50:50",), seeds=1)), []
+
+    def note(command, **options):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "2.5 s a step (measured over 3 steps): ", "")
+
+    monkeypatch.setattr(study_plan.subprocess, "run", note)
+    name = next(iter(study.runs))
+    size = study_plan.size_of(study.runs[name].config)
+    found = study_plan.tried(study, [size], ["--accumulate=2"])
+    assert found[size].source == "measured over 3 steps"
+    assert asked[0][-3:] == [f"--members={name}", "--dry_run", "--accumulate=2"]
+
+
 def test_the_commands_refuse_what_they_cannot_do(tmp_path):
     def refused(*args: str) -> str:
         command = [sys.executable, "-m", "imbalance_jax.study", *args]

@@ -8,8 +8,8 @@ import pytest
 from conftest import tiny_config
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import languages, sharding, train
 from imbalance_jax import model as model_lib
+from imbalance_jax import planning, sharding, train
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare, synthetic
 from imbalance_jax.runs import RunDirectory
@@ -58,16 +58,53 @@ def nats_of(trainer, params, tag) -> float:
     return total
 
 
-def test_a_run_does_not_go_on_with_other_ids_of_its_languages(tmp_path):
-    run = RunDirectory(tmp_path)
-    tables = [np.array([[0, 1, 2], [0, 4, 5]], np.int32), np.zeros((2, 6), bool)]
-    made = languages.Vocabulary(("en1", "en2"), 6, *tables)
-    train.check_run_vocabulary(run, made)  # a run that begins
+def test_what_an_earlier_version_made_is_refused_before_a_run_goes_on(tmp_path, data_dir, english):
+    config, run = tiny_config(data_dir), RunDirectory(tmp_path)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    made = train.Trainer.of_run(config, run, mesh).vocabulary
     run.write_bytes("vocabulary.npz", made.to_bytes())
-    train.check_run_vocabulary(run, made)
-    other = dataclasses.replace(made, map_GU=made.map_GU + (made.map_GU == 0) * 3)
-    with pytest.raises(ValueError, match=r"other ids of the model.*vocabulary\.npz"):
-        train.check_run_vocabulary(run, other)
+    train.Trainer.of_run(config, run, mesh)
+    run.write_bytes("vocabulary.npz", dataclasses.replace(made, map_GU=made.map_GU + 1).to_bytes())
+    with pytest.raises(ValueError, match="gave its languages other ids of the model"):
+        train.Trainer.of_run(config, run, mesh)
+    about = {"fingerprint": english.fingerprint}  # of text in a format without a number
+    run.write_json("provenance.json", {"sources": {"en": about}})
+    with pytest.raises(ValueError, match="prepares source en in another format"):
+        train.Trainer.of_run(config, run, mesh)
+
+
+def test_a_run_goes_on_with_the_ratio_that_it_has_and_with_no_other_text(tmp_path, data_dir):
+    config = tiny_config(data_dir, mixture__temperature=1.0, mixture__ratio={})
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    run = RunDirectory(tmp_path / "run")
+    assert dict(train.Trainer.of_run(config, run, mesh).config.mixture.ratio) == {
+        "en1": 500,
+        "en2": 500,
+    }
+    ratio = {"en1": 501, "en2": 499}  # as another version would have rounded it
+    run.claim(tiny_config(data_dir, mixture__temperature=1.0, mixture__ratio=ratio))
+    run.release()
+    assert dict(train.Trainer.of_run(config, run, mesh).config.mixture.ratio) == ratio
+    refused = "the study was begun with the text of fingerprint 0123"
+    with pytest.raises(ValueError, match=refused):
+        train.Trainer.of_run(config, RunDirectory(tmp_path / "other"), mesh, {"en": "0123"})
+    with pytest.raises(ValueError, match=refused):
+        prepare.prepare_runs({"r": config}, {"r": {"en": "0123"}})
+
+
+def test_a_run_says_of_its_text_what_the_ratio_alone_does_not_show(data_dir, english):
+    config = tiny_config(data_dir)
+    plain = config_lib.to_dict(config)
+    plain["sources"]["same"] = plain["sources"]["en"]
+    plain["languages"]["en2"] |= {"clone_of": "", "source": "same"}
+    plain["mixture"] |= {"content": "disjoint", "ratio": {"en1": 1, "en2": 0}}
+    config = config_lib.resolve(plain)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    trainer = train.Trainer.make(config, {"en": english, "same": english}, mesh)
+    said = planning.describe(trainer)
+    assert "\n  en2 gets none of the 160 sequences of this run: its ratio is 0" in said
+    assert "\n  100.0% of the documents of same have an id that another source has too" in said
+    assert "\n  content=disjoint takes NOTHING away" in said
 
 
 def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):

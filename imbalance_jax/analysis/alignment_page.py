@@ -238,8 +238,7 @@ def _chance(run: Run, shown: Sequence[str]) -> str:
     if not found:  # earlier runs have not written it
         pairs = run.config.evaluation.alignment.pairs
         return (
-            f"by chance it is one in {pairs:,}, the number of sequences, or where the text "
-            "has fewer, in so many"
+            f"by chance it is one in {pairs:,}, the number of sequences, unless the text has fewer"
         )
     ends = " to ".join(markup.percent(chance) for chance in dict.fromkeys((found[0], found[-1])))
     return f"thin lines are chance, {ends}"

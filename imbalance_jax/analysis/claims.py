@@ -240,7 +240,8 @@ def _beside_nearest(
         scale = math.fsum(losses.values()) / math.fsum(theirs.by_seed("loss").values())
     moved = {seed: loss - scale * nats for seed, loss in losses.items()}
     found = _difference(mine.by_seed(claim.measure), moved)
-    assert (choice := mine.worths[claim.against, part].law.choice) is not None
+    choice = mine.worths[claim.against, part].law.choice
+    assert choice is not None, "the law has said how much less the loss is"
     # What was taken away is itself only known to within the law's left-out error.
     error = scale * min(choice.error if math.isfinite(choice.error) else math.inf, abs(nats))
     side = "lower" if nats > 0 else "higher"

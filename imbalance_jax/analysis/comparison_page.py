@@ -21,7 +21,7 @@ from imbalance_jax.analysis import figures, markup
 from imbalance_jax.analysis.record import Run, read
 from imbalance_jax.runs import RunDirectory
 
-# Pixels beside a narrow figure take names up to so many letters; longer ones are numbered.
+# Letters of a name that fit beside a narrow figure; runs with longer names are numbered.
 _LONGEST_LABEL = 12
 _CSS = "section > div + div { margin-top: 28px }\n"
 _LONGEST_VALUE = 60  # letters of a field in the table of differences

@@ -363,9 +363,10 @@ def run_tokens(table: StudyTable, name: str) -> int:
 
 
 def nearest_baseline(table: StudyTable, group: Group, own_tokens: float) -> str:
-    """Returns the run of a group that stands for a language of so many tokens; "" if none is near.
+    """Returns the run of a group whose tokens are nearest to a language's.
 
-    A batch has whole sequences, and a run whole steps, so it may have a little more or less.
+    A batch has whole sequences and a run has whole steps, so few are equal. The name is "" where
+    none is within `grid.NEAR`.
     """
     tokens = {name: run_tokens(table, name) for name in baseline_runs(table, group)}
     near = [

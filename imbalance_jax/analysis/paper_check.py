@@ -342,7 +342,7 @@ def _order_word(check: OrderCheck) -> str:
     if math.isnan(check.tau):
         return "no order, as all values are equal"
     word = "the reported direction" if check.tau > 0 else "the opposite direction"
-    return word if check.p < 0.05 else f"{word}, and no more of it than chance brings"
+    return word if check.p < 0.05 else f"{word}, but no further than by chance"
 
 
 def _cell_lines(metric: str, cells: Sequence[CellCheck]) -> Iterator[str]:

@@ -229,11 +229,8 @@ def _word(
         return "supported" if direction == "same" else "absent"
     if not (p < alpha and abs(value) >= smallest):
         return "undecided"
-    return (
-        "supported"
-        if (value > 0, direction) in ((True, "up"), (False, "down"))
-        else ("contradicted")
-    )
+    as_claimed = direction == ("up" if value > 0 else "down")
+    return "supported" if as_claimed else "contradicted"
 
 
 def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:

@@ -109,7 +109,7 @@ def _sections(
     shown = {figure.name: figure for figure in drawn}
     return [
         _head(table, results),
-        _claims(table, results),
+        _claims(results),
         _loss(table, found, shown),
         _worth(found, shown),
         _alignment(found, shown),
@@ -191,7 +191,7 @@ def _head(table: StudyTable, results: Sequence[ClaimResult]) -> str:
 _STATES = {"failed": "failed", "begun": "begun", "absent": "not begun"}
 
 
-def _claims(table: StudyTable, results: Sequence[ClaimResult]) -> str:
+def _claims(results: Sequence[ClaimResult]) -> str:
     title = "What was claimed, and what became of it"
     if not results:
         return markup.section(title, markup.missing("Nothing was claimed."))

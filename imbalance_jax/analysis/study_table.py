@@ -24,7 +24,6 @@ _BASELINE_OF = {
     "embed_in_retrieval": "embed_in_retrieval_chance",
     "embed_out_retrieval": "embed_out_retrieval_chance",
 }
-_BY_LAYER = ("hidden", "hidden_shuffled", "hidden_centred", "cka", "retrieval")
 
 
 @dataclasses.dataclass(frozen=True)

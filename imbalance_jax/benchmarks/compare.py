@@ -6,7 +6,6 @@ whose speed may change meanwhile: a ratio is taken within each round.
 """
 
 import json
-import os
 import shlex
 import statistics
 import subprocess
@@ -16,16 +15,10 @@ from typing import Any
 
 from imbalance_jax import tuning
 from imbalance_jax.benchmarks.case import Case
+from imbalance_jax.data import text
 
 OURS = [sys.executable, "-m", "imbalance_jax.benchmarks.comparisons.ours"]
 _LONGEST = 3600.0  # seconds that one process may take
-
-
-def threads() -> int:
-    """Returns the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe_case(case: Case, vocab_size: int, dtype: str, steps: int) -> dict[str, Any]:
@@ -39,7 +32,7 @@ def describe_case(case: Case, vocab_size: int, dtype: str, steps: int) -> dict[s
         "tied": model.tied,
         "dtype": dtype,
         "steps": steps,
-        "threads": threads(),
+        "threads": text.cores(),
     }
 
 

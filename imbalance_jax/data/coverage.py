@@ -20,7 +20,7 @@ _LEAST = 0.98  # that SentencePiece takes
 _META = len(SPECIALS) + 256  # pieces that are neither characters nor made of them
 
 
-def cover(paragraphs: Sequence[str], coverage: float) -> tuple[list[str], dict[str, Any]]:
+def apply_coverage(paragraphs: Sequence[str], coverage: float) -> tuple[list[str], dict[str, Any]]:
     """Returns paragraphs with only the most frequent characters, and options of the trainer.
 
     Args:
@@ -44,7 +44,7 @@ def train_with_less(
 ) -> bytes:
     """Returns a tokenizer that covers fewer characters than its config asks for.
 
-    The characters get half of the pieces, or more where the text has not so many others.
+    The characters get half of the pieces. They get more where the text yields too few others.
 
     Args:
       field: of the tokenizer, for messages.

@@ -209,7 +209,7 @@ class SpreadBlocks(Sampler):
         self._cells = -(-self._block // _CELL)  # of a block
 
     def _counts_to(self, position_n: np.ndarray) -> np.ndarray:
-        """Returns how many of so many first positions of a block hold each language: (n, G)."""
+        """Returns how often each language stands before each position of a block: (n, G)."""
         counts_nG = np.zeros((len(position_n), self.languages), np.int64)
         left_n, left = position_n, self._block
         for g, count in enumerate(self._count_G.tolist()):

@@ -211,7 +211,9 @@ def check(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:
         try:
             _check_files(name, parallel)
         except ValueError as error:
-            advice = prepared.advise(f"config.parallel.{name}", f"parallel-{name}", data_dir)
+            advice = prepared.advise_preparing(
+                f"config.parallel.{name}", f"parallel-{name}", data_dir
+            )
             raise ValueError(f"{error} {advice}") from error
     _check_files(name, parallel)
 
@@ -363,15 +365,15 @@ def _open_prepared(
         and each.about["L"] == L
         and recorded in ("", each.fingerprint)
     ]
-    chosen = prepared.choose(field, found, data_dir)
+    chosen = prepared.choose_prepared(field, found, data_dir)
     if chosen is None:
-        advice = prepared.advise(field, f"parallel-{name}", data_dir)
+        advice = prepared.advise_preparing(field, f"parallel-{name}", data_dir)
         raise ValueError(
             f"{field}: none of its files is on this machine (path={parallel.path!r}), and no set "
             f"in {data_dir} was made of them for this run's text, tokenizers and config.model.L="
             f"{L}. {advice}"
         )
-    print(prepared.describe(field, chosen, data_dir), flush=True)
+    print(prepared.describe_opened(field, chosen, data_dir), flush=True)
     return _open(chosen.path)
 
 

@@ -112,7 +112,7 @@ def find_all(
     def look(names: Iterable[str]) -> None:
         for name in names:
             source = config.sources[name]
-            opened = _find(name, source, config.data_dir, joint, recorded.get(name, ""))
+            opened = _find_prepared(name, source, config.data_dir, joint, recorded.get(name, ""))
             if opened:
                 found[name] = opened
 
@@ -122,7 +122,7 @@ def find_all(
     return found
 
 
-def _find(
+def _find_prepared(
     name: str,
     source: SourceConfig,
     data_dir: str,
@@ -136,13 +136,13 @@ def _find(
     """
     found = prepared.find_source(name, source, data_dir, joint, recorded)
     if found is None and source.kind != "synthetic":
-        path = joint.get("path", "") if joint else source.tokenizer.path
-        if not (prepared.is_text_here(name, source) and prepared.is_file_here(str(path))):
+        path = prepared.tokenizer_path(source, joint)
+        if not (prepared.is_text_here(name, source) and prepared.is_file_here(path)):
             try:
                 check(name, source)
-                _check_model("config.vocabulary.tokenizer.path", TokenizerConfig(path=str(path)))
+                _check_model("config.vocabulary.tokenizer.path", TokenizerConfig(path=path))
             except ValueError as error:
-                advice = prepared.advise(f"config.sources.{name}", name, data_dir)
+                advice = prepared.advise_preparing(f"config.sources.{name}", name, data_dir)
                 raise ValueError(f"{error} {advice}") from error
     return found
 
@@ -209,9 +209,9 @@ def prepare(
     if source.kind == "synthetic" and not source.synthetic.tokens:
         return synthetic.SyntheticSource(name, source.synthetic)
     joint = tokenizer.stated if tokenizer else None
-    found = _find(name, source, data_dir, joint, recorded)
+    found = _find_prepared(name, source, data_dir, joint, recorded)
     if found:
-        print(prepared.describe(f"config.sources.{name}", found, data_dir), flush=True)
+        print(prepared.describe_opened(f"config.sources.{name}", found, data_dir), flush=True)
         return sources.open_source(name, found.path, sources.cache_dir(data_dir))
     text_key = _text_fingerprint(name, source, data_dir)
     # Of what is asked for; the fingerprint follows from what is made.
@@ -234,7 +234,7 @@ def prepare(
 def _text_fingerprint(name: str, source: SourceConfig, data_dir: str) -> str:
     if source.kind == "synthetic":
         return synthetic.SyntheticSource(name, source.synthetic).fingerprint
-    return text.fingerprint(name, source, sources.cache_dir(data_dir) / "digests.json")
+    return prepared.fingerprint_text(name, source, data_dir)
 
 
 def _tokenizer_key(source: SourceConfig) -> object:
@@ -445,7 +445,7 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
     if not paragraphs:
         raise ValueError(f"{field}: there is no text to train it on.")
     group, field = field, f"{field}.vocab_size={tokenizer.vocab_size}"
-    covered, options = coverage_lib.cover(paragraphs, tokenizer.character_coverage)
+    covered, options = coverage_lib.apply_coverage(paragraphs, tokenizer.character_coverage)
     model = io.BytesIO()
     pad, unknown, separator = config_lib.SPECIALS
     try:

@@ -1,9 +1,9 @@
 """Finds prepared text in data_dir where the text that it was made of is not on this machine.
 
-Whoever prepares a text writes `made_of` beside it: what the config states of the text and of its
-tokenizer, and what stands for the text's bytes. Where the bytes are here they decide; where they
-are not, the statement does, or the fingerprint that a run or its study has recorded. So text that
-is prepared on one machine is opened on another that has data_dir alone.
+Preparation writes `made_of` beside a text: what the config states of the text and of its tokenizer,
+and what stands for the text's bytes. Where the bytes are here they decide; where they are not, the
+statement does, or the fingerprint that a run or its study has recorded. So text that is prepared on
+one machine is opened on another that has data_dir alone.
 
 Paths are part of a statement as they are written in the config, and mean nothing else here.
 """
@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,7 +60,7 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is known of a prepared source before it is found; "" is not known."""
+    """What a prepared source has to match; "" matches anything."""
 
     stated: Mapping[str, Any]
     text: str = ""  # the fingerprint of its text, where that is here
@@ -175,7 +174,7 @@ def list_prepared(data_dir: epath.PathLike, prefix: str, marker: str) -> list[Pr
         try:
             about = json.loads((path / marker).read_text())
         except ValueError:
-            continue  # damaged, which whoever opens it by its name is told
+            continue  # damaged; opening it by its name says so
         if isinstance(about, dict):
             found.append(Prepared(path, about))
     return found
@@ -184,6 +183,11 @@ def list_prepared(data_dir: epath.PathLike, prefix: str, marker: str) -> list[Pr
 def is_text_here(name: str, source: SourceConfig) -> bool:
     """Whether this machine has any of the text that a source is made of."""
     return source.kind == "synthetic" or text.is_here(name, source)
+
+
+def tokenizer_path(source: SourceConfig, joint: Mapping[str, Any] | None) -> str:
+    """Returns the file that the tokenizer of a source is; "" where it is trained."""
+    return joint.get("path", "") if joint else source.tokenizer.path
 
 
 def is_file_here(path: str) -> bool:
@@ -218,7 +222,7 @@ def find_source(
     """
     if source.kind == "synthetic":
         return None
-    path = joint.get("path", "") if joint else source.tokenizer.path
+    path = tokenizer_path(source, joint)
     text_here, file_here = is_text_here(name, source), is_file_here(path)
     whole = text_here and file_here
     if whole and not (recorded and source.kind == "docstrings"):
@@ -226,8 +230,10 @@ def find_source(
     wanted = Wanted(state_source(source, joint), fingerprint=recorded)
     if not recorded:
         wanted = want_source(name, source, data_dir, joint)
-    found = choose(f"config.sources.{name}", search(name, data_dir, wanted), data_dir)
-    if found and whole and found.made_of.get("text") == text.fingerprint(name, source):
+    found = choose_prepared(
+        f"config.sources.{name}", search_prepared(name, data_dir, wanted), data_dir
+    )
+    if found and whole and found.made_of.get("text") == fingerprint_text(name, source, data_dir):
         return None
     if recorded and not found and not whole:
         raise ValueError(
@@ -249,21 +255,21 @@ def want_source(
       data_dir: of the run; beside it lie the digests of files that were read before.
       joint: of `state_joint`, where all sources share a tokenizer.
     """
-    path = joint.get("path", "") if joint else source.tokenizer.path
+    path = tokenizer_path(source, joint)
     text_here = is_text_here(name, source)
     return Wanted(
         state_source(source, joint),
-        text=text.fingerprint(name, source, _digests(data_dir)) if text_here else "",
+        text=fingerprint_text(name, source, data_dir) if text_here else "",
         tokenizer=_sha256(path) if path and is_file_here(path) else "",
     )
 
 
-def search(name: str, data_dir: str, wanted: Wanted) -> list[Prepared]:
+def search_prepared(name: str, data_dir: str, wanted: Wanted) -> list[Prepared]:
     """Returns the prepared texts of a source in data_dir that are what is wanted."""
     return [found for found in list_prepared(data_dir, name, sources.MARKER) if wanted.fits(found)]
 
 
-def choose(field: str, found: Sequence[Prepared], data_dir: str) -> Prepared | None:
+def choose_prepared(field: str, found: Sequence[Prepared], data_dir: str) -> Prepared | None:
     """Returns the only one, or None where there is none.
 
     Raises:
@@ -278,7 +284,7 @@ def choose(field: str, found: Sequence[Prepared], data_dir: str) -> Prepared | N
     return found[0] if found else None
 
 
-def advise(field: str, name: str, data_dir: str) -> str:
+def advise_preparing(field: str, name: str, data_dir: str) -> str:
     """Returns what to do where neither a text nor its prepared form is here.
 
     Args:
@@ -293,15 +299,22 @@ def advise(field: str, name: str, data_dir: str) -> str:
     )
 
 
-def describe(field: str, found: Prepared, data_dir: str) -> str:
+def describe_opened(field: str, found: Prepared, data_dir: str) -> str:
     """Returns a line that says what is opened in place of a text."""
     return (
         f"{field}: the text is not read here; prepared text {found.fingerprint} from {data_dir} is."
     )
 
 
-def _digests(data_dir: str) -> pathlib.Path:
-    return sources.cache_dir(data_dir) / "digests.json"
+def fingerprint_text(name: str, source: SourceConfig, data_dir: str) -> str:
+    """Returns what stands for the text of a source, whose files are not read again unchanged.
+
+    Args:
+      name: of the source in config.sources.
+      source: one that is not synthetic.
+      data_dir: beside which digests of files are kept.
+    """
+    return text.fingerprint(name, source, sources.cache_dir(data_dir) / "digests.json")
 
 
 def _sha256(path: str) -> str:

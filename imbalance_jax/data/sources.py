@@ -320,7 +320,7 @@ def write(
       tokenizer: the SentencePiece model.
       documents: in order.
       key: stands for what was asked for.
-      made_of: plain values that its text is found by where that is not on the machine; see
+      made_of: plain values by which a machine without the text finds what was made of it; see
         prepared.py.
 
     Raises:

@@ -20,8 +20,8 @@ from imbalance_jax.data import mixture as mixture_lib
 
 # Positions whose order is worked out at once, so that small batches do not pay for it each.
 _ORDER_CHUNK = 4096
-# A ratio by temperature is rounded to sequences of so many; of the second where a language
-# would have none of the first.
+# Parts that a ratio by temperature is rounded to. The second number is used where a language would
+# have none of the first.
 _TEMPERATURE_BLOCKS = (1_000, 1_000_000)
 # A share that is further off than this from what the sizes make it is said.
 _ROUNDED = 0.05
@@ -108,7 +108,7 @@ class Stream:
         """
         self._config, self._sources = config, sources
         self._L = config.model.L
-        # Of its own: the streams of a pack take turns.
+        # Each stream has its own cache, because the streams of a pack alternate.
         self._steps = functools.lru_cache(maxsize=2)(self._work_out_steps)
         self._corpora = corpora.corpora(config, sources)
         self.pools = [corpus.pool for corpus in self._corpora]

@@ -187,7 +187,7 @@ def _read_toml(path: str) -> list[Task]:
 
 
 def _beside(path: str, value: str) -> str:
-    """Returns paths and patterns that begin at a file's directory as such that begin here."""
+    """Returns paths and patterns relative to a file's directory as ones relative to this one."""
     directory = os.path.dirname(path)
     whole = os.path.join(directory, value)
     if os.path.exists(whole):

@@ -29,7 +29,7 @@ _PROGRESS = 0.002
 # What separates the parts of an article of wiki40b. Line breaks stand around all but the last.
 _WIKI40B = re.compile(r"_START_ARTICLE_|_START_SECTION_|_START_PARAGRAPH_|_NEWLINE_|\n")
 _ARTICLE = "_START_ARTICLE_"  # every article begins with it
-_UNMARKED = 1000  # documents after which no more is read of a text without any such marker
+_UNMARKED = 1000  # documents without a marker after which a text is refused
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join([str(ROOT), *sys.path])  # with what a test imports
 BY_NAME = {path.stem: str(path) for path in PROFILES}
 STUDY = f"--study={pathlib.Path(__file__).parent}/small_study.py"
+_ENGLISH = "--study.runs.r50_50_s0.config.sources.en"
+NO_TEXT = (STUDY, f"{_ENGLISH}.kind=files", f"{_ENGLISH}.train=gone.jsonl")
 
 
 Launch = Callable[..., subprocess.CompletedProcess]
@@ -196,6 +198,10 @@ def test_a_plan_may_lie_in_the_directory_before_the_study_does(launch, tmp_path)
         (
             ["submit", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--env_file=secrets"],
             "can be read by others. Run chmod 600",
+        ),
+        *(
+            ([command, *NO_TEXT, f"--profile={BY_NAME['local']}"], "config.sources.en is not here")
+            for command in ("plan", "render", "preflight", "submit")
         ),
     ],
 )
