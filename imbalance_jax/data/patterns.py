@@ -80,10 +80,14 @@ def _split_commas(value: str) -> list[str]:
             depth += 1
         elif character == "}" and depth:
             depth -= 1
-        elif character == "," and not depth and value[place - 1 : place + 2] != "[,]":
+        elif character == "," and not depth and not _is_comma_of_name(value, place):
             parts.append(value[start:place])
             start = place + 1
     return [*parts, value[start:]]
+
+
+def _is_comma_of_name(value: str, place: int) -> bool:
+    return value[place - 1 : place + 2] == "[,]"
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -92,7 +96,7 @@ def _expand_braces(pattern: str) -> list[str]:
         depth, commas = 0, [opening]
         for place in range(opening, len(pattern)):
             depth += {"{": 1, "}": -1}.get(pattern[place], 0)
-            if pattern[place] == "," and depth == 1:
+            if pattern[place] == "," and depth == 1 and not _is_comma_of_name(pattern, place):
                 commas.append(place)
             if not depth:
                 break
