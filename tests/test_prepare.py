@@ -463,6 +463,15 @@ def test_a_text_of_which_nothing_is_left_to_train_on_is_refused_every_time(sourc
         assert directories(tmp_path) == []
 
 
+def test_files_whose_names_are_not_utf8_are_prepared_as_others_are(tmp_path):
+    for number, one in enumerate(TEXTS):
+        name = os.fsencode(tmp_path / f"{number}-caf") + b"\xe9.txt"
+        with open(name, "w") as file:
+            file.write(one)
+    made = prepared(files(tmp_path / "*.txt"), tmp_path)
+    assert sum(made.about["documents"].values()) == len(TEXTS)
+
+
 def test_the_tokenizer_is_trained_on_text_to_train_on_alone(source, tmp_path):
     everything = {line for _, d in text.documents("en", source) for line in d.text.split("\n")}
     held_out = {

@@ -410,7 +410,9 @@ def _sample(name: str, source: SourceConfig, documents: Reader, most: int) -> li
         for split, document in documents(progress):
             if split != "train":
                 continue
-            keyed = hashlib.blake2b(document.id.encode(), digest_size=8, key=b"tokenizer")
+            # Names of files need not be UTF-8, and documents without ids are named after them.
+            named = document.id.encode("utf-8", "surrogatepass")
+            keyed = hashlib.blake2b(named, digest_size=8, key=b"tokenizer")
             for number, line in enumerate(_lines(document.text)):
                 drawn = keyed.copy()
                 drawn.update(b"/%d" % number)
