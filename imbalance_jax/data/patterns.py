@@ -3,7 +3,7 @@
     text/*.jsonl, more/**/*.txt    patterns of glob; ** is any number of directories
     text/{en,fr}.txt               alternatives in braces, as in a shell, all of which must be there
     text/{00..15}.jsonl            numbers, as in a shell, with their leading zeros
-    text/a[,]b*.txt                a comma that is part of a name, in a pattern
+    text/a[,]b*.txt                a comma that is part of a name, in a pattern or in braces
 
 What exists as it is written is that file, whatever characters are in its name.
 """
