@@ -235,21 +235,40 @@ def test_a_file_that_is_listed_twice_is_read_once(tmp_path):
 
 
 @pytest.mark.parametrize("fields", [{"id_field": "nonsense"}, {"ids": "shared"}])
-@pytest.mark.parametrize("ending", ["jsonl", "parquet", "txt"])
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_a_field_of_ids_that_no_document_has_is_refused_with_those_there_are(
     tmp_path, ending, fields
 ):
-    path = tmp_path / f"a.{ending}"
-    path.write_text("Text.") if ending == "txt" else write(path, [{"text": "Text.", "url": "u"}])
+    path = write(tmp_path / f"a.{ending}", [{"text": "Text.", "url": "u"}])
     stated = "id_field='nonsense'" if "id_field" in fields else "ids='shared'"
-    has = "none" if ending == "txt" else "text, url"
     for call in (text.check, lambda name, source: read(source, name)):
         refused(
             lambda call=call: call("fr", files(path, **fields)),
             f"config.sources.fr.{stated}",
-            f"the first has: {has}.",
+            "the first has: text, url.",
         )
     text.check("fr", files(path))
+
+
+@pytest.mark.parametrize("field", [{"field": "body"}, {"id_field": "url"}, {"ids": "shared"}])
+def test_a_field_is_refused_where_all_files_are_plain_text(tmp_path, field):
+    (tmp_path / "a.txt").write_text("Text.")
+    [(name, value)] = field.items()
+    for call in (text.check, lambda name, source: read(source, name)):
+        refused(
+            lambda call=call: call("fr", files(tmp_path / "a.txt", **field)),
+            f"config.sources.fr.{name}={value!r}: the files of the source are .txt",
+        )
+    write_lines(tmp_path / "b.jsonl", [{"body": "Text.", "text": "Text.", "url": "u", "id": "i"}])
+    assert len(read(files(f"{tmp_path}/*", **field))) == 2
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_an_empty_id_is_none(tmp_path, ending):
+    path = write(tmp_path / f"a.{ending}", [{"id": "", "text": "x"}, {"id": "", "text": "y"}])
+    assert [d.id for _, d in read(files(path))] == [f"{path.name}:1", f"{path.name}:2"]
+    with pytest.raises(ValueError, match="id"):
+        read(files(path, ids="shared"))
 
 
 def test_how_many_documents_lack_an_id_is_said_once(tmp_path, capsys):

@@ -57,6 +57,7 @@ def test_a_comma_parts_two_patterns_but_in_braces_and_in_brackets_of_its_own(her
     assert patterns.find_paths("{fr,en}/*.txt,a[,]b*.txt") == [
         *("fr/1.txt", "en/1.txt", "en/2.txt", "a,b1.txt")
     ]
+    assert patterns.find_paths("{a[,]b,fr/}1.txt") == ["a,b1.txt", "fr/1.txt"]
 
 
 def test_each_alternative_is_missed_where_it_is_missing(here):

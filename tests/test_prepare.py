@@ -406,19 +406,19 @@ def test_a_text_without_longer_pieces_gives_its_characters_more_than_half(capsys
     assert "The most frequent 741 get pieces" in capsys.readouterr().out
 
 
-def test_a_stated_coverage_that_does_not_fit_is_refused_with_two_numbers_that_work():
-    config = config_lib.TokenizerConfig(vocab_size=700, character_coverage=1.0)
-    with pytest.raises(ValueError, match=r"^config\.t\.vocab_size=700 is too small") as refused:
-        prepare.train_tokenizer("config.t", config, MANY)
-    found = re.search(
-        r"vocab_size above (\d[\d,]*), or .*_coverage to (0\.\d+) or", str(refused.value)
-    )
+@pytest.mark.parametrize(
+    ("texts", "size"), [(MANY, 700), ([chr(0x4E00 + n) for n in range(900)] * 3, 1000)]
+)
+def test_a_stated_coverage_that_does_not_fit_is_refused_with_two_numbers_that_work(texts, size):
+    """Half of the pieces for characters are too many where a text has no longer pieces."""
+    config = config_lib.TokenizerConfig(vocab_size=size, character_coverage=1.0)
+    with pytest.raises(ValueError, match=rf"^config\.t\.vocab_size={size} is too") as refused:
+        prepare.train_tokenizer("config.t", config, texts)
+    found = re.search(r"vocab_size to (\d[\d,]*) or .*_coverage to (0\.\d+)", str(refused.value))
     more, coverage = int(found[1].replace(",", "")), float(found[2])
     assert more == 259 + 900
-    prepare.train_tokenizer(
-        "config.t", dataclasses.replace(config, character_coverage=coverage), MANY
-    )
-    prepare.train_tokenizer("config.t", dataclasses.replace(config, vocab_size=more + 1), MANY)
+    for works in ({"character_coverage": coverage}, {"vocab_size": more}):
+        prepare.train_tokenizer("config.t", dataclasses.replace(config, **works), texts)
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.99, 1.0])
@@ -461,6 +461,15 @@ def test_a_text_of_which_nothing_is_left_to_train_on_is_refused_every_time(sourc
         with pytest.raises(ValueError, match=r"config\.sources\.en: .* to train on"):
             prepared(alone, tmp_path)
         assert directories(tmp_path) == []
+
+
+def test_files_whose_names_are_not_utf8_are_prepared_as_others_are(tmp_path):
+    for number, one in enumerate(TEXTS):
+        name = os.fsencode(tmp_path / f"{number}-caf") + b"\xe9.txt"
+        with open(name, "w") as file:
+            file.write(one)
+    made = prepared(files(tmp_path / "*.txt"), tmp_path)
+    assert sum(made.about["documents"].values()) == len(TEXTS)
 
 
 def test_the_tokenizer_is_trained_on_text_to_train_on_alone(source, tmp_path):

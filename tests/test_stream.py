@@ -912,6 +912,20 @@ def test_a_share_of_the_text_is_drawn_from_all_of_it_and_comes_back_each_epoch(t
     assert 2 <= np.count_nonzero(first < 40) <= 16 and first.max() > 150
 
 
+def test_a_share_of_the_documents_of_each_language_is_drawn(tmp_path):
+    stream = make(
+        tmp_path, windows=300, mixture__text_share=0.5, mixture__switch="document", steps=60
+    )
+    drawn = {0: set(), 1: set()}
+    for step in range(60):
+        for g, start in zip(*stream.starts_of(step), strict=True):
+            drawn[int(g)].add(int(start))
+    # More than an epoch: as many different windows as the pool has, which is half of it.
+    windows = [stream.windows[pool] for pool in ("en/en1", "en/en2")]
+    assert [len(drawn[g]) for g in (0, 1)] == windows
+    assert sum(windows) == pytest.approx(150, abs=3)
+
+
 def test_a_share_of_less_than_a_window_is_refused_with_the_share():
     config = config_of(["a"], mixture__text_share=0.001)
     with pytest.raises(ValueError, match=r"text_share=0\.001 of them, fewer than"):

@@ -75,6 +75,23 @@ def test_a_space_and_the_character_that_sentencepiece_writes_for_it_have_ids_of_
         assert [tokenizer.strings[i] for i in space][1:-1] == ["<0x20>"]
 
 
+def test_a_model_of_words_writes_the_spaces_of_unknown_words_as_spaces():
+    tokenizer = trained(
+        ["the quick  fox", "the  mat"] * 20,
+        model_type="word",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        vocab_size=280,
+    )
+    assert SPACE in tokenizer.strings  # of two spaces that follow each other
+    for text in ("the unknown word", f" a  {SPACE} b", "the quick  fox"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and tokenizer.lost_bytes(text, ids) == 0
+
+
 def test_texts_encoded_together_are_encoded_as_one_by_one(own):
     texts = ["", f"a{SPACE}b", "the mat", f"\ufdd0{SPACE}"]
     for tokenizer in own.values():

@@ -20,6 +20,10 @@ _LEAST = 0.98  # that SentencePiece takes
 _META = len(SPECIALS) + 256  # pieces that are neither characters nor made of them
 
 
+class TooManyCharacters(ValueError):
+    """A tokenizer has too few pieces for the characters that it should cover."""
+
+
 def apply_coverage(paragraphs: Sequence[str], coverage: float) -> tuple[list[str], dict[str, Any]]:
     """Returns paragraphs with only the most frequent characters, and options of the trainer.
 
@@ -56,35 +60,47 @@ def train_with_less(
       ValueError: the config states a coverage of its own, or as `train`.
     """
     counts = _count_characters(paragraphs)
-    total = sum(count for _, count in counts)
     wanted = _META + _covering(counts, tokenizer.character_coverage)
     free = tokenizer.vocab_size - _META
     for share in (1 / 2, 3 / 4, 7 / 8, 1):
         kept = max(1, int(free * share))
-        # Rounded down, so that no character more is covered.
-        coverage = int(sum(count for _, count in counts[:kept]) / total * 1e6) / 1e6
-        if tokenizer.character_coverage != TokenizerConfig.character_coverage or not coverage:
-            raise ValueError(
-                f"{field}.vocab_size={tokenizer.vocab_size} is too small for the characters that "
-                f"character_coverage={tokenizer.character_coverage:g} asks for. Set vocab_size "
-                f"above {wanted:,}, or character_coverage to {coverage:g} or less."
-            )
-        lower = dataclasses.replace(tokenizer, character_coverage=coverage)
+        lower = dataclasses.replace(tokenizer, character_coverage=_share_of(counts, kept))
         try:
             model = train(field, lower, paragraphs)
+            break
+        except TooManyCharacters as error:
+            if share == 1:
+                raise ValueError(
+                    f"{field}.vocab_size={tokenizer.vocab_size} is too small for a character of "
+                    f"the text. Set it to {wanted:,} or more, which suffices for all."
+                ) from error
         except ValueError:
-            if share < 1:
-                continue
-            raise
-        break
+            if share == 1:
+                raise
+    coverage = lower.character_coverage
+    if tokenizer.character_coverage != TokenizerConfig.character_coverage:
+        raise ValueError(
+            f"{field}.vocab_size={tokenizer.vocab_size} is too small for the characters that "
+            f"character_coverage={tokenizer.character_coverage:g} asks for. Set vocab_size "
+            f"to {wanted:,} or more, or character_coverage to {coverage:g}."
+        )
     print(
         f"{field}: {len(counts):,} different characters do not fit into vocab_size="
         f"{tokenizer.vocab_size:,} pieces. The most frequent {kept:,} get pieces, "
         f"character_coverage={coverage:g} of the text; others are written as bytes. With "
-        f"vocab_size above {wanted:,} they would not be.",
+        f"vocab_size={wanted} or more they would not be.",
         flush=True,
     )
     return model
+
+
+def _share_of(counts: Sequence[tuple[str, int]], kept: int) -> float:
+    """Returns the share of a text that its most frequent characters are.
+
+    It is rounded down to as many digits as are shown, so that no character more is covered.
+    """
+    total = sum(count for _, count in counts)
+    return max(1e-6, int(sum(count for _, count in counts[:kept]) / total * 1e6) / 1e6)
 
 
 def _count_characters(paragraphs: Sequence[str]) -> list[tuple[str, int]]:

@@ -287,7 +287,7 @@ def _document(dataset: _Dataset, split: str, index: int, record: Mapping[str, An
         )
     text = _decode(text, where)
     document_id = fields_lib.find_value(record, dataset.id_field) if dataset.id_field else None
-    if document_id is None:
+    if document_id in fields_lib.NO_IDS:
         name = dataset.info.full_name.rpartition("/")[0]  # without the version
         return Document(f"{name}:{split}:{index}", text, named_by=dataset.source_name)
     return Document(_decode(document_id, where), text)

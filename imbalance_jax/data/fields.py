@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 ABSENT: Any = object()  # what find_value returns where there is no such field
+NO_IDS = (None, "", b"")  # values of a field of ids that name no document
 _NAMED = 40  # fields in a message
 
 

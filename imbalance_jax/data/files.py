@@ -23,7 +23,7 @@ import pathlib
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imbalance_jax import storage
@@ -69,7 +69,7 @@ def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Re
         says, naming file and line or row.
     """
     files = _split_files(name, source)
-    _check_ids(name, source, files)
+    _check_named_fields(name, source, files)
     carved = [split for split in SPLITS if not patterns.split_patterns(getattr(source, split))]
     return Reading(_documents(name, source, files, report), carved, _SHARE)
 
@@ -79,8 +79,8 @@ def check(name: str, source: SourceConfig) -> None:
 
     Raises:
       ValueError: a pattern matches nothing that could be read, a file is in two splits, a
-        file has not the fields that it should have, or no document has a field of ids that
-        the config names.
+        file has not the fields that it should have, or none has a field that the config
+        names.
     """
     files = _split_files(name, source)
     begun: dict[str, object] = {}  # splits with a .jsonl file
@@ -91,7 +91,7 @@ def check(name: str, source: SourceConfig) -> None:
         elif ".jsonl" in _ending(file.path) and file.split not in begun:
             # A field that is not there is found before another source is worked on for hours.
             begun[file.split] = next(_read_lines(name, source, file), None)
-    _check_ids(name, source, files)
+    _check_named_fields(name, source, files)
 
 
 def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
@@ -222,13 +222,27 @@ def _check_file(field: str, path: str) -> None:
         raise ValueError(f"{field}: {path} is empty (0 bytes). Remove it, or write it again.")
 
 
-# Ids
+# Fields
+
+
+def _check_named_fields(name: str, source: SourceConfig, files: Sequence[_File]) -> None:
+    """Raises ValueError if the config names a field that no file can have, or no document has."""
+    stated = [
+        f"{which}={getattr(source, which)!r}"
+        for which in ("field", "id_field", "ids")
+        if getattr(source, which) != getattr(SourceConfig, which)
+    ]
+    if stated and all(".txt" in _ending(file.path) for file in files):
+        raise ValueError(
+            f"config.sources.{name}.{stated[0]}: the files of the source are .txt, which have no "
+            f"fields. Leave it out, or set config.sources.{name}.train to .jsonl or .parquet files."
+        )
+    if source.names_ids:
+        _check_ids(name, source, files)
 
 
 def _check_ids(name: str, source: SourceConfig, files: Iterable[_File]) -> None:
-    """Raises ValueError if the config names a field of ids, and no first document has it."""
-    if not source.names_ids:
-        return
+    """Raises ValueError if no first document has an id in the field of ids."""
     has: Mapping[str, Any] = {}
     for file in files:
         if file.path.endswith(".parquet"):
@@ -239,16 +253,16 @@ def _check_ids(name: str, source: SourceConfig, files: Iterable[_File]) -> None:
             has = has or schema
         elif ".jsonl" in _ending(file.path):
             for values in itertools.islice(_objects(source, file.path), _PEEKED):
-                if fields_lib.find_value(values, source.id_field) not in (fields_lib.ABSENT, None):
+                value = fields_lib.find_value(values, source.id_field)
+                if value is not fields_lib.ABSENT and value not in fields_lib.NO_IDS:
                     return
                 has = has or values
     stated = "ids='shared'"
     if source.id_field != SourceConfig.id_field:
         stated = f"id_field={source.id_field!r}"
-    looked = f"{_PEEKED:,} documents of each file" if has else "files, which are .txt,"
     raise ValueError(
-        f"config.sources.{name}.{stated}: none of the first {looked} has a field "
-        f"{source.id_field!r} with an id; the first has: {fields_lib.names_of(has)}. Set "
+        f"config.sources.{name}.{stated}: none of the first {_PEEKED:,} documents of each file has "
+        f"a field {source.id_field!r} with an id; the first has: {fields_lib.names_of(has)}. Set "
         f"config.sources.{name}.id_field to the field of the ids, with dots to a nested one, or "
         "leave id_field and ids out."
     )
@@ -394,7 +408,7 @@ def _parse(name: str, source: SourceConfig, data: bytes, file: _File, number: in
                 f"not a string. Set config.sources.{name}.{field}."
             )
     text = whole_characters(text)
-    if document_id is None:
+    if document_id in fields_lib.NO_IDS:
         return file.document(name, text, number)
     return Document(whole_characters(str(document_id)), text)
 
@@ -437,7 +451,7 @@ def _read_parquet(name: str, source: SourceConfig, file: _File) -> Iterator[tupl
                     if text is None:
                         raise _not_a_string(name, path, row, "field", source.field, "null")
                     document = file.document(name, text, row)
-                    if document_id is not None:
+                    if document_id not in fields_lib.NO_IDS:
                         document = Document(str(document_id), text)
                     yield file_size * row // table.metadata.num_rows, document
         except (pyarrow.ArrowException, OSError) as error:

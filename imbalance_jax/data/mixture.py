@@ -36,11 +36,17 @@ _AT_ONCE = 1 << 20
 def key(*parts: int | str) -> int:
     """Returns a 64-bit key for a purpose, such as key(seed, "languages", stage).
 
-    Other parts give another key: none of them has the sign that joins them.
+    Other parts give another key: none of them has the sign that joins them. The name of a pool is
+    taken apart by `parts_of_pool`.
     """
     text = "/".join(str(part) for part in parts)
     assert text.count("/") == len(parts) - 1, f"a part of {parts} has a slash in it"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def parts_of_pool(pool: str) -> list[str]:
+    """Returns the parts of a key that stand for a pool: one of SOURCE, two of SOURCE/TAG."""
+    return pool.split("/")
 
 
 def draw(key_: int, index: np.ndarray | int) -> np.ndarray:
@@ -496,9 +502,9 @@ class Order:
         epochs, inside = np.divmod(used, windows)
         for epoch in np.unique(epochs):
             mine = epochs == epoch
-            # SOURCE/TAG is two parts. A source is parted between all of its languages or shared
-            # by them, so no other language has a purpose of these two.
-            parts = [part for name in purpose for part in name.split("/")]
+            # A source is parted between all of its languages or shared by them, so the two parts
+            # of SOURCE/TAG are no other language's purpose.
+            parts = [part for name in purpose for part in parts_of_pool(name)]
             key_ = key(self._seed, "windows", *parts, int(epoch))
             result[mine] = permute(key_, inside[mine], windows)
         return result

@@ -3,7 +3,7 @@
     text/*.jsonl, more/**/*.txt    patterns of glob; ** is any number of directories
     text/{en,fr}.txt               alternatives in braces, as in a shell, all of which must be there
     text/{00..15}.jsonl            numbers, as in a shell, with their leading zeros
-    text/a[,]b*.txt                a comma that is part of a name, in a pattern
+    text/a[,]b*.txt                a comma that is part of a name, in a pattern or in braces
 
 What exists as it is written is that file, whatever characters are in its name.
 """
@@ -80,10 +80,14 @@ def _split_commas(value: str) -> list[str]:
             depth += 1
         elif character == "}" and depth:
             depth -= 1
-        elif character == "," and not depth and value[place - 1 : place + 2] != "[,]":
+        elif character == "," and not depth and not _is_comma_of_name(value, place):
             parts.append(value[start:place])
             start = place + 1
     return [*parts, value[start:]]
+
+
+def _is_comma_of_name(value: str, place: int) -> bool:
+    return value[place - 1 : place + 2] == "[,]"
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -92,7 +96,7 @@ def _expand_braces(pattern: str) -> list[str]:
         depth, commas = 0, [opening]
         for place in range(opening, len(pattern)):
             depth += {"{": 1, "}": -1}.get(pattern[place], 0)
-            if pattern[place] == "," and depth == 1:
+            if pattern[place] == "," and depth == 1 and not _is_comma_of_name(pattern, place):
                 commas.append(place)
             if not depth:
                 break

@@ -410,7 +410,9 @@ def _sample(name: str, source: SourceConfig, documents: Reader, most: int) -> li
         for split, document in documents(progress):
             if split != "train":
                 continue
-            keyed = hashlib.blake2b(document.id.encode(), digest_size=8, key=b"tokenizer")
+            # Names of files need not be UTF-8, and documents without ids are named after them.
+            named = document.id.encode("utf-8", "surrogatepass")
+            keyed = hashlib.blake2b(named, digest_size=8, key=b"tokenizer")
             for number, line in enumerate(_lines(document.text)):
                 drawn = keyed.copy()
                 drawn.update(b"/%d" % number)
@@ -440,11 +442,19 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
     Raises:
       ValueError: the text does not hold as many pieces, or more characters than pieces.
     """
-    import sentencepiece
-
     if not paragraphs:
         raise ValueError(f"{field}: there is no text to train it on.")
-    group, field = field, f"{field}.vocab_size={tokenizer.vocab_size}"
+    try:
+        return _train_tokenizer(field, tokenizer, paragraphs)
+    except coverage_lib.TooManyCharacters:
+        return coverage_lib.train_with_less(field, tokenizer, paragraphs, _train_tokenizer)
+
+
+def _train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str]) -> bytes:
+    """Does what `train_tokenizer` does, with the coverage of the config alone."""
+    import sentencepiece
+
+    field = f"{field}.vocab_size={tokenizer.vocab_size}"
     covered, options = coverage_lib.apply_coverage(paragraphs, tokenizer.character_coverage)
     model = io.BytesIO()
     pad, unknown, separator = config_lib.SPECIALS
@@ -481,7 +491,9 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
     except RuntimeError as error:
         reason = _reason(error)
         if "required_chars" in reason:
-            return coverage_lib.train_with_less(group, tokenizer, paragraphs, train_tokenizer)
+            raise coverage_lib.TooManyCharacters(
+                f"{field} is too small for the characters of the text. Set it higher."
+            ) from error
         most = _too_many(reason)
         if most:
             raise ValueError(

@@ -168,7 +168,8 @@ class Stream:
         if self._config.mixture.text_share < 1:
             # A part of the text drawn from all of it: its beginning may be of another kind.
             pool = self.pools[language]
-            key = mixture_lib.key(self._config.data_seed, "text_share", pool)
+            parts = mixture_lib.parts_of_pool(pool)
+            key = mixture_lib.key(self._config.data_seed, "text_share", *parts)
             window_n = mixture_lib.permute(key, window_n, self._whole[pool])
         return window_n * self._L
 

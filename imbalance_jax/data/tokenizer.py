@@ -53,6 +53,7 @@ class TextTokenizer:
         self._spaces_escaped = rules.escape_whitespaces
         self._dummy_prefix = rules.add_dummy_prefix
         self._dummy_at_end = trained.treat_whitespace_as_suffix
+        self._of_words = trained.model_type == trained.WORD
         changes = rules.precompiled_charsmap or rules.remove_extra_whitespaces
         # As with ours: a text that need not be read back is prepared a tenth faster.
         bytes_known = trained.byte_fallback and bool(self.byte_ids)
@@ -168,7 +169,9 @@ class TextTokenizer:
     @functools.cached_property
     def _spaces_in_bytes(self) -> list[int] | None:
         """The ids of a space in place of the bytes of U+2581; None where those do not occur."""
-        if not self._spaces_escaped or self.processor.piece_to_id(_SPACE) != self.unknown:
+        has_piece = self.processor.piece_to_id(_SPACE) != self.unknown
+        # A model of words writes the whole of an unknown one in bytes, with its space.
+        if not self._spaces_escaped or (has_piece and not self._of_words):
             return None
         return self._bytes_of(" ") or None
 
