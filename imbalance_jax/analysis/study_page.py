@@ -206,9 +206,9 @@ def _claims(table: StudyTable, results: Sequence[ClaimResult]) -> str:
     note = (
         f"{legend} Every p is adjusted for {count} claim{'s' * (count > 1)} by Holm’s method, and "
         "so is every interval: its confidence, in brackets, is that of the step of the method at "
-        "which the claim is tested. The method is applied to the p of no effect and of an effect as "
-        "large as matters apart. So p is below 0.05 exactly where the interval leaves out 0 "
-        "(a TEff of 1); where an effect is absent, or no difference was claimed, the p of an "
+        "which the claim is tested. The method is applied to the p of no effect and to that of an "
+        "effect as large as matters apart. So p is below 0.05 exactly where the interval leaves "
+        "out 0 (a TEff of 1); where an effect is absent, or no difference was claimed, the p of an "
         "effect as large as matters is below 0.05 exactly where the interval holds none. The unit "
         "is the run: seeds are compared pair by pair."
     )
