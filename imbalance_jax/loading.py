@@ -225,6 +225,12 @@ def _check_stated(config: config_lib.Config, run: RunDirectory, theirs: config_l
             "another config.init_from."
         )
     for tag in config.tags:
+        rows = config.languages[tag].rows
+        if rows == "copied" != theirs.languages[tag].rows:
+            raise ValueError(
+                f"config.languages.{tag}.rows={rows!r} would copy nothing: all rows come from "
+                f"config.init_from={config.init_from!r}. Leave it out."
+            )
         field, tokenizer = _tokenizer_field(config, tag)
         if config.sources[languages.source_of(config, tag)].kind == "synthetic":
             continue

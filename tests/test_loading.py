@@ -195,6 +195,12 @@ def test_clones_that_were_added_or_taken_away_are_refused_before_any_text_is_rea
             loading.check_init_from(config)
 
 
+def test_rows_that_would_be_copied_from_nothing_are_refused(begun):
+    copied = config_lib.LanguageConfig(clone_of="en1", rows="copied")
+    with pytest.raises(ValueError, match=r"languages\.en2\.rows='copied' would copy nothing"):
+        loading.check_init_from(with_languages(begun, en2=copied))
+
+
 def test_languages_of_other_ids_are_refused_with_a_piece_as_an_example(begun, english):
     anchored = config_lib.LanguageConfig(clone_of="en1", anchors=0.5)
     with pytest.raises(ValueError, match=r"other ids for 19\d of the 384 pieces of en2: .* here"):
