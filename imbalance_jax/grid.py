@@ -12,6 +12,7 @@ A file in `configs/studies/` builds a `Grid` and returns its ConfigDict:
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -409,9 +410,25 @@ def _check_claim(name: str, claim: Claim, study: StudyConfig, cells: set[str]) -
         )
     if not claim.against and claim.measure in _OF_TEXT:
         raise ValueError(f"{field}.against is empty. Name the cell that {claim.cell} is held to.")
-    if claim.measure == "log_teff" and claim.baseline not in {
-        spec.kind for spec in study.runs.values()
-    }:
+    kinds = {spec.kind for spec in study.runs.values()}
+    # The whole of the language alone is matched to the mixture too.
+    alike = {"matched": "monolingual", "epochs": "monolingual"}.get(claim.against, "")
+    if claim.against in {*BASELINES} - cells and not {claim.against, alike} & kinds:
+        raise ValueError(
+            f"{field}.against={claim.against!r}: the grid has no such runs. Add them with "
+            "Grid.baselines, or name another cell."
+        )
+    if claim.against_language and not claim.against:
+        raise ValueError(
+            f"{field}.against_language={claim.against_language!r} is of no cell. Set against, or "
+            "leave it out."
+        )
+    if claim.trained_in and claim.measure != "accuracy":
+        raise ValueError(
+            f"{field}.trained_in={claim.trained_in!r} is of accuracy alone, and this claim is of "
+            f"{claim.measure}. Leave it out."
+        )
+    if claim.measure == "log_teff" and claim.baseline not in kinds:
         raise ValueError(
             f"{field}: a TEff is read off a law of {claim.baseline} baselines, and the grid has no "
             "such runs. Add them with Grid.baselines, or set another baseline."
@@ -425,9 +442,22 @@ def _check_claim(name: str, claim: Claim, study: StudyConfig, cells: set[str]) -
         (claim.cell, claim.language),
         (claim.against, claim.against_language or claim.language),
     ):
-        if claim.measure in PAIR_MEASURES or cell not in cells:
+        if cell not in cells:
             continue
         tags = next(spec.config.tags for spec in study.runs.values() if spec.cell == cell)
+        if claim.measure in PAIR_MEASURES:
+            pairs = ["-".join(pair) for pair in itertools.combinations(tags, 2)]
+            if claim.language not in pairs:
+                raise ValueError(
+                    f"{field}.language={claim.language!r}: {claim.measure} is of a pair of "
+                    f"languages, and cell {cell} has {', '.join(pairs) or 'one language'}."
+                )
+            if claim.against_language:
+                raise ValueError(
+                    f"{field}.against_language: {claim.measure} of another cell is that of the "
+                    "same pair. Leave it out."
+                )
+            continue
         if claim.trained_in and claim.trained_in not in tags:
             raise ValueError(
                 f"{field}.trained_in={claim.trained_in!r}: cell {cell} has no such language. It "

@@ -52,8 +52,14 @@ class LoadedRun:
         return self.vocabulary.map_GU[row, base_n]
 
     def decode(self, ids: np.ndarray, language: str) -> str:
-        """Returns the text of the model's ids; those of other languages are left out."""
-        base = self.vocabulary.base_ids(self.vocabulary.index(language), np.asarray(ids))
+        """Returns the text of the model's ids; those of other languages are left out.
+
+        Raises:
+          ValueError: an id is none of the model's.
+        """
+        known = np.asarray(ids)
+        self._check_ids(known)
+        base = self.vocabulary.base_ids(self.vocabulary.index(language), known.astype(np.int64))
         return self._tokenizer(language).decode([int(t) for t in base if t >= 0])
 
     def separator(self, language: str) -> int:
@@ -68,7 +74,8 @@ class LoadedRun:
           ids: the model's ids of a sequence, (L,), or of several, (B, L).
 
         Raises:
-          ValueError: an id is none of the model's, or there are more than it has positions.
+          ValueError: an id is none of the model's, or there are none, or more than it has
+            positions.
         """
         ids_BL, alone = self._batch(ids)
         logits_BLV = _logits(self.params, self.config.model, ids_BL)
@@ -115,6 +122,15 @@ class LoadedRun:
     def _tokenizer(self, language: str) -> TextTokenizer:
         return self.tokenizers[languages.source_of(self.config, language)]
 
+    def _check_ids(self, ids: np.ndarray) -> None:
+        """Raises ValueError if an id is none of the model's."""
+        # A gather would take the nearest row there is, or count from the end, and say nothing.
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.vocabulary.size:
+            raise ValueError(
+                f"The model's ids are 0 to {self.vocabulary.size - 1}, and these are "
+                f"{ids.min()} to {ids.max()}. `encode` gives them."
+            )
+
     def _batch(self, ids: jax.typing.ArrayLike) -> tuple[jax.Array, bool]:
         """Returns ids as a batch, and whether they are one sequence."""
         if not isinstance(ids, jax.core.Tracer):
@@ -124,12 +140,9 @@ class LoadedRun:
                     f"The ids of a sequence are whole numbers (L,), or (B, L) of several, and "
                     f"these are {known.dtype} of shape {known.shape}."
                 )
-            # A gather would take the nearest row there is, and say nothing.
-            if known.size and not 0 <= known.min() <= known.max() < self.vocabulary.size:
-                raise ValueError(
-                    f"The model's ids are 0 to {self.vocabulary.size - 1}, and these are "
-                    f"{known.min()} to {known.max()}. `encode` gives them."
-                )
+            if not known.size:
+                raise ValueError("There are no ids. Give one at least, such as `separator`'s.")
+            self._check_ids(known)
         ids = jnp.asarray(ids)
         return (ids[None], True) if ids.ndim == 1 else (ids, False)
 
@@ -212,6 +225,12 @@ def _check_stated(config: config_lib.Config, run: RunDirectory, theirs: config_l
             "another config.init_from."
         )
     for tag in config.tags:
+        rows = config.languages[tag].rows
+        if rows == "copied" != theirs.languages[tag].rows:
+            raise ValueError(
+                f"config.languages.{tag}.rows={rows!r} would copy nothing: all rows come from "
+                f"config.init_from={config.init_from!r}. Leave it out."
+            )
         field, tokenizer = _tokenizer_field(config, tag)
         if config.sources[languages.source_of(config, tag)].kind == "synthetic":
             continue

@@ -383,6 +383,36 @@ def test_retrieval_is_claimed_above_chance_and_accuracies_and_bytes_can_be_claim
     assert "--train_language=en1" in results["missing"].notes[0]
 
 
+def test_a_measure_that_runs_have_not_is_not_measured_and_their_names_are_said(tmp_path):
+    beside = {"cell": "r90_10", "language": "en2", "smallest": 0.001}
+    config = made_studies.small_grid(
+        bytes=beside | {"measure": "bits_per_byte", "against": "matched"},
+        top1=beside | {"measure": "top1", "against": "r50_50"},
+    )
+    directory = made_studies.make(tmp_path / "study", config)
+    run = directory.run("r90_10_s1")
+    evaluation = run.read_json("evaluation.json")
+    for found in evaluation["languages"].values():
+        del found["top1"]
+        found["bits_per_byte"] = math.nan
+    run.write_json("evaluation.json", evaluation)
+    _, _, results = measured(directory)
+    for name, field in (("bytes", "bits_per_byte"), ("top1", "top1")):
+        assert results[name].word == claims.NOT_MEASURED
+        assert results[name].notes == (f"No {field} is known of r90_10_s1.",)
+
+
+def test_other_test_text_is_drawn_for_the_runs_that_were_compared(tmp_path):
+    config = made_studies.small_grid(beats_placebo=CLAIMS["beats_placebo"])
+    del config.runs["placebo90_10_s0"]
+    directory = made_studies.make(tmp_path / "study", config, rare_gain=GAIN, noise=0.1)
+    _, _, results = measured(directory)
+    # Of the text alone nothing varies here, so that the two ends are the effect.
+    low, high = re.findall(r"[−+][\d.]+", results["beats_placebo"].notes[0])
+    assert results["beats_placebo"].estimate.n == 2
+    assert low == high == f"{results['beats_placebo'].estimate.value:+.3f}".replace("-", "−")
+
+
 def test_a_baseline_whose_batch_was_rounded_is_corrected_by_the_law_and_says_so(tmp_path):
     def uneven(ratio):
         config = made_studies.mixture(ratio)

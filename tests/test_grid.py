@@ -87,6 +87,18 @@ def test_what_is_wrong_with_a_run_is_told_with_its_name():
         ({"smallest": 0.0}, r"config\.claims\.x\.smallest=0\.0 must be above 0"),
         ({"language": "fr"}, r"cell r90_10 has no language 'fr'"),
         ({"measure": "log_teff", "baseline": "wide"}, "the grid has no such runs"),
+        ({"against": "wide"}, r"config\.claims\.x\.against='wide': the grid has no such runs"),
+        ({"measure": "alignment", "language": "en2-en1"}, "cell r90_10 has en1-en2"),
+        ({"measure": "retrieval"}, "is of a pair of languages, and cell r90_10 has en1-en2"),
+        (
+            {"measure": "log_teff", "against": "", "against_language": "en1"},
+            "against_language='en1' is of no cell",
+        ),
+        (
+            {"measure": "alignment", "language": "en1-en2", "against_language": "en1"},
+            "is that of the same pair",
+        ),
+        ({"trained_in": "en1"}, "trained_in='en1' is of accuracy alone"),
     ],
 )
 def test_a_claim_that_cannot_be_decided_is_refused(fields, message):

@@ -124,11 +124,19 @@ def test_one_sequence_needs_no_batch_axis(run):
         ([-1, 3], "ids are 0 to 767, and these are -1 to 3"),
         ([0.5], r"whole numbers \(L,\)"),
         (5, r"whole numbers \(L,\)"),
+        (np.zeros(0, int), "There are no ids"),
     ],
 )
 def test_what_is_no_id_of_the_model_is_refused(run, ids, said):
     with pytest.raises(ValueError, match=said):
         run.forward(np.array(ids))
+
+
+@pytest.mark.parametrize("ids", [[3, 768], [-1, 3]])
+def test_what_is_no_id_of_the_model_has_no_text(run, ids):
+    with pytest.raises(ValueError, match="The model's ids are 0 to 767, and these are"):
+        run.decode(np.array(ids), "en1")
+    assert run.decode(np.array([]), "en1") == ""
 
 
 def test_a_text_is_read_in_the_order_of_its_languages_words(run):
@@ -185,6 +193,12 @@ def test_clones_that_were_added_or_taken_away_are_refused_before_any_text_is_rea
             ValueError, match=f"has the languages en1, en2, and .* {config.tags[-1]}"
         ):
             loading.check_init_from(config)
+
+
+def test_rows_that_would_be_copied_from_nothing_are_refused(begun):
+    copied = config_lib.LanguageConfig(clone_of="en1", rows="copied")
+    with pytest.raises(ValueError, match=r"languages\.en2\.rows='copied' would copy nothing"):
+        loading.check_init_from(with_languages(begun, en2=copied))
 
 
 def test_languages_of_other_ids_are_refused_with_a_piece_as_an_example(begun, english):

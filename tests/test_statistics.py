@@ -135,6 +135,9 @@ def test_adjusted_words_p_values_and_intervals_say_the_same(seed):
             assert not found.p < verdicts[name].p and found.level <= 0.05
             positive = {"same": "supported"}.get(found.direction, "absent")
             assert (found.word == positive) or not found.equivalent
+            low, high = found.shown_interval
+            assert found.equivalent == (-smallest < low and high < smallest) or found.p < 0.05
+            assert (found.p < 0.05) == (low > 0 or high < 0) or found.equivalent
             if found.word in ("supported", "contradicted") and not found.equivalent:
                 assert found.p < 0.05 and abs(found.estimate.value) >= smallest
         # Holm's own p values decide what was claimed.
@@ -143,6 +146,20 @@ def test_adjusted_words_p_values_and_intervals_say_the_same(seed):
         np.testing.assert_array_equal(
             [v.p for v in adjusted.values()], lib.holm([v.p for v in directed.values()])
         )
+
+
+def test_an_effect_among_many_is_not_absent_because_it_is_the_last_to_be_shown():
+    # Five effects just as large as matters, estimated with luck and without: the smallest would
+    # pass for absent in one study of five if it alone were tested at 5 %.
+    values = 10 + scipy.stats.norm.ppf([0.03, 0.3, 0.5, 0.7, 0.9])
+    alone = {
+        i: lib.verdict(Estimate(v, 1, 1e6, 9, "paired"), "up", 10) for i, v in enumerate(values)
+    }
+    assert alone[0].word == "absent" and alone[0].equivalence_p == pytest.approx(0.03, abs=1e-4)
+    found = lib.adjust(alone)
+    assert found[0].word == "undecided" and found[0].equivalence_p == pytest.approx(0.15, abs=1e-3)
+    assert all(v.p < 0.05 for v in found.values())
+    assert found[0].equivalence_interval[1] > 10
 
 
 def test_a_claim_whose_interval_alone_leaves_out_zero_is_shown_with_the_one_that_decides():

@@ -137,6 +137,8 @@ def _beside_cell(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
     theirs = effects.condition(claim.against, language)
     if mine is None or theirs is None:
         return _Found(_NOTHING, against, runs)
+    if why := _why_unknown(claim, mine, theirs):
+        return _Found(_NOTHING, against, runs, (why,))
     estimate = _difference(mine.by_seed(claim.measure), theirs.by_seed(claim.measure))
     notes: tuple[str, ...] = ()
     if claim.measure == "loss":
@@ -145,16 +147,30 @@ def _beside_cell(claim: Claim, table: StudyTable, effects: Effects) -> _Found:
     return _Found(estimate, against, runs, notes)
 
 
+def _why_unknown(claim: Claim, *sides: Condition) -> str:
+    """Returns which runs have no value of what a claim is about, in a sentence; "" for none."""
+    runs = [
+        row.run
+        for side in sides
+        for row in side.observations
+        if not math.isfinite(getattr(row, claim.measure))
+    ]
+    return f"No {claim.measure} is known of {', '.join(dict.fromkeys(runs))}." if runs else ""
+
+
 def _text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """Returns how much of a difference of two losses lies in which documents were tested on."""
-    texts = [
-        [
-            table.texts[run, language]
+    found = [
+        {
+            table.runs[run].config.seed: table.texts[run, language]
             for run in _runs_of(table, cell)
             if (run, language) in table.texts
-        ]
+        }
         for cell, language in sides
     ]
+    # The runs that `statistics.difference` compares.
+    shared = found[0].keys() & found[1].keys()
+    texts = [[side[s] for s in side if s in shared or len(shared) < 2] for side in found]
     if not all(texts):
         return ()
     numbers = sorted(set.intersection(*(set(each) for side in texts for each in side)))
@@ -202,6 +218,8 @@ def _beside_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _Fou
     if worth is None:
         why = mine.no_law.get(claim.against, "there is no law of this part of the loss")
         return _Found(_NOTHING, against, runs, (f"No law: {why}.",))
+    if why := _why_unknown(claim, mine):
+        return _Found(_NOTHING, against, runs, (why,))
     assert worth.law.choice is not None
     expected = float(worth.law.choice.law.loss(own))
     losses = mine.by_seed(claim.measure)
@@ -225,6 +243,8 @@ def _beside_nearest(
     theirs = next((c for c in effects.conditions if c.cell == cell), None)
     if mine is None or theirs is None:
         return _Found(_NOTHING, against, runs)
+    if why := _why_unknown(claim, mine, theirs):
+        return _Found(_NOTHING, against, runs, (why,))
     losses = theirs.by_seed(claim.measure)
     if not off:
         return _Found(_difference(mine.by_seed(claim.measure), losses), against, runs)

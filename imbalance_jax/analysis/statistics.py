@@ -166,7 +166,8 @@ class Verdict:
 
     `p` and `equivalence_p` are adjusted where `adjust` has been at work, and so are the
     intervals: `p` is below alpha exactly where `interval` leaves out 0, and `equivalence_p`
-    exactly where `equivalence_interval` lies within +-smallest.
+    exactly where `equivalence_interval` lies within +-smallest. Both levels are alpha for a
+    claim alone, and less among others.
     """
 
     word: Word
@@ -176,7 +177,8 @@ class Verdict:
     alpha: float
     p: float  # two-sided, against no effect
     equivalence_p: float  # against an effect of size smallest or more
-    level: float  # at which the claim is tested; alpha for a claim alone, less among others
+    level: float  # at which `p` is held, before it is adjusted
+    equivalence_level: float  # at which `equivalence_p` is
 
     @property
     def equivalent(self) -> bool:
@@ -186,7 +188,12 @@ class Verdict:
     @property
     def confidence(self) -> float:
         """The confidence of `shown_interval`."""
-        return 1 - self.level * (2 if self.equivalent else 1)
+        if self.equivalent:
+            return 1 - 2 * self.equivalence_level
+        if self.p < self.alpha:
+            return 1 - self.level
+        # Neither is shown, and an interval of the smaller level says so of both.
+        return 1 - min(self.level, 2 * self.equivalence_level)
 
     @property
     def interval(self) -> Interval:
@@ -194,12 +201,12 @@ class Verdict:
 
     @property
     def equivalence_interval(self) -> Interval:
-        return self.estimate.interval(1 - 2 * self.level)
+        return self.estimate.interval(1 - 2 * self.equivalence_level)
 
     @property
     def shown_interval(self) -> Interval:
         """The interval that the word is read off."""
-        return self.equivalence_interval if self.equivalent else self.interval
+        return self.estimate.interval(self.confidence)
 
 
 def verdict(
@@ -219,7 +226,7 @@ def verdict(
         raise ValueError(f"direction={direction!r} of a claim is not 'up', 'down' or 'same'.")
     p, equivalent = estimate.p_value(), equivalence_p(estimate, smallest)
     word = _word(estimate.value, direction, smallest, alpha, p, equivalent)
-    return Verdict(word, estimate, direction, smallest, alpha, p, equivalent, alpha)
+    return Verdict(word, estimate, direction, smallest, alpha, p, equivalent, alpha, alpha)
 
 
 def _word(
@@ -236,37 +243,51 @@ def _word(
 def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
     """Judges all claims of a study again, with p values and intervals adjusted by `holm`.
 
-    What Holm's method is applied to is the p value of what was claimed: against no effect,
-    or for a claim of the "same" against one as large as matters. Both tests of a claim and
-    its intervals are then at the level of its step: alpha / m for the smallest of m p
-    values, alpha / (m - 1) for the next, and alpha / k for all k claims that are not shown.
-    So no word differs from the p and the interval beside it. A claim that was decided alone
-    may be "undecided" among many.
+    Holm's method is applied twice: to the p values of what was claimed (against no effect, or
+    for a claim of the "same" against one as large as matters), and to those of the opposite. So
+    among all claims of a study one that is shown by chance alone is as rare as alpha, and so is
+    an effect that is called absent and is not. The order within one of the two says nothing of
+    the other: the smallest estimates have the largest p against no effect, and would be found
+    absent most easily. No word differs from the p and the interval beside it. A claim that was
+    decided alone may be "undecided" among many.
     """
-    claimed = np.array(
-        [v.equivalence_p if v.direction == "same" else v.p for v in verdicts.values()], float
-    )
-    adjusted = holm(claimed)
-    shown = adjusted < np.array([v.alpha for v in verdicts.values()])  # a nan is not
-    factors = np.full(len(claimed), np.count_nonzero(~shown))
-    order = np.argsort(np.where(np.isnan(claimed), 1.0, claimed), kind="stable")
-    steps = np.arange(len(claimed), 0, -1)
-    factors[order[shown[order]]] = steps[: np.count_nonzero(shown)]
+    every = [*verdicts.values()]
+    same = np.array([v.direction == "same" for v in every], bool)
+    alphas = np.array([v.alpha for v in every])
+    tests = np.array([(v.p, v.equivalence_p) for v in every], float).reshape(-1, 2)
+    tests[same] = tests[same, ::-1]  # what was claimed first
+    p, levels = np.empty_like(tests), np.empty_like(tests)
+    for column in range(2):
+        p[:, column], levels[:, column] = _holm_levels(tests[:, column], alphas)
+    p[same], levels[same] = p[same, ::-1], levels[same, ::-1]
     found = {}
-    for (name, v), factor, p in zip(verdicts.items(), factors, adjusted, strict=True):
-        no_effect, effect = (
-            float(np.minimum(1.0, factor * each)) for each in (v.p, v.equivalence_p)
-        )
-        if v.direction == "same":
-            effect = float(p)
-        else:
-            no_effect = float(p)
-        word = _word(v.estimate.value, v.direction, v.smallest, v.alpha, no_effect, effect)
-        level = v.alpha / int(factor)
+    for (name, v), (no_effect, effect), (level, equivalence_level) in zip(
+        verdicts.items(), p.tolist(), levels.tolist(), strict=True
+    ):
         found[name] = dataclasses.replace(
-            v, word=word, level=level, p=no_effect, equivalence_p=effect
+            v,
+            word=_word(v.estimate.value, v.direction, v.smallest, v.alpha, no_effect, effect),
+            p=no_effect,
+            equivalence_p=effect,
+            level=level,
+            equivalence_level=equivalence_level,
         )
     return found
+
+
+def _holm_levels(p_n: Floats, alpha_n: Floats) -> tuple[Floats, Floats]:
+    """Returns the adjusted p values and the level of each test's step in Holm's method.
+
+    alpha / m is that of the smallest of m p values, alpha / (m - 1) that of the next, and
+    alpha / k that of all k which are not below their level.
+    """
+    adjusted = holm(p_n)
+    shown = adjusted < alpha_n  # a nan is not
+    factors = np.full(len(p_n), np.count_nonzero(~shown))
+    order = np.argsort(np.where(np.isnan(p_n), 1.0, p_n), kind="stable")
+    steps = np.arange(len(p_n), 0, -1)
+    factors[order[shown[order]]] = steps[: np.count_nonzero(shown)]
+    return adjusted, alpha_n / factors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -206,8 +206,9 @@ def _claims(results: Sequence[ClaimResult]) -> str:
     note = (
         f"{legend} Every p is adjusted for {count} claim{'s' * (count > 1)} by Holm’s method, and "
         "so is every interval: its confidence, in brackets, is that of the step of the method at "
-        "which the claim is tested. So p is below 0.05 exactly where the interval leaves out 0 "
-        "(a TEff of 1); where an effect is absent, or no difference was claimed, the p of an "
+        "which the claim is tested. The method is applied to the p of no effect and to that of an "
+        "effect as large as matters apart. So p is below 0.05 exactly where the interval leaves "
+        "out 0 (a TEff of 1); where an effect is absent, or no difference was claimed, the p of an "
         "effect as large as matters is below 0.05 exactly where the interval holds none. The unit "
         "is the run: seeds are compared pair by pair."
     )
@@ -326,9 +327,16 @@ def _grounds(result: ClaimResult) -> str:
     if verdict.p >= verdict.alpha:
         return f"The interval holds {none}, and effects as large as {smallest}."
     if result.word == "undecided":
+        factor = result.claim.measure == "log_teff"
+        span = _span(
+            verdict.equivalence_interval,
+            lambda x: _told_apart(x, result.claim.smallest, factor),
+        )
+        confidence = f"{100 * (1 - 2 * verdict.equivalence_level):.3g} %"
         return (
             f"The interval leaves out {none}, so there is an effect; the estimate is smaller than "
-            f"{smallest}, and the interval reaches beyond that."
+            f"{smallest}, and the interval that would show that of the effect, {span} "
+            f"({confidence}), reaches beyond it."
         )
     return f"The interval leaves out {none}, and the estimate is {smallest} or more."
 
