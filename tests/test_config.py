@@ -1466,8 +1466,7 @@ def test_overrides_without_a_config_change_that_of_the_run_in_the_workdir(
     monkeypatch.setattr("sys.argv", argv)
     cli._parse(argv)
     # More steps leave the stages where they were.
-    kept = dataclasses.replace(started.mixture, stages=STEPS if stages_ else ())
-    expected = dataclasses.replace(started, mixture=kept, steps=2000)
+    expected = resolved(mixture__stages=STEPS if stages_ else (), steps=2000)
     assert config_lib.resolve(values.config) == expected
     assert argv[1].startswith("--workdir")  # what "To go on" repeats
 
