@@ -999,7 +999,7 @@ def stages(
 def state_steps(config: Config) -> Config:
     """Returns the config with the first step of each stage in place of a fraction of all steps."""
     mixture = config.mixture
-    schedules = {
+    schedules: dict[str, Any] = {
         name: stages(config, getattr(mixture, name))
         for name in ("stages", "same_total_as")
         if getattr(mixture, name)
