@@ -5,6 +5,7 @@ it, 75 preempted or interrupted and saved, 134 another process was lost. What a 
 is one message without a traceback.
 """
 
+import dataclasses
 import io
 import os
 import runpy
@@ -244,10 +245,14 @@ def load(value: str, flag: str = "config") -> ml_collections.ConfigDict:
         refuse(f"--{flag}={value}: {path} fails with {type(error).__name__}: {error}")
 
 
+_FIELDS_OF_A_RUN = frozenset(field.name for field in dataclasses.fields(config_lib.Config))
+
+
 def _check_field(config: ml_collections.ConfigDict, name: str) -> None:
     """Refuses a dotted name that leaves the config, naming the group where it does."""
     here: Any = config
-    group, *parts = name.split(".")
+    flag, *parts = name.split(".")
+    group = flag
     for part in parts:
         if not isinstance(here, ml_collections.ConfigDict):
             refuse(f"--{name}: {group} is a value and has no fields.")
@@ -261,6 +266,12 @@ def _check_field(config: ml_collections.ConfigDict, name: str) -> None:
                 refuse(
                     f"--{name}: {group} is empty. Set all of it, as in "
                     f"--{group}=\"{{'{part}': ...}}\"."
+                )
+            if here is config and "runs" in config and part in _FIELDS_OF_A_RUN:
+                of_all = f", or --{part}=... for all" if part in flags.FLAGS else ""
+                refuse(
+                    f"--{name} is a field of a run, and this config is a study. Set "
+                    f"--{flag}.runs.NAME.config.{'.'.join(parts)} for one run{of_all}."
                 )
             refuse(config_lib.unknown_field(group, part, list(here)))
         here = here[part]

@@ -996,6 +996,17 @@ def stages(
     return tuple((_first_step(first, config.steps), ratio) for first, ratio in schedule)
 
 
+def state_steps(config: Config) -> Config:
+    """Returns the config with the first step of each stage in place of a fraction of all steps."""
+    mixture = config.mixture
+    schedules: dict[str, Any] = {
+        name: stages(config, getattr(mixture, name))
+        for name in ("stages", "same_total_as")
+        if getattr(mixture, name)
+    }
+    return dataclasses.replace(config, mixture=dataclasses.replace(mixture, **schedules))
+
+
 def totals(
     config: Config, schedule: Schedule | None = None, *, before: int | None = None
 ) -> dict[str, fractions.Fraction]:

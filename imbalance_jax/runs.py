@@ -210,8 +210,23 @@ class RunDirectory:
             hint = " or pass --extend" if field == "config.steps" and mine > other else ""
             raise ValueError(
                 f"{self.path} belongs to a run with {field}={other!r}, but this one has "
-                f"{mine!r}{more}. Use another --workdir, or set {field}={other!r}{hint}."
+                f"{mine!r}{more}. Use another --workdir, or "
+                f"{self._advise(field, other, config)}{hint}."
             )
+
+    def _advise(self, field: str, theirs: Any, config: config_lib.Config) -> str:
+        """Returns how a config gets what the run has of a field of `config_lib.identity`."""
+        begun = self.config()
+        if field.startswith("config.mixture.sequences") and config.steps != begun.steps:
+            return (
+                f"keep config.steps={begun.steps}: the documents were given out in proportion to "
+                "the sequences of all steps"
+            )
+        stated: Any = config_lib.to_dict(begun)
+        for part in field.split(".")[1:]:
+            stated = stated.get(part) if isinstance(stated, dict) else None
+        # What identity makes of several fields can be set in none of them.
+        return f"set {field}={theirs!r}" if stated == theirs else "leave out --config"
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2) + "\n")

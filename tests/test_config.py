@@ -16,7 +16,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from imbalance_jax import cli, runs
+from imbalance_jax import cli, run_config, runs
 from imbalance_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -1137,6 +1137,35 @@ def test_more_steps_may_not_move_a_stage_that_is_a_fraction(tmp_path):
     by_step.check(resolved(mixture__stages=STEPS, steps=2000), extend=True)
 
 
+def test_a_run_that_goes_on_by_its_directory_keeps_the_steps_of_its_stages(tmp_path):
+    run = runs.RunDirectory(tmp_path / "run")
+    balanced = stages(0, 0.5, en1=3)
+    run.claim(resolved(mixture__stages=FRACTIONS, mixture__same_total_as=FRACTIONS, steps=1000))
+    longer = run_config.get_config(str(run.path))
+    longer.steps = 2000
+    found = config_lib.resolve(longer)
+    run.check(found, extend=True)
+    assert [first for first, _ in found.mixture.stages] == [0, 250, 500]
+    assert found.mixture.same_total_as == found.mixture.stages
+    # The whole config says fractions of the longer run. What it can do instead is said.
+    again = resolved(mixture__stages=balanced, steps=2000)
+    with pytest.raises(ValueError, match=r"or leave out --config\.$"):
+        run.check(again, extend=True)
+
+
+def test_a_refusal_advises_no_field_that_does_not_exist(tmp_path):
+    by_document = {"mixture__stages": STEPS, "mixture__switch": "document"}
+    run = runs.RunDirectory(tmp_path / "run")
+    run.claim(resolved(**by_document, steps=1000))
+    with pytest.raises(ValueError, match=r"or keep config\.steps=1000: the documents were given"):
+        run.check(resolved(**by_document, steps=2000), extend=True)
+    warm = runs.RunDirectory(tmp_path / "warm")
+    warm.claim(resolved(mixture__temperature=2.0, mixture__ratio={}))
+    temperature = {"mixture__ratio": {"en1": 2, "en2": 1}}
+    with pytest.raises(ValueError, match=r"or set config\.mixture\.temperature=2\.0\.$"):
+        warm.check(resolved(**temperature))
+
+
 def test_a_ratio_that_a_temperature_filled_in_is_not_part_of_the_run(tmp_path):
     config = resolved(mixture__temperature=2.0, mixture__ratio={})
     filled = [
@@ -1205,6 +1234,15 @@ def test_an_override_of_a_field_that_does_not_exist_is_refused(capsys, arg, mess
     config = [f"--config={REFERENCE}"] if form == "one" else ["--config", REFERENCE]
     assert message in refused(capsys, *config, arg)
     assert message in refused(capsys, *config, *arg.split("="))
+
+
+def test_a_field_of_a_run_is_refused_in_a_study_saying_where_its_runs_have_it(capsys):
+    study = f"--config={ROOT}/configs/studies/anchors.py"
+    for field in ("data_dir=elsewhere", "model.N=3"):
+        message = refused(capsys, study, f"--config.{field}")
+        assert "is a field of a run, and this config is a study" in message
+        assert f"config.runs.NAME.config.{field.partition('=')[0]} for one run" in message
+    assert "config has no field 'stps'" in refused(capsys, study, "--config.stps=5")
 
 
 def test_overrides_of_fields_that_exist_pass():
@@ -1427,7 +1465,9 @@ def test_overrides_without_a_config_change_that_of_the_run_in_the_workdir(
     argv = ["main", f"--workdir={tmp_path / 'run'}", "--config.steps=2000", "--noconfig.model.tied"]
     monkeypatch.setattr("sys.argv", argv)
     cli._parse(argv)
-    assert config_lib.resolve(values.config) == dataclasses.replace(started, steps=2000)
+    # More steps leave the stages where they were.
+    expected = resolved(mixture__stages=STEPS if stages_ else (), steps=2000)
+    assert config_lib.resolve(values.config) == expected
     assert argv[1].startswith("--workdir")  # what "To go on" repeats
 
 

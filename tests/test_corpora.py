@@ -501,6 +501,8 @@ def test_the_share_of_documents_that_disjoint_content_takes_away_is_said(prepare
     assert nothing == {} and "content=disjoint takes NOTHING away" in said
     assert "0.0% of the documents of a are in another source too" in said
     assert "50.0% of the documents of a have an id that another source has too" in said
+    # Of ids that mean nothing in another source nothing is said to be in both.
+    assert "of the documents of b are in another source too" not in said
 
 
 def test_only_sources_with_a_table_of_documents_share_any(prepared):

@@ -272,6 +272,7 @@ def describe_documents(
     lines = [
         f"{share:.1%} of the documents of {name} are in another source too (content {content})"
         for name, share in shared_documents(config, sources).items()
+        if _shares_ids(config, name)
     ]
     lines += [
         f"{share:.1%} of the documents of {name} have an id that another source has too, and are "
