@@ -354,7 +354,7 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
             from imbalance_jax.analysis import page
 
             print(f"Done. See {page.write_run_page(run)}; for some text of its own:")
-            print(f"    python -m imbalance_jax.generate --workdir={run}")
+            print(f"    python -m imbalance_jax.generate --workdir={shlex.quote(str(run))}")
         return _export(run)
     except OSError as error:  # the run is done, and the same command writes what is missing
         print(f"error: {storage.describe_os_error(error)}", file=sys.stderr)

@@ -106,11 +106,14 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def naming_file(path: epath.PathLike) -> Iterator[None]:
-    """Adds a file's name to an OSError raised within: that of a failed write has none."""
+    """Gives an OSError raised within a file's name.
+
+    That of a failed write has none, and others name a file that is there for a moment only.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None:
             error.filename = os.fspath(path)
         raise
 

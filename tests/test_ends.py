@@ -145,7 +145,10 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
         start(trainer, run, Stop(lambda: len(begun) == 3))
     assert run.newest_checkpoint() == STEPS and not run.has(STEPS, "eval/")
     programs.evaluator = evaluator
+    killed = run.checkpoints / "5.orbax-checkpoint-tmp"  # by SIGKILL, while it was written
+    killed.mkdir()
     start(trainer, run)
+    assert not killed.exists()
     assert run.done and [r["step"] for r in run.metrics() if "eval/loss/en1" in r] == [0, 4, 6]
 
 
@@ -235,6 +238,12 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, sma
     with pytest.raises(OSError, match="File too large: .*results.json"):
         storage.write_bytes(storage.path_of(tmp_path / "results.json"), b"x" * 5000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_names_the_file_and_not_what_it_is_written_as(tmp_path):
+    file = tmp_path / "results.json"
+    with pytest.raises(PermissionError, match="/results.json"), storage.naming_file(file):
+        raise PermissionError(errno.EACCES, "refused", "/.results.1a2b.tmp")
 
 
 def test_a_directory_whose_name_is_not_text_is_refused():

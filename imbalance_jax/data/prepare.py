@@ -410,7 +410,8 @@ def _sample(name: str, source: SourceConfig, documents: Reader, most: int) -> li
         for split, document in documents(progress):
             if split != "train":
                 continue
-            keyed = hashlib.blake2b(document.id.encode(), digest_size=8, key=b"tokenizer")
+            id_ = document.id.encode("utf-8", "surrogatepass")  # a file's name need not be text
+            keyed = hashlib.blake2b(id_, digest_size=8, key=b"tokenizer")
             for number, line in enumerate(_lines(document.text)):
                 drawn = keyed.copy()
                 drawn.update(b"/%d" % number)
