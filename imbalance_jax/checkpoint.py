@@ -4,13 +4,14 @@ This is the only file that knows orbax.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,14 +27,7 @@ class Checkpoints:
     """The checkpoints of one run; each is named by the updates done before it."""
 
     def __init__(self, path: epath.PathLike, *, keep: int = 1) -> None:
-        # Orbax reports every file that it writes.
-        absl_logging.set_verbosity(absl_logging.WARNING)
-        logging.getLogger("orbax").setLevel(logging.WARNING)
-        absl_logging.get_absl_logger().addFilter(_is_no_traceback)  # once, however often it is
-        if sys.unraisablehook is sys.__unraisablehook__:
-            sys.unraisablehook = _report_unraisable
-        # Each array that cannot be written is an error of asyncio's too; `wait` raises the first.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        _quieten_orbax()
         self.path = storage.path_of(storage.absolute(path))
         with self._raising_os_error():
             self._manager = ocp.CheckpointManager(
@@ -138,18 +132,29 @@ def remove_unfinished(directory: epath.PathLike) -> None:
             time.sleep(0.05)
 
 
+@functools.cache
+def _quieten_orbax() -> None:
+    """Leaves out what orbax reports of each file, and of each error that `wait` raises."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("orbax").setLevel(logging.WARNING)
+    absl_logging.get_absl_logger().addFilter(_is_no_traceback)
+    # Each array that cannot be written is an error of asyncio's too.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
+
+
 def _is_no_traceback(record: logging.LogRecord) -> bool:
     """Says whether a line of the log is no traceback of orbax: `wait` raises the same error."""
     return not (record.exc_info and "orbax" in record.pathname)
 
 
-def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Reports what Python does by itself, but for arrays that can be written no more.
+def _report_unraisable(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:
+    """Reports an exception that cannot be raised, but for arrays that can be written no more.
 
     TensorStore tells the event loop of orbax of each, which has ended with the first of them.
     """
     if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+        report(unraisable)
 
 
 def _os_error_number(error: BaseException) -> int | None:

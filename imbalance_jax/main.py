@@ -109,8 +109,9 @@ def _run(
     full = planning.warn_of_full_disk(trainer, run)
     if full:
         print(full)
-    if FLAGS.extend and run.path.exists():
-        print(planning.describe_extension(run.config(), trainer))
+    begun = run.begun() if FLAGS.extend else None
+    if begun is not None and begun.steps < trainer.stream.steps:
+        print(planning.describe_extension(begun, trainer))
     return _train(trainer, run, times)
 
 

@@ -123,6 +123,11 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def describe_os_error(error: OSError) -> str:
     """Returns what the operating system refused, and what to do about it, in one line."""
+    if error.errno == errno.EPIPE:
+        return (
+            "What read the output of this program has gone, as head and a lost terminal do. Start "
+            "it again with its output in a file, as in > out.txt 2>&1."
+        )
     if error.errno is None or error.filename is None:
         return str(error)
     path = os.fsdecode(error.filename)

@@ -230,6 +230,7 @@ def test_an_error_of_the_system_names_the_file_and_the_fix():
     assert describe(errno.EACCES).startswith("/a/file: Permission denied. Allow this user")
     assert describe(errno.EDQUOT).endswith("ask for a larger quota.")
     assert describe(errno.ENOENT) == "/a/file: No such file or directory."
+    assert "its output in a file" in storage.describe_os_error(BrokenPipeError(errno.EPIPE, "any"))
     assert storage.describe_os_error(FileNotFoundError("ours, in words")) == "ours, in words"
 
 
@@ -272,6 +273,16 @@ COMMAND = textwrap.dedent(
     cli.run(main)
     """
 )
+# An interrupt where an exception cannot be raised, as jax's callback of garbage collections is.
+LOST = "; ".join(
+    [
+        "import gc, signal, time",
+        "raise_once = lambda *_: gc.callbacks.clear() or signal.raise_signal(signal.SIGTERM)",
+        "gc.callbacks.append(raise_once)",
+        "gc.collect()",
+        "time.sleep(10)",
+    ]
+)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +292,7 @@ COMMAND = textwrap.dedent(
         ("open('/')", 2, "error: /: Is a directory.\n"),
         ("b'\\xe9'.decode()", 1, "UnicodeDecodeError"),
         ("raise ValueError('caf\\xe9')", 2, "error: caf\\xe9\n"),
+        (LOST, 75, "Interrupted. Start again to go on.\n"),
     ],
 )
 def test_a_command_without_a_locale_prints_all_and_tells_errors_apart(what, code, said):
