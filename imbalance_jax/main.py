@@ -285,7 +285,7 @@ def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> i
                 return cli.PREEMPTED
             except Lost as lost:
                 return _leave(str(lost))
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 if not distributed.is_lost_peer(error):
                     raise
                 return _leave("another process was lost")
@@ -343,7 +343,10 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
             return cli.PREEMPTED
         except Lost as lost:
             return _leave(str(lost))
-        except RuntimeError as error:  # while it was restored, or saved at the end of its time
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # while it was restored, or saved at the end of its time
             if not distributed.is_lost_peer(error):
                 raise
             return _leave("another process was lost")
