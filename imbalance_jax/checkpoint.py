@@ -4,12 +4,14 @@ This is the only file that knows orbax.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,11 +27,7 @@ class Checkpoints:
     """The checkpoints of one run; each is named by the updates done before it."""
 
     def __init__(self, path: epath.PathLike, *, keep: int = 1) -> None:
-        # Orbax reports every file that it writes.
-        absl_logging.set_verbosity(absl_logging.WARNING)
-        logging.getLogger("orbax").setLevel(logging.WARNING)
-        # Each array that cannot be written is an error of asyncio's too; `wait` raises the first.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        _quieten_orbax()
         self.path = storage.path_of(storage.absolute(path))
         with self._raising_os_error():
             self._manager = ocp.CheckpointManager(
@@ -78,24 +76,15 @@ class Checkpoints:
         with self._raising_os_error():
             self._manager.wait_until_finished()
 
-    def remove_unfinished(self) -> None:
-        """Removes what is left of a checkpoint that could not be written, on a file system.
-
-        For one process, after `wait`: what is left of it may be what fills the disk.
-        """
-        if storage.is_store(self.path):
-            return
-        for path in self.path.glob("*.orbax-checkpoint-tmp"):
-            # `wait` has raised the first error, and other threads may still be writing.
-            for _ in range(20):
-                shutil.rmtree(path, ignore_errors=True)
-                if not path.exists():
-                    break
-                time.sleep(0.05)
-
     def close(self) -> None:
-        with self._raising_os_error():
-            self._manager.close()
+        """Ends the threads that write, when they have written what they can.
+
+        What they could not write is raised by `save` and `wait`, and not here again.
+        """
+        for _ in range(2):  # an error of the first one leaves the rest of it undone
+            with contextlib.suppress(Exception):
+                self._manager.close()
+                return
 
     @contextlib.contextmanager
     def _raising_os_error(self) -> Iterator[None]:
@@ -120,6 +109,52 @@ class Checkpoints:
                     f"run's config.model gives it {shape}. Use another --workdir, or the "
                     "config that the checkpoint was written with."
                 )
+
+
+def remove_unfinished(directory: epath.PathLike) -> None:
+    """Removes what is left of checkpoints that were not written whole, on a file system.
+
+    Orbax leaves it where a process was killed, and a full disk may be full of it. For one
+    process, while nobody writes checkpoints there.
+
+    Args:
+      directory: of the checkpoints of a run.
+    """
+    path = storage.path_of(storage.absolute(directory))
+    if storage.is_store(path) or not path.exists():
+        return
+    for unfinished in path.glob("*.orbax-checkpoint-tmp"):
+        # A thread that had an error may have left others that still write.
+        for _ in range(20):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not unfinished.exists():
+                break
+            time.sleep(0.05)
+
+
+@functools.cache
+def _quieten_orbax() -> None:
+    """Leaves out what orbax reports of each file, and of each error that `wait` raises."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("orbax").setLevel(logging.WARNING)
+    absl_logging.get_absl_logger().addFilter(_is_no_traceback)
+    # Each array that cannot be written is an error of asyncio's too.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    """Says whether a line of the log is no traceback of orbax: `wait` raises the same error."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _report_unraisable(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:
+    """Reports an exception that cannot be raised, but for arrays that can be written no more.
+
+    TensorStore tells the event loop of orbax of each, which has ended with the first of them.
+    """
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
 
 
 def _os_error_number(error: BaseException) -> int | None:

@@ -6,11 +6,13 @@ is one message without a traceback.
 """
 
 import dataclasses
+import functools
 import io
 import os
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -72,6 +74,7 @@ def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
         # The libraries that we use report each file that they open.
         logging.set_verbosity(logging.WARNING)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        sys.unraisablehook = functools.partial(_interrupt_again, sys.unraisablehook)
         children.end_with_parent()
         if len(argv) > 1 and not names:
             refuse(f"{argv[1]!r} is not a flag. Write --name=value.")
@@ -93,6 +96,22 @@ def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
 
     _print_any_text()
     app.run(checked, flags_parser=_parse)
+
+
+def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:
+    """Interrupts the main thread once more where what it was in has lost the exception.
+
+    Such are the callbacks of a garbage collection; jax has one.
+
+    Args:
+      report: takes other exceptions that cannot be raised.
+      unraisable: what was not raised.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        # Not at once, or this function would be what is interrupted.
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        report(unraisable)
 
 
 def _print_any_text() -> None:

@@ -333,9 +333,16 @@ _LOST = (
 )
 
 
+def _is_of_xla(error: BaseException) -> bool:
+    """Whether an error may come from XLA, some of whose functions raise a status as ValueError."""
+    if isinstance(error, ValueError):
+        return re.match(r"[A-Z_]+: ", str(error)) is not None
+    return isinstance(error, RuntimeError)
+
+
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an error says that another process of the run has gone."""
-    if jax.process_count() == 1 or not isinstance(error, RuntimeError):
+    if jax.process_count() == 1 or not _is_of_xla(error):
         return False
     return any(words in str(error).lower() for words in _LOST)
 

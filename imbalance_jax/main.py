@@ -109,8 +109,9 @@ def _run(
     full = planning.warn_of_full_disk(trainer, run)
     if full:
         print(full)
-    if FLAGS.extend and run.path.exists():
-        print(planning.describe_extension(run.config(), trainer))
+    begun = run.begun() if FLAGS.extend else None
+    if begun is not None and begun.steps < trainer.stream.steps:
+        print(planning.describe_extension(begun, trainer))
     return _train(trainer, run, times)
 
 
@@ -284,7 +285,7 @@ def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> i
                 return cli.PREEMPTED
             except Lost as lost:
                 return _leave(str(lost))
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 if not distributed.is_lost_peer(error):
                     raise
                 return _leave("another process was lost")
@@ -342,7 +343,10 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
             return cli.PREEMPTED
         except Lost as lost:
             return _leave(str(lost))
-        except RuntimeError as error:  # while it was restored, or saved at the end of its time
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # while it was restored, or saved at the end of its time
             if not distributed.is_lost_peer(error):
                 raise
             return _leave("another process was lost")
@@ -354,7 +358,7 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
             from imbalance_jax.analysis import page
 
             print(f"Done. See {page.write_run_page(run)}; for some text of its own:")
-            print(f"    python -m imbalance_jax.generate --workdir={run}")
+            print(f"    python -m imbalance_jax.generate --workdir={shlex.quote(str(run))}")
         return _export(run)
     except OSError as error:  # the run is done, and the same command writes what is missing
         print(f"error: {storage.describe_os_error(error)}", file=sys.stderr)

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from imbalance_jax import config as config_lib
 from imbalance_jax import distributed, pack_shape, sharding, tuning
 from imbalance_jax import step as step_lib
-from imbalance_jax.checkpoint import Checkpoints
+from imbalance_jax.checkpoint import Checkpoints, remove_unfinished
 from imbalance_jax.evaluation.perplexity import Evaluator
 from imbalance_jax.progress import Progress
 from imbalance_jax.runs import RunDirectory
@@ -262,6 +262,7 @@ def train(pack: Pack, times: Clock, interrupts: distributed.Interrupts) -> dict[
         if distributed.is_writer():
             for member in pack.members:
                 member.run.claim(member.trainer.config)
+                remove_unfinished(member.run.checkpoints)
     with contextlib.ExitStack() as stack:
         checkpoints = {}
         for member in pack.members:

@@ -257,7 +257,8 @@ class RunDirectory:
         results = self.read_json("evaluation.json") or {}
         step = results.get("step", last)
         lines = []
-        for file in ("evaluation.json", "test_texts.csv") if step != last else ():
+        # Last the one that says the step: whoever is killed before that begins anew.
+        for file in ("test_texts.csv", "evaluation.json") if step != last else ():
             stem, _, kind = file.partition(".")
             kept = f"{stem}-{step}.{kind}"
             if (self.path / file).exists():

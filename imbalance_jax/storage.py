@@ -106,11 +106,14 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def naming_file(path: epath.PathLike) -> Iterator[None]:
-    """Adds a file's name to an OSError raised within: that of a failed write has none."""
+    """Gives an OSError raised within a file's name.
+
+    That of a failed write has none, and others name a file that is there for a moment only.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None:
             error.filename = os.fspath(path)
         raise
 
@@ -120,6 +123,11 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def describe_os_error(error: OSError) -> str:
     """Returns what the operating system refused, and what to do about it, in one line."""
+    if error.errno == errno.EPIPE:
+        return (
+            "What read the output of this program has gone, as head and a lost terminal do. Start "
+            "it again with its output in a file, as in > out.txt 2>&1."
+        )
     if error.errno is None or error.filename is None:
         return str(error)
     path = os.fsdecode(error.filename)

@@ -29,7 +29,7 @@ from imbalance_jax import (
 from imbalance_jax import model as model_lib
 from imbalance_jax import step as step_lib
 from imbalance_jax.cadence import Cadence
-from imbalance_jax.checkpoint import Checkpoints
+from imbalance_jax.checkpoint import Checkpoints, remove_unfinished
 from imbalance_jax.config import Config, ModelConfig
 from imbalance_jax.data import parallel as parallel_lib
 from imbalance_jax.data import prepare, synthetic, views
@@ -600,6 +600,7 @@ def train(
     with distributed.agreed():
         if distributed.is_writer():
             run.claim(trainer.config)
+            remove_unfinished(run.checkpoints)
     checkpoints = Checkpoints(run.checkpoints, keep=trainer.config.checkpoint.keep)
     with contextlib.ExitStack() as stack:
         stack.callback(run.release)
@@ -880,9 +881,8 @@ class Course:
         """Writes down why the run ended, where another process has not done so, and returns it."""
         message = advice(self.trainer.config, error, self.trainer.mesh.shape)
         if jax.process_count() == 1:
-            with contextlib.suppress(Exception):  # `error` came first, and may be the same one
-                self.checkpoints.wait()
-            self.checkpoints.remove_unfinished()
+            self.checkpoints.close()
+            remove_unfinished(self.checkpoints.path)
         elsewhere = isinstance(error, distributed.ElsewhereError)
         if not elsewhere and not (self.run.path / "FAILED.json").exists():
             try:

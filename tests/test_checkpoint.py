@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import logging
 import pathlib
+import types
 from typing import Any
 
 import conftest
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from imbalance_jax import checkpoint as checkpoint_lib
 from imbalance_jax import sharding
 from imbalance_jax import step as step_lib
 from imbalance_jax.checkpoint import Checkpoints
@@ -163,3 +166,45 @@ def test_training_may_take_over_the_memory_of_a_state_that_is_being_saved(checkp
     assert later.params["embed_VD"].is_deleted()
     checkpoints.wait()
     assert_bit_equal(checkpoints.restore(2, step_lib.abstract_state(CONFIG, V, mesh)), values)
+
+
+# What cannot be written.
+
+
+def test_closing_ends_all_threads_and_raises_no_error_again(tmp_path, monkeypatch):
+    checkpoints, closed = Checkpoints(tmp_path), []
+    close = checkpoints._manager.close
+
+    def fail_once():
+        closed.append(len(closed))
+        if len(closed) == 1:
+            raise PermissionError("known already")
+        close()
+
+    monkeypatch.setattr(checkpoints._manager, "close", fail_once)
+    checkpoints.close()
+    assert closed == [0, 1]
+
+
+def test_what_is_left_of_a_checkpoint_is_removed_and_nothing_else(tmp_path):
+    for name in ("7.orbax-checkpoint-tmp/default", "6/default"):
+        (tmp_path / name).mkdir(parents=True)
+    checkpoint_lib.remove_unfinished(tmp_path)
+    checkpoint_lib.remove_unfinished(tmp_path / "absent")
+    assert [path.name for path in tmp_path.iterdir()] == ["6"]
+
+
+def test_an_error_of_orbax_is_raised_and_not_printed_as_a_traceback_too():
+    def record(pathname: str, error: Exception | None) -> logging.LogRecord:
+        known = (type(error), error, None) if error else None
+        return logging.LogRecord("absl", logging.ERROR, pathname, 1, "failed", (), known)
+
+    assert not checkpoint_lib._is_no_traceback(record("/lib/orbax/future.py", OSError()))
+    assert checkpoint_lib._is_no_traceback(record("/lib/orbax/future.py", None))
+    assert checkpoint_lib._is_no_traceback(record("/lib/other.py", OSError()))
+    late = RuntimeError("Event loop is closed")  # one for each array, by TensorStore
+    others = types.SimpleNamespace(object=len, exc_value=late)
+    reported = []
+    for unraisable in (types.SimpleNamespace(object=None, exc_value=late), others):
+        checkpoint_lib._report_unraisable(reported.append, unraisable)
+    assert reported == [others]

@@ -152,3 +152,12 @@ def test_errors_of_a_lost_process_are_told_from_others(monkeypatch, message, los
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert distributed.is_lost_peer(error) == lost
     assert not distributed.is_lost_peer(FloatingPointError(message))
+
+
+def test_a_lost_process_may_be_noticed_by_what_raises_its_status_as_a_value_error(monkeypatch):
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    status = (
+        "UNKNOWN: Gloo AllGather failed: Read error [127.0.0.1]:10369: Connection reset by peer"
+    )
+    assert distributed.is_lost_peer(ValueError(status))
+    assert not distributed.is_lost_peer(ValueError("config.data_dir is unavailable here."))

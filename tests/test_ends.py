@@ -145,7 +145,10 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
         start(trainer, run, Stop(lambda: len(begun) == 3))
     assert run.newest_checkpoint() == STEPS and not run.has(STEPS, "eval/")
     programs.evaluator = evaluator
+    killed = run.checkpoints / "5.orbax-checkpoint-tmp"  # by SIGKILL, while it was written
+    killed.mkdir()
     start(trainer, run)
+    assert not killed.exists()
     assert run.done and [r["step"] for r in run.metrics() if "eval/loss/en1" in r] == [0, 4, 6]
 
 
@@ -227,6 +230,7 @@ def test_an_error_of_the_system_names_the_file_and_the_fix():
     assert describe(errno.EACCES).startswith("/a/file: Permission denied. Allow this user")
     assert describe(errno.EDQUOT).endswith("ask for a larger quota.")
     assert describe(errno.ENOENT) == "/a/file: No such file or directory."
+    assert "its output in a file" in storage.describe_os_error(BrokenPipeError(errno.EPIPE, "any"))
     assert storage.describe_os_error(FileNotFoundError("ours, in words")) == "ours, in words"
 
 
@@ -235,6 +239,12 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, sma
     with pytest.raises(OSError, match="File too large: .*results.json"):
         storage.write_bytes(storage.path_of(tmp_path / "results.json"), b"x" * 5000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_names_the_file_and_not_what_it_is_written_as(tmp_path):
+    file = tmp_path / "results.json"
+    with pytest.raises(PermissionError, match="/results.json"), storage.naming_file(file):
+        raise PermissionError(errno.EACCES, "refused", "/.results.1a2b.tmp")
 
 
 def test_a_directory_whose_name_is_not_text_is_refused():
@@ -263,6 +273,16 @@ COMMAND = textwrap.dedent(
     cli.run(main)
     """
 )
+# An interrupt where an exception cannot be raised, as jax's callback of garbage collections is.
+LOST = "; ".join(
+    [
+        "import gc, signal, time",
+        "raise_once = lambda *_: gc.callbacks.clear() or signal.raise_signal(signal.SIGTERM)",
+        "gc.callbacks.append(raise_once)",
+        "gc.collect()",
+        "time.sleep(10)",
+    ]
+)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +292,7 @@ COMMAND = textwrap.dedent(
         ("open('/')", 2, "error: /: Is a directory.\n"),
         ("b'\\xe9'.decode()", 1, "UnicodeDecodeError"),
         ("raise ValueError('caf\\xe9')", 2, "error: caf\\xe9\n"),
+        (LOST, 75, "Interrupted. Start again to go on.\n"),
     ],
 )
 def test_a_command_without_a_locale_prints_all_and_tells_errors_apart(what, code, said):

@@ -120,8 +120,26 @@ def test_results_of_another_step_are_kept_under_a_name_of_their_own(run):
     assert run.read_json("evaluation-10.json")["step"] == 10
     assert run.read_csv("test_texts-10.csv")[0]["language"] == "en1"
     assert not (run.path / "evaluation.json").exists()
-    assert lines[0] == "evaluation.json of step 10 is kept as evaluation-10.json."
+    assert lines[1] == "evaluation.json of step 10 is kept as evaluation-10.json."
     assert run.keep_results(20) == []
+
+
+def test_results_that_are_half_renamed_when_a_run_is_killed_are_kept_in_the_end(run, monkeypatch):
+    run.write_results({"step": 10, "languages": {}, "texts": {"en1": [(0, 1.0, 5)]}})
+    path, renamed = type(run.path), []
+
+    def rename_once(self, target):
+        if renamed:
+            raise KeyboardInterrupt
+        renamed.append(target)
+        self.replace(target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(path, "rename", rename_once)
+        run.keep_results(20)
+    run.keep_results(20)
+    assert run.read_csv("test_texts-10.csv") and run.read_json("evaluation-10.json")
+    assert not run.read_csv("test_texts.csv")
 
 
 def test_a_file_that_cannot_be_read_is_named(run):

@@ -481,6 +481,12 @@ def test_the_tokenizer_is_trained_on_text_to_train_on_alone(source, tmp_path):
     assert set(sample) == everything - held_out and held_out
 
 
+def test_a_text_in_a_file_whose_name_is_no_text_is_sampled_like_any_other(source):
+    document = text.Document(os.fsdecode(b"caf\xe9.txt:1"), "one\ntwo")
+    read = lambda progress: iter([("train", document)])
+    assert prepare._sample("en", source, read, 1 << 20) == ["one", "two"]
+
+
 def test_of_a_large_text_about_as_much_as_asked_is_sampled(source, tmp_path, monkeypatch):
     whole = sample_of(source)
     monkeypatch.setattr(prepare, "_SAMPLE_BYTES", text.size(source) // 4)

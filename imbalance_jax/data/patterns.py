@@ -41,7 +41,9 @@ def match_pattern(pattern: str) -> Iterator[tuple[str, list[str]]]:
         path = os.path.expanduser(alternative)
         # A file whose name has brackets in it is a file all the same.
         exists = os.path.exists(path)
-        yield alternative, [path] if exists else sorted(glob.glob(path, recursive=True))
+        # Sorted by their bytes, which are the same ones in every locale.
+        found = glob.glob(path, recursive=True)
+        yield alternative, [path] if exists else sorted(found, key=os.fsencode)
 
 
 def find_paths(value: str) -> list[str]:
@@ -60,12 +62,13 @@ def relative_path(pattern: str, path: str) -> str:
     """Returns a path that matches a pattern from the pattern's fixed directories on.
 
     It stays what it is when the directories are moved. Of a pattern that names one file it is
-    the file's name.
+    the file's name. Names in UTF-8 are read as that in every locale.
     """
     whole = os.path.expanduser(pattern)
     magic = None if _exists(pattern) else _MAGIC.search(whole)
     fixed = os.path.dirname(whole[: magic.start()] if magic else whole)
-    return path.removeprefix(fixed).lstrip("/")
+    place = path.removeprefix(fixed).lstrip("/")
+    return os.fsencode(place).decode("utf-8", "surrogateescape")
 
 
 def _exists(pattern: str) -> bool:
