@@ -9,18 +9,19 @@ import time
 
 from imbalance_jax import children
 
-# Writes that it listens, and then that it was asked to end.
+# A command that writes that it listens, and then that it was asked to end.
 CHILD = """
-import pathlib, signal, sys, time
-from imbalance_jax import children
-file = pathlib.Path(sys.argv[1])
-def leave(*_):
-    file.write_text("saved")
-    sys.exit(75)
-signal.signal(signal.SIGTERM, leave)
-children.end_with_parent()
-file.write_text("listens")
-time.sleep(60)
+import pathlib, time
+from imbalance_jax import cli
+def main(names):
+    file = pathlib.Path(names[0])
+    file.write_text("listens")
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        file.write_text("saved")
+    return cli.PREEMPTED
+cli.run(main, names=True)
 """
 
 

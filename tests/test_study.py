@@ -113,9 +113,10 @@ def test_runs_that_another_process_trains_are_waited_for_and_not_called_failed(t
     other = directory.run("r50_50_s0")
     other.claim(study.runs["r50_50_s0"].config)
     held_at: list[str] = []
+    ended = threading.Event()
 
     def let_go() -> None:
-        while "waiting" not in (said := capsys.readouterr().out):
+        while "waiting" not in (said := capsys.readouterr().out) and not ended.is_set():
             held_at.append(said)
             time.sleep(0.05)
         held_at.append(said)
@@ -126,6 +127,7 @@ def test_runs_that_another_process_trains_are_waited_for_and_not_called_failed(t
     thread = threading.Thread(target=let_go, daemon=True)
     thread.start()
     code, _ = train(directory, study, fake(tmp_path), jobs=1, pack=4)
+    ended.set()
     thread.join()
     before = "".join(held_at)
     assert "waiting r50_50_s0: another process is training it" in before
