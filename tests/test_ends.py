@@ -147,8 +147,10 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
     programs.evaluator = evaluator
     killed = run.checkpoints / "5.orbax-checkpoint-tmp"  # by SIGKILL, while it was written
     killed.mkdir()
+    (run.path / "mixture.csv").unlink()
     start(trainer, run)
     assert not killed.exists()
+    assert run.read_csv("mixture.csv")[-1]["last_step"] == str(STEPS)
     assert run.done and [r["step"] for r in run.metrics() if "eval/loss/en1" in r] == [0, 4, 6]
 
 
