@@ -108,8 +108,9 @@ def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHoo
       unraisable: what was not raised.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        # Not at once, or this function would be what is interrupted.
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        # Not at once, or this function would be what is interrupted. A shell has its background
+        # jobs ignore Ctrl-C, so SIGTERM it is.
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
         report(unraisable)
 

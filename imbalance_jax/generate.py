@@ -74,7 +74,8 @@ def main() -> int:
     language = FLAGS.language or run.config.tags[0]
     ids_BT = generate(
         run,
-        FLAGS.prompt,
+        # A job without a locale reads its command line as bytes; they are UTF-8 all the same.
+        FLAGS.prompt.encode("utf-8", "surrogateescape").decode(errors="replace"),
         language,
         tokens=FLAGS.tokens,
         samples=FLAGS.samples,

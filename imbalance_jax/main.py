@@ -158,7 +158,7 @@ def _study() -> int:
         run.check(config)
     for name, (run, _, _) in list(runs.items()):
         if run.done and not FLAGS.dry_run:
-            print(f"{run} is done.")
+            print(f"{run} is done. See {_report_of(run)}.")
             del runs[name]
     if not runs:
         return cli.DONE

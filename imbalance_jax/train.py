@@ -898,6 +898,8 @@ class Course:
         with self._writer_errors.kept():
             if distributed.is_writer():
                 self.run.log(self.done, self._times.metrics())
+                # Whoever was killed after the last checkpoint may not have written it.
+                _write_mixture(self.trainer, self.run)
                 self.run.finish()
         self._writer_errors.agree()
 

@@ -147,8 +147,10 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
     programs.evaluator = evaluator
     killed = run.checkpoints / "5.orbax-checkpoint-tmp"  # by SIGKILL, while it was written
     killed.mkdir()
+    (run.path / "mixture.csv").unlink()
     start(trainer, run)
     assert not killed.exists()
+    assert run.read_csv("mixture.csv")[-1]["last_step"] == str(STEPS)
     assert run.done and [r["step"] for r in run.metrics() if "eval/loss/en1" in r] == [0, 4, 6]
 
 
@@ -279,6 +281,7 @@ LOST = "; ".join(
         "import gc, signal, time",
         "raise_once = lambda *_: gc.callbacks.clear() or signal.raise_signal(signal.SIGTERM)",
         "gc.callbacks.append(raise_once)",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",  # as of a background job of a shell
         "gc.collect()",
         "time.sleep(10)",
     ]
