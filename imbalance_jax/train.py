@@ -439,7 +439,8 @@ class Trainer:
             "flop_convention": model_lib.FLOP_CONVENTION,
             "peak_flops": dataclasses.asdict(peak),
             "sources": {
-                name: {"kind": config.sources[name].kind} | {k: source.about[k] for k in _ABOUT}
+                name: {"kind": config.sources[name].kind}
+                | {k: source.about[k] for k in _ABOUT if k in source.about}
                 for name, source in self.sources.items()
             },
             "parallel": {name: dict(set_.about) for name, set_ in self.parallel.items()},
@@ -450,7 +451,7 @@ class Trainer:
 _TEXTS = 200
 _HOW = ("dtype", "attention", "remat", "scan_layers", "loss_chunk")
 _ABOUT = (
-    *("format", "fingerprint", "tokenizer", "vocab_size"),
+    *("format", "fingerprint", "text", "tokenizer", "vocab_size"),
     *("documents", "tokens", "bytes", "lost_bytes"),
 )
 

@@ -73,6 +73,8 @@ def main() -> int:
     config = run.config()
     run.check_writable()
     choose_languages(config, FLAGS.train_language, FLAGS.languages)
+    if any(tasks.is_made_of_text(task) for task in chosen):
+        check_run_text(run, config)
 
     import jax
 
@@ -106,6 +108,27 @@ def main() -> int:
         print("\n".join(describe(name, known[name])))
     print(f"Wrote {run.path / transfer_results.FILE}. See {page.write_run_page(run)}.")
     return cli.DONE
+
+
+def check_run_text(run: RunDirectory, config: "Config") -> None:
+    """Raises ValueError if a source has another text than the run was trained on.
+
+    Its held-out documents could be some of those that the run has seen.
+    """
+    from imbalance_jax.data import prepare, prepared
+
+    recorded = (run.read_json("provenance.json") or {}).get("sources", {})
+    for name in prepare.sources_of(config):
+        theirs = recorded.get(name, {}).get("text")  # synthetic text and earlier runs have none
+        if theirs and theirs != prepared.fingerprint_text(
+            name, config.sources[name], config.data_dir
+        ):
+            raise ValueError(
+                f"config.sources.{name} of {run} has another text now than when the run was "
+                "started (that of kind docstrings changes with the installed packages), and tasks "
+                "made of it could test on what the run was trained on. Put the text back, or "
+                "choose other --tasks."
+            )
 
 
 def _settings(positions: int) -> "Settings":

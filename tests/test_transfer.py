@@ -634,6 +634,23 @@ def test_a_training_too_short_to_choose_from_is_said_to_be():
     assert not Classifier(MODEL, reference).never_scored(1)
 
 
+def test_tasks_are_not_made_of_another_text_than_the_run_was_trained_on(
+    run_directory, english, given
+):
+    assert english.about["text"]
+    recorded = {"sources": {"en": {"text": english.about["text"]}}}
+    command.check_run_text(run_directory, run_directory.config())  # an earlier run says nothing
+    try:
+        run_directory.write_json("provenance.json", recorded)
+        command.check_run_text(run_directory, run_directory.config())
+        recorded["sources"]["en"]["text"] = "another"
+        run_directory.write_json("provenance.json", recorded)
+        with pytest.raises(ValueError, match=r"config\.sources\.en of .* has another text now"):
+            given(f"--workdir={run_directory}", "--tasks=next_sentence")
+    finally:
+        (run_directory.path / "provenance.json").unlink()
+
+
 def test_one_of_several_processes_is_refused(run_directory, given, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(SystemExit, match="2"):

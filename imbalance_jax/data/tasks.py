@@ -128,6 +128,11 @@ TASKS: Mapping[str, Task] = {
 }
 
 
+def is_made_of_text(task: Task) -> bool:
+    """Whether the examples of a task are made of a run's own text."""
+    return task.name in sentence_tasks.TASKS and not task.train
+
+
 def named(names: Sequence[str]) -> list[Task]:
     """Returns tasks by name: of the list, `all` for the 11 of GLUE, or those of a .toml file.
 
@@ -275,7 +280,7 @@ class _Place:
         self._directory = directory
         self._most = {split: limit or sentence_tasks.MOST[split] for split, limit in most.items()}
         self._rows: dict[str, dict[str, sentence_tasks.Rows]] = {}  # of made tasks, by language
-        self.made = task.name in sentence_tasks.TASKS and not task.train
+        self.made = is_made_of_text(task)
         self.labels: tuple[str, ...] = ()
         self._files = {} if self.made else self._find_files()
         if self.made or self._files:
