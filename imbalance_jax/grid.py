@@ -326,8 +326,16 @@ def parse_seeds(text: str) -> range:
     return range(int(text))
 
 
-def resolve(values: ml_collections.ConfigDict | Mapping[str, Any]) -> StudyConfig:
+def resolve(
+    values: ml_collections.ConfigDict | Mapping[str, Any], *, begun: bool = False
+) -> StudyConfig:
     """Returns the typed study of a ConfigDict, or of a study.json read back.
+
+    Args:
+      values: of its fields.
+      begun: whether they are of a study.json. Its claims are read even where no run decides
+        them, and its runs even where two are the same: earlier versions let both be made, and
+        what was trained is shown.
 
     Raises:
       ValueError: the config is none of a study, a field is wrong, or two runs are the same.
@@ -344,7 +352,10 @@ def resolve(values: ml_collections.ConfigDict | Mapping[str, Any]) -> StudyConfi
     runs = dict(sorted(runs.items(), key=_place))
     rest = config_lib.typed(StudyConfig, values)
     study = dataclasses.replace(rest, runs=runs)
-    _check(study)
+    _check(study, begun)
+    if not begun:
+        for name, claim in study.claims.items():
+            _check_decidable(name, claim, study)
     return study
 
 
@@ -362,7 +373,7 @@ def _spec(name: str, values: Mapping[str, Any]) -> RunSpec:
         raise ValueError(f"Run {name} of the study: {error}") from error
 
 
-def _check(study: StudyConfig) -> None:
+def _check(study: StudyConfig, begun: bool) -> None:
     if not study.runs:
         raise ValueError("The study has no runs. Add some to its grid.")
     seen: dict[str, str] = {}
@@ -373,7 +384,8 @@ def _check(study: StudyConfig) -> None:
             raise ValueError(
                 f"config.runs.{name}.kind={spec.kind!r} is not one of {', '.join(KINDS)}."
             )
-        if spec.hash in seen:
+        # Earlier versions took runs that differ in optimizer.accumulate alone for two.
+        if spec.hash in seen and not begun:
             raise ValueError(
                 f"Runs {seen[spec.hash]} and {name} of the study are the same run: nothing that "
                 "is trained differs between them. Drop one of the two, or change what it is to "
@@ -403,13 +415,41 @@ def _check_claim(name: str, claim: Claim, study: StudyConfig, cells: set[str]) -
                 f"{field}.{part}={value!r} is no cell of the study. It has: "
                 f"{', '.join(sorted(cells))}."
             )
+    if not claim.against and claim.measure in _OF_TEXT:
+        raise ValueError(f"{field}.against is empty. Name the cell that {claim.cell} is held to.")
+    if claim.measure == "log_teff" and claim.baseline not in {
+        spec.kind for spec in study.runs.values()
+    }:
+        raise ValueError(
+            f"{field}: a TEff is read off a law of {claim.baseline} baselines, and the grid has no "
+            "such runs. Add them with Grid.baselines, or set another baseline."
+        )
+    if not claim.smallest > 0:
+        raise ValueError(
+            f"{field}.smallest={claim.smallest} must be above 0: the smallest effect that would "
+            "matter, so that its absence can be shown too."
+        )
+    for cell, language in (
+        (claim.cell, claim.language),
+        (claim.against, claim.against_language or claim.language),
+    ):
+        if claim.measure in PAIR_MEASURES or cell not in cells:
+            continue
+        tags = next(spec.config.tags for spec in study.runs.values() if spec.cell == cell)
+        if language not in tags:
+            raise ValueError(
+                f"{field}: cell {cell} has no language {language!r}. It has: {', '.join(tags)}."
+            )
+
+
+def _check_decidable(name: str, claim: Claim, study: StudyConfig) -> None:
+    """Raises ValueError for a claim that is well formed and that no run of the grid can decide."""
+    field, cells = f"config.claims.{name}", {spec.cell for spec in study.runs.values()}
     if claim.against in BASELINES and claim.against not in cells and claim.measure not in _OF_TEXT:
         raise ValueError(
             f"{field}.against={claim.against!r}: {claim.measure} is held against another cell, or "
             "against nothing. Name a cell, or leave it empty."
         )
-    if not claim.against and claim.measure in _OF_TEXT:
-        raise ValueError(f"{field}.against is empty. Name the cell that {claim.cell} is held to.")
     kinds = {spec.kind for spec in study.runs.values()}
     # The whole of the language alone is matched to the mixture too.
     alike = {"matched": "monolingual", "epochs": "monolingual"}.get(claim.against, "")
@@ -428,20 +468,7 @@ def _check_claim(name: str, claim: Claim, study: StudyConfig, cells: set[str]) -
             f"{field}.trained_in={claim.trained_in!r} is of accuracy alone, and this claim is of "
             f"{claim.measure}. Leave it out."
         )
-    if claim.measure == "log_teff" and claim.baseline not in kinds:
-        raise ValueError(
-            f"{field}: a TEff is read off a law of {claim.baseline} baselines, and the grid has no "
-            "such runs. Add them with Grid.baselines, or set another baseline."
-        )
-    if not claim.smallest > 0:
-        raise ValueError(
-            f"{field}.smallest={claim.smallest} must be above 0: the smallest effect that would "
-            "matter, so that its absence can be shown too."
-        )
-    for cell, language in (
-        (claim.cell, claim.language),
-        (claim.against, claim.against_language or claim.language),
-    ):
+    for cell in (claim.cell, claim.against):
         if cell not in cells:
             continue
         tags = next(spec.config.tags for spec in study.runs.values() if spec.cell == cell)
@@ -457,15 +484,10 @@ def _check_claim(name: str, claim: Claim, study: StudyConfig, cells: set[str]) -
                     f"{field}.against_language: {claim.measure} of another cell is that of the "
                     "same pair. Leave it out."
                 )
-            continue
         if claim.trained_in and claim.trained_in not in tags:
             raise ValueError(
                 f"{field}.trained_in={claim.trained_in!r}: cell {cell} has no such language. It "
                 f"has: {', '.join(tags)}."
-            )
-        if language not in tags:
-            raise ValueError(
-                f"{field}: cell {cell} has no language {language!r}. It has: {', '.join(tags)}."
             )
 
 

@@ -70,7 +70,7 @@ class StudyDirectory:
         for name, spec in plain["runs"].items():
             hashes[name] = spec.pop("hash")
             spec.pop("seed")
-        study = grid.resolve(plain)
+        study = grid.resolve(plain, begun=True)
         for name, spec in study.runs.items():
             if hashes[name] not in (spec.hash, spec.earlier_hash):
                 raise ValueError(

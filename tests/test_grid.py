@@ -1,5 +1,7 @@
 """A grid: baselines counted once, nothing twice, claims that can be decided."""
 
+import json
+
 import ml_collections
 import pytest
 from made_studies import mixture, small_grid
@@ -7,6 +9,7 @@ from made_studies import mixture, small_grid
 from imbalance_jax import config as config_lib
 from imbalance_jax import costs, grid
 from imbalance_jax import model as model_lib
+from imbalance_jax.study_directory import StudyDirectory
 
 
 def only(config: ml_collections.ConfigDict, cell: str) -> config_lib.Config:
@@ -123,6 +126,32 @@ def test_a_study_reads_back_as_it_was_written():
     for spec in plain["runs"].values():
         del spec["hash"], spec["seed"]
     assert grid.resolve(plain) == study
+
+
+def without_hashes(plain):
+    """Returns what to_dict made, without what a config does not have."""
+    runs = {
+        name: {key: value for key, value in spec.items() if key not in ("hash", "seed")}
+        for name, spec in plain["runs"].items()
+    }
+    return {**plain, "runs": runs}
+
+
+def test_a_study_that_was_begun_is_read_with_claims_and_runs_that_are_no_longer_allowed(tmp_path):
+    plain = grid.to_dict(
+        grid.resolve(small_grid(x={"cell": "r90_10", "language": "en2", "against": "placebo90_10"}))
+    )
+    plain["claims"]["x"] |= {"measure": "alignment", "language": "en1", "against": "wide"}
+    name, spec = next(iter(plain["runs"].items()))
+    spec["config"]["optimizer"]["accumulate"] = 2
+    plain["runs"]["again"] = {**spec, "config": json.loads(json.dumps(spec["config"]))}
+    plain["runs"]["again"]["config"]["optimizer"]["accumulate"] = 1
+    (tmp_path / "study.json").write_text(json.dumps({"version": 1, **plain}))
+    study = StudyDirectory(tmp_path).study()
+    assert study.claims["x"].against == "wide"
+    assert study.runs["again"].hash == study.runs[name].hash
+    with pytest.raises(ValueError, match="are the same run"):
+        grid.resolve(without_hashes(plain))
 
 
 @pytest.mark.parametrize("scale", ["demo", "mini", "medium"])
