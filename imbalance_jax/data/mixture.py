@@ -9,6 +9,7 @@ library's generator can change it. Whatever changes the order changes ORDER_VERS
 every run records.
 """
 
+import abc
 import bisect
 import dataclasses
 import functools
@@ -94,7 +95,7 @@ def _feistel(key_: int, value: np.ndarray, low_bits: int, high_bits: int) -> np.
     return value
 
 
-class Sampler:
+class Sampler(abc.ABC):
     """The language at each position of one stage, whose positions count from 0 here.
 
     Positions come in *cells*, and the languages of a cell are made together. How many
@@ -170,17 +171,17 @@ class Sampler:
         """Returns the first position of each cell."""
         return cell_n * self.size
 
+    @abc.abstractmethod
     def _make(self, cell_k: np.ndarray) -> np.ndarray:
         """Returns the languages (k, T) of cells; -1 is beyond the end of one."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _counts_at(self, cell_n: np.ndarray) -> np.ndarray:
         """Returns how many positions before each cell hold each language, in a new (n, G)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _cell_with(self, language: int, rank_n: np.ndarray) -> np.ndarray:
         """Returns the cells that hold a language's ranks."""
-        raise NotImplementedError
 
 
 class SortedBlocks(Sampler):
