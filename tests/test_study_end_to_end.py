@@ -74,7 +74,7 @@ def test_a_killed_study_goes_on_and_a_run_that_diverges_stops_no_other(
     assert done.returncode == cli.FAILED, done.stdout + done.stderr
     assert "Failed: absurd_s0. To try again: --only=failed" in done.stdout
     failed = directory.state("absurd_s0", directory.study())
-    assert "Lower config.optimizer.peak_lr" in failed.error
+    assert "lower config.optimizer.peak_lr" in failed.error
     states = {n: s.state for n, s in directory.states(directory.study()).items()}
     assert states == {"even_s0": "done", "uneven_s0": "done", "absurd_s0": "failed"}
     logged = directory.run("even_s0").series("train/loss")[0]
