@@ -13,21 +13,19 @@ import jax.numpy as jnp
 from imbalance_jax.data import text
 
 # Dense bf16 matmul peak of a JAX device, FLOP/s, by its whole kind: cards of one name differ, and
-# so do parts of a card. Of NVIDIA's datasheets, whose figure with sparsity is halved, and of
-# cloud.google.com/tpu/docs, by the kinds of jax/_src/pallas/mosaic/tpu_info.py. Devices of TPU v2,
-# v3 and 7x are halves of a chip.
+# so do parts of a card. Figures of TPUs are from cloud.google.com/tpu/docs. Those of NVIDIA's cards
+# are as other trainers quote them from nvidia.com, halved where they are with sparsity. Kinds of
+# TPU are those of jax/_src/pallas/mosaic/tpu_info.py; a device of TPU v3 or 7x is half a chip. A
+# card whose figure was not found is left out, and is measured.
 DATASHEET_PEAK = {
     "NVIDIA H100 80GB HBM3": 989.4e12,  # SXM
     "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835.5e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA H200": 989.4e12,  # SXM
-    "NVIDIA H200 NVL": 835.5e12,
-    "NVIDIA GH200 480GB": 989.4e12,
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
     "NVIDIA A100 80GB PCIe": 312e12,
-    "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,

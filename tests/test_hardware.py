@@ -31,9 +31,11 @@ def pretend(monkeypatch):
     [
         ("NVIDIA H100 80GB HBM3", 989.4),
         ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H100 NVL", 835),
         ("NVIDIA H200", 989.4),
         ("NVIDIA A100-SXM4-80GB", 312),
+        ("TPU v3", 123 / 2),  # a device is half a chip
+        ("TPU7x", 2307 / 2),
         ("TPU v5 lite", 197),
         ("TPU v5", 459),
         ("TPU v6 lite", 918),
@@ -46,7 +48,9 @@ def test_each_kind_of_device_has_the_peak_of_its_own_datasheet(pretend, kind, te
     assert peak.source == "datasheet: dense bf16, 2 devices"
 
 
-@pytest.mark.parametrize("kind", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H100X", "TPU v9"])
+@pytest.mark.parametrize(
+    "kind", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H200 NVL", "NVIDIA GH200 480GB", "TPU v2"]
+)
 def test_a_device_of_no_known_datasheet_is_measured_in_the_precision_of_the_run(pretend, kind):
     pretend(kind)
     assert hardware.datasheet_flops() is None
