@@ -12,7 +12,7 @@ difference of each. Any field can be set, such as --config.optimizer.peak_lr=1e-
 import ml_collections
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import run_and_step
+from imbalance_jax.runs.run_directory import run_and_step
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

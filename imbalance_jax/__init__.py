@@ -31,20 +31,31 @@ In a notebook, `imbalance_jax.load("runs/90_10")` gives a trained run's config, 
 and forward function.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imbalance_jax.loading import load as load
+    from imbalance_jax.training.loading import load as load
 
 __version__ = "0.1.0"
+
+
+# Modules that study config files import from here, by the room that they are in.
+_ROOMS = {
+    "grid": "imbalance_jax.study.grid",
+    "study_presets": "imbalance_jax.study.study_presets",
+    "paper_presets": "imbalance_jax.reference.paper_presets",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: importing the package must stay cheap and free of jax.
     if name == "load":
-        from imbalance_jax.loading import load
+        from imbalance_jax.training.loading import load
 
         return load
+    if name in _ROOMS:
+        return importlib.import_module(_ROOMS[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

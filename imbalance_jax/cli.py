@@ -20,8 +20,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from imbalance_jax import children, run_config, storage
 from imbalance_jax import config as config_lib
+from imbalance_jax.runs import children, run_config, storage
 
 # A flag that is declared here is one of the command that asks for it, and in its --help.
 flags.disclaim_key_flags()

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from imbalance_jax import cli
-from imbalance_jax.progress import Progress
-from imbalance_jax.runs import RunDirectory
+from imbalance_jax.runs.progress import Progress
+from imbalance_jax.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
 
+    from imbalance_jax.compute.step import TrainState
     from imbalance_jax.config import Config
     from imbalance_jax.evaluation.alignment import Alignment, Part
-    from imbalance_jax.step import TrainState
-    from imbalance_jax.train import Trainer
+    from imbalance_jax.training.train import Trainer
 
 FLAGS = flags.FLAGS
 
@@ -59,7 +59,7 @@ def main() -> int:
         languages=FLAGS.languages,
         data_dir=FLAGS.data_dir,
     )
-    from imbalance_jax import distributed
+    from imbalance_jax.compute import hosts as distributed
 
     step, last = int(state.step), trainer.stream.steps
     name = "evaluation.json" if step == last else f"evaluation-{step}.json"
@@ -88,7 +88,7 @@ def main() -> int:
     )
     if not distributed.is_writer():
         return cli.DONE
-    from imbalance_jax.analysis import page
+    from imbalance_jax.report import run_page as page
 
     print("\n".join(describe(results)))
     report = f" See {page.write_run_page(run)}." if name == "evaluation.json" else ""
@@ -149,10 +149,11 @@ def open_run(
 
     import jax
 
-    from imbalance_jax import distributed, hardware
-    from imbalance_jax.checkpoint import Checkpoints
+    from imbalance_jax.compute import hardware
+    from imbalance_jax.compute import hosts as distributed
+    from imbalance_jax.compute.checkpoint import Checkpoints
     from imbalance_jax.data import sources
-    from imbalance_jax.train import Trainer
+    from imbalance_jax.training.train import Trainer
 
     distributed.join()
     checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
@@ -179,7 +180,7 @@ def choose_mesh(config: "Config", vocab_size: int, devices: "Sequence[jax.Device
     dimensions of its model do not fit.
     """
     from imbalance_jax import config as config_lib
-    from imbalance_jax import sharding
+    from imbalance_jax.compute import sharding
 
     try:
         mesh = sharding.make_mesh(config.mesh, devices)
@@ -268,7 +269,7 @@ def _align(
     write: Callable[[], None],
 ) -> None:
     """Adds to the results of alignment the parts that are missing, and writes each down."""
-    from imbalance_jax import hardware
+    from imbalance_jax.compute import hardware
 
     found["split"] = "test"
     found.setdefault("pairs", {})

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from imbalance_jax import cli, loading
-from imbalance_jax import model as model_lib
+from imbalance_jax import cli
+from imbalance_jax.compute import model as model_lib
+from imbalance_jax.training import loading
 
 FLAGS = flags.FLAGS
 

@@ -28,15 +28,16 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from imbalance_jax import cli, storage
+from imbalance_jax import cli
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import RunDirectory
+from imbalance_jax.runs import storage
+from imbalance_jax.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from imbalance_jax.pack import Member
-    from imbalance_jax.train import Clock, Preempted, Trainer
+    from imbalance_jax.training.pack import Member
+    from imbalance_jax.training.train import Clock, Preempted, Trainer
 
 FLAGS = flags.FLAGS
 
@@ -86,9 +87,11 @@ def _run(
 
     import jax
 
-    from imbalance_jax import distributed, hardware, planning, sharding
+    from imbalance_jax.compute import hardware, sharding
+    from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.data import sources
-    from imbalance_jax.train import Clock, Trainer
+    from imbalance_jax.training import planning
+    from imbalance_jax.training.train import Clock, Trainer
 
     distributed.join(FLAGS.devices)
     _check_alone()
@@ -117,7 +120,7 @@ def _run(
 
 def _report_of(run: RunDirectory) -> os.PathLike:
     """Returns the path of a run's report, which is written where it is missing."""
-    from imbalance_jax.analysis import page
+    from imbalance_jax.report import run_page as page
 
     report = run.path / "report.html"
     return report if report.exists() else page.write_run_page(run)
@@ -137,8 +140,9 @@ def _check_alone() -> None:
 
 def _check(run: RunDirectory, config: config_lib.Config) -> None:
     """Finds what is wrong with what a config names, without reading any text."""
-    from imbalance_jax import loading, mirrors
     from imbalance_jax.data import parallel
+    from imbalance_jax.runs import mirrors
+    from imbalance_jax.training import loading
 
     if not run.checkpoints.exists():  # a run that has begun needs the other one no more
         loading.check_init_from(config)
@@ -165,10 +169,12 @@ def _study() -> int:
 
     import jax
 
-    from imbalance_jax import distributed, hardware, planning, sharding
+    from imbalance_jax.compute import hardware, sharding
+    from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.data import sources
-    from imbalance_jax.pack import Member, Pack
-    from imbalance_jax.train import Clock, Trainer
+    from imbalance_jax.training import planning
+    from imbalance_jax.training.pack import Member, Pack
+    from imbalance_jax.training.train import Clock, Trainer
 
     distributed.join(FLAGS.devices)
     config = next(iter(runs.values()))[1]
@@ -267,9 +273,10 @@ def _computed(config: config_lib.Config) -> config_lib.Config:
 
 def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> int:
     """Trains members that have come equally far together, one group after another."""
-    from imbalance_jax import distributed, pack
-    from imbalance_jax.analysis import page
-    from imbalance_jax.train import Clock, Lost, Preempted
+    from imbalance_jax.compute import hosts as distributed
+    from imbalance_jax.report import run_page as page
+    from imbalance_jax.training import pack
+    from imbalance_jax.training.train import Clock, Lost, Preempted
 
     groups: dict[int, list[Member]] = collections.defaultdict(list)
     for member in members:
@@ -314,7 +321,7 @@ def _report_failure(why: str, run: RunDirectory) -> None:
 
 def _leave(why: str) -> int:
     """Ends a process whose run has lost another one."""
-    from imbalance_jax import distributed
+    from imbalance_jax.compute import hosts as distributed
 
     print(f"error: {why}: the newest checkpoint stands. {_again()}", file=sys.stderr)
     return distributed.leave(cli.LOST, seconds=0)
@@ -332,8 +339,8 @@ def _run_directory() -> RunDirectory:
 
 
 def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
-    from imbalance_jax import distributed
-    from imbalance_jax.train import Failed, Lost, Preempted, train
+    from imbalance_jax.compute import hosts as distributed
+    from imbalance_jax.training.train import Failed, Lost, Preempted, train
 
     with distributed.Interrupts() as interrupts:
         try:
@@ -355,7 +362,7 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
             return distributed.leave(cli.FAILED)
     try:
         if distributed.is_writer():
-            from imbalance_jax.analysis import page
+            from imbalance_jax.report import run_page as page
 
             print(f"Done. See {page.write_run_page(run)}; for some text of its own:")
             print(f"    python -m imbalance_jax.generate --workdir={shlex.quote(str(run))}")
@@ -367,7 +374,7 @@ def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
 
 def _export(run: RunDirectory) -> int:
     if FLAGS.export:
-        from imbalance_jax import exporting
+        from imbalance_jax.training import exporting
 
         print(f"Wrote {exporting.export(run, FLAGS.export)}.")
     return cli.DONE

@@ -26,8 +26,11 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from imbalance_jax import cli, grid, runs, storage
-from imbalance_jax.study_directory import StudyDirectory
+from imbalance_jax import cli
+from imbalance_jax.runs import run_directory as runs
+from imbalance_jax.runs import storage
+from imbalance_jax.study import grid
+from imbalance_jax.study.study_directory import StudyDirectory
 from launch import engines, inputs, processes
 from launch import plan as plan_lib
 from launch import profile as profile_lib

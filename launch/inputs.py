@@ -9,9 +9,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from imbalance_jax import grid, storage
 from imbalance_jax.config import Config, SourceConfig
-from imbalance_jax.data import files, parallel, patterns, prepare, prepared
+from imbalance_jax.data import parallel, prepare, prepared
+from imbalance_jax.data.text import files, patterns
+from imbalance_jax.runs import storage
+from imbalance_jax.study import grid
 from launch.plan import Plan
 from launch.profile import Profile
 

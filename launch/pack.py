@@ -11,7 +11,7 @@ import sys
 from absl import flags
 
 from imbalance_jax import cli
-from imbalance_jax.study_directory import StudyDirectory
+from imbalance_jax.study.study_directory import StudyDirectory
 from launch import hardware, processes
 from launch.plan import RESTART
 from launch.processes import Child

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import costs, grid, mesh_shape, study_runner
-from imbalance_jax.config import Config
+from imbalance_jax.config import Config, costs, mesh_shape
+from imbalance_jax.study import grid, study_runner
 from launch import profile as profile_lib
 from launch.hardware import Size
 from launch.profile import Profile

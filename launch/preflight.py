@@ -8,8 +8,9 @@ slice is paid for. Each shape of step is compiled once, whichever runs have it. 
 import dataclasses
 from collections.abc import Iterator
 
-from imbalance_jax import cli, costs, grid, study_plan
-from imbalance_jax.config import Config
+from imbalance_jax import cli
+from imbalance_jax.config import Config, costs
+from imbalance_jax.study import grid, study_plan
 from launch.plan import Plan
 from launch.profile import Profile
 
@@ -73,7 +74,7 @@ def run(study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
 
 
 def _compile(shape: Shape, profile: Profile) -> tuple[bool, Iterator[str]]:
-    from imbalance_jax.benchmarks import topology
+    from imbalance_jax.bench import topology
 
     size = profile.size
     found = topology.measure(

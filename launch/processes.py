@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from absl import flags
 
-from imbalance_jax import children, cli
-from imbalance_jax.interrupts import Interrupts
+from imbalance_jax import cli
+from imbalance_jax.runs import children
+from imbalance_jax.runs.interrupts import Interrupts
 
 FLAGS = flags.FLAGS
 _POLL_SECONDS = 0.2

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import mesh_shape
+from imbalance_jax.config import mesh_shape
 from launch import hardware
 from launch.hardware import Size
 

@@ -1,5 +1,6 @@
 """Studies whose run directories are made up, from a law and effects that a test knows."""
 
+import json
 import math
 import pathlib
 
@@ -7,8 +8,9 @@ import ml_collections
 import numpy as np
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import costs, grid
-from imbalance_jax.study_directory import StudyDirectory
+from imbalance_jax.config import costs
+from imbalance_jax.study import grid
+from imbalance_jax.study.study_directory import StudyDirectory
 
 UNIT_STEPS = 1000
 # loss = FLOOR + SCALE x^-EXPONENT, with x the tokens in units of the whole run.
@@ -169,3 +171,58 @@ def _alignment(config: config_lib.Config, noise) -> dict[str, float]:
     found[f"align/embed_in_between/{pair}"] = 0.0
     found[f"align/gradient/{pair}"] = 0.2 + noise()
     return found
+
+
+RARE = {"measure": "log_teff", "cell": "r90_10", "language": "en2", "direction": "higher"}
+
+
+CLAIMS = {
+    "gains": RARE | {"smallest": 0.05},
+    "gains_matched": RARE | {"baseline": "matched", "smallest": 0.05},
+    "gains_more": RARE | {"against": "r50_50", "smallest": 0.05},
+    "beats_matched": {"cell": "r90_10", "language": "en2", "against": "matched"},
+    "beats_placebo": {"cell": "r90_10", "language": "en2", "against": "placebo90_10"},
+    "clones_are_equal": {
+        "cell": "r50_50",
+        "language": "en1",
+        "against": "r50_50",
+        "against_language": "en2",
+        "direction": "same",
+        "smallest": 0.05,
+    },
+    "parts_are_equal": {
+        "cell": "r90_10",
+        "language": "en1",
+        "against": "r90_10",
+        "against_language": "en2",
+        "direction": "same",
+        "smallest": 0.05,
+    },
+    "aligns": {
+        "measure": "alignment",
+        "cell": "r90_10",
+        "language": "en1-en2",
+        "against": "r50_50",
+        "direction": "higher",
+        "smallest": 0.05,
+    },
+    "is_aligned": {
+        "measure": "alignment",
+        "cell": "r90_10",
+        "language": "en1-en2",
+        "direction": "higher",
+        "smallest": 0.02,
+    },
+}
+
+
+GAIN = 0.1  # so that TEff at 10 % is 1 + 0.1 x 9
+
+
+def lower(directory, name, language, loss):
+    """Gives a language of a run another loss."""
+    run = directory.run(name)
+    results = run.read_json("evaluation.json")
+    found = results["languages"][language]
+    found.update(loss=loss, ppl=math.exp(min(loss, 700)), loss_own=loss - found["language_nats"])
+    (run.path / "evaluation.json").write_text(json.dumps(results))

@@ -15,7 +15,7 @@ scale, files, seeds, steps and --config.reuse are as in configs/paper/e1_laws.py
 
 import ml_collections
 
-from imbalance_jax import paper_presets
+from imbalance_jax.reference import paper_presets
 
 FRENCH = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 

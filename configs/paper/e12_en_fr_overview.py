@@ -17,7 +17,7 @@ scale, files, seeds, steps and --config.reuse are as in configs/paper/e1_laws.py
 
 import ml_collections
 
-from imbalance_jax import paper_presets
+from imbalance_jax.reference import paper_presets
 
 BILINGUAL = "bilingual (merged or disjoint not stated)"
 SCHEDULES = (

@@ -16,7 +16,7 @@ scale, files, seeds, steps and --config.reuse are as in configs/paper/e1_laws.py
 
 import ml_collections
 
-from imbalance_jax import paper_presets
+from imbalance_jax.reference import paper_presets
 
 LENGTHS = {"small": ("1x", "2x", "3x"), "mini": ("0.5x", "1x"), "medium": ("1x", "2.4x")}
 

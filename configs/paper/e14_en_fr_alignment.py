@@ -20,7 +20,7 @@ scale, files, seeds, steps and --config.reuse are as in configs/paper/e1_laws.py
 
 import ml_collections
 
-from imbalance_jax import paper_presets
+from imbalance_jax.reference import paper_presets
 
 GRADIENTS = {"disjoint": "Figure 12", "merged": "Figure 13"}
 

@@ -17,7 +17,7 @@ scale, files, seeds, steps and --config.reuse are as in configs/paper/e2_ratio.p
 
 import ml_collections
 
-from imbalance_jax import paper_presets
+from imbalance_jax.reference import paper_presets
 
 SCHEDULES = {"1x": ("0.1_0.9", "0.0_1.0"), "2x": ("0.1_0.9",), "3x": ("0.1_0.9",)}
 # What EN1 has of ten languages, in sequences of 18, and how the table calls it.

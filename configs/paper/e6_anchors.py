@@ -16,7 +16,8 @@ scale, files, seeds, steps and --config.reuse are as in configs/paper/e2_ratio.p
 
 import ml_collections
 
-from imbalance_jax import grid, paper_presets
+from imbalance_jax.reference import paper_presets
+from imbalance_jax.study import grid
 
 ANCHORS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.8, 0.9)
 

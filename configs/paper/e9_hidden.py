@@ -17,7 +17,7 @@ scale, files, seeds, steps and --config.reuse are as in configs/paper/e2_ratio.p
 
 import ml_collections
 
-from imbalance_jax import paper_presets
+from imbalance_jax.reference import paper_presets
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -17,7 +17,7 @@ import types
 
 import ml_collections
 
-from imbalance_jax import grid, study_presets
+from imbalance_jax.study import grid, study_presets
 
 RARE = 0.1  # of the scale's tokens
 

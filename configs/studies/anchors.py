@@ -13,7 +13,7 @@ scale, seeds, steps, batch and files are as in configs/studies/ratio.py.
 
 import ml_collections
 
-from imbalance_jax import grid, study_presets
+from imbalance_jax.study import grid, study_presets
 
 CHOICES = ("reference", "frequent", "rare")
 

@@ -20,7 +20,7 @@ import types
 
 import ml_collections
 
-from imbalance_jax import grid, study_presets
+from imbalance_jax.study import grid, study_presets
 
 EXTRAS = ("placebo", "wide", "schedule")
 

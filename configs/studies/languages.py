@@ -22,7 +22,7 @@ import types
 import ml_collections
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import grid, study_presets
+from imbalance_jax.study import grid, study_presets
 
 PARTS = ("equal", "dominant", "temperature")
 TOYS = ("toy0", "toy1", "toy2", "toy3")

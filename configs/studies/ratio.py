@@ -25,7 +25,7 @@ embedded text.
 
 import ml_collections
 
-from imbalance_jax import grid, study_presets
+from imbalance_jax.study import grid, study_presets
 
 RATIOS = ("50:50", "75:25", "90:10", "95:5")
 EXTRAS = ("wide", "placebo", "anchored", "copied", "schedule", "anchors", "sweep")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from imbalance_jax import grid, study_presets
+from imbalance_jax.study import grid, study_presets
 
 RATIOS = ("50:50", "90:10")
 

@@ -22,7 +22,7 @@ import itertools
 
 import ml_collections
 
-from imbalance_jax import grid, study_presets
+from imbalance_jax.study import grid, study_presets
 
 PARTS = ("order", "period", "weight")
 

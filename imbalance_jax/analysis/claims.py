@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from imbalance_jax import costs, grid
 from imbalance_jax.analysis import statistics, transfer_results
 from imbalance_jax.analysis.effects import (
     Condition,
@@ -26,7 +25,9 @@ from imbalance_jax.analysis.effects import (
 )
 from imbalance_jax.analysis.statistics import Estimate, Verdict
 from imbalance_jax.analysis.study_table import StudyTable
-from imbalance_jax.grid import Claim
+from imbalance_jax.config import costs
+from imbalance_jax.study import grid
+from imbalance_jax.study.grid import Claim
 
 ALPHA = 0.05
 NOT_MEASURED = "not measured"

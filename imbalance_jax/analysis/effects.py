@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from imbalance_jax import costs, grid
-from imbalance_jax.analysis import efficiency, statistics
-from imbalance_jax.analysis.efficiency import Choice, Efficiency, Floats, Law, ReferenceLaw
+from imbalance_jax.analysis import laws as efficiency
+from imbalance_jax.analysis import statistics
+from imbalance_jax.analysis.laws import Choice, Efficiency, Floats, Law, ReferenceLaw
 from imbalance_jax.analysis.statistics import Estimate, Interval, Resampled
 from imbalance_jax.analysis.study_table import Alignment, Observation, StudyTable
-from imbalance_jax.config import Config
+from imbalance_jax.config import Config, costs
+from imbalance_jax.study import grid
 
 PARTS = ("loss", "language_nats", "loss_own")
 MEASURES = ("hidden", "retrieval", "embed_in", "embed_out", "gradient")  # of alignment

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from imbalance_jax.analysis.efficiency import (
+from imbalance_jax.analysis.laws import (
     FAMILIES,
     Choice,
     Efficiency,

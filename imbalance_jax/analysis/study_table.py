@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from imbalance_jax import costs, grid
-from imbalance_jax.config import Config
-from imbalance_jax.runs import RunDirectory
-from imbalance_jax.study_directory import RunState, StudyDirectory
+from imbalance_jax.config import Config, costs
+from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.study import grid
+from imbalance_jax.study.study_directory import RunState, StudyDirectory
 
 # What a metric of alignment is held against: the same measure where nothing is shared.
 _BASELINE_OF = {

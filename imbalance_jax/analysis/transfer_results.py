@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from imbalance_jax.runs import RunDirectory
+from imbalance_jax.runs.run_directory import RunDirectory
 
 FILE = "transfer.json"
 # The entries whose mean the reference study reports.

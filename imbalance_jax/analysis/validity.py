@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import grid
 from imbalance_jax.analysis import statistics
 from imbalance_jax.analysis.effects import (
     Condition,
@@ -16,6 +15,7 @@ from imbalance_jax.analysis.effects import (
     study_kinds,
 )
 from imbalance_jax.analysis.study_table import Observation, StudyTable
+from imbalance_jax.study import grid
 
 _RATIO = 0.005  # how far a language's tokens may be from those that were asked for
 _RATES = ("config.optimizer.peak_lr", "config.optimizer.final_lr")

@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from imbalance_jax import storage
+from imbalance_jax.runs import storage
 
 
 class Unfinished:

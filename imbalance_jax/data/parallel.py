@@ -26,14 +26,16 @@ import numpy.typing as npt
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import languages, storage
 from imbalance_jax.config import Config, LanguageConfig, ParallelConfig, SourceConfig
-from imbalance_jax.data import fields as fields_lib
-from imbalance_jax.data import files as files_lib
-from imbalance_jax.data import patterns, prepared, synthetic, views
+from imbalance_jax.data import languages, prepared
 from imbalance_jax.data import sources as sources_lib
-from imbalance_jax.data.corpora import AnySource
-from imbalance_jax.progress import Progress
+from imbalance_jax.data import word_order as views
+from imbalance_jax.data.order.corpora import AnySource
+from imbalance_jax.data.text import fields as fields_lib
+from imbalance_jax.data.text import files as files_lib
+from imbalance_jax.data.text import patterns, synthetic
+from imbalance_jax.runs import storage
+from imbalance_jax.runs.progress import Progress
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _MARKER = "about.json"  # what a set's directory has when it is whole

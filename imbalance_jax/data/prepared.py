@@ -18,9 +18,10 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import storage
 from imbalance_jax.config import SourceConfig, SyntheticConfig, TokenizerConfig
-from imbalance_jax.data import sources, text
+from imbalance_jax.data import sources
+from imbalance_jax.data.text import reading as text
+from imbalance_jax.runs import storage
 
 # What a source's text is, and what its tokenizer is made with, is always written out. Other fields
 # are left out at their defaults, so that those of later versions do not change a statement.

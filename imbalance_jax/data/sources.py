@@ -36,11 +36,11 @@ import numpy as np
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax import storage
 from imbalance_jax.data import flat
-from imbalance_jax.data.text import SPLITS
+from imbalance_jax.data.languages import Pieces
+from imbalance_jax.data.text.reading import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
-from imbalance_jax.languages import Pieces
+from imbalance_jax.runs import storage
 
 FORMAT = 3  # part of every fingerprint: raise it when directories are written otherwise
 # A row of a split's table of documents: where it begins, a hash of its id, and the UTF-8 bytes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imbalance_jax.languages import Pieces
+from imbalance_jax.data.languages import Pieces
 
 if TYPE_CHECKING:
     import sentencepiece

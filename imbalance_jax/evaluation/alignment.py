@@ -16,20 +16,31 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imbalance_jax import languages as languages_lib
-from imbalance_jax import model as model_lib
+from imbalance_jax.compute import model as model_lib
+from imbalance_jax.compute.step import Batch, TrainState
 from imbalance_jax.config import Config
-from imbalance_jax.data import parallel, views
-from imbalance_jax.data.corpora import AnySource
+from imbalance_jax.data import languages as languages_lib
+from imbalance_jax.data import parallel
+from imbalance_jax.data import word_order as views
+from imbalance_jax.data.order.corpora import AnySource
+from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.sources import Source
-from imbalance_jax.data.stream import Stream
-from imbalance_jax.evaluation import behaviour, embeddings, gradients, hidden, telling
+from imbalance_jax.evaluation import (
+    after_text as behaviour,
+)
+from imbalance_jax.evaluation import (
+    embeddings,
+    gradients,
+    hidden,
+)
+from imbalance_jax.evaluation import (
+    leak_probe as telling,
+)
 from imbalance_jax.evaluation.embeddings import PiecePairs
 from imbalance_jax.evaluation.hidden import Sequences
 from imbalance_jax.evaluation.perplexity import spread_windows
 from imbalance_jax.evaluation.programs import Poll, Programs
-from imbalance_jax.step import Batch, TrainState
 
 # Pieces among which a counterpart is looked for while training; afterwards it is all.
 _WATCHED_CANDIDATES = 1024

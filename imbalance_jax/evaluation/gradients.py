@@ -29,11 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imbalance_jax import model as model_lib
-from imbalance_jax import objective, tuning
+from imbalance_jax.compute import model as model_lib
+from imbalance_jax.compute import objective, tuning
+from imbalance_jax.compute.step import Batch, model_ids
 from imbalance_jax.config import ModelConfig, OptimizerConfig
 from imbalance_jax.evaluation.programs import Poll, Programs
-from imbalance_jax.step import Batch, model_ids
 
 SIZES = (1, 8, 64, 512)  # of the batches that are reported
 

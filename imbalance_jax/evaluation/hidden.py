@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imbalance_jax import model as model_lib
+from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.evaluation.programs import Poll, Programs
 

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from imbalance_jax import distributed, objective, sharding, tuning
-from imbalance_jax import model as model_lib
+from imbalance_jax.compute import hosts as distributed
+from imbalance_jax.compute import model as model_lib
+from imbalance_jax.compute import objective, sharding, tuning
+from imbalance_jax.compute.step import Batch, model_ids
 from imbalance_jax.config import ModelConfig
-from imbalance_jax.languages import Vocabulary
-from imbalance_jax.step import Batch, model_ids
+from imbalance_jax.data.languages import Vocabulary
 
 # What is summed over the scored positions of each language, on the devices.
 _SUMMED = ("loss", "language_nats", "loss_own", "leak", "top1", "tokens")

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imbalance_jax import distributed, sharding, tuning
+from imbalance_jax.compute import hosts as distributed
+from imbalance_jax.compute import sharding, tuning
 
 Rows = Mapping[str, np.ndarray]  # arrays whose first dimension is one of rows
 # Between batches; may raise to stop. Its argument is the share that is done.

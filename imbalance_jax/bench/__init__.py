@@ -1,0 +1,1 @@
+"""What `python -m imbalance_jax.bench` measures."""

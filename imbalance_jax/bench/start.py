@@ -1,0 +1,76 @@
+"""How long a run takes until its first step can begin: without a compilation cache, and with."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from imbalance_jax.bench import case as case_lib
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Returns the seconds of a first and a second start of a case, each in a new process.
+
+    From the start of Python to the state before the first step: imports, the stream, tracing
+    and compiling the step and the evaluation, new parameters.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for start in ("cold", "cached"):
+            began = time.time()
+            done = subprocess.run(
+                [sys.executable, "-m", "imbalance_jax.bench.start", name],
+                env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                raise ValueError(f"case {name} does not start: {done.stderr.strip()}")
+            said = json.loads(done.stdout.splitlines()[-1])
+            found[start] = said["seconds"] | {"whole": said["ready"] - began}
+    return found
+
+
+def describe(found: dict[str, Any]) -> Iterable[str]:
+    for start, seconds in found.items():
+        parts = ", ".join(
+            f"{name} {value:.1f}" for name, value in seconds.items() if name != "whole"
+        )
+        yield f"  {start} start: first step after {seconds['whole']:.1f} s ({parts})"
+
+
+def _start(name: str) -> None:
+    """Does what a run does before its first step, and prints how long each part took."""
+    seconds = {}
+    began = time.perf_counter()
+
+    def part(name: str) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        seconds[name], began = now - began, now
+
+    import jax
+
+    from imbalance_jax.compute import hardware, sharding
+    from imbalance_jax.data import prepare
+    from imbalance_jax.training import train
+
+    part("imports")
+    hardware.use_compilation_cache("")  # the environment names it
+    config = case_lib.parse(name).config
+    mesh = sharding.make_mesh(config.mesh, jax.devices())
+    trainer = train.Trainer.make(config, prepare.prepare_all(config), mesh)
+    part("stream")
+    train.compile_programs(trainer)
+    part("programs")
+    jax.block_until_ready(trainer.init_state())
+    part("parameters")
+    print(json.dumps({"seconds": seconds, "ready": time.time()}))
+
+
+if __name__ == "__main__":
+    _start(sys.argv[1])

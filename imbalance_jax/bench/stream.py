@@ -1,0 +1,89 @@
+"""The host's work for a run's batches, against the devices' work on them.
+
+The host's time per batch is split into working out the order and reading the windows, in the
+first epoch and (where the run comes to one) in a later one, with the text in the page cache.
+A run waits for data for about `data_share` of its time at most: while a step is on the device,
+the host makes the next batch.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from imbalance_jax.data.order.stream import Stream
+from imbalance_jax.training.train import Trainer
+
+_SECONDS = 2.0  # of batches, for each figure
+
+
+def measure_stream(stream: Stream, batch_size: int, L: int, first: int) -> dict[str, float]:
+    """Returns the host's time per batch from a step on, and the tokens that makes a second.
+
+    Args:
+      stream: of a run.
+      batch_size: sequences of a batch.
+      L: tokens of a sequence.
+      first: step of the first batch.
+    """
+    stream.batch(first)  # maps the files
+    order, whole, batches = 0.0, 0.0, 0
+    step = first
+    while whole < _SECONDS and step < stream.steps:
+        began = time.perf_counter()
+        stream.order_of(step)
+        ordered = time.perf_counter()
+        stream.batch(step)
+        whole += time.perf_counter() - began
+        order += ordered - began
+        batches += 1
+        step += 1
+    return {
+        "batches": batches,
+        "microseconds_per_batch": whole / batches * 1e6,
+        "microseconds_order": order / batches * 1e6,
+        "tokens_per_second": batches * batch_size * L / whole,
+    }
+
+
+def measure(trainer: Trainer, *, seconds: float = 5.0) -> dict[str, Any]:
+    """Returns the figures of a config's stream on this machine, ready for JSON.
+
+    Args:
+      trainer: of a run.
+      seconds: how long steps are timed.
+    """
+    from imbalance_jax.bench import training
+
+    config, stream = trainer.config, trainer.stream
+    sizes = (config.batch_size, config.model.L)
+    data = {"first epoch": measure_stream(stream, *sizes, first=0)}
+    dry = [step for step in stream.dry_steps().values() if step + 1 < stream.steps]
+    if dry:
+        data["later epoch"] = measure_stream(stream, *sizes, first=min(dry) + 1)
+    training_step = training.measure(trainer, seconds=seconds, profiled=False)
+    slowest = min(part["tokens_per_second"] for part in data.values())
+    return {
+        **training_step,
+        "data": data,
+        "data_over_training": slowest / training_step["tokens_per_second"],
+        "data_share": training_step["tokens_per_second"] / slowest,
+        # Kilobytes on Linux, bytes on macOS.
+        "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+    }
+
+
+def describe(found: dict[str, Any]) -> Iterable[str]:
+    """Yields the figures as lines of a table."""
+    for name, part in found["data"].items():
+        yield (
+            f"data, {name}: {part['microseconds_per_batch']:,.0f} us a batch "
+            f"({part['microseconds_order']:,.0f} us of order), "
+            f"{part['tokens_per_second'] / 1e6:,.1f} M tokens/s"
+        )
+    yield (
+        f"The stream is {found['data_over_training']:,.0f} times as fast as training; its time is "
+        f"{found['data_share']:.2%} of a step's."
+    )

@@ -1,0 +1,307 @@
+"""The training step compiled for TPUs, on a machine without one: its memory and its bound.
+
+libtpu (extra `tpu`) compiles for a topology such as `v5e:4x4` anywhere. What it says of
+memory is what a run will take. The time is a bound from below: of matrix products at the
+chip's peak, or of the bytes between the compiled operations at its bandwidth, whichever takes
+longer. No step is faster than that; how much slower, only a TPU tells.
+
+Both are counted with every loop as often as it runs, which `cost_analysis` does not do:
+
+    FLOPs  of all matrix products in the traced program (not of elementwise work), in whole:
+           a masked half counts, and so does what remat computes twice.
+    bytes  that the compiled operations read and write in HBM. What XLA keeps in the chip's
+           own memory (VMEM) is left out, and of a slice only the slice is counted. Where there
+           are no loops and one memory, on a CPU, it is within 1 % of `cost_analysis`; on a TPU
+           that also counts VMEM, and asynchronous copies twice: it is no bound.
+
+Pallas kernels are opaque: their operands and results count, the FLOPs inside do not. With
+them, the FLOPs are taken to be those of the convention at least.
+"""
+
+import dataclasses
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imbalance_jax.bench.traffic import read_program
+from imbalance_jax.compute import hardware, sharding, tuning
+from imbalance_jax.compute import hosts as distributed
+from imbalance_jax.compute import step as step_lib
+from imbalance_jax.compute.hardware import DATASHEET_PEAK
+from imbalance_jax.config import Config, costs
+from imbalance_jax.training import pack as pack_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    peak: float  # FLOP/s of dense bf16 matrix products
+    hbm: int  # bytes
+    bandwidth: float  # bytes/s of HBM
+
+
+# Google Cloud's pages on the versions of TPU, cloud.google.com/tpu/docs/v5e and so on.
+CHIPS: Mapping[str, Chip] = {
+    "v4": Chip(DATASHEET_PEAK["TPU v4"], 32 << 30, 1200e9),
+    "v5e": Chip(DATASHEET_PEAK["TPU v5e"], 16 << 30, 819e9),
+    "v5p": Chip(DATASHEET_PEAK["TPU v5p"], 95 << 30, 2765e9),
+    "v6e": Chip(DATASHEET_PEAK["TPU v6e"], 32 << 30, 1640e9),
+}
+# Names that Google Cloud and others use, and libtpu does not know.
+_ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e", "trillium": "v6e"}
+
+
+def parse(topology: str) -> tuple[str, tuple[int, ...]]:
+    """Returns the chip and the shape that a text such as `v5e:4x4` names.
+
+    Raises:
+      ValueError: it cannot be read, or the chip is not in the table.
+    """
+    name, _, shape = topology.partition(":")
+    name = _ALIASES.get(name, name)
+    if name not in CHIPS:
+        raise ValueError(
+            f"--topology={topology}: there is no chip {name!r} in the table. "
+            f"Choose {', '.join(CHIPS)}, such as v5e:4x4."
+        )
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape):
+        raise ValueError(
+            f"--topology={topology}: write chip:shape, such as v5e:4x4 or v5p:2x2x1, "
+            "with two or three whole numbers."
+        )
+    return name, tuple(int(size) for size in shape.split("x"))
+
+
+def devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
+    """Returns the devices of a topology; they compile and do not run.
+
+    Args:
+      topology: as `parse` reads it.
+      num_slices: how many of it, joined by the data center's network.
+
+    Raises:
+      ValueError: the chip is unknown, libtpu refuses the shape, or there is no libtpu.
+    """
+    name, shape = parse(topology)
+    try:
+        import libtpu  # type: ignore[import-not-found, import-untyped, unused-ignore] # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"--topology={topology}: compiling for a TPU needs libtpu. Run pip install -e '.[tpu]'."
+        ) from error
+    from jax.experimental import topologies
+
+    if not distributed.has_tpu():  # or libtpu looks for the host it is on, and complains
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
+    if math.prod(shape) < 4:  # less than a host of the usual kind
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if name == "v4":  # a chip's two cores are one device; the others' always are
+        options["chip_config_name"] = "megacore"
+    libtpu_name = f"{name}:{'x'.join(map(str, shape))}"
+    try:
+        return list(topologies.get_topology_desc(libtpu_name, "tpu", **options).devices)
+    except Exception as error:  # JaxRuntimeError, or ValueError from older versions
+        if "lockfile" in str(error):
+            raise ValueError(
+                f"--topology={topology}: another process on this machine uses libtpu. Wait for it; "
+                "or, where there is no TPU, set ALLOW_MULTIPLE_LIBTPU_LOAD=1 in the environment."
+            ) from error
+        raise ValueError(
+            f"--topology={topology}: libtpu refuses it: {str(error).splitlines()[0]} "
+            "Slices are multiples of a host's 2x2 chips, such as 2x2, 2x4 and 4x4."
+        ) from error
+
+
+def measure(
+    config: Config, vocab_size: int, topology: str, *, num_slices: int = 1, members: int = 1
+) -> dict[str, Any]:
+    """Returns memory, bound and collectives of a config's step on one chip of a topology.
+
+    A step that does not fit has `fits` False, the compiler's words in `error`, and no more.
+
+    Args:
+      config: of a run.
+      vocab_size: of its model.
+      topology: of a slice.
+      num_slices: how many of it.
+      members: runs that are stacked, each of the config's shape.
+
+    Raises:
+      ValueError: as `devices`, or the mesh does not fit their number.
+    """
+    name, _ = parse(topology)
+    mesh = sharding.make_mesh(config.mesh, devices(topology, num_slices), packed=members > 1)
+    chip = CHIPS[name]
+    traced = trace(config, vocab_size, mesh, members)
+    found: dict[str, Any] = {
+        "topology": topology,
+        "slices": num_slices,
+        "chip": name,
+        "chips": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch_size": config.batch_size,
+        "hbm": chip.hbm,
+    }
+    began = time.perf_counter()
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not hardware.is_out_of_memory(error):
+            raise
+        return found | {"fits": False, "error": str(error).splitlines()[0]}
+    found["compile_seconds"] = time.perf_counter() - began
+    found["memory"] = memory(compiled)
+    found["fits"] = found["memory"]["total"] <= chip.hbm
+    tokens = config.batch_size * config.model.L * members
+    convention = tokens * costs.flops_per_token(config.model, vocab_size) / mesh.size
+    traffic = read_program(compiled.as_text())
+    flops = matmul_flops(traced.jaxpr.jaxpr) / mesh.size
+    found["roofline"] = roofline(chip, convention, flops, traffic.bytes)
+    found["collectives"] = traffic.collectives
+    found["kernels"] = traffic.kernels
+    return found
+
+
+def trace(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members: int = 1) -> Any:
+    """Returns the step traced on shapes alone, ready to be lowered for the mesh's devices.
+
+    Args:
+      config: of a run.
+      vocab_size: of its model.
+      mesh: of the devices; of a pack where there are several members.
+      members: as many runs as are stacked.
+    """
+    state = step_lib.abstract_state(config, vocab_size, mesh)
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    B, W, G = config.batch_size, config.model.L + 1, len(config.languages)
+    batch = step_lib.Batch(
+        ids_BW=jax.ShapeDtypeStruct((B, W), jnp.uint16, sharding=rows),
+        language_B=jax.ShapeDtypeStruct((B,), jnp.int32, sharding=rows),
+    )
+    map_GU = jax.ShapeDtypeStruct((G, vocab_size // G), jnp.int32, sharding=whole)
+    if members == 1:
+        return step_lib.jit_step(config, config.steps, mesh, state).trace(state, batch, map_GU)
+    given = step_lib.Given(
+        batch,
+        rate=jax.ShapeDtypeStruct((), jnp.float32, sharding=whole),
+        alive=jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole),
+    )
+    each = mesh.shape["member"]
+    size = -(-members // each) * each
+    state_E, given_E, map_EGU = (pack_lib.stacked(x, size) for x in (state, given, map_GU))
+    step = step_lib.jit_packed_step(config, mesh, state_E, tuning.packing(mesh))
+    return step.trace(state_E, given_E, map_EGU)
+
+
+def memory(compiled: Any) -> dict[str, int]:
+    """Returns the bytes of a compiled program on each chip."""
+    stats = compiled.memory_analysis()
+    parts = {
+        part: int(getattr(stats, f"{part}_size_in_bytes"))
+        for part in ("argument", "output", "alias", "temp")
+    }
+    # The temporary part is set aside in one piece, so it counts whole, although the most that
+    # is in use at once, the peak, may be less.
+    total = parts["argument"] + parts["output"] - parts["alias"] + parts["temp"]
+    return parts | {"total": total, "peak": int(getattr(stats, "peak_memory_in_bytes", 0))}
+
+
+def roofline(chip: Chip, convention: float, flops: float, traffic: float) -> dict[str, float]:
+    """Returns the least time of a step and the most MFU that it leaves.
+
+    Args:
+      chip: that runs it.
+      convention: FLOPs of a step on this chip, as costs.flops_per_token counts them.
+      flops: of the matrix products of its program.
+      traffic: bytes that it moves between the chip and its HBM.
+    """
+    # No program does less than the convention counts; one with Pallas kernels shows less.
+    compute = max(flops, convention) / chip.peak
+    memory_ = traffic / chip.bandwidth
+    bound = max(compute, memory_)
+    return {
+        "convention_flops": convention,
+        "program_flops": flops,
+        "program_bytes": traffic,
+        "compute_seconds": compute,
+        "memory_seconds": memory_,
+        "bound_seconds": bound,
+        "bound_mfu": convention / chip.peak / bound,
+    }
+
+
+def matmul_flops(jaxpr: Any) -> float:
+    """Returns the FLOPs of all matrix products of a traced program, over all devices.
+
+    Raises:
+      ValueError: there are some in a `while` loop, whose length tracing does not know.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "pallas_call":
+            continue
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            inner = math.prod(left[axis] for axis in contracted)
+            total += 2.0 * inner * math.prod(equation.outvars[0].aval.shape)
+            continue
+        parts = [matmul_flops(part) for part in _inner(params)]
+        if name == "while" and any(parts):
+            raise ValueError("matrix products in a while loop cannot be counted.")
+        if name == "scan":
+            total += params["length"] * sum(parts)
+        elif name == "cond":
+            total += max(parts)
+        elif name == "shard_map":  # shapes inside are those of one device
+            total += params["mesh"].size * sum(parts)
+        else:
+            total += sum(parts)
+    return total
+
+
+def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
+    """Yields the programs that an equation calls."""
+    for value in params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                yield part
+
+
+def describe(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what `measure` found as lines of a table."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
+    slices = f" in {found['slices']} slices" if found["slices"] > 1 else ""
+    yield f"{found['topology']}: {found['chips']} chips{slices}" + (f" ({mesh})" if mesh else "")
+    if "error" in found:
+        yield f"  does not fit {found['hbm'] / 1e9:.1f} GB a chip: {found['error']}"
+        return
+    parts, line, gb = found["memory"], found["roofline"], 1e9
+    verdict = "fits" if found["fits"] else "does not fit"
+    rows = {
+        "compiled in": f"{found['compile_seconds']:.0f} s",
+        "memory a chip": f"{parts['total'] / gb:.2f} of {found['hbm'] / gb:.1f} GB: {verdict} "
+        f"(arguments {parts['argument'] / gb:.2f}, temporary {parts['temp'] / gb:.2f})",
+        "matrix products": f"{line['program_flops'] / 1e12:.2f} TFLOP "
+        f"({line['convention_flops'] / 1e12:.2f} by convention), "
+        f"{line['compute_seconds'] * 1e3:.1f} ms at the peak",
+        "traffic of HBM": f"{line['program_bytes'] / gb:.1f} GB, "
+        f"{line['memory_seconds'] * 1e3:.1f} ms at full bandwidth",
+        "bound": f"{line['bound_seconds'] * 1e3:.1f} ms or more a step, "
+        f"MFU at most {line['bound_mfu']:.1%}",
+    }
+    for kind, total in found["collectives"].items():
+        rows[kind] = f"{total['count']:.0f} a step, {total['bytes'] / gb:.3f} GB"
+    if found["kernels"]:
+        rows["Pallas kernels"] = f"{found['kernels']:.0f} calls, FLOPs within not counted"
+    for name, value in rows.items():
+        yield f"  {name:<16} {value}"

@@ -1,0 +1,1 @@
+"""Everything that knows a device: the model, its update, meshes, processes, checkpoints."""

@@ -1,0 +1,155 @@
+"""What the devices at hand can do: the denominators of every share that we report."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+
+from imbalance_jax.data.text import reading as text
+
+# Dense bf16 matmul peak of a JAX device, FLOP/s, by its whole kind: cards of one name differ, and
+# so do parts of a card. Figures of TPUs are from cloud.google.com/tpu/docs. Those of NVIDIA's cards
+# are as other trainers quote them from nvidia.com, halved where they are with sparsity. Kinds of
+# TPU are those of jax/_src/pallas/mosaic/tpu_info.py; a device of TPU v3 or 7x is half a chip. A
+# card whose figure was not found is left out, and is measured.
+DATASHEET_PEAK = {
+    "NVIDIA H100 80GB HBM3": 989.4e12,  # SXM
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989.4e12,  # SXM
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
+}
+
+
+def use_compilation_cache(path: str | os.PathLike) -> None:
+    """Keeps compiled programs on disk, so that a second start needs no compilation.
+
+    JAX_COMPILATION_CACHE_DIR, where it is set, names the place instead.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device, or of this machine, does not suffice.
+
+    The class of XLA's errors is the same for all of them, and the status that tells them apart
+    is the first word of their text. Errors of other libraries may begin with that word too: a
+    full disk is one of TensorStore's.
+    """
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return str(error).startswith("RESOURCE_EXHAUSTED:")
+    return isinstance(error, MemoryError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    value: float  # FLOP/s of all devices together
+    source: str
+
+
+@functools.cache
+def peak_flops(dtype: str) -> Peak:
+    """Returns the matmul peak of all devices: from the datasheet, or else measured here.
+
+    Args:
+      dtype: of the run's matrix products. Datasheets are read for bfloat16 only.
+    """
+    datasheet = datasheet_flops() if dtype == "bfloat16" else None
+    if datasheet:
+        return Peak(datasheet, f"datasheet: dense bf16, {jax.device_count()} devices")
+    return Peak(
+        measured_matmul_peak(dtype) * devices_apart(),
+        f"measured: best {dtype} matmul of {matmul_size()}^3 in this process",
+    )
+
+
+def datasheet_flops() -> float | None:
+    """Returns the dense bf16 peak of all devices together, or None where it is not known."""
+    each = DATASHEET_PEAK.get(jax.devices()[0].device_kind)
+    return each * jax.device_count() if each else None
+
+
+def devices_apart() -> int:
+    """Returns how many devices have a peak of their own.
+
+    Simulated devices of one machine share its cores: together they have one.
+    """
+    return 1 if jax.devices()[0].platform == "cpu" else jax.device_count()
+
+
+def matmul_size() -> int:
+    """Returns the size of the products that are timed: on a CPU, larger ones are no faster."""
+    return 2048 if jax.devices()[0].platform == "cpu" else 8192
+
+
+def measured_matmul_peak(dtype: str, tries: int = 4) -> float:
+    """Returns the FLOP/s of a device in the fastest of a few square products of random data."""
+    size = matmul_size()
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
+    multiply = jax.jit(jnp.matmul)
+    multiply(x, x).block_until_ready()
+    best = float("inf")
+    for _ in range(tries):
+        began = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def usable_cores() -> int:
+    """Returns how many threads XLA computes with on a CPU: the cores that the process may use."""
+    for name in ("PJRT_NPROC", "NPROC"):  # as XLA reads them
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return text.cores()
+
+
+def cpu_name() -> str:
+    """Returns the CPU's name, as XLA compiles for the instructions that it has."""
+    file = pathlib.Path("/proc/cpuinfo")
+    if file.exists():
+        for line in file.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, str | int]:
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def memory_per_device() -> int | None:
+    """Returns the bytes that one device can hold, or None where that is not known."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    if device.platform == "cpu" and hasattr(os, "sysconf"):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total // jax.local_device_count()
+    return None

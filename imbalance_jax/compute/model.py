@@ -1,0 +1,355 @@
+"""Decoder-only transformer over the vocabulary of all languages.
+
+`init_params` makes the parameters and `forward` uses them; both are pure, and nothing
+outside this file knows that flax stands behind them. Parameters are a nest of plain dicts
+of arrays. Their names end in their dimensions, and sharding.py reads them from there; those
+of the blocks have N in front, however the blocks are run.
+
+The model is GPT-2 with learned positions, normalisation before each layer, biases, an untied
+head without one, and token embeddings scaled by sqrt(D).
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from imbalance_jax.compute import tuning
+from imbalance_jax.compute.attention import SAVED, causal_attention
+from imbalance_jax.config import ModelConfig
+
+Params = dict[str, Any]
+
+_INIT_STD = 0.02
+
+
+@jax.custom_vjp
+def layer_norm(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
+    """Normalises each position to mean 0 and variance 1 in fp32, then scales and shifts.
+
+    It has a backward pass of its own: XLA fuses a differentiated one with the whole chain
+    of residuals before it on a CPU, and then computes that chain again in every layer.
+    """
+    return _layer_norm(x_BLD, scale_D, bias_D)[0]
+
+
+@jax.named_scope("norm")
+def _layer_norm(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> tuple:
+    x = x_BLD.astype(jnp.float32)
+    mean_BL1 = jnp.mean(x, axis=-1, keepdims=True)
+    variance_BL1 = jnp.mean(jnp.square(x - mean_BL1), axis=-1, keepdims=True)
+    inverse_BL1 = jax.lax.rsqrt(variance_BL1 + 1e-5)
+    y_BLD = (x - mean_BL1) * inverse_BL1 * scale_D[None, None] + bias_D[None, None]
+    return y_BLD.astype(x_BLD.dtype), (x_BLD, scale_D, mean_BL1, inverse_BL1)
+
+
+@jax.named_scope("norm")
+def _layer_norm_backward(saved: tuple, dy_BLD: jax.Array) -> tuple:
+    x_BLD, scale_D, mean_BL1, inverse_BL1 = saved
+    normal_BLD = (x_BLD.astype(jnp.float32) - mean_BL1) * inverse_BL1
+    dy = dy_BLD.astype(jnp.float32)
+    dnormal_BLD = dy * scale_D[None, None]
+    # What normalisation removes, its mean and its part along x, the gradient loses too.
+    mean = jnp.mean(dnormal_BLD, axis=-1, keepdims=True)
+    along = jnp.mean(dnormal_BLD * normal_BLD, axis=-1, keepdims=True)
+    dx_BLD = (dnormal_BLD - mean - normal_BLD * along) * inverse_BL1
+    dscale_D = jnp.sum(dy * normal_BLD, axis=(0, 1)).astype(scale_D.dtype)
+    return dx_BLD.astype(x_BLD.dtype), dscale_D, jnp.sum(dy, axis=(0, 1)).astype(scale_D.dtype)
+
+
+layer_norm.defvjp(_layer_norm, _layer_norm_backward)
+
+
+def multiply_weight(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Returns the einsum of x and a weight, in the dtype of x; the weight's gradient is fp32.
+
+    JAX's own gradient of a bf16 weight is bf16, and devices that share the batch would add
+    theirs up in it.
+
+    Args:
+      spec: of the einsum, such as BLD,DF->BLF. No dimension of the weight is in both others.
+      x: what the weight is multiplied with.
+      weight: in fp32.
+    """
+    if x.dtype == weight.dtype:
+        return jnp.einsum(spec, x, weight)
+    return _multiply_weight(spec, x, weight)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _multiply_weight(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    return _multiply_weight_forward(spec, x, weight)[0]
+
+
+def _multiply_weight_forward(
+    spec: str, x: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return jnp.einsum(spec, x, weight.astype(x.dtype)), (x, weight)
+
+
+def _multiply_weight_backward(
+    spec: str, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, weight = saved
+    x_dims, weight_dims, y_dims = re.split(",|->", spec)
+    dx = jnp.einsum(f"{y_dims},{weight_dims}->{x_dims}", dy, weight.astype(x.dtype))
+    dweight = jnp.einsum(
+        f"{x_dims},{y_dims}->{weight_dims}", x, dy, preferred_element_type=weight.dtype
+    )
+    return dx, dweight
+
+
+_multiply_weight.defvjp(_multiply_weight_forward, _multiply_weight_backward)
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias in the dtype of x; the gradient of the bias is summed in fp32.
+
+    JAX's own gradient of a bf16 addition is a bf16 sum over all positions. Each step of it
+    rounds to 8 bits: a sum of equal signs over 65,536 positions comes out a fifth too small.
+
+    Args:
+      x: of any shape and dtype.
+      bias: with as many dimensions, of size 1 where it is the same for all of x.
+    """
+    return _add_bias(x, bias)[0]
+
+
+def _add_bias(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return x + bias.astype(x.dtype), bias
+
+
+def _add_bias_backward(bias: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    alike = tuple(axis for axis, size in enumerate(bias.shape) if size == 1)
+    dbias = jnp.sum(dy, axis=alike, dtype=jnp.float32, keepdims=True)
+    return dy, dbias.astype(bias.dtype)
+
+
+add_bias.defvjp(_add_bias, _add_bias_backward)
+
+
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: str, std: float = _INIT_STD) -> Any:
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, dtype))
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
+    return nnx.Param(jnp.zeros(shape, dtype))
+
+
+class LayerNorm(nnx.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        self.scale_D = nnx.Param(jnp.ones(config.D, config.param_dtype))
+        self.bias_D = _zeros((config.D,), config.param_dtype)
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        return layer_norm(x_BLD, self.scale_D[...], self.bias_D[...])
+
+
+class Attention(nnx.Module):
+    """Causal self-attention; its inner width H K need not be D."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        D, H, K, dtype = config.D, config.H, config.K, config.param_dtype
+        self.path = config.attention
+        self.w_q_DHK = _normal(rngs, (D, H, K), dtype)
+        self.w_k_DHK = _normal(rngs, (D, H, K), dtype)
+        self.w_v_DHK = _normal(rngs, (D, H, K), dtype)
+        # Not scaled down with depth, unlike that of the feed-forward layer: as the reference.
+        self.w_o_HKD = _normal(rngs, (H, K, D), dtype)
+        self.b_q_HK = _zeros((H, K), dtype)
+        self.b_k_HK = _zeros((H, K), dtype)
+        self.b_v_HK = _zeros((H, K), dtype)
+        self.b_o_D = _zeros((D,), dtype)
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        def project(w_DHK: nnx.Param, b_HK: nnx.Param) -> jax.Array:
+            y_BHLK = multiply_weight("BLD,DHK->BHLK", x_BLD, w_DHK[...])
+            return add_bias(y_BHLK, b_HK[...][None, :, None])
+
+        mixed_BHLK = causal_attention(
+            project(self.w_q_DHK, self.b_q_HK),
+            project(self.w_k_DHK, self.b_k_HK),
+            project(self.w_v_DHK, self.b_v_HK),
+            self.path,
+        )
+        y_BLD = multiply_weight("BHLK,HKD->BLD", mixed_BHLK, self.w_o_HKD[...])
+        return add_bias(y_BLD, self.b_o_D[...][None, None])
+
+
+class FeedForward(nnx.Module):
+    """Two projections around a GELU (its tanh approximation)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        D, F, dtype = config.D, config.F, config.param_dtype
+        self.w_up_DF = _normal(rngs, (D, F), dtype)
+        self.b_up_F = _zeros((F,), dtype)
+        self.w_down_FD = _normal(rngs, (F, D), dtype, _INIT_STD / (2 * config.N) ** 0.5)
+        self.b_down_D = _zeros((D,), dtype)
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        up_BLF = multiply_weight("BLD,DF->BLF", x_BLD, self.w_up_DF[...])
+        h_BLF = jax.nn.gelu(add_bias(up_BLF, self.b_up_F[...][None, None]), approximate=True)
+        y_BLD = multiply_weight("BLF,FD->BLD", h_BLF, self.w_down_FD[...])
+        return add_bias(y_BLD, self.b_down_D[...][None, None])
+
+
+class Block(nnx.Module):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        self.norm_1 = LayerNorm(config)
+        self.attention = Attention(config, rngs=rngs)
+        self.norm_2 = LayerNorm(config)
+        self.feed_forward = FeedForward(config, rngs=rngs)
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        # The scopes name the operations in a profile; benchmarks/profile.py adds them up.
+        with jax.named_scope("attention"):
+            x_BLD = x_BLD + self.attention(self.norm_1(x_BLD))
+        with jax.named_scope("feed_forward"):
+            return x_BLD + self.feed_forward(self.norm_2(x_BLD))
+
+
+class Ends(nnx.Module):
+    """What comes before the blocks and after them."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
+        D, dtype = config.D, config.param_dtype
+        self.dtype = config.dtype
+        self.embed_VD = _normal(rngs, (vocab_size, D), dtype)
+        self.position_LD = _normal(rngs, (config.L, D), dtype)
+        self.final_norm = LayerNorm(config)
+        if not config.tied:
+            self.head_VD = _normal(rngs, (vocab_size, D), dtype)
+
+    def embed(self, ids_BL: jax.Array) -> jax.Array:
+        D = self.embed_VD.shape[1]
+        positions_LD = self.position_LD[: ids_BL.shape[1]]
+        return (self.embed_VD[ids_BL] * D**0.5 + positions_LD[None]).astype(self.dtype)
+
+
+def init_params(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
+    """Returns new parameters: a nest of dicts, with those of all blocks stacked."""
+    ends_key, blocks_key = jax.random.split(key)
+
+    def init_block(block_key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(Block(config, rngs=nnx.Rngs(params=block_key))))
+
+    ends = Ends(config, vocab_size, rngs=nnx.Rngs(params=ends_key))
+    blocks = jax.vmap(init_block)(jax.random.split(blocks_key, config.N))
+    return {**nnx.to_pure_dict(nnx.state(ends)), "blocks": blocks}
+
+
+def forward(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+    """Returns the last hidden state of every position, normalised: (B, L, D).
+
+    Raises:
+      ValueError: the sequences are longer than the model has positions.
+    """
+    return _run(params, config, ids_BL, keep=False)[0]
+
+
+def hidden_states(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+    """Returns the state of every position between all layers: (N + 2, B, L, D).
+
+    First what enters the first block, then the residual stream after each block, and last
+    what the final norm makes of it, which is what `forward` returns.
+
+    Raises:
+      ValueError: as `forward`.
+    """
+    last_BLD, first_BLD, blocks_NBLD = _run(params, config, ids_BL, keep=True)
+    return jnp.concatenate([first_BLD[None], blocks_NBLD, last_BLD[None]])
+
+
+def _run(
+    params: Params, config: ModelConfig, ids_BL: jax.Array, *, keep: bool
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Returns the final norm's output, the first block's input and, to keep, each one's output."""
+    config = tuning.settled(config, jax.devices()[0])
+    if ids_BL.shape[1] > config.L:
+        raise ValueError(f"Sequences of {ids_BL.shape[1]} exceed config.model.L={config.L}.")
+    blocks = params["blocks"]
+    ends = _module(Ends, config, params["embed_VD"].shape[0], without="blocks", params=params)
+
+    def block(x_BLD: jax.Array, block_params: Params) -> tuple[jax.Array, jax.Array | None]:
+        x_BLD = _module(Block, config, params=block_params)(x_BLD)
+        return x_BLD, x_BLD if keep else None
+
+    if config.remat != "none":
+        policies = jax.checkpoint_policies
+        # Matrix products, and of attention its result, without the weights.
+        dots = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(SAVED)
+        )
+        block = jax.checkpoint(block, policy={"dots": dots, "full": None}[config.remat])
+    with jax.named_scope("embedding"):
+        first_BLD = x_BLD = ends.embed(ids_BL)
+    if config.scan_layers:
+        x_BLD, kept = jax.lax.scan(block, x_BLD, blocks)
+    else:
+        outs: list[Any] = []
+        for block_params in _unstack(blocks, config.N):
+            x_BLD, out_BLD = block(x_BLD, block_params)
+            outs.append(out_BLD)
+        kept = jnp.stack(outs) if keep else None
+    return ends.final_norm(x_BLD), first_BLD, kept
+
+
+def with_rows(params: Params, row_V: np.ndarray) -> Params:
+    """Returns parameters whose tables have, for every id, the row of another id in them."""
+    tables = {name: params[name] for name in ("embed_VD", "head_VD") if name in params}
+    shardings = jax.tree.map(lambda table: table.sharding, tables)
+    take = jax.jit(lambda tables: jax.tree.map(lambda t: t[row_V], tables), out_shardings=shardings)
+    return {**params, **take(tables)}
+
+
+def head(params: Params) -> jax.Array:
+    """Returns the output embeddings, (V, D): those of the input where they are tied."""
+    return params["head_VD"] if "head_VD" in params else params["embed_VD"]
+
+
+def logits(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+    """Returns fp32 logits of the next id at every position, whole: (B, L, V).
+
+    For notebooks, generation and tests; objective.py never holds them all.
+    """
+    hidden_BLD = forward(params, config, ids_BL)
+    head_VD = head(params).astype(hidden_BLD.dtype)
+    return jnp.einsum("BLD,VD->BLV", hidden_BLD, head_VD, preferred_element_type=jnp.float32)
+
+
+def count_parameters(config: ModelConfig, vocab_size: int) -> int:
+    """Returns the number of parameters, without making them."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(lambda key: init_params(config, vocab_size, key), key)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@functools.lru_cache
+def _graph(kind: type, config: ModelConfig, *args: int) -> tuple[nnx.GraphDef, Any]:
+    """Returns what flax knows of a module besides its parameters' values."""
+    abstract = nnx.eval_shape(lambda: kind(config, *args, rngs=nnx.Rngs(0)))
+    return nnx.split(abstract)
+
+
+def _module(
+    kind: type, config: ModelConfig, *args: int, params: Mapping[str, Any], without: str = ""
+) -> Any:
+    """Returns a flax module with these parameters."""
+    graph, state = _graph(kind, config, *args)
+    mine = {name: value for name, value in params.items() if name != without}
+    filled = jax.tree.map(lambda leaf: leaf, state)  # a copy: the cached one stays abstract
+    nnx.replace_by_pure_dict(filled, mine)
+    return nnx.merge(graph, filled)
+
+
+def _unstack(blocks: Params, N: int) -> list[Params]:
+    """Returns each block's parameters; gradients come back through one concatenation."""
+    leaves, tree = jax.tree.flatten(blocks)
+    parts = [jax.lax.split(leaf, (1,) * N, axis=0) for leaf in leaves]
+    return [jax.tree.unflatten(tree, [part[n][0] for part in parts]) for n in range(N)]

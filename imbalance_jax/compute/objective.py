@@ -1,0 +1,183 @@
+"""The cross-entropy of the next id, without ever holding all logits.
+
+Logits of 128 x 512 positions over ten languages' vocabulary would take 43 GB in fp32. Here
+those of a few positions of each sequence exist at once, in a scan. Their gradient is taken
+in the same pass, so that nothing is computed twice.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from imbalance_jax.compute import tuning
+
+
+def cross_entropy(
+    hidden_BLD: jax.Array,
+    head_VD: jax.Array,
+    target_BL: jax.Array,
+    weight_BL: jax.Array,
+    *,
+    chunk: int = 0,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the weighted sum of all losses, and the loss of each position in nats.
+
+    Only the sum can be differentiated; the losses are for looking at.
+
+    Args:
+      chunk: positions of each sequence whose logits exist at once; 0 chooses for the default
+        device, as if it had the whole batch.
+    """
+    chunk = chunk or _choose_chunk(target_BL, head_VD)
+    with jax.named_scope("head"):
+        total, loss_BL = _cross_entropy(hidden_BLD, head_VD, target_BL, weight_BL, chunk)
+    return total, jax.lax.stop_gradient(loss_BL)
+
+
+def _choose_chunk(target_BL: jax.Array, head_VD: jax.Array) -> int:
+    B, L = target_BL.shape
+    return tuning.loss_chunk(B, L, head_VD.shape[0], jax.default_backend())
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _cross_entropy(
+    hidden_BLD: jax.Array,
+    head_VD: jax.Array,
+    target_BL: jax.Array,
+    weight_BL: jax.Array,
+    chunk: int,
+) -> tuple[jax.Array, jax.Array]:
+    def body(_: None, part: tuple) -> tuple[None, jax.Array]:
+        hidden_BcD, target_Bc = part
+        logits_BcV = _logits(hidden_BcD, head_VD)
+        return None, jax.nn.logsumexp(logits_BcV, axis=-1) - _picked(logits_BcV, target_Bc)
+
+    _, losses = jax.lax.scan(body, None, (_cut(hidden_BLD, chunk), _cut(target_BL, chunk)))
+    loss_BL = _join(losses)
+    return jnp.sum(loss_BL * weight_BL), loss_BL
+
+
+def _forward(
+    hidden_BLD: jax.Array,
+    head_VD: jax.Array,
+    target_BL: jax.Array,
+    weight_BL: jax.Array,
+    chunk: int,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """The loss, and the gradients of the weighted sum while the logits are at hand."""
+
+    def body(dhead_VD: jax.Array, part: tuple) -> tuple[jax.Array, tuple]:
+        hidden_BcD, target_Bc, weight_Bc = part
+        logits_BcV = _logits(hidden_BcD, head_VD)
+        top_Bc1 = jnp.max(logits_BcV, axis=-1, keepdims=True)
+        exp_BcV = jnp.exp(logits_BcV - top_Bc1)
+        sum_Bc1 = jnp.sum(exp_BcV, axis=-1, keepdims=True)
+        loss_Bc = (top_Bc1 + jnp.log(sum_Bc1))[..., 0] - _picked(logits_BcV, target_Bc)
+        hit_BcV = jnp.arange(head_VD.shape[0]) == target_Bc[..., None]
+        dlogits_BcV = (exp_BcV / sum_Bc1 - hit_BcV) * weight_Bc[..., None]
+        dlogits_BcV = dlogits_BcV.astype(hidden_BcD.dtype)
+        head = head_VD.astype(hidden_BcD.dtype)
+        dhidden_BcD = jnp.einsum("BcV,VD->BcD", dlogits_BcV, head)
+        # Summed over chunks in fp32, whatever the matrix products run in.
+        dhead_VD += _head_gradient(hidden_BcD, dlogits_BcV)
+        return dhead_VD, (loss_Bc, dhidden_BcD)
+
+    parts = (_cut(hidden_BLD, chunk), _cut(target_BL, chunk), _cut(weight_BL, chunk))
+    zero_VD = jnp.zeros(head_VD.shape, jnp.float32)
+    dhead_VD, (losses, dhiddens) = jax.lax.scan(body, zero_VD, parts)
+    loss_BL = _join(losses)
+    saved = (_join(dhiddens), dhead_VD.astype(head_VD.dtype))
+    return (jnp.sum(loss_BL * weight_BL), loss_BL), saved
+
+
+def _backward(
+    chunk: int, saved: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
+) -> tuple:
+    dhidden_BLD, dhead_VD = saved
+    dtotal, _ = cotangents
+    return (
+        # In fp32: 1 / (B L) rounded to bf16 would be up to 0.4 % off, everywhere alike.
+        (dhidden_BLD.astype(jnp.float32) * dtotal).astype(dhidden_BLD.dtype),
+        dhead_VD * dtotal.astype(dhead_VD.dtype),
+        None,
+        None,
+    )
+
+
+_cross_entropy.defvjp(_forward, _backward)
+
+
+def measure(
+    hidden_BLD: jax.Array,
+    head_VD: jax.Array,
+    target_BL: jax.Array,
+    own_BV: jax.Array,
+    *,
+    chunk: int = 0,
+) -> dict[str, jax.Array]:
+    """Returns what evaluation wants to know of every position, each (B, L), in fp32.
+
+    With p the model's distribution and q the mass that it gives to the ids of the
+    sequence's own language:
+
+        loss           -log p(target), which is exactly language_nats + loss_own
+        language_nats  -log q: telling the language
+        loss_own       -log (p(target) / q): predicting within it
+        leak           1 - q
+        top1           whether the target is the most probable id of all
+
+    Args:
+      own_BV: which ids belong to the language of each sequence.
+    """
+    chunk = chunk or _choose_chunk(target_BL, head_VD)
+
+    def body(_: None, part: tuple) -> tuple[None, dict[str, jax.Array]]:
+        hidden_BcD, target_Bc = part
+        logits_BcV = _logits(hidden_BcD, head_VD)
+        all_Bc = jax.nn.logsumexp(logits_BcV, axis=-1)
+        own_BcV = jnp.where(own_BV[:, None], logits_BcV, -jnp.inf)
+        own_Bc = jax.nn.logsumexp(own_BcV, axis=-1)
+        picked_Bc = _picked(logits_BcV, target_Bc)
+        top_Bc = jnp.argmax(logits_BcV, axis=-1)
+        return None, {
+            "loss": all_Bc - picked_Bc,
+            "language_nats": all_Bc - own_Bc,
+            "loss_own": own_Bc - picked_Bc,
+            "leak": -jnp.expm1(own_Bc - all_Bc),
+            "top1": (top_Bc == target_Bc).astype(jnp.float32),
+        }
+
+    _, found = jax.lax.scan(body, None, (_cut(hidden_BLD, chunk), _cut(target_BL, chunk)))
+    return jax.tree.map(_join, found)
+
+
+def _logits(hidden_BcD: jax.Array, head_VD: jax.Array) -> jax.Array:
+    head = head_VD.astype(hidden_BcD.dtype)
+    return jnp.einsum("BcD,VD->BcV", hidden_BcD, head, preferred_element_type=jnp.float32)
+
+
+def _head_gradient(hidden_BcD: jax.Array, dlogits_BcV: jax.Array) -> jax.Array:
+    if hidden_BcD.dtype == jnp.float32:
+        # A CPU turns the first factor by copying it, and that of the logits is large: this
+        # saves it a tenth of the head's time. (In bf16 it does not know this product.)
+        return jnp.einsum("BcD,BcV->DV", hidden_BcD, dlogits_BcV).T
+    return jnp.einsum("BcV,BcD->VD", dlogits_BcV, hidden_BcD, preferred_element_type=jnp.float32)
+
+
+def _picked(logits_BcV: jax.Array, target_Bc: jax.Array) -> jax.Array:
+    """Returns the logit of each target. A masked sum: a gather would not shard over V."""
+    hit_BcV = jnp.arange(logits_BcV.shape[-1]) == target_Bc[..., None]
+    return jnp.sum(jnp.where(hit_BcV, logits_BcV, 0), axis=-1)
+
+
+def _cut(x: jax.Array, chunk: int) -> jax.Array:
+    """(B, L, ...) -> (L / chunk, B, chunk, ...). Along L, so that B stays sharded."""
+    B, L = x.shape[:2]
+    return jnp.moveaxis(x.reshape(B, L // chunk, chunk, *x.shape[2:]), 1, 0)
+
+
+def _join(x: jax.Array) -> jax.Array:
+    """The inverse of `_cut`."""
+    joined = jnp.moveaxis(x, 0, 1)
+    return joined.reshape(joined.shape[0], -1, *joined.shape[3:])

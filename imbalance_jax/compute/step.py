@@ -1,0 +1,343 @@
+"""One update: the TrainState, the optimizer, and the jitted step between two states.
+
+A pack's step updates several states of the same shapes, stacked in a first dimension E.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from imbalance_jax.compute import model as model_lib
+from imbalance_jax.compute import objective, sharding, tuning
+from imbalance_jax.config import Config, ModelConfig, OptimizerConfig
+
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Windows of base ids, each in one language. Inputs are the first L, targets the last."""
+
+    ids_BW: Any  # an array on the host or on devices, or the shape of one
+    language_B: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a training step reads and writes, and all that a checkpoint holds."""
+
+    step: jax.Array  # updates done so far
+    params: model_lib.Params
+    opt_state: optax.OptState
+    sequences_G: jax.Array  # trained so far, counted where they are trained
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Returns the learning rate of the update after `count` updates.
+
+    With t = count + 1 of `steps` updates in all, w warm-up updates, peak p and final f:
+
+        cosine               min(t, w) / w * (f + (p - f) (1 + cos(pi t / steps)) / 2)
+        warmup_stable_decay  min(t, w) / w * p, then linearly to f over the last updates
+        constant             min(t, w) / w * p
+
+    The warm-up multiplies the cosine rather than going before it, as in the reference.
+    """
+    peak, final = config.peak_lr, config.final_lr
+    warmup = config.warmup if config.warmup >= 1 else max(1.0, config.warmup * steps)
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        t = jnp.asarray(count, jnp.float32) + 1
+        ramp = jnp.minimum(t, warmup) / warmup
+        if config.schedule == "cosine":
+            return ramp * (final + (peak - final) * (1 + jnp.cos(jnp.pi * t / steps)) / 2)
+        if config.schedule == "constant":
+            return ramp * peak
+        decay = max(1.0, config.decay * steps)
+        left = jnp.clip((steps - t) / decay, 0, 1)
+        return ramp * (final + (peak - final) * left)
+
+    return rate
+
+
+def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns Adam with the config's learning rate, clipping and weight decay."""
+    return _optimizer(config, learning_rate(config, steps))
+
+
+def _optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    parts = []
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    if config.weight_decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
+    parts.append(optax.scale_by_learning_rate(rate))
+    return optax.chain(*parts)
+
+
+def _is_matrix(params: model_lib.Params) -> Any:
+    """Marks what decays: parameters with an input and an output dimension."""
+
+    def of(path: tuple, leaf: jax.Array) -> bool:
+        return len(path[-1].key.rpartition("_")[2]) > 1 and not path[-1].key.startswith("b_")
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
+    """Returns the state before the first update, made where it will lie."""
+    return jit_init(config, vocab_size, mesh)(jax.random.key(config.seed))
+
+
+def jit_init(config: Config, vocab_size: int, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns what makes the first state of a run from the key of its seed.
+
+    Runs that differ in what a pack allows have one such function, compiled once.
+    """
+    make = functools.partial(_init_state, config, vocab_size)
+    shardings = sharding.state_shardings(mesh, jax.eval_shape(make, jax.random.key(0)))
+    return jax.jit(make, out_shardings=shardings)
+
+
+def abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
+    """Returns the shapes and shardings of a state, without making it."""
+    make = functools.partial(_init_state, config, vocab_size)
+    shapes = jax.eval_shape(make, jax.random.key(config.seed))
+    return jax.tree.map(
+        lambda leaf, sharding_: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_),
+        shapes,
+        sharding.state_shardings(mesh, shapes),
+    )
+
+
+def _init_state(config: Config, vocab_size: int, key: jax.Array) -> TrainState:
+    params = model_lib.init_params(config.model, vocab_size, key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer(config.optimizer, config.steps).init(params),
+        sequences_G=jnp.zeros(len(config.languages), jnp.int32),
+    )
+
+
+def train_step(
+    config: Config, steps: int, state: TrainState, batch: Batch, map_GU: jax.Array
+) -> tuple[TrainState, Metrics]:
+    """One update. The metrics describe the parameters before it.
+
+    Losses and tokens are sums per language, `loss_G` and `tokens_G`: a batch holds few
+    sequences of a rare language, so means are taken over many batches, by the host.
+    `trained_G` counts the sequences of all updates so far.
+    """
+    return _update(config, learning_rate(config.optimizer, steps), state, batch, map_GU)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the host gives a member of a pack for an update, or stacked: all of them."""
+
+    batch: Batch
+    rate: Any  # the learning rate
+    alive: Any  # bool; otherwise the state is kept as it is
+
+
+def packed_step(
+    config: Config, mesh: Mesh, way: str, state_E: TrainState, given_E: Given, map_EGU: jax.Array
+) -> tuple[TrainState, Metrics]:
+    """One update of every member of a pack that is alive; `train_step` says what that is.
+
+    Args:
+      config: of a member; its seed, mixture and learning rate are not read.
+      mesh: of the pack. No communication crosses its axis of members.
+      way: scan, which takes the members on a device in turn, or vmap, all at once.
+      state_E: the members' states, stacked as everything else is.
+      given_E: see there.
+      map_EGU: id maps.
+
+    Returns:
+      The new states, and the metrics of each member; all zero for one that is not alive.
+    """
+
+    # XLA's partitioner aborts where ids are looked up, beside members, in a table that is cut
+    # both ways.
+    cut_up = min(mesh.shape[axis] for axis in ("member", "fsdp", "tensor")) > 1
+    view = _with_whole_table if cut_up else _as_they_are
+
+    def member(args: tuple[TrainState, Given, jax.Array]) -> tuple[TrainState, Metrics]:
+        state, given, map_GU = args
+
+        def update(state: TrainState) -> tuple[TrainState, Metrics]:
+            return _update(config, lambda count: given.rate, state, given.batch, map_GU, view)
+
+        def keep(state: TrainState) -> tuple[TrainState, Metrics]:
+            shapes = jax.eval_shape(update, state)[1]
+            return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        return jax.lax.cond(given.alive, update, keep, state)
+
+    def on_device(*args: Any) -> tuple[TrainState, Metrics]:
+        if len(args[1].alive) == 1:  # as the run alone
+            found = member(jax.tree.map(lambda x: x[0], args))
+            return jax.tree.map(lambda x: x[None], found)
+        return jax.lax.map(member, args) if way == "scan" else jax.vmap(member)(args)
+
+    if mesh.shape["member"] > 1:
+        each = PartitionSpec("member")
+        # check_vma: what scans in a member begin with, such as zeros, varies over no axis.
+        on_device = jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=each,
+            out_specs=each,
+            axis_names={"member"},
+            check_vma=False,
+        )
+    return on_device(state_E, given_E, map_EGU)
+
+
+def _as_they_are(params: model_lib.Params) -> model_lib.Params:
+    return params
+
+
+def _with_whole_table(params: model_lib.Params) -> model_lib.Params:
+    """Returns parameters whose input embeddings every device of a member has whole."""
+    whole_VD = jax.lax.with_sharding_constraint(params["embed_VD"], PartitionSpec(None, None))
+    return {**params, "embed_VD": whole_VD}
+
+
+def _update(
+    config: Config,
+    rate: optax.Schedule,
+    state: TrainState,
+    batch: Batch,
+    map_GU: jax.Array,
+    view: Callable[[model_lib.Params], model_lib.Params] = _as_they_are,
+) -> tuple[TrainState, Metrics]:
+    """One update; `view` says what the loss is computed with, given the parameters."""
+
+    def mean_loss(params: model_lib.Params, *rest: Any) -> tuple[jax.Array, jax.Array]:
+        return _mean_loss(view(params), *rest)
+
+    loss_and_gradient = jax.value_and_grad(mean_loss, has_aux=True)
+    micro = config.optimizer.accumulate
+    if micro == 1:
+        (loss, loss_G), grads = loss_and_gradient(state.params, config.model, batch, map_GU)
+    else:
+        # Rows r, r + micro, ...: every device keeps the rows that it has.
+        parts = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            found = loss_and_gradient(state.params, config.model, part, map_GU)
+            return jax.tree.map(jnp.add, total, found), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(
+            lambda part: loss_and_gradient(state.params, config.model, part, map_GU), first
+        )
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        ((loss, loss_G), grads), _ = jax.lax.scan(add, zeros, parts)
+        loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
+
+    with jax.named_scope("optimizer"):
+        updates, opt_state = _optimizer(config.optimizer, rate).update(
+            grads, state.opt_state, state.params
+        )
+        params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
+    sequences_G = jnp.bincount(batch.language_B, length=len(config.languages)).astype(jnp.int32)
+    metrics = {
+        "loss": loss,
+        "loss_G": loss_G,
+        "tokens_G": sequences_G * config.model.L,
+        "trained_G": state.sequences_G + sequences_G,
+        "grad_norm": norm,
+        "learning_rate": rate(state.step),
+    }
+    new = TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        sequences_G=state.sequences_G + sequences_G,
+    )
+    return new, metrics
+
+
+def _mean_loss(
+    params: model_lib.Params, config: ModelConfig, batch: Batch, map_GU: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean loss of all positions, and its sum per language."""
+    ids_BW = model_ids(batch, map_GU)
+    hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
+    target_BL = ids_BW[:, 1:]
+    total, loss_BL = objective.cross_entropy(
+        hidden_BLD,
+        model_lib.head(params),
+        target_BL,
+        jnp.ones(target_BL.shape, jnp.float32),
+        chunk=config.loss_chunk,
+    )
+    loss_G = jax.ops.segment_sum(jnp.sum(loss_BL, axis=1), batch.language_B, map_GU.shape[0])
+    return total / target_BL.size, loss_G
+
+
+def model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
+    """Returns the model's ids for a batch's base ids: each row through its language's map."""
+    return map_GU[batch.language_B[:, None], batch.ids_BW.astype(jnp.int32)]
+
+
+def jit_step(config: Config, steps: int, mesh: Mesh, state: TrainState) -> jax.stages.Wrapped:
+    """Returns the jitted step. It takes the state's memory over and compiles once.
+
+    Without pinned output shardings the second call would see other ones than the first,
+    and compile again.
+    """
+    vocab_size = state.params["embed_VD"].shape[0]
+    state_shardings = sharding.state_shardings(mesh, state)
+    batch_sharding, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    return jax.jit(
+        sharding.in_context(mesh, train_step, settled(config, mesh, vocab_size), steps),
+        in_shardings=(state_shardings, batch_sharding, whole),
+        out_shardings=(state_shardings, whole),
+        donate_argnums=0,
+        compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
+    )
+
+
+def given_shardings(mesh: Mesh) -> Given:
+    """Returns where what a pack is given lies."""
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    return sharding.stacked(Given(Batch(rows, rows), whole, whole))
+
+
+def jit_packed_step(
+    config: Config, mesh: Mesh, state_E: TrainState, way: str
+) -> jax.stages.Wrapped:
+    """Returns the jitted step of a pack; see `packed_step` and `jit_step`."""
+    vocab_size = state_E.params["embed_VD"].shape[1]
+    states = jax.tree.map(lambda leaf: leaf.sharding, state_E)
+    whole = sharding.replicated(mesh)
+    member = sharding.stacked(whole)
+    return jax.jit(
+        sharding.in_context(mesh, packed_step, settled(config, mesh, vocab_size), mesh, way),
+        in_shardings=(states, given_shardings(mesh), member),
+        # What the host reads must be on its own devices.
+        out_shardings=(states, member if jax.process_count() == 1 else whole),
+        donate_argnums=0,
+        compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
+    )
+
+
+def settled(config: Config, mesh: Mesh, vocab_size: int) -> Config:
+    """Returns a config whose model says how it is computed on the devices of a mesh."""
+    rows = config.batch_size // config.optimizer.accumulate
+    model = tuning.settled_on(mesh, config.model, rows, vocab_size)
+    return dataclasses.replace(config, model=model)

@@ -1,0 +1,286 @@
+"""Shows what a run trains on, and proves what it was trained on.
+
+    python -m imbalance_jax.data.inspect --config=configs/90_10.py --step=3
+    python -m imbalance_jax.data.inspect --workdir=runs/90_10 --step=3 --rows=4
+    python -m imbalance_jax.data.inspect --diff runs/a runs/b
+    python -m imbalance_jax.data.inspect --check runs/90_10
+    python -m imbalance_jax.data.inspect --totals configs/a.py configs/b.py
+
+`--step` prints a batch decoded, with the language, pool and window of every row. `--diff`
+says up to which step two runs see the same text, as ids of the sources' tokenizers, in the same
+languages; which ids of a model these become is a matter of the vocabulary, and said apart.
+Hashes that an earlier version of this code recorded do not prove equal tokens (see audit.py): then
+it says so, and compares all batches.
+`--check` makes the order of a run again from its config and its prepared text, and compares
+every hash and every count that the run recorded. `--totals` says whether two configs give each
+language the same number of sequences.
+
+Exit code 1 says that a check failed, or that two things differ.
+"""
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.config import Config
+from imbalance_jax.data import languages, prepare
+from imbalance_jax.data.order import audit, corpora
+from imbalance_jax.data.order.stream import Stream, with_ratio
+from imbalance_jax.runs.progress import Progress
+from imbalance_jax.runs.run_directory import RunDirectory
+
+DIFFERENT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A config's stream, and the text that it is made of."""
+
+    config: Config
+    sources: Mapping[str, corpora.AnySource]
+    stream: Stream
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        begun: Config | None = None,
+        recorded: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> "Opened":
+        """Opens what is prepared; text that is not is prepared first.
+
+        Args:
+          config: of the run.
+          begun: what it was begun with, if it was.
+          recorded: source -> the fingerprint of the text that it was begun with.
+        """
+        prepared = prepare.prepare_all(config, recorded)
+        config = with_ratio(config, prepared, begun)
+        return cls(config, prepared, Stream(config, prepared))
+
+    @classmethod
+    def of_run(cls, path: str) -> "Opened":
+        """Opens what a run was trained on.
+
+        Raises:
+          ValueError: its text is not what it was when the run was started.
+        """
+        run = RunDirectory(path)
+        run.check_format()
+        opened = cls.of(run.config(), run.begun(), run.texts())
+        fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
+        run.check_text(fingerprints, opened.stream.order_version)
+        return opened
+
+
+# One batch
+
+
+def describe_batch(opened: Opened, step: int, rows: int) -> str:
+    """Returns the rows of the batch that step + 1 is the update of, decoded.
+
+    Args:
+      opened: of a config or a run.
+      step: updates before it.
+      rows: how many to show; 0 is all.
+
+    Raises:
+      ValueError: the run has no such step.
+    """
+    config, stream = opened.config, opened.stream
+    if not 0 <= step < stream.steps:
+        raise ValueError(f"--step={step}: the run has steps 0 to {stream.steps - 1}.")
+    batch = stream.batch(step)
+    language_B, start_B = stream.starts_of(step)
+    counts = np.bincount(language_B, minlength=len(config.tags))
+    held = ", ".join(f"{tag} {n}" for tag, n in zip(config.tags, counts, strict=True))
+    lines = [f"step {step}: {len(language_B)} sequences of {config.model.L} tokens ({held})"]
+    for row in range(min(rows or len(language_B), len(language_B))):
+        g = language_B[row]
+        source = opened.sources[languages.source_of(config, config.tags[g])]
+        # Line ends and the like, so that a row is a line.
+        text = json.dumps(source.tokenizer.decode(batch.ids_BW[row]), ensure_ascii=False)
+        where = f"{stream.pools[g]} window {start_B[row] // config.model.L}"
+        lines.append(f"row {row:>3}  {config.tags[g]:<6} {where:<24} {text[1:-1]}")
+    return "\n".join(lines)
+
+
+# Two runs
+
+
+def compare(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> tuple[bool, str]:
+    """Returns whether two runs see the same tokens, and up to which step.
+
+    Args:
+      first: of one run.
+      second: of the other.
+      hashes: step -> hash of the order after it, as each recorded them. Up to the last step
+        with equal ones, batches need no comparing; hashes of an earlier version prove nothing.
+    """
+    proven = _proven(first, second, hashes)
+    same, said = _compare_batches(first, second, proven)
+    early = {version for versions in map(_versions, hashes) for version in versions}
+    if not proven and early - {audit.HASH_VERSION}:
+        said += (
+            f"\nHashes of the order that these runs recorded are of version "
+            f"{', '.join(map(str, sorted(early)))}. Those of version 1 do not determine the tokens "
+            "and are not compared with any; batches were compared in their place."
+        )
+    return same, said
+
+
+def _versions(hashes: Mapping[int, str]) -> set[int]:
+    return {audit.hash_version_of(recorded) for recorded in hashes.values()}
+
+
+def _proven(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> int:
+    """Returns the last step up to which recorded hashes prove that two runs saw the same."""
+    steps = min(first.stream.steps, second.stream.steps)
+    equal = [
+        step
+        for step, recorded in hashes[0].items()
+        if step <= steps
+        and hashes[1].get(step) == recorded
+        and audit.hash_version_of(recorded) == audit.HASH_VERSION
+    ]
+    return max(equal, default=0)
+
+
+def _compare_batches(first: Opened, second: Opened, same: int) -> tuple[bool, str]:
+    """Returns what `compare` does, of runs that saw the same up to a step."""
+    steps = min(first.stream.steps, second.stream.steps)
+    tags = [np.array(opened.config.tags) for opened in (first, second)]
+    with Progress("Comparing batches", steps, start=same) as progress:
+        for step in range(same, steps):
+            ours, theirs = first.stream.batch(step), second.stream.batch(step)
+            said = _difference(ours, theirs, tags)
+            if said:
+                return False, f"The same tokens up to step {step}; then {said}"
+            progress.show(step + 1)
+    if first.stream.steps != second.stream.steps:
+        return False, (
+            f"The same tokens in all {steps:,} steps that both have; one goes on to step "
+            f"{max(first.stream.steps, second.stream.steps):,}."
+        )
+    said = f"The same tokens in the same languages in all {steps:,} steps."
+    maps = [_map(opened) for opened in (first, second)]
+    if maps[0] != maps[1]:
+        said += " The vocabularies differ, so they are other ids to the models."
+    return True, said
+
+
+def _map(opened: Opened) -> bytes:
+    pieces = {name: source.pieces for name, source in opened.sources.items()}
+    return languages.vocabulary(opened.config, pieces).to_bytes()
+
+
+def _difference(ours: Any, theirs: Any, tags: list[np.ndarray]) -> str:
+    """Returns how two batches differ; "" where they do not."""
+    if ours.ids_BW.shape != theirs.ids_BW.shape:
+        return (
+            f"batches of {ours.ids_BW.shape[0]} x {ours.ids_BW.shape[1] - 1} and of "
+            f"{theirs.ids_BW.shape[0]} x {theirs.ids_BW.shape[1] - 1} tokens."
+        )
+    tags_B = [t[batch.language_B] for t, batch in zip(tags, (ours, theirs), strict=True)]
+    other = (tags_B[0] != tags_B[1]) | (ours.ids_BW != theirs.ids_BW).any(axis=1)
+    if not other.any():
+        return ""
+    row = int(np.argmax(other))
+    return (
+        f"{other.sum()} of {len(other)} rows differ, first row {row}: {tags_B[0][row]} "
+        f"{ours.ids_BW[row, :8].tolist()}... and {tags_B[1][row]} "
+        f"{theirs.ids_BW[row, :8].tolist()}..."
+    )
+
+
+def batch_hashes(run: RunDirectory) -> dict[int, str]:
+    return {r["step"]: r[audit.ORDER_METRIC] for r in run.metrics() if audit.ORDER_METRIC in r}
+
+
+# One run's record
+
+
+def check_run(run: RunDirectory, opened: Opened) -> list[str]:
+    """Makes the audit of a run again, and returns what does not agree with its record.
+
+    Raises:
+      ValueError: the run has recorded nothing yet.
+    """
+    config, stream = opened.config, opened.stream
+    records = [record for record in run.metrics() if audit.ORDER_METRIC in record]
+    if not records:
+        raise ValueError(f"{run} has recorded no step yet.")
+    versions = _versions(batch_hashes(run))
+    if max(versions) > audit.HASH_VERSION:
+        raise ValueError(
+            f"{run} has hashes of version {max(versions)}, and this code makes those up to "
+            f"{audit.HASH_VERSION}. Use the version of the code that the run was trained with."
+        )
+    wrong = []
+    audits = {v: audit.Audit(config, stream, hash_version=v) for v in versions}
+    total = records[-1]["step"]
+    sequences_G = np.zeros(len(config.tags), np.int64)
+    with Progress("Checking the order", total) as progress:
+        for record in records:
+            again = audits[audit.hash_version_of(record[audit.ORDER_METRIC])]
+            while again.step < record["step"]:
+                language_B, _ = stream.order_of(again.step)
+                sequences_G += np.bincount(language_B, minlength=len(sequences_G))
+                for each in audits.values():
+                    each.follow()
+            for name, value in again.metrics().items():
+                if record.get(name) != value:
+                    wrong.append(f"step {again.step}: {name} is {record.get(name)}, not {value}.")
+            for tag, sequences in zip(config.tags, sequences_G.tolist(), strict=True):
+                name = f"train/tokens/{tag}"
+                if record[name] != sequences * config.model.L:
+                    wrong.append(
+                        f"step {again.step}: {record[name]:,} tokens of {tag} were counted on the "
+                        f"device, and the order holds {sequences * config.model.L:,}."
+                    )
+            progress.show(again.step)
+    written = run.read_csv("mixture.csv")
+    rows = audit.requested_and_realised(config, stream, records)
+    as_text = [{name: str(value) for name, value in row.items()} for row in rows]
+    # A run that goes on has a table of its newest checkpoint.
+    if run.done and written != as_text:
+        wrong.append("mixture.csv is not the table that follows from the order.")
+    return wrong
+
+
+def describe_balance(opened: Opened, records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what was asked for and trained on, per language, up to the newest record."""
+    config = opened.config
+    rows = audit.requested_and_realised(config, opened.stream, records)
+    lines = ["language   requested    realised  sequences"]
+    for tag in config.tags:
+        mine = [row for row in rows if row["language"] == tag]
+        asked = sum(row["requested_sequences"] for row in mine)
+        lines.append(
+            f"{tag:<8} {asked:>11,.10g} {sum(row['realised_sequences'] for row in mine):>11,}"
+        )
+    return "\n".join(lines)
+
+
+# Two schedules
+
+
+def compare_totals(first: Config, second: Config) -> tuple[bool, str]:
+    """Returns whether two configs give each language the same sequences, and how many.
+
+    Same means nearer than one update: a stage cannot begin within one.
+    """
+    totals = [config_lib.totals(config) for config in (first, second)]
+    tolerance = max(first.batch_size, second.batch_size)
+    lines, same = [], True
+    for tag in [*first.tags, *(tag for tag in second.tags if tag not in first.tags)]:
+        values = [float(total.get(tag, 0)) for total in totals]
+        same &= abs(values[0] - values[1]) < tolerance
+        lines.append(f"{tag:<8} {values[0]:>14,.10g} {values[1]:>14,.10g} sequences")
+    verdict = "The same total per language." if same else "Different totals."
+    return same, "\n".join([*lines, verdict])

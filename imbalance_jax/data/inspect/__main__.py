@@ -1,0 +1,85 @@
+"""Shows and proves what a run trains on: `python -m imbalance_jax.data.inspect`."""
+
+from absl import flags
+
+from imbalance_jax import cli
+from imbalance_jax import config as config_lib
+from imbalance_jax.data.inspect import (
+    DIFFERENT,
+    Opened,
+    batch_hashes,
+    check_run,
+    compare,
+    compare_totals,
+    describe_balance,
+    describe_batch,
+)
+from imbalance_jax.data.order import audit
+from imbalance_jax.runs.run_directory import RunDirectory
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    cli.define_config()
+    flags.DEFINE_string("workdir", None, "A run, in place of a config.")
+    flags.DEFINE_integer("step", None, "Print the batch after so many updates.")
+    flags.DEFINE_integer("rows", 0, "With --step: how many rows; 0 is all.")
+    flags.DEFINE_string("diff", None, "A run, to compare with the run named after it.")
+    flags.DEFINE_string("check", None, "A run, to check against its own record.")
+    flags.DEFINE_string("totals", None, "A config file, to compare with the one after it.")
+
+
+def main(names: list[str]) -> int:
+    if FLAGS.diff is not None:
+        paths = [FLAGS.diff, _second("--diff", names)]
+        first, second = (Opened.of_run(path) for path in paths)
+        hashes = [batch_hashes(RunDirectory(path)) for path in paths]
+        same, said = compare(first, second, hashes)
+        print(said)
+        return cli.DONE if same else DIFFERENT
+    if FLAGS.totals is not None:
+        paths = [FLAGS.totals, _second("--totals", names)]
+        same, said = compare_totals(*(config_lib.resolve(cli.load(path)) for path in paths))
+        print(said)
+        return cli.DONE if same else DIFFERENT
+    if names:
+        raise ValueError(f"{names[0]!r} is not a flag. Write --name=value.")
+    if FLAGS.check is not None:
+        return _check(FLAGS.check)
+    if FLAGS.step is None:
+        raise ValueError("Say what to do: --step=N, --diff A B, --check RUN or --totals A B.")
+    if FLAGS.workdir:
+        opened_run = Opened.of_run(FLAGS.workdir)
+    else:
+        opened_run = Opened.of(config_lib.resolve(cli.required_config()))
+    print(describe_batch(opened_run, FLAGS.step, FLAGS.rows))
+    return cli.DONE
+
+
+def _second(flag: str, names: list[str]) -> str:
+    if len(names) != 1:
+        raise ValueError(f"{flag} takes two names, such as {flag} A B.")
+    return names[0]
+
+
+def _check(path: str) -> int:
+    run = RunDirectory(path)
+    opened = Opened.of_run(path)
+    wrong = check_run(run, opened)
+    records = [record for record in run.metrics() if audit.ORDER_METRIC in record]
+    print(describe_balance(opened, records))
+    if wrong:
+        print("\n".join(wrong[:10]))
+        print(f"{len(wrong)} disagreements between {run} and the order that its config makes.")
+        return DIFFERENT
+    print(
+        f"All {len(records):,} hashes and counts of {run} agree with the order that its config "
+        f"makes, up to step {records[-1]['step']:,}."
+    )
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, names=True)

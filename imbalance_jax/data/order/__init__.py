@@ -1,0 +1,1 @@
+"""The order of data: which sequence is trained on at which position."""

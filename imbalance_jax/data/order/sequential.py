@@ -1,0 +1,134 @@
+"""The reference study's order: every row of the batch reads a queue of documents in sequence.
+
+A row draws its language as in any other order, and takes the next window of its queue in
+that language's pool. So the window at a position follows from how many earlier steps gave
+this row to this pool. These counts are made from the mixture when they are first needed, and
+kept for some steps: for every `_CHUNK` steps or, in a long run, for every second, fourth, ... of
+these, so that memory does not grow with the run. Nothing is stored.
+"""
+
+import bisect
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from imbalance_jax.data.order.mixture import Mixture
+
+_CHUNK = 128  # steps between two counts that are kept, at first
+_MOST = 1024  # counts that are kept
+
+
+class Sequential:
+    """Which window of its queue each position draws; the counterpart of `mixture.Order`.
+
+    A window is named by its number in its row's queue, from 0 on, past the queue's end too:
+    the queue then begins again.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        *,
+        pools: Sequence[str],
+        lengths: Mapping[str, np.ndarray],
+        L: int,
+        reuse: str,
+    ) -> None:
+        """Args:
+        mixture: the language at each position.
+        pools: the pool of each language.
+        lengths: pool -> the ids in the queue of each row.
+        L: targets of a window; a window begins L after the one before it.
+        reuse: config.mixture.reuse.
+        """
+        self.mixture, self._reuse = mixture, reuse
+        self._names = list(dict.fromkeys(pools))
+        self._pool_G = np.array([self._names.index(pool) for pool in pools])
+        self._sharing = {
+            name: np.nonzero(self._pool_G == p)[0] for p, name in enumerate(self._names)
+        }
+        # Windows, the id after their last one included, that a queue has before it wraps.
+        self._lasts = {name: np.maximum(lengths[name] - 1, 0) // L for name in self._names}
+        self._rows = len(next(iter(lengths.values())))
+        nothing = np.zeros((self._rows, len(self._names)), np.int64)
+        self._every, self._counts = _CHUNK, [nothing]
+        # Steps and counts before them: where the next batch most often goes on.
+        self._last = (0, nothing)
+
+    def at(self, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the languages at n positions, and the window of its row's queue at each."""
+        first_step, last_step = first // self._rows, -(-(first + n) // self._rows)
+        language_SB = self._languages(first_step, last_step)
+        pool_SB = self._pool_G[language_SB]
+        before_BP = self._counts_before(first_step)
+        window_SB = np.empty(pool_SB.shape, np.int64)
+        for p in range(len(self._names)):
+            mine_SB = pool_SB == p
+            counts_SB = before_BP[:, p] + np.cumsum(mine_SB, axis=0) - mine_SB
+            window_SB = np.where(mine_SB, counts_SB, window_SB)
+        inside = slice(first - first_step * self._rows, first + n - first_step * self._rows)
+        return language_SB.reshape(-1)[inside], window_SB.reshape(-1)[inside]
+
+    def uses_before(self, pool: str, position: int) -> int:
+        """Returns how many windows of a pool are drawn before a position."""
+        counts_G = self.mixture.counts_before(np.array([position]))[0]
+        return int(counts_G[self._sharing[pool]].sum())
+
+    def dry_at(self, pool: str, end: int) -> int | None:
+        """Returns the first position of the first step, before `end`, that wraps a queue.
+
+        None where every queue lasts.
+        """
+        p, last_B = self._names.index(pool), self._lasts[pool]
+
+        def wraps(step: int) -> bool:  # within the steps before it
+            return bool((self._counts_before(step)[:, p] > last_B).any())
+
+        steps = -(-end // self._rows)
+        if not wraps(steps):
+            return None
+        return (bisect.bisect_left(range(steps), True, key=wraps) - 1) * self._rows
+
+    def check_reuse(self, end: int) -> None:
+        """Raises ValueError if a queue would wrap where its clones may not change places."""
+        final_G = self.mixture.counts_before(np.array([end]))[0]
+        for pool, sharing in self._sharing.items():
+            if self._reuse == "same_language" and np.count_nonzero(final_G[sharing]) > 1:
+                dry = self.dry_at(pool, end)
+                if dry is not None:
+                    raise ValueError(
+                        f"A queue of source {pool} ends at step {dry // self._rows}, and "
+                        "config.mixture.order='sequential' reads it again in whichever language "
+                        "is drawn. Set config.mixture.reuse='any', or use fewer config.steps."
+                    )
+
+    def _languages(self, first_step: int, last_step: int) -> np.ndarray:
+        n = (last_step - first_step) * self._rows
+        return self.mixture.at(first_step * self._rows, n).reshape(-1, self._rows)
+
+    def _counts_before(self, step: int) -> np.ndarray:
+        """Returns the windows that each row drew of each pool before a step: (B, pools)."""
+        while len(self._counts) * self._every <= step:
+            last = len(self._counts) - 1
+            known = self._counts[last] + self._drawn(last * self._every, self._every)
+            self._counts.append(known)
+            if len(self._counts) > _MOST:
+                self._every, self._counts = 2 * self._every, self._counts[::2]
+        chunk = step // self._every
+        begin, counts_BP = chunk * self._every, self._counts[chunk]
+        if begin < self._last[0] <= step:
+            begin, counts_BP = self._last
+        self._last = (step, counts_BP + self._drawn(begin, step - begin))
+        return self._last[1]
+
+    def _drawn(self, first_step: int, steps: int) -> np.ndarray:
+        """Returns the windows that each row draws of each pool in so many steps: (B, pools)."""
+        found_BP = np.zeros((self._rows, len(self._names)), np.int64)
+        for first in range(first_step, first_step + steps, _CHUNK):
+            found_BP += self._drawn_at_once(first, min(_CHUNK, first_step + steps - first))
+        return found_BP
+
+    def _drawn_at_once(self, first_step: int, steps: int) -> np.ndarray:
+        pool_SB = self._pool_G[self._languages(first_step, first_step + steps)]
+        pools = range(len(self._names))
+        return np.stack([np.count_nonzero(pool_SB == p, axis=0) for p in pools], axis=1)

@@ -1,0 +1,419 @@
+"""Batches of language-tagged windows: corpora and order put together.
+
+`batch(step)` is a pure function of the config, the seed and the step. The host moves base
+ids and one language index per sequence; see languages.py for what the device makes of them.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.config import Config
+from imbalance_jax.data import languages
+from imbalance_jax.data import word_order as views
+from imbalance_jax.data.order import corpora, sequential
+from imbalance_jax.data.order import mixture as mixture_lib
+from imbalance_jax.data.text import synthetic
+
+# Positions whose order is worked out at once, so that small batches do not pay for it each.
+_ORDER_CHUNK = 4096
+# Parts that a ratio by temperature is rounded to. The second number is used where a language would
+# have none of the first.
+_TEMPERATURE_BLOCKS = (1_000, 1_000_000)
+# A share that is further off than this from what the sizes make it is said.
+_ROUNDED = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class HostBatch:
+    ids_BW: np.ndarray  # base ids
+    language_B: np.ndarray  # int32
+
+
+def with_ratio(
+    config: Config, sources: Mapping[str, corpora.AnySource], begun: Config | None = None
+) -> Config:
+    """Returns the config with its ratio filled in, where that follows from the sources' sizes.
+
+    With n tokens to train on, a language's sequences are in proportion to n^(1/temperature):
+    1 samples in proportion to size, larger ones more evenly (as for multilingual BERT and
+    mT5). They are rounded to parts of 1,000 by largest remainders. Where a language would have
+    none of these, they are parts of 1,000,000, with 1 as the least.
+
+    Args:
+      config: of the run.
+      sources: the prepared ones, by name.
+      begun: what the run was begun with, if it was. It keeps the ratio that it has, which an
+        earlier version of this code may have rounded otherwise.
+
+    Raises:
+      ValueError: a source is without end.
+    """
+    if not config.mixture.temperature:
+        return config
+    if begun is not None:
+        ratio = dict(begun.mixture.ratio)
+    else:
+        exact_G = _shares_by_size(config, sources)
+        small, large = _TEMPERATURE_BLOCKS
+        enough = small * exact_G.min() > 1 - 1e-9  # one part, but for rounding
+        count_G = _rounded_parts(exact_G, small if enough else large)
+        ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
+    mixture = dataclasses.replace(config.mixture, ratio=ratio)
+    return dataclasses.replace(config, mixture=mixture)
+
+
+def _shares_by_size(config: Config, sources: Mapping[str, corpora.AnySource]) -> np.ndarray:
+    """Returns the share of each language that the temperature makes of the sources' sizes."""
+    temperature = config.mixture.temperature
+    sizes_G = np.array(
+        [sources[languages.source_of(config, tag)].count("train") for tag in config.tags], float
+    )
+    if sizes_G.max() >= synthetic.ENDLESS:
+        raise ValueError(
+            f"config.mixture.temperature={temperature} weighs languages by the size of their "
+            "text, and a synthetic source is without end. Set its synthetic.tokens, or "
+            "config.mixture.temperature=0 and a ratio."
+        )
+    weight_G = (sizes_G / sizes_G.max()) ** (1 / temperature)
+    return weight_G / weight_G.sum()
+
+
+def _rounded_parts(share_G: np.ndarray, block: int) -> np.ndarray:
+    """Returns shares as whole parts of a block, by largest remainders, with 1 as the least."""
+    exact_G = share_G * block
+    count_G = np.maximum(1, np.floor(exact_G)).astype(int)
+    while count_G.sum() < block:
+        count_G[np.argmax(exact_G - count_G)] += 1
+    while count_G.sum() > block:  # languages that would have had none got 1
+        count_G[np.argmax(np.where(count_G > 1, count_G - exact_G, -np.inf))] -= 1
+    return count_G
+
+
+class Stream:
+    """The training batches of a run.
+
+    `steps` is the number of updates that the run has: fewer than its config asks for where
+    `on_exhaustion='stop'` ends it.
+    """
+
+    def __init__(self, config: Config, sources: Mapping[str, corpora.AnySource]) -> None:
+        """Args: sources are the prepared ones, by name.
+
+        Raises:
+          ValueError: a source is too short, or the order asks for text that there is not.
+        """
+        self._config, self._sources = config, sources
+        self._L = config.model.L
+        # Each stream has its own cache, because the streams of a pack alternate.
+        self._steps = functools.lru_cache(maxsize=2)(self._work_out_steps)
+        self._corpora = corpora.corpora(config, sources)
+        self.pools = [corpus.pool for corpus in self._corpora]
+        self._dtype = np.result_type(*(corpus.tokens.dtype for corpus in self._corpora))
+        self.sequential = config.mixture.order == "sequential"
+        stages = [(first * config.batch_size, count_G) for first, count_G in _stages(config)]
+        self.mixture = mixture_lib.Mixture(
+            stages, seed=config.data_seed, sampler=config.mixture.sampler
+        )
+        self.windows: dict[str, int] = {}  # of each pool that is drawn from
+        self._whole: dict[str, int] = {}  # of each pool's text, of which text_share is drawn from
+        self.order = self._make_sequential() if self.sequential else self._make_shuffled()
+        self.steps = self._lasting_steps()
+        self.order.check_reuse(self.steps * config.batch_size)
+
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> HostBatch:
+        """Returns rows of the batch of a step: all, or those of one host."""
+        row_n = np.arange(self._config.batch_size)[rows]
+        language_B, start_B = (values[rows] for values in self.starts_of(step))
+        ids_BW = np.empty((len(row_n), self._L + 1), self._dtype)
+        for g in np.unique(language_B):
+            mine = np.nonzero(language_B == g)[0]
+            ids_BW[mine] = self._read(int(g), row_n[mine], start_B[mine])
+        return HostBatch(ids_BW, language_B.astype(np.int32))
+
+    def starts_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the language of every row of a step's batch, and where its window begins.
+
+        That is a place in the text of the language or, in sequence, in the queue of the row,
+        counted on through its wraps. The L + 1 ids from there on are what the row has.
+        """
+        language_B, window_B = self.order_of(step)
+        start_B = np.empty_like(window_B)
+        for g in np.unique(language_B):
+            mine = language_B == g
+            start_B[mine] = self._starts(int(g), window_B[mine])
+        return language_B, start_B
+
+    def order_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the language and the window of its pool of every row of a step's batch."""
+        B = self._config.batch_size
+        together = max(1, _ORDER_CHUNK // B)
+        first = step - step % together
+        # Not beyond the run's end: what comes there may not exist.
+        last = max(step + 1, min(first + together, self.steps))
+        language_n, window_n = self._steps(first, last)
+        rows = slice((step - first) * B, (step - first + 1) * B)
+        return language_n[rows], window_n[rows]
+
+    def _work_out_steps(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the languages and windows of the rows of steps first .. last - 1."""
+        B = self._config.batch_size
+        return self.order.at(first * B, (last - first) * B)
+
+    def _starts(self, language: int, window_n: np.ndarray) -> np.ndarray:
+        """Returns the places in a language's text at which windows of its pool begin."""
+        if self._config.mixture.text_share < 1:
+            # A part of the text drawn from all of it: its beginning may be of another kind.
+            pool = self.pools[language]
+            parts = mixture_lib.parts_of_pool(pool)
+            key = mixture_lib.key(self._config.data_seed, "text_share", *parts)
+            window_n = mixture_lib.permute(key, window_n, self._whole[pool])
+        return window_n * self._L
+
+    def _read(self, language: int, row_n: np.ndarray, starts_n: np.ndarray) -> np.ndarray:
+        readable = self._readable[language]
+        if isinstance(readable, corpora.Queues):
+            return readable.windows(row_n, starts_n, self._L + 1)
+        return readable.windows(starts_n, self._L + 1)
+
+    def windows_at(self, language: int, window_n: np.ndarray) -> np.ndarray:
+        """Returns the ids (n, W) of windows of a language's pool, in shuffled order.
+
+        Args:
+          language: by its place in config.tags.
+          window_n: numbers, as `order_of` has them.
+        """
+        assert not self.sequential, "a queue belongs to a row of the batch"
+        starts_n = self._starts(language, window_n)
+        return self._read(language, np.zeros_like(starts_n), starts_n)
+
+    def dry_steps(self) -> dict[str, int]:
+        """Returns the step at which each pool that does not last is first used up."""
+        end = self._config.steps * self._config.batch_size
+        found = {name: self.order.dry_at(name, end) for name in self.windows}
+        return {n: p // self._config.batch_size for n, p in found.items() if p is not None}
+
+    def epochs(self) -> dict[str, float]:
+        """Returns how many times each pool is gone through in the run."""
+        end = self.steps * self._config.batch_size
+        return {n: self.order.uses_before(n, end) / w for n, w in self.windows.items()}
+
+    def unexpected_shares(self) -> list[str]:
+        """Returns what to say, before the first step, of the languages' parts in the run."""
+        return self.rounded_shares() + self.languages_without_text()
+
+    def languages_without_text(self) -> list[str]:
+        """Returns a sentence on each language that has no sequence in the whole run."""
+        config, said = self._config, []
+        held_G = self.mixture.counts_before(np.array([self.steps * config.batch_size]))[0]
+        whole, asked = config_lib.totals(config), config_lib.totals(config, before=self.steps)
+        for tag, held in zip(config.tags, held_G.tolist(), strict=True):
+            if held:
+                continue
+            if not whole[tag]:
+                why = "its ratio is 0"
+            elif not asked[tag]:
+                why = f"the text ends before the stage in which it joins, at step {self.steps:,}"
+            else:
+                why = f"its ratio asks for {float(asked[tag]):.2g} of them"
+            total = f"{self.steps * config.batch_size:,}"
+            said.append(f"{tag} gets none of the {total} sequences of this run: {why}")
+        return said
+
+    def rounded_shares(self) -> list[str]:
+        """Returns a sentence on each language whose share by temperature is another one."""
+        config = self._config
+        said: list[str] = []
+        if not config.mixture.temperature:
+            return said
+        ratio, epochs = config.mixture.ratio, self.epochs()
+        exact_G = _shares_by_size(config, self._sources).tolist()
+        for tag, pool, exact in zip(config.tags, self.pools, exact_G, strict=True):
+            given = ratio[tag] / sum(ratio.values())
+            if abs(given - exact) > _ROUNDED * exact:
+                said.append(
+                    f"{tag} gets {100 * given:.3g} % of the sequences ({ratio[tag]:,} of "
+                    f"{sum(ratio.values()):,}), where the size of its text makes "
+                    f"{100 * exact:.3g} %: that is {epochs[pool]:.3g} epochs of it"
+                )
+        return said
+
+    def requested(self, step: int) -> np.ndarray:
+        """Returns the sequences per language that the ratio asks for before a step."""
+        return np.array([float(n) for n in config_lib.totals(self._config, before=step).values()])
+
+    def ratios(self, first: int, last: int) -> list[Mapping[str, int]]:
+        """Returns the ratios of the stages that steps first .. last - 1 are in."""
+        stages = config_lib.stages(self._config)
+        ends = [*(after for after, _ in stages[1:]), last]
+        return [
+            ratio
+            for (begin, ratio), end in zip(stages, ends, strict=True)
+            if begin < last and end > first
+        ]
+
+    # What proves the order: see audit.py.
+
+    @property
+    def order_version(self) -> int:
+        """The version of the order that this run has; see mixture.py."""
+        return self.mixture.order_version
+
+    def taken_documents(self) -> dict[str, float]:
+        """Returns what `corpora.taken_documents` finds of the run."""
+        return corpora.taken_documents(self._corpora)
+
+    def digest(self) -> str:
+        """Returns hex digits that stand for the text and the rules that batches are made of.
+
+        With them, `starts_of` determines the ids of every batch.
+        """
+        languages_ = [
+            {
+                "tag": tag,
+                "source": corpus.source.fingerprint,
+                "words": self._words_key(tag),
+                "documents": _digest_of(corpus.mine_n),
+                "pool": corpus.pool,
+            }
+            for tag, corpus in zip(self._config.tags, self._corpora, strict=True)
+        ]
+        return config_lib.digest(
+            {
+                "order_version": self.order_version,
+                "order": self._config.mixture.order,
+                "L": self._L,
+                "languages": languages_,
+            }
+        )
+
+    def _words_key(self, tag: str) -> list[Any]:
+        language = self._config.languages[tag]
+        version = 0 if language.words == "as_written" else views.VERSION
+        return [language.words, language.words_block, version]
+
+    def repeating_pools(self) -> list[str]:
+        """Returns the pools whose text can come in another language than it came in before."""
+        mixture = self._config.mixture
+        if mixture.order == "shuffled" and mixture.reuse != "any":
+            return []
+        shared = {name for name in self.pools if self.pools.count(name) > 1}
+        end = self.steps * self._config.batch_size
+        return sorted(
+            pool for pool in shared & set(self.windows) if self.order.dry_at(pool, end) is not None
+        )
+
+    def places(self, pool: str) -> int:
+        """Returns how many windows a pool has that `place_of` tells apart."""
+        if self.sequential:
+            return int(self._queue_places(pool)[-1])
+        return self.windows[pool]
+
+    def place_of(self, pool: str, row_n: np.ndarray, window_n: np.ndarray) -> np.ndarray:
+        """Returns the number in the pool of each window's text.
+
+        A queue that has wrapped is read at other cuts than before; its windows count as the
+        text that they begin in.
+        """
+        if not self.sequential:
+            return window_n
+        length_n = self._queues[pool].length_B[row_n]
+        first_n = np.concatenate([[0], self._queue_places(pool)])[row_n]
+        return first_n + window_n * self._L % length_n // self._L
+
+    def _queue_places(self, pool: str) -> np.ndarray:
+        return np.cumsum(-(-self._queues[pool].length_B // self._L))
+
+    # Setting up.
+
+    def _make_shuffled(self) -> mixture_lib.Order:
+        self._readable: list[Any] = [corpus.text() for corpus in self._corpora]
+        for corpus, text in zip(self._corpora, self._readable, strict=True):
+            self._whole[corpus.pool] = windows = (len(text) - 1) // self._L
+            self._count(corpus, len(text), int(windows * self._config.mixture.text_share))
+        return mixture_lib.Order(
+            self.mixture,
+            tags=self._config.tags,
+            pools=self.pools,
+            # What is never drawn from may be without any text.
+            windows=dict.fromkeys(self.pools, 1) | self.windows,
+            seed=self._config.data_seed,
+            reuse=self._config.mixture.reuse,
+        )
+
+    def _make_sequential(self) -> sequential.Sequential:
+        B = self._config.batch_size
+        drawn = self._drawn_pools()
+        self._readable = [
+            corpus.queues(B) if corpus.pool in drawn else None for corpus in self._corpora
+        ]
+        self._queues = {
+            pool: queues
+            for pool, queues in zip(self.pools, self._readable, strict=True)
+            if queues is not None
+        }
+        for corpus in self._corpora:
+            if corpus.pool in drawn:
+                total = int(self._queues[corpus.pool].length_B.sum())
+                self._count(corpus, total, total // self._L)
+        nothing = dict.fromkeys(self.pools, np.zeros(B, np.int64))
+        return sequential.Sequential(
+            self.mixture,
+            pools=self.pools,
+            lengths=nothing | {pool: queues.length_B for pool, queues in self._queues.items()},
+            L=self._L,
+            reuse=self._config.mixture.reuse,
+        )
+
+    def _drawn_pools(self) -> set[str]:
+        """Returns the pools of the languages that the run asks any sequence of."""
+        asked = config_lib.totals(self._config)
+        tags = zip(self._config.tags, self.pools, strict=True)
+        return {pool for tag, pool in tags if asked[tag] > 0}
+
+    def _count(self, corpus: corpora.Corpus, ids: int, windows: int) -> None:
+        """Notes how many windows a pool has, if it is drawn from."""
+        if corpus.pool not in self._drawn_pools():
+            return
+        if windows < 1:
+            share = self._config.mixture.text_share
+            part = f" and config.mixture.text_share={share:g} of them" if share < 1 else ""
+            raise ValueError(
+                f"config.sources.{corpus.source.name} has {ids} tokens to train on{part}, fewer "
+                f"than one window of config.model.L={self._L} needs. Use more text, or a shorter L."
+            )
+        self.windows[corpus.pool] = windows
+
+    def _lasting_steps(self) -> int:
+        """Returns the steps of the run, after what `on_exhaustion` says."""
+        config, dry = self._config, self.dry_steps()
+        if not dry or config.mixture.on_exhaustion == "repeat":
+            return config.steps
+        name = min(dry, key=lambda name: dry[name])
+        if config.mixture.on_exhaustion == "error":
+            raise ValueError(
+                f"Source {name} is used up at step {dry[name]} of config.steps="
+                f"{config.steps}, and config.mixture.on_exhaustion='error'. Set config.steps="
+                f"{dry[name]}, use more text, or set on_exhaustion to 'repeat' or 'stop'."
+            )
+        if dry[name] == 0:
+            raise ValueError(f"Source {name} is used up within the first step. Use more text.")
+        return dry[name]
+
+
+def _digest_of(mine_n: np.ndarray | None) -> str:
+    """Returns hex digits that stand for a choice of documents."""
+    if mine_n is None:
+        return "all"
+    return hashlib.sha256(np.packbits(mine_n).tobytes()).hexdigest()[:16]
+
+
+def _stages(config: Config) -> list[tuple[int, list[int]]]:
+    """Returns (first step, sequences of each language in a block) of every stage."""
+    reduced = [(first, config_lib.reduced(ratio)) for first, ratio in config_lib.stages(config)]
+    return [(first, [counts[tag] for tag in config.tags]) for first, counts in reduced]

@@ -1,0 +1,1 @@
+"""Readers: documents from files, TFDS, installed packages and made-up languages."""

@@ -1,0 +1,1 @@
+"""How numbers become pictures and pages."""

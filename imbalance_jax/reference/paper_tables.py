@@ -1,0 +1,240 @@
+"""Every table of the reference study, made from rows of the form of reference.py.
+
+Tables 1 and 3 have a row for each condition and columns of perplexity and TEff; Tables 2 and
+4 a row for each layer and columns of cosines. A cell holds its `Result`, so that the CSV has
+all digits, interval and seeds, and the page as much as can be read.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from imbalance_jax.drawing import markup
+from imbalance_jax.reference.reported import Result, base_language, of
+
+Cell = str | Result | None
+
+_CONDITION = ("languages", "vocab", "split", "model", "tokens", "schedule")
+_HEADS = {"vocab": "vocabulary", "tokens": "data"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as it is printed, each number with all that is known of it."""
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+TABLES: Mapping[str, str] = {
+    "Table 1": "Cloned English: perplexity and token efficiency",
+    "Table 2": "Cloned English: cosine of hidden states of the same position in two clones",
+    "Table 3": "English and French: perplexity and token efficiency",
+    "Table 4": "English and French: cosine of hidden states, positions matched to each other",
+}
+_LAYERED = ("Table 2", "Table 4")
+
+
+def table(name: str, results: Sequence[Result], reference: Sequence[Result] = ()) -> Table | None:
+    """Returns a table of the reference study, or None where no result belongs to it.
+
+    Args:
+      name: one of `TABLES`.
+      results: of a study, or what was reported; those of other tables are passed over.
+      reference: what was reported, for columns beside those of the results.
+    """
+    rows = of(results, name)
+    if not rows:
+        return None
+    make = _layers if name in _LAYERED else _conditions
+    return make(name, rows, of(reference, name))
+
+
+def as_csv(made: Table) -> str:
+    """Returns a table as CSV; numbers of several seeds have their interval and seeds beside."""
+    cells_of = zip(*made.rows, strict=True)
+    whole = [
+        column
+        for column, cells in enumerate(cells_of)
+        if any(cell.values for cell in cells if isinstance(cell, Result))
+    ]
+    header: list[str] = []
+    for column, head in enumerate(made.header):
+        header.append(head)
+        if column in whole:
+            header += [f"{head} low", f"{head} high", f"{head} seeds"]
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(header)
+    for row in made.rows:
+        written_row: list[str] = []
+        for column, cell in enumerate(row):
+            if not isinstance(cell, Result):
+                written_row.append(cell or "")
+                written_row += [""] * (3 * (column in whole))
+                continue
+            written_row.append(repr(cell.value))
+            if column in whole:
+                ends = [repr(x) if math.isfinite(x) else "" for x in (cell.low, cell.high)]
+                written_row += [*ends, " ".join(map(repr, cell.values))]
+        writer.writerow(written_row)
+    return written.getvalue()
+
+
+def as_html(made: Table) -> str:
+    """Returns a table as a fragment of a page."""
+    rows = [[_printed(cell, made.name in _LAYERED) for cell in row] for row in made.rows]
+    return markup.table(made.header, rows, f"{made.name}. {made.title}.")
+
+
+def _printed(cell: Cell, cosine: bool) -> str:
+    if cell is None:
+        return markup.ABSENT
+    if not isinstance(cell, Result):
+        return markup.text(cell)
+
+    def write(value: float) -> str:
+        if value >= 1e6:
+            return f"{value:.2e}".replace("e+", "e")
+        return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+    number = markup.data(cell.value, write)
+    if cell.values and math.isfinite(cell.low) and math.isfinite(cell.high):
+        ends = f"{write(cell.low)} to {write(cell.high)}"
+        number += f"<small> {markup.text(ends)}</small>"
+    return number
+
+
+# Tables 1 and 3.
+
+
+def _conditions(name: str, rows: Sequence[Result], reported: Sequence[Result]) -> Table:
+    """A row for each condition in the order of the results, or of what was reported."""
+    conditions: dict[tuple[str, ...], dict[str, Result]] = {}
+    known = {_condition(row): place for place, row in reversed(list(enumerate(reported)))}
+    there = {row.metric for row in rows}
+    columns = [metric for metric in _columns([*reported, *rows]) if metric in there]
+    for row in sorted(rows, key=lambda row: known.get(_condition(row), len(reported))):
+        column = _column(row, columns)
+        if column:
+            conditions.setdefault(_condition(row), {})[column] = row
+    beside: dict[tuple[str, ...], dict[str, Result]] = {}
+    for row in reported:
+        column = _column(row, columns)
+        if column:
+            beside.setdefault(_condition(row), {})[column] = row
+    # What all conditions have in common needs no column.
+    shown = [
+        place
+        for place, key in enumerate(_CONDITION)
+        if len({c[place] for c in conditions}) > 1 or key == "languages"
+    ]
+    header = [_HEADS.get(_CONDITION[place], _CONDITION[place]) for place in shown]
+    for column in columns:
+        header += [_title(column), f"{_title(column)} reported"] if reported else [_title(column)]
+    made = []
+    for condition, cells in conditions.items():
+        row_cells: list[Cell] = [condition[place] for place in shown]
+        for column in columns:
+            row_cells.append(cells.get(column))
+            if reported:
+                row_cells.append(beside.get(condition, {}).get(column))
+        made.append(tuple(row_cells))
+    return Table(name, TABLES[name], tuple(header), tuple(made))
+
+
+def _condition(row: Result) -> tuple[str, ...]:
+    return tuple(row.setting.get(key, "") for key in _CONDITION)
+
+
+def _columns(rows: Sequence[Result]) -> list[str]:
+    """Returns the metrics that are columns: of the languages of mixtures of two, if any.
+
+    Of ten clones the reference shows the first two, which these columns are too.
+    """
+    mixed = [row for row in rows if "+" in row.setting.get("languages", "")]
+    two = [row for row in mixed if row.setting["languages"].count("+") == 1]
+    languages = list(dict.fromkeys(row.language for row in two or mixed or rows))
+    there = {row.metric for row in rows}
+    metrics = [f"{kind}_{language}" for kind in ("ppl", "teff") for language in languages]
+    return [metric for metric in metrics if metric in there]
+
+
+def _column(row: Result, columns: Sequence[str]) -> str:
+    """Returns the column of a result: EN alone stands in that of its first clone."""
+    if row.metric in columns:
+        return row.metric
+    kind, _, language = row.metric.rpartition("_")
+    alike = [
+        column
+        for column in columns
+        if column.startswith(f"{kind}_")
+        and base_language(column.rpartition("_")[2]) == base_language(language)
+    ]
+    alone = not any(mark in row.setting.get("languages", "") for mark in ("+", ".."))
+    return alike[0] if alike and alone else ""
+
+
+def _title(metric: str) -> str:
+    kind, _, language = metric.partition("_")
+    return f"{ {'ppl': 'PPL', 'teff': 'TEff'}[kind] } {language}".strip()
+
+
+# Tables 2 and 4.
+
+
+def _layers(name: str, rows: Sequence[Result], reported: Sequence[Result]) -> Table:
+    """A row for each layer, a column for each split and vocabulary, and what 90/10 adds."""
+    columns = _layered(rows)
+    beside = _layered(reported)
+    layers = sorted({layer for column in columns.values() for layer in column})
+    header = ["layer"]
+    for head in columns:
+        header += [head, f"{head} reported"] if head in beside else [head]
+    made = []
+    for layer in layers:
+        cells: list[Cell] = [str(layer)]
+        for head, column in columns.items():
+            cells.append(column.get(layer))
+            if head in beside:
+                cells.append(beside[head].get(layer))
+        made.append(tuple(cells))
+    return Table(name, TABLES[name], tuple(header), tuple(made))
+
+
+def _layered(rows: Sequence[Result]) -> dict[str, dict[int, Result]]:
+    """Returns column -> layer -> result, with the difference of two splits if it is missing."""
+    vocabularies = list(dict.fromkeys(row.setting.get("vocab", "") for row in rows))
+    found: dict[str, dict[int, Result]] = {}
+    for vocabulary in vocabularies:
+        prefix = f"{vocabulary.replace('/', ' ').partition(' ')[0]} " * (len(vocabularies) > 1)
+        mine: dict[str, dict[int, Result]] = {}
+        for row in rows:
+            if row.setting.get("vocab", "") == vocabulary and "layer" in row.setting:
+                column = row.setting["split"]
+                column = "difference" if column.startswith("delta") else column
+                mine.setdefault(column, {})[int(row.setting["layer"])] = row
+        splits = [split for split in mine if split != "difference"]
+        if "difference" not in mine and len(splits) == 2:
+            mine["difference"] = _difference(mine[splits[0]], mine[splits[1]])
+        found |= {f"{prefix}{column}": cells for column, cells in mine.items()}
+    return found
+
+
+def _difference(first: Mapping[int, Result], second: Mapping[int, Result]) -> dict[int, Result]:
+    """Returns the second's means less the first's; what seeds say of it is not worked out."""
+    return {
+        layer: Result(
+            figure=second[layer].figure,
+            setting=second[layer].setting,
+            metric=second[layer].metric,
+            value=second[layer].value - first[layer].value,
+            source=second[layer].source,
+        )
+        for layer in first
+        if layer in second
+    }

@@ -1,0 +1,1 @@
+"""Pages: a run, several runs, a study."""

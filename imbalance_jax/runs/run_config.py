@@ -1,0 +1,20 @@
+"""The config of a run that has begun, as a config file: --config=.../run_config.py:runs/90_10.
+
+Commands take it by themselves where --workdir names such a run and there is no --config, so that
+--config.steps=3000 changes what the run was started with. More steps leave its stages
+where they are.
+"""
+
+import ml_collections
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.runs.run_directory import RunDirectory
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Returns the config of a run, by its directory, in which no stage is a fraction of its steps.
+
+    Raises:
+      FileNotFoundError: the directory holds no run.
+    """
+    return config_lib.editable(config_lib.state_steps(RunDirectory(arg).config()))

@@ -1,0 +1,1 @@
+"""Studies: a grid of runs, its directory, its plan, and what trains it."""

@@ -1,0 +1,166 @@
+"""Trains a grid of runs and says what is to be concluded from them.
+
+    python -m imbalance_jax.study plan    --config=configs/studies/ratio.py
+    python -m imbalance_jax.study run     --config=configs/studies/ratio.py --workdir=studies/ratio
+    python -m imbalance_jax.study status  --workdir=studies/ratio
+    python -m imbalance_jax.study collect --workdir=studies/ratio
+    python -m imbalance_jax.study check   --workdir=studies/ratio
+
+plan says what there is to train and what it takes; run trains what is left, and goes on where
+it was stopped; status says how far each run is; collect writes one tidy table of all results,
+and the study's page, figures and tables; check holds a finished study of configs/paper/ against
+what the reference study reported. Without --workdir it is studies/<config name>.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from absl import flags
+
+from imbalance_jax import cli
+from imbalance_jax.config import Config
+from imbalance_jax.runs import storage
+from imbalance_jax.study import grid, study_plan, study_runner
+from imbalance_jax.study.study_directory import StudyDirectory
+
+FLAGS = flags.FLAGS
+COMMANDS = ("plan", "run", "status", "collect", "check")
+
+
+def define_flags() -> None:
+    cli.define_config()
+    cli.define_computing()
+    flags.DEFINE_string("workdir", None, "The study's directory; studies/<config name> if absent.")
+    flags.DEFINE_integer("jobs", 1, "run: how many processes at a time.", lower_bound=1)
+    flags.DEFINE_integer(
+        "pack", 0, "run: train up to so many runs of a shape in one program.", lower_bound=0
+    )
+    flags.DEFINE_list("only", [], "run: ids or cells, or `failed`; all that is left if absent.")
+    flags.DEFINE_bool("measure", False, "plan: try a few steps of each size on this machine.")
+
+
+def main(names: list[str]) -> int:
+    if len(names) != 1 or names[0] not in COMMANDS:
+        said = f"{' '.join(names)!r} is none" if names else "there is none"
+        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {said}.")
+    directory = _directory()
+    study = directory.study() if FLAGS.config is None else grid.resolve(FLAGS.config)
+    # From wherever the study is looked at later.
+    study = dataclasses.replace(study, reuse=tuple(map(storage.absolute, study.reuse)))
+    if FLAGS.config is not None:
+        directory.check(study)
+    return {"plan": _plan, "run": _run, "status": _status, "collect": _collect, "check": _check}[
+        names[0]
+    ](directory, study)
+
+
+def _directory() -> StudyDirectory:
+    if FLAGS.workdir:
+        return StudyDirectory(FLAGS.workdir)
+    return StudyDirectory(os.path.join("studies", cli.config_name()))
+
+
+def _plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    speeds = study_plan.measured(directory, study)
+    sizes = {study_plan.size_of(spec.config): None for spec in study.runs.values()}
+    if FLAGS.measure:
+        unknown = [size for size in sizes if size not in speeds]
+        speeds |= study_plan.tried(study, unknown, cli.given_computing())
+    states = directory.states(study)
+    print(study_plan.describe(directory.name, study, states, speeds, FLAGS.pack))
+    return cli.DONE
+
+
+def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    options = cli.given_computing()
+    runner = study_runner.Runner(directory, study, options=options)
+    left = _chosen(runner, study)
+    texts = _prepare({n: study.runs[n].config for n in left}, directory.binding_texts())
+    directory.claim(study, texts)
+    with directory.held():
+        if not left:
+            print(f"Nothing is to be trained in {directory}.")
+        code = runner.run(study_runner.packs(study, left, FLAGS.pack), jobs=FLAGS.jobs)
+    if code == cli.PREEMPTED:
+        return code
+    _collect(directory, study)
+    states = directory.states(study)
+    failed = [name for name, found in states.items() if found.state == "failed"]
+    others = [name for name, found in states.items() if found.state not in ("failed", "done")]
+    print(f"{len(states) - len(failed) - len(others)} of {len(states)} runs are done.")
+    if failed:
+        print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
+    if others:
+        print(f"Left: {', '.join(others)}. To train them, leave out --only.")
+    return cli.FAILED if failed else code
+
+
+def _prepare(
+    configs: Mapping[str, Config], recorded: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Makes the text ready once, so that no two runs that begin together do it at once.
+
+    What is wrong with it is found here, before anything is trained.
+
+    Args:
+      configs: by run.
+      recorded: source -> fingerprint of its text for runs of a study that was begun.
+
+    Returns:
+      the same for all of these runs.
+    """
+    from imbalance_jax.data import prepare
+
+    return prepare.fingerprints_of(prepare.prepare_runs(configs, recorded))
+
+
+def _chosen(runner: study_runner.Runner, study: grid.StudyConfig) -> list[str]:
+    """Returns the runs to train.
+
+    Raises:
+      ValueError: --only names what the study does not have.
+    """
+    if not FLAGS.only:
+        return runner.left(retry=False)
+    left = runner.left(retry=True)
+    chosen: dict[str, None] = {}
+    for name in FLAGS.only:
+        members = (
+            [n for n in left if n not in runner.left(retry=False)]
+            if name == "failed"
+            else [n for n, spec in study.runs.items() if name in (n, spec.cell)]
+        )
+        if not members and name != "failed":
+            raise ValueError(f"--only={name}: the study has no run and no cell of that name.")
+        chosen |= dict.fromkeys(n for n in members if n in left)
+    return list(chosen)
+
+
+def _status(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    print(study_plan.describe_states(study, directory))
+    return cli.DONE
+
+
+def _collect(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    from imbalance_jax.analysis import study_table
+    from imbalance_jax.report import study_page
+
+    table = study_table.read(directory)
+    for path in study_table.write(table, directory):
+        print(path)
+    print(study_page.write(table, directory))
+    return cli.DONE
+
+
+def _check(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    from imbalance_jax.analysis import study_table
+    from imbalance_jax.reference import paper_check
+
+    print(paper_check.describe(paper_check.check(study_table.read(directory))))
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, names=True)

@@ -1,0 +1,258 @@
+"""A study directory: study.json and runs/<id>/, each an ordinary run directory.
+
+Neither jax nor the text is needed: what is done, and what is left, is read from the files.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.runs import run_directory as runs
+from imbalance_jax.runs import storage
+from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.study import grid
+
+VERSION = 1
+# What a study writes besides study.json, apart from logs, which only grow. Anything else may lie
+# in its directory, such as a plan of how to send its runs somewhere.
+_WRITTEN = (
+    *("runs", "report.html", "reference.html", "figures", "table.csv", "table.parquet"),
+    *("alignment.csv", "alignment.parquet"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """How far a run of a study is."""
+
+    state: str  # absent | begun | failed | done
+    step: int = 0
+    steps: int = 0
+    error: str = ""
+    reused_from: str = ""  # the directory of another study that has this run
+
+
+class StudyDirectory:
+    """Reads and writes the files of a study. Nothing is cached: the directory is the truth."""
+
+    def __init__(self, path: str | epath.PathLike) -> None:
+        self.path = storage.path_of(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        return epath.Path(storage.absolute(self.path)).name
+
+    def study(self) -> grid.StudyConfig:
+        """Returns the study that the directory holds.
+
+        Raises:
+          FileNotFoundError: it holds none.
+          ValueError: study.json was written by another version, or edited by hand.
+        """
+        file = self.path / "study.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{self.path} holds no study: it has no study.json.")
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        if plain.pop("version", None) != VERSION:
+            raise ValueError(
+                f"{file} was not written by this version of the program ({VERSION}), or not whole. "
+                "Use another --workdir."
+            )
+        hashes = {}
+        for name, spec in plain["runs"].items():
+            hashes[name] = spec.pop("hash")
+            spec.pop("seed")
+        study = grid.resolve(plain, begun=True)
+        for name, spec in study.runs.items():
+            if hashes[name] not in (spec.hash, spec.earlier_hash):
+                raise ValueError(
+                    f"{file}: run {name} does not have the hash that is written beside it, so it "
+                    "was changed by hand. Change the config file of the study instead, and give "
+                    "the changed run another cell."
+                )
+        return study
+
+    def check(self, study: grid.StudyConfig) -> None:
+        """Raises ValueError if the directory belongs to another grid, or holds something else.
+
+        More runs than it has are welcome, and so are other claims; a run that it has must stay.
+        """
+        if not (self.path / "study.json").exists():
+            in_the_way = [name for name in _WRITTEN if (self.path / name).exists()]
+            if in_the_way:
+                raise ValueError(
+                    f"{self.path / in_the_way[0]} would be written over, and {self.path} holds no "
+                    "study (it has no study.json). Move it away, or use another --workdir."
+                )
+            return
+        before = self.study()
+        for name, spec in before.runs.items():
+            mine = study.runs.get(name)
+            if mine is None:
+                raise ValueError(
+                    f"{self.path} holds the study of another grid: it has a run {name}, and this "
+                    "grid has none. Use another --workdir, or add to the grid it was begun with."
+                )
+            if mine.hash != spec.hash:
+                field, ours, theirs = config_lib.differences(
+                    config_lib.identity(mine.config), config_lib.identity(spec.config)
+                )[0]
+                raise ValueError(
+                    f"{self.path} holds the study of another grid: its run {name} has "
+                    f"{field}={theirs!r}, and this grid's has {ours!r}. Use another --workdir, or "
+                    "give what is new a cell of its own."
+                )
+
+    def texts(self) -> dict[str, Mapping[str, str]]:
+        """Returns source -> fingerprint of its prepared text for each run that has it recorded."""
+        if not (self.path / "study.json").exists():
+            return {}
+        return {name: spec.text for name, spec in self.study().runs.items() if spec.text}
+
+    def binding_texts(self) -> dict[str, Mapping[str, str]]:
+        """Returns `texts` once any run has begun; until then a study's text may change."""
+        return self.texts() if any(self.path.glob("runs/*/config.json")) else {}
+
+    def claim(
+        self,
+        study: grid.StudyConfig,
+        texts: Mapping[str, Mapping[str, str]] = types.MappingProxyType({}),
+    ) -> None:
+        """Makes the directory this study's own, after `check`.
+
+        Args:
+          study: of the config, or of the directory itself.
+          texts: source -> fingerprint of its prepared text for some runs. The others keep what
+            is recorded of them.
+        """
+        known = self.texts() | dict(texts)
+        placed = {
+            name: dataclasses.replace(spec, text=known.get(name, spec.text))
+            for name, spec in study.runs.items()
+        }
+        study = dataclasses.replace(study, runs=placed)
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"version": VERSION, **grid.to_dict(study)}, indent=1) + "\n"
+        storage.write_bytes(self.path / "study.json", text.encode())
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes of this machine from training the study meanwhile.
+
+        Raises:
+          ValueError: another one does.
+        """
+        with runs.held(self.path):
+            yield
+
+    def run(self, name: str) -> RunDirectory:
+        return RunDirectory(self.path / "runs" / name)
+
+    def log(self, name: str) -> epath.Path:
+        """Returns the file that the output of a run goes to."""
+        return self.path / "logs" / f"{name}.log"
+
+    def found(self, name: str, study: grid.StudyConfig) -> tuple[RunDirectory, str]:
+        """Returns where a run is: here, or finished in a study that is reused, with its path."""
+        mine = self.run(name)
+        if not mine.done:
+            for other in map(StudyDirectory, study.reuse):
+                for theirs, spec in _reused(other).runs.items():
+                    if spec.hash == study.runs[name].hash and other.run(theirs).done:
+                        return other.run(theirs), str(other)
+        return mine, ""
+
+    def state(self, name: str, study: grid.StudyConfig) -> RunState:
+        """Returns how far a run is.
+
+        Raises:
+          ValueError: its directory was changed by hand, or belongs to another run.
+        """
+        run, reused = self.found(name, study)
+        spec = study.runs[name]
+        if not (run.path / "config.json").exists():
+            if run.done or any(run.metrics()):
+                raise ValueError(
+                    f"{run} was changed by hand: it has results and no config.json. Put it back, "
+                    "or delete the directory, which trains the run anew."
+                )
+            return RunState("absent", steps=spec.config.steps)
+        check_untouched(run, spec)
+        step = max((record["step"] for record in run.metrics()), default=0)
+        step = max(step, run.newest_checkpoint())
+        if run.done:
+            return RunState("done", step, spec.config.steps, reused_from=reused)
+        failed: Mapping[str, Any] | None = run.read_json("FAILED.json")
+        if failed:
+            return RunState("failed", failed["step"], spec.config.steps, failed["message"])
+        return RunState("begun", step, spec.config.steps)
+
+    def states(self, study: grid.StudyConfig) -> dict[str, RunState]:
+        return {name: self.state(name, study) for name in study.runs}
+
+
+def _reused(other: StudyDirectory) -> grid.StudyConfig:
+    try:
+        return other.study()
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"config.reuse names {other}, which cannot be used: {error}") from error
+
+
+def check_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
+    """Raises ValueError if a run directory is not what its study made.
+
+    Its config has to be that of the study, and a run that is done has to have the results of
+    its last step: a number edited into evaluation.json is not found, but a file that was
+    lost, cut or copied from elsewhere is.
+    """
+    try:
+        config = run.config()
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{run}/config.json cannot be read: {error} Put it back, or delete the directory, "
+            "which trains the run anew."
+        ) from error
+    found = config_lib.differences(config_lib.identity(config), config_lib.identity(spec.config))
+    if found:
+        field, theirs, ours = found[0]
+        raise ValueError(
+            f"{run} was changed by hand, or belongs to another study: its config.json has "
+            f"{field}={theirs!r}, and the study asks for {ours!r}. Put config.json back, or "
+            "delete the directory, which trains the run anew."
+        )
+    if not run.done:
+        return
+    try:
+        results = run.read_json("evaluation.json")
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{run}/evaluation.json cannot be read: {error}. Delete it, and score the run again "
+            f"with python -m imbalance_jax.evaluate --workdir={run}."
+        ) from error
+    missing = [tag for tag in config.tags if tag not in (results or {}).get("languages", {})]
+    if results is None or missing or results["step"] > config.steps:
+        what = f"nothing of {', '.join(missing)}" if results else "no evaluation.json"
+        raise ValueError(
+            f"{run} was changed by hand: it says that it is done and has {what}. Score it again "
+            f"with python -m imbalance_jax.evaluate --workdir={run}, or delete the directory."
+        )
+    for tag, found in results["languages"].items():
+        parts = found["language_nats"] + found["loss_own"]
+        if not math.isclose(found["loss"], parts, rel_tol=1e-3) or not math.isclose(
+            found["ppl"], math.exp(min(found["loss"], 700.0)), rel_tol=1e-6
+        ):
+            raise ValueError(
+                f"{run} was changed by hand: the loss of {tag} in evaluation.json is "
+                f"{found['loss']}, and its parts and perplexity do not add up to it. Score it "
+                f"again with python -m imbalance_jax.evaluate --workdir={run} --overwrite."
+            )

@@ -1,0 +1,258 @@
+"""What a study would take, and how far it is, in words."""
+
+import dataclasses
+import fractions
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from etils import epath
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.config import Config, costs
+from imbalance_jax.runs import children
+from imbalance_jax.runs.progress import clock
+from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.study import grid, study_runner
+from imbalance_jax.study.study_directory import RunState, StudyDirectory
+
+_MOST_TIMES = 4  # a batch, that a batch which divides may have
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast models of a size were trained, everything but compilation included."""
+
+    flops_per_second: float
+    source: str
+
+
+def size_of(config: Config) -> str:
+    """Returns what decides how fast a run trains: the model, its batch and its vocabulary."""
+    model = config.model
+    return f"{model.N}x{model.D} L={model.L} B={config.batch_size} V={costs.vocab_size(config)}"
+
+
+def measured(directory: StudyDirectory, study: grid.StudyConfig) -> dict[str, Speed]:
+    """Returns the speeds that the study's finished runs had, by `size_of`."""
+    found: dict[str, list[float]] = {}
+    for name, spec in study.runs.items():
+        run, _ = directory.found(name, study)
+        newest = run.newest("time/") if run.done else {}
+        if "time/total" in newest:
+            seconds = newest["time/total"] - newest["time/compile"] - newest["time/setup"]
+            rate = costs.training_flops(spec.config) / max(seconds, 1e-9)
+            found.setdefault(size_of(spec.config), []).append(rate)
+    return {
+        size: Speed(statistics.median(rates), "measured in runs of this study")
+        for size, rates in found.items()
+    }
+
+
+def tried(
+    study: grid.StudyConfig, sizes: Iterable[str], options: Sequence[str] = ()
+) -> dict[str, Speed]:
+    """Returns speeds of sizes from a few steps of a run of each, on this machine.
+
+    Args:
+      study: with a run of each size.
+      sizes: as `size_of` names them.
+      options: flags of `imbalance_jax.main` that the study's runs will be trained with.
+
+    Raises:
+      ValueError: a run cannot be made.
+    """
+    found = {}
+    for size in sizes:
+        name = next(n for n, spec in study.runs.items() if size_of(spec.config) == size)
+        print(f"Trying a few steps of {size} ...", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            directory = StudyDirectory(epath.Path(folder) / "study")
+            directory.claim(dataclasses.replace(study, runs={name: study.runs[name]}, claims={}))
+            command = [sys.executable, "-m", "imbalance_jax.main", f"--study={directory}"]
+            command += [f"--members={name}", "--dry_run", *options]
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                **children.tied_to_this_process(os.environ),
+            )
+        said = re.search(r"^([\d.e+-]+) s a step \((.*)\): ", done.stdout, re.MULTILINE)
+        if not said:
+            raise ValueError(f"Run {name} cannot be tried: {done.stderr.strip()}")
+        config = study.runs[name].config
+        per_step = costs.training_flops(config) / config.steps
+        found[size] = Speed(per_step / float(said[1]), said[2])
+    return found
+
+
+def describe(
+    name: str,
+    study: grid.StudyConfig,
+    states: Mapping[str, RunState],
+    speeds: Mapping[str, Speed],
+    pack: int,
+) -> str:
+    """Returns the plan of a study: its cells, and what is left to train and what that takes."""
+    lines = [f"{name}: {study.description}", ""]
+    width = max(map(len, cells(study)))
+    lines.append(
+        f"{'cell':<{width}} {'kind':<12} {'seeds':>5} {'done':>5} {'steps':>8} {'batch':>6} "
+        f"{'tokens each':>15} {'of 1x':>7} {'FLOPs each':>11}"
+    )
+    for cell, members in cells(study).items():
+        spec = study.runs[members[0]]
+        tokens = grid.tokens_of(spec)
+        done = sum(states[member].state == "done" for member in members)
+        lines.append(
+            f"{cell:<{width}} {spec.kind:<12} {len(members):>5} {done:>5} {spec.config.steps:>8,} "
+            f"{spec.config.batch_size:>6} {tokens:>15,} {tokens / study.unit_tokens:>7.3g} "
+            f"{costs.training_flops(spec.config):>11.2e}"
+        )
+    lines += ["", *_rounded(study)]
+    left = [n for n in study.runs if states[n].state != "done"]
+    lines += [*_totals(study, states, left), _time(study, left, states, speeds)]
+    if pack > 1:
+        programs = len(study_runner.packs(study, left, pack))
+        lines.append(f"in packs of {pack}: {programs} programs for {len(left)} runs")
+    disk = sum(costs.bytes_on_disk(study.runs[n].config) for n in left)
+    lines.append(f"disk: {disk / 1e9:,.2f} GB of checkpoints")
+    return "\n".join(lines)
+
+
+def cells(study: grid.StudyConfig) -> dict[str, list[str]]:
+    """Returns the runs of each cell, in the grid's order."""
+    found: dict[str, list[str]] = {}
+    for name, spec in study.runs.items():
+        found.setdefault(spec.cell, []).append(name)
+    return found
+
+
+def _rounded(study: grid.StudyConfig) -> list[str]:
+    """Returns a line on each batch of which a matched baseline has a rounded part.
+
+    Only languages are named that are held against one: those of which a baseline has about, and
+    none has exactly, the tokens.
+    """
+    alone: dict[int, set[int]] = {}  # steps -> batches of baselines
+    shares: dict[tuple[int, int], dict[str, fractions.Fraction]] = {}
+    for spec in study.runs.values():
+        config = spec.config
+        if spec.kind in ("matched", "epochs"):
+            alone.setdefault(config.steps, set()).add(config.batch_size)
+        elif spec.kind not in (*grid.BASELINES, "sweep") and not config.mixture.temperature:
+            for tag, sequences in config_lib.totals(config).items():
+                share = sequences / (config.steps * config.batch_size)
+                here = shares.setdefault((config.steps, config.batch_size), {})
+                here[f"{spec.cell} {tag}"] = share
+    lines = []
+    for (steps, batch), of_batch in shares.items():
+        off = {}
+        for name, share in of_batch.items():
+            near = min(alone.get(steps, ()), key=lambda n: abs(n - share * batch), default=0)
+            part = float(near / (share * batch) - 1) if share else 0.0
+            if part and abs(part) <= grid.NEAR:
+                off[name] = (abs(part), part, near)
+        if not off:
+            continue
+        worst = max(off, key=lambda name: off[name][0])
+        _, part, near = off[worst]
+        more = f", as of {len(off) - 1} languages more" if len(off) > 1 else ""
+        divisor = math.lcm(*(of_batch[name].denominator for name in off))
+        sizes = [n for n in (batch // divisor * divisor, (batch // divisor + 1) * divisor) if n]
+        mend = f"config.batch_size={' or '.join(map(str, sizes))} would divide."
+        if divisor > _MOST_TIMES * batch:
+            mend = "No batch size near it would divide."
+        exact = float(of_batch[worst] * batch)
+        lines.append(
+            f"batch {batch}: {near} sequences a step stand for the {exact:g} of {worst} in a "
+            f"matched baseline ({100 * part:+.2g} % of its tokens){more}. Claims are corrected "
+            f"for it by the law, if there is one. {mend}"
+        )
+    return [*lines, ""] if lines else []
+
+
+def _totals(
+    study: grid.StudyConfig, states: Mapping[str, RunState], left: Sequence[str]
+) -> list[str]:
+    kinds = Counter(spec.kind for spec in study.runs.values())
+    tokens = sum(grid.tokens_of(spec) for spec in study.runs.values())
+    flops = sum(costs.training_flops(spec.config) for spec in study.runs.values())
+    lines = [
+        f"{len(study.runs)} runs ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}), "
+        f"{tokens:,} tokens, {flops:.3g} FLOPs. {costs.FLOP_CONVENTION}"
+    ]
+    reused = Counter(s.reused_from for s in states.values() if s.reused_from)
+    lines += [f"{count} runs are those of {path}" for path, count in reused.items()]
+    rest = sum(grid.tokens_of(study.runs[n]) * _part(states[n]) for n in left)
+    lines.append(f"left: {len(left)} runs, {rest:,.0f} tokens")
+    return lines
+
+
+def _part(state: RunState) -> float:
+    """Returns the part of a run that is left."""
+    return 1 - state.step / state.steps
+
+
+def _time(
+    study: grid.StudyConfig,
+    left: Sequence[str],
+    states: Mapping[str, RunState],
+    speeds: Mapping[str, Speed],
+) -> str:
+    if not left:
+        return "time: none, all is done"
+    seconds, unknown, sources = 0.0, Counter[str](), dict[str, None]()
+    for name in left:
+        config = study.runs[name].config
+        size = size_of(config)
+        if size in speeds:
+            flops = costs.training_flops(config) * _part(states[name])
+            seconds += flops / speeds[size].flops_per_second
+            sources[speeds[size].source] = None
+        else:
+            unknown[size] += 1
+    lines = []
+    if seconds:
+        lines.append(
+            f"time: {clock(seconds)} one after another ({'; '.join(sources)}), and on top what it "
+            "takes to start, compile and score each"
+        )
+    if unknown:
+        lines.append(
+            f"time: no speed is known yet for {unknown.total()} runs, of {len(unknown)} shapes. "
+            "Add --measure to try a few steps of each on this machine."
+        )
+    return "\n".join(lines)
+
+
+def describe_states(study: grid.StudyConfig, directory: StudyDirectory) -> str:
+    """Returns a line for each run that is begun or has ended, and a count of all."""
+    lines, states = [], directory.states(study)
+    for name, state in states.items():
+        if state.state == "absent":
+            continue
+        run, _ = directory.found(name, study)
+        said = f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}"
+        lines.append(f"{said}   {_detail(state, run)}")
+    counts = Counter(state.state for state in states.values())
+    lines.append(", ".join(f"{count} {state}" for state, count in counts.items()))
+    return "\n".join(lines)
+
+
+def _detail(state: RunState, run: RunDirectory) -> str:
+    if state.state == "failed":
+        return state.error
+    if state.state == "done":
+        languages = run.read_json("evaluation.json")["languages"]
+        losses = "   ".join(f"{tag} {found['loss']:.4f}" for tag, found in languages.items())
+        return losses + (f"   (of {state.reused_from})" if state.reused_from else "")
+    newest = run.newest("")
+    speed = newest.get("perf/tokens_per_second")
+    return f"loss {newest['train/loss']:.4f}   {speed:,.0f} tokens/s" if speed else ""

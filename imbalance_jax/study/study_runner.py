@@ -1,0 +1,235 @@
+"""Trains what a study has left: each run, or pack of runs, in a process of its own.
+
+A process is `python -m imbalance_jax.main --study=DIR --members=ID,...`, so that a run that
+fails, or takes its machine's memory, fails alone. How far the study is, is read from the run
+directories, and nothing is kept besides them.
+"""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from etils import epath
+
+from imbalance_jax import cli
+from imbalance_jax.config import pack_shape
+from imbalance_jax.runs import children, storage
+from imbalance_jax.runs import run_directory as runs
+from imbalance_jax.runs.interrupts import Interrupts
+from imbalance_jax.runs.progress import Progress, clock
+from imbalance_jax.study import grid
+from imbalance_jax.study.study_directory import StudyDirectory
+
+_POLL_SECONDS = 1.0
+# Between two looks at how far running processes are; each look costs requests in a store.
+_LOOK_SECONDS = {False: 0.0, True: 30.0}
+
+
+@dataclasses.dataclass
+class _Job:
+    """A process that trains one run, or a pack of them."""
+
+    members: tuple[str, ...]
+    process: subprocess.Popen
+    began: float
+    output: epath.Path  # its log, or what becomes the log in a store when it ends
+
+
+def packs(study: grid.StudyConfig, names: Sequence[str], most: int) -> list[tuple[str, ...]]:
+    """Returns runs in packs of at most so many, in the order of their first members."""
+    if most < 2:
+        return [(name,) for name in names]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        config = study.runs[name].config
+        alone = pack_shape.why_alone(config)
+        groups.setdefault(name if alone else pack_shape.pack_key(config), []).append(name)
+    found = [
+        tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)
+    ]
+    return sorted(found, key=lambda members: names.index(members[0]))
+
+
+class Runner:
+    """Trains runs of a study, so many processes at a time."""
+
+    def __init__(
+        self,
+        directory: StudyDirectory,
+        study: grid.StudyConfig,
+        *,
+        command: Sequence[str] = (sys.executable, "-m", "imbalance_jax.main"),
+        options: Sequence[str] = (),
+    ) -> None:
+        """Args: `command` is what trains the members it is given, `options` its other flags."""
+        self._directory, self._study = directory, study
+        self._command, self._options = command, options
+        self._states = directory.states(study)
+        self._look_seconds = _LOOK_SECONDS[storage.is_store(directory.path)]
+        self.failed: dict[str, str] = {}  # by run: why
+
+    def left(self, *, retry: bool) -> list[str]:
+        """Returns the runs that are not done; those that failed only to try them again."""
+        return [
+            name
+            for name, found in self._states.items()
+            if found.state != "done" and (retry or found.state != "failed")
+        ]
+
+    def run(self, work: Sequence[tuple[str, ...]], *, jobs: int) -> int:
+        """Trains each pack of runs, and returns the exit code of the command.
+
+        An interruption is passed on to every process, which saves its state first. Runs that
+        another process trains, such as one that an earlier command left behind, are waited for:
+        they have the machine until it ends, and are gone on with where it saved.
+        """
+        waiting, running, looked = list(work), list[_Job](), 0.0
+        told = set[str]()
+        total = float(sum(grid.tokens_of(spec) for spec in self._study.runs.values()))
+        preempted = False
+        with (
+            Interrupts() as interrupts,
+            Progress("Study", total, start=self._trained(), every=30) as progress,
+        ):
+            while running or (waiting and not interrupts.requested):
+                held = {name for members in waiting for name in self._held(members)}
+                for name in sorted(held - told):
+                    progress.line(f"waiting {name}: another process is training it")
+                told = held
+                free = [members for members in waiting if held.isdisjoint(members)]
+                busy = len(waiting) - len(free)
+                while free and len(running) + busy < jobs and not interrupts.requested:
+                    pack = free.pop(0)
+                    waiting.remove(pack)
+                    self._look(pack)
+                    if all(self._states[name].state == "done" for name in pack):
+                        progress.line(f"done    {_named(pack)}, by another process")
+                        continue
+                    running.append(self._start(pack, jobs))
+                    progress.line(f"begun   {_named(running[-1].members)}")
+                if interrupts.requested and not preempted:
+                    preempted = True
+                    progress.line("Stopping: every run saves its state first.")
+                    for job in running:
+                        job.process.send_signal(signal.SIGTERM)
+                time.sleep(_POLL_SECONDS)
+                for job in [job for job in running if job.process.poll() is not None]:
+                    running.remove(job)
+                    if job.process.returncode == cli.REFUSED and self._held(job.members):
+                        waiting.append(job.members)  # it was begun elsewhere meanwhile
+                        continue
+                    for line in self._ended(job, preempted):
+                        progress.line(line)
+                if time.monotonic() - looked >= self._look_seconds:
+                    looked = time.monotonic()
+                    for job in running:
+                        self._look(job.members)
+                members = sum(len(job.members) for job in running)
+                progress.show(self._trained(), self._describe(members))
+        if preempted:
+            print("Stopped. Start the same command again to go on.")
+            return cli.PREEMPTED
+        return cli.FAILED if self.failed else cli.DONE
+
+    def _held(self, members: Sequence[str]) -> list[str]:
+        """Returns the runs that a process of this machine is training."""
+        return [name for name in members if runs.is_held(self._directory.run(name).path)]
+
+    def _start(self, members: tuple[str, ...], jobs: int) -> _Job:
+        options = (f"--study={self._directory}", f"--members={','.join(members)}")
+        environment = dict(os.environ)
+        if jobs > 1:  # or the first process would take the memory of a GPU for itself
+            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.2f}")
+        output = self._output(members)
+        with open(output, "a") as file:
+            process = subprocess.Popen(
+                [*self._command, *options, *self._options],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                **children.tied_to_this_process(environment),
+            )
+        return _Job(members, process, time.monotonic(), output)
+
+    def _output(self, members: Sequence[str]) -> epath.Path:
+        """Returns the file that a process writes to, with what is in it already."""
+        log = self._directory.log(members[0])
+        if not storage.is_store(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            return log
+        output = epath.Path(tempfile.mkdtemp()) / log.name
+        if log.exists():
+            log.copy(output)
+        return output
+
+    def _look(self, members: Sequence[str]) -> None:
+        for name in members:
+            self._states[name] = self._directory.state(name, self._study)
+
+    def _trained(self) -> float:
+        """Returns the tokens that all runs of the study were trained on so far."""
+        return sum(
+            grid.tokens_of(spec)
+            * (1.0 if (found := self._states[name]).state == "done" else found.step / found.steps)
+            for name, spec in self._study.runs.items()
+        )
+
+    def _ended(self, job: _Job, preempted: bool) -> list[str]:
+        """Returns what became of the runs of a process, in words.
+
+        Args:
+          job: the process.
+          preempted: whether it was asked to stop.
+        """
+        log = self._directory.log(job.members[0])
+        if job.output != log:
+            job.output.copy(log, overwrite=True)
+            job.output.parent.rmtree()
+        stopped = job.process.returncode == cli.PREEMPTED
+        # Asked before it listened, it has saved nothing new and lost nothing either.
+        stopped |= preempted and job.process.returncode == -signal.SIGTERM
+        self._look(job.members)
+        took, lines = clock(time.monotonic() - job.began), []
+        for name in job.members:
+            found = self._states[name]
+            if found.state == "done":
+                lines.append(f"done    {name}, in {took}: {self._losses(name)}")
+            elif stopped:
+                lines.append(f"saved   {name} at step {found.step:,} of {found.steps:,}")
+            else:
+                self.failed[name] = found.error or self._last_words(job)
+                lines.append(f"FAILED  {name} at step {found.step:,}: {self.failed[name]}")
+        return lines
+
+    def _losses(self, name: str) -> str:
+        languages = self._directory.run(name).read_json("evaluation.json")["languages"]
+        return "   ".join(f"{tag} {found['loss']:.4f}" for tag, found in languages.items())
+
+    def _last_words(self, job: _Job) -> str:
+        """Returns why a process ended that left no FAILED.json."""
+        log = self._directory.log(job.members[0])
+        code = job.process.returncode
+        if code < 0:
+            name = signal.Signals(-code).name
+            return f"ended by {name}; a machine that is out of memory does that. See {log}."
+        lines = log.read_bytes().decode(errors="replace").strip().splitlines()
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        why = said[-1] if said else f"exit code {code}. See {log}."
+        # What was wrong with one run ended the program of all.
+        return f"its program of {len(job.members)} runs: {why}" if len(job.members) > 1 else why
+
+    def _describe(self, running: int) -> str:
+        states = [found.state for found in self._states.values()]
+        text = f"{states.count('done')} of {len(states)} runs done, {running} running"
+        return text + (f", {len(self.failed)} failed" if self.failed else "")
+
+
+def _named(members: Sequence[str]) -> str:
+    if len(members) == 1:
+        return members[0]
+    return f"{len(members)} runs in one program: {', '.join(members)}"

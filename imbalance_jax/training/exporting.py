@@ -1,0 +1,72 @@
+"""Writes a run's final parameters as safetensors, for tools outside JAX.
+
+    model.safetensors   every parameter under the path it has here, as fp32
+    config.json         the run's config     vocabulary.json  ids and separator of every language
+    tokenizer-*.model   SentencePiece models of the sources
+
+Names and shapes, with dimensions as in `imbalance_jax/__init__.py`:
+
+    embed_VD, head_VD           input and output embeddings; no head_VD where they are tied
+    position_LD                 learned positions
+    blocks.<n>.norm_1.scale_D, .bias_D                 before attention
+    blocks.<n>.attention.w_q_DHK, .b_q_HK  (also k, v) x @ w, heads behind D
+    blocks.<n>.attention.w_o_HKD, .b_o_D
+    blocks.<n>.norm_2.scale_D, .bias_D                 before the feed-forward layer
+    blocks.<n>.feed_forward.w_up_DF, .b_up_F, .w_down_FD, .b_down_D
+    final_norm.scale_D, .bias_D
+
+A PyTorch nn.Linear holds the transpose: its query weight is w_q_DHK.reshape(D, H*K).T. The
+model is GPT-2's, but for two things: token embeddings are multiplied by sqrt(D), and the
+head is untied. `metadata` in model.safetensors repeats this in short.
+"""
+
+import json
+
+import jax
+import numpy as np
+from etils import epath
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.runs import storage
+from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.training import loading
+
+
+def named_arrays(params: dict) -> dict[str, np.ndarray]:
+    """Returns every parameter by its exported name, those of blocks one by one."""
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [entry.key for entry in path]
+        if names[0] == "blocks":
+            for n, part in enumerate(np.asarray(leaf)):
+                arrays[".".join(["blocks", str(n), *names[1:]])] = np.ascontiguousarray(part)
+        else:
+            arrays[".".join(names)] = np.asarray(leaf)
+    return arrays
+
+
+def export(run: RunDirectory, path: epath.PathLike) -> epath.Path:
+    """Writes the newest checkpoint of a run, and what is needed to use it; returns where."""
+    from safetensors.numpy import save
+
+    loaded = loading.load(run.path)
+    out = storage.path_of(path)
+    out.mkdir(parents=True, exist_ok=True)
+    about = {
+        "format": "imbalance_jax",
+        "step": str(loaded.step),
+        "convention": "GPT-2; token embeddings are multiplied by sqrt(D); weights act as x @ w",
+    }
+    content = save(named_arrays(loaded.params), metadata=about)
+    (out / "model.safetensors").write_bytes(content)
+    config = json.dumps(config_lib.to_dict(loaded.config), indent=2) + "\n"
+    (out / "config.json").write_text(config)
+    vocabulary = loaded.vocabulary
+    maps = {tag: vocabulary.map_GU[g].tolist() for g, tag in enumerate(vocabulary.tags)}
+    separators = {tag: loaded.separator(tag) for tag in vocabulary.tags}
+    ids = {"size": vocabulary.size, "id_of_base_id": maps, "separator": separators}
+    (out / "vocabulary.json").write_text(json.dumps(ids) + "\n")
+    for name in loaded.tokenizers:
+        file = f"tokenizer-{name}.model"
+        (out / file).write_bytes((run.path / file).read_bytes())
+    return out

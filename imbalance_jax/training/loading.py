@@ -1,0 +1,383 @@
+"""A trained run in one call, for notebooks, generation and runs that begin with another."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.compute import model as model_lib
+from imbalance_jax.compute import objective, sharding
+from imbalance_jax.compute import step as step_lib
+from imbalance_jax.compute.checkpoint import Checkpoints
+from imbalance_jax.data import languages
+from imbalance_jax.data import word_order as views
+from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.evaluation import perplexity
+from imbalance_jax.runs import storage
+from imbalance_jax.runs.run_directory import RunDirectory, run_and_step
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LoadedRun:
+    """A run's config, parameters and vocabulary, and what they do to text.
+
+    All ids that its methods take and give are the model's. A sequence needs no batch axis.
+    """
+
+    config: config_lib.Config
+    step: int
+    params: model_lib.Params
+    vocabulary: languages.Vocabulary
+    tokenizers: Mapping[str, TextTokenizer]  # by source
+
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"LoadedRun(step {self.step}, {size:,} parameters, languages "
+            f"{', '.join(self.vocabulary.tags)}, vocabulary {self.vocabulary.size:,})"
+        )
+
+    def encode(self, text: str, language: str) -> np.ndarray:
+        """Returns the model's ids for a text in a language, its words in the language's order."""
+        row = self.vocabulary.index(language)
+        base_n = np.asarray(self._tokenizer(language).encode(text), np.int64)
+        words = self.config.languages[language]
+        if words.words != "as_written":
+            pieces = self._tokenizer(language).pieces()
+            order = views.WordOrder(pieces, words.words, words.words_block)
+            base_n = order(base_n, 0)
+        return self.vocabulary.map_GU[row, base_n]
+
+    def decode(self, ids: np.ndarray, language: str) -> str:
+        """Returns the text of the model's ids; those of other languages are left out.
+
+        Raises:
+          ValueError: an id is none of the model's.
+        """
+        known = np.asarray(ids)
+        self._check_ids(known)
+        base = self.vocabulary.base_ids(self.vocabulary.index(language), known.astype(np.int64))
+        return self._tokenizer(language).decode([int(t) for t in base if t >= 0])
+
+    def separator(self, language: str) -> int:
+        """Returns the model's id that stands between the documents of a language."""
+        row = self.vocabulary.index(language)
+        return int(self.vocabulary.map_GU[row, self._tokenizer(language).separator])
+
+    def forward(self, ids: jax.typing.ArrayLike) -> jax.Array:
+        """Returns fp32 logits of the next id at every position: (L, V), or (B, L, V).
+
+        Args:
+          ids: the model's ids of a sequence, (L,), or of several, (B, L).
+
+        Raises:
+          ValueError: an id is none of the model's, or there are none, or more than it has
+            positions.
+        """
+        ids_BL, alone = self._batch(ids)
+        logits_BLV = _logits(self.params, self.config.model, ids_BL)
+        return logits_BLV[0] if alone else logits_BLV
+
+    def hidden_states(self, ids: jax.typing.ArrayLike) -> jax.Array:
+        """Returns the state of every position between all layers: (N + 2, L, D), or with B.
+
+        First what enters the first block, then the residual stream after each block, and last
+        the output of the final norm. Of several sequences it is (N + 2, B, L, D).
+
+        Args and raises: as `forward`.
+        """
+        ids_BL, alone = self._batch(ids)
+        states_NBLD = _hidden_states(self.params, self.config.model, ids_BL)
+        return states_NBLD[:, 0] if alone else states_NBLD
+
+    def loss(self, text: str, language: str) -> np.ndarray:
+        """Returns the loss of each id of a text in nats, as `encode` gives them: (n,).
+
+        The text is read as a document of its own: after a separator, whose loss is not in it.
+        Its mean is a loss per token as evaluation.json has it, exp of that a perplexity. A text
+        beyond L ids is read in windows as the final test is, `evaluation.stride` apart: each
+        id has all ids before it, or at least L - stride of them.
+        """
+        ids = np.concatenate([[self.separator(language)], self.encode(text, language)])
+        L, stride = self.config.model.L, self.config.eval_stride
+        windows = perplexity.strided_windows(ids.astype(np.int32), L, stride)
+        assert windows.starts_n is not None
+        # The ids before the first that a window scores: all that are in the first window.
+        windows.weight_nL[0] = np.arange(1, L + 1) < len(ids)
+        loss_n = np.zeros(len(ids) - 1)
+        rows = min(_TOGETHER, len(windows.ids_nW))
+        for first in range(0, len(windows.ids_nW), rows):
+            # The first window fills the last rows up, so that nothing compiles again.
+            place_B = np.arange(first, first + rows)
+            place_B[place_B >= len(windows.ids_nW)] = 0
+            loss_BL = np.asarray(_losses(self.params, self.config.model, windows.ids_nW[place_B]))
+            target_BL = windows.starts_n[place_B, None] + np.arange(L)
+            weight_BL = windows.weight_nL[place_B].astype(bool)
+            loss_n[target_BL[weight_BL]] = loss_BL[weight_BL]
+        return loss_n
+
+    def _tokenizer(self, language: str) -> TextTokenizer:
+        return self.tokenizers[languages.source_of(self.config, language)]
+
+    def _check_ids(self, ids: np.ndarray) -> None:
+        """Raises ValueError if an id is none of the model's."""
+        # A gather would take the nearest row there is, or count from the end, and say nothing.
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.vocabulary.size:
+            raise ValueError(
+                f"The model's ids are 0 to {self.vocabulary.size - 1}, and these are "
+                f"{ids.min()} to {ids.max()}. `encode` gives them."
+            )
+
+    def _batch(self, ids: jax.typing.ArrayLike) -> tuple[jax.Array, bool]:
+        """Returns ids as a batch, and whether they are one sequence."""
+        if not isinstance(ids, jax.core.Tracer):
+            known = np.asarray(ids)
+            if not np.issubdtype(known.dtype, np.integer) or known.ndim not in (1, 2):
+                raise ValueError(
+                    f"The ids of a sequence are whole numbers (L,), or (B, L) of several, and "
+                    f"these are {known.dtype} of shape {known.shape}."
+                )
+            if not known.size:
+                raise ValueError("There are no ids. Give one at least, such as `separator`'s.")
+            self._check_ids(known)
+        ids = jnp.asarray(ids)
+        return (ids[None], True) if ids.ndim == 1 else (ids, False)
+
+
+_TOGETHER = 8  # windows of a text that are scored at once
+_logits = jax.jit(model_lib.logits, static_argnums=1)
+_hidden_states = jax.jit(model_lib.hidden_states, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _losses(
+    params: model_lib.Params, config: config_lib.ModelConfig, ids_BW: jax.Array
+) -> jax.Array:
+    """Returns the loss of each id but the first of every window, in nats: (B, L)."""
+    hidden_BLD, target_BL = model_lib.forward(params, config, ids_BW[:, :-1]), ids_BW[:, 1:]
+    weight_BL = jnp.ones(target_BL.shape, jnp.float32)
+    return objective.cross_entropy(hidden_BLD, model_lib.head(params), target_BL, weight_BL)[1]
+
+
+def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
+    """Loads a run from its directory, at its newest checkpoint or another one.
+
+        run = imbalance_jax.load("runs/90_10")
+        ids = run.encode("The function returns", "en2")  # the model's, as everywhere here
+        logits = run.forward(ids)
+        loss = run.loss("The function returns", "en2").mean()
+
+    Raises:
+      FileNotFoundError: the directory holds no run, or no such checkpoint.
+    """
+    run = RunDirectory(path)
+    config = run.config()
+    tokenizers = {
+        languages.source_of(config, tag): TextTokenizer(_model_of(run, config, tag))
+        for tag in config.tags
+    }
+    vocabulary = _vocabulary(run)
+    # One device is enough to look at a model; its checkpoint may come from any mesh.
+    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
+    state = _restore(run, step, step_lib.abstract_state(config, vocabulary.size, mesh))
+    return LoadedRun(config, int(state.step), state.params, vocabulary, tokenizers)
+
+
+def check_init_from(config: config_lib.Config) -> None:
+    """Raises ValueError if a run cannot begin with the parameters that its config names.
+
+    Reads neither weights nor text, so that a mistake shows before any work is done. What the
+    ids of the two runs mean is known for certain when this one's text is prepared:
+    `check_vocabulary`.
+    """
+    if not config.init_from:
+        return
+    run, step = run_and_step(config.init_from)
+    try:
+        theirs = run.config()
+        _check_step(run, step, run.steps())
+        _check_stated(config, run, theirs)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"config.init_from={config.init_from!r} is not RUN or RUN@STEP: {error}"
+        ) from error
+    for name in (*"LDHKFN", "tied"):
+        if getattr(theirs.model, name) != getattr(config.model, name):
+            where = f"{run}/checkpoints" + (f"/{step}" if step is not None else "")
+            found = getattr(theirs.model, name)
+            raise ValueError(
+                f"{where} was written with config.model.{name}={found}, but this "
+                f"run has config.model.{name}={getattr(config.model, name)}. Use another "
+                f"config.init_from, or set config.model.{name}={found}."
+            )
+
+
+def _check_stated(config: config_lib.Config, run: RunDirectory, theirs: config_lib.Config) -> None:
+    """Raises ValueError if a config alone says that its ids mean something else than a run's."""
+    if set(config.tags) != set(theirs.tags):
+        raise ValueError(
+            f"config.init_from={config.init_from!r} has the languages {', '.join(theirs.tags)}, "
+            f"and this run has {', '.join(config.tags)}: a row of its tables would get another "
+            "meaning. Give this run those languages (config.mixture.ratio may be 0), or use "
+            "another config.init_from."
+        )
+    for tag in config.tags:
+        rows = config.languages[tag].rows
+        if rows == "copied" != theirs.languages[tag].rows:
+            raise ValueError(
+                f"config.languages.{tag}.rows={rows!r} would copy nothing: all rows come from "
+                f"config.init_from={config.init_from!r}. Leave it out."
+            )
+        field, tokenizer = _tokenizer_field(config, tag)
+        if config.sources[languages.source_of(config, tag)].kind == "synthetic":
+            continue
+        model = _model_of(run, theirs, tag)
+        if tokenizer.path and storage.path_of(tokenizer.path).exists():
+            ours = storage.path_of(tokenizer.path).read_bytes()
+            _check_tokenizer(config.init_from, tag, field, (run, theirs), ours)
+        elif not tokenizer.path and tokenizer.vocab_size != (size := TextTokenizer(model).size):
+            raise ValueError(
+                f"config.init_from={config.init_from!r} has {size} pieces of {tag}, and this run "
+                f"has {field}.vocab_size={tokenizer.vocab_size}. Set "
+                f"{field}.path={_model_file(run, theirs, tag)}, or use another config.init_from."
+            )
+
+
+def _tokenizer_field(config: config_lib.Config, tag: str) -> tuple[str, config_lib.TokenizerConfig]:
+    """Returns the field that says what a language is tokenized with, and its value."""
+    if config.vocabulary.layout == "joint":
+        return "config.vocabulary.tokenizer", config.vocabulary.tokenizer
+    name = languages.source_of(config, tag)
+    return f"config.sources.{name}.tokenizer", config.sources[name].tokenizer
+
+
+def _model_file(run: RunDirectory, config: config_lib.Config, tag: str) -> epath.Path:
+    return run.path / f"tokenizer-{languages.source_of(config, tag)}.model"
+
+
+def _model_of(run: RunDirectory, config: config_lib.Config, tag: str) -> bytes:
+    file = _model_file(run, config, tag)
+    if not file.exists():
+        raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
+    return file.read_bytes()
+
+
+def check_vocabulary(
+    config: config_lib.Config, vocabulary: languages.Vocabulary, models: Mapping[str, bytes]
+) -> None:
+    """Raises ValueError if an id of the run that a config begins with means something else here.
+
+    Args:
+      config: with `init_from`.
+      vocabulary: of this run.
+      models: source name -> this run's tokenizer.
+    """
+    run, _ = run_and_step(config.init_from)
+    try:
+        theirs, before = run.config(), _vocabulary(run)
+        for tag in config.tags:
+            before.index(tag)
+            field, _ = _tokenizer_field(config, tag)
+            model = models[languages.source_of(config, tag)]
+            _check_tokenizer(config.init_from, tag, field, (run, theirs), model)
+    except FileNotFoundError as error:
+        raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
+    for tag in config.tags:
+        ours_U = vocabulary.map_GU[vocabulary.index(tag)]
+        theirs_U = before.map_GU[before.index(tag)]
+        ours_U, theirs_U = ours_U[ours_U >= 0], theirs_U[theirs_U >= 0]
+        differs = np.flatnonzero(ours_U != theirs_U)
+        if len(differs):
+            u = int(differs[0])
+            piece = TextTokenizer(models[languages.source_of(config, tag)]).strings[u]
+            raise ValueError(
+                f"config.init_from={config.init_from!r} has other ids for {len(differs)} of the "
+                f"{len(ours_U)} pieces of {tag}: {piece!r} is {theirs_U[u]} there and {ours_U[u]} "
+                "here. Give this run the config.languages (their order and anchors too) and the "
+                "config.vocabulary of that one."
+            )
+    if vocabulary.size != before.size:
+        raise ValueError(
+            f"{run} has a vocabulary of {before.size} ids, this run one of {vocabulary.size}. "
+            "Give this run the languages and tokenizers of that one."
+        )
+
+
+def _check_tokenizer(
+    init_from: str,
+    tag: str,
+    field: str,
+    before: tuple[RunDirectory, config_lib.Config],
+    model: bytes,
+) -> None:
+    """Raises ValueError if a run has another tokenizer of a language than this one."""
+    theirs = _model_of(*before, tag)
+    if theirs == model:
+        return
+    pieces = [TextTokenizer(each).strings for each in (theirs, model)]
+    differs = [u for u, (x, y) in enumerate(zip(*pieces, strict=False)) if x != y]
+    if differs:
+        u = differs[0]
+        what = f"its piece {u} is {pieces[0][u]!r}, and here it is {pieces[1][u]!r}"
+    elif len(pieces[0]) != len(pieces[1]):
+        what = f"it has {len(pieces[0])} pieces, and here there are {len(pieces[1])}"
+    else:
+        what = "it has the same pieces, but cuts text in another way"
+    raise ValueError(
+        f"config.init_from={init_from!r} has another tokenizer of {tag}: {what}. Set "
+        f"{field}.path={_model_file(*before, tag)}, or use another config.init_from."
+    )
+
+
+def restore_params(
+    config: config_lib.Config,
+    mesh: jax.sharding.Mesh,
+    vocabulary: languages.Vocabulary,
+    models: Mapping[str, bytes],
+) -> model_lib.Params:
+    """Returns the parameters that a run begins with, on its devices, after `check_init_from`.
+
+    Args: as `check_vocabulary`; mesh is that of the devices.
+
+    Raises:
+      ValueError: as `check_vocabulary`, or there is no such checkpoint.
+    """
+    check_vocabulary(config, vocabulary, models)
+    run, step = run_and_step(config.init_from)
+    like = step_lib.abstract_state(run.config(), vocabulary.size, mesh)
+    try:
+        return _restore(run, step, like).params
+    except FileNotFoundError as error:
+        raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
+
+
+def _vocabulary(run: RunDirectory) -> languages.Vocabulary:
+    content = (run.path / "vocabulary.npz").read_bytes()
+    return languages.Vocabulary.from_bytes(run.config().tags, content)
+
+
+def _check_step(run: RunDirectory, step: int | None, steps: Sequence[int]) -> None:
+    """Raises FileNotFoundError if a run has no such checkpoint, or none at all for None."""
+    if not steps or (step is not None and step not in steps):
+        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise FileNotFoundError(f"{run} has no {wanted}. It has: {list(steps) or 'none'}.")
+
+
+def _restore(run: RunDirectory, step: int | None, like: step_lib.TrainState) -> step_lib.TrainState:
+    """Returns a run's state at its newest checkpoint or another one.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+    """
+    checkpoints = Checkpoints(run.checkpoints)
+    try:
+        steps = checkpoints.steps()
+        _check_step(run, step, steps)
+        return checkpoints.restore(steps[-1] if step is None else step, like)
+    finally:
+        checkpoints.close()

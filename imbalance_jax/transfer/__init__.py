@@ -1,0 +1,1 @@
+"""Fine-tuning of a trained run on tasks, in each language."""

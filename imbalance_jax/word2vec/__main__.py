@@ -1,0 +1,263 @@
+"""Trains word2vec on what a run is trained on, and measures how alike its languages become.
+
+    python -m imbalance_jax.word2vec --workdir=runs/90_10
+    python -m imbalance_jax.word2vec --config=configs/90_10.py:scale=pico --workdir=runs/shallow
+
+With the directory of a run, its own config is used, so that shallow and deep vectors come from
+the same tokens; otherwise the directory becomes one of the config's, that a model can be trained
+in later. The defaults are the reference study's. What is found goes into word2vec.json, by
+method, and the vectors into word2vec-METHOD.npz; report.html is written anew. One device does
+it all. What was found with other settings is replaced only with --overwrite. docs/word2vec.md has
+what came out.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from imbalance_jax import cli
+from imbalance_jax import config as config_lib
+from imbalance_jax.runs.progress import Progress
+from imbalance_jax.runs.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from imbalance_jax.data.inspect import Opened
+    from imbalance_jax.data.languages import Vocabulary
+    from imbalance_jax.evaluation.embeddings import PiecePairs
+    from imbalance_jax.word2vec.vectors import Settings, Vectors
+
+FLAGS = flags.FLAGS
+RESULTS = "word2vec.json"
+
+
+def define_flags() -> None:
+    cli.define_config()
+    flags.DEFINE_string("workdir", None, "The run's directory; by default runs/<config name>.")
+    flags.DEFINE_string("data_dir", None, "Where the text is kept, if not in config.data_dir.")
+    flags.DEFINE_enum("method", "cbow", ["cbow", "skipgram"], "What predicts what.")
+    flags.DEFINE_integer("dimension", 768, "Of the vectors.")
+    flags.DEFINE_integer("window", 5, "Ids on either side of a position, at most.")
+    flags.DEFINE_integer("negatives", 20, "Drawn for each position.")
+    flags.DEFINE_float("exponent", 0.75, "Of the counts that negatives are drawn by.")
+    flags.DEFINE_float(
+        "sample",
+        1e-3,
+        "Ids with a larger share of the tokens are left out at times; 0 keeps all.",
+    )
+    flags.DEFINE_integer("min_count", 1, "Rarer ids are left out.")
+    flags.DEFINE_integer("epochs", 1, "Times that the run's tokens are gone through.")
+    flags.DEFINE_float("start_rate", 0.025, "Learning rate at the first token.")
+    flags.DEFINE_float("end_rate", 1e-4, "And at the last, linearly in between.")
+    flags.DEFINE_integer("positions", 256, "That are learnt from at once.")
+    flags.DEFINE_integer("group", 16, "Positions that share their negatives.")
+    flags.DEFINE_integer("seed", 0, "Of all draws but the run's own.")
+    flags.DEFINE_bool("overwrite", False, "Replace what is known of this method.")
+
+
+def main() -> int:
+    from imbalance_jax.word2vec import vectors as word2vec
+
+    names = [field.name for field in dataclasses.fields(word2vec.Settings)]
+    settings = word2vec.Settings(**{name: getattr(FLAGS, name) for name in names})
+    run, opened = _open()
+    # What another method found is still true, whatever this one does.
+    results = run.read_json(RESULTS) or {}
+    found = None if FLAGS.overwrite else results.get(settings.method)
+    if found:
+        now = {**dataclasses.asdict(settings), "steps": opened.stream.steps}
+        was = {**found["settings"], "steps": found["steps"]}
+        cli.check_same(f"{RESULTS} has {settings.method}", was, now)
+        print(f"{settings.method} is known already; --overwrite trains it again.")
+    else:
+        run.check_writable()
+        found, vectors, count_V = measure(opened, settings)
+        _save_vectors(run, f"word2vec-{settings.method}.npz", vectors, count_V)
+        run.write_json(RESULTS, results | {settings.method: found})
+    from imbalance_jax.report import run_page as page
+
+    print("\n".join(describe(found)))
+    print(f"Wrote {run.path / RESULTS}. See {page.write_run_page(run)}.")
+    return cli.DONE
+
+
+def _open() -> "tuple[RunDirectory, Opened]":
+    """Returns the run's directory, and what its config says that it is trained on.
+
+    Raises:
+      ValueError: the directory belongs to another run, or its text is another one by now.
+    """
+    if not FLAGS.workdir and FLAGS.config is None:
+        cli.refuse("Give --workdir=RUN, the directory of a run, or --config=FILE.")
+    run = RunDirectory(FLAGS.workdir or os.path.join("runs", cli.config_name()))
+    begun = (run.path / "config.json").exists()
+    if FLAGS.config is None and not begun:
+        cli.refuse(f"--workdir={run} holds no run. Give one that does, or --config=FILE as well.")
+    config = run.config() if FLAGS.config is None else config_lib.resolve(cli.required_config())
+    run.check(config)
+    run.check_format()
+
+    from imbalance_jax.data.inspect import Opened
+
+    if FLAGS.data_dir:
+        config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
+    opened = Opened.of(config, run.begun(), run.texts())
+    fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
+    run.check_text(fingerprints, opened.stream.order_version)
+    if not begun:
+        run.claim(opened.config)
+        run.release()
+    return run, opened
+
+
+def measure(opened: "Opened", settings: "Settings") -> "tuple[dict[str, Any], Vectors, np.ndarray]":
+    """Returns what word2vec.json has of a method, the vectors, and the count of each id.
+
+    Args:
+      opened: a run's stream, and its text.
+      settings: of the vectors.
+
+    Raises:
+      ValueError: nothing is left to train on.
+    """
+    from imbalance_jax.compute import hardware
+    from imbalance_jax.data import languages
+    from imbalance_jax.word2vec import vectors as word2vec
+
+    config, stream = opened.config, opened.stream
+    pieces = {name: source.pieces for name, source in opened.sources.items()}
+    vocabulary = languages.vocabulary(config, pieces)
+
+    def sentences() -> "Iterator[np.ndarray]":
+        for step in range(stream.steps):
+            batch = stream.batch(step)
+            # The inputs: what a model predicts from.
+            base_BL = batch.ids_BW[:, :-1].astype(int)
+            yield vocabulary.map_GU[batch.language_B[:, None], base_BL]
+
+    began = time.monotonic()
+    count_V = word2vec.count(sentences, vocabulary.size)
+    counted = time.monotonic() - began
+    with Progress(f"word2vec ({settings.method})", 1) as progress:
+        vectors = word2vec.train(sentences, count_V, settings, progress.show)
+    seconds = time.monotonic() - began
+    tokens = int(count_V.sum()) * settings.epochs
+    found = {
+        "settings": dataclasses.asdict(settings),
+        "steps": stream.steps,
+        "tokens": tokens,
+        "kept": vectors.kept,
+        "pieces": int((count_V > 0).sum()),
+        "seconds": round(seconds, 1),
+        "seconds_counting": round(counted, 1),
+        "tokens_per_second": round(tokens / seconds),
+        "device": hardware.describe(),
+    }
+    return found | _align(opened, vocabulary, vectors, count_V), vectors, count_V
+
+
+def _align(
+    opened: "Opened", vocabulary: "Vocabulary", vectors: "Vectors", count_V: "np.ndarray"
+) -> dict[str, Any]:
+    """Returns the pairs of languages, each with its measures of input and output vectors.
+
+    They are those of a model's embeddings, of the ids that occur, and `shuffled`.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from imbalance_jax.compute import sharding
+    from imbalance_jax.data import parallel
+    from imbalance_jax.evaluation import embeddings
+    from imbalance_jax.evaluation.alignment import Alignment
+
+    config, seen_V = opened.config, count_V > 0
+    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
+    sets = parallel.prepare_all(config, opened.sources)
+    alignment = Alignment(config, opened.sources, sets, vocabulary, mesh, split="test", most=8)
+    pairs: dict[str, Any] = {}
+    for pair in alignment.pairs:
+        maps = [
+            vocabulary.map_GU[g, base] for g, base in zip(pair.languages, pair.bases, strict=True)
+        ]
+        both = seen_V[maps[0]] & seen_V[maps[1]]
+        ids = (maps[0][both], maps[1][both])
+        blocks = [np.flatnonzero(vocabulary.own_GV[g] & seen_V) for g in pair.languages]
+        others = [block[~np.isin(block, np.concatenate(ids))] for block in blocks]
+        pieces = embeddings.PiecePairs(
+            ids,
+            np.minimum(count_V[ids[0]], count_V[ids[1]]),
+            "suggested" if pair.set else "clones",
+            (others[0], others[1]),
+        )
+        found: dict[str, Any] = {}
+        for where, table_VD in (("input", vectors.input_VD), ("output", vectors.output_VD)):
+            found[where] = embeddings.measure(
+                alignment.programs,
+                jnp.asarray(table_VD),
+                pieces,
+                (blocks[0], blocks[1]),
+                candidates=0,
+            )
+            found[where]["shuffled"] = _shuffled(table_VD, pieces)
+        pairs[pair.name] = found
+    return {"pairs": pairs, "skipped": alignment.skipped}
+
+
+def _shuffled(table_VD: "np.ndarray", pieces: "PiecePairs") -> float | None:
+    """Returns the mean cosine of pieces to the counterpart of the next less frequent one.
+
+    The rows of word2vec differ most by frequency, which clones have in common: what their
+    cosine has above this is not of that kind. None where there are no two pairs.
+    """
+    import numpy as np
+
+    order = np.flatnonzero(pieces.distinct)
+    if len(order) < 2:
+        return None
+    order = order[np.argsort(-pieces.count_n[order], kind="stable")]
+    rows_a = table_VD[pieces.ids[0][order]]
+    rows_b = table_VD[pieces.ids[1][np.roll(order, -1)]]
+    norms = np.linalg.norm(rows_a, axis=1) * np.linalg.norm(rows_b, axis=1)
+    return float(np.mean(np.sum(rows_a * rows_b, axis=1) / np.maximum(norms, 1e-30)))
+
+
+def _save_vectors(run: RunDirectory, name: str, vectors: "Vectors", count_V: "np.ndarray") -> None:
+    """Writes the vectors, whole or not at all."""
+    import numpy as np
+
+    unfinished = run.path / f".{name}.tmp"
+    with unfinished.open("wb") as file:
+        np.savez(file, input_VD=vectors.input_VD, output_VD=vectors.output_VD, count_V=count_V)
+    unfinished.replace(run.path / name)
+
+
+def describe(found: dict[str, Any]) -> list[str]:
+    """Returns the main results in a few lines."""
+    lines = [
+        f"{found['tokens']:,} tokens in {found['seconds']:,.1f} s: "
+        f"{found['tokens_per_second']:,} a second; {found['kept']:,} were left by subsampling."
+    ]
+    lines += found["skipped"].values()
+    for name, tables in found["pairs"].items():
+        for where, rows in tables.items():
+            if "cosine" in rows:
+                retrieval = rows["retrieval"]
+                lines.append(
+                    f"{name}, {where} vectors: cosine {rows['cosine']:.3f} of {rows['pairs']:,} "
+                    f"pairs of pieces, {rows['shuffled']:.3f} shuffled among equally frequent "
+                    f"ones, {rows['between']:.3f} of all; P@1 {retrieval['forth']:.2%} "
+                    f"and {retrieval['back']:.2%}, by chance {retrieval['chance']:.2%}"
+                )
+    return lines
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,133 @@
+"""All attention paths are one function."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imbalance_jax.compute import attention, sharding
+from imbalance_jax.config import MeshConfig
+
+B, H, K = 2, 3, 5
+# Four blocks, three, two (34 = 2 x 17), no divisor at all, and shorter than any block.
+LENGTHS = (64, 48, 34, 37, 6, 1)
+
+
+def draw(L: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(seed)
+    return tuple(np.float32(rng.standard_normal((B, H, L, K))) for _ in range(3))
+
+
+def numpy_attention(q_BHLK: np.ndarray, k_BHLK: np.ndarray, v_BHLK: np.ndarray) -> np.ndarray:
+    q, k, v = (np.asarray(x, np.float64) for x in (q_BHLK, k_BHLK, v_BHLK))
+    out = np.zeros_like(q)
+    for b, h, t in np.ndindex(q.shape[:3]):
+        score = np.exp(k[b, h, : t + 1] @ q[b, h, t] / np.sqrt(K))
+        out[b, h, t] = score / score.sum() @ v[b, h, : t + 1]
+    return out
+
+
+@pytest.mark.parametrize("L", LENGTHS)
+def test_einsum_is_softmax_attention_to_earlier_positions_and_itself(L):
+    np.testing.assert_allclose(
+        jax.jit(attention.einsum)(*draw(L)), numpy_attention(*draw(L)), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("path", ["blockwise", "fused"])
+@pytest.mark.parametrize("L", LENGTHS)
+def test_other_paths_equal_einsum_in_value_and_gradient(path, L):
+    qkv = draw(L)
+    weight_BHLK = draw(L, seed=1)[0]
+
+    def run(path: str) -> tuple[jax.Array, jax.Array]:
+        value, pull = jax.vjp(lambda *qkv: attention.causal_attention(*qkv, path), *qkv)
+        return value, *pull(weight_BHLK)
+
+    run = jax.jit(run, static_argnums=0)
+    for ours, plain in zip(run(path), run("einsum"), strict=True):
+        # fp32 sums over up to 64 positions, in another order.
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("path", ["einsum", "blockwise", "fused"])
+@pytest.mark.parametrize("L", [64, 37])
+def test_later_keys_and_values_do_not_reach_earlier_positions(path, L):
+    q, k, v = draw(L)
+    t = L // 2 + 1
+    run = jax.jit(attention.causal_attention, static_argnums=3)
+    before = np.asarray(run(q, k, v, path))
+    # Keys and values that would show: a masked pair must have a weight of exactly zero.
+    k[:, :, t:], v[:, :, t:] = 50.0, 1e6
+    after = np.asarray(run(q, k, v, path))
+    np.testing.assert_array_equal(before[:, :, :t], after[:, :, :t])
+    assert np.all(before[:, :, t:] != after[:, :, t:])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_kernel_for_tpus_equals_einsum_in_value_and_gradient(devices):
+    """Interpreted: it takes a TPU to compile it, and test_topology.py does for one."""
+    rng = np.random.default_rng(0)
+    q, k, v, weight = np.float32(rng.standard_normal((4, 4, 2, 128, 8)))
+    mesh = sharding.make_mesh(
+        MeshConfig(fsdp=devices // 4 or 1, tensor=devices // 4 or 1), jax.devices()[:devices]
+    )
+
+    def run(path, q, k, v):
+        value, pull = jax.vjp(path, q, k, v)
+        return value, *pull(weight)
+
+    def splash(*qkv: jax.Array) -> jax.Array:
+        return attention.splash(*qkv, interpret=True)
+
+    whole = sharding.replicated(mesh)
+    ours = jax.jit(sharding.in_context(mesh, run, splash), in_shardings=whole)(q, k, v)
+    for found, plain in zip(
+        ours, jax.jit(functools.partial(run, attention.einsum))(q, k, v), strict=True
+    ):
+        # fp32 sums over up to 128 positions, in another order.
+        np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_kernel_for_tpus_leaves_other_lengths_to_blocks():
+    np.testing.assert_array_equal(attention.splash(*draw(48)), attention.blockwise(*draw(48)))
+
+
+def test_blocks_compute_fewer_pairs_than_einsum():
+    def flops(function) -> float:
+        return jax.jit(function).lower(*draw(64)).compile().cost_analysis()["flops"]
+
+    # 5/8 of the pairs in four blocks.
+    np.testing.assert_allclose(
+        flops(attention.blockwise) / flops(attention.einsum), 5 / 8, rtol=0.1
+    )
+
+
+def test_softmax_is_taken_in_float32_under_bfloat16():
+    q, k, v = (x.astype(jnp.bfloat16) for x in draw(48))
+    exact = numpy_attention(*(np.asarray(x.astype(jnp.float32)) for x in (q, k, v)))
+    for path in (attention.einsum, attention.blockwise, attention.fused):
+        found = jax.jit(path)(q, k, v)
+        assert found.dtype == jnp.bfloat16
+        # Roundings of scaled queries, of weights and of results, 2^-9 each, to values up to 3.
+        np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=0.03)
+
+
+@pytest.mark.parametrize("path", ["einsum", "blockwise", "fused"])
+def test_bfloat16_changes_value_and_gradient_by_its_rounding_only(path):
+    exact, rounded = draw(64), tuple(jnp.asarray(x, jnp.bfloat16) for x in draw(64))
+    weight_BHLK = draw(64, seed=1)[0]
+
+    def run(path: str, qkv: tuple) -> tuple[jax.Array, ...]:
+        value, pull = jax.vjp(lambda *qkv: attention.causal_attention(*qkv, path), *qkv)
+        return value, *pull(jnp.asarray(weight_BHLK, value.dtype))
+
+    run = jax.jit(run, static_argnums=0)
+    for half, full in zip(run(path, rounded), run("einsum", exact), strict=True):
+        assert half.dtype == jnp.bfloat16
+        # Queries, keys and values are rounded, then weights, then results: 2^-9 = 0.2 % each.
+        # An error of a logit is one of its weight, and the gradient goes through both.
+        error = np.linalg.norm(half.astype(jnp.float32) - full) / np.linalg.norm(full)
+        assert 1e-4 < error < 0.01

@@ -1,0 +1,377 @@
+"""The transformer: its size, its value, its start, and what must not change any of them."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.compute import model as model_lib
+from imbalance_jax.compute import objective
+from imbalance_jax.config import ModelConfig, costs
+
+# Every dimension has a size of its own, and H K = 12 is not D.
+B, L, D, H, K, F, N, V = 5, 7, 10, 3, 4, 14, 2, 23
+TINY = ModelConfig(L=L, D=D, H=H, K=K, F=F, N=N, attention="einsum")
+
+
+def random_params(config: ModelConfig, seed: int = 0) -> model_lib.Params:
+    """Returns parameters of which none is 0 or 1, and large enough for every part to count."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: model_lib.init_params(config, V, key), key)
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        centre = 1.0 if path[-1].key.startswith("scale_") else 0.0
+        return np.float32(centre + 0.3 * rng.standard_normal(leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+# Jitted: one compilation takes less time than one for every operation.
+logits = jax.jit(model_lib.logits, static_argnums=1)
+
+
+def ids(seed: int = 1, length: int = L) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, V, (B, length)).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def params() -> model_lib.Params:
+    return random_params(TINY)
+
+
+def numpy_logits(params: Mapping[str, Any], x_BL: np.ndarray) -> np.ndarray:
+    """The model as its specification writes it, in fp64, one sequence and one head at a time."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def norm(h_LD: np.ndarray, at: Mapping[str, np.ndarray]) -> np.ndarray:
+        mean = h_LD.mean(-1, keepdims=True)
+        std = np.sqrt(((h_LD - mean) ** 2).mean(-1, keepdims=True) + 1e-5)
+        return (h_LD - mean) / std * at["scale_D"] + at["bias_D"]
+
+    def attend(h_LD: np.ndarray, at: Mapping[str, np.ndarray]) -> np.ndarray:
+        out_LD = np.zeros_like(h_LD) + at["b_o_D"]
+        for n in range(H):
+            q = h_LD @ at["w_q_DHK"][:, n] + at["b_q_HK"][n]
+            k = h_LD @ at["w_k_DHK"][:, n] + at["b_k_HK"][n]
+            v = h_LD @ at["w_v_DHK"][:, n] + at["b_v_HK"][n]
+            for t in range(len(h_LD)):
+                score = np.exp(k[: t + 1] @ q[t] / np.sqrt(K))
+                out_LD[t] += (score / score.sum()) @ v[: t + 1] @ at["w_o_HKD"][n]
+        return out_LD
+
+    def feed(h_LD: np.ndarray, at: Mapping[str, np.ndarray]) -> np.ndarray:
+        u = h_LD @ at["w_up_DF"] + at["b_up_F"]
+        u = 0.5 * u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)))
+        return u @ at["w_down_FD"] + at["b_down_D"]
+
+    logits_BLV = []
+    for x_L in x_BL:
+        h = p["embed_VD"][x_L] * np.sqrt(D) + p["position_LD"][: len(x_L)]
+        for n in range(N):
+            block = jax.tree.map(lambda leaf: leaf[n], p["blocks"])  # noqa: B023
+            h = h + attend(norm(h, block["norm_1"]), block["attention"])
+            h = h + feed(norm(h, block["norm_2"]), block["feed_forward"])
+        head_VD = p.get("head_VD", p["embed_VD"])
+        logits_BLV.append(norm(h, p["final_norm"]) @ head_VD.T)
+    return np.stack(logits_BLV)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "mini", "small", "medium"),
+    [
+        (16_384, 27_549_696, 110_615_040, 336_390_144),
+        (29_040, 40_509_440, 130_054_656, 362_309_632),
+        (32_768, 44_326_912, 135_780_864, 369_944_576),
+        (163_840, 178_544_640, 337_107_456, 638_380_032),
+    ],
+)
+def test_the_reference_sizes_have_the_reference_parameter_counts(vocab_size, mini, small, medium):
+    def count(scale: str) -> int:
+        config = config_lib.resolve(config_lib.cloned(scale=scale, ratio="9:1"))
+        return model_lib.count_parameters(config.model, vocab_size)
+
+    assert (count("mini"), count("small"), count("medium")) == (mini, small, medium)
+
+
+def test_logits_are_those_of_an_independent_numpy_model(params):
+    found = logits(params, TINY, ids())
+    assert found.dtype == jnp.float32
+    # fp32 against fp64, on logits of up to about ten.
+    np.testing.assert_allclose(found, numpy_logits(params, ids()), atol=1e-4)
+
+
+def test_sequences_shorter_than_the_model_use_its_first_positions(params):
+    found = logits(params, TINY, ids(length=L - 3))
+    np.testing.assert_allclose(found, numpy_logits(params, ids(length=L - 3)), atol=1e-4)
+
+
+def test_sequences_longer_than_the_model_are_refused(params):
+    with pytest.raises(ValueError, match=rf"Sequences of {L + 1} exceed config\.model\.L={L}"):
+        model_lib.forward(params, TINY, ids(length=L + 1))
+
+
+@pytest.fixture(scope="module")
+def start() -> model_lib.Params:
+    """Wide enough to tell 0.02 from 0.02 / sqrt(2 N) in every matrix, each by itself."""
+    config = ModelConfig(L=60, D=64, H=6, K=16, F=80, N=3)
+    return jax.jit(model_lib.init_params, static_argnums=(0, 1))(config, 500, jax.random.key(3))
+
+
+def test_parameters_start_with_the_reference_spreads(start):
+    stds = {
+        "embed_VD": 0.02,
+        "position_LD": 0.02,
+        "head_VD": 0.02,
+        "w_q_DHK": 0.02,
+        "w_k_DHK": 0.02,
+        "w_v_DHK": 0.02,
+        "w_o_HKD": 0.02,
+        "w_up_DF": 0.02,
+        "w_down_FD": 0.02 / np.sqrt(2 * 3),
+    }
+    seen = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(start):
+        name = path[-1].key
+        seen.add(name)
+        if name in stds:
+            # A sample of n numbers has a relative error of 1 / sqrt(2 n); five of those.
+            tolerance = 5 / np.sqrt(2 * leaf.size)
+            np.testing.assert_allclose(np.std(leaf), stds[name], rtol=tolerance)
+            assert abs(np.mean(leaf)) < 5 * stds[name] / np.sqrt(leaf.size)
+        else:
+            assert np.all(np.asarray(leaf) == (1 if name == "scale_D" else 0)), name
+    assert set(stds) < seen
+
+
+def test_blocks_and_matrices_start_from_different_draws(start):
+    attention = start["blocks"]["attention"]
+    assert not np.array_equal(attention["w_q_DHK"][0], attention["w_q_DHK"][1])
+    assert not np.array_equal(attention["w_q_DHK"], attention["w_k_DHK"])
+    assert not np.array_equal(start["embed_VD"], start["head_VD"])
+
+
+@pytest.mark.parametrize("path", ["einsum", "blockwise", "fused"])
+def test_changing_a_token_leaves_earlier_logits_bit_equal(path):
+    # Three blocks of 16 queries, where the path has blocks; the third holds position 33.
+    length, changed = 48, 33
+    config = dataclasses.replace(TINY, L=length, attention=path)
+    before = ids(length=length)
+    after = before.copy()
+    after[:, changed] = (after[:, changed] + 1) % V
+    params = random_params(config)
+    old, new = (np.asarray(logits(params, config, x)) for x in (before, after))
+    np.testing.assert_array_equal(old[:, :changed], new[:, :changed])
+    assert np.all(np.any(old[:, changed:] != new[:, changed:], axis=-1))
+
+
+def test_scanned_unrolled_and_rematerialised_blocks_agree_in_value_and_gradient(params):
+    def loss(params: model_lib.Params, config: ModelConfig) -> jax.Array:
+        found = jax.nn.log_softmax(logits(params, config, ids()))
+        return -found[..., 5].mean()
+
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    value, gradient = run(params, dataclasses.replace(TINY, scan_layers=True))
+    for change in (
+        {"scan_layers": False},
+        {"scan_layers": True, "remat": "dots"},
+        {"scan_layers": False, "remat": "full"},
+    ):
+        other_value, other_gradient = run(params, dataclasses.replace(TINY, **change))
+        # The same sums, which XLA may fuse and so round otherwise.
+        np.testing.assert_allclose(other_value, value, rtol=1e-6)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            other_gradient,
+            gradient,
+        )
+
+
+def test_rematerialisation_saves_fewer_arrays_for_the_backward_pass(params):
+    def saved(remat: str) -> int:
+        config = dataclasses.replace(TINY, remat=remat)
+        backward = jax.eval_shape(
+            lambda p: jax.vjp(lambda p: model_lib.forward(p, config, ids()), p)[1], params
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert saved("full") < saved("dots") < saved("none")
+
+
+def test_a_tied_head_is_the_input_embedding():
+    config = dataclasses.replace(TINY, tied=True)
+    params = random_params(config)
+    assert "head_VD" not in params
+    assert model_lib.head(params) is params["embed_VD"]
+    assert model_lib.count_parameters(TINY, V) - model_lib.count_parameters(config, V) == V * D
+    found = logits(params, config, ids())
+    np.testing.assert_allclose(found, numpy_logits(params, ids()), atol=1e-4)
+
+
+def test_an_untied_head_is_a_table_of_its_own(params):
+    assert model_lib.head(params) is params["head_VD"]
+
+
+def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(params):
+    config = dataclasses.replace(TINY, dtype="bfloat16")
+    key = jax.random.key(0)
+    started = jax.eval_shape(lambda key: model_lib.init_params(config, V, key), key)
+    assert {leaf.dtype for leaf in jax.tree.leaves(started)} == {jnp.dtype("float32")}
+
+    def mean(params: model_lib.Params, config: ModelConfig) -> jax.Array:
+        return jnp.mean(jnp.square(logits(params, config, ids())))
+
+    gradient = jax.eval_shape(lambda p: jax.grad(mean)(p, config), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    hidden_BLD = jax.eval_shape(lambda p: model_lib.forward(p, config, ids()), params)
+    assert hidden_BLD.dtype == jnp.bfloat16
+    half = np.asarray(logits(params, config, ids()))
+    full = np.asarray(logits(params, TINY, ids()))
+    # bf16 keeps 8 bits, an error of up to 2^-9 = 0.002 per rounding. About ten roundings lie
+    # on the way through two blocks, of which errors add up as a root: 1 % of the logits' size.
+    error = np.sqrt(np.mean((half - full) ** 2) / np.mean(full**2))
+    assert 1e-4 < error < 0.02
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Yields all equations of a program, also those inside of loops and functions."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+
+@pytest.mark.parametrize("path", ["einsum", "blockwise", "fused"])
+def test_no_gradient_is_summed_over_the_batch_in_bfloat16(params, path):
+    config = dataclasses.replace(TINY, dtype="bfloat16", attention=path)
+
+    def loss(params: model_lib.Params) -> jax.Array:
+        hidden_BLD = model_lib.forward(params, config, ids())
+        head_VD, weight_BL = model_lib.head(params), jnp.ones((B, L))
+        return objective.cross_entropy(hidden_BLD, head_VD, ids(), weight_BL, chunk=L)[0]
+
+    summing = ("reduce_sum", "dot_general", "cumsum", "scatter-add")
+    kept = [
+        equation.outvars[0].aval.shape
+        for equation in equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+        if equation.primitive.name in summing and equation.outvars[0].aval.dtype == jnp.bfloat16
+    ]
+    # Activations and their gradients; the sums over sequences have no B.
+    assert len(kept) > 10 and all(B in shape for shape in kept), kept
+
+
+def test_gradients_of_one_sign_over_65536_positions_are_those_of_float64():
+    rng = np.random.default_rng(0)
+    rows, length, width = 256, 256, 3
+    x_BLD, dy_BLD, state_BLD = (
+        jnp.asarray(rng.uniform(0, 1, (rows, length, width)), jnp.bfloat16) for _ in range(3)
+    )
+    weight_DF, scale_D, bias_D = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((width, 3), 3, 3)
+    )
+    x, dy, state = (np.asarray(x, np.float64) for x in (x_BLD, dy_BLD, state_BLD))
+    normal = (state - state.mean(-1, keepdims=True)) / np.sqrt(state.var(-1, keepdims=True) + 1e-5)
+    by_id, ids_BL = np.zeros((V, width)), rng.integers(0, V, (rows, length))
+    np.add.at(by_id, ids_BL, dy * width**0.5)
+
+    def embed(table_VD: jax.Array, position_LD: jax.Array) -> jax.Array:
+        config = dataclasses.replace(TINY, L=length, D=width, dtype="bfloat16")
+        tables = {"embed_VD": table_VD, "position_LD": position_LD}
+        norm = {"scale_D": scale_D, "bias_D": bias_D}
+        ends = {**tables, "final_norm": norm, "head_VD": table_VD}
+        return model_lib._module(model_lib.Ends, config, V, params=ends).embed(ids_BL)
+
+    @jax.jit
+    def gradients() -> list[jax.Array]:
+        def pull(function: Any, *args: jax.Array) -> Any:
+            return jax.vjp(function, *args)[1](dy_BLD)
+
+        table_VD, position_LD = jnp.zeros((V, width)), jnp.zeros((length, width))
+        multiply = functools.partial(model_lib.multiply_weight, "BLD,DF->BLF", x_BLD)
+        normalise = functools.partial(model_lib.layer_norm, state_BLD)
+        return [
+            *pull(functools.partial(model_lib.add_bias, x_BLD), bias_D[None, None]),
+            *pull(multiply, weight_DF),
+            *pull(normalise, scale_D, bias_D),
+            *pull(embed, table_VD, position_LD),
+        ]
+
+    expected = [
+        dy.sum(axis=(0, 1), keepdims=True),
+        np.einsum("BLD,BLF->DF", x, dy),
+        (dy * normal).sum(axis=(0, 1)),
+        dy.sum(axis=(0, 1)),
+        by_id,
+        dy.sum(axis=0),
+    ]
+    for found, exact in zip(gradients(), expected, strict=True):
+        assert found.dtype == jnp.float32
+        # fp32 sums of up to 65,536 terms; bf16 ones come out a fifth too small.
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layer_norm_has_the_gradient_that_jax_derives(dtype):
+    rng = np.random.default_rng(0)
+    x_BLD = jnp.asarray(3 * rng.standard_normal((2, 3, 5)) + 1, dtype)
+    scale_D, bias_D, dy_BLD = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (5, 5, (2, 3, 5))
+    )
+
+    def plain(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
+        x = x_BLD.astype(jnp.float32)
+        x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return (x * scale_D + bias_D).astype(x_BLD.dtype)
+
+    def run(function) -> tuple[jax.Array, ...]:
+        value, pull = jax.vjp(function, x_BLD, scale_D, bias_D)
+        return value, *pull(dy_BLD.astype(dtype))
+
+    ours, theirs = (jax.jit(run, static_argnums=0)(f) for f in (model_lib.layer_norm, plain))
+    # bf16: one rounding at the end, where both may round the other way.
+    rtol, atol = (1e-5, 1e-6) if dtype == "float32" else (2**-7, 2**-8)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+def test_layer_norm_has_the_gradient_of_finite_differences():
+    rng = np.random.default_rng(1)
+    args = tuple(rng.standard_normal(shape) for shape in ((2, 3, 5), 5, 5))
+    dy_BLD = rng.standard_normal((2, 3, 5))
+
+    def dot(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> float:
+        normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return float(np.sum(dy_BLD * (normal * scale + bias)))
+
+    _, pull = jax.vjp(model_lib.layer_norm, *(jnp.asarray(a, jnp.float32) for a in args))
+    for which, gradient in enumerate(pull(jnp.asarray(dy_BLD, jnp.float32))):
+        for place in np.ndindex(args[which].shape):
+            step = np.zeros_like(args[which])
+            step[place] = 1e-5
+            above = [a + step if n == which else a for n, a in enumerate(args)]
+            below = [a - step if n == which else a for n, a in enumerate(args)]
+            slope = (dot(*above) - dot(*below)) / 2e-5
+            # fp32 against fp64 differences.
+            np.testing.assert_allclose(gradient[place], slope, rtol=1e-4, atol=1e-5)
+
+
+def test_flops_are_counted_by_hand():
+    config = ModelConfig(L=7, D=10, H=3, K=4, F=14, N=2)
+    q_k_v_o = 4 * 10 * 12
+    up_down = 2 * 10 * 14
+    weights = 2 * (q_k_v_o + up_down) + 10 * 23
+    # Scores and mixtures: 2 products of 12 x 7 multiply-adds for a token that sees all 7
+    # positions; half of that is masked; 2 FLOPs each, and twice as much backward.
+    attention = 2 * (2 * 12 * 7) // 2 * 2 * 3
+    assert costs.flops_per_token(config, 23) == 6 * weights + attention

@@ -1,0 +1,51 @@
+"""What tests of several rooms share. Importing it must not import jax."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from imbalance_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Compiling takes most of the time of most tests, and twice as long with LLVM's optimisations.
+ONE_DEVICE = "--xla_backend_optimization_level=0"  # for processes that tests start
+# A part of the embedded text: real English, extracted in well under a second.
+PACKAGES = ("json", "email", "asyncio")
+
+
+def tiny_config(data_dir: pathlib.Path, **changes: object) -> config_lib.Config:
+    """Returns a run on two clones that trains in seconds; changes are dotted fields."""
+    config = config_lib.cloned(scale="demo", ratio="3:1")
+    config.data_dir = str(data_dir)
+    config.steps, config.batch_size, config.log_every = 20, 8, 5
+    config.sources.en.packages = PACKAGES
+    config.sources.en.tokenizer.vocab_size = 384
+    for name, value in {"L": 16, "D": 16, "H": 2, "K": 8, "F": 24, "N": 2}.items():
+        config.model[name] = value
+    config.evaluation.every, config.evaluation.max_windows = 10, 6
+    config.evaluation.alignment.every = 0  # what measures it takes longer to compile than to run
+    config.checkpoint.every = 10
+    with config.unlocked():
+        for name, value in changes.items():
+            group, _, field = name.replace("__", ".").rpartition(".")
+            target = config[group] if group else config
+            target[field] = value
+    return config_lib.resolve(config)
+
+
+def write_jsonl(path: pathlib.Path, texts: list[str]) -> pathlib.Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def environment() -> dict[str, str]:
+    # One device: what a user has who has set nothing.
+    return os.environ | {"XLA_FLAGS": ONE_DEVICE, "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+
+
+def run_main(*args: str, module: str = "main", **env: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"imbalance_jax.{module}", *args]
+    env = environment() | env
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)

@@ -1,0 +1,256 @@
+"""The command, as a user types it: nothing is written that is wrong, nothing run but as shown."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from made_plans import PROFILES, study
+
+from imbalance_jax import cli
+from imbalance_jax.study import grid
+from imbalance_jax.study.study_directory import StudyDirectory
+
+ROOT = pathlib.Path(__file__).parents[2]
+PYTHONPATH = os.pathsep.join([str(ROOT), *sys.path])  # with what a test imports
+BY_NAME = {path.stem: str(path) for path in PROFILES}
+STUDY = f"--study={pathlib.Path(__file__).parent}/small_study.py"
+_ENGLISH = "--study.runs.r50_50_s0.config.sources.en"
+NO_TEXT = (STUDY, f"{_ENGLISH}.kind=files", f"{_ENGLISH}.train=gone.jsonl")
+
+
+Launch = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """Runs `python -m launch` in a directory, with some more environment."""
+    out, err = (tmp_path_factory.mktemp("said") / name for name in ("out", "err"))
+    with subprocess.Popen(
+        [sys.executable, pathlib.Path(__file__).parent / "forked.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    ) as process:
+        assert process.stdin and process.stdout
+
+        def call(cwd: pathlib.Path, *args: str, **env: str) -> subprocess.CompletedProcess:
+            asked = {"cwd": str(cwd), "args": args, "env": env, "out": str(out), "err": str(err)}
+            print(json.dumps(asked), file=process.stdin, flush=True)
+            code = int(process.stdout.readline())
+            return subprocess.CompletedProcess(args, code, out.read_text(), err.read_text())
+
+        yield call
+
+
+def stub(tmp_path: pathlib.Path, *names: str, code: int = 0) -> dict[str, str]:
+    """Puts commands first on PATH that record their arguments and print an id."""
+    folder = tmp_path / "stubs"
+    folder.mkdir()
+    for name in names:
+        file = folder / name
+        file.write_text(
+            f"#!{sys.executable}\nimport json, sys\n"
+            f"print(json.dumps(sys.argv[1:]), file=open({str(tmp_path / 'argv')!r}, 'a'))\n"
+            f"print('id-7')\nsys.exit({code})\n"
+        )
+        file.chmod(file.stat().st_mode | stat.S_IEXEC)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def recorded(tmp_path: pathlib.Path) -> list[list[str]]:
+    file = tmp_path / "argv"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def begun(tmp_path: pathlib.Path) -> StudyDirectory:
+    """Returns a study of which one run is done, one failed and two are absent."""
+    directory = StudyDirectory(tmp_path / "ratio")
+    mine = study(seeds=2)
+    directory.claim(mine)
+    run = directory.run("r50_50_s0")
+    run.claim(mine.runs["r50_50_s0"].config)
+    run.fail(3, FloatingPointError("The loss of step 3 is nan."))
+    return directory
+
+
+def test_a_dry_run_submits_nothing_and_shows_the_command_that_submit_then_runs(launch, tmp_path):
+    env = stub(tmp_path, "sbatch")
+    args = ["submit", STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}", "--runs=r9*s0"]
+    args.append("--out=o")
+    dry = launch(tmp_path, *args, **env)
+    assert dry.returncode == 0, dry.stderr
+    assert not recorded(tmp_path) and not (tmp_path / "w/study.json").exists()
+    shown = dry.stdout.splitlines()[0]
+    done = launch(tmp_path, *args, "--execute", **env)
+    assert done.returncode == 0, done.stderr
+    assert [["sbatch", *argv] for argv in recorded(tmp_path)] == [shlex.split(shown)]
+    assert (tmp_path / "w/study.json").exists()
+    folder = tmp_path / "w/launch/slurm-gpu"
+    (line,) = map(json.loads, (folder / "submitted.jsonl").read_text().splitlines())
+    assert (line["argv"], line["code"], line["output"]) == (shlex.split(shown), 0, "id-7")
+    written = {file.name for file in (tmp_path / "o").iterdir()}
+    assert written == {file.name for file in folder.iterdir()} - {"submitted.jsonl"}
+    (members,) = folder.glob("members-*.txt")
+    assert f"--members_file={members}" in line["argv"] and "1 r90_10_s0" in members.read_text()
+
+
+def test_an_interruption_of_local_jobs_reaches_the_run_and_is_its_exit_code(tmp_path):
+    trainer = """
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    folder = tmp_path / "fake/imbalance_jax"
+    shutil.copytree(ROOT / "imbalance_jax", folder, ignore=shutil.ignore_patterns("main.py"))
+    (folder / "main.py").write_text(textwrap.dedent(trainer))
+    args = [STUDY, "--workdir=w", f"--profile={BY_NAME['local']}", "--runs=r90*", "--execute"]
+    path = os.pathsep.join([str(tmp_path / "fake"), PYTHONPATH])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch", "submit", *args],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    logs = [tmp_path / f"w/logs/r90_10_s0.{k}.log" for k in range(2)]
+    while not all(log.exists() and "ready" in log.read_text() for log in logs):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
+    (line,) = (tmp_path / "w/launch/local/submitted.jsonl").read_text().splitlines()
+    assert json.loads(line)["code"] == 75
+
+
+def test_a_command_that_fails_stops_the_submission(launch, tmp_path):
+    env = stub(tmp_path, "sbatch", code=3)
+    args = ["submit", STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}", "--execute"]
+    assert launch(tmp_path, *args, **env).returncode == 1
+    assert len(recorded(tmp_path)) == 1
+
+
+def test_a_study_on_a_bucket_is_rendered_without_looking_there(launch, tmp_path):
+    pytest.importorskip("gcsfs", reason="pip install -e '.[gcs]'")
+    env = stub(tmp_path, "kubectl")
+    args = [STUDY, "--workdir=gs://b/studies/x", f"--profile={BY_NAME['gke-v6e']}", "--runs=r9*s0"]
+    done = launch(tmp_path, "submit", *args, "--out=o", "--format=json", **env)
+    assert done.returncode == 0, done.stderr
+    rendered = json.loads(done.stdout)
+    assert sorted(file.name for file in (tmp_path / "o").iterdir()) == sorted(
+        ["plan.json", *rendered["files"]]
+    )
+    assert all(
+        f"--filename={tmp_path}/o/{name}" in rendered["commands"][0] for name in rendered["files"]
+    )
+    assert not recorded(tmp_path)
+
+
+def test_only_what_failed_is_submitted_again_under_its_old_index(launch, tmp_path):
+    begun(tmp_path)
+    args = ["--workdir=ratio", f"--profile={BY_NAME['slurm-gpu']}"]
+    everything = json.loads(launch(tmp_path, "plan", *args, "--format=json").stdout)
+    index = {job["members"][0]: job["index"] for job in everything["jobs"]}
+    done = launch(tmp_path, "submit", *args, "--only=failed")
+    assert f"--array={index['r50_50_s0']}" in shlex.split(done.stdout.splitlines()[0])
+    done = launch(tmp_path, "submit", *args, "--only=missing")
+    assert "--array=1-3" in shlex.split(done.stdout.splitlines()[0])
+
+
+def test_status_reads_markers_and_needs_no_profile(launch, tmp_path):
+    begun(tmp_path)
+    done = launch(tmp_path, "status", "--workdir=ratio", "--format=json")
+    states = json.loads(done.stdout)
+    assert states["r50_50_s0"]["state"] == "failed" and "nan" in states["r50_50_s0"]["error"]
+    assert states["r90_10_s0"]["state"] == "absent"
+    said = launch(tmp_path, "status", "--workdir=ratio").stdout
+    assert said.endswith("1 failed, 3 absent\n")
+
+
+def test_a_plan_may_lie_in_the_directory_before_the_study_does(launch, tmp_path):
+    args = [STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}"]
+    launch(tmp_path, "plan", *args)
+    done = launch(tmp_path, "plan", *args)
+    assert done.returncode == 0, done.stderr
+    assert [file.name for file in (tmp_path / "w").iterdir()] == ["launch"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Give one command of plan"),
+        (["plan"], "--study is missing"),
+        (["plan", STUDY, "--study.runs.r50_50_s0.config.stepz=3"], "Did you mean"),
+        (["plan", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--runs=x*"], "x* is no run"),
+        (["plan", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--spot"], "--spot says nothing to"),
+        (["plan", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--env=A"], "write --env=NAME=VALUE"),
+        (["plan", STUDY, f"--profile={BY_NAME['gke-v6e']}"], "Set --workdir=gs://BUCKET/STUDY"),
+        (
+            ["submit", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--env_file=secrets"],
+            "can be read by others. Run chmod 600",
+        ),
+        *(
+            ([command, *NO_TEXT, f"--profile={BY_NAME['local']}"], "config.sources.en is not here")
+            for command in ("plan", "render", "preflight", "submit")
+        ),
+    ],
+)
+def test_a_mistake_is_one_message_with_code_2_and_nothing_written(launch, tmp_path, args, message):
+    (tmp_path / "secrets").touch(mode=0o644)
+    done = launch(tmp_path, *args)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert message in done.stderr and done.stdout == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["secrets"]
+
+
+def test_runs_are_asked_for_and_left_out_by_patterns(launch, tmp_path):
+    begun(tmp_path)
+    args = ["status", "--workdir=ratio", "--format=json"]
+    asked = json.loads(launch(tmp_path, *args, "--runs=r50*,*_s1,!*90*").stdout)
+    assert list(asked) == ["r50_50_s0", "r50_50_s1"]
+
+
+README = (ROOT / "launch/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_are_understood(tmp_path):
+    lines = re.findall(r"^    ((?:python -m launch|gcloud) .*)$", README, re.MULTILINE)
+    lines = [line for line in lines if "(not run)" not in line and " ..." not in line]
+    assert len(lines) > 20
+    mine = grid.resolve(cli.load(f"{ROOT}/configs/studies/ratio.py:scale=small"))
+    for name in ("configs", "launch"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    StudyDirectory(tmp_path / "studies/ratio").claim(mine)
+    (tmp_path / "data").mkdir()
+    env = {
+        "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "CLOUDSDK_CONFIG": str(tmp_path / "config"),
+        "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
+    }
+    for line in lines:
+        ours = line.startswith("python")
+        compiles = "launch preflight" in line and not importlib.util.find_spec("libtpu")
+        if compiles or (not ours and not shutil.which("gcloud")):
+            continue  # what it takes is not installed
+        done = subprocess.run(
+            ["bash", "-c", line.replace("--only=failed", "--only=missing")],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=env | ({"PYTHONPATH": PYTHONPATH} if ours else {}),
+        )
+        account = "active account" in done.stderr  # which gcloud asks for once it has understood
+        assert done.returncode == 0 or (not ours and account), (line, done.stderr)
