@@ -33,7 +33,7 @@ PREEMPTED = 75  # EX_TEMPFAIL: start again to go on
 LOST = 134  # another process of the run has gone: what jax ends with where it notices first
 
 
-def define_config(flag: str = "config", example: str = "90_10.py") -> None:
+def define_config_flag(flag: str = "config", example: str = "90_10.py") -> None:
     """Declares --config=FILE[:CHOICES] and the override --config.FIELD=VALUE of any field.
 
     Args:
@@ -43,7 +43,7 @@ def define_config(flag: str = "config", example: str = "90_10.py") -> None:
     config_flags.DEFINE_config_file(flag, None, f"A file in configs/, such as {example}.")
 
 
-def define_computing() -> None:
+def define_compute_flags() -> None:
     """Declares flags for how an update is computed, which may change whenever a run goes on."""
     flags.DEFINE_integer(
         "accumulate", 0, "Micro-batches, if not those of config.optimizer.accumulate.", 0
@@ -56,13 +56,13 @@ def define_computing() -> None:
     )
 
 
-def given_computing() -> list[str]:
-    """Returns the flags of `define_computing` that were given, for another command."""
+def format_compute_flags() -> list[str]:
+    """Returns the flags of `define_compute_flags` that were given, for another command."""
     given = {name: flags.FLAGS[name].value for name in ("accumulate", "remat")}
     return [f"--{name}={value}" for name, value in given.items() if value]
 
 
-def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
+def run_command(main: Callable[..., int], *, names: bool = False) -> NoReturn:
     """Reads the flags that were defined, calls `main` and exits with what it returns.
 
     Args:
@@ -77,25 +77,25 @@ def run(main: Callable[..., int], *, names: bool = False) -> NoReturn:
         sys.unraisablehook = functools.partial(_interrupt_again, sys.unraisablehook)
         children.end_with_parent()
         if len(argv) > 1 and not names:
-            refuse(f"{argv[1]!r} is not a flag. Write --name=value.")
+            exit_with_error(f"{argv[1]!r} is not a flag. Write --name=value.")
         try:
             return main(argv[1:]) if names else main()
         except UnicodeError:
             raise  # a ValueError, and never a mistake of the user: a codec names no file
         except ValueError as error:
-            refuse(str(error))
+            exit_with_error(str(error))
         except BrokenPipeError:
             # Who read the output has gone, as `head` does. What is left goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except OSError as error:
-            refuse(storage.describe_os_error(error))
+            exit_with_error(storage.describe_os_error(error))
         except KeyboardInterrupt:
             print("Interrupted. Start again to go on.", file=sys.stderr)
             return PREEMPTED
 
-    _print_any_text()
-    app.run(checked, flags_parser=_parse)
+    _escape_unencodable_text()
+    app.run(checked, flags_parser=_parse_flags)
 
 
 def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:
@@ -115,7 +115,7 @@ def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHoo
         report(unraisable)
 
 
-def _print_any_text() -> None:
+def _escape_unencodable_text() -> None:
     """Escapes what the encoding of the output has no characters for.
 
     A job without a locale prints ASCII, and a file name need not be text at all.
@@ -125,7 +125,7 @@ def _print_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def required_config() -> ml_collections.ConfigDict:
+def require_config() -> ml_collections.ConfigDict:
     """Returns the config of the command line, with its overrides.
 
     Raises:
@@ -136,7 +136,7 @@ def required_config() -> ml_collections.ConfigDict:
     return flags.FLAGS.config
 
 
-def config_name(flag: str = "config") -> str:
+def get_config_name(flag: str = "config") -> str:
     """Returns the name of the config's file, without its folder and its choices.
 
     Raises:
@@ -148,13 +148,13 @@ def config_name(flag: str = "config") -> str:
     return os.path.basename(file.partition(":")[0]).removesuffix(".py")
 
 
-def refuse(message: str) -> NoReturn:
+def exit_with_error(message: str) -> NoReturn:
     """Prints what is wrong and how to mend it, and exits with code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(REFUSED)
 
 
-def check_same(what: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_measurement(what: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to measure again, in another way, what is known already.
 
     Args:
@@ -174,11 +174,11 @@ def check_same(what: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> N
         raise ValueError(f"{what} already, with {'; '.join(differ)}. --overwrite replaces it.")
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        argv = _with_run_config(argv)
-        for flag in _config_flags():
-            _check_config(argv[1:], flag)
+        argv = _insert_run_config(argv)
+        for flag in _list_config_flags():
+            _check_config_flag(argv[1:], flag)
         given, sys.argv = sys.argv, argv  # where config_flags looks for overrides
         try:
             return flags.FLAGS(argv)
@@ -187,44 +187,46 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         # absl has named the flag and its value; what kind of value it takes is ours to say.
         name = str(error).removeprefix("flag --").partition("=")[0]
-        expected = _expected(name) if name.partition(".")[0] in _config_flags() else ""
+        expected = (
+            _describe_expected_value(name) if name.partition(".")[0] in _list_config_flags() else ""
+        )
         if expected:
-            refuse(f"{str(error).removeprefix('flag ').partition(': ')[0]}: {expected}")
+            exit_with_error(f"{str(error).removeprefix('flag ').partition(': ')[0]}: {expected}")
         said = str(error).removeprefix("flag ")
         if name in flags.FLAGS and "invalid literal" in said:
             said = (
                 f"{said.partition(': ')[0]}: it must be {flags.FLAGS[name].parser.syntactic_help}."
             )
-        refuse(said)
+        exit_with_error(said)
     except (flags.Error, ValueError, TypeError) as error:
-        refuse(" ".join(str(error).split()))
+        exit_with_error(" ".join(str(error).split()))
 
 
-def _config_flags() -> list[str]:
-    """Returns the flags that `define_config` declared."""
+def _list_config_flags() -> list[str]:
+    """Returns the flags that `define_config_flag` declared."""
     return [n for n in flags.FLAGS if hasattr(type(flags.FLAGS[n]), "config_filename")]
 
 
-def _with_run_config(argv: list[str]) -> list[str]:
+def _insert_run_config(argv: list[str]) -> list[str]:
     """Returns a command line whose overrides change the config of the run in --workdir.
 
     A command line with a --config, or without overrides, stays as it is.
     """
-    values = _given(argv[1:])
+    values = _read_flag_values(argv[1:])
     changed = [name for name in values if name.removeprefix("no").startswith("config.")]
-    if "config" not in _config_flags() or values.get("config") or not changed:
+    if "config" not in _list_config_flags() or values.get("config") or not changed:
         return argv
     workdir = values.get("workdir", "")
-    if not workdir or not (storage.path_of(workdir) / "config.json").exists():
+    if not workdir or not (storage.parse_path(workdir) / "config.json").exists():
         of_run = ", or the --workdir of a run that has begun" if "workdir" in flags.FLAGS else ""
-        refuse(
+        exit_with_error(
             f"--{changed[0]} changes a field of a config, and there is none. Give "
             f"--config=FILE{of_run}."
         )
     return [argv[0], f"--config={run_config.__file__}:{workdir}", *argv[1:]]
 
 
-def _given(args: list[str]) -> dict[str, str]:
+def _read_flag_values(args: list[str]) -> dict[str, str]:
     """Returns the value of each flag of a command line by its name, before it is parsed."""
     values = {}
     for arg, following in zip(args, [*args, ""][1:], strict=True):
@@ -234,71 +236,71 @@ def _given(args: list[str]) -> dict[str, str]:
     return values
 
 
-def _check_config(args: list[str], flag: str = "config") -> None:
+def _check_config_flag(args: list[str], flag: str = "config") -> None:
     """Refuses a config file that cannot be used, and overrides of fields it does not have.
 
     config_flags would raise for them too, without saying which fields there are.
     """
-    values = _given(args)
+    values = _read_flag_values(args)
     if not values.get(flag):
         return
-    config = load(values[flag], flag)
+    config = load_config_file(values[flag], flag)
     for name in values:
         if name.startswith(f"{flag}."):
-            _check_field(config, name)
+            _check_override_field(config, name)
 
 
-def load(value: str, flag: str = "config") -> ml_collections.ConfigDict:
+def load_config_file(value: str, flag: str = "config") -> ml_collections.ConfigDict:
     """Returns the config of a `--config=FILE[:CHOICES]`, without overrides."""
     path, _, choices = value.partition(":")
     if not os.path.isfile(path):
-        refuse(f"--{flag}={value}: there is no file {path}.")
+        exit_with_error(f"--{flag}={value}: there is no file {path}.")
     try:
         defined = runpy.run_path(path)
         if "get_config" not in defined:
-            refuse(f"--{flag}={value}: {path} defines no function get_config().")
+            exit_with_error(f"--{flag}={value}: {path} defines no function get_config().")
         get_config = defined["get_config"]
         return get_config(choices) if choices else get_config()
     except (ValueError, FileNotFoundError) as error:
-        refuse(str(error))
+        exit_with_error(str(error))
     except Exception as error:
-        refuse(f"--{flag}={value}: {path} fails with {type(error).__name__}: {error}")
+        exit_with_error(f"--{flag}={value}: {path} fails with {type(error).__name__}: {error}")
 
 
 _FIELDS_OF_A_RUN = frozenset(field.name for field in dataclasses.fields(config_lib.Config))
 
 
-def _check_field(config: ml_collections.ConfigDict, name: str) -> None:
+def _check_override_field(config: ml_collections.ConfigDict, name: str) -> None:
     """Refuses a dotted name that leaves the config, naming the group where it does."""
     here: Any = config
     flag, *parts = name.split(".")
     group = flag
     for part in parts:
         if not isinstance(here, ml_collections.ConfigDict):
-            refuse(f"--{name}: {group} is a value and has no fields.")
+            exit_with_error(f"--{name}: {group} is a value and has no fields.")
         if part not in here:
             if group == "config.mixture.ratio":
-                refuse(
+                exit_with_error(
                     f"--{name} is the ratio of a language that is not declared. "
                     f"config.languages has: {', '.join(config.languages)}."
                 )
             if not here:
-                refuse(
+                exit_with_error(
                     f"--{name}: {group} is empty. Set all of it, as in "
                     f"--{group}=\"{{'{part}': ...}}\"."
                 )
             if here is config and "runs" in config and part in _FIELDS_OF_A_RUN:
                 of_all = f", or --{part}=... for all" if part in flags.FLAGS else ""
-                refuse(
+                exit_with_error(
                     f"--{name} is a field of a run, and this config is a study. Set "
                     f"--{flag}.runs.NAME.config.{'.'.join(parts)} for one run{of_all}."
                 )
-            refuse(config_lib.unknown_field(group, part, list(here)))
+            exit_with_error(config_lib.describe_unknown_field(group, part, list(here)))
         here = here[part]
         group += f".{part}"
 
 
-def _expected(name: str) -> str:
+def _describe_expected_value(name: str) -> str:
     """Returns what kind of value a dotted name takes, judged by its present value."""
     flag, *parts = name.split(".")
     here: Any = flags.FLAGS[flag].value

@@ -26,13 +26,10 @@ from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    import jax
-    from jax.sharding import Mesh
-
     from imbalance_jax.compute.step import TrainState
     from imbalance_jax.config import Config
-    from imbalance_jax.evaluation.alignment import Alignment, Part
-    from imbalance_jax.training.train import Trainer
+    from imbalance_jax.evaluation.alignment import AlignmentEvaluator, AlignmentPart
+    from imbalance_jax.training.train import Experiment
 
 FLAGS = flags.FLAGS
 
@@ -51,21 +48,25 @@ def define_flags() -> None:
 
 def main() -> int:
     if not FLAGS.workdir:
-        cli.refuse("--workdir is missing. Give the directory of a run, such as runs/90_10.")
+        cli.exit_with_error(
+            "--workdir is missing. Give the directory of a run, such as runs/90_10."
+        )
     run = RunDirectory(FLAGS.workdir)
-    trainer, state = open_run(
+    config = configure_evaluation(
         run,
-        step=None if FLAGS.step < 0 else FLAGS.step,
         languages=FLAGS.languages,
         data_dir=FLAGS.data_dir,
     )
     from imbalance_jax.compute import hosts as distributed
+    from imbalance_jax.training.reopening import open_run
+
+    trainer, state = open_run(run, config, step=None if FLAGS.step < 0 else FLAGS.step)
 
     step, last = int(state.step), trainer.stream.steps
     name = "evaluation.json" if step == last else f"evaluation-{step}.json"
     known = read_results(run, name, step)
     if not FLAGS.losses and "languages" not in known:
-        cli.refuse(
+        cli.exit_with_error(
             f"--nolosses keeps those in {run.path / name}, and there are none. Run it once "
             "without --nolosses."
         )
@@ -77,7 +78,7 @@ def main() -> int:
                 print(line)
             run.write_results(results, name)
 
-    results = measure(
+    results = evaluate_state(
         trainer,
         state,
         FLAGS.pairs,
@@ -90,7 +91,7 @@ def main() -> int:
         return cli.DONE
     from imbalance_jax.report import run_page as page
 
-    print("\n".join(describe(results)))
+    print("\n".join(describe_results(results)))
     report = f" See {page.write_run_page(run)}." if name == "evaluation.json" else ""
     print(f"Wrote {run.path / name}.{report}")
     return cli.DONE
@@ -111,24 +112,19 @@ def read_results(run: RunDirectory, name: str, step: int) -> dict[str, Any]:
     return found if found.get("step") == step else {}
 
 
-def open_run(
-    run: RunDirectory,
-    *,
-    step: int | None = None,
-    languages: Sequence[str] = (),
-    data_dir: str | None = None,
-) -> "tuple[Trainer, TrainState]":
-    """Returns a run's parts and a state that it saved, on the devices at hand.
+def configure_evaluation(
+    run: RunDirectory, *, languages: Sequence[str] = (), data_dir: str | None = None
+) -> "Config":
+    """Returns the config of a trained run with what is to be evaluated now.
 
     Args:
       run: a directory.
-      step: of the checkpoint; None is the newest.
       languages: whose pairs are to be measured; none is all.
       data_dir: where the text is kept, if not where the run's config says.
 
     Raises:
       FileNotFoundError: this is not a run directory.
-      ValueError: it has no such checkpoint or language, or the text is another one by now.
+      ValueError: it has no checkpoint or no such language.
     """
     config = run.config()
     for tag in languages:
@@ -136,62 +132,20 @@ def open_run(
             raise ValueError(f"--languages has {tag!r}, and the run has {', '.join(config.tags)}.")
     if len(set(languages)) == 1:
         raise ValueError(f"--languages={languages[0]} names one language; alignment takes two.")
+    if not run.checkpoints.exists():
+        raise ValueError(f"{run} has no checkpoint yet.")
     chosen = dataclasses.replace(
         config.evaluation.alignment, languages=tuple(dict.fromkeys(languages))
     )
-    config = dataclasses.replace(
+    return dataclasses.replace(
         config,
         data_dir=data_dir or config.data_dir,
         evaluation=dataclasses.replace(config.evaluation, alignment=chosen),
     )
-    if not run.checkpoints.exists():
-        raise ValueError(f"{run} has no checkpoint yet.")
-
-    import jax
-
-    from imbalance_jax.compute import hardware
-    from imbalance_jax.compute import hosts as distributed
-    from imbalance_jax.compute.checkpoint import Checkpoints
-    from imbalance_jax.data import sources
-    from imbalance_jax.training.train import Trainer
-
-    distributed.join()
-    checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
-    try:
-        saved = checkpoints.steps()
-        if not saved or (step is not None and step not in saved):
-            wanted = "checkpoint yet" if step is None else f"checkpoint of step {step}"
-            kept = ", ".join(map(str, saved)) or "none"
-            raise ValueError(f"{run} has no {wanted}. It has: {kept}.")
-        hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
-        vocab_size = run.read_json("provenance.json")["vocab_size"]
-        mesh = choose_mesh(config, vocab_size, jax.devices())
-        trainer = Trainer.of_run(config, run, mesh, training=False)
-        newest = saved[-1] if step is None else step
-        return trainer, checkpoints.restore(newest, trainer.abstract_state())
-    finally:
-        checkpoints.close()
 
 
-def choose_mesh(config: "Config", vocab_size: int, devices: "Sequence[jax.Device]") -> "Mesh":
-    """Returns the mesh of a run's config over these devices, or copies of the model on each.
-
-    The second where the run was trained on another number of them, which its mesh or the
-    dimensions of its model do not fit.
-    """
-    from imbalance_jax import config as config_lib
-    from imbalance_jax.compute import sharding
-
-    try:
-        mesh = sharding.make_mesh(config.mesh, devices)
-        sharding.check_dimensions(config, mesh, vocab_size)
-    except ValueError:
-        return sharding.make_mesh(config_lib.MeshConfig(), devices)
-    return mesh
-
-
-def measure(
-    trainer: "Trainer",
+def evaluate_state(
+    trainer: "Experiment",
     state: "TrainState",
     most: int,
     *,
@@ -223,24 +177,24 @@ def measure(
     parts = alignment.parts(state, trainer.stream)
     if overwrite:
         for part in parts:
-            _forget(found, part)
-    _check_same(found, alignment)
+            _drop_part_results(found, part)
+    _check_same_sequences(found, alignment)
     scored = not overwrite and set(trainer.config.tags) <= set(results.get("languages", ()))
     if losses and not scored:
         with Progress("Losses on the test split", 1) as progress:
             results |= trainer.score(state, progress.show)
         write(results)
     results["alignment"] = found
-    _align(alignment, parts, found, lambda: write(results))
+    _measure_missing_parts(alignment, parts, found, lambda: write(results))
     return results
 
 
-def _known_of(found: Mapping[str, Any], part: "Part") -> Mapping[str, Any]:
+def _get_part_results(found: Mapping[str, Any], part: "AlignmentPart") -> Mapping[str, Any]:
     """Returns the results among which those of a part would stand."""
     return found if part.pair is None else found.get("pairs", {}).get(part.pair.name, {})
 
 
-def _forget(found: dict[str, Any], part: "Part") -> None:
+def _drop_part_results(found: dict[str, Any], part: "AlignmentPart") -> None:
     """Takes the results of a part away."""
     if part.pair is None:
         for name in part.names:
@@ -249,22 +203,22 @@ def _forget(found: dict[str, Any], part: "Part") -> None:
         found.get("pairs", {}).pop(part.pair.name, None)
 
 
-def _check_same(found: Mapping[str, Any], alignment: "Alignment") -> None:
+def _check_same_sequences(found: Mapping[str, Any], alignment: "AlignmentEvaluator") -> None:
     """Raises ValueError if the known results are of other sequences than this command's."""
     for pair in alignment.pairs:
         before = found.get("pairs", {}).get(pair.name)
         if before:
             now = alignment.describe_pair(pair)
-            cli.check_same(f"{pair.name} is measured", before, now)
+            cli.check_same_measurement(f"{pair.name} is measured", before, now)
     if "leak" in found:
         windows = {tag: leak.get("windows") for tag, leak in found["leak"].items()}
         now = alignment.describe_windows()
-        cli.check_same("The leak is measured", {"windows": windows}, {"windows": now})
+        cli.check_same_measurement("The leak is measured", {"windows": windows}, {"windows": now})
 
 
-def _align(
-    alignment: "Alignment",
-    parts: Sequence["Part"],
+def _measure_missing_parts(
+    alignment: "AlignmentEvaluator",
+    parts: Sequence["AlignmentPart"],
     found: dict[str, Any],
     write: Callable[[], None],
 ) -> None:
@@ -274,15 +228,15 @@ def _align(
     found["split"] = "test"
     found.setdefault("pairs", {})
     found["skipped"] = {**found.get("skipped", {}), **alignment.skipped}
-    missing = [part for part in parts if not set(part.names) <= set(_known_of(found, part))]
+    missing = [part for part in parts if not set(part.names) <= set(_get_part_results(found, part))]
     if not missing:
         print("All of it is known already; --overwrite measures it again.")
         return
     if len(missing) < len(parts):
         print(f"{len(parts) - len(missing)} of {len(parts)} parts are known already.")
     before = {name: found.get(name, 0.0) for name in ("compile_seconds", "seconds")}
-    found["device"], began = hardware.describe(), time.monotonic()
-    with Progress("Alignment", len(missing)) as progress:
+    found["device"], began = hardware.describe_devices(), time.monotonic()
+    with Progress("AlignmentEvaluator", len(missing)) as progress:
         for line in (*alignment.notes, *alignment.skipped.values()):
             progress.line(line)
         for number, part in enumerate(missing):
@@ -305,7 +259,7 @@ def _align(
         progress.show(len(missing), "done")
 
 
-def describe(results: dict[str, Any]) -> list[str]:
+def describe_results(results: dict[str, Any]) -> list[str]:
     """Returns the main results in a few lines."""
     alignment = results["alignment"]
     lines = []
@@ -334,26 +288,26 @@ def describe(results: dict[str, Any]) -> list[str]:
             if kind in pair["hidden"]:
                 found = pair["hidden"][kind]
                 lines.append(f"  hidden states, {kind}, layers 0 to N + 1:")
-                lines.append(f"    cosine   {_row(found['cosine'])}")
-                lines.append(f"    shuffled {_row(found['cosine_shuffled'])}")
+                lines.append(f"    cosine   {_format_layer_values(found['cosine'])}")
+                lines.append(f"    shuffled {_format_layer_values(found['cosine_shuffled'])}")
         pulls = pair["gradients"]
         if "mean" in pulls:
             lines.append(
                 f"  gradients: cosine {pulls['mean']:.3f} ± {pulls['mean_error']:.3f} of single "
-                f"pairs, {_optional(pulls['corrected_mean'])} freed of noise (halves "
-                f"{', '.join(map(_optional, pulls['corrected_halves']))})"
+                f"pairs, {_format_optional_value(pulls['corrected_mean'])} freed of noise (halves "
+                f"{', '.join(map(_format_optional_value, pulls['corrected_halves']))})"
             )
     return lines
 
 
-def _row(values: list[float]) -> str:
+def _format_layer_values(values: list[float]) -> str:
     return " ".join(f"{value:6.3f}" for value in values)
 
 
-def _optional(value: float | None) -> str:
+def _format_optional_value(value: float | None) -> str:
     return "not known" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -30,7 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("any_language", False, "Draw from the whole vocabulary.")
 
 
-def generate(
+def generate_ids(
     run: loading.LoadedRun,
     prompt: str,
     language: str,
@@ -52,7 +52,7 @@ def generate(
 
     @jax.jit
     def draw(ids_BL: jax.Array, last: jax.Array, key: jax.Array) -> jax.Array:
-        logits_BLV = model_lib.logits(run.params, run.config.model, ids_BL)
+        logits_BLV = model_lib.compute_next_token_logits(run.params, run.config.model, ids_BL)
         logits_BV = jnp.where(allowed_V, logits_BLV[:, last], -jnp.inf)
         if temperature == 0:
             return jnp.argmax(logits_BV, axis=-1)
@@ -73,7 +73,7 @@ def main() -> int:
         raise ValueError("Give --workdir=RUN, the directory of a trained run.")
     run = loading.load(FLAGS.workdir, None if FLAGS.step < 0 else FLAGS.step)
     language = FLAGS.language or run.config.tags[0]
-    ids_BT = generate(
+    ids_BT = generate_ids(
         run,
         # A job without a locale reads its command line as bytes; they are UTF-8 all the same.
         FLAGS.prompt.encode("utf-8", "surrogateescape").decode(errors="replace"),
@@ -95,4 +95,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -36,15 +36,15 @@ from imbalance_jax.runs.run_directory import RunDirectory
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from imbalance_jax.training.pack import Member
-    from imbalance_jax.training.train import Clock, Preempted, Trainer
+    from imbalance_jax.training.pack import PackMember
+    from imbalance_jax.training.train import Experiment, Preempted, RunTimer
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    cli.define_config()
-    cli.define_computing()
+    cli.define_config_flag()
+    cli.define_compute_flags()
     flags.DEFINE_string("workdir", None, "The run's directory; by default runs/<config name>.")
     flags.DEFINE_bool("dry_run", False, "Say what the run would take, and stop.")
     flags.DEFINE_bool("extend", False, "Allow more config.steps than the run was started with.")
@@ -58,17 +58,17 @@ def define_flags() -> None:
 
 def main() -> int:
     if FLAGS.study or FLAGS.members:
-        return _study()
+        return _train_study_members()
     for name in ("data_dir", "mesh"):
         if getattr(FLAGS, name):
             raise ValueError(f"--{name} is for runs of a study. Set --config.{name} instead.")
-    run = _run_directory()
+    run = _get_run_directory()
     known = FLAGS.config is None and (run.path / "config.json").exists()
-    config = run.config() if known else config_lib.resolve(cli.required_config())
-    return _run(run, _computed(config))
+    config = run.config() if known else config_lib.resolve_config(cli.require_config())
+    return _train_run(run, _apply_compute_flags(config))
 
 
-def _run(
+def _train_run(
     run: RunDirectory,
     config: config_lib.Config,
     text: Mapping[str, str] = types.MappingProxyType({}),
@@ -82,8 +82,8 @@ def _run(
     """
     run.check(config, extend=FLAGS.extend)
     if run.done and config.steps == run.config().steps and not FLAGS.dry_run:
-        print(f"{run} is done. See {_report_of(run)}.")
-        return _export(run)
+        print(f"{run} is done. See {_ensure_report(run)}.")
+        return _write_export(run)
 
     import jax
 
@@ -91,22 +91,22 @@ def _run(
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.data import sources
     from imbalance_jax.training import planning
-    from imbalance_jax.training.train import Clock, Trainer
+    from imbalance_jax.training.train import Experiment, RunTimer
 
-    distributed.join(FLAGS.devices)
-    _check_alone()
-    hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
-    times = Clock()
+    distributed.join_processes(FLAGS.devices)
+    _check_single_process_flags()
+    hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
+    times = RunTimer()
     with times("setup"):
         # What can be wrong without the text is found before its preparation takes minutes.
-        with distributed.agreed():
+        with distributed.propagate_errors():
             mesh = sharding.make_mesh(config.mesh, jax.devices())
             sharding.check_batch(config, mesh)
-            _check(run, config)
-        trainer = Trainer.of_run(config, run, mesh, text)
-        print(planning.describe(trainer))
+            _check_run_inputs(run, config)
+        trainer = Experiment.of_run(config, run, mesh, text)
+        print(planning.describe_planned_run(trainer))
     if FLAGS.dry_run:
-        print(planning.forecast(trainer))
+        print(planning.forecast_run(trainer))
         print(planning.describe_disk(trainer, run))
         return cli.DONE
     full = planning.warn_of_full_disk(trainer, run)
@@ -115,10 +115,10 @@ def _run(
     begun = run.begun() if FLAGS.extend else None
     if begun is not None and begun.steps < trainer.stream.steps:
         print(planning.describe_extension(begun, trainer))
-    return _train(trainer, run, times)
+    return _train_and_report(trainer, run, times)
 
 
-def _report_of(run: RunDirectory) -> os.PathLike:
+def _ensure_report(run: RunDirectory) -> os.PathLike:
     """Returns the path of a run's report, which is written where it is missing."""
     from imbalance_jax.report import run_page as page
 
@@ -126,7 +126,7 @@ def _report_of(run: RunDirectory) -> os.PathLike:
     return report if report.exists() else page.write_run_page(run)
 
 
-def _check_alone() -> None:
+def _check_single_process_flags() -> None:
     """Raises ValueError if flags name what only a process alone can do."""
     import jax
 
@@ -138,7 +138,7 @@ def _check_alone() -> None:
         )
 
 
-def _check(run: RunDirectory, config: config_lib.Config) -> None:
+def _check_run_inputs(run: RunDirectory, config: config_lib.Config) -> None:
     """Finds what is wrong with what a config names, without reading any text."""
     from imbalance_jax.data import parallel
     from imbalance_jax.runs import mirrors
@@ -146,23 +146,23 @@ def _check(run: RunDirectory, config: config_lib.Config) -> None:
 
     if not run.checkpoints.exists():  # a run that has begun needs the other one no more
         loading.check_init_from(config)
-    mirrors.check(config.mirrors)
-    parallel.check_all(config)
+    mirrors.check_mirror_packages(config.mirrors)
+    parallel.check_all_parallel_sets(config)
 
 
-def _study() -> int:
+def _train_study_members() -> int:
     """Trains the runs of a study that --members names: one alone, several as a pack."""
     runs = {
         name: (RunDirectory(os.path.join(FLAGS.study, "runs", name)), config, text)
-        for name, (config, text) in _members().items()
+        for name, (config, text) in _read_member_configs().items()
     }
     if len(runs) == 1:
-        return _run(*next(iter(runs.values())))
+        return _train_run(*next(iter(runs.values())))
     for run, config, _ in runs.values():
         run.check(config)
     for name, (run, _, _) in list(runs.items()):
         if run.done and not FLAGS.dry_run:
-            print(f"{run} is done. See {_report_of(run)}.")
+            print(f"{run} is done. See {_ensure_report(run)}.")
             del runs[name]
     if not runs:
         return cli.DONE
@@ -173,24 +173,24 @@ def _study() -> int:
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.data import sources
     from imbalance_jax.training import planning
-    from imbalance_jax.training.pack import Member, Pack
-    from imbalance_jax.training.train import Clock, Trainer
+    from imbalance_jax.training.pack import Pack, PackMember
+    from imbalance_jax.training.train import Experiment, RunTimer
 
-    distributed.join(FLAGS.devices)
+    distributed.join_processes(FLAGS.devices)
     config = next(iter(runs.values()))[1]
-    hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
-    setup = Clock()
+    hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
+    setup = RunTimer()
     with setup("setup"):
-        with distributed.agreed():
+        with distributed.propagate_errors():
             mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
             for run, config, _ in runs.values():
-                _check(run, config)
-        alone = sharding.of_one_member(mesh)
+                _check_run_inputs(run, config)
+        alone = sharding.make_one_member_mesh(mesh)
         members = [
-            Member(name, Trainer.of_run(config, run, alone, text, training=False), run)
+            PackMember(name, Experiment.of_run(config, run, alone, text, training=False), run)
             for name, (run, config, text) in runs.items()
         ]
-        with distributed.agreed():
+        with distributed.propagate_errors():
             pack = Pack(members, mesh)
         print(planning.describe_pack(pack))
     if FLAGS.dry_run:
@@ -200,7 +200,7 @@ def _study() -> int:
     return _train_packs(members, mesh, setup)
 
 
-def _members() -> dict[str, tuple[config_lib.Config, Mapping[str, str]]]:
+def _read_member_configs() -> dict[str, tuple[config_lib.Config, Mapping[str, str]]]:
     """Returns config and recorded text of each run that --study and --members name.
 
     Raises:
@@ -214,7 +214,7 @@ def _members() -> dict[str, tuple[config_lib.Config, Mapping[str, str]]]:
             )
     if not FLAGS.study:
         raise ValueError("--members are runs of a study. Give its directory, as --study=DIR.")
-    file = storage.path_of(FLAGS.study) / "study.json"
+    file = storage.parse_path(FLAGS.study) / "study.json"
     if not file.exists():
         raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.")
     known = json.loads(file.read_text(encoding="utf-8"))["runs"]
@@ -231,12 +231,15 @@ def _members() -> dict[str, tuple[config_lib.Config, Mapping[str, str]]]:
                 f"{', '.join(close)}."
             )
     return {
-        name: (_placed(config_lib.resolve(known[name]["config"])), known[name].get("text", {}))
+        name: (
+            _apply_placement_flags(config_lib.resolve_config(known[name]["config"])),
+            known[name].get("text", {}),
+        )
         for name in FLAGS.members
     }
 
 
-def _placed(config: config_lib.Config) -> config_lib.Config:
+def _apply_placement_flags(config: config_lib.Config) -> config_lib.Config:
     """Returns a run's config with what the command line says of its place and its computation.
 
     Raises:
@@ -254,10 +257,10 @@ def _placed(config: config_lib.Config) -> config_lib.Config:
         sizes[axis] = int(size)
     mesh = dataclasses.replace(config.mesh, **sizes)
     config = dataclasses.replace(config, mesh=mesh, data_dir=FLAGS.data_dir or config.data_dir)
-    return _computed(config)
+    return _apply_compute_flags(config)
 
 
-def _computed(config: config_lib.Config) -> config_lib.Config:
+def _apply_compute_flags(config: config_lib.Config) -> config_lib.Config:
     """Returns a run's config with the micro-batches and the remat of the command line.
 
     Raises:
@@ -271,45 +274,45 @@ def _computed(config: config_lib.Config) -> config_lib.Config:
     )
 
 
-def _train_packs(members: "Sequence[Member]", mesh: "Mesh", setup: "Clock") -> int:
+def _train_packs(members: "Sequence[PackMember]", mesh: "Mesh", setup: "RunTimer") -> int:
     """Trains members that have come equally far together, one group after another."""
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.report import run_page as page
     from imbalance_jax.training import pack
-    from imbalance_jax.training.train import Clock, Lost, Preempted
+    from imbalance_jax.training.train import PeerLost, Preempted, RunTimer
 
-    groups: dict[int, list[Member]] = collections.defaultdict(list)
+    groups: dict[int, list[PackMember]] = collections.defaultdict(list)
     for member in members:
         groups[member.start].append(member)
     failed: dict[str, str] = {}
-    with distributed.Interrupts() as interrupts:
+    with distributed.SharedInterrupts() as interrupts:
         for number, start in enumerate(sorted(groups)):
-            times = Clock() if number else setup
+            times = RunTimer() if number else setup
             try:
-                failed |= pack.train(pack.Pack(groups[start], mesh), times, interrupts)
+                failed |= pack.train_members(pack.Pack(groups[start], mesh), times, interrupts)
             except Preempted as stop:
-                print(_stopped(stop, f"of {len(groups[start])} runs"))
+                print(_describe_stop(stop, f"of {len(groups[start])} runs"))
                 return cli.PREEMPTED
-            except Lost as lost:
-                return _leave(str(lost))
+            except PeerLost as lost:
+                return _exit_after_lost_peer(str(lost))
             except (RuntimeError, ValueError) as error:
                 if not distributed.is_lost_peer(error):
                     raise
-                return _leave("another process was lost")
+                return _exit_after_lost_peer("another process was lost")
     if not distributed.is_writer():
-        return distributed.leave(cli.FAILED) if failed else cli.DONE
+        return distributed.exit_process(cli.FAILED) if failed else cli.DONE
     for member in members:
         if member.name in failed:
             _report_failure(f"{member.name}: {failed[member.name]}", member.run)
         else:
             print(f"{member.name} is done. See {page.write_run_page(member.run)}.")
-    return distributed.leave(cli.FAILED) if failed else cli.DONE
+    return distributed.exit_process(cli.FAILED) if failed else cli.DONE
 
 
-def _stopped(stop: "Preempted", where: str) -> str:
+def _describe_stop(stop: "Preempted", where: str) -> str:
     if stop.step is None:
-        return f"Stopped before the first step. {_again()}"
-    return f"Saved step {stop.step} {where}. {_again()}"
+        return f"Stopped before the first step. {_format_resume_command()}"
+    return f"Saved step {stop.step} {where}. {_format_resume_command()}"
 
 
 def _report_failure(why: str, run: RunDirectory) -> None:
@@ -319,67 +322,69 @@ def _report_failure(why: str, run: RunDirectory) -> None:
         print(f"{details} has the details.", file=sys.stderr)
 
 
-def _leave(why: str) -> int:
+def _exit_after_lost_peer(why: str) -> int:
     """Ends a process whose run has lost another one."""
     from imbalance_jax.compute import hosts as distributed
 
-    print(f"error: {why}: the newest checkpoint stands. {_again()}", file=sys.stderr)
-    return distributed.leave(cli.LOST, seconds=0)
+    print(
+        f"error: {why}: the newest checkpoint stands. {_format_resume_command()}", file=sys.stderr
+    )
+    return distributed.exit_process(cli.LOST, seconds=0)
 
 
-def _again() -> str:
+def _format_resume_command() -> str:
     again = shlex.join([os.path.basename(sys.executable), "-m", "imbalance_jax.main"])
     return f"To go on:\n    {again} {shlex.join(sys.argv[1:])}"
 
 
-def _run_directory() -> RunDirectory:
+def _get_run_directory() -> RunDirectory:
     if FLAGS.workdir:
         return RunDirectory(FLAGS.workdir)
-    return RunDirectory(os.path.join("runs", cli.config_name()))
+    return RunDirectory(os.path.join("runs", cli.get_config_name()))
 
 
-def _train(trainer: "Trainer", run: RunDirectory, times: "Clock") -> int:
+def _train_and_report(trainer: "Experiment", run: RunDirectory, times: "RunTimer") -> int:
     from imbalance_jax.compute import hosts as distributed
-    from imbalance_jax.training.train import Failed, Lost, Preempted, train
+    from imbalance_jax.training.train import PeerLost, Preempted, RunFailed, train_single_run
 
-    with distributed.Interrupts() as interrupts:
+    with distributed.SharedInterrupts() as interrupts:
         try:
-            train(trainer, run, times, interrupts)
+            train_single_run(trainer, run, times, interrupts)
         except Preempted as stop:
-            print(_stopped(stop, f"in {run}"))
+            print(_describe_stop(stop, f"in {run}"))
             return cli.PREEMPTED
-        except Lost as lost:
-            return _leave(str(lost))
+        except PeerLost as lost:
+            return _exit_after_lost_peer(str(lost))
         except (
             RuntimeError,
             ValueError,
         ) as error:  # while it was restored, or saved at the end of its time
             if not distributed.is_lost_peer(error):
                 raise
-            return _leave("another process was lost")
-        except Failed as error:
+            return _exit_after_lost_peer("another process was lost")
+        except RunFailed as error:
             _report_failure(str(error), run)
-            return distributed.leave(cli.FAILED)
+            return distributed.exit_process(cli.FAILED)
     try:
         if distributed.is_writer():
             from imbalance_jax.report import run_page as page
 
             print(f"Done. See {page.write_run_page(run)}; for some text of its own:")
             print(f"    python -m imbalance_jax.generate --workdir={shlex.quote(str(run))}")
-        return _export(run)
+        return _write_export(run)
     except OSError as error:  # the run is done, and the same command writes what is missing
         print(f"error: {storage.describe_os_error(error)}", file=sys.stderr)
         return cli.FAILED
 
 
-def _export(run: RunDirectory) -> int:
+def _write_export(run: RunDirectory) -> int:
     if FLAGS.export:
         from imbalance_jax.training import exporting
 
-        print(f"Wrote {exporting.export(run, FLAGS.export)}.")
+        print(f"Wrote {exporting.export_run(run, FLAGS.export)}.")
     return cli.DONE
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -34,8 +34,8 @@ from imbalance_jax.study.study_directory import StudyDirectory
 from launch import engines, inputs, processes
 from launch import plan as plan_lib
 from launch import profile as profile_lib
-from launch.engines import Rendered, Request
-from launch.inputs import Inputs
+from launch.engines import JobRequest, RenderedJobs
+from launch.inputs import InputReport
 from launch.plan import Plan
 from launch.profile import Profile
 
@@ -44,7 +44,7 @@ COMMANDS = ("plan", "preflight", "render", "submit", "status", "logs")
 
 
 def define_flags() -> None:
-    cli.define_config("study", "studies/ratio.py")
+    cli.define_config_flag("study", "studies/ratio.py")
     flags.DEFINE_string("workdir", None, "The study's directory; studies/<config name> if absent.")
     flags.DEFINE_string("profile", None, "Where to: a TOML file, as in launch/profiles.")
     flags.DEFINE_string("out", None, "Where files go; launch/<profile> of the study if absent.")
@@ -65,36 +65,36 @@ def main(names: list[str]) -> int:
     if len(names) != 1 or names[0] not in COMMANDS:
         said = f"{' '.join(names)!r} is none" if names else "there is none"
         raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {said}.")
-    directory, study = _study()
+    directory, study = _open_study()
     if names[0] == "status":
-        return _status(directory, study)
-    profile = _profile()
-    plan = plan_lib.make(
+        return _run_status_command(directory, study)
+    profile = _resolve_profile()
+    plan = plan_lib.make_plan(
         study,
         profile,
-        workdir=storage.absolute(directory.path),
-        runs=_asked(study),
+        workdir=storage.make_absolute_path(directory.path),
+        runs=_select_runs(study),
         pack=FLAGS.pack,
         pack_size=FLAGS.pack_size,
-        env=_env(),
+        env=_parse_env_flags(),
     )
     if names[0] == "logs":
-        return _logs(plan, profile)
-    found = _check_inputs(directory, study, plan, profile, names[0])
+        return _run_logs_command(plan, profile)
+    found = _check_plan_inputs(directory, study, plan, profile, names[0])
     if names[0] == "preflight":
         from launch import preflight
 
-        _show_notes(found)
-        return preflight.run(study, plan, profile)
+        _print_notes(found)
+        return preflight.run_preflight(study, plan, profile)
     if names[0] == "plan":
-        return _plan(plan, found)
-    send = {"render": _render, "submit": _submit}[names[0]]
+        return _run_plan_command(plan, found)
+    send = {"render": _run_render_command, "submit": _run_submit_command}[names[0]]
     return send(directory, study, plan, profile, found)
 
 
-def _check_inputs(
+def _check_plan_inputs(
     directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile, command: str
-) -> Inputs:
+) -> InputReport:
     """Returns what is known of the text and the weights that the jobs of a plan read.
 
     Raises:
@@ -106,12 +106,12 @@ def _check_inputs(
     return inputs.check_inputs(study, plan, profile, recorded=recorded, reach=reach)
 
 
-def _show_notes(found: Inputs) -> None:
+def _print_notes(found: InputReport) -> None:
     for note in found.notes:
         print(f"# {note}", file=sys.stderr if FLAGS.format == "json" else sys.stdout)
 
 
-def _study() -> tuple[StudyDirectory, grid.StudyConfig]:
+def _open_study() -> tuple[StudyDirectory, grid.StudyConfig]:
     if FLAGS.study is None:
         if not FLAGS.workdir:
             raise ValueError(
@@ -120,18 +120,20 @@ def _study() -> tuple[StudyDirectory, grid.StudyConfig]:
             )
         directory = StudyDirectory(FLAGS.workdir)
         return directory, directory.study()
-    directory = StudyDirectory(FLAGS.workdir or os.path.join("studies", cli.config_name("study")))
-    study = grid.resolve(FLAGS.study)
-    study = dataclasses.replace(study, reuse=tuple(map(storage.absolute, study.reuse)))
+    directory = StudyDirectory(
+        FLAGS.workdir or os.path.join("studies", cli.get_config_name("study"))
+    )
+    study = grid.resolve_study(FLAGS.study)
+    study = dataclasses.replace(study, reuse=tuple(map(storage.make_absolute_path, study.reuse)))
     if not storage.is_store(directory.path):
         directory.check(study)
     return directory, study
 
 
-def _profile() -> Profile:
+def _resolve_profile() -> Profile:
     if not FLAGS.profile:
         raise ValueError("--profile is missing. Give a file, such as launch/profiles/local.toml.")
-    profile = profile_lib.read(FLAGS.profile)
+    profile = profile_lib.read_profile(FLAGS.profile)
     changes = {}
     if FLAGS.spot is not None:
         changes["spot"] = FLAGS.spot
@@ -144,7 +146,7 @@ def _profile() -> Profile:
     return dataclasses.replace(profile, settings=dataclasses.replace(profile.settings, **changes))
 
 
-def _asked(study: grid.StudyConfig) -> list[str]:
+def _select_runs(study: grid.StudyConfig) -> list[str]:
     """Returns the runs that --runs names.
 
     Raises:
@@ -153,30 +155,34 @@ def _asked(study: grid.StudyConfig) -> list[str]:
     without = [pattern[1:] for pattern in FLAGS.runs if pattern.startswith("!")]
     wanted = [pattern for pattern in FLAGS.runs if not pattern.startswith("!")] or ["*"]
     for pattern in (*without, *wanted):
-        if not any(_fits(name, [pattern]) for name in study.runs):
+        if not any(_matches_any_pattern(name, [pattern]) for name in study.runs):
             some = ", ".join(list(study.runs)[:3])
             raise ValueError(
                 f"--runs={','.join(FLAGS.runs)}: {pattern} is no run of the study. It has {some}, "
                 "..."
             )
-    found = [name for name in study.runs if _fits(name, wanted) and not _fits(name, without)]
+    found = [
+        name
+        for name in study.runs
+        if _matches_any_pattern(name, wanted) and not _matches_any_pattern(name, without)
+    ]
     if not found:
         raise ValueError(f"--runs={','.join(FLAGS.runs)} leaves out every run.")
     return found
 
 
-def _fits(name: str, patterns: Sequence[str]) -> bool:
+def _matches_any_pattern(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _env() -> dict[str, str]:
+def _parse_env_flags() -> dict[str, str]:
     for pair in FLAGS.env:
         if "=" not in pair:
             raise ValueError(f"--env={pair}: write --env=NAME=VALUE.")
     return dict(pair.split("=", 1) for pair in FLAGS.env)
 
 
-def _out(plan: Plan) -> epath.Path:
+def _get_output_directory(plan: Plan) -> epath.Path:
     """Returns the local directory that files go to, which the commands read them from."""
     if FLAGS.out:
         return epath.Path(os.path.abspath(FLAGS.out))
@@ -185,9 +191,9 @@ def _out(plan: Plan) -> epath.Path:
     return epath.Path(plan.folder)
 
 
-def _rendered(
+def _render_selected_jobs(
     directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
-) -> Rendered:
+) -> RenderedJobs:
     """Returns what the asked jobs need.
 
     Raises:
@@ -197,65 +203,70 @@ def _rendered(
     if FLAGS.only != "all":
         states = directory.states(study)
         kept = ("failed",) if FLAGS.only == "failed" else ("absent", "begun")
-        jobs = plan_lib.choose(plan, [n for n in _asked(study) if states[n].state in kept])
+        jobs = plan_lib.select_jobs(
+            plan, [n for n in _select_runs(study) if states[n].state in kept]
+        )
     if not jobs:
         raise ValueError(f"--only={FLAGS.only}: there is no such run.")
     env_file = os.path.abspath(FLAGS.env_file) if FLAGS.env_file else ""
     if env_file:
-        _check_mode(env_file)
-    request = Request(
+        _check_file_mode(env_file)
+    request = JobRequest(
         jobs,
-        out=os.fspath(_out(plan)),
+        out=os.fspath(_get_output_directory(plan)),
         again=FLAGS.only == "failed",
         max_parallel=FLAGS.max_parallel,
         env_file=env_file,
     )
-    return engines.get(plan.engine).render(plan, profile, request)
+    return engines.load_engine(plan.engine).render_jobs(plan, profile, request)
 
 
-def _check_mode(file: str) -> None:
+def _check_file_mode(file: str) -> None:
     if not os.path.isfile(file):
         raise ValueError(f"--env_file={file}: there is no such file.")
     if os.stat(file).st_mode & 0o777 != 0o600:
         raise ValueError(f"--env_file={file} can be read by others. Run chmod 600 {file}.")
 
 
-def _write(folder: epath.Path, plan: Plan, rendered: Rendered) -> None:
+def _write_plan_files(folder: epath.Path, plan: Plan, rendered: RenderedJobs) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {"plan.json": _plan_text(plan), **rendered.files}.items():
+    for name, text in {"plan.json": _format_plan_json(plan), **rendered.files}.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _plan_text(plan: Plan) -> str:
+def _format_plan_json(plan: Plan) -> str:
     return json.dumps(plan.to_dict(), indent=1) + "\n"
 
 
-def _plan(plan: Plan, found: Inputs) -> int:
-    _write(_out(plan), plan, Rendered({}, ()))
+def _run_plan_command(plan: Plan, found: InputReport) -> int:
+    _write_plan_files(_get_output_directory(plan), plan, RenderedJobs({}, ()))
     if FLAGS.format == "json":
-        print(_plan_text(plan))
+        print(_format_plan_json(plan))
     else:
-        print(plan_lib.describe(plan))
-        print(f"\nWrote {_out(plan) / 'plan.json'}. What would be sent: launch submit, same flags.")
-    _show_notes(found)
+        print(plan_lib.describe_jobs(plan))
+        print(
+            f"\nWrote {_get_output_directory(plan) / 'plan.json'}. What would be sent: launch "
+            "submit, same flags."
+        )
+    _print_notes(found)
     return cli.DONE
 
 
-def _render(
+def _run_render_command(
     directory: StudyDirectory,
     study: grid.StudyConfig,
     plan: Plan,
     profile: Profile,
-    found: Inputs,
+    found: InputReport,
 ) -> int:
-    rendered = _rendered(directory, study, plan, profile)
-    _write(_out(plan), plan, rendered)
-    _show(rendered)
-    _show_notes(found)
+    rendered = _render_selected_jobs(directory, study, plan, profile)
+    _write_plan_files(_get_output_directory(plan), plan, rendered)
+    _print_rendered(rendered)
+    _print_notes(found)
     return cli.DONE
 
 
-def _show(rendered: Rendered) -> None:
+def _print_rendered(rendered: RenderedJobs) -> None:
     if FLAGS.format == "json":
         print(json.dumps(dataclasses.asdict(rendered), indent=1))
         return
@@ -265,34 +276,34 @@ def _show(rendered: Rendered) -> None:
         print(f"# {note}")
 
 
-def _submit(
+def _run_submit_command(
     directory: StudyDirectory,
     study: grid.StudyConfig,
     plan: Plan,
     profile: Profile,
-    found: Inputs,
+    found: InputReport,
 ) -> int:
-    rendered = _rendered(directory, study, plan, profile)
+    rendered = _render_selected_jobs(directory, study, plan, profile)
     if not FLAGS.execute:
-        _write(_out(plan), plan, rendered)
-        _show(rendered)
+        _write_plan_files(_get_output_directory(plan), plan, rendered)
+        _print_rendered(rendered)
         if FLAGS.format == "text":
-            print(f"# The files are in {_out(plan)}.")
+            print(f"# The files are in {_get_output_directory(plan)}.")
             print("# Nothing was submitted. Add --execute to run these commands.")
-        _show_notes(found)
+        _print_notes(found)
         return cli.DONE
-    _show_notes(found)
+    _print_notes(found)
     directory.check(study)
     directory.claim(study, found.texts)
     (directory.path / "logs").mkdir(exist_ok=True)
     folder = epath.Path(plan.folder)
-    for place in dict.fromkeys((_out(plan), folder)):
-        _write(place, plan, rendered)
+    for place in dict.fromkeys((_get_output_directory(plan), folder)):
+        _write_plan_files(place, plan, rendered)
     if plan.engine == "local":
         print(f"What the runs say goes to {plan.workdir}/logs, as they train.")
     for command in rendered.commands:
         print(shlex.join(command), flush=True)
-        code = _execute(command, plan.engine == "local", folder / "submitted.jsonl")
+        code = _execute_command(command, plan.engine == "local", folder / "submitted.jsonl")
         if plan.engine == "local":
             print(f"exit code {code}", flush=True)
         if code:
@@ -300,7 +311,7 @@ def _submit(
     return cli.DONE
 
 
-def _execute(command: Sequence[str], here: bool, record: epath.Path) -> int:
+def _execute_command(command: Sequence[str], here: bool, record: epath.Path) -> int:
     """Runs a command, appends what came of it to a file, and returns its exit code.
 
     Args:
@@ -315,7 +326,7 @@ def _execute(command: Sequence[str], here: bool, record: epath.Path) -> int:
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     output = ""
     if here:
-        (code,) = processes.run([processes.Child(command, {}, "")], together=False)
+        (code,) = processes.run_processes([processes.ProcessSpec(command, {}, "")], together=False)
     else:
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -328,7 +339,7 @@ def _execute(command: Sequence[str], here: bool, record: epath.Path) -> int:
         "argv": command,
         "code": code,
         "output": output,
-        "git": runs.versions()["git"],
+        "git": runs.get_code_versions()["git"],
     }
     # Object stores cannot append, and a few lines are soon written again.
     before = record.read_text() if record.exists() else ""
@@ -336,8 +347,8 @@ def _execute(command: Sequence[str], here: bool, record: epath.Path) -> int:
     return code
 
 
-def _status(directory: StudyDirectory, study: grid.StudyConfig) -> int:
-    states = {name: directory.state(name, study) for name in _asked(study)}
+def _run_status_command(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    states = {name: directory.state(name, study) for name in _select_runs(study)}
     if FLAGS.format == "json":
         print(json.dumps({n: dataclasses.asdict(state) for n, state in states.items()}, indent=1))
         return cli.DONE
@@ -348,13 +359,14 @@ def _status(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     return cli.DONE
 
 
-def _logs(plan: Plan, profile: Profile) -> int:
-    engine = engines.get(plan.engine)
+def _run_logs_command(plan: Plan, profile: Profile) -> int:
+    engine = engines.load_engine(plan.engine)
     for job in plan.jobs:
-        print(f"# {', '.join(job.members)}\n{shlex.join(engine.logs(plan, profile, job))}")
+        command = engine.build_logs_command(plan, profile, job)
+        print(f"# {', '.join(job.members)}\n{shlex.join(command)}")
     return cli.DONE
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, names=True)
+    cli.run_command(main, names=True)

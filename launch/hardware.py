@@ -52,7 +52,7 @@ FAMILIES = (*TPUS, *GPUS, "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
+class JobSize:
     """The machines of one job."""
 
     family: str
@@ -101,7 +101,9 @@ class Size:
         return f"{TPUS[self.family].libtpu}:{self.topology}"
 
 
-def size(family: str, topology: str, num_slices: int = 1, chips_per_host: int = 0) -> Size:
+def compute_job_size(
+    family: str, topology: str, num_slices: int = 1, chips_per_host: int = 0
+) -> JobSize:
     """Returns the size of a job.
 
     Args:
@@ -119,7 +121,7 @@ def size(family: str, topology: str, num_slices: int = 1, chips_per_host: int = 
     if num_slices < 1:
         raise ValueError(f"hardware.num_slices={num_slices} must be 1 or more.")
     if family in TPUS:
-        return _tpu(family, topology, num_slices, chips_per_host)
+        return _compute_tpu_size(family, topology, num_slices, chips_per_host)
     parts = topology.split("x")
     if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise ValueError(
@@ -136,10 +138,10 @@ def size(family: str, topology: str, num_slices: int = 1, chips_per_host: int = 
         raise ValueError(
             f"hardware.topology={topology!r}: a machine has 1, 2, 4 or 8 {family}, not {devices}."
         )
-    return Size(family, topology, 1, hosts, devices)
+    return JobSize(family, topology, 1, hosts, devices)
 
 
-def _tpu(family: str, topology: str, num_slices: int, chips_per_host: int) -> Size:
+def _compute_tpu_size(family: str, topology: str, num_slices: int, chips_per_host: int) -> JobSize:
     known = TPUS[family].topologies
     if topology not in known:
         raise ValueError(
@@ -154,10 +156,10 @@ def _tpu(family: str, topology: str, num_slices: int, chips_per_host: int) -> Si
             f"{' or '.join(map(str, allowed))}. Leave it out for the usual machine."
         )
     each = chips_per_host or allowed[0]
-    return Size(family, topology, num_slices, chips // each, each)
+    return JobSize(family, topology, num_slices, chips // each, each)
 
 
-def tpu_vm(size_: Size) -> Size:
+def convert_to_tpu_vm(size_: JobSize) -> JobSize:
     """Returns a TPU's size as TPU VMs have it: 8 chips are always one of them."""
     if size_.topology == "2x4" and size_.is_tpu:
         return dataclasses.replace(size_, hosts=1, devices_per_host=8)

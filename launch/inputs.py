@@ -19,7 +19,7 @@ from launch.profile import Profile
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
+class InputReport:
     """What was found out about the inputs of a plan's jobs."""
 
     notes: tuple[str, ...]  # what cannot be seen from here, a line each
@@ -33,7 +33,7 @@ def check_inputs(
     *,
     recorded: Mapping[str, Mapping[str, str]],
     reach: bool,
-) -> Inputs:
+) -> InputReport:
     """Returns what is known of the inputs of a plan's jobs.
 
     Args:
@@ -46,21 +46,21 @@ def check_inputs(
     Raises:
       ValueError: a job could not open what it reads, naming the field and what to do.
     """
-    found = _Found(plan.engine, reach)
+    found = _PreparedTextChecker(plan.engine, reach)
     texts = {}
     for run in dict.fromkeys(member for job in plan.jobs for member in job.members):
         config = study.runs[run].config
         data_dir = profile.data_dir or config.data_dir
         try:
             texts[run] = found.check_text(config, data_dir, recorded.get(run, {}))
-            _check_init_from(config, plan, reach)
+            _check_init_from_path(config, plan, reach)
         except ValueError as error:
             raise ValueError(f"Run {run}: {error}") from error
     notes = [*found.notes(), *_note_environment(plan), *_note_mirrors(study, plan, profile)]
-    return Inputs(tuple(notes), {run: text for run, text in texts.items() if text})
+    return InputReport(tuple(notes), {run: text for run, text in texts.items() if text})
 
 
-class _Found:
+class _PreparedTextChecker:
     """Looks for the prepared text of each run, at the same one once."""
 
     def __init__(self, engine: str, reach: bool) -> None:
@@ -79,8 +79,8 @@ class _Found:
             prepared form of it.
         """
         found: dict[str, str] = {}
-        used = prepare.sources_of(config)
-        joint = prepare.state_joint(config)
+        used = prepare.list_language_sources(config)
+        joint = prepare.resolve_joint_statement(config)
         for name in used:
             source = config.sources[name]
             if source.kind == "synthetic":
@@ -106,9 +106,9 @@ class _Found:
         recorded: str,
     ) -> str:
         source, field = config.sources[name], f"config.sources.{name}"
-        tokenizer_path = prepared.tokenizer_path(source, joint)
-        paths = [*_raw_paths(source), *([tokenizer_path] if tokenizer_path else [])]
-        hidden = [path for path in paths if not _is_seen(self._engine, path)]
+        tokenizer_path = prepared.resolve_tokenizer_path(source, joint)
+        paths = [*_list_raw_paths(source), *([tokenizer_path] if tokenizer_path else [])]
+        hidden = [path for path in paths if not _is_visible_to_jobs(self._engine, path)]
         missing = (
             hidden
             or not prepared.is_text_here(name, source)
@@ -120,18 +120,20 @@ class _Found:
             elif self._engine != "local":
                 self._made[field] = None
             return recorded
-        wanted = prepared.want_source(name, source, config.data_dir, joint)
+        wanted = prepared.make_source_criteria(name, source, config.data_dir, joint)
         if recorded:
             wanted = dataclasses.replace(wanted, fingerprint=recorded)
-        here = prepared.search_prepared(name, data_dir, wanted)
+        here = prepared.find_matching_directories(name, data_dir, wanted)
         if not here and source.kind == "docstrings" and not recorded:
             # That of another machine, whose packages are others, is what the jobs are to read.
-            here = prepared.search_prepared(name, data_dir, dataclasses.replace(wanted, text=""))
-        chosen = prepared.choose_prepared(field, here, data_dir)
+            here = prepared.find_matching_directories(
+                name, data_dir, dataclasses.replace(wanted, text="")
+            )
+        chosen = prepared.choose_prepared_directory(field, here, data_dir)
         if chosen:
             return chosen.fingerprint
         if missing and source.kind != "tfds":
-            raise ValueError(_refuse(field, name, config, data_dir, hidden))
+            raise ValueError(_describe_missing_input(field, name, config, data_dir, hidden))
         if self._engine != "local":
             self._made[field] = None
         return ""
@@ -140,7 +142,9 @@ class _Found:
         self, name: str, config: Config, data_dir: str, known: Mapping[str, str]
     ) -> None:
         texts, field = config.parallel[name], f"config.parallel.{name}"
-        hidden = [p for p in patterns.find_paths(texts.path) if not _is_seen(self._engine, p)]
+        hidden = [
+            p for p in patterns.find_paths(texts.path) if not _is_visible_to_jobs(self._engine, p)
+        ]
         if not hidden and parallel.are_files_here(texts):
             return
         if not self._can_look(data_dir):
@@ -148,11 +152,13 @@ class _Found:
             return
         of = [known.get(source) for source in texts.sources]
         for found in parallel.list_sets(name, data_dir):
-            if parallel.is_stated(found, texts) and found.about["L"] == config.model.L:
+            if parallel.matches_config(found, texts) and found.about["L"] == config.model.L:
                 theirs = found.made_of["sources"]
                 if all(mine in (None, other) for mine, other in zip(of, theirs, strict=True)):
                     return
-        raise ValueError(_refuse(field, f"parallel-{name}", config, data_dir, hidden))
+        raise ValueError(
+            _describe_missing_input(field, f"parallel-{name}", config, data_dir, hidden)
+        )
 
     def _can_look(self, data_dir: str) -> bool:
         if storage.is_store(data_dir):
@@ -179,16 +185,16 @@ class _Found:
         return lines
 
 
-def _raw_paths(source: SourceConfig) -> list[str]:
+def _list_raw_paths(source: SourceConfig) -> list[str]:
     """Returns the paths of this machine that a source is made of."""
     if source.kind == "files":
-        return files.patterns_of(source)
+        return files.list_source_patterns(source)
     if source.kind == "tfds":
         return [source.dataset_dir or "~"]
     return []
 
 
-def _is_seen(engine: str, path: str) -> bool:
+def _is_visible_to_jobs(engine: str, path: str) -> bool:
     """Whether a job finds a path where this machine has it."""
     if storage.is_store(path) or engine == "local":
         return True
@@ -196,11 +202,13 @@ def _is_seen(engine: str, path: str) -> bool:
     return engine == "slurm" and os.path.isabs(os.path.expanduser(path))
 
 
-def _refuse(field: str, name: str, config: Config, data_dir: str, hidden: Sequence[str]) -> str:
+def _describe_missing_input(
+    field: str, name: str, config: Config, data_dir: str, hidden: Sequence[str]
+) -> str:
     what = f"is made of {', '.join(hidden)}, which jobs do not have" if hidden else "is not here"
     copy = (
         f", and copy {config.data_dir} to {data_dir}"
-        if storage.absolute(config.data_dir) != storage.absolute(data_dir)
+        if storage.make_absolute_path(config.data_dir) != storage.make_absolute_path(data_dir)
         else ""
     )
     return (
@@ -209,13 +217,13 @@ def _refuse(field: str, name: str, config: Config, data_dir: str, hidden: Sequen
     )
 
 
-def _check_init_from(config: Config, plan: Plan, reach: bool) -> None:
+def _check_init_from_path(config: Config, plan: Plan, reach: bool) -> None:
     """Raises ValueError if the run that another one begins with is not where its job looks."""
     path = re.sub(r"@\d+$", "", config.init_from)
     if not path:
         return
     field = f"config.init_from={config.init_from!r}"
-    if not _is_seen(plan.engine, path):
+    if not _is_visible_to_jobs(plan.engine, path):
         other = (
             "is taken from a job's directory, the study's. Write the whole path"
             if plan.engine == "slurm"
@@ -225,9 +233,11 @@ def _check_init_from(config: Config, plan: Plan, reach: bool) -> None:
         raise ValueError(f"{field} {other}.")
     if storage.is_store(path) and not reach:
         return
-    inside = storage.absolute(path).startswith(f"{storage.absolute(plan.workdir)}/")
+    inside = storage.make_absolute_path(path).startswith(
+        f"{storage.make_absolute_path(plan.workdir)}/"
+    )
     # A run of the study itself may still be trained before.
-    if not inside and not (storage.path_of(path) / "config.json").exists():
+    if not inside and not (storage.parse_path(path) / "config.json").exists():
         raise ValueError(f"{field}: {path} holds no run. Correct the path.")
 
 

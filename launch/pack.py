@@ -14,7 +14,7 @@ from imbalance_jax import cli
 from imbalance_jax.study.study_directory import StudyDirectory
 from launch import hardware, processes
 from launch.plan import RESTART
-from launch.processes import Child
+from launch.processes import ProcessSpec
 
 FLAGS = flags.FLAGS
 
@@ -33,15 +33,16 @@ def main() -> int:
     left = [name for name in FLAGS.members if not directory.run(name).done]
     for name in set(FLAGS.members) - set(left):
         print(f"{name} is done.")
-    codes = processes.run(
-        [_child(directory, name, index) for index, name in enumerate(left)], together=False
+    codes = processes.run_processes(
+        [_make_member_process(directory, name, index) for index, name in enumerate(left)],
+        together=False,
     )
     for name, code in zip(left, codes, strict=True):
         print(f"{name}: exit code {code}")
-    return combined(codes)
+    return combine_exit_codes(codes)
 
 
-def _child(directory: StudyDirectory, name: str, index: int) -> Child:
+def _make_member_process(directory: StudyDirectory, name: str, index: int) -> ProcessSpec:
     command = [sys.executable, "-m", "imbalance_jax.main"]
     command += [f"--study={FLAGS.study}", f"--members={name}", f"--devices={FLAGS.devices}"]
     for flag in ("mesh", "data_dir"):
@@ -49,14 +50,14 @@ def _child(directory: StudyDirectory, name: str, index: int) -> Child:
             command.append(f"--{flag}={getattr(FLAGS, flag)}")
     platform = "tpu" if FLAGS.family in hardware.TPUS else FLAGS.family
     platform = platform if platform in ("cpu", "tpu") else "cuda"
-    (alone,) = processes.peers(1)
-    env = processes.devices(platform, index, FLAGS.devices) | alone
+    (alone,) = processes.make_peer_environments(1)
+    env = processes.make_device_environment(platform, index, FLAGS.devices) | alone
     # Object stores have no files to append to; there, the output of all is the job's own.
     log = "" if "://" in FLAGS.study else str(directory.log(name))
-    return Child(command, env, log)
+    return ProcessSpec(command, env, log)
 
 
-def combined(codes: list[int]) -> int:
+def combine_exit_codes(codes: list[int]) -> int:
     """Returns the exit code of a pack: what the engine is to do about the whole of it.
 
     It is started again if that would help a member and no member has failed for good.
@@ -68,4 +69,4 @@ def combined(codes: list[int]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -14,7 +14,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, costs, mesh_shape
 from imbalance_jax.study import grid, study_runner
 from launch import profile as profile_lib
-from launch.hardware import Size
+from launch.hardware import JobSize
 from launch.profile import Profile
 
 VERSION = 1
@@ -46,7 +46,7 @@ class Plan:
     workdir: str  # the study's directory, as the jobs see it
     profile: str
     engine: str
-    size: Size
+    size: JobSize
     pack: str  # one of PACKS
     env: Mapping[str, str]
     jobs: tuple[Job, ...]
@@ -54,7 +54,7 @@ class Plan:
     @property
     def name(self) -> str:
         """Stands for the study on the profile, where an engine has all jobs as one."""
-        return job_name(self.study, [self.workdir, self.profile])
+        return make_job_name(self.study, [self.workdir, self.profile])
 
     @property
     def folder(self) -> str:
@@ -67,7 +67,7 @@ class Plan:
         return plain
 
 
-def make(
+def make_plan(
     study: grid.StudyConfig,
     profile: Profile,
     *,
@@ -105,11 +105,11 @@ def make(
     if pack == "host":
         packs = [tuple(names[i : i + pack_size]) for i in range(0, len(names), pack_size)]
     else:
-        packs = study_runner.packs(study, names, pack_size)
+        packs = study_runner.group_into_packs(study, names, pack_size)
     name = workdir.rstrip("/").rpartition("/")[2]
     asked = set(names if runs is None else runs)
     jobs = tuple(
-        _job(index, name, study, profile, workdir, members, pack, each)
+        _make_job(index, name, study, profile, workdir, members, pack, each)
         for index, members in enumerate(packs)
         if asked.intersection(members)
     )
@@ -118,7 +118,7 @@ def make(
     return Plan(name, workdir, profile.name, profile.engine, size, pack, env, jobs)
 
 
-def job_name(study: str, hashes: Sequence[str]) -> str:
+def make_job_name(study: str, hashes: Sequence[str]) -> str:
     """Returns `<study>-<8 hex digits>`, a DNS label of 39 characters at most.
 
     Args:
@@ -131,7 +131,7 @@ def job_name(study: str, hashes: Sequence[str]) -> str:
     return f"{label[: NAME_LENGTH - 9].strip('-')}-{digits}"
 
 
-def _job(
+def _make_job(
     index: int,
     name: str,
     study: grid.StudyConfig,
@@ -151,10 +151,16 @@ def _job(
     if pack == "host":
         command.append(f"--family={profile.size.family}")
     hashes = [study.runs[member].hash for member in members]
-    return Job(index, job_name(name, hashes), members, tuple(command), config_lib.digest(hashes))
+    return Job(
+        index,
+        make_job_name(name, hashes),
+        members,
+        tuple(command),
+        config_lib.hash_plain_values(hashes),
+    )
 
 
-def choose(plan: Plan, wanted: Iterable[str]) -> tuple[Job, ...]:
+def select_jobs(plan: Plan, wanted: Iterable[str]) -> tuple[Job, ...]:
     """Returns the jobs that train any of these runs."""
     chosen = set(wanted)
     return tuple(job for job in plan.jobs if chosen.intersection(job.members))
@@ -232,11 +238,11 @@ def _check_runs(
 
 def _check_run(config: Config, profile: Profile, devices: int, pack: str) -> None:
     mesh = dataclasses.replace(config.mesh, **profile.mesh)
-    sizes = mesh_shape.of(mesh, devices, packed=pack == "member")
+    sizes = mesh_shape.resolve_axis_sizes(mesh, devices, packed=pack == "member")
     if profile.size.num_slices > 1:
-        mesh_shape.across_slices(sizes, profile.size.num_slices)
+        mesh_shape.find_slice_axis(sizes, profile.size.num_slices)
     mesh_shape.check_batch(config, sizes)
-    mesh_shape.check_dimensions(config, sizes, _known_vocabulary(config, sizes))
+    mesh_shape.check_dimensions(config, sizes, _assume_vocab_size(config, sizes))
 
 
 def _check_data_dir(data_dir: str, profile: Profile) -> None:
@@ -249,12 +255,12 @@ def _check_data_dir(data_dir: str, profile: Profile) -> None:
         )
 
 
-def _known_vocabulary(config: Config, sizes: Mapping[str, int]) -> int:
+def _assume_vocab_size(config: Config, sizes: Mapping[str, int]) -> int:
     """Returns the vocabulary's size, or one that divides where only the text tells it."""
     guessed = config.vocabulary.layout == "merged" or any(
         source.tokenizer.path for source in config.sources.values()
     )
-    return sizes["tensor"] if guessed else costs.vocab_size(config)
+    return sizes["tensor"] if guessed else costs.compute_vocab_size(config)
 
 
 def _check_jobs(jobs: Sequence[Job], profile: Profile) -> None:
@@ -268,7 +274,7 @@ def _check_jobs(jobs: Sequence[Job], profile: Profile) -> None:
         )
 
 
-def describe(plan: Plan) -> str:
+def describe_jobs(plan: Plan) -> str:
     """Returns the plan in words: a line for each job."""
     size = plan.size
     lines = [

@@ -16,7 +16,7 @@ from launch.profile import Profile
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class StepShape:
     """What is compiled once: a run's step, or that of a pack of so many members."""
 
     config: Config
@@ -27,10 +27,10 @@ class Shape:
     def name(self) -> str:
         runs = f"{len(self.runs)} runs, such as {self.runs[0]}"
         pack = f" in packs of {self.members}" if self.members > 1 else ""
-        return f"{study_plan.size_of(self.config)}: {runs}{pack}"
+        return f"{study_plan.make_size_key(self.config)}: {runs}{pack}"
 
 
-def shapes(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list[Shape]:
+def list_step_shapes(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list[StepShape]:
     """Returns what a plan's jobs compile, each with the profile's mesh."""
     found: dict[tuple, list[str]] = {}
     configs = {}
@@ -38,14 +38,20 @@ def shapes(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list[Shape]
         config = study.runs[job.members[0]].config
         members = len(job.members) if plan.pack == "member" else 1
         optimizer = (config.optimizer.name, config.optimizer.accumulate)
-        key = (members, study_plan.size_of(config), config.model, optimizer, len(config.languages))
+        key = (
+            members,
+            study_plan.make_size_key(config),
+            config.model,
+            optimizer,
+            len(config.languages),
+        )
         mesh = dataclasses.replace(config.mesh, **profile.mesh)
         configs[key] = dataclasses.replace(config, mesh=mesh)
         found.setdefault(key, []).extend(job.members)
-    return [Shape(configs[key], key[0], tuple(runs)) for key, runs in found.items()]
+    return [StepShape(configs[key], key[0], tuple(runs)) for key, runs in found.items()]
 
 
-def run(study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
+def run_preflight(study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
     """Prints what each shape of step takes, and returns the command's exit code.
 
     Raises:
@@ -61,9 +67,9 @@ def run(study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
     if plan.pack == "host":
         raise ValueError("--pack=host gives each run a part of a host. Take a topology of that.")
     misfits = 0
-    for shape in shapes(study, plan, profile):
+    for shape in list_step_shapes(study, plan, profile):
         print(shape.name, flush=True)
-        fits, lines = _compile(shape, profile)
+        fits, lines = _compile_step(shape, profile)
         misfits += not fits
         print("\n".join(lines), flush=True)
     if misfits:
@@ -73,15 +79,15 @@ def run(study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
     return cli.REFUSED if misfits else cli.DONE
 
 
-def _compile(shape: Shape, profile: Profile) -> tuple[bool, Iterator[str]]:
+def _compile_step(shape: StepShape, profile: Profile) -> tuple[bool, Iterator[str]]:
     from imbalance_jax.bench import topology
 
     size = profile.size
-    found = topology.measure(
+    found = topology.measure_step_on_topology(
         shape.config,
-        costs.vocab_size(shape.config),
+        costs.compute_vocab_size(shape.config),
         size.libtpu,
         num_slices=size.num_slices,
         members=shape.members,
     )
-    return found["fits"], topology.describe(found)
+    return found["fits"], topology.describe_topology_step(found)

@@ -31,7 +31,7 @@ _GRACE_SECONDS = 30
 
 
 @dataclasses.dataclass(frozen=True)
-class Child:
+class ProcessSpec:
     """A process to start."""
 
     command: Sequence[str]
@@ -39,7 +39,7 @@ class Child:
     log: str  # the file that its output is appended to; "" is this process's output
 
 
-def run(programs: Sequence[Child], *, together: bool) -> list[int]:
+def run_processes(programs: Sequence[ProcessSpec], *, together: bool) -> list[int]:
     """Runs processes until all have ended, and returns their exit codes as a shell has them.
 
     SIGTERM and SIGINT are passed on to all of them, and those that are commands of imbalance_jax
@@ -50,28 +50,28 @@ def run(programs: Sequence[Child], *, together: bool) -> list[int]:
       together: whether all are to end once one has ended badly.
     """
     with contextlib.ExitStack() as stack, Interrupts() as interrupts:
-        running = [stack.enter_context(_started(child)) for child in programs]
+        running = [stack.enter_context(_start_process(child)) for child in programs]
         passed_on, deadline = False, float("inf")
         while any(process.poll() is None for process in running):
             if interrupts.requested and not passed_on:
                 passed_on = True
-                _signal(running, signal.SIGTERM)
+                _signal_processes(running, signal.SIGTERM)
             bad = any(process.poll() not in (None, cli.DONE, cli.PREEMPTED) for process in running)
             if together and bad and deadline == float("inf"):
                 deadline = time.monotonic() + _GRACE_SECONDS
-                _signal(running, signal.SIGTERM)
+                _signal_processes(running, signal.SIGTERM)
             if time.monotonic() > deadline:
-                _signal(running, signal.SIGKILL)
+                _signal_processes(running, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
-        return [_code(process.returncode) for process in running]
+        return [_convert_exit_code(process.returncode) for process in running]
 
 
-def _code(returncode: int) -> int:
+def _convert_exit_code(returncode: int) -> int:
     return 128 - returncode if returncode < 0 else returncode
 
 
 @contextlib.contextmanager
-def _started(child: Child) -> Iterator[subprocess.Popen]:
+def _start_process(child: ProcessSpec) -> Iterator[subprocess.Popen]:
     with contextlib.ExitStack() as stack:
         output = None
         if child.log:
@@ -79,7 +79,7 @@ def _started(child: Child) -> Iterator[subprocess.Popen]:
             output = stack.enter_context(open(child.log, "a"))
         yield subprocess.Popen(
             child.command,
-            **children.tied_to_this_process({**os.environ, **child.env}),
+            **children.make_tied_popen_arguments({**os.environ, **child.env}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
@@ -88,22 +88,22 @@ def _started(child: Child) -> Iterator[subprocess.Popen]:
         )
 
 
-def _signal(running: Sequence[subprocess.Popen], number: signal.Signals) -> None:
+def _signal_processes(running: Sequence[subprocess.Popen], number: signal.Signals) -> None:
     for process in running:
         if process.poll() is None:
             process.send_signal(number)
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """Returns a port that nothing on this machine listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def peers(count: int) -> list[dict[str, str]]:
+def make_peer_environments(count: int) -> list[dict[str, str]]:
     """Returns for each of so many processes of this machine how it finds the others."""
-    port = str(free_port())
+    port = str(find_free_port())
     return [
         {
             "IMB_COORDINATOR": f"127.0.0.1:{port}",
@@ -116,7 +116,7 @@ def peers(count: int) -> list[dict[str, str]]:
     ]
 
 
-def devices(platform: str, index: int, each: int) -> dict[str, str]:
+def make_device_environment(platform: str, index: int, each: int) -> dict[str, str]:
     """Returns what shows a process its part of this machine's devices.
 
     Args:
@@ -154,14 +154,14 @@ def main(command: list[str]) -> int:
         raise ValueError("There is no command. Write it behind --.")
     env = dict(pair.split("=", 1) for pair in FLAGS.env)
     children = [
-        Child(
+        ProcessSpec(
             command,
-            env | devices(FLAGS.platform, index, FLAGS.devices_per_process) | mine,
+            env | make_device_environment(FLAGS.platform, index, FLAGS.devices_per_process) | mine,
             f"{FLAGS.output}.{index}.log" if FLAGS.output else "",
         )
-        for index, mine in enumerate(peers(FLAGS.processes))
+        for index, mine in enumerate(make_peer_environments(FLAGS.processes))
     ]
-    codes = run(children, together=True)
+    codes = run_processes(children, together=True)
     bad = [code for code in codes if code not in (cli.DONE, cli.PREEMPTED)]
     if bad:
         for index, code in enumerate(codes):
@@ -173,4 +173,4 @@ def main(command: list[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, names=True)
+    cli.run_command(main, names=True)

@@ -20,7 +20,7 @@ from typing import Any
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import mesh_shape
 from launch import hardware
-from launch.hardware import Size
+from launch.hardware import JobSize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Hardware:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gke:
+class GkeSettings:
     """JobSets on a GKE cluster that has JobSet and Kueue; the queue is the admin's."""
 
     project: str
@@ -56,7 +56,7 @@ class Gke:
 
 
 @dataclasses.dataclass(frozen=True)
-class Slurm:
+class SlurmSettings:
     """An array of jobs on a SLURM cluster; where a field is empty, the cluster decides."""
 
     nodes: int = 1
@@ -77,7 +77,7 @@ class Slurm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sky:
+class SkySettings:
     """Managed jobs of SkyPilot."""
 
     infra: str  # such as gcp/us-east5 or k8s/my-context
@@ -91,7 +91,7 @@ class Sky:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tpuvm:
+class TpuvmSettings:
     """Queued resources of Cloud TPU, each with a startup script."""
 
     project: str
@@ -108,7 +108,7 @@ class Tpuvm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Local:
+class LocalSettings:
     """Processes of this machine, one job after another."""
 
     processes: int = 1
@@ -116,7 +116,13 @@ class Local:
     devices_per_process: int = 1  # simulated ones of a CPU, or GPUs
 
 
-ENGINES = {"gke": Gke, "slurm": Slurm, "sky": Sky, "tpuvm": Tpuvm, "local": Local}
+ENGINES = {
+    "gke": GkeSettings,
+    "slurm": SlurmSettings,
+    "sky": SkySettings,
+    "tpuvm": TpuvmSettings,
+    "local": LocalSettings,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Profile:
 
     name: str  # of the file
     engine: str
-    size: Size
+    size: JobSize
     settings: Any  # of the engine: one of ENGINES
     data_dir: str = ""
     mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -133,7 +139,7 @@ class Profile:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Top:
+class _TopLevelFields:
     """What stands in a file outside the tables of `hardware` and of the engine."""
 
     engine: str
@@ -142,7 +148,7 @@ class _Top:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def read(path: str) -> Profile:
+def read_profile(path: str) -> Profile:
     """Returns the profile of a TOML file.
 
     Raises:
@@ -152,12 +158,12 @@ def read(path: str) -> Profile:
     if not file.is_file():
         raise ValueError(f"--profile={path}: there is no such file.")
     try:
-        return parse(file.stem, tomllib.loads(file.read_text(encoding="utf-8")))
+        return parse_profile(file.stem, tomllib.loads(file.read_text(encoding="utf-8")))
     except (ValueError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def parse(name: str, values: Mapping[str, Any]) -> Profile:
+def parse_profile(name: str, values: Mapping[str, Any]) -> Profile:
     """Returns the profile that a file's values make.
 
     Args:
@@ -170,23 +176,27 @@ def parse(name: str, values: Mapping[str, Any]) -> Profile:
     if not re.fullmatch(r"[a-z0-9-]+", name):
         raise ValueError(f"The name {name!r} of a profile is made of a-z, 0-9 and - only.")
     tables = {"hardware", *ENGINES}
-    top = config_lib.typed(
-        _Top, {key: value for key, value in values.items() if key not in tables}, "profile"
+    top = config_lib.parse_dataclass(
+        _TopLevelFields,
+        {key: value for key, value in values.items() if key not in tables},
+        "profile",
     )
     if top.engine not in ENGINES:
         raise ValueError(f"engine={top.engine!r} is not one of {', '.join(ENGINES)}.")
     for table in sorted(tables & values.keys() - {"hardware", top.engine}):
         raise ValueError(f"[{table}] is not read, as engine={top.engine!r}. Take it out.")
-    settings = config_lib.typed(ENGINES[top.engine], values.get(top.engine, {}), top.engine)
+    settings = config_lib.parse_dataclass(
+        ENGINES[top.engine], values.get(top.engine, {}), top.engine
+    )
     for axis in top.mesh:
         if axis not in mesh_shape.AXES:
-            raise ValueError(config_lib.unknown_field("mesh", axis, mesh_shape.AXES))
+            raise ValueError(config_lib.describe_unknown_field("mesh", axis, mesh_shape.AXES))
     check_env(top.env, top.engine)
-    size = _size(top.engine, settings, values.get("hardware"))
+    size = _resolve_job_size(top.engine, settings, values.get("hardware"))
     return Profile(name, top.engine, size, settings, top.data_dir, top.mesh, top.env)
 
 
-def _size(engine: str, settings: Any, table: Any) -> Size:
+def _resolve_job_size(engine: str, settings: Any, table: Any) -> JobSize:
     """Returns how big a job is, after checking what only some engines can have."""
     if engine in ("slurm", "local"):
         if table is not None:
@@ -194,12 +204,14 @@ def _size(engine: str, settings: Any, table: Any) -> Size:
                 f"[hardware] is not read, as engine={engine!r}: [{engine}] says how big a job is. "
                 "TPUs are reached with the engines gke, sky or tpuvm."
             )
-        return _slurm_size(settings) if engine == "slurm" else _local_size(settings)
+        return _compute_slurm_size(settings) if engine == "slurm" else _compute_local_size(settings)
     if table is None:
         raise ValueError(f"[hardware] is missing; engine={engine!r} needs its family and topology.")
-    asked = config_lib.typed(Hardware, table, "hardware")
-    size = hardware.size(asked.family, asked.topology, asked.num_slices, asked.chips_per_host)
-    checks: dict[str, Callable[[Any, Size], Size]] = {
+    asked = config_lib.parse_dataclass(Hardware, table, "hardware")
+    size = hardware.compute_job_size(
+        asked.family, asked.topology, asked.num_slices, asked.chips_per_host
+    )
+    checks: dict[str, Callable[[Any, JobSize], JobSize]] = {
         "gke": _check_gke,
         "sky": _check_sky,
         "tpuvm": _check_tpuvm,
@@ -207,9 +219,9 @@ def _size(engine: str, settings: Any, table: Any) -> Size:
     return checks[engine](settings, size)
 
 
-def _slurm_size(slurm: Slurm) -> Size:
-    _at_least("slurm", slurm, nodes=1, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1)
-    _at_least("slurm", slurm, max_restarts=0)
+def _compute_slurm_size(slurm: SlurmSettings) -> JobSize:
+    _check_minima("slurm", slurm, nodes=1, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1)
+    _check_minima("slurm", slurm, max_restarts=0)
     if slurm.gpus_per_node % slurm.tasks_per_node:
         raise ValueError(
             f"slurm.gpus_per_node={slurm.gpus_per_node} cannot be shared by "
@@ -226,23 +238,23 @@ def _slurm_size(slurm: Slurm) -> Size:
     devices = slurm.gpus_per_node or slurm.tasks_per_node
     family = (slurm.gpu_type or "gpu") if slurm.gpus_per_node else "cpu"
     topology = f"{slurm.nodes}x{devices}"
-    return Size(family, topology, 1, slurm.nodes, devices, slurm.tasks_per_node)
+    return JobSize(family, topology, 1, slurm.nodes, devices, slurm.tasks_per_node)
 
 
-def _local_size(local: Local) -> Size:
-    _at_least("local", local, processes=1, devices_per_process=1)
+def _compute_local_size(local: LocalSettings) -> JobSize:
+    _check_minima("local", local, processes=1, devices_per_process=1)
     if local.platform not in ("cpu", "cuda"):
         raise ValueError(f"local.platform={local.platform!r} is not one of cpu, cuda.")
     devices = local.processes * local.devices_per_process
-    return Size(
+    return JobSize(
         "cpu" if local.platform == "cpu" else "gpu", f"1x{devices}", 1, 1, devices, local.processes
     )
 
 
-def _check_gke(gke: Gke, size: Size) -> Size:
+def _check_gke(gke: GkeSettings, size: JobSize) -> JobSize:
     if size.family == "cpu":
         raise ValueError("hardware.family='cpu' is for the engines slurm and local.")
-    _at_least("gke", gke, grace_seconds=0, max_restarts=0)
+    _check_minima("gke", gke, grace_seconds=0, max_restarts=0)
     check_image(gke.image)
     return size
 
@@ -256,10 +268,10 @@ def check_image(image: str) -> None:
         )
 
 
-def _check_sky(sky: Sky, size: Size) -> Size:
+def _check_sky(sky: SkySettings, size: JobSize) -> JobSize:
     if size.family == "cpu":
         raise ValueError("hardware.family='cpu' is for the engines slurm and local.")
-    _at_least("sky", sky, max_restarts=0)
+    _check_minima("sky", sky, max_restarts=0)
     if size.num_slices > 1:
         raise ValueError(
             f"hardware.num_slices={size.num_slices}: SkyPilot cannot join slices. Use the engine "
@@ -275,24 +287,24 @@ def _check_sky(sky: Sky, size: Size) -> Size:
         raise ValueError(f"sky.infra={sky.infra!r}: write CLOUD/REGION, such as gcp/us-east5.")
     if sky.strategy not in ("EAGER_NEXT_REGION", "FAILOVER"):
         raise ValueError(f"sky.strategy={sky.strategy!r} is not EAGER_NEXT_REGION or FAILOVER.")
-    return hardware.tpu_vm(size)
+    return hardware.convert_to_tpu_vm(size)
 
 
-def _check_tpuvm(tpuvm: Tpuvm, size: Size) -> Size:
+def _check_tpuvm(tpuvm: TpuvmSettings, size: JobSize) -> JobSize:
     if not size.is_tpu:
         raise ValueError(
             f"hardware.family={size.family!r}: queued resources are TPUs. Use the engines gke, "
             "slurm or sky for GPUs."
         )
-    _at_least("tpuvm", tpuvm, max_restarts=0)
+    _check_minima("tpuvm", tpuvm, max_restarts=0)
     if not tpuvm.code.startswith("gs://"):
         raise ValueError(f"tpuvm.code={tpuvm.code!r} must be a .tar.gz on gs://.")
     if not re.fullmatch(r"\d+[smhd]", tpuvm.valid_for):
         raise ValueError(f"tpuvm.valid_for={tpuvm.valid_for!r}: write a duration, such as 24h.")
-    return hardware.tpu_vm(size)
+    return hardware.convert_to_tpu_vm(size)
 
 
-def _at_least(table: str, settings: Any, **minima: int) -> None:
+def _check_minima(table: str, settings: Any, **minima: int) -> None:
     for name, minimum in minima.items():
         if getattr(settings, name) < minimum:
             raise ValueError(f"{table}.{name}={getattr(settings, name)} must be {minimum} or more.")

@@ -26,7 +26,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def english(data_dir: pathlib.Path) -> sources.Source:
     """A small prepared source of real English."""
     config = tiny_config(data_dir)
-    return prepare.prepare("en", config.sources["en"], config.data_dir)
+    return prepare.prepare_source("en", config.sources["en"], config.data_dir)
 
 
 # Files whose tests take minutes together. They begin first, so that no core waits at the end.

@@ -32,7 +32,7 @@ def tiny_config(data_dir: pathlib.Path, **changes: object) -> config_lib.Config:
             group, _, field = name.replace("__", ".").rpartition(".")
             target = config[group] if group else config
             target[field] = value
-    return config_lib.resolve(config)
+    return config_lib.resolve_config(config)
 
 
 def write_jsonl(path: pathlib.Path, texts: list[str]) -> pathlib.Path:

@@ -27,7 +27,7 @@ def make_config(ratio: Mapping[str, int], steps: int) -> config_lib.Config:
     for tag in others:
         config.languages[tag] = config_lib.declared(config_lib.LanguageConfig, clone_of=first)
     config.mixture.ratio = dict(ratio)
-    return config_lib.resolve(config)
+    return config_lib.resolve_config(config)
 
 
 def make_run(

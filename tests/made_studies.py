@@ -68,7 +68,7 @@ def make(
       noise: the standard deviation of a run's loss, in nats; half of it is its seed's.
       alignment: whether the runs have measured any.
     """
-    study = grid.resolve(config)
+    study = grid.resolve_study(config)
     directory = StudyDirectory(path)
     directory.claim(study)
     for number, (name, spec) in enumerate(study.runs.items()):
@@ -99,7 +99,7 @@ def make_run(
     """Writes the directory of one finished run."""
     run, config = directory.run(name), spec.config
     run.claim(config)
-    asked = costs.tokens(config)
+    asked = costs.count_language_tokens(config)
     total = sum(asked.values())
     results = {}
     for tag in config.tags:
@@ -126,7 +126,7 @@ def make_run(
         {"time/total": seconds + 9, "time/compile": 5.0, "time/setup": 4.0, "time/train": seconds},
     )
     provenance = {
-        "vocab_size": costs.vocab_size(config),
+        "vocab_size": costs.compute_vocab_size(config),
         "sources": {"en": {"kind": "docstrings", "tokens": {"train": 2 * unit_tokens}}},
     }
     run.write_json("provenance.json", provenance)

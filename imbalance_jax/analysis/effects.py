@@ -1,6 +1,6 @@
 """What a study's runs are worth: each language held against the same language alone.
 
-`measure` groups the monolingual baselines, fits a law to each group, and reads it at every
+`measure_effects` groups the monolingual baselines, fits a law to each group, and reads it at every
 language of every other cell: what its loss is worth in monolingual tokens, how it differs from
 the placebo, and how alike the model treats two languages. claims.py judges what was claimed
 before; all that is here and not claimed is exploratory.
@@ -15,9 +15,9 @@ import numpy as np
 
 from imbalance_jax.analysis import laws as efficiency
 from imbalance_jax.analysis import statistics
-from imbalance_jax.analysis.laws import Choice, Efficiency, Floats, Law, ReferenceLaw
-from imbalance_jax.analysis.statistics import Estimate, Interval, Resampled
-from imbalance_jax.analysis.study_table import Alignment, Observation, StudyTable
+from imbalance_jax.analysis.laws import Efficiency, Floats, Law, LawChoice, ReferenceLaw
+from imbalance_jax.analysis.statistics import Estimate, Interval, ResampledEfficiency
+from imbalance_jax.analysis.study_table import AlignmentObservation, Observation, StudyTable
 from imbalance_jax.config import Config, costs
 from imbalance_jax.study import grid
 
@@ -35,7 +35,7 @@ _NEXT = 0.02  # of log tokens, within which two baselines tell the same
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Group:
+class BaselineGroup:
     """The monolingual runs that one law is fitted to."""
 
     source: str  # of the text
@@ -44,11 +44,11 @@ class Group:
     shape: int = 0  # steps, of matched and epochs; ids of the vocabulary, of wide; else 0
 
     @classmethod
-    def of(cls, config: Config, source: str, kind: str) -> "Group":
+    def of(cls, config: Config, source: str, kind: str) -> "BaselineGroup":
         """Returns the group of a baseline, or the one that a mixture is held against."""
         shape = {"matched": config.steps, "epochs": config.steps}.get(kind, 0)
         if kind == "wide":
-            shape = costs.vocab_size(config)
+            shape = costs.compute_vocab_size(config)
         return cls(source, f"{config.model.N}x{config.model.D}", kind, shape)
 
 
@@ -56,10 +56,10 @@ class Group:
 class FittedLaw:
     """The law of a part of the loss over a group's runs, as far as there is one."""
 
-    group: Group
+    group: BaselineGroup
     part: str  # of the loss; "loss" stands for loss_own too where language nats are 0
     observations: Sequence[Observation]
-    choice: Choice | None
+    choice: LawChoice | None
     problem: str = ""  # why there is none
     families: Mapping[str, int] = dataclasses.field(default_factory=dict)  # chosen in resamples
     reference: ReferenceLaw | None = None
@@ -76,7 +76,7 @@ class FittedLaw:
 
 
 @dataclasses.dataclass(frozen=True)
-class Worth:
+class EfficiencyEstimate:
     """What a part of a language's loss is worth beside one group of baselines."""
 
     law: FittedLaw
@@ -123,10 +123,10 @@ class Worth:
     def uncertainty(self) -> Estimate:
         """Returns log TEff with the standard error of resamples: runs and law together."""
         value = math.log(self.efficiency.teff) if not self.limit else math.nan
-        return drawn(value, self.draws, self.df, len(self.teff_by_seed))
+        return estimate_from_draws(value, self.draws, self.df, len(self.teff_by_seed))
 
 
-def drawn(value: float, draws: Floats, df: float, seeds: int) -> Estimate:
+def estimate_from_draws(value: float, draws: Floats, df: float, seeds: int) -> Estimate:
     """Returns an estimate of resampled draws; without spread for one seed, or outside the law.
 
     Draws that left the law's range have no log. Where more than one in twenty did, the rest
@@ -140,7 +140,7 @@ def drawn(value: float, draws: Floats, df: float, seeds: int) -> Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Condition:
+class LanguageCondition:
     """A language of a cell, over its seeds."""
 
     cell: str
@@ -150,7 +150,9 @@ class Condition:
     observations: Sequence[Observation]
     plain: bool  # its text is as it was written, so that it can be held against baselines
     log_ppl: Estimate  # variance pooled over the cells of a size
-    worths: Mapping[tuple[str, str], Worth]  # (kind of baseline, part of the loss) -> worth
+    worths: Mapping[
+        tuple[str, str], EfficiencyEstimate
+    ]  # (kind of baseline, part of the loss) -> worth
     no_law: Mapping[str, str]  # kind of baseline -> why there is no law
     placebo: str = ""  # the cell of the placebo with its ratio
     beyond_placebo: Estimate | None = None  # its loss minus the placebo's, in nats
@@ -184,7 +186,7 @@ class Condition:
 
 
 @dataclasses.dataclass(frozen=True)
-class Aligned:
+class CellAlignment:
     """How alike the runs of a cell treat two languages, by one measure."""
 
     cell: str
@@ -208,7 +210,7 @@ class Aligned:
 class NeededRun:
     """A baseline that would be needed, and is not in the study."""
 
-    group: Group
+    group: BaselineGroup
     run: efficiency.MissingBaseline
 
 
@@ -216,51 +218,57 @@ class NeededRun:
 class Effects:
     """All that a study measured, before anything is claimed."""
 
-    laws: Mapping[tuple[Group, str], FittedLaw]
-    conditions: Sequence[Condition]
-    alignments: Sequence[Aligned]
+    laws: Mapping[tuple[BaselineGroup, str], FittedLaw]
+    conditions: Sequence[LanguageCondition]
+    alignments: Sequence[CellAlignment]
     needed: Sequence[NeededRun]
     dropped: Sequence[str]  # runs that are done and whose loss is not finite
 
-    def condition(self, cell: str, language: str) -> Condition | None:
+    def condition(self, cell: str, language: str) -> LanguageCondition | None:
         return next((c for c in self.conditions if (c.cell, c.language) == (cell, language)), None)
 
-    def alignment(self, cell: str, pair: str, measure: str) -> Aligned | None:
+    def alignment(self, cell: str, pair: str, measure: str) -> CellAlignment | None:
         wanted = (cell, pair, measure)
         return next((a for a in self.alignments if (a.cell, a.pair, a.measure) == wanted), None)
 
 
-def measure(table: StudyTable, *, resamples: int = RESAMPLES) -> Effects:
+def measure_effects(table: StudyTable, *, resamples: int = RESAMPLES) -> Effects:
     """Returns what a study's finished runs are worth; empty where none has finished.
 
     Args:
       table: of the study, finished or not.
       resamples: of runs, for the intervals that refit the laws.
     """
-    finite = [row for row in table.observations if all(math.isfinite(_part(row, p)) for p in PARTS)]
+    finite = [
+        row
+        for row in table.observations
+        if all(math.isfinite(_get_loss_part(row, p)) for p in PARTS)
+    ]
     dropped = sorted({row.run for row in table.observations} - {row.run for row in finite})
     finite = [row for row in finite if row.run not in dropped]
-    cells = _cells(finite)
+    cells = _group_rows_by_cell(finite)
     configs = {key: table.runs[rows[0].run].config for key, rows in cells.items()}
-    laws, worths, no_law = _worths(table, cells, configs, finite, resamples)
-    placebos = _placebos(configs, cells)
-    laws = _over_sizes(table, laws)
+    laws, worths, no_law = _estimate_efficiencies(table, cells, configs, finite, resamples)
+    placebos = _find_placebos(configs, cells)
+    laws = _add_over_sizes_errors(table, laws)
     conditions = []
-    scatter = _scatter(cells)
+    scatter = _pool_log_perplexities(cells)
     for (cell, language), rows in cells.items():
         key = (cell, language)
         placebo = placebos.get(key, "")
         beyond = None
         if placebo:
-            beyond = statistics.difference(_losses(rows), _losses(cells[placebo, language]))
+            beyond = statistics.estimate_difference(
+                _collect_losses(rows), _collect_losses(cells[placebo, language])
+            )
         conditions.append(
-            Condition(
+            LanguageCondition(
                 cell=cell,
                 kind=rows[0].kind,
                 language=language,
                 config=configs[key],
                 observations=rows,
-                plain=is_plain(configs[key], language),
+                plain=has_plain_text(configs[key], language),
                 log_ppl=scatter[key],
                 worths=worths.get(key, {}),
                 no_law=no_law.get(key, {}),
@@ -268,11 +276,13 @@ def measure(table: StudyTable, *, resamples: int = RESAMPLES) -> Effects:
                 beyond_placebo=beyond,
             )
         )
-    alignments = _alignments(table, {cell: name for (cell, _), name in placebos.items()}, dropped)
-    return Effects(laws, conditions, alignments, _needed(table, conditions), dropped)
+    alignments = _estimate_alignments(
+        table, {cell: name for (cell, _), name in placebos.items()}, dropped
+    )
+    return Effects(laws, conditions, alignments, _list_needed_runs(table, conditions), dropped)
 
 
-def _part(row: Observation, part: str) -> float:
+def _get_loss_part(row: Observation, part: str) -> float:
     return getattr(row, part)
 
 
@@ -280,29 +290,29 @@ Key = tuple[str, str]  # cell, language
 Cells = Mapping[Key, Sequence[Observation]]
 
 
-def _cells(rows: Iterable[Observation]) -> dict[Key, list[Observation]]:
+def _group_rows_by_cell(rows: Iterable[Observation]) -> dict[Key, list[Observation]]:
     found: dict[Key, list[Observation]] = {}
     for row in rows:
         found.setdefault((row.cell, row.language), []).append(row)
     return found
 
 
-def _losses(rows: Sequence[Observation], part: str = "loss") -> dict[int, float]:
-    return {row.seed: _part(row, part) for row in rows}
+def _collect_losses(rows: Sequence[Observation], part: str = "loss") -> dict[int, float]:
+    return {row.seed: _get_loss_part(row, part) for row in rows}
 
 
-def is_plain(config: Config, language: str) -> bool:
+def has_plain_text(config: Config, language: str) -> bool:
     """Says whether a language's text is as it was written, not shuffled for a placebo."""
     return config.languages[language].words == "as_written"
 
 
-def source_of(config: Config, language: str) -> str:
+def find_text_source(config: Config, language: str) -> str:
     """Returns whose text a language is: a clone's is its parent's."""
     found = config.languages[language]
     return found.source or config.languages[found.clone_of].source
 
 
-def _scatter(cells: Cells) -> dict[Key, Estimate]:
+def _pool_log_perplexities(cells: Cells) -> dict[Key, Estimate]:
     """Returns each cell's mean log perplexity, variance pooled over cells of a size.
 
     Languages of one run share its noise, so that each tag is pooled by itself.
@@ -317,7 +327,7 @@ def _scatter(cells: Cells) -> dict[Key, Estimate]:
             str(place): [math.exp(min(row.loss, 700.0)) for row in cells[key]]
             for place, key in enumerate(keys)
         }
-        pooled = statistics.pooled_log_estimates(ppl)
+        pooled = statistics.pool_log_estimates(ppl)
         found |= {key: pooled[str(place)] for place, key in enumerate(keys)}
     return found
 
@@ -325,7 +335,7 @@ def _scatter(cells: Cells) -> dict[Key, Estimate]:
 # Baselines and their laws.
 
 
-def baseline_runs(table: StudyTable, group: Group) -> list[str]:
+def list_baseline_runs(table: StudyTable, group: BaselineGroup) -> list[str]:
     """Returns the runs that a group has in the study, done or not.
 
     A monolingual run of a mixture's steps and batch is one with all of its tokens of any kind
@@ -341,11 +351,11 @@ def baseline_runs(table: StudyTable, group: Group) -> list[str]:
         spec, config = run.spec, run.config
         if spec.kind not in grid.BASELINES:
             continue
-        source = source_of(config, _only(config))
-        alone = Group.of(config, source, spec.kind)
+        source = find_text_source(config, _find_only_language(config))
+        alone = BaselineGroup.of(config, source, spec.kind)
         whole = (
             group.kind in ("matched", "epochs")
-            and alone == Group(group.source, group.size, "monolingual")
+            and alone == BaselineGroup(group.source, group.size, "monolingual")
             and config.steps == group.shape
             and config.batch_size in batches
         )
@@ -354,29 +364,29 @@ def baseline_runs(table: StudyTable, group: Group) -> list[str]:
     return found
 
 
-def _only(config: Config) -> str:
+def _find_only_language(config: Config) -> str:
     """Returns the language that a baseline is trained on."""
     return next(tag for tag in config.tags if config.mixture.ratio.get(tag))
 
 
-def run_tokens(table: StudyTable, name: str) -> int:
-    return costs.training_tokens(table.runs[name].config)
+def count_baseline_tokens(table: StudyTable, name: str) -> int:
+    return costs.count_training_tokens(table.runs[name].config)
 
 
-def nearest_baseline(table: StudyTable, group: Group, own_tokens: float) -> str:
+def find_nearest_baseline(table: StudyTable, group: BaselineGroup, own_tokens: float) -> str:
     """Returns the run of a group whose tokens are nearest to a language's.
 
     A batch has whole sequences and a run has whole steps, so few are equal. The name is "" where
     none is within `grid.NEAR`.
     """
-    tokens = {name: run_tokens(table, name) for name in baseline_runs(table, group)}
+    tokens = {name: count_baseline_tokens(table, name) for name in list_baseline_runs(table, group)}
     near = [
         name for name, count in tokens.items() if abs(count - own_tokens) <= grid.NEAR * own_tokens
     ]
     return min(near, key=lambda name: abs(tokens[name] - own_tokens), default="")
 
 
-def study_kinds(table: StudyTable) -> list[str]:
+def list_baseline_kinds(table: StudyTable) -> list[str]:
     """Returns the kinds of baseline that a study has or claims something of."""
     kinds = {run.spec.kind for run in table.runs.values()}
     for claim in table.claims.values():
@@ -385,45 +395,47 @@ def study_kinds(table: StudyTable) -> list[str]:
     return [k for k in grid.BASELINES if k in kinds] or ["monolingual", "matched"]
 
 
-def _worths(
+def _estimate_efficiencies(
     table: StudyTable,
     cells: Cells,
     configs: Mapping[Key, Config],
     rows: Sequence[Observation],
     resamples: int,
 ) -> tuple[
-    dict[tuple[Group, str], FittedLaw],
-    dict[Key, dict[tuple[str, str], Worth]],
+    dict[tuple[BaselineGroup, str], FittedLaw],
+    dict[Key, dict[tuple[str, str], EfficiencyEstimate]],
     dict[Key, dict[str, str]],
 ]:
     """Fits the laws that are needed, and reads them at every language of a mixture."""
-    readers: dict[Group, list[Key]] = {}
-    kinds = study_kinds(table)
+    readers: dict[BaselineGroup, list[Key]] = {}
+    kinds = list_baseline_kinds(table)
     for key, found in cells.items():
-        if found[0].kind in grid.BASELINES or not is_plain(configs[key], key[1]):
+        if found[0].kind in grid.BASELINES or not has_plain_text(configs[key], key[1]):
             continue
         for kind in kinds:
-            readers.setdefault(Group.of(configs[key], found[0].source, kind), []).append(key)
+            readers.setdefault(BaselineGroup.of(configs[key], found[0].source, kind), []).append(
+                key
+            )
     # Baselines alone have laws to show too.
     for found in cells.values():
         if found[0].kind in grid.BASELINES:
             config = table.runs[found[0].run].config
-            readers.setdefault(Group.of(config, found[0].source, found[0].kind), [])
-    laws: dict[tuple[Group, str], FittedLaw] = {}
-    worths: dict[Key, dict[tuple[str, str], Worth]] = {}
+            readers.setdefault(BaselineGroup.of(config, found[0].source, found[0].kind), [])
+    laws: dict[tuple[BaselineGroup, str], FittedLaw] = {}
+    worths: dict[Key, dict[tuple[str, str], EfficiencyEstimate]] = {}
     no_law: dict[Key, dict[str, str]] = {}
     by_run: dict[str, list[Observation]] = {}
     for row in rows:
         by_run.setdefault(row.run, []).append(row)
     for group in sorted(readers):
-        members = [row for name in baseline_runs(table, group) for row in by_run.get(name, ())]
+        members = [row for name in list_baseline_runs(table, group) for row in by_run.get(name, ())]
         # Its baselines spend nothing on telling the language, so that one law serves for the
         # loss and for what is lost within the language.
         nats = any(row.language_nats > _NO_NATS for row in members)
         shared = {part: (part,) for part in PARTS} if nats else {"loss": ("loss", "loss_own")}
         mine = {key: cells[key] for key in readers[group]}
         for part, read in shared.items():
-            law, read_off = _read(table, group, part, members, mine, read, resamples)
+            law, read_off = _fit_and_read_law(table, group, part, members, mine, read, resamples)
             if members:
                 laws[group, part] = law
             for (key, name), worth in read_off.items():
@@ -434,18 +446,19 @@ def _worths(
     return laws, worths, no_law
 
 
-def _read(
+def _fit_and_read_law(
     table: StudyTable,
-    group: Group,
+    group: BaselineGroup,
     part: str,
     members: Sequence[Observation],
     cells: Cells,
     read: Sequence[str],
     resamples: int,
-) -> tuple[FittedLaw, dict[tuple[Key, str], Worth]]:
+) -> tuple[FittedLaw, dict[tuple[Key, str], EfficiencyEstimate]]:
     """Fits a part's law to a group, and reads it at some parts of the loss of cells."""
-    baselines: list[statistics.Cell] = [
-        statistics.Cell(_losses(found, part), found[0].tokens) for found in _cells(members).values()
+    baselines: list[statistics.CellLosses] = [
+        statistics.CellLosses(_collect_losses(found, part), found[0].tokens)
+        for found in _group_rows_by_cell(members).values()
     ]
     read_at = {
         f"{cell} {language} {name}": ((cell, language), name)
@@ -453,8 +466,8 @@ def _read(
         for name in read
     }
     mixtures = {
-        label: statistics.Cell(
-            _losses(cells[key], name), cells[key][0].tokens, cells[key][0].other_tokens
+        label: statistics.CellLosses(
+            _collect_losses(cells[key], name), cells[key][0].tokens, cells[key][0].other_tokens
         )
         for label, (key, name) in read_at.items()
     }
@@ -466,33 +479,36 @@ def _read(
         )
     except ValueError as error:
         return FittedLaw(group, part, members, None, str(error)), {}
-    reference, missed = _reference(table, members, part)
+    reference, missed = _fit_reference_law(table, members, part)
     law = FittedLaw(
         group, part, members, resampled.choice, "", resampled.families, reference, missed
     )
-    worths = {read_at[label]: _worth(law, label, mixtures[label], resampled) for label in mixtures}
-    pooled = _pooled({label: worths[read_at[label]].teff_by_seed for label in mixtures})
+    worths = {
+        read_at[label]: _make_efficiency_estimate(law, label, mixtures[label], resampled)
+        for label in mixtures
+    }
+    pooled = _pool_log_teff({label: worths[read_at[label]].teff_by_seed for label in mixtures})
     return law, {
         read_at[label]: dataclasses.replace(worths[read_at[label]], log_teff=pooled.get(label))
         for label in mixtures
     }
 
 
-def _reference(
+def _fit_reference_law(
     table: StudyTable, members: Sequence[Observation], part: str
 ) -> tuple[ReferenceLaw | None, float]:
-    tokens, losses = [row.tokens for row in members], [_part(row, part) for row in members]
+    tokens, losses = [row.tokens for row in members], [_get_loss_part(row, part) for row in members]
     try:
-        choice = efficiency.choose(tokens, losses, table.unit_tokens, _REFERENCE)
+        choice = efficiency.choose_law(tokens, losses, table.unit_tokens, _REFERENCE)
     except ValueError:
         return None, math.nan
     assert isinstance(choice.law, ReferenceLaw)
     return choice.law, choice.error
 
 
-def _over_sizes(
-    table: StudyTable, laws: Mapping[tuple[Group, str], FittedLaw]
-) -> dict[tuple[Group, str], FittedLaw]:
+def _add_over_sizes_errors(
+    table: StudyTable, laws: Mapping[tuple[BaselineGroup, str], FittedLaw]
+) -> dict[tuple[BaselineGroup, str], FittedLaw]:
     """Adds how well the law of short baselines over all sizes predicts left-out ones.
 
     It is held beside, and not among what is chosen from: a fit takes too long for resamples.
@@ -509,7 +525,7 @@ def _over_sizes(
         ]
         if (group.kind, part) != ("monolingual", "loss") or not others or law.choice is None:
             continue
-        family = efficiency.chinchilla_family(
+        family = efficiency.make_chinchilla_family(
             law.observations[0].parameters,
             [row.parameters for row in others],
             [row.tokens for row in others],
@@ -518,14 +534,16 @@ def _over_sizes(
         tokens = [row.tokens for row in law.observations]
         losses = [row.loss for row in law.observations]
         try:
-            choice = efficiency.choose(tokens, losses, table.unit_tokens, {"sizes": family})
+            choice = efficiency.choose_law(tokens, losses, table.unit_tokens, {"sizes": family})
         except ValueError:
             continue
         found[key] = dataclasses.replace(law, over_sizes_error=choice.error)
     return found
 
 
-def _worth(law: FittedLaw, label: str, cell: statistics.Cell, resampled: Resampled) -> Worth:
+def _make_efficiency_estimate(
+    law: FittedLaw, label: str, cell: statistics.CellLosses, resampled: ResampledEfficiency
+) -> EfficiencyEstimate:
     fitted: Law = resampled.choice.law
     found = resampled.efficiency[label]
     own = found.own_tokens
@@ -536,7 +554,7 @@ def _worth(law: FittedLaw, label: str, cell: statistics.Cell, resampled: Resampl
     reference = math.nan
     if law.reference is not None:
         reference = float(law.reference.tokens_or_limit(found.loss)) / own
-    return Worth(
+    return EfficiencyEstimate(
         law=law,
         efficiency=found,
         teff_by_seed=by_seed,
@@ -549,38 +567,38 @@ def _worth(law: FittedLaw, label: str, cell: statistics.Cell, resampled: Resampl
     )
 
 
-def _pooled(cells: Mapping[str, Mapping[int, float]]) -> dict[str, Estimate]:
+def _pool_log_teff(cells: Mapping[str, Mapping[int, float]]) -> dict[str, Estimate]:
     """Returns log TEff over seeds, of the cells whose runs are all within the law's range."""
     inside = {
         label: list(values.values())
         for label, values in cells.items()
         if all(0 < value < math.inf for value in values.values())
     }
-    return statistics.pooled_log_estimates(inside)
+    return statistics.pool_log_estimates(inside)
 
 
 # Placebos.
 
 
-def _ratio_of(config: Config) -> tuple:
+def _make_placebo_key(config: Config) -> tuple:
     """Returns what a cell and its placebo have in common."""
     model = config.model
-    asked = tuple(sorted(costs.tokens(config).items()))
+    asked = tuple(sorted(costs.count_language_tokens(config).items()))
     return model.N, model.D, model.L, config.steps, config.batch_size, asked, config.mixture.stages
 
 
-def _placebos(configs: Mapping[Key, Config], cells: Cells) -> dict[Key, str]:
+def _find_placebos(configs: Mapping[Key, Config], cells: Cells) -> dict[Key, str]:
     """Returns the placebo cell of each language that has one with the same ratio."""
     offered = [
-        (cell, language, _ratio_of(configs[cell, language]))
+        (cell, language, _make_placebo_key(configs[cell, language]))
         for (cell, language), rows in cells.items()
-        if rows[0].kind == "placebo" and is_plain(configs[cell, language], language)
+        if rows[0].kind == "placebo" and has_plain_text(configs[cell, language], language)
     ]
     found = {}
     for (cell, language), rows in cells.items():
         if rows[0].kind in ("placebo", *grid.BASELINES):
             continue
-        mine = _ratio_of(configs[cell, language])
+        mine = _make_placebo_key(configs[cell, language])
         for placebo, tag, ratio in offered:
             if tag == language and ratio == mine and (cell, language) not in found:
                 found[cell, language] = placebo
@@ -590,10 +608,10 @@ def _placebos(configs: Mapping[Key, Config], cells: Cells) -> dict[Key, str]:
 # Alignment.
 
 
-def _alignments(
+def _estimate_alignments(
     table: StudyTable, placebos: Mapping[str, str], dropped: Sequence[str]
-) -> list[Aligned]:
-    rows: dict[tuple[str, str, str], dict[int, list[Alignment]]] = {}
+) -> list[CellAlignment]:
+    rows: dict[tuple[str, str, str], dict[int, list[AlignmentObservation]]] = {}
     for row in table.alignments:
         between = 0 < row.layer < row.layers - 1
         # Retrieval means nothing beside an unknown chance, as of earlier runs.
@@ -602,12 +620,12 @@ def _alignments(
         if wanted and row.run not in dropped:
             by_seed = rows.setdefault((row.cell, row.pair, row.measure), {})
             by_seed.setdefault(row.seed, []).append(row)
-    found: dict[tuple[str, str, str], Aligned] = {}
+    found: dict[tuple[str, str, str], CellAlignment] = {}
     for key, by_seed in rows.items():
         first = next(iter(by_seed.values()))[0]
-        baselines = _means(by_seed, lambda row: row.baseline)
-        values = _means(by_seed, lambda row: row.value)
-        made = Aligned(
+        baselines = _average_by_seed(by_seed, lambda row: row.baseline)
+        values = _average_by_seed(by_seed, lambda row: row.value)
+        made = CellAlignment(
             cell=first.cell,
             kind=first.kind,
             config=table.runs[first.run].config,
@@ -618,18 +636,19 @@ def _alignments(
             excess=Estimate(math.nan, math.nan, 0, 0, "unrepeated"),
         )
         excess = made.excess_by_seed
-        against_none = statistics.difference(excess, dict.fromkeys(excess, 0.0))
+        against_none = statistics.estimate_difference(excess, dict.fromkeys(excess, 0.0))
         found[key] = dataclasses.replace(made, excess=against_none)
     for key, made in found.items():
         placebo = found.get((placebos.get(made.cell, ""), made.pair, made.measure))
         if placebo is not None:
-            beyond = statistics.difference(made.excess_by_seed, placebo.excess_by_seed)
+            beyond = statistics.estimate_difference(made.excess_by_seed, placebo.excess_by_seed)
             found[key] = dataclasses.replace(made, placebo=placebo.cell, beyond_placebo=beyond)
     return list(found.values())
 
 
-def _means(
-    by_seed: Mapping[int, Sequence[Alignment]], read: Callable[[Alignment], float]
+def _average_by_seed(
+    by_seed: Mapping[int, Sequence[AlignmentObservation]],
+    read: Callable[[AlignmentObservation], float],
 ) -> dict[int, float]:
     return {s: plain_statistics.fmean(read(row) for row in rows) for s, rows in by_seed.items()}
 
@@ -637,19 +656,21 @@ def _means(
 # What is missing.
 
 
-def _needed(table: StudyTable, conditions: Sequence[Condition]) -> list[NeededRun]:
+def _list_needed_runs(
+    table: StudyTable, conditions: Sequence[LanguageCondition]
+) -> list[NeededRun]:
     """Returns the baselines that would bring every use of a law between its points.
 
     Those that the study has planned count as there: they are yet to be run, not to be added.
     """
-    wanted: dict[Group, list[float]] = {}
-    seeds: dict[Group, int] = {}
-    flops: dict[Group, float] = {}
+    wanted: dict[BaselineGroup, list[float]] = {}
+    seeds: dict[BaselineGroup, int] = {}
+    flops: dict[BaselineGroup, float] = {}
     for condition in conditions:
         if condition.kind in (*grid.BASELINES, "sweep") or not condition.plain:
             continue
-        for kind in study_kinds(table):
-            group = Group.of(condition.config, condition.first.source, kind)
+        for kind in list_baseline_kinds(table):
+            group = BaselineGroup.of(condition.config, condition.first.source, kind)
             here = wanted.setdefault(group, [])
             here.append(condition.first.tokens)
             worth = condition.worths.get((kind, "loss"))
@@ -657,22 +678,32 @@ def _needed(table: StudyTable, conditions: Sequence[Condition]) -> list[NeededRu
             if worth is not None and worth.limit != "below":
                 here.append(math.inf if worth.limit else worth.efficiency.mlte)
             seeds[group] = max(seeds.get(group, 1), condition.seeds)
-            flops[group] = _flops_alone(table, condition, group)
+            flops[group] = _find_flops_per_token(table, condition, group)
     found = []
     for group, tokens in sorted(wanted.items()):
-        have = [float(run_tokens(table, name)) for name in baseline_runs(table, group)]
-        for run in efficiency.missing_baselines(tokens, have, flops[group], seeds[group]):
+        have = [
+            float(count_baseline_tokens(table, name)) for name in list_baseline_runs(table, group)
+        ]
+        for run in efficiency.list_missing_baselines(tokens, have, flops[group], seeds[group]):
             # Next to a baseline another one tells nothing new.
             if all(abs(math.log(run.tokens / there)) > _NEXT for there in have):
                 found.append(NeededRun(group, run))
     return found
 
 
-def _flops_alone(table: StudyTable, condition: Condition, group: Group) -> float:
+def _find_flops_per_token(
+    table: StudyTable, condition: LanguageCondition, group: BaselineGroup
+) -> float:
     """Returns the FLOPs per token of a baseline: as in the study's own, or else the mixture's."""
     for run in table.runs.values():
         if run.spec.kind in grid.BASELINES and (run.spec.kind == "wide") == (group.kind == "wide"):
-            found = Group.of(run.config, source_of(run.config, _only(run.config)), group.kind)
+            found = BaselineGroup.of(
+                run.config,
+                find_text_source(run.config, _find_only_language(run.config)),
+                group.kind,
+            )
             if (found.source, found.size) == (group.source, group.size):
-                return costs.flops_per_token(run.config.model, costs.vocab_size(run.config))
+                return costs.compute_flops_per_token(
+                    run.config.model, costs.compute_vocab_size(run.config)
+                )
     return condition.first.flops_per_token

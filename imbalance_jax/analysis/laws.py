@@ -3,8 +3,8 @@
 A law says what loss a monolingual model reaches on so many tokens. Read backwards it
 turns the loss that a language reached in a mixture into tokens of monolingual text
 (MLTE), and those over the tokens it was trained on are its efficiency (TEff).
-`choose` fits several families of laws and keeps the one that predicts held-out
-baselines best; `efficiency` reads a law. Everything here is a pure function of numbers:
+`choose_law` fits several families of laws and keeps the one that predicts held-out
+baselines best; `compute_efficiency` reads a law. Everything here is a pure function of numbers:
 losses are in nats per token, laws belong to one source of text and, except
 `ChinchillaLaw`, to one size of model.
 """
@@ -150,7 +150,7 @@ class ReferenceLaw(Law):
         tokens and loss are arrays of one length, a run each. Raises ValueError where
         the fit does not converge or its loss rises with the tokens.
         """
-        tokens, loss = _points(tokens, loss, 3)
+        tokens, loss = _validate_points(tokens, loss, 3)
         law = lambda x, a, b, c: c - a * x**-b
         with np.errstate(all="ignore"):
             try:
@@ -189,16 +189,16 @@ class BoundedLaw(Law):
         For a given beta the best E and A are known in closed form, so that only beta is
         searched: over a grid of its whole range, then ever closer around the best one.
         """
-        tokens, loss = _points(tokens, loss, 3)
+        tokens, loss = _validate_points(tokens, loss, 3)
         log_x = np.log(tokens / unit_tokens)
         centre = log_x.mean()
         betas = _GRID
         for _ in range(7):  # each round narrows the bracket by 15; the last is a billionth
-            best = int(np.argmin(_best_line(betas, log_x - centre, loss)[0]))
+            best = int(np.argmin(_fit_best_line(betas, log_x - centre, loss)[0]))
             beta = betas[best]
             bracket = betas[max(best - 1, 0)], betas[min(best + 1, len(betas) - 1)]
             betas = np.linspace(*bracket, 32)
-        _, [E], [A] = _best_line(np.array([beta]), log_x - centre, loss)
+        _, [E], [A] = _fit_best_line(np.array([beta]), log_x - centre, loss)
         if not A > 0:
             raise ValueError(_RISES)
         A *= np.exp(beta * centre)
@@ -206,7 +206,7 @@ class BoundedLaw(Law):
         return cls(E=float(E), A=float(A), beta=float(beta), unit_tokens=unit_tokens, fitted=ends)
 
 
-def _best_line(beta: Floats, log_x: Floats, loss: Floats) -> tuple[Floats, Floats, Floats]:
+def _fit_best_line(beta: Floats, log_x: Floats, loss: Floats) -> tuple[Floats, Floats, Floats]:
     """Returns squared error, E >= 0 and A of the best loss = E + A x^-beta for each beta."""
     power = np.exp(-beta[:, None] * log_x)
     mean = power.mean(axis=1)
@@ -269,7 +269,7 @@ class InterpolatedLaw(Law):
     @classmethod
     def fit(cls, tokens: npt.ArrayLike, loss: npt.ArrayLike, unit_tokens: float = T) -> Self:
         """Returns the curve. Raises ValueError if no loss falls between two token counts."""
-        tokens, loss = _points(tokens, loss, 2)
+        tokens, loss = _validate_points(tokens, loss, 2)
         if np.any(loss <= 0):
             raise ValueError(
                 f"An interpolated law needs losses above 0, but one is {loss.min():.4g}. "
@@ -333,7 +333,7 @@ class ChinchillaLaw:
 
         Raises ValueError with fewer than two sizes, or if loss rises with tokens.
         """
-        tokens, loss = _points(tokens, loss, 2)
+        tokens, loss = _validate_points(tokens, loss, 2)
         parameters = np.asarray(parameters, float)
         if parameters.shape != tokens.shape or len(np.unique(parameters)) < 2:
             raise ValueError(
@@ -379,7 +379,9 @@ _RISES = (
 )
 
 
-def _points(tokens: npt.ArrayLike, loss: npt.ArrayLike, distinct: int) -> tuple[Floats, Floats]:
+def _validate_points(
+    tokens: npt.ArrayLike, loss: npt.ArrayLike, distinct: int
+) -> tuple[Floats, Floats]:
     """Returns both as arrays, with enough distinct token counts to fit to."""
     tokens, loss = np.asarray(tokens, float), np.asarray(loss, float)
     if tokens.ndim != 1 or tokens.shape != loss.shape:
@@ -402,7 +404,7 @@ def _points(tokens: npt.ArrayLike, loss: npt.ArrayLike, distinct: int) -> tuple[
     return tokens, loss
 
 
-def parameter_intervals(
+def estimate_parameter_intervals(
     law: Law, tokens: npt.ArrayLike, loss: npt.ArrayLike, confidence: float = 0.95
 ) -> dict[str, tuple[float, float]]:
     """Returns an interval for each parameter of a reference or bounded law.
@@ -411,7 +413,7 @@ def parameter_intervals(
     least squares, which take the runs' scatter around the law to be noise alone: they
     are too narrow where the law's form is wrong. nan without more runs than parameters.
     """
-    tokens, loss = _points(tokens, loss, len(law.names))
+    tokens, loss = _validate_points(tokens, loss, len(law.names))
     residuals = law.fitted_scale(loss) - law.fitted_scale(law.loss(tokens))
     columns = []
     for name in law.names:
@@ -436,27 +438,27 @@ def parameter_intervals(
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class LawFamily:
     """A form of law: how many parameters it has and what fits it to tokens and losses."""
 
     parameters: int
     fit: Callable[[Floats, Floats, float], Law]
 
 
-FAMILIES: Mapping[str, Family] = {
-    "bounded": Family(3, BoundedLaw.fit),
-    "interpolated": Family(2, InterpolatedLaw.fit),
-    "reference": Family(3, ReferenceLaw.fit),
+FAMILIES: Mapping[str, LawFamily] = {
+    "bounded": LawFamily(3, BoundedLaw.fit),
+    "interpolated": LawFamily(2, InterpolatedLaw.fit),
+    "reference": LawFamily(3, ReferenceLaw.fit),
 }
 
 
-def chinchilla_family(
+def make_chinchilla_family(
     parameters: float,
     other_parameters: Sequence[float],
     other_tokens: Sequence[float],
     other_loss: Sequence[float],
-) -> Family:
-    """Returns a family for `choose` that borrows the baselines of other sizes.
+) -> LawFamily:
+    """Returns a family for `choose_law` that borrows the baselines of other sizes.
 
     parameters is the size that the law is wanted for; the other three have an entry per
     baseline run of another size.
@@ -473,11 +475,11 @@ def chinchilla_family(
         ends = (float(tokens.min()), float(tokens.max()))
         return dataclasses.replace(law.at(parameters), fitted=ends)
 
-    return Family(1, fit)
+    return LawFamily(1, fit)
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class LawChoice:
     """The law that predicted held-out baselines best, and how all families did.
 
     Errors are in nats, that is in log perplexity: 0.01 is 1 % of a perplexity.
@@ -495,14 +497,14 @@ class Choice:
         return self.errors.get(self.family, np.nan)
 
 
-def choose(
+def choose_law(
     tokens: npt.ArrayLike,
     loss: npt.ArrayLike,
     unit_tokens: float = T,
-    families: Mapping[str, Family] = FAMILIES,
+    families: Mapping[str, LawFamily] = FAMILIES,
     *,
     measure: bool = True,
-) -> Choice:
+) -> LawChoice:
     """Fits each family and takes the one that predicts left-out baselines best.
 
     tokens and loss have an entry per monolingual run. Every distinct number of tokens
@@ -514,7 +516,7 @@ def choose(
     the errors that it does not need. Raises ValueError where there are fewer than two
     counts, or where no family fits.
     """
-    tokens, loss = _points(tokens, loss, 2)
+    tokens, loss = _validate_points(tokens, loss, 2)
     counts = np.unique(tokens)
     errors: dict[str, float] = {}
     end_errors: dict[str, float] = {}
@@ -534,20 +536,20 @@ def choose(
             left_out[name] = str(error)
             continue
         if not few and (measure or len(families) > 1):
-            missed = _left_out_errors(family, tokens, loss, unit_tokens, counts[1:-1])
+            missed = _measure_left_out_errors(family, tokens, loss, unit_tokens, counts[1:-1])
             errors[name] = float(np.sqrt(np.mean(missed**2)))
         if not few and measure:
-            missed = _left_out_errors(family, tokens, loss, unit_tokens, counts[[0, -1]])
+            missed = _measure_left_out_errors(family, tokens, loss, unit_tokens, counts[[0, -1]])
             end_errors[name] = float(np.abs(missed).max())
     if not laws:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise ValueError(f"No law fits the baselines at {len(counts)} token counts. {reasons}")
     best = min(laws, key=lambda name: errors.get(name, np.inf))
-    return Choice(laws[best], best, errors, end_errors, left_out)
+    return LawChoice(laws[best], best, errors, end_errors, left_out)
 
 
-def _left_out_errors(
-    family: Family, tokens: Floats, loss: Floats, unit_tokens: float, counts: Floats
+def _measure_left_out_errors(
+    family: LawFamily, tokens: Floats, loss: Floats, unit_tokens: float, counts: Floats
 ) -> Floats:
     """Returns predicted minus mean loss at each of counts; inf where the others fit no law."""
     missed = []
@@ -587,7 +589,7 @@ class Efficiency:
         return (self.mlte - self.own_tokens) / self.other_tokens if self.other_tokens else np.nan
 
 
-def efficiency(law: Law, loss: float, own_tokens: float, other_tokens: float) -> Efficiency:
+def compute_efficiency(law: Law, loss: float, own_tokens: float, other_tokens: float) -> Efficiency:
     """Reads a law at a language's loss. Raises LawRangeError where the law never takes it.
 
     Any part of the loss can be given, with a law fitted to that part of the baselines.
@@ -595,17 +597,17 @@ def efficiency(law: Law, loss: float, own_tokens: float, other_tokens: float) ->
     loss_own = loss, so there hold loss_own against the plain law; language_nats has a
     law only over baselines with the mixture's vocabulary (kind "wide").
     """
-    return _efficiency(law, loss, float(law.tokens(loss)), own_tokens, other_tokens)
+    return _build_efficiency(law, loss, float(law.tokens(loss)), own_tokens, other_tokens)
 
 
-def efficiency_or_limit(
+def compute_efficiency_or_limit(
     law: Law, loss: float, own_tokens: float, other_tokens: float
 ) -> Efficiency:
-    """As `efficiency`, with an MLTE of inf or 0 where the law never takes the loss."""
-    return _efficiency(law, loss, float(law.tokens_or_limit(loss)), own_tokens, other_tokens)
+    """As `compute_efficiency`, with an MLTE of inf or 0 where the law never takes the loss."""
+    return _build_efficiency(law, loss, float(law.tokens_or_limit(loss)), own_tokens, other_tokens)
 
 
-def _efficiency(
+def _build_efficiency(
     law: Law, loss: float, mlte: float, own_tokens: float, other_tokens: float
 ) -> Efficiency:
     return Efficiency(
@@ -628,7 +630,7 @@ class MissingBaseline:
     reason: str
 
 
-def missing_baselines(
+def list_missing_baselines(
     wanted: Sequence[float],
     have: Sequence[float],
     flops_per_token: float = np.nan,

@@ -17,13 +17,13 @@ from scipy import stats
 
 from imbalance_jax.analysis.laws import (
     FAMILIES,
-    Choice,
     Efficiency,
-    Family,
     Floats,
+    LawChoice,
+    LawFamily,
     T,
-    choose,
-    efficiency_or_limit,
+    choose_law,
+    compute_efficiency_or_limit,
 )
 
 Interval = tuple[float, float]
@@ -71,7 +71,7 @@ class Estimate:
         return 2 * min(above, 1 - above)
 
 
-def pooled_log_estimates(cells: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
+def pool_log_estimates(cells: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
     """Returns the mean log of each cell's runs, with the variance pooled over all cells.
 
     The runs of a cell are positive values, one per seed. The degrees of freedom are
@@ -79,7 +79,7 @@ def pooled_log_estimates(cells: Mapping[str, Sequence[float]]) -> dict[str, Esti
     cell has two runs there is none to borrow. Raises ValueError on values that have no
     log. `exp_interval` of an estimate is the interval of the cell's geometric mean.
     """
-    logs = {name: _logs(name, values) for name, values in cells.items()}
+    logs = {name: _compute_logs(name, values) for name, values in cells.items()}
     df = sum(len(values) - 1 for values in logs.values())
     if not df:
         return {
@@ -95,7 +95,7 @@ def pooled_log_estimates(cells: Mapping[str, Sequence[float]]) -> dict[str, Esti
     }
 
 
-def _logs(name: str, values: Sequence[float]) -> Floats:
+def _compute_logs(name: str, values: Sequence[float]) -> Floats:
     found = np.asarray(values, float)
     if not len(found) or not np.all(np.isfinite(found) & (found > 0)):
         raise ValueError(
@@ -105,7 +105,7 @@ def _logs(name: str, values: Sequence[float]) -> Floats:
     return np.log(found)
 
 
-def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+def estimate_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
     """Returns first minus second, of values by seed; give logs to compare ratios.
 
     Two seeds or more in common are compared pair by pair, and the other runs are left
@@ -131,7 +131,7 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estim
     return Estimate(value, float(np.sqrt(total)), float(df), n, "welch")
 
 
-def holm(p_values: npt.ArrayLike) -> Floats:
+def apply_holm_correction(p_values: npt.ArrayLike) -> Floats:
     """Returns the p values adjusted by Holm's step-down method, in the order given.
 
     A nan stays nan and still counts: it was one of the claims made.
@@ -145,7 +145,7 @@ def holm(p_values: npt.ArrayLike) -> Floats:
     return np.where(np.isnan(p), np.nan, adjusted)
 
 
-def equivalence_p(estimate: Estimate, smallest: float) -> float:
+def compute_equivalence_p(estimate: Estimate, smallest: float) -> float:
     """Returns p of an effect within +-smallest, by two one-sided tests (TOST).
 
     It is below alpha exactly where the (1 - 2 alpha) interval lies within +-smallest.
@@ -164,8 +164,9 @@ def equivalence_p(estimate: Estimate, smallest: float) -> float:
 class Verdict:
     """What the runs say of a claim, and on what grounds.
 
-    `p` and `equivalence_p` are adjusted where `adjust` has been at work, and so are the
-    intervals: `p` is below alpha exactly where `interval` leaves out 0, and `equivalence_p`
+    `p` and `compute_equivalence_p` are adjusted where `adjust_verdicts` has been at work, and so
+    are the
+    intervals: `p` is below alpha exactly where `interval` leaves out 0, and `compute_equivalence_p`
     exactly where `equivalence_interval` lies within +-smallest. Both levels are alpha for a
     claim alone, and less among others.
     """
@@ -178,7 +179,7 @@ class Verdict:
     p: float  # two-sided, against no effect
     equivalence_p: float  # against an effect of size smallest or more
     level: float  # at which `p` is held, before it is adjusted
-    equivalence_level: float  # at which `equivalence_p` is
+    equivalence_level: float  # at which `compute_equivalence_p` is
 
     @property
     def equivalent(self) -> bool:
@@ -209,12 +210,12 @@ class Verdict:
         return self.estimate.interval(self.confidence)
 
 
-def verdict(
+def reach_verdict(
     estimate: Estimate, direction: Direction, smallest: float, alpha: float = 0.05
 ) -> Verdict:
     """Judges a claim that was made before the runs.
 
-    estimate is a difference (of logs, for a ratio) such as `difference` returns. The
+    estimate is a difference (of logs, for a ratio) such as `estimate_difference` returns. The
     effect is "absent" if the (1 - 2 alpha) interval lies within +-smallest. Else the
     claim is "supported" if p < alpha and the effect is of the claimed direction and of
     size smallest or more, "contradicted" if it is so in the other one, and "undecided"
@@ -224,12 +225,12 @@ def verdict(
     """
     if direction not in ("up", "down", "same"):
         raise ValueError(f"direction={direction!r} of a claim is not 'up', 'down' or 'same'.")
-    p, equivalent = estimate.p_value(), equivalence_p(estimate, smallest)
-    word = _word(estimate.value, direction, smallest, alpha, p, equivalent)
+    p, equivalent = estimate.p_value(), compute_equivalence_p(estimate, smallest)
+    word = _choose_verdict_word(estimate.value, direction, smallest, alpha, p, equivalent)
     return Verdict(word, estimate, direction, smallest, alpha, p, equivalent, alpha, alpha)
 
 
-def _word(
+def _choose_verdict_word(
     value: float, direction: Direction, smallest: float, alpha: float, p: float, equivalent: float
 ) -> Word:
     if equivalent < alpha:
@@ -240,8 +241,9 @@ def _word(
     return "supported" if as_claimed else "contradicted"
 
 
-def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Judges all claims of a study again, with p values and intervals adjusted by `holm`.
+def adjust_verdicts(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Judges all claims of a study again, with p values and intervals adjusted by
+    `apply_holm_correction`.
 
     Holm's method is applied twice: to the p values of what was claimed (against no effect, or
     for a claim of the "same" against one as large as matters), and to those of the opposite. So
@@ -258,7 +260,7 @@ def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
     tests[same] = tests[same, ::-1]  # what was claimed first
     p, levels = np.empty_like(tests), np.empty_like(tests)
     for column in range(2):
-        p[:, column], levels[:, column] = _holm_levels(tests[:, column], alphas)
+        p[:, column], levels[:, column] = _compute_holm_levels(tests[:, column], alphas)
     p[same], levels[same] = p[same, ::-1], levels[same, ::-1]
     found = {}
     for (name, v), (no_effect, effect), (level, equivalence_level) in zip(
@@ -266,7 +268,9 @@ def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
     ):
         found[name] = dataclasses.replace(
             v,
-            word=_word(v.estimate.value, v.direction, v.smallest, v.alpha, no_effect, effect),
+            word=_choose_verdict_word(
+                v.estimate.value, v.direction, v.smallest, v.alpha, no_effect, effect
+            ),
             p=no_effect,
             equivalence_p=effect,
             level=level,
@@ -275,13 +279,13 @@ def adjust(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
     return found
 
 
-def _holm_levels(p_n: Floats, alpha_n: Floats) -> tuple[Floats, Floats]:
+def _compute_holm_levels(p_n: Floats, alpha_n: Floats) -> tuple[Floats, Floats]:
     """Returns the adjusted p values and the level of each test's step in Holm's method.
 
     alpha / m is that of the smallest of m p values, alpha / (m - 1) that of the next, and
     alpha / k that of all k which are not below their level.
     """
-    adjusted = holm(p_n)
+    adjusted = apply_holm_correction(p_n)
     shown = adjusted < alpha_n  # a nan is not
     factors = np.full(len(p_n), np.count_nonzero(~shown))
     order = np.argsort(np.where(np.isnan(p_n), 1.0, p_n), kind="stable")
@@ -291,7 +295,7 @@ def _holm_levels(p_n: Floats, alpha_n: Floats) -> tuple[Floats, Floats]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class CellLosses:
     """The runs of one condition, as one language sees them: a loss per seed."""
 
     losses: Mapping[int, float]  # seed -> nats per token
@@ -300,14 +304,14 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Resampled:
+class ResampledEfficiency:
     """Efficiency of several cells against one law, and how it varies over resamples.
 
     Draws have one entry per resample, the same resample in all cells, so that a
     difference between cells can be taken draw by draw.
     """
 
-    choice: Choice  # of the runs as they are
+    choice: LawChoice  # of the runs as they are
     efficiency: Mapping[str, Efficiency]
     mlte: Mapping[str, Floats]  # cell -> draws
     df: int  # degrees of freedom of the scatter that was resampled
@@ -332,11 +336,13 @@ class Resampled:
     def _mlte(self, cell: str, confidence: float) -> Interval:
         with np.errstate(all="ignore"):
             value, draws = np.log(self.efficiency[cell].mlte), np.log(self.mlte[cell])
-        low, high = np.exp(widened_interval(float(value), draws, self.df, confidence))
+        low, high = np.exp(compute_widened_interval(float(value), draws, self.df, confidence))
         return float(low), float(high)
 
 
-def widened_interval(value: float, draws: Floats, df: float, confidence: float = 0.95) -> Interval:
+def compute_widened_interval(
+    value: float, draws: Floats, df: float, confidence: float = 0.95
+) -> Interval:
     """Returns the percentile interval of draws, moved outward for few degrees of freedom.
 
     Percentiles treat the scatter among a handful of runs as if it were known. Each end's
@@ -355,15 +361,15 @@ def widened_interval(value: float, draws: Floats, df: float, confidence: float =
 
 
 def resample_efficiency(
-    baselines: Sequence[Cell],
-    cells: Mapping[str, Cell],
+    baselines: Sequence[CellLosses],
+    cells: Mapping[str, CellLosses],
     unit_tokens: float = T,
     *,
-    families: Mapping[str, Family] = FAMILIES,
+    families: Mapping[str, LawFamily] = FAMILIES,
     resamples: int = 400,
     seed: int = 0,
     by_seed: bool = True,
-) -> Resampled:
+) -> ResampledEfficiency:
     """Draws baseline and mixture runs anew, and chooses and fits the law for each resample.
 
     baselines are monolingual cells at several numbers of own tokens; cells are what is
@@ -387,9 +393,9 @@ def resample_efficiency(
     """
     tokens = np.repeat([cell.own_tokens for cell in baselines], [len(c.losses) for c in baselines])
     loss = np.array([value for cell in baselines for value in cell.losses.values()])
-    choice = choose(tokens, loss, unit_tokens, families)
+    choice = choose_law(tokens, loss, unit_tokens, families)
     estimates = {
-        name: efficiency_or_limit(
+        name: compute_efficiency_or_limit(
             choice.law,
             float(np.mean([*cell.losses.values()])),
             cell.own_tokens,
@@ -401,11 +407,11 @@ def resample_efficiency(
     df = sum(len(cell.losses) - 1 for cell in everything)
     if df == 0:
         nothing = {name: np.full(resamples, np.nan) for name in cells}
-        return Resampled(choice, estimates, nothing, 0, {}, resamples)
+        return ResampledEfficiency(choice, estimates, nothing, 0, {}, resamples)
     rng = np.random.Generator(np.random.Philox(key=seed))
-    drawn = _draw(everything, resamples, rng, by_seed)
+    drawn = _draw_losses(everything, resamples, rng, by_seed)
     if by_seed:
-        df = len(_repeated_seeds(everything)) - 1
+        df = len(_find_repeated_seeds(everything)) - 1
     baseline_loss = np.hstack(drawn[: len(baselines)])
     mean_loss = {
         name: values.mean(axis=1)
@@ -415,7 +421,7 @@ def resample_efficiency(
     chosen: collections.Counter[str] = collections.Counter()
     for index in range(resamples):
         try:
-            found = choose(tokens, baseline_loss[index], unit_tokens, families, measure=False)
+            found = choose_law(tokens, baseline_loss[index], unit_tokens, families, measure=False)
         except ValueError:
             continue
         chosen[found.family] += 1
@@ -423,23 +429,25 @@ def resample_efficiency(
         losses = np.array([mean_loss[name][index] for name in cells])
         for name, tokens_ in zip(cells, found.law.tokens_or_limit(losses), strict=True):
             mlte[name][index] = tokens_
-    return Resampled(choice, estimates, mlte, df, dict(chosen), resamples - chosen.total())
+    return ResampledEfficiency(
+        choice, estimates, mlte, df, dict(chosen), resamples - chosen.total()
+    )
 
 
-def _repeated_seeds(cells: Sequence[Cell]) -> list[int]:
+def _find_repeated_seeds(cells: Sequence[CellLosses]) -> list[int]:
     """Returns the seeds of cells that have more than one run."""
     return sorted({seed for cell in cells if len(cell.losses) > 1 for seed in cell.losses})
 
 
-def _draw(
-    cells: Sequence[Cell], resamples: int, rng: np.random.Generator, by_seed: bool
+def _draw_losses(
+    cells: Sequence[CellLosses], resamples: int, rng: np.random.Generator, by_seed: bool
 ) -> list[Floats]:
     """Returns losses for each cell, in the shape (resamples, its runs)."""
-    deviations = [_deviations(cell) for cell in cells]
+    deviations = [_compute_deviations(cell) for cell in cells]
     pool = np.concatenate(
         [found * np.sqrt(len(found) / (len(found) - 1)) for found in deviations if len(found) > 1]
     )
-    seeds = _repeated_seeds(cells)
+    seeds = _find_repeated_seeds(cells)
     weights = rng.normal(size=(resamples, len(seeds), len(seeds)))
     drawn = []
     for cell, found in zip(cells, deviations, strict=True):
@@ -453,7 +461,7 @@ def _draw(
     return drawn
 
 
-def _deviations(cell: Cell) -> Floats:
+def _compute_deviations(cell: CellLosses) -> Floats:
     losses = np.array([*cell.losses.values()])
     return losses - losses.mean()
 
@@ -466,7 +474,7 @@ def resample_text(
     loss_RC sums the nats of run R over text C, a document or a group of documents of
     one source, and tokens_RC counts its tokens. Texts are drawn whole, with
     replacement, the same ones for all runs, so that differences between runs lose what
-    makes a text hard for both; `widened_interval` with C - 1 degrees of freedom makes
+    makes a text hard for both; `compute_widened_interval` with C - 1 degrees of freedom makes
     an interval of them. This is the uncertainty of the test text alone; that of the run
     comes on top. Raises ValueError with fewer than two texts.
     """

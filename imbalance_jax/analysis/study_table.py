@@ -66,7 +66,7 @@ class Observation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Alignment:
+class AlignmentObservation:
     """A measure of how alike a finished run treats two languages."""
 
     run: str
@@ -112,12 +112,12 @@ class StudyTable:
     runs: Mapping[str, StudyRun]
     claims: Mapping[str, grid.Claim]
     observations: Sequence[Observation]
-    alignments: Sequence[Alignment]
+    alignments: Sequence[AlignmentObservation]
     # (run, language) -> the nats and the tokens of each text of the test split, by its number.
     texts: Mapping[tuple[str, str], Texts] = dataclasses.field(default_factory=dict)
 
 
-def read(directory: StudyDirectory) -> StudyTable:
+def read_study_table(directory: StudyDirectory) -> StudyTable:
     """Returns all that a study's directories say so far.
 
     Raises:
@@ -127,14 +127,14 @@ def read(directory: StudyDirectory) -> StudyTable:
     study = directory.study()
     runs = {}
     observations: list[Observation] = []
-    alignments: list[Alignment] = []
+    alignments: list[AlignmentObservation] = []
     texts: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
     for name, spec in study.runs.items():
         state = directory.state(name, study)
         runs[name] = StudyRun(spec, state, directory.found(name, study)[0])
         if state.state == "done":
-            observations += _observations(name, runs[name])
-            alignments += _alignments(name, runs[name])
+            observations += _read_observations(name, runs[name])
+            alignments += _read_alignments(name, runs[name])
             for row in runs[name].directory.read_csv("test_texts.csv"):
                 found = texts.setdefault((name, row["language"]), {})
                 found[int(row["text"])] = (float(row["loss"]), float(row["tokens"]))
@@ -150,23 +150,25 @@ def read(directory: StudyDirectory) -> StudyTable:
     )
 
 
-def _observations(name: str, run: StudyRun) -> Iterator[Observation]:
+def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
     spec, config = run.spec, run.config
     results = run.directory.read_json("evaluation.json")["languages"]
     provenance = run.directory.read_json("provenance.json") or {}
-    vocab_size = provenance.get("vocab_size", costs.vocab_size(config))
+    vocab_size = provenance.get("vocab_size", costs.compute_vocab_size(config))
     parts = run.directory.read_csv("mixture.csv")
-    realised = {tag: _added(parts, tag, "realised_tokens") for tag in config.tags}
+    realised = {tag: _sum_column(parts, tag, "realised_tokens") for tag in config.tags}
     # The ratio of a run by temperature is known to its directory alone.
-    asked = costs.tokens(config)
+    asked = costs.count_language_tokens(config)
     if config.mixture.temperature:
-        asked = {tag: _added(parts, tag, "requested_sequences") * config.model.L for tag in asked}
+        asked = {
+            tag: _sum_column(parts, tag, "requested_sequences") * config.model.L for tag in asked
+        }
     total = math.fsum(asked.values())
     for tag in config.tags:
         if not asked[tag]:
             continue  # a model with room for a language that it never saw
         found = results[tag]
-        source = _source(config, tag)
+        source = _find_text_source(config, tag)
         yield Observation(
             run=name,
             cell=spec.cell,
@@ -178,13 +180,13 @@ def _observations(name: str, run: StudyRun) -> Iterator[Observation]:
             tokens=asked[tag],
             other_tokens=total - asked[tag],
             realised_tokens=realised[tag],
-            epochs=_epochs(config, source, asked, provenance),
+            epochs=_count_epochs(config, source, asked, provenance),
             steps=config.steps,
             batch_size=config.batch_size,
             peak_lr=config.optimizer.peak_lr,
             vocab_size=vocab_size,
-            parameters=costs.parameters(config.model, vocab_size),
-            flops_per_token=costs.flops_per_token(config.model, vocab_size),
+            parameters=costs.compute_parameter_count(config.model, vocab_size),
+            flops_per_token=costs.compute_flops_per_token(config.model, vocab_size),
             loss=found["loss"],
             language_nats=found["language_nats"],
             loss_own=found["loss_own"],
@@ -194,16 +196,16 @@ def _observations(name: str, run: StudyRun) -> Iterator[Observation]:
         )
 
 
-def _added(parts: Sequence[Mapping[str, str]], tag: str, column: str) -> float:
+def _sum_column(parts: Sequence[Mapping[str, str]], tag: str, column: str) -> float:
     return math.fsum(float(row[column]) for row in parts if row["language"] == tag)
 
 
-def _source(config: Config, tag: str) -> str:
+def _find_text_source(config: Config, tag: str) -> str:
     language = config.languages[tag]
     return language.source or config.languages[language.clone_of].source
 
 
-def _epochs(
+def _count_epochs(
     config: Config, source: str, asked: Mapping[str, float], provenance: Mapping[str, Any]
 ) -> float:
     """Returns how often a source's text was gone through; nan for text without end."""
@@ -211,11 +213,11 @@ def _epochs(
     text = about.get("tokens", {}).get("train") if about.get("kind") != "synthetic" else None
     if not text:
         return math.nan
-    used = math.fsum(asked[tag] for tag in config.tags if _source(config, tag) == source)
+    used = math.fsum(asked[tag] for tag in config.tags if _find_text_source(config, tag) == source)
     return used / (text * config.mixture.text_share)
 
 
-def _alignments(name: str, run: StudyRun) -> Iterator[Alignment]:
+def _read_alignments(name: str, run: StudyRun) -> Iterator[AlignmentObservation]:
     spec, layers = run.spec, run.config.model.N + 2
     newest = run.directory.newest("align/")
     measures: dict[tuple[str, str, int], float] = {}
@@ -229,7 +231,7 @@ def _alignments(name: str, run: StudyRun) -> Iterator[Alignment]:
             continue
         below = _BASELINE_OF.get(measure, "")
         baseline = measures.get((below, pair, layer), measures.get((below, pair, -1), math.nan))
-        yield Alignment(
+        yield AlignmentObservation(
             name,
             spec.cell,
             spec.kind,
@@ -243,7 +245,7 @@ def _alignments(name: str, run: StudyRun) -> Iterator[Alignment]:
         )
 
 
-def columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
+def make_columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
     """Returns observations or alignments as columns by name, with their properties."""
     if not rows:
         return {}
@@ -252,7 +254,7 @@ def columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
     return {name: [getattr(row, name) for row in rows] for name in (*names, *derived)}
 
 
-def write(table: StudyTable, directory: StudyDirectory) -> list[str]:
+def write_study_table(table: StudyTable, directory: StudyDirectory) -> list[str]:
     """Writes both tables as CSV and Parquet, and returns the files."""
     import pyarrow
     import pyarrow.csv
@@ -262,7 +264,7 @@ def write(table: StudyTable, directory: StudyDirectory) -> list[str]:
     for stem, rows in (("table", table.observations), ("alignment", table.alignments)):
         if not rows:
             continue
-        content = pyarrow.table(columns(rows))
+        content = pyarrow.table(make_columns(rows))
         for suffix, write_ in (
             ("csv", pyarrow.csv.write_csv),
             ("parquet", pyarrow.parquet.write_table),

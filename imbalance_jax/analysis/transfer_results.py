@@ -36,7 +36,9 @@ GLUE = ("cola", "sst2", "mrpc", "qqp", "mnli", "mnli-mm", "qnli", "rte", "boolq"
 _CONFIDENCE = 0.95
 
 
-def accuracy(correct_Sn: np.ndarray, groups: Sequence[Any], *, majority: float) -> dict[str, Any]:
+def estimate_accuracy(
+    correct_Sn: np.ndarray, groups: Sequence[Any], *, majority: float
+) -> dict[str, Any]:
     """Returns what transfer.json has of a task in a language.
 
     Args:
@@ -50,24 +52,28 @@ def accuracy(correct_Sn: np.ndarray, groups: Sequence[Any], *, majority: float) 
     error = math.sqrt(float(np.sum(deviation_g**2))) / len(mean_n)
     # Where it is 0 but for rounding, as with a single group, nothing is to be divided by it.
     error = error if error > 1e-9 else 0.0
-    return _row(np.mean(correct_Sn, axis=1).tolist(), error, len(deviation_g), majority)
+    return _make_accuracy_row(
+        np.mean(correct_Sn, axis=1).tolist(), error, len(deviation_g), majority
+    )
 
 
-def _row(seeds: Sequence[float], error: float, groups: int, majority: float) -> dict[str, Any]:
+def _make_accuracy_row(
+    seeds: Sequence[float], error: float, groups: int, majority: float
+) -> dict[str, Any]:
     mean = statistics.fmean(seeds)
     return {
         "accuracy": mean,
-        "interval": _interval(seeds, error, groups),
+        "interval": _estimate_joint_interval(seeds, error, groups),
         "seeds": list(seeds),
-        "over_seeds": t_interval(seeds),
-        "over_examples": _over_examples(mean, error, groups),
+        "over_seeds": estimate_t_interval(seeds),
+        "over_examples": _compute_wilson_interval(mean, error, groups),
         "error": error,
         "groups": groups,
         "majority": majority,
     }
 
 
-def read(run: RunDirectory) -> dict[str, dict[str, dict[str, Any]]]:
+def read_transfer_results(run: RunDirectory) -> dict[str, dict[str, dict[str, Any]]]:
     """Returns what a run's transfer.json holds, but for tasks from before there were intervals."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for protocol, by_language in (run.read_json(FILE) or {}).items():
@@ -78,38 +84,38 @@ def read(run: RunDirectory) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
-def named(tasks: Sequence[str] | Mapping[str, Any]) -> str:
+def name_tasks(tasks: Sequence[str] | Mapping[str, Any]) -> str:
     """Returns what a set of tasks is called."""
     return "GLUE" if set(tasks) == set(GLUE) else ", ".join(sorted(tasks))
 
 
-def settings(tasks: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Returns how tasks that are `alike` were learnt."""
+def get_task_settings(tasks: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns how tasks that are `are_tasks_alike` were learnt."""
     return next(iter(tasks.values()), {}).get("settings", {})
 
 
-def alike(tasks: Mapping[str, Mapping[str, Any]]) -> bool:
+def are_tasks_alike(tasks: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether tasks were learnt by the same weights in the same way, so that they have a mean."""
     ways = [(task.get("settings"), task.get("step")) for task in tasks.values()]
     return all(way == ways[0] for way in ways)
 
 
-def means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def average_over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns each language's unweighted mean over tasks, of languages that have all of them.
 
-    There is none of tasks that are not `alike`. Its intervals are for the same tasks.
+    There is none of tasks that are not `are_tasks_alike`. Its intervals are for the same tasks.
 
     Args:
       tasks: of one protocol and language that was trained in.
     """
     every = [task["languages"] for task in tasks.values()]
     found: dict[str, dict[str, Any]] = {}
-    for tag in every[0] if every and alike(tasks) else ():
+    for tag in every[0] if every and are_tasks_alike(tasks) else ():
         if not all(tag in languages for languages in every):
             continue
         rows = [languages[tag] for languages in every]
         by_seed = zip(*(row["seeds"] for row in rows), strict=True)
-        found[tag] = _row(
+        found[tag] = _make_accuracy_row(
             [statistics.fmean(values) for values in by_seed],
             math.hypot(*(row["error"] for row in rows)) / len(rows),
             sum(row["groups"] for row in rows),
@@ -118,15 +124,15 @@ def means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def t_interval(values: Sequence[float]) -> list[float] | None:
+def estimate_t_interval(values: Sequence[float]) -> list[float] | None:
     """Returns the t interval of a mean of accuracies; None for fewer than two values."""
     if len(values) < 2:
         return None
     error = statistics.stdev(values) / len(values) ** 0.5
-    return _around(statistics.fmean(values), error, len(values) - 1)
+    return _compute_clipped_interval(statistics.fmean(values), error, len(values) - 1)
 
 
-def _interval(seeds: Sequence[float], error: float, groups: int) -> list[float]:
+def _estimate_joint_interval(seeds: Sequence[float], error: float, groups: int) -> list[float]:
     """Returns the interval over seeds and examples; over examples, where seeds do not differ."""
     mean = statistics.fmean(seeds)
     both = (
@@ -134,20 +140,20 @@ def _interval(seeds: Sequence[float], error: float, groups: int) -> list[float]:
         (error**2, groups - 1),
     )
     if not both[0][0] or groups == 1:  # of other examples a single group says nothing
-        return _over_examples(mean, error, groups)
+        return _compute_wilson_interval(mean, error, groups)
     variance = sum(part for part, _ in both)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in both if part)
-    return _around(mean, math.sqrt(variance), freedom)
+    return _compute_clipped_interval(mean, math.sqrt(variance), freedom)
 
 
-def _around(mean: float, error: float, freedom: float) -> list[float]:
+def _compute_clipped_interval(mean: float, error: float, freedom: float) -> list[float]:
     import scipy.stats
 
     half = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * error
     return [max(0, mean - half), min(1, mean + half)]
 
 
-def _over_examples(share: float, error: float, groups: int) -> list[float]:
+def _compute_wilson_interval(share: float, error: float, groups: int) -> list[float]:
     """Returns Wilson's interval of a share with a standard error; of so many if it has none."""
     import scipy.stats
 

@@ -35,7 +35,7 @@ from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.bench import case as case_lib
 from imbalance_jax.config import costs
-from imbalance_jax.data.text import reading as text
+from imbalance_jax.runs import children
 
 FLAGS = flags.FLAGS
 
@@ -45,7 +45,7 @@ _DEFAULT_CASES_ELSEWHERE = ["mini:2", "small:2"]
 
 
 def define_flags() -> None:
-    cli.define_config()
+    cli.define_config_flag()
     flags.DEFINE_multi_string("case", [], "scale:languages:batch, and fields such as model.N=2.")
     flags.DEFINE_float("seconds", 5.0, "How long the steps of a case go on.", lower_bound=0)
     flags.DEFINE_bool("profile", True, "Split a step's time by the parts of the model.")
@@ -69,40 +69,43 @@ def main() -> int:
     if FLAGS.alignment:
         from imbalance_jax.bench import alignment
 
-        found = alignment.measure(FLAGS.alignment, FLAGS.pairs, FLAGS.compared)
-        _print(alignment.describe(found))
-        _write(found)
+        found = alignment.measure_alignment_speed(FLAGS.alignment, FLAGS.pairs, FLAGS.compared)
+        _print_lines(alignment.describe_alignment_speed(found))
+        _write_results(found)
     elif FLAGS.config is not None and FLAGS.members:
         name = FLAGS["config"].config_filename  # type: ignore[attr-defined]
-        _write(_header() | {"packing": _measure_pack(name, config_lib.resolve(FLAGS.config))})
+        _write_results(
+            _make_report_header()
+            | {"packing": _measure_pack(name, config_lib.resolve_config(FLAGS.config))}
+        )
     elif FLAGS.config is not None:
         from imbalance_jax.bench import stream, training
 
-        config = config_lib.resolve(FLAGS.config)
-        found = stream.measure(_trainer(config))
-        _print(stream.describe(found))
-        _print(training.describe("training", found))
-        _write(found)
+        config = config_lib.resolve_config(FLAGS.config)
+        found = stream.measure_stream_speed(_make_experiment(config))
+        _print_lines(stream.describe_stream_speed(found))
+        _print_lines(training.describe_training_step("training", found))
+        _write_results(found)
     else:
         # All are read before the first one runs.
-        cases = [case_lib.parse(text) for text in FLAGS.case or _default_cases()]
-        _write(_measure_cases(cases))
+        cases = [case_lib.parse_case(text) for text in FLAGS.case or _list_default_cases()]
+        _write_results(_measure_cases(cases))
     return cli.DONE
 
 
-def _default_cases() -> list[str]:
+def _list_default_cases() -> list[str]:
     import jax
 
     return _DEFAULT_CASES.get(jax.default_backend(), _DEFAULT_CASES_ELSEWHERE)
 
 
-def _measure_cases(cases: list[case_lib.Case]) -> dict[str, Any]:
+def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> dict[str, Any]:
     """Measures each case in turn; one that fails does not keep the others from it."""
     import jax
 
     began = time.monotonic()
     results: dict[str, Any] = {}
-    header = _header()
+    header = _make_report_header()
     device, packages = header["device"], header["versions"]["packages"]
     print(
         f"{header['date']}: {device['count']} x {device['kind']} ({header['threads']} threads of "
@@ -122,35 +125,39 @@ def _measure_cases(cases: list[case_lib.Case]) -> dict[str, Any]:
         for problem in ("skipped", "error"):
             if problem in results[case.name]:
                 print(f"{case.name}: {problem}: {results[case.name][problem]}", flush=True)
-        _write(header | {"cases": results})  # what is there counts, should the rest be cut off
+        _write_results(
+            header | {"cases": results}
+        )  # what is there counts, should the rest be cut off
     return header | {"cases": results}
 
 
-def _measure_case(case: case_lib.Case) -> dict[str, Any]:
+def _measure_case(case: case_lib.BenchmarkCase) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if FLAGS.topology:
         from imbalance_jax.bench import topology
 
-        found["topology"] = topology.measure(case.config, case.vocab_size, FLAGS.topology)
-        _print([case.name, *topology.describe(found["topology"])])
+        found["topology"] = topology.measure_step_on_topology(
+            case.config, case.vocab_size, FLAGS.topology
+        )
+        _print_lines([case.name, *topology.describe_topology_step(found["topology"])])
     elif FLAGS.compile_only:
-        found["memory"] = _memory(case)
+        found["memory"] = _compute_case_memory(case)
         parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in found["memory"].items())
         print(f"{case.name}: memory of a device, as XLA plans it: {parts}", flush=True)
     if FLAGS.start:
         from imbalance_jax.bench import start
 
-        found["start"] = start.measure(case.name)
-        _print([case.name, *start.describe(found["start"])])
+        found["start"] = start.measure_start_times(case.name)
+        _print_lines([case.name, *start.describe_start_times(found["start"])])
     if FLAGS.compile_only:
         return found
     if FLAGS.against:
         from imbalance_jax.bench import compare
 
-        found["against"] = compare.measure(
+        found["against"] = compare.compare_programs(
             case, case.vocab_size, FLAGS.against, rounds=FLAGS.rounds, steps=FLAGS.steps
         )
-        _print(compare.describe(found["against"]))
+        _print_lines(compare.describe_comparison(found["against"]))
         return found
     if FLAGS.members:
         found["packing"] = _measure_pack(case.name, case.config)
@@ -158,71 +165,71 @@ def _measure_case(case: case_lib.Case) -> dict[str, Any]:
     if FLAGS.meshes:
         from imbalance_jax.bench import meshes
 
-        _print([case.name, meshes.HEAD])
+        _print_lines([case.name, meshes.HEAD])
         found["meshes"] = []
-        for row in meshes.measure(case.config, seconds=FLAGS.seconds):
+        for row in meshes.measure_meshes(case.config, seconds=FLAGS.seconds):
             found["meshes"].append(row)
-            print(meshes.describe(row), flush=True)
+            print(meshes.describe_mesh_speed(row), flush=True)
         return found
     from imbalance_jax.bench import training
 
-    found["training"] = training.measure(
-        _trainer(case.config), seconds=FLAGS.seconds, profiled=FLAGS.profile
+    found["training"] = training.measure_training_step(
+        _make_experiment(case.config), seconds=FLAGS.seconds, profiled=FLAGS.profile
     )
-    _print(training.describe(case.name, found["training"]))
+    _print_lines(training.describe_training_step(case.name, found["training"]))
     return found
 
 
 def _measure_pack(name: str, config: config_lib.Config) -> dict[str, Any]:
     from imbalance_jax.bench import packing
 
-    found = packing.measure(config, FLAGS.members, seconds=FLAGS.seconds)
-    _print(packing.describe(name, found))
+    found = packing.measure_packing(config, FLAGS.members, seconds=FLAGS.seconds)
+    _print_lines(packing.describe_packing(name, found))
     return found
 
 
-def _header() -> dict[str, Any]:
+def _make_report_header() -> dict[str, Any]:
     """Returns what the figures of all cases have in common; times are seconds, sizes bytes."""
     from imbalance_jax.compute import hardware
-    from imbalance_jax.runs.run_directory import versions
+    from imbalance_jax.runs.run_directory import get_code_versions
 
     return {
         "date": datetime.date.today().isoformat(),
         "command": sys.argv[1:],
-        "device": hardware.describe(),
-        "threads": text.cores(),
-        "versions": versions(),
+        "device": hardware.describe_devices(),
+        "threads": children.count_cores(),
+        "versions": get_code_versions(),
         "flop_convention": costs.FLOP_CONVENTION,
-        "datasheet_flops": hardware.datasheet_flops(),
+        "datasheet_flops": hardware.find_datasheet_flops(),
     }
 
 
-def _memory(case: case_lib.Case) -> dict[str, int]:
+def _compute_case_memory(case: case_lib.BenchmarkCase) -> dict[str, int]:
     """Returns the memory of a case's step on the devices at hand, which need not have it."""
     from imbalance_jax.bench import training
 
-    trainer = _trainer(case.config)
-    found = training.memory(trainer.compile_step(trainer.abstract_state()))
+    trainer = _make_experiment(case.config)
+    found = training.count_program_memory(trainer.compile_step(trainer.abstract_state()))
     return {name: size for name, size in found.items() if name != "allocator_peak"}
 
 
-def _trainer(config: config_lib.Config) -> Any:
+def _make_experiment(config: config_lib.Config) -> Any:
     import jax
 
     from imbalance_jax.compute import sharding
     from imbalance_jax.data import prepare
-    from imbalance_jax.training.train import Trainer
+    from imbalance_jax.training.train import Experiment
 
     mesh = sharding.make_mesh(config.mesh, jax.devices())
-    return Trainer.make(config, prepare.prepare_all(config), mesh)
+    return Experiment.make(config, prepare.prepare_run_sources(config), mesh)
 
 
-def _print(lines: Iterable[str]) -> None:
+def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         print(line, flush=True)
 
 
-def _write(found: dict[str, Any]) -> None:
+def _write_results(found: dict[str, Any]) -> None:
     if FLAGS.out:
         with open(FLAGS.out, "w") as file:
             json.dump(found, file, indent=2)
@@ -230,4 +237,4 @@ def _write(found: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-def measure(workdir: str, most: int, compared: int) -> dict[str, Any]:
+def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str, Any]:
     """Returns seconds for a pair of sequences, ours and the reference's, ready for JSON.
 
     Ours matches and rotates, beside shuffled pairs, raw and centred; the reference's takes the
@@ -23,24 +23,31 @@ def measure(workdir: str, most: int, compared: int) -> dict[str, Any]:
       compared: pairs that the reference's way is timed on.
     """
     from imbalance_jax.compute import hardware
-    from imbalance_jax.evaluate import open_run
     from imbalance_jax.evaluation import gradients, hidden
-    from imbalance_jax.runs.run_directory import RunDirectory, versions
+    from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
+    from imbalance_jax.training.reopening import open_run
 
-    trainer, state = open_run(RunDirectory(workdir))
+    run = RunDirectory(workdir)
+    trainer, state = open_run(run, run.config())
     alignment = trainer.alignment("test", most)
     if not alignment.pairs:
         raise ValueError(f"{workdir}: {' '.join(alignment.skipped.values())}")
     pair, model = alignment.pairs[0], alignment.model
     given, sequences = (alignment.programs, state.params, model), alignment.pairs[0].sequences
-    divisor = gradients.adam_divisor(alignment.programs, state.opt_state, trainer.config.optimizer)
+    divisor = gradients.compute_adam_divisor(
+        alignment.programs, state.opt_state, trainer.config.optimizer
+    )
     count = len(sequences.ids[0])
 
     def states() -> dict[str, Any]:
-        return hidden.measure(*given, sequences, match=True, rotate=True, poll=_ignore)
+        return hidden.measure_hidden_states(
+            *given, sequences, match=True, rotate=True, poll=_ignore_poll
+        )
 
     def pulls() -> dict[str, Any]:
-        return gradients.measure(*given, sequences.ids, sequences.text, divisor, poll=_ignore)
+        return gradients.measure_gradients(
+            *given, sequences.ids, sequences.text, divisor, poll=_ignore_poll
+        )
 
     seconds, found = {}, {}
     for name, work in (("hidden", states), ("gradients", pulls)):
@@ -48,10 +55,10 @@ def measure(workdir: str, most: int, compared: int) -> dict[str, Any]:
         began = time.perf_counter()
         found[name] = work()
         seconds[name] = (time.perf_counter() - began) / count
-    reference, assignments = _reference_matching(state.params, model, sequences, compared)
+    reference, assignments = _time_reference_matching(state.params, model, sequences, compared)
     return {
-        "versions": versions(),
-        "device": hardware.describe(),
+        "versions": get_code_versions(),
+        "device": hardware.describe_devices(),
         "pair": pair.name,
         "pairs": count,
         "L": model.L,
@@ -64,11 +71,11 @@ def measure(workdir: str, most: int, compared: int) -> dict[str, Any]:
     }
 
 
-def _ignore(share: float) -> None:
+def _ignore_poll(share: float) -> None:
     """Takes note of nothing while something is timed."""
 
 
-def _reference_matching(
+def _time_reference_matching(
     params: Any, model: Any, sequences: Any, compared: int
 ) -> tuple[float, dict[str, float]]:
     """Returns seconds a pair of the reference's way, and milliseconds of other assignments."""
@@ -81,7 +88,7 @@ def _reference_matching(
 
     from imbalance_jax.compute import model as model_lib
 
-    states_of = jax.jit(functools.partial(model_lib.hidden_states, config=model))
+    states_of = jax.jit(functools.partial(model_lib.compute_hidden_states, config=model))
 
     def cosines(p: int) -> np.ndarray:
         units = []
@@ -125,7 +132,7 @@ def _reference_matching(
     return reference, milliseconds
 
 
-def describe(found: dict[str, Any]) -> Iterable[str]:
+def describe_alignment_speed(found: dict[str, Any]) -> Iterable[str]:
     """Yields the figures as lines."""
     ours, assignment = found["seconds_per_pair"], found["assignment_milliseconds"]
     yield (

@@ -25,7 +25,7 @@ _GPT2: Mapping[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """A config on one made-up language and clones of it."""
 
     name: str
@@ -38,7 +38,7 @@ class Case:
         return pieces * len(self.config.languages)
 
 
-def parse(text: str) -> Case:
+def parse_case(text: str) -> BenchmarkCase:
     """Returns the case that a text such as `small:2:16` stands for.
 
     Args:
@@ -60,20 +60,20 @@ def parse(text: str) -> Case:
     count = int(numbers[0]) if numbers else 1 if gpt2 else 2
     config = config_lib.cloned(scale="small" if gpt2 else scale, ratio=":".join("1" * count))
     for name, value in (_GPT2 if gpt2 else {}).items():
-        _set(config, name, value)
+        _set_config_field(config, name, value)
     if len(numbers) == 2:
         config.batch_size = int(numbers[1])
     for change in changes:
         field, _, value = change.partition("=")
-        _set(config, field, value)
+        _set_config_field(config, field, value)
     source = config.sources.en
     source.kind = "synthetic"
     source.synthetic.lemmas = source.tokenizer.vocab_size - synthetic.FIRST_WORD - 1
     source.synthetic.topics = max(t for t in range(1, 33) if source.synthetic.lemmas % t == 0)
-    return Case(text, config_lib.resolve(config))
+    return BenchmarkCase(text, config_lib.resolve_config(config))
 
 
-def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+def _set_config_field(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     """Sets a field by its dotted name, to a value of the kind that it has."""
     *groups, field = name.split(".")
     if groups == ["tokenizer"]:

@@ -13,15 +13,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from imbalance_jax.bench.case import Case
+from imbalance_jax.bench.case import BenchmarkCase
 from imbalance_jax.compute import tuning
-from imbalance_jax.data.text import reading as text
+from imbalance_jax.runs import children
 
 OURS = [sys.executable, "-m", "imbalance_jax.bench.comparisons.ours"]
 _LONGEST = 3600.0  # seconds that one process may take
 
 
-def describe_case(case: Case, vocab_size: int, dtype: str, steps: int) -> dict[str, Any]:
+def describe_case(case: BenchmarkCase, vocab_size: int, dtype: str, steps: int) -> dict[str, Any]:
     """Returns what a comparison program reads."""
     model = case.config.model
     return {
@@ -32,12 +32,12 @@ def describe_case(case: Case, vocab_size: int, dtype: str, steps: int) -> dict[s
         "tied": model.tied,
         "dtype": dtype,
         "steps": steps,
-        "threads": text.cores(),
+        "threads": children.count_cores(),
     }
 
 
-def measure(
-    case: Case,
+def compare_programs(
+    case: BenchmarkCase,
     vocab_size: int,
     commands: Sequence[str],
     *,
@@ -60,19 +60,23 @@ def measure(
     """
     import jax
 
-    dtype = tuning.settled(case.config.model, jax.devices()[0]).dtype
+    dtype = tuning.resolve_auto_fields(case.config.model, jax.devices()[0]).dtype
     asked = describe_case(case, vocab_size, dtype, steps)
     programs = [OURS, *(shlex.split(command) for command in commands)]
     found: list[list[dict[str, Any]]] = [[] for _ in programs]
     for round_ in range(rounds):
         for results, command in zip(found, programs, strict=True):
-            results.append(_run(command, asked))
+            results.append(_run_program(command, asked))
             seconds = statistics.median(results[-1]["seconds_per_step"])
             note(f"round {round_ + 1} of {rounds}: {results[-1]['program']} {seconds:.3f} s a step")
-    return {"case": asked, "rounds": rounds, "programs": [_summary(r, found[0]) for r in found]}
+    return {
+        "case": asked,
+        "rounds": rounds,
+        "programs": [_summarise_program(r, found[0]) for r in found],
+    }
 
 
-def _run(command: Sequence[str], asked: dict[str, Any]) -> dict[str, Any]:
+def _run_program(command: Sequence[str], asked: dict[str, Any]) -> dict[str, Any]:
     said = shlex.join(command)
     try:
         done = subprocess.run(
@@ -94,7 +98,9 @@ def _run(command: Sequence[str], asked: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _summary(results: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summarise_program(
+    results: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """Returns the newest result of a program, with its times and ratios of all rounds."""
     seconds = [statistics.median(result["seconds_per_step"]) for result in results]
     us = [statistics.median(result["seconds_per_step"]) for result in ours]
@@ -114,7 +120,7 @@ def _summary(results: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) 
     )
 
 
-def describe(found: dict[str, Any]) -> Iterable[str]:
+def describe_comparison(found: dict[str, Any]) -> Iterable[str]:
     """Yields a table."""
     case, programs = found["case"], found["programs"]
     tokens = case["B"] * case["L"]

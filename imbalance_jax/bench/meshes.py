@@ -20,11 +20,11 @@ from imbalance_jax.compute import sharding
 from imbalance_jax.config import Config, MeshConfig
 from imbalance_jax.data import prepare
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training.pack import Member, Pack
-from imbalance_jax.training.train import Trainer
+from imbalance_jax.training.pack import Pack, PackMember
+from imbalance_jax.training.train import Experiment
 
 
-def shapes(devices: int) -> Iterator[dict[str, int]]:
+def list_mesh_shapes(devices: int) -> Iterator[dict[str, int]]:
     """Yields all meshes of so many devices, by the sizes of their axes."""
     sizes = [size for size in range(1, devices + 1) if devices % size == 0]
     for shape in itertools.product(sizes, repeat=len(sharding.AXES)):
@@ -32,27 +32,27 @@ def shapes(devices: int) -> Iterator[dict[str, int]]:
             yield dict(zip(sharding.AXES, shape, strict=True))
 
 
-def measure(config: Config, *, seconds: float = 5.0) -> Iterator[dict[str, Any]]:
+def measure_meshes(config: Config, *, seconds: float = 5.0) -> Iterator[dict[str, Any]]:
     """Yields the speed of each mesh and of one device beside it, ready for JSON.
 
     Args:
       config: of a run.
       seconds: how long the steps of each go on.
     """
-    text = prepare.prepare_all(config)
+    text = prepare.prepare_run_sources(config)
     alone = dataclasses.replace(config, mesh=MeshConfig())
-    one = Trainer.make(alone, text, sharding.make_mesh(alone.mesh, jax.devices()[:1]))
-    beside = packing.alone_turn(one, one.compile_step(one.abstract_state()))
-    for sizes in shapes(jax.device_count()):
+    one = Experiment.make(alone, text, sharding.make_mesh(alone.mesh, jax.devices()[:1]))
+    beside = packing.make_alone_turn(one, one.compile_step(one.abstract_state()))
+    for sizes in list_mesh_shapes(jax.device_count()):
         found: dict[str, Any] = {"mesh": sizes}
         try:
             began = time.perf_counter()
-            turn = _turn(dataclasses.replace(config, mesh=MeshConfig(**sizes)), text)
+            turn = _make_mesh_turn(dataclasses.replace(config, mesh=MeshConfig(**sizes)), text)
             found["compile_seconds"] = time.perf_counter() - began
         except ValueError as error:
             yield found | {"error": str(error)}
             continue
-        times = packing.in_turn({"alone": beside, "mesh": turn}, seconds)
+        times = packing.time_turns({"alone": beside, "mesh": turn}, seconds)
         rounds = zip(times["alone"], times["mesh"], strict=True)
         found["step_seconds"] = statistics.median(times["mesh"])
         tokens = sizes["member"] * config.batch_size * config.model.L
@@ -63,19 +63,19 @@ def measure(config: Config, *, seconds: float = 5.0) -> Iterator[dict[str, Any]]
         yield found
 
 
-def _turn(config: Config, text: Any) -> packing.Turn:
+def _make_mesh_turn(config: Config, text: Any) -> packing.Turn:
     mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
     count = config.mesh.member
     if count == 1:
-        trainer = Trainer.make(config, text, mesh)
-        return packing.alone_turn(trainer, trainer.compile_step(trainer.abstract_state()))
+        trainer = Experiment.make(config, text, mesh)
+        return packing.make_alone_turn(trainer, trainer.compile_step(trainer.abstract_state()))
     members = [
-        Member(
+        PackMember(
             f"run{n}",
-            Trainer.make(
+            Experiment.make(
                 dataclasses.replace(config, seed=config.seed + n),
                 text,
-                sharding.of_one_member(mesh),
+                sharding.make_one_member_mesh(mesh),
                 training=False,
             ),
             RunDirectory("unused"),  # nothing is written
@@ -83,7 +83,7 @@ def _turn(config: Config, text: Any) -> packing.Turn:
         for n in range(count)
     ]
     pack = Pack(members, mesh)
-    return packing.packed_turn(pack, pack.compile_step(pack.abstract_state()))
+    return packing.make_packed_turn(pack, pack.compile_step(pack.abstract_state()))
 
 
 HEAD = (
@@ -92,8 +92,8 @@ HEAD = (
 )
 
 
-def describe(found: dict[str, Any]) -> str:
-    """Returns what `measure` found of a mesh as a line of a table."""
+def describe_mesh_speed(found: dict[str, Any]) -> str:
+    """Returns what `measure_meshes` found of a mesh as a line of a table."""
     sizes = " ".join(f"{size:>6}" for size in found["mesh"].values())
     if "error" in found:
         return f"  {sizes}   {found['error']}"

@@ -20,15 +20,15 @@ from imbalance_jax.bench import training
 from imbalance_jax.compute import hardware, sharding
 from imbalance_jax.config import Config
 from imbalance_jax.data import prepare
-from imbalance_jax.runs.run_directory import RunDirectory, versions
-from imbalance_jax.training.pack import Member, Pack
-from imbalance_jax.training.train import Trainer
+from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
+from imbalance_jax.training.pack import Pack, PackMember
+from imbalance_jax.training.train import Experiment
 
 WAYS = ("scan", "vmap")
 _ROUNDS, _LEAST, _MOST = 5, 1, 300
 
 
-def measure(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, Any]:
+def measure_packing(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, Any]:
     """Returns the figures of packs of a config's runs on the devices at hand, ready for JSON.
 
     Args:
@@ -41,22 +41,22 @@ def measure(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, 
     """
     alone_mesh = sharding.make_mesh(config.mesh, jax.devices())
     mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
-    text = prepare.prepare_all(config)
-    one = Trainer.make(config, text, alone_mesh)
-    together = sharding.of_one_member(mesh)
+    text = prepare.prepare_run_sources(config)
+    one = Experiment.make(config, text, alone_mesh)
+    together = sharding.make_one_member_mesh(mesh)
     runs = [
-        Member(
+        PackMember(
             f"run{n}",
-            Trainer.make(changed, text, together, training=False),
+            Experiment.make(changed, text, together, training=False),
             RunDirectory("unused"),  # nothing is written
         )
-        for n, changed in enumerate(_changed(config, n) for n in range(members))
+        for n, changed in enumerate(_vary_config(config, n) for n in range(members))
     ]
     began = time.perf_counter()
     update = one.compile_step(one.abstract_state())
     found: dict[str, Any] = {
-        "versions": versions(),
-        "device": hardware.describe(),
+        "versions": get_code_versions(),
+        "device": hardware.describe_devices(),
         "mesh": dict(mesh.shape),
         "members": members,
         "batch_size": config.batch_size,
@@ -65,30 +65,30 @@ def measure(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, 
         "vocab_size": one.vocabulary.size,
         "alone": {
             "compile_seconds": time.perf_counter() - began,
-            "memory": training.memory(update),
+            "memory": training.count_program_memory(update),
         },
     }
-    turns = {"alone": alone_turn(one, update)}
+    turns = {"alone": make_alone_turn(one, update)}
     for way in WAYS:
         pack = Pack(runs, mesh, way)
         began = time.perf_counter()
         packed = pack.compile_step(pack.abstract_state())
         found[way] = {
             "compile_seconds": time.perf_counter() - began,
-            "memory": training.memory(packed),
+            "memory": training.count_program_memory(packed),
         }
-        turns[way] = packed_turn(pack, packed)
-    for name, steps in in_turn(turns, seconds).items():
+        turns[way] = make_packed_turn(pack, packed)
+    for name, steps in time_turns(turns, seconds).items():
         found[name]["step_seconds"] = statistics.median(steps)
         found[name]["step_seconds_of_rounds"] = steps
     tokens = members * config.batch_size * config.model.L
     for way in WAYS:
-        found[way] |= _ratios(found["alone"], found[way], members, found["steps"])
+        found[way] |= _compute_time_ratios(found["alone"], found[way], members, found["steps"])
         found[way]["tokens_per_second"] = tokens / found[way]["step_seconds"]
     return found
 
 
-def _changed(config: Config, n: int) -> Config:
+def _vary_config(config: Config, n: int) -> Config:
     """Returns a run of the same shape: the n-th of a grid."""
     ratio = {tag: 1 + (n if i else 0) for i, tag in enumerate(config.tags)}
     return dataclasses.replace(
@@ -103,22 +103,22 @@ def _changed(config: Config, n: int) -> Config:
 Turn = Callable[[int], float]
 
 
-def alone_turn(trainer: Trainer, update: jax.stages.Compiled) -> Turn:
+def make_alone_turn(trainer: Experiment, update: jax.stages.Compiled) -> Turn:
     """Returns what trains a run alone."""
     map_GU = trainer.map_GU()
-    steps = _Steps(trainer.init_state(), update, trainer.stream.steps)
+    steps = _StepLoop(trainer.init_state(), update, trainer.stream.steps)
     return lambda count: steps.run(count, trainer.batch, map_GU)
 
 
-def packed_turn(pack: Pack, update: jax.stages.Compiled) -> Turn:
+def make_packed_turn(pack: Pack, update: jax.stages.Compiled) -> Turn:
     """Returns what trains a pack."""
     map_EGU = pack.map_EGU()
     alive_E = np.arange(pack.size) < len(pack.members)
-    steps = _Steps(pack.init_state(), update, pack.steps)
+    steps = _StepLoop(pack.init_state(), update, pack.steps)
     return lambda count: steps.run(count, lambda n: pack.place(n, alive_E), map_EGU)
 
 
-class _Steps:
+class _StepLoop:
     """A loop of steps that goes on where it stopped, and begins again at the stream's end."""
 
     def __init__(self, state: Any, update: jax.stages.Compiled, steps: int) -> None:
@@ -137,7 +137,7 @@ class _Steps:
         return (time.perf_counter() - began) / count
 
 
-def in_turn(turns: dict[str, Turn], seconds: float) -> dict[str, list[float]]:
+def time_turns(turns: dict[str, Turn], seconds: float) -> dict[str, list[float]]:
     """Returns the seconds of a step in each round of all ways.
 
     A machine's speed changes with what else runs there, so that ways are compared in turn.
@@ -150,7 +150,7 @@ def in_turn(turns: dict[str, Turn], seconds: float) -> dict[str, list[float]]:
     return {name: [times[name] for times in rounds] for name in turns}
 
 
-def _ratios(
+def _compute_time_ratios(
     alone: dict[str, Any], packed: dict[str, Any], members: int, steps: int
 ) -> dict[str, float]:
     """Returns how many times as long the runs in turn take as the pack."""
@@ -165,7 +165,7 @@ def _ratios(
     }
 
 
-def describe(name: str, found: dict[str, Any]) -> Iterable[str]:
+def describe_packing(name: str, found: dict[str, Any]) -> Iterable[str]:
     """Yields the figures as lines."""
     alone, members = found["alone"], found["members"]
     model = found["model"]

@@ -24,7 +24,7 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _PART = re.compile(rf"(?<![\w])({'|'.join(PARTS)})(?![\w])")
 
 
-def parts_of(program: str) -> dict[str, str]:
+def find_operation_parts(program: str) -> dict[str, str]:
     """Returns the part that each operation of a compiled program's text belongs to."""
     found = {}
     for line in program.splitlines():
@@ -38,7 +38,9 @@ def parts_of(program: str) -> dict[str, str]:
     return found
 
 
-def measure(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> dict[str, float]:
+def measure_part_seconds(
+    compiled: jax.stages.Compiled, call: Callable[[], Any]
+) -> dict[str, float]:
     """Returns the device's seconds in each part during one call; {} where a trace has none.
 
     Args:
@@ -46,11 +48,11 @@ def measure(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> dict[str,
       call: runs it once, and waits for it.
     """
     text = compiled.as_text()
-    parts = parts_of(text or "")
+    parts = find_operation_parts(text or "")
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             call()
-        events = list(_events(folder))
+        events = list(_read_trace_events(folder))
     seconds: collections.Counter[str] = collections.Counter()
     for event in events:
         name = event.get("args", {}).get("hlo_op", event["name"])
@@ -59,13 +61,13 @@ def measure(compiled: jax.stages.Compiled, call: Callable[[], Any]) -> dict[str,
     return {part: seconds[part] for part in (*PARTS, "other") if seconds[part]}
 
 
-def _events(folder: str) -> Iterator[Mapping[str, Any]]:
+def _read_trace_events(folder: str) -> Iterator[Mapping[str, Any]]:
     """Yields what ran on a device, or on the threads that stand for one."""
     for path in glob.glob(os.path.join(folder, "**", "*.trace.json.gz"), recursive=True):
         with gzip.open(path) as file:
             events = json.load(file)["traceEvents"]
-        processes = _names(events, "process_name", "pid")
-        threads = _names(events, "thread_name", "pid", "tid")
+        processes = _collect_trace_names(events, "process_name", "pid")
+        threads = _collect_trace_names(events, "thread_name", "pid", "tid")
         on_device = any("/device:" in name for name in processes.values())
         for event in events:
             if event.get("ph") != "X" or "dur" not in event:
@@ -73,16 +75,16 @@ def _events(folder: str) -> Iterator[Mapping[str, Any]]:
             process = processes.get((event["pid"],), "")
             thread = threads.get((event["pid"], event["tid"]), "")
             # An accelerator has lines for whole programs and steps too, which hold the others.
-            if not on_device or ("/device:" in process and _single(thread)):
+            if not on_device or ("/device:" in process and _shows_single_operations(thread)):
                 yield event
 
 
-def _single(thread: str) -> bool:
+def _shows_single_operations(thread: str) -> bool:
     """Whether a line of a device shows single operations: streams of a GPU, ops of a TPU."""
     return thread.startswith("Stream") or thread == "XLA Ops"
 
 
-def _names(events: list[dict[str, Any]], kind: str, *keys: str) -> dict[tuple, str]:
+def _collect_trace_names(events: list[dict[str, Any]], kind: str, *keys: str) -> dict[tuple, str]:
     return {
         tuple(event[key] for key in keys): event["args"]["name"]
         for event in events

@@ -12,7 +12,7 @@ from typing import Any
 from imbalance_jax.bench import case as case_lib
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure_start_times(name: str) -> dict[str, Any]:
     """Returns the seconds of a first and a second start of a case, each in a new process.
 
     From the start of Python to the state before the first step: imports, the stream, tracing
@@ -35,7 +35,7 @@ def measure(name: str) -> dict[str, Any]:
     return found
 
 
-def describe(found: dict[str, Any]) -> Iterable[str]:
+def describe_start_times(found: dict[str, Any]) -> Iterable[str]:
     for start, seconds in found.items():
         parts = ", ".join(
             f"{name} {value:.1f}" for name, value in seconds.items() if name != "whole"
@@ -43,7 +43,7 @@ def describe(found: dict[str, Any]) -> Iterable[str]:
         yield f"  {start} start: first step after {seconds['whole']:.1f} s ({parts})"
 
 
-def _start(name: str) -> None:
+def _print_start_times(name: str) -> None:
     """Does what a run does before its first step, and prints how long each part took."""
     seconds = {}
     began = time.perf_counter()
@@ -61,9 +61,9 @@ def _start(name: str) -> None:
 
     part("imports")
     hardware.use_compilation_cache("")  # the environment names it
-    config = case_lib.parse(name).config
+    config = case_lib.parse_case(name).config
     mesh = sharding.make_mesh(config.mesh, jax.devices())
-    trainer = train.Trainer.make(config, prepare.prepare_all(config), mesh)
+    trainer = train.Experiment.make(config, prepare.prepare_run_sources(config), mesh)
     part("stream")
     train.compile_programs(trainer)
     part("programs")
@@ -73,4 +73,4 @@ def _start(name: str) -> None:
 
 
 if __name__ == "__main__":
-    _start(sys.argv[1])
+    _print_start_times(sys.argv[1])

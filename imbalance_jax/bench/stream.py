@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from imbalance_jax.data.order.stream import Stream
-from imbalance_jax.training.train import Trainer
+from imbalance_jax.training.train import Experiment
 
 _SECONDS = 2.0  # of batches, for each figure
 
 
-def measure_stream(stream: Stream, batch_size: int, L: int, first: int) -> dict[str, float]:
+def measure_batch_times(stream: Stream, batch_size: int, L: int, first: int) -> dict[str, float]:
     """Returns the host's time per batch from a step on, and the tokens that makes a second.
 
     Args:
@@ -47,7 +47,7 @@ def measure_stream(stream: Stream, batch_size: int, L: int, first: int) -> dict[
     }
 
 
-def measure(trainer: Trainer, *, seconds: float = 5.0) -> dict[str, Any]:
+def measure_stream_speed(trainer: Experiment, *, seconds: float = 5.0) -> dict[str, Any]:
     """Returns the figures of a config's stream on this machine, ready for JSON.
 
     Args:
@@ -58,11 +58,11 @@ def measure(trainer: Trainer, *, seconds: float = 5.0) -> dict[str, Any]:
 
     config, stream = trainer.config, trainer.stream
     sizes = (config.batch_size, config.model.L)
-    data = {"first epoch": measure_stream(stream, *sizes, first=0)}
+    data = {"first epoch": measure_batch_times(stream, *sizes, first=0)}
     dry = [step for step in stream.dry_steps().values() if step + 1 < stream.steps]
     if dry:
-        data["later epoch"] = measure_stream(stream, *sizes, first=min(dry) + 1)
-    training_step = training.measure(trainer, seconds=seconds, profiled=False)
+        data["later epoch"] = measure_batch_times(stream, *sizes, first=min(dry) + 1)
+    training_step = training.measure_training_step(trainer, seconds=seconds, profiled=False)
     slowest = min(part["tokens_per_second"] for part in data.values())
     return {
         **training_step,
@@ -75,7 +75,7 @@ def measure(trainer: Trainer, *, seconds: float = 5.0) -> dict[str, Any]:
     }
 
 
-def describe(found: dict[str, Any]) -> Iterable[str]:
+def describe_stream_speed(found: dict[str, Any]) -> Iterable[str]:
     """Yields the figures as lines of a table."""
     for name, part in found["data"].items():
         yield (

@@ -56,7 +56,7 @@ CHIPS: Mapping[str, Chip] = {
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e", "trillium": "v6e"}
 
 
-def parse(topology: str) -> tuple[str, tuple[int, ...]]:
+def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
     """Returns the chip and the shape that a text such as `v5e:4x4` names.
 
     Raises:
@@ -77,17 +77,17 @@ def parse(topology: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(size) for size in shape.split("x"))
 
 
-def devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
+def get_topology_devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
     """Returns the devices of a topology; they compile and do not run.
 
     Args:
-      topology: as `parse` reads it.
+      topology: as `parse_topology` reads it.
       num_slices: how many of it, joined by the data center's network.
 
     Raises:
       ValueError: the chip is unknown, libtpu refuses the shape, or there is no libtpu.
     """
-    name, shape = parse(topology)
+    name, shape = parse_topology(topology)
     try:
         import libtpu  # type: ignore[import-not-found, import-untyped, unused-ignore] # noqa: F401
     except ImportError as error:
@@ -119,7 +119,7 @@ def devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
         ) from error
 
 
-def measure(
+def measure_step_on_topology(
     config: Config, vocab_size: int, topology: str, *, num_slices: int = 1, members: int = 1
 ) -> dict[str, Any]:
     """Returns memory, bound and collectives of a config's step on one chip of a topology.
@@ -134,12 +134,14 @@ def measure(
       members: runs that are stacked, each of the config's shape.
 
     Raises:
-      ValueError: as `devices`, or the mesh does not fit their number.
+      ValueError: as `get_topology_devices`, or the mesh does not fit their number.
     """
-    name, _ = parse(topology)
-    mesh = sharding.make_mesh(config.mesh, devices(topology, num_slices), packed=members > 1)
+    name, _ = parse_topology(topology)
+    mesh = sharding.make_mesh(
+        config.mesh, get_topology_devices(topology, num_slices), packed=members > 1
+    )
     chip = CHIPS[name]
-    traced = trace(config, vocab_size, mesh, members)
+    traced = trace_step(config, vocab_size, mesh, members)
     found: dict[str, Any] = {
         "topology": topology,
         "slices": num_slices,
@@ -157,19 +159,19 @@ def measure(
             raise
         return found | {"fits": False, "error": str(error).splitlines()[0]}
     found["compile_seconds"] = time.perf_counter() - began
-    found["memory"] = memory(compiled)
+    found["memory"] = count_chip_memory(compiled)
     found["fits"] = found["memory"]["total"] <= chip.hbm
     tokens = config.batch_size * config.model.L * members
-    convention = tokens * costs.flops_per_token(config.model, vocab_size) / mesh.size
+    convention = tokens * costs.compute_flops_per_token(config.model, vocab_size) / mesh.size
     traffic = read_program(compiled.as_text())
-    flops = matmul_flops(traced.jaxpr.jaxpr) / mesh.size
-    found["roofline"] = roofline(chip, convention, flops, traffic.bytes)
+    flops = count_matmul_flops(traced.jaxpr.jaxpr) / mesh.size
+    found["roofline"] = compute_roofline(chip, convention, flops, traffic.bytes)
     found["collectives"] = traffic.collectives
     found["kernels"] = traffic.kernels
     return found
 
 
-def trace(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members: int = 1) -> Any:
+def trace_step(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members: int = 1) -> Any:
     """Returns the step traced on shapes alone, ready to be lowered for the mesh's devices.
 
     Args:
@@ -178,8 +180,8 @@ def trace(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members: int
       mesh: of the devices; of a pack where there are several members.
       members: as many runs as are stacked.
     """
-    state = step_lib.abstract_state(config, vocab_size, mesh)
-    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    state = step_lib.make_abstract_state(config, vocab_size, mesh)
+    rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
     B, W, G = config.batch_size, config.model.L + 1, len(config.languages)
     batch = step_lib.Batch(
         ids_BW=jax.ShapeDtypeStruct((B, W), jnp.uint16, sharding=rows),
@@ -188,19 +190,19 @@ def trace(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members: int
     map_GU = jax.ShapeDtypeStruct((G, vocab_size // G), jnp.int32, sharding=whole)
     if members == 1:
         return step_lib.jit_step(config, config.steps, mesh, state).trace(state, batch, map_GU)
-    given = step_lib.Given(
+    given = step_lib.StepInput(
         batch,
         rate=jax.ShapeDtypeStruct((), jnp.float32, sharding=whole),
         alive=jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole),
     )
     each = mesh.shape["member"]
     size = -(-members // each) * each
-    state_E, given_E, map_EGU = (pack_lib.stacked(x, size) for x in (state, given, map_GU))
-    step = step_lib.jit_packed_step(config, mesh, state_E, tuning.packing(mesh))
+    state_E, given_E, map_EGU = (pack_lib.stack_shapes(x, size) for x in (state, given, map_GU))
+    step = step_lib.jit_packed_step(config, mesh, state_E, tuning.choose_packing(mesh))
     return step.trace(state_E, given_E, map_EGU)
 
 
-def memory(compiled: Any) -> dict[str, int]:
+def count_chip_memory(compiled: Any) -> dict[str, int]:
     """Returns the bytes of a compiled program on each chip."""
     stats = compiled.memory_analysis()
     parts = {
@@ -213,7 +215,9 @@ def memory(compiled: Any) -> dict[str, int]:
     return parts | {"total": total, "peak": int(getattr(stats, "peak_memory_in_bytes", 0))}
 
 
-def roofline(chip: Chip, convention: float, flops: float, traffic: float) -> dict[str, float]:
+def compute_roofline(
+    chip: Chip, convention: float, flops: float, traffic: float
+) -> dict[str, float]:
     """Returns the least time of a step and the most MFU that it leaves.
 
     Args:
@@ -237,7 +241,7 @@ def roofline(chip: Chip, convention: float, flops: float, traffic: float) -> dic
     }
 
 
-def matmul_flops(jaxpr: Any) -> float:
+def count_matmul_flops(jaxpr: Any) -> float:
     """Returns the FLOPs of all matrix products of a traced program, over all devices.
 
     Raises:
@@ -254,7 +258,7 @@ def matmul_flops(jaxpr: Any) -> float:
             inner = math.prod(left[axis] for axis in contracted)
             total += 2.0 * inner * math.prod(equation.outvars[0].aval.shape)
             continue
-        parts = [matmul_flops(part) for part in _inner(params)]
+        parts = [count_matmul_flops(part) for part in _list_inner_programs(params)]
         if name == "while" and any(parts):
             raise ValueError("matrix products in a while loop cannot be counted.")
         if name == "scan":
@@ -268,7 +272,7 @@ def matmul_flops(jaxpr: Any) -> float:
     return total
 
 
-def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
+def _list_inner_programs(params: Mapping[str, Any]) -> Iterator[Any]:
     """Yields the programs that an equation calls."""
     for value in params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
@@ -277,8 +281,8 @@ def _inner(params: Mapping[str, Any]) -> Iterator[Any]:
                 yield part
 
 
-def describe(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what `measure` found as lines of a table."""
+def describe_topology_step(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what `measure_step_on_topology` found as lines of a table."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
     slices = f" in {found['slices']} slices" if found["slices"] > 1 else ""
     yield f"{found['topology']}: {found['chips']} chips{slices}" + (f" ({mesh})" if mesh else "")

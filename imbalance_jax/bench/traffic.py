@@ -65,7 +65,7 @@ def read_program(text: str) -> Traffic:
     """Returns the traffic of a compiled program, from its text."""
     computations, entry = _parse_program(text)
     traffic = Traffic()
-    _add(traffic, computations, computations[entry], times=1.0)
+    _add_computation_traffic(traffic, computations, computations[entry], times=1.0)
     return traffic
 
 
@@ -87,21 +87,21 @@ def _parse_program(text: str) -> tuple[dict[str, _Computation], str]:
 
 
 def _parse_instruction(text: str) -> _Instruction:
-    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
+    end = _find_closing_parenthesis(text, 0) + 1 if text.startswith("(") else text.index(" ")
     result, text = text[:end], text[end:].lstrip()
     opening = text.index("(")
-    closing = _closing(text, opening)
+    closing = _find_closing_parenthesis(text, opening)
     inside = text[opening + 1 : closing]
     return _Instruction(
         kind=text[:opening],
-        arrays=tuple(_arrays(result)),
+        arrays=tuple(_parse_arrays(result)),
         operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
         inside=inside,
         rest=text[closing + 1 :],
     )
 
 
-def _closing(text: str, opening: int) -> int:
+def _find_closing_parenthesis(text: str, opening: int) -> int:
     depth = 0
     for index in range(opening, len(text)):
         depth += {"(": 1, ")": -1}.get(text[index], 0)
@@ -110,14 +110,14 @@ def _closing(text: str, opening: int) -> int:
     raise ValueError(f"unbalanced: {text[:80]}")
 
 
-def _arrays(result: str) -> Iterator[_Array]:
+def _parse_arrays(result: str) -> Iterator[_Array]:
     for dtype, dims, layout in re.findall(r"([a-z]+\w*)\[([\d,]*)\](\{[^}]*\})?", result):
         bits = 8 if dtype == "pred" else int((re.search(r"\d+", dtype) or ["0"])[0])
         size = math.prod(int(dim) for dim in dims.split(",") if dim)
         yield _Array(size * bits // 8, not re.search(r"S\([1-9]", layout))
 
 
-def _add(
+def _add_computation_traffic(
     traffic: Traffic,
     computations: dict[str, _Computation],
     computation: _Computation,
@@ -127,21 +127,25 @@ def _add(
     for instruction in computation.instructions.values():
         kind = instruction.kind
         if kind == "while":
-            body = computations[_called(instruction, "body")]
-            _add(traffic, computations, body, times * _trips(computations, instruction))
+            body = computations[_find_called_computation(instruction, "body")]
+            _add_computation_traffic(
+                traffic, computations, body, times * _count_loop_trips(computations, instruction)
+            )
         elif kind in ("call", "async-start"):
-            called = _called(instruction, "to_apply" if kind == "call" else "calls")
-            _add(traffic, computations, computations[called], times)
+            called = _find_called_computation(
+                instruction, "to_apply" if kind == "call" else "calls"
+            )
+            _add_computation_traffic(traffic, computations, computations[called], times)
         elif kind == "conditional":
-            for called in _branches(instruction):
-                _add(traffic, computations, computations[called], times)
+            for called in _list_branches(instruction):
+                _add_computation_traffic(traffic, computations, computations[called], times)
         else:
-            for place, part in _with_fused(computations, computation, instruction):
-                _note(traffic, place, part, times)
-            traffic.bytes += times * _moved(computations, computation, instruction)
+            for place, part in _expand_fusion(computations, computation, instruction):
+                _count_collective_or_kernel(traffic, place, part, times)
+            traffic.bytes += times * _count_moved_bytes(computations, computation, instruction)
 
 
-def _note(
+def _count_collective_or_kernel(
     traffic: Traffic, computation: _Computation, instruction: _Instruction, times: float
 ) -> None:
     """Notes a collective or a kernel."""
@@ -151,7 +155,9 @@ def _note(
     if kind not in _COLLECTIVES:
         return
     given = sum(
-        array.bytes for name in instruction.operands for array in _of(computation, name).arrays
+        array.bytes
+        for name in instruction.operands
+        for array in _get_instruction(computation, name).arrays
     )
     made = sum(array.bytes for array in instruction.arrays)
     if instruction.kind.endswith("-start") and kind != "all-reduce":
@@ -161,40 +167,40 @@ def _note(
     entry["bytes"] += times * max(given, made)
 
 
-def _with_fused(
+def _expand_fusion(
     computations: dict[str, _Computation], computation: _Computation, instruction: _Instruction
 ) -> Iterator[tuple[_Computation, _Instruction]]:
     """Yields an instruction and where it stands, and in place of a fusion those within."""
     if instruction.kind != "fusion":
         yield computation, instruction
         return
-    fused = computations[_called(instruction, "calls")]
+    fused = computations[_find_called_computation(instruction, "calls")]
     for inner in fused.instructions.values():
-        yield from _with_fused(computations, fused, inner)
+        yield from _expand_fusion(computations, fused, inner)
 
 
-def _of(computation: _Computation, name: str) -> _Instruction:
+def _get_instruction(computation: _Computation, name: str) -> _Instruction:
     return computation.instructions.get(name) or _Instruction("", (), (), "", "")
 
 
-def _called(instruction: _Instruction, attribute: str) -> str:
+def _find_called_computation(instruction: _Instruction, attribute: str) -> str:
     found = re.search(rf"\b{attribute}=%?([\w.\-]+)", instruction.rest)
     assert found, f"{instruction.kind} has no {attribute}"
     return found[1]
 
 
-def _branches(instruction: _Instruction) -> list[str]:
+def _list_branches(instruction: _Instruction) -> list[str]:
     found = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
     if found:
         return re.findall(r"%([\w.\-]+)", found[1])
     return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", instruction.rest)
 
 
-def _trips(computations: dict[str, _Computation], loop: _Instruction) -> int:
+def _count_loop_trips(computations: dict[str, _Computation], loop: _Instruction) -> int:
     """Returns how often a loop runs: said beside it, or the number its counter is held to."""
     if said := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
         return int(said[1])
-    condition = computations[_called(loop, "condition")]
+    condition = computations[_find_called_computation(loop, "condition")]
     numbers = {
         int(instruction.inside)
         for instruction in condition.instructions.values()
@@ -205,7 +211,7 @@ def _trips(computations: dict[str, _Computation], loop: _Instruction) -> int:
     return numbers.pop()
 
 
-def _moved(
+def _count_moved_bytes(
     computations: dict[str, _Computation], computation: _Computation, instruction: _Instruction
 ) -> int:
     """Returns the bytes of HBM that one instruction reads and writes."""
@@ -214,11 +220,11 @@ def _moved(
     if kind in _FREE or kind.endswith(("-done", "-update")) or free_call:
         return 0
     if kind == "fusion":
-        return _moved_by_fusion(computations, computation, instruction)
+        return _count_fusion_bytes(computations, computation, instruction)
     if kind == "copy-start":  # its result holds both sides
         return sum(array.bytes for array in instruction.arrays if array.hbm)
     result = sum(array.bytes for array in instruction.arrays if array.hbm)
-    sources = [_of(computation, name).arrays for name in instruction.operands]
+    sources = [_get_instruction(computation, name).arrays for name in instruction.operands]
     if kind == "slice-start":  # (source), slice, context
         source, part = instruction.arrays[0], instruction.arrays[1]
         return part.bytes * (source.hbm + part.hbm)
@@ -232,36 +238,38 @@ def _moved(
     return result + sum(array.bytes for source in sources for array in source if array.hbm)
 
 
-def _moved_by_fusion(
+def _count_fusion_bytes(
     computations: dict[str, _Computation], computation: _Computation, instruction: _Instruction
 ) -> int:
-    fused = computations[_called(instruction, "calls")]
-    written = _written(computations, fused)
+    fused = computations[_find_called_computation(instruction, "calls")]
+    written = _count_written_bytes(computations, fused)
     # Where the two disagree on how many results there are, all are written whole.
     if len(written) != len(instruction.arrays):
         written = [array.bytes for array in instruction.arrays]
     total = sum(size for size, at in zip(written, instruction.arrays, strict=True) if at.hbm)
     for index, name in enumerate(instruction.operands):
-        if any(array.hbm for array in _of(computation, name).arrays):
-            total += _read(computations, fused, index)
+        if any(array.hbm for array in _get_instruction(computation, name).arrays):
+            total += _count_read_bytes(computations, fused, index)
     return total
 
 
-def _parameter(computation: _Computation, index: int) -> str:
+def _find_parameter(computation: _Computation, index: int) -> str:
     for name, instruction in computation.instructions.items():
         if instruction.kind == "parameter" and instruction.inside == str(index):
             return name
     raise AssertionError(f"no parameter {index}")
 
 
-def _read(computations: dict[str, _Computation], fused: _Computation, index: int) -> int:
+def _count_read_bytes(
+    computations: dict[str, _Computation], fused: _Computation, index: int
+) -> int:
     """Returns the bytes of a parameter that a fusion reads: of slices, only those."""
-    name = _parameter(fused, index)
+    name = _find_parameter(fused, index)
     whole = sum(array.bytes for array in fused.instructions[name].arrays)
-    return min(whole, _read_name(computations, fused, name, whole))
+    return min(whole, _count_read_of_name(computations, fused, name, whole))
 
 
-def _read_name(
+def _count_read_of_name(
     computations: dict[str, _Computation], fused: _Computation, name: str, whole: int
 ) -> int:
     total = 0
@@ -274,17 +282,17 @@ def _read_name(
         elif user.kind == "dynamic-update-slice" and first:
             pass  # overwritten in place
         elif user.kind == "bitcast":
-            total += _read_name(computations, fused, user_name, whole)
+            total += _count_read_of_name(computations, fused, user_name, whole)
         elif user.kind == "fusion":
-            inner = computations[_called(user, "calls")]
+            inner = computations[_find_called_computation(user, "calls")]
             for index, operand in enumerate(user.operands):
-                total += _read(computations, inner, index) * (operand == name)
+                total += _count_read_bytes(computations, inner, index) * (operand == name)
         elif user.kind != "tuple":
             return whole
     return total
 
 
-def _written(computations: dict[str, _Computation], fused: _Computation) -> list[int]:
+def _count_written_bytes(computations: dict[str, _Computation], fused: _Computation) -> list[int]:
     """Returns the bytes that a fusion writes to each of its results: of updates, only those."""
     root = fused.instructions[fused.root]
     names = root.operands if root.kind == "tuple" else (fused.root,)
@@ -297,7 +305,9 @@ def _written(computations: dict[str, _Computation], fused: _Computation) -> list
             update = fused.instructions[made.operands[1]]
             sizes.append(sum(array.bytes for array in update.arrays))
         elif made.kind == "fusion":
-            sizes += _written(computations, computations[_called(made, "calls")])
+            sizes += _count_written_bytes(
+                computations, computations[_find_called_computation(made, "calls")]
+            )
         else:
             sizes += [array.bytes for array in made.arrays]
     return sizes

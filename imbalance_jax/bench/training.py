@@ -12,15 +12,15 @@ from imbalance_jax.bench import profile
 from imbalance_jax.compute import hardware
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import costs
-from imbalance_jax.runs.run_directory import versions
-from imbalance_jax.training.train import Trainer
+from imbalance_jax.runs.run_directory import get_code_versions
+from imbalance_jax.training.train import Experiment
 
 # How long steps are run for each figure: so many at least, for so long, and no more than these.
 _LEAST, _SECONDS, _MOST = 3, 5.0, 300
 
 
-def measure(
-    trainer: Trainer, *, seconds: float = _SECONDS, profiled: bool = True
+def measure_training_step(
+    trainer: Experiment, *, seconds: float = _SECONDS, profiled: bool = True
 ) -> dict[str, Any]:
     """Returns all figures of a run's training step on the devices at hand, ready for JSON.
 
@@ -40,7 +40,7 @@ def measure(
     compiling = time.perf_counter() - began
     state, map_GU = trainer.init_state(), trainer.map_GU()
     dtype = trainer.settled_model().dtype
-    peaks = [hardware.measured_matmul_peak(dtype)]
+    peaks = [hardware.measure_matmul_peak(dtype)]
 
     batches = [trainer.batch(index) for index in range(4)]
     state, _ = jax.block_until_ready(update(state, batches[0], map_GU))
@@ -50,11 +50,11 @@ def measure(
         state, _ = jax.block_until_ready(update(state, batches[len(alone) % 4], map_GU))
         alone.append(time.perf_counter() - began)
     device = statistics.median(alone)
-    peaks.append(hardware.measured_matmul_peak(dtype))
+    peaks.append(hardware.measure_matmul_peak(dtype))
 
     count = int(min(_MOST, max(_LEAST, seconds / device)))
-    state, loop = _loop(trainer, update, state, map_GU, count)
-    peaks.append(hardware.measured_matmul_peak(dtype))
+    state, loop = _time_step_loop(trainer, update, state, map_GU, count)
+    peaks.append(hardware.measure_matmul_peak(dtype))
 
     parts = {}
     if profiled:
@@ -63,14 +63,14 @@ def measure(
         def once() -> None:
             holder[0], _ = jax.block_until_ready(update(holder[0], batches[0], map_GU))
 
-        parts = profile.measure(update, once)
+        parts = profile.measure_part_seconds(update, once)
         state = holder[0]
     del state
-    return _summary(trainer, update, compiling, alone, loop, max(peaks), parts)
+    return _summarise_step(trainer, update, compiling, alone, loop, max(peaks), parts)
 
 
-def _loop(
-    trainer: Trainer, update: Any, state: Any, map_GU: jax.Array, count: int
+def _time_step_loop(
+    trainer: Experiment, update: Any, state: Any, map_GU: jax.Array, count: int
 ) -> tuple[Any, dict[str, float]]:
     """Trains for some steps; returns the state and the mean seconds of a step and its parts."""
     spent = {"data": 0.0, "dispatch": 0.0}
@@ -93,8 +93,8 @@ def _loop(
     }
 
 
-def _summary(
-    trainer: Trainer,
+def _summarise_step(
+    trainer: Experiment,
     update: jax.stages.Compiled,
     compiling: float,
     alone: list[float],
@@ -104,14 +104,14 @@ def _summary(
 ) -> dict[str, Any]:
     config, vocab_size = trainer.config, trainer.vocabulary.size
     model, tokens = trainer.settled_model(), config.batch_size * config.model.L
-    per_token = costs.flops_per_token(model, vocab_size)
+    per_token = costs.compute_flops_per_token(model, vocab_size)
     full = per_token + 6.0 * model.N * model.H * model.K * model.L
-    datasheet = hardware.datasheet_flops()
+    datasheet = hardware.find_datasheet_flops()
     speed = tokens / loop["step"]
-    shared = hardware.devices_apart()
+    shared = hardware.count_independent_devices()
     return {
-        "versions": versions(),
-        "device": hardware.describe(),
+        "versions": get_code_versions(),
+        "device": hardware.describe_devices(),
         "mesh": dict(trainer.mesh.shape),
         "batch_size": config.batch_size,
         "accumulate": config.optimizer.accumulate,
@@ -135,7 +135,7 @@ def _summary(
         "matmul_peak": {
             "flops": peak * shared,
             "dtype": model.dtype,
-            "size": hardware.matmul_size(),
+            "size": hardware.choose_matmul_size(),
         },
         # None where the device has no datasheet here, as a CPU. `full`: of flops_per_token_full,
         # which counts attention to later positions too.
@@ -144,12 +144,12 @@ def _summary(
         "mfu_of_datasheet": speed * per_token / datasheet if datasheet else None,
         "mfu_of_datasheet_full": speed * full / datasheet if datasheet else None,
         "parts": parts,
-        "memory": memory(update),
+        "memory": count_program_memory(update),
         "compile_seconds": compiling,
     }
 
 
-def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+def count_program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     """Returns the bytes that a program holds on a device, as XLA reports them.
 
     `arguments` is the state and the batch, `temporary` what a step needs besides, and `peak`
@@ -169,7 +169,7 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     return found
 
 
-def describe(name: str, found: dict[str, Any]) -> Iterable[str]:
+def describe_training_step(name: str, found: dict[str, Any]) -> Iterable[str]:
     """Yields the figures of a case as lines."""
     seconds, memory_, model = found["seconds"], found["memory"], found["model"]
     yield (

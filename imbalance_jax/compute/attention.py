@@ -24,23 +24,23 @@ def causal_attention(
       path: einsum | blockwise | fused | cudnn | splash, the name of a function here.
     """
     functions = {
-        "einsum": einsum,
-        "blockwise": blockwise,
-        "fused": fused,
-        "cudnn": cudnn,
-        "splash": splash,
+        "einsum": compute_einsum_attention,
+        "blockwise": compute_blockwise_attention,
+        "fused": compute_fused_attention,
+        "cudnn": compute_cudnn_attention,
+        "splash": compute_splash_attention,
     }
     return functions[path](q_BHLK, k_BHLK, v_BHLK)
 
 
-def einsum(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
+def compute_einsum_attention(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
     """The definition: all pairs of positions, then a mask, then a softmax in fp32."""
-    logits_BHLM = _logits(q_BHLK, k_BHLK, 0, q_BHLK.shape[2])
+    logits_BHLM = _compute_masked_logits(q_BHLK, k_BHLK, 0, q_BHLK.shape[2])
     weights_BHLM = jax.nn.softmax(logits_BHLM, axis=-1).astype(v_BHLK.dtype)
     return jnp.einsum("BHLM,BHMK->BHLK", weights_BHLM, v_BHLK)
 
 
-def blockwise(
+def compute_blockwise_attention(
     q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, *, blocks: int = 4
 ) -> jax.Array:
     """The same in blocks of queries, each against the keys up to its own end only.
@@ -53,20 +53,22 @@ def blockwise(
     # Below 16 queries a block is all overhead.
     while blocks > 1 and (L % blocks or L // blocks < 16):
         blocks -= 1
-    return _blockwise(q_BHLK, k_BHLK, v_BHLK, L // blocks)
+    return _attend_blockwise(q_BHLK, k_BHLK, v_BHLK, L // blocks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _blockwise(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, size: int) -> jax.Array:
-    return _blockwise_forward(q_BHLK, k_BHLK, v_BHLK, size)[0]
+def _attend_blockwise(
+    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, size: int
+) -> jax.Array:
+    return _attend_blockwise_forward(q_BHLK, k_BHLK, v_BHLK, size)[0]
 
 
-def _blockwise_forward(
+def _attend_blockwise_forward(
     q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, size: int
 ) -> tuple[jax.Array, tuple]:
     outs, totals = [], []
     for first in range(0, q_BHLK.shape[2], size):
-        logits_BHLM = _logits(q_BHLK, k_BHLK, first, size)
+        logits_BHLM = _compute_masked_logits(q_BHLK, k_BHLK, first, size)
         top_BHL1 = jnp.max(logits_BHLM, axis=-1, keepdims=True)
         weights_BHLM = jnp.exp(logits_BHLM - top_BHL1)
         sum_BHL1 = jnp.sum(weights_BHLM, axis=-1, keepdims=True)
@@ -82,7 +84,7 @@ def _blockwise_forward(
     return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, out_BHLK, total_BHL1)
 
 
-def _blockwise_backward(size: int, saved: tuple, dout_BHLK: jax.Array) -> tuple:
+def _attend_blockwise_backward(size: int, saved: tuple, dout_BHLK: jax.Array) -> tuple:
     q_BHLK, k_BHLK, v_BHLK, out_BHLK, total_BHL1 = saved
     L, K, dtype = q_BHLK.shape[2], q_BHLK.shape[3], q_BHLK.dtype
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -95,7 +97,9 @@ def _blockwise_backward(size: int, saved: tuple, dout_BHLK: jax.Array) -> tuple:
     for first in range(0, L, size):
         mine, seen = slice(first, first + size), slice(0, first + size)
         k, v, dout = k_BHLK[:, :, seen], v_BHLK[:, :, seen], dout_BHLK[:, :, mine]
-        weights_BHLM = jnp.exp(_logits(q_BHLK, k_BHLK, first, size) - total_BHL1[:, :, mine])
+        weights_BHLM = jnp.exp(
+            _compute_masked_logits(q_BHLK, k_BHLK, first, size) - total_BHL1[:, :, mine]
+        )
         dweights_BHLM = product("BHLK,BHMK->BHLM", dout, v)
         dlogits_BHLM = weights_BHLM * (dweights_BHLM - along_BHL1[:, :, mine]) * K**-0.5
         dlogits_BHLM = dlogits_BHLM.astype(dtype)
@@ -107,10 +111,12 @@ def _blockwise_backward(size: int, saved: tuple, dout_BHLK: jax.Array) -> tuple:
     return jnp.concatenate(dqs, axis=2), dk_BHLK.astype(dtype), dv_BHLK.astype(dtype)
 
 
-_blockwise.defvjp(_blockwise_forward, _blockwise_backward)
+_attend_blockwise.defvjp(_attend_blockwise_forward, _attend_blockwise_backward)
 
 
-def _logits(q_BHLK: jax.Array, k_BHLK: jax.Array, first: int, size: int) -> jax.Array:
+def _compute_masked_logits(
+    q_BHLK: jax.Array, k_BHLK: jax.Array, first: int, size: int
+) -> jax.Array:
     """Returns the fp32 logits of a block of queries, masked, with the keys up to its end."""
     q = q_BHLK[:, :, first : first + size] * q_BHLK.shape[3] ** -0.5
     logits_BHLM = jnp.einsum(
@@ -120,22 +126,22 @@ def _logits(q_BHLK: jax.Array, k_BHLK: jax.Array, first: int, size: int) -> jax.
     return jnp.where(visible_LM[None, None], logits_BHLM, -jnp.inf)
 
 
-def fused(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
+def compute_fused_attention(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
     """JAX's own attention, as XLA compiles it for the device."""
-    return _library(q_BHLK, k_BHLK, v_BHLK, "xla")
+    return _call_jax_attention(q_BHLK, k_BHLK, v_BHLK, "xla")
 
 
-def cudnn(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
+def compute_cudnn_attention(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
     """The flash attention of cuDNN: half precision, K a multiple of 8, NVIDIA from Ampere on.
 
     It takes whole blocks of 64 positions; other lengths are left to XLA.
     """
     if q_BHLK.shape[2] % 64:
-        return fused(q_BHLK, k_BHLK, v_BHLK)
-    return _library(q_BHLK, k_BHLK, v_BHLK, "cudnn")
+        return compute_fused_attention(q_BHLK, k_BHLK, v_BHLK)
+    return _call_jax_attention(q_BHLK, k_BHLK, v_BHLK, "cudnn")
 
 
-def splash(
+def compute_splash_attention(
     q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, *, interpret: bool = False
 ) -> jax.Array:
     """The kernel for TPUs that comes with JAX: no weights in memory, no blocks of later keys.
@@ -148,7 +154,7 @@ def splash(
     """
     L, K = q_BHLK.shape[2:]
     if L % 128:
-        return blockwise(q_BHLK, k_BHLK, v_BHLK)
+        return compute_blockwise_attention(q_BHLK, k_BHLK, v_BHLK)
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -179,7 +185,7 @@ def splash(
     return mapped(q_BHLK, k_BHLK, v_BHLK)
 
 
-def _library(
+def _call_jax_attention(
     q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, implementation: Literal["xla", "cudnn"]
 ) -> jax.Array:
     q, k, v = (x.swapaxes(1, 2) for x in (q_BHLK, k_BHLK, v_BHLK))

@@ -28,7 +28,7 @@ class Checkpoints:
 
     def __init__(self, path: epath.PathLike, *, keep: int = 1) -> None:
         _quieten_orbax()
-        self.path = storage.path_of(storage.absolute(path))
+        self.path = storage.parse_path(storage.make_absolute_path(path))
         with self._raising_os_error():
             self._manager = ocp.CheckpointManager(
                 self.path,
@@ -62,7 +62,7 @@ class Checkpoints:
           ValueError: the checkpoint holds arrays of other shapes.
           OSError: it cannot be read.
         """
-        like = jax.tree.map(_abstract, like)
+        like = jax.tree.map(_make_abstract_array, like)
         self._check_shapes(step, like)
         with self._raising_os_error():
             return self._manager.restore(step, args=ocp.args.StandardRestore(like))
@@ -92,15 +92,15 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            number = _os_error_number(error)
+            number = _find_os_error_number(error)
             if number is None:
                 raise
             named = getattr(error, "filename", None) or str(self.path)
             raise OSError(number, os.strerror(number), named) from error
 
     def _check_shapes(self, step: int, like: TrainState) -> None:
-        saved = _shapes(self._manager.item_metadata(step))
-        for name, shape in _shapes(like).items():
+        saved = _collect_array_shapes(self._manager.item_metadata(step))
+        for name, shape in _collect_array_shapes(like).items():
             if name not in saved:
                 raise ValueError(f"{self.path / str(step)} has no array {name}.")
             if saved[name] != shape:
@@ -111,7 +111,7 @@ class Checkpoints:
                 )
 
 
-def remove_unfinished(directory: epath.PathLike) -> None:
+def remove_unfinished_checkpoints(directory: epath.PathLike) -> None:
     """Removes what is left of checkpoints that were not written whole, on a file system.
 
     Orbax leaves it where a process was killed, and a full disk may be full of it. For one
@@ -120,7 +120,7 @@ def remove_unfinished(directory: epath.PathLike) -> None:
     Args:
       directory: of the checkpoints of a run.
     """
-    path = storage.path_of(storage.absolute(directory))
+    path = storage.parse_path(storage.make_absolute_path(directory))
     if storage.is_store(path) or not path.exists():
         return
     for unfinished in path.glob("*.orbax-checkpoint-tmp"):
@@ -157,7 +157,7 @@ def _report_unraisable(report: Callable[..., None], unraisable: "sys.UnraisableH
         report(unraisable)
 
 
-def _os_error_number(error: BaseException) -> int | None:
+def _find_os_error_number(error: BaseException) -> int | None:
     """Returns the number of the system's error that is behind an error of orbax, if one is.
 
     The errors of TensorStore, which writes the arrays, are of whatever class their status has: a
@@ -175,11 +175,11 @@ def _os_error_number(error: BaseException) -> int | None:
     return None
 
 
-def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+def _make_abstract_array(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _collect_array_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every array by its path, however the nodes are made."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {

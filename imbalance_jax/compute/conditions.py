@@ -32,7 +32,7 @@ def record_conditions(
       computed: how the model is computed, by field.
       micro_batches: of an update.
     """
-    device = hardware.describe()
+    device = hardware.describe_devices()
     flags = os.environ.get("XLA_FLAGS", "").split()
     found = {
         "device": device["kind"],
@@ -47,7 +47,7 @@ def record_conditions(
         "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }
     if device["platform"] == "cpu":  # elsewhere the host computes nothing of an update
-        found |= {"cores": hardware.usable_cores(), "cpu": hardware.cpu_name()}
+        found |= {"cores": hardware.count_usable_cores(), "cpu": hardware.read_cpu_name()}
     return found
 
 
@@ -60,7 +60,7 @@ def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """
     if not before:
         return ""
-    old, new = _in_words(before), _in_words(now)
+    old, new = _describe_conditions(before), _describe_conditions(now)
     changes = [
         f"{new.get(name, 'none')} instead of {old.get(name, 'none')}"
         for name in dict.fromkeys((*new, *old))
@@ -74,7 +74,7 @@ def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
-def _in_words(conditions: Mapping[str, Any]) -> dict[str, str]:
+def _describe_conditions(conditions: Mapping[str, Any]) -> dict[str, str]:
     """Returns each condition as a phrase that can be read alone."""
 
     def count(name: str, noun: str, several: str = "") -> str:

@@ -10,7 +10,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from imbalance_jax.data.text import reading as text
+from imbalance_jax.runs import children
 
 # Dense bf16 matmul peak of a JAX device, FLOP/s, by its whole kind: cards of one name differ, and
 # so do parts of a card. Figures of TPUs are from cloud.google.com/tpu/docs. Those of NVIDIA's cards
@@ -61,34 +61,34 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Peak:
+class PeakFlops:
     value: float  # FLOP/s of all devices together
     source: str
 
 
 @functools.cache
-def peak_flops(dtype: str) -> Peak:
+def get_peak_flops(dtype: str) -> PeakFlops:
     """Returns the matmul peak of all devices: from the datasheet, or else measured here.
 
     Args:
       dtype: of the run's matrix products. Datasheets are read for bfloat16 only.
     """
-    datasheet = datasheet_flops() if dtype == "bfloat16" else None
+    datasheet = find_datasheet_flops() if dtype == "bfloat16" else None
     if datasheet:
-        return Peak(datasheet, f"datasheet: dense bf16, {jax.device_count()} devices")
-    return Peak(
-        measured_matmul_peak(dtype) * devices_apart(),
-        f"measured: best {dtype} matmul of {matmul_size()}^3 in this process",
+        return PeakFlops(datasheet, f"datasheet: dense bf16, {jax.device_count()} devices")
+    return PeakFlops(
+        measure_matmul_peak(dtype) * count_independent_devices(),
+        f"measured: best {dtype} matmul of {choose_matmul_size()}^3 in this process",
     )
 
 
-def datasheet_flops() -> float | None:
+def find_datasheet_flops() -> float | None:
     """Returns the dense bf16 peak of all devices together, or None where it is not known."""
     each = DATASHEET_PEAK.get(jax.devices()[0].device_kind)
     return each * jax.device_count() if each else None
 
 
-def devices_apart() -> int:
+def count_independent_devices() -> int:
     """Returns how many devices have a peak of their own.
 
     Simulated devices of one machine share its cores: together they have one.
@@ -96,14 +96,14 @@ def devices_apart() -> int:
     return 1 if jax.devices()[0].platform == "cpu" else jax.device_count()
 
 
-def matmul_size() -> int:
+def choose_matmul_size() -> int:
     """Returns the size of the products that are timed: on a CPU, larger ones are no faster."""
     return 2048 if jax.devices()[0].platform == "cpu" else 8192
 
 
-def measured_matmul_peak(dtype: str, tries: int = 4) -> float:
+def measure_matmul_peak(dtype: str, tries: int = 4) -> float:
     """Returns the FLOP/s of a device in the fastest of a few square products of random data."""
-    size = matmul_size()
+    size = choose_matmul_size()
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
     multiply = jax.jit(jnp.matmul)
     multiply(x, x).block_until_ready()
@@ -115,15 +115,15 @@ def measured_matmul_peak(dtype: str, tries: int = 4) -> float:
     return 2 * size**3 / best
 
 
-def usable_cores() -> int:
+def count_usable_cores() -> int:
     """Returns how many threads XLA computes with on a CPU: the cores that the process may use."""
     for name in ("PJRT_NPROC", "NPROC"):  # as XLA reads them
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
-    return text.cores()
+    return children.count_cores()
 
 
-def cpu_name() -> str:
+def read_cpu_name() -> str:
     """Returns the CPU's name, as XLA compiles for the instructions that it has."""
     file = pathlib.Path("/proc/cpuinfo")
     if file.exists():
@@ -133,7 +133,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe() -> dict[str, str | int]:
+def describe_devices() -> dict[str, str | int]:
     device = jax.devices()[0]
     return {
         "platform": device.platform,
@@ -143,7 +143,7 @@ def describe() -> dict[str, str | int]:
     }
 
 
-def memory_per_device() -> int | None:
+def get_device_memory() -> int | None:
     """Returns the bytes that one device can hold, or None where that is not known."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}

@@ -1,8 +1,8 @@
 """What changes when a run has several processes: joining them, who writes, and how they stop.
 
-`join` finds out from the environment how this process was started, `HostRows` which rows of a
-batch it reads, and `Interrupts` when all processes leave together. With one process, every
-function here does nothing that the code around it could not do without.
+`join_processes` finds out from the environment how this process was started, `HostRows` which rows
+of a batch it reads, and `SharedInterrupts` when all processes leave together. With one process,
+every function here does nothing that the code around it could not do without.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ _DEFAULT_PORT = 8476
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class ClusterEnvironment:
     """How the processes of a run find each other: by whom, and what jax needs to be told."""
 
     engine: str
     arguments: Mapping[str, Any]  # of jax.distributed.initialize
 
 
-def detect(environ: Mapping[str, str], *, tpu: bool) -> Job | None:
+def detect_cluster(environ: Mapping[str, str], *, tpu: bool) -> ClusterEnvironment | None:
     """Returns the job that this process is one of, or None where it is alone.
 
     In this order: IMB_COORDINATOR, IMB_NUM_PROCESSES and IMB_PROCESS_ID, which name everything;
@@ -57,10 +57,10 @@ def detect(environ: Mapping[str, str], *, tpu: bool) -> Job | None:
     """
     ours = {name: environ.get(f"IMB_{name}", "") for name in _OURS}
     if any(ours.values()):
-        return _explicit(ours)
-    if _number(environ, "SKYPILOT_NUM_NODES", 1) > 1 and not tpu:
+        return _make_explicit_cluster(ours)
+    if _parse_env_number(environ, "SKYPILOT_NUM_NODES", 1) > 1 and not tpu:
         first = environ["SKYPILOT_NODE_IPS"].split()[0]
-        return _explicit(
+        return _make_explicit_cluster(
             {
                 "COORDINATOR": f"{first}:{_DEFAULT_PORT}",
                 "NUM_PROCESSES": environ["SKYPILOT_NUM_NODES"],
@@ -69,17 +69,19 @@ def detect(environ: Mapping[str, str], *, tpu: bool) -> Job | None:
             engine="SkyPilot",
         )
     # The step's, not the job's: what a batch script runs without srun is one process.
-    if _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1:
-        return Job("SLURM", {"local_device_ids": _slurm_devices(environ)})
+    if _parse_env_number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1:
+        return ClusterEnvironment("SLURM", {"local_device_ids": _find_slurm_devices(environ)})
     if tpu:
-        return Job("TPU", {})
+        return ClusterEnvironment("TPU", {})
     return None
 
 
 _OURS = ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")
 
 
-def _explicit(given: Mapping[str, str], engine: str = "IMB_*") -> Job | None:
+def _make_explicit_cluster(
+    given: Mapping[str, str], engine: str = "IMB_*"
+) -> ClusterEnvironment | None:
     missing = [f"IMB_{name}" for name in _OURS if not given[name]]
     if missing:
         raise ValueError(
@@ -91,8 +93,8 @@ def _explicit(given: Mapping[str, str], engine: str = "IMB_*") -> Job | None:
             f"IMB_COORDINATOR={given['COORDINATOR']!r} must be HOST:PORT of process 0, such as "
             "10.0.0.1:8476."
         )
-    count = _number(given, "NUM_PROCESSES")
-    this = _number(given, "PROCESS_ID")
+    count = _parse_env_number(given, "NUM_PROCESSES")
+    this = _parse_env_number(given, "PROCESS_ID")
     if not 0 <= this < count:
         raise ValueError(
             f"IMB_PROCESS_ID={this} is none of IMB_NUM_PROCESSES={count}: they count from 0."
@@ -106,10 +108,10 @@ def _explicit(given: Mapping[str, str], engine: str = "IMB_*") -> Job | None:
         "process_id": this,
         "cluster_detection_method": "deactivate",
     }
-    return Job(engine, arguments)
+    return ClusterEnvironment(engine, arguments)
 
 
-def _slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
+def _find_slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
     """Returns the GPUs that are a SLURM task's own; None leaves the choice to jax.
 
     jax takes the one whose number is the task's on its node. That is wrong for a task that has
@@ -123,7 +125,7 @@ def _slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
     return list(range(len(visible))) if visible and (alone or bound) else None
 
 
-def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+def _parse_env_number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
     value = environ.get(name, "")
     if not value and default is not None:
         return default
@@ -139,7 +141,7 @@ def has_tpu() -> bool:
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
-def join(expected: int = 0) -> None:
+def join_processes(expected: int = 0) -> None:
     """Joins the other processes of this run, if it has some, before jax looks at its devices.
 
     From here on, only process 0 prints; what goes to stderr comes from all.
@@ -150,7 +152,7 @@ def join(expected: int = 0) -> None:
     Raises:
       ValueError: there are others, or some processes have more of them than others.
     """
-    job = detect(os.environ, tpu=has_tpu())
+    job = detect_cluster(os.environ, tpu=has_tpu())
     if job is not None and not jax.distributed.is_initialized():
         jax.distributed.initialize(
             **job.arguments,
@@ -216,7 +218,7 @@ class HostRows:
         return jax.make_array_from_callback(shape, self._sharding, part)
 
 
-def place_whole(values: Any, shardings: Any) -> Any:
+def place_whole_arrays(values: Any, shardings: Any) -> Any:
     """Returns a nest of arrays that every process has whole, on all devices.
 
     Args:
@@ -235,7 +237,7 @@ def place_whole(values: Any, shardings: Any) -> Any:
     return jax.tree.map(place, values, shardings)
 
 
-def of_process_0(value: Any) -> Any:
+def broadcast_from_process_0(value: Any) -> Any:
     """Returns what process 0 calls with: numbers that follow from the clock, or from files."""
     if jax.process_count() == 1:
         return value
@@ -245,7 +247,7 @@ def of_process_0(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def agreed() -> Iterator[None]:
+def propagate_errors() -> Iterator[None]:
     """Lets all processes go on after what is done within, or none.
 
     No process may wait for others in it.
@@ -269,15 +271,15 @@ def agreed() -> Iterator[None]:
         raise raised
 
 
-def after_process_0(function: Callable[[], T]) -> T:
+def run_process_0_first(function: Callable[[], T]) -> T:
     """Calls a function in process 0 and then in the others, which find what it has made."""
     if jax.process_count() == 1:
         return function()
     found = None
-    with agreed():
+    with propagate_errors():
         if is_writer():
             found = function()
-    with agreed():
+    with propagate_errors():
         if not is_writer():
             found = function()
     assert found is not None
@@ -333,7 +335,7 @@ _LOST = (
 )
 
 
-def _is_of_xla(error: BaseException) -> bool:
+def _is_xla_error(error: BaseException) -> bool:
     """Whether an error may come from XLA, some of whose functions raise a status as ValueError."""
     if isinstance(error, ValueError):
         return re.match(r"[A-Z_]+: ", str(error)) is not None
@@ -342,18 +344,18 @@ def _is_of_xla(error: BaseException) -> bool:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an error says that another process of the run has gone."""
-    if jax.process_count() == 1 or not _is_of_xla(error):
+    if jax.process_count() == 1 or not _is_xla_error(error):
         return False
     return any(words in str(error).lower() for words in _LOST)
 
 
-def forget(stack: contextlib.ExitStack) -> None:
+def skip_stack_cleanup(stack: contextlib.ExitStack) -> None:
     """Leaves undone what a stack would do at its end, where that waits for lost processes."""
     if jax.process_count() > 1:
         stack.pop_all()
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 3) -> bool:
+def wait_for_condition(happened: Callable[[], bool], seconds: float = 3) -> bool:
     """Returns whether something happens within so many seconds."""
     end = time.monotonic() + seconds
     while not happened():
@@ -363,7 +365,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = 3) -> bool:
     return True
 
 
-def leave(code: int, *, seconds: float = _LEAVE_SECONDS) -> int:
+def exit_process(code: int, *, seconds: float = _LEAVE_SECONDS) -> int:
     """Ends this process with a code although others may be waiting for it.
 
     A process that leaves in the usual way waits for all others, which may be in the middle of
@@ -387,7 +389,7 @@ def leave(code: int, *, seconds: float = _LEAVE_SECONDS) -> int:
     os._exit(code)
 
 
-class Interrupts(interrupts.Interrupts):
+class SharedInterrupts(interrupts.Interrupts):
     """Notes SIGTERM and Ctrl-C; with several processes, in all of them at the same poll.
 
     jax's preemption service has the handler of SIGTERM once processes are joined. A notice to

@@ -1,7 +1,7 @@
 """Decoder-only transformer over the vocabulary of all languages.
 
-`init_params` makes the parameters and `forward` uses them; both are pure, and nothing
-outside this file knows that flax stands behind them. Parameters are a nest of plain dicts
+`init_params` makes the parameters and `compute_last_hidden_state` uses them; both are pure, and
+nothing outside this file knows that flax stands behind them. Parameters are a nest of plain dicts
 of arrays. Their names end in their dimensions, and sharding.py reads them from there; those
 of the blocks have N in front, however the blocks are run.
 
@@ -35,11 +35,11 @@ def layer_norm(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.A
     It has a backward pass of its own: XLA fuses a differentiated one with the whole chain
     of residuals before it on a CPU, and then computes that chain again in every layer.
     """
-    return _layer_norm(x_BLD, scale_D, bias_D)[0]
+    return _layer_norm_forward(x_BLD, scale_D, bias_D)[0]
 
 
 @jax.named_scope("norm")
-def _layer_norm(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> tuple:
+def _layer_norm_forward(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> tuple:
     x = x_BLD.astype(jnp.float32)
     mean_BL1 = jnp.mean(x, axis=-1, keepdims=True)
     variance_BL1 = jnp.mean(jnp.square(x - mean_BL1), axis=-1, keepdims=True)
@@ -62,7 +62,7 @@ def _layer_norm_backward(saved: tuple, dy_BLD: jax.Array) -> tuple:
     return dx_BLD.astype(x_BLD.dtype), dscale_D, jnp.sum(dy, axis=(0, 1)).astype(scale_D.dtype)
 
 
-layer_norm.defvjp(_layer_norm, _layer_norm_backward)
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def multiply_weight(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -78,11 +78,11 @@ def multiply_weight(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     """
     if x.dtype == weight.dtype:
         return jnp.einsum(spec, x, weight)
-    return _multiply_weight(spec, x, weight)
+    return _multiply_weight_mixed(spec, x, weight)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _multiply_weight(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+def _multiply_weight_mixed(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     return _multiply_weight_forward(spec, x, weight)[0]
 
 
@@ -104,7 +104,7 @@ def _multiply_weight_backward(
     return dx, dweight
 
 
-_multiply_weight.defvjp(_multiply_weight_forward, _multiply_weight_backward)
+_multiply_weight_mixed.defvjp(_multiply_weight_forward, _multiply_weight_backward)
 
 
 @jax.custom_vjp
@@ -118,10 +118,10 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
       x: of any shape and dtype.
       bias: with as many dimensions, of size 1 where it is the same for all of x.
     """
-    return _add_bias(x, bias)[0]
+    return _add_bias_forward(x, bias)[0]
 
 
-def _add_bias(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x + bias.astype(x.dtype), bias
 
 
@@ -131,21 +131,23 @@ def _add_bias_backward(bias: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.A
     return dy, dbias.astype(bias.dtype)
 
 
-add_bias.defvjp(_add_bias, _add_bias_backward)
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
-def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: str, std: float = _INIT_STD) -> Any:
+def _init_normal_param(
+    rngs: nnx.Rngs, shape: tuple[int, ...], dtype: str, std: float = _INIT_STD
+) -> Any:
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, dtype))
 
 
-def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
+def _init_zero_param(shape: tuple[int, ...], dtype: str) -> Any:
     return nnx.Param(jnp.zeros(shape, dtype))
 
 
 class LayerNorm(nnx.Module):
     def __init__(self, config: ModelConfig) -> None:
         self.scale_D = nnx.Param(jnp.ones(config.D, config.param_dtype))
-        self.bias_D = _zeros((config.D,), config.param_dtype)
+        self.bias_D = _init_zero_param((config.D,), config.param_dtype)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         return layer_norm(x_BLD, self.scale_D[...], self.bias_D[...])
@@ -157,15 +159,15 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         D, H, K, dtype = config.D, config.H, config.K, config.param_dtype
         self.path = config.attention
-        self.w_q_DHK = _normal(rngs, (D, H, K), dtype)
-        self.w_k_DHK = _normal(rngs, (D, H, K), dtype)
-        self.w_v_DHK = _normal(rngs, (D, H, K), dtype)
+        self.w_q_DHK = _init_normal_param(rngs, (D, H, K), dtype)
+        self.w_k_DHK = _init_normal_param(rngs, (D, H, K), dtype)
+        self.w_v_DHK = _init_normal_param(rngs, (D, H, K), dtype)
         # Not scaled down with depth, unlike that of the feed-forward layer: as the reference.
-        self.w_o_HKD = _normal(rngs, (H, K, D), dtype)
-        self.b_q_HK = _zeros((H, K), dtype)
-        self.b_k_HK = _zeros((H, K), dtype)
-        self.b_v_HK = _zeros((H, K), dtype)
-        self.b_o_D = _zeros((D,), dtype)
+        self.w_o_HKD = _init_normal_param(rngs, (H, K, D), dtype)
+        self.b_q_HK = _init_zero_param((H, K), dtype)
+        self.b_k_HK = _init_zero_param((H, K), dtype)
+        self.b_v_HK = _init_zero_param((H, K), dtype)
+        self.b_o_D = _init_zero_param((D,), dtype)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         def project(w_DHK: nnx.Param, b_HK: nnx.Param) -> jax.Array:
@@ -187,10 +189,10 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         D, F, dtype = config.D, config.F, config.param_dtype
-        self.w_up_DF = _normal(rngs, (D, F), dtype)
-        self.b_up_F = _zeros((F,), dtype)
-        self.w_down_FD = _normal(rngs, (F, D), dtype, _INIT_STD / (2 * config.N) ** 0.5)
-        self.b_down_D = _zeros((D,), dtype)
+        self.w_up_DF = _init_normal_param(rngs, (D, F), dtype)
+        self.b_up_F = _init_zero_param((F,), dtype)
+        self.w_down_FD = _init_normal_param(rngs, (F, D), dtype, _INIT_STD / (2 * config.N) ** 0.5)
+        self.b_down_D = _init_zero_param((D,), dtype)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         up_BLF = multiply_weight("BLD,DF->BLF", x_BLD, self.w_up_DF[...])
@@ -214,17 +216,17 @@ class Block(nnx.Module):
             return x_BLD + self.feed_forward(self.norm_2(x_BLD))
 
 
-class Ends(nnx.Module):
+class EmbeddingsAndHead(nnx.Module):
     """What comes before the blocks and after them."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
         D, dtype = config.D, config.param_dtype
         self.dtype = config.dtype
-        self.embed_VD = _normal(rngs, (vocab_size, D), dtype)
-        self.position_LD = _normal(rngs, (config.L, D), dtype)
+        self.embed_VD = _init_normal_param(rngs, (vocab_size, D), dtype)
+        self.position_LD = _init_normal_param(rngs, (config.L, D), dtype)
         self.final_norm = LayerNorm(config)
         if not config.tied:
-            self.head_VD = _normal(rngs, (vocab_size, D), dtype)
+            self.head_VD = _init_normal_param(rngs, (vocab_size, D), dtype)
 
     def embed(self, ids_BL: jax.Array) -> jax.Array:
         D = self.embed_VD.shape[1]
@@ -239,45 +241,47 @@ def init_params(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
     def init_block(block_key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(Block(config, rngs=nnx.Rngs(params=block_key))))
 
-    ends = Ends(config, vocab_size, rngs=nnx.Rngs(params=ends_key))
+    ends = EmbeddingsAndHead(config, vocab_size, rngs=nnx.Rngs(params=ends_key))
     blocks = jax.vmap(init_block)(jax.random.split(blocks_key, config.N))
     return {**nnx.to_pure_dict(nnx.state(ends)), "blocks": blocks}
 
 
-def forward(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+def compute_last_hidden_state(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
     """Returns the last hidden state of every position, normalised: (B, L, D).
 
     Raises:
       ValueError: the sequences are longer than the model has positions.
     """
-    return _run(params, config, ids_BL, keep=False)[0]
+    return _run_forward_pass(params, config, ids_BL, keep=False)[0]
 
 
-def hidden_states(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+def compute_hidden_states(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
     """Returns the state of every position between all layers: (N + 2, B, L, D).
 
     First what enters the first block, then the residual stream after each block, and last
-    what the final norm makes of it, which is what `forward` returns.
+    what the final norm makes of it, which is what `compute_last_hidden_state` returns.
 
     Raises:
-      ValueError: as `forward`.
+      ValueError: as `compute_last_hidden_state`.
     """
-    last_BLD, first_BLD, blocks_NBLD = _run(params, config, ids_BL, keep=True)
+    last_BLD, first_BLD, blocks_NBLD = _run_forward_pass(params, config, ids_BL, keep=True)
     return jnp.concatenate([first_BLD[None], blocks_NBLD, last_BLD[None]])
 
 
-def _run(
+def _run_forward_pass(
     params: Params, config: ModelConfig, ids_BL: jax.Array, *, keep: bool
 ) -> tuple[jax.Array, jax.Array, Any]:
     """Returns the final norm's output, the first block's input and, to keep, each one's output."""
-    config = tuning.settled(config, jax.devices()[0])
+    config = tuning.resolve_auto_fields(config, jax.devices()[0])
     if ids_BL.shape[1] > config.L:
         raise ValueError(f"Sequences of {ids_BL.shape[1]} exceed config.model.L={config.L}.")
     blocks = params["blocks"]
-    ends = _module(Ends, config, params["embed_VD"].shape[0], without="blocks", params=params)
+    ends = _build_module(
+        EmbeddingsAndHead, config, params["embed_VD"].shape[0], without="blocks", params=params
+    )
 
     def block(x_BLD: jax.Array, block_params: Params) -> tuple[jax.Array, jax.Array | None]:
-        x_BLD = _module(Block, config, params=block_params)(x_BLD)
+        x_BLD = _build_module(Block, config, params=block_params)(x_BLD)
         return x_BLD, x_BLD if keep else None
 
     if config.remat != "none":
@@ -293,14 +297,14 @@ def _run(
         x_BLD, kept = jax.lax.scan(block, x_BLD, blocks)
     else:
         outs: list[Any] = []
-        for block_params in _unstack(blocks, config.N):
+        for block_params in _unstack_blocks(blocks, config.N):
             x_BLD, out_BLD = block(x_BLD, block_params)
             outs.append(out_BLD)
         kept = jnp.stack(outs) if keep else None
     return ends.final_norm(x_BLD), first_BLD, kept
 
 
-def with_rows(params: Params, row_V: np.ndarray) -> Params:
+def gather_embedding_rows(params: Params, row_V: np.ndarray) -> Params:
     """Returns parameters whose tables have, for every id, the row of another id in them."""
     tables = {name: params[name] for name in ("embed_VD", "head_VD") if name in params}
     shardings = jax.tree.map(lambda table: table.sharding, tables)
@@ -308,18 +312,18 @@ def with_rows(params: Params, row_V: np.ndarray) -> Params:
     return {**params, **take(tables)}
 
 
-def head(params: Params) -> jax.Array:
+def get_output_embeddings(params: Params) -> jax.Array:
     """Returns the output embeddings, (V, D): those of the input where they are tied."""
     return params["head_VD"] if "head_VD" in params else params["embed_VD"]
 
 
-def logits(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+def compute_next_token_logits(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
     """Returns fp32 logits of the next id at every position, whole: (B, L, V).
 
     For notebooks, generation and tests; objective.py never holds them all.
     """
-    hidden_BLD = forward(params, config, ids_BL)
-    head_VD = head(params).astype(hidden_BLD.dtype)
+    hidden_BLD = compute_last_hidden_state(params, config, ids_BL)
+    head_VD = get_output_embeddings(params).astype(hidden_BLD.dtype)
     return jnp.einsum("BLD,VD->BLV", hidden_BLD, head_VD, preferred_element_type=jnp.float32)
 
 
@@ -331,24 +335,24 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> int:
 
 
 @functools.lru_cache
-def _graph(kind: type, config: ModelConfig, *args: int) -> tuple[nnx.GraphDef, Any]:
+def _make_module_graph(kind: type, config: ModelConfig, *args: int) -> tuple[nnx.GraphDef, Any]:
     """Returns what flax knows of a module besides its parameters' values."""
     abstract = nnx.eval_shape(lambda: kind(config, *args, rngs=nnx.Rngs(0)))
     return nnx.split(abstract)
 
 
-def _module(
+def _build_module(
     kind: type, config: ModelConfig, *args: int, params: Mapping[str, Any], without: str = ""
 ) -> Any:
     """Returns a flax module with these parameters."""
-    graph, state = _graph(kind, config, *args)
+    graph, state = _make_module_graph(kind, config, *args)
     mine = {name: value for name, value in params.items() if name != without}
     filled = jax.tree.map(lambda leaf: leaf, state)  # a copy: the cached one stays abstract
     nnx.replace_by_pure_dict(filled, mine)
     return nnx.merge(graph, filled)
 
 
-def _unstack(blocks: Params, N: int) -> list[Params]:
+def _unstack_blocks(blocks: Params, N: int) -> list[Params]:
     """Returns each block's parameters; gradients come back through one concatenation."""
     leaves, tree = jax.tree.flatten(blocks)
     parts = [jax.lax.split(leaf, (1,) * N, axis=0) for leaf in leaves]

@@ -31,17 +31,17 @@ def cross_entropy(
     """
     chunk = chunk or _choose_chunk(target_BL, head_VD)
     with jax.named_scope("head"):
-        total, loss_BL = _cross_entropy(hidden_BLD, head_VD, target_BL, weight_BL, chunk)
+        total, loss_BL = _chunked_cross_entropy(hidden_BLD, head_VD, target_BL, weight_BL, chunk)
     return total, jax.lax.stop_gradient(loss_BL)
 
 
 def _choose_chunk(target_BL: jax.Array, head_VD: jax.Array) -> int:
     B, L = target_BL.shape
-    return tuning.loss_chunk(B, L, head_VD.shape[0], jax.default_backend())
+    return tuning.choose_loss_chunk(B, L, head_VD.shape[0], jax.default_backend())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _cross_entropy(
+def _chunked_cross_entropy(
     hidden_BLD: jax.Array,
     head_VD: jax.Array,
     target_BL: jax.Array,
@@ -50,15 +50,19 @@ def _cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     def body(_: None, part: tuple) -> tuple[None, jax.Array]:
         hidden_BcD, target_Bc = part
-        logits_BcV = _logits(hidden_BcD, head_VD)
-        return None, jax.nn.logsumexp(logits_BcV, axis=-1) - _picked(logits_BcV, target_Bc)
+        logits_BcV = _compute_chunk_logits(hidden_BcD, head_VD)
+        return None, jax.nn.logsumexp(logits_BcV, axis=-1) - _pick_target_logits(
+            logits_BcV, target_Bc
+        )
 
-    _, losses = jax.lax.scan(body, None, (_cut(hidden_BLD, chunk), _cut(target_BL, chunk)))
-    loss_BL = _join(losses)
+    _, losses = jax.lax.scan(
+        body, None, (_split_chunks(hidden_BLD, chunk), _split_chunks(target_BL, chunk))
+    )
+    loss_BL = _join_chunks(losses)
     return jnp.sum(loss_BL * weight_BL), loss_BL
 
 
-def _forward(
+def _cross_entropy_forward(
     hidden_BLD: jax.Array,
     head_VD: jax.Array,
     target_BL: jax.Array,
@@ -69,29 +73,33 @@ def _forward(
 
     def body(dhead_VD: jax.Array, part: tuple) -> tuple[jax.Array, tuple]:
         hidden_BcD, target_Bc, weight_Bc = part
-        logits_BcV = _logits(hidden_BcD, head_VD)
+        logits_BcV = _compute_chunk_logits(hidden_BcD, head_VD)
         top_Bc1 = jnp.max(logits_BcV, axis=-1, keepdims=True)
         exp_BcV = jnp.exp(logits_BcV - top_Bc1)
         sum_Bc1 = jnp.sum(exp_BcV, axis=-1, keepdims=True)
-        loss_Bc = (top_Bc1 + jnp.log(sum_Bc1))[..., 0] - _picked(logits_BcV, target_Bc)
+        loss_Bc = (top_Bc1 + jnp.log(sum_Bc1))[..., 0] - _pick_target_logits(logits_BcV, target_Bc)
         hit_BcV = jnp.arange(head_VD.shape[0]) == target_Bc[..., None]
         dlogits_BcV = (exp_BcV / sum_Bc1 - hit_BcV) * weight_Bc[..., None]
         dlogits_BcV = dlogits_BcV.astype(hidden_BcD.dtype)
         head = head_VD.astype(hidden_BcD.dtype)
         dhidden_BcD = jnp.einsum("BcV,VD->BcD", dlogits_BcV, head)
         # Summed over chunks in fp32, whatever the matrix products run in.
-        dhead_VD += _head_gradient(hidden_BcD, dlogits_BcV)
+        dhead_VD += _compute_head_gradient(hidden_BcD, dlogits_BcV)
         return dhead_VD, (loss_Bc, dhidden_BcD)
 
-    parts = (_cut(hidden_BLD, chunk), _cut(target_BL, chunk), _cut(weight_BL, chunk))
+    parts = (
+        _split_chunks(hidden_BLD, chunk),
+        _split_chunks(target_BL, chunk),
+        _split_chunks(weight_BL, chunk),
+    )
     zero_VD = jnp.zeros(head_VD.shape, jnp.float32)
     dhead_VD, (losses, dhiddens) = jax.lax.scan(body, zero_VD, parts)
-    loss_BL = _join(losses)
-    saved = (_join(dhiddens), dhead_VD.astype(head_VD.dtype))
+    loss_BL = _join_chunks(losses)
+    saved = (_join_chunks(dhiddens), dhead_VD.astype(head_VD.dtype))
     return (jnp.sum(loss_BL * weight_BL), loss_BL), saved
 
 
-def _backward(
+def _cross_entropy_backward(
     chunk: int, saved: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
 ) -> tuple:
     dhidden_BLD, dhead_VD = saved
@@ -105,10 +113,10 @@ def _backward(
     )
 
 
-_cross_entropy.defvjp(_forward, _backward)
+_chunked_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def measure(
+def measure_predictions(
     hidden_BLD: jax.Array,
     head_VD: jax.Array,
     target_BL: jax.Array,
@@ -134,11 +142,11 @@ def measure(
 
     def body(_: None, part: tuple) -> tuple[None, dict[str, jax.Array]]:
         hidden_BcD, target_Bc = part
-        logits_BcV = _logits(hidden_BcD, head_VD)
+        logits_BcV = _compute_chunk_logits(hidden_BcD, head_VD)
         all_Bc = jax.nn.logsumexp(logits_BcV, axis=-1)
         own_BcV = jnp.where(own_BV[:, None], logits_BcV, -jnp.inf)
         own_Bc = jax.nn.logsumexp(own_BcV, axis=-1)
-        picked_Bc = _picked(logits_BcV, target_Bc)
+        picked_Bc = _pick_target_logits(logits_BcV, target_Bc)
         top_Bc = jnp.argmax(logits_BcV, axis=-1)
         return None, {
             "loss": all_Bc - picked_Bc,
@@ -148,16 +156,18 @@ def measure(
             "top1": (top_Bc == target_Bc).astype(jnp.float32),
         }
 
-    _, found = jax.lax.scan(body, None, (_cut(hidden_BLD, chunk), _cut(target_BL, chunk)))
-    return jax.tree.map(_join, found)
+    _, found = jax.lax.scan(
+        body, None, (_split_chunks(hidden_BLD, chunk), _split_chunks(target_BL, chunk))
+    )
+    return jax.tree.map(_join_chunks, found)
 
 
-def _logits(hidden_BcD: jax.Array, head_VD: jax.Array) -> jax.Array:
+def _compute_chunk_logits(hidden_BcD: jax.Array, head_VD: jax.Array) -> jax.Array:
     head = head_VD.astype(hidden_BcD.dtype)
     return jnp.einsum("BcD,VD->BcV", hidden_BcD, head, preferred_element_type=jnp.float32)
 
 
-def _head_gradient(hidden_BcD: jax.Array, dlogits_BcV: jax.Array) -> jax.Array:
+def _compute_head_gradient(hidden_BcD: jax.Array, dlogits_BcV: jax.Array) -> jax.Array:
     if hidden_BcD.dtype == jnp.float32:
         # A CPU turns the first factor by copying it, and that of the logits is large: this
         # saves it a tenth of the head's time. (In bf16 it does not know this product.)
@@ -165,19 +175,19 @@ def _head_gradient(hidden_BcD: jax.Array, dlogits_BcV: jax.Array) -> jax.Array:
     return jnp.einsum("BcV,BcD->VD", dlogits_BcV, hidden_BcD, preferred_element_type=jnp.float32)
 
 
-def _picked(logits_BcV: jax.Array, target_Bc: jax.Array) -> jax.Array:
+def _pick_target_logits(logits_BcV: jax.Array, target_Bc: jax.Array) -> jax.Array:
     """Returns the logit of each target. A masked sum: a gather would not shard over V."""
     hit_BcV = jnp.arange(logits_BcV.shape[-1]) == target_Bc[..., None]
     return jnp.sum(jnp.where(hit_BcV, logits_BcV, 0), axis=-1)
 
 
-def _cut(x: jax.Array, chunk: int) -> jax.Array:
+def _split_chunks(x: jax.Array, chunk: int) -> jax.Array:
     """(B, L, ...) -> (L / chunk, B, chunk, ...). Along L, so that B stays sharded."""
     B, L = x.shape[:2]
     return jnp.moveaxis(x.reshape(B, L // chunk, chunk, *x.shape[2:]), 1, 0)
 
 
-def _join(x: jax.Array) -> jax.Array:
-    """The inverse of `_cut`."""
+def _join_chunks(x: jax.Array) -> jax.Array:
+    """The inverse of `_split_chunks`."""
     joined = jnp.moveaxis(x, 0, 1)
     return joined.reshape(joined.shape[0], -1, *joined.shape[3:])

@@ -31,10 +31,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device], *, packed: bool
       ValueError: the sizes do not multiply to the number of devices, or an axis other than
         member and data would lie across slices.
     """
-    return _mesh(arrange(mesh_shape.of(config, len(devices), packed=packed), devices))
+    return _build_mesh(
+        arrange_devices(mesh_shape.resolve_axis_sizes(config, len(devices), packed=packed), devices)
+    )
 
 
-def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
+def arrange_devices(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
     """Returns the devices in an array with a dimension of each axis, neighbours in it close.
 
     Args:
@@ -50,7 +52,7 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarr
         return mesh_utils.create_device_mesh(
             tuple(sizes.values()), devices, allow_split_physical_axes=True
         )
-    outer = mesh_shape.across_slices(sizes, slices)
+    outer = mesh_shape.find_slice_axis(sizes, slices)
     across = {axis: slices if axis == outer else 1 for axis in sizes}
     within = dict(sizes) | {outer: sizes[outer] // slices}
     return mesh_utils.create_hybrid_device_mesh(
@@ -61,13 +63,13 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarr
     )
 
 
-def _mesh(devices: np.ndarray) -> Mesh:
+def _build_mesh(devices: np.ndarray) -> Mesh:
     # Auto: the compiler places what is between the shardings that we pin. (The default,
     # Explicit, would want every einsum annotated.)
     return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def span(mesh: Mesh, axis: str) -> str:
+def describe_axis_span(mesh: Mesh, axis: str) -> str:
     """Returns what an axis lies across: devices of a host, hosts, or slices."""
     along = np.moveaxis(mesh.devices, AXES.index(axis), 0).reshape(mesh.shape[axis], -1)
     for words, place in (("slices", "slice_index"), ("hosts", "process_index")):
@@ -76,10 +78,10 @@ def span(mesh: Mesh, axis: str) -> str:
     return "devices of a host"
 
 
-def of_one_member(mesh: Mesh) -> Mesh:
+def make_one_member_mesh(mesh: Mesh) -> Mesh:
     """Returns a pack's mesh as that of one member on all devices, which share its data out."""
     member, data, *others = mesh.devices.shape
-    return _mesh(mesh.devices.reshape(1, member * data, *others))
+    return _build_mesh(mesh.devices.reshape(1, member * data, *others))
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -102,34 +104,34 @@ def parameter_spec(name: str, ndim: int, stacked: bool) -> PartitionSpec:
     return PartitionSpec(*(PARAMETER_AXES.get(dim) if cut else None for dim in dims))
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
+def make_state_shardings(mesh: Mesh, state: Any) -> Any:
     """Returns the sharding of every array of a TrainState, or of parameters alone."""
 
     def of(path: tuple, leaf: Any) -> NamedSharding:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
         if not names:  # counters
-            return replicated(mesh)
+            return make_replicated_sharding(mesh)
         return NamedSharding(mesh, parameter_spec(names[-1], len(leaf.shape), "blocks" in names))
 
     return jax.tree_util.tree_map_with_path(of, state)
 
 
-def stacked(shardings: Any) -> Any:
+def stack_shardings(shardings: Any) -> Any:
     """Returns the shardings of arrays with a dimension of members in front."""
     return jax.tree.map(
         lambda one: NamedSharding(one.mesh, PartitionSpec("member", *one.spec)), shardings
     )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def make_batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def make_replicated_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def in_context(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+def bind_mesh_context(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     """Returns a function with its first arguments given, traced with a mesh in context.
 
     Kernels that the compiler cannot cut up ask there which part of an array is theirs.

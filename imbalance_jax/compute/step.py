@@ -68,23 +68,23 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return rate
 
 
-def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Returns Adam with the config's learning rate, clipping and weight decay."""
-    return _optimizer(config, learning_rate(config, steps))
+    return _chain_optimizer(config, learning_rate(config, steps))
 
 
-def _optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+def _chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
     if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=_mark_decayed_params))
     parts.append(optax.scale_by_learning_rate(rate))
     return optax.chain(*parts)
 
 
-def _is_matrix(params: model_lib.Params) -> Any:
+def _mark_decayed_params(params: model_lib.Params) -> Any:
     """Marks what decays: parameters with an input and an output dimension."""
 
     def of(path: tuple, leaf: jax.Array) -> bool:
@@ -95,36 +95,36 @@ def _is_matrix(params: model_lib.Params) -> Any:
 
 def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
     """Returns the state before the first update, made where it will lie."""
-    return jit_init(config, vocab_size, mesh)(jax.random.key(config.seed))
+    return jit_init_state(config, vocab_size, mesh)(jax.random.key(config.seed))
 
 
-def jit_init(config: Config, vocab_size: int, mesh: Mesh) -> jax.stages.Wrapped:
+def jit_init_state(config: Config, vocab_size: int, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns what makes the first state of a run from the key of its seed.
 
     Runs that differ in what a pack allows have one such function, compiled once.
     """
-    make = functools.partial(_init_state, config, vocab_size)
-    shardings = sharding.state_shardings(mesh, jax.eval_shape(make, jax.random.key(0)))
+    make = functools.partial(_init_state_from_key, config, vocab_size)
+    shardings = sharding.make_state_shardings(mesh, jax.eval_shape(make, jax.random.key(0)))
     return jax.jit(make, out_shardings=shardings)
 
 
-def abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
+def make_abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
     """Returns the shapes and shardings of a state, without making it."""
-    make = functools.partial(_init_state, config, vocab_size)
+    make = functools.partial(_init_state_from_key, config, vocab_size)
     shapes = jax.eval_shape(make, jax.random.key(config.seed))
     return jax.tree.map(
         lambda leaf, sharding_: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_),
         shapes,
-        sharding.state_shardings(mesh, shapes),
+        sharding.make_state_shardings(mesh, shapes),
     )
 
 
-def _init_state(config: Config, vocab_size: int, key: jax.Array) -> TrainState:
+def _init_state_from_key(config: Config, vocab_size: int, key: jax.Array) -> TrainState:
     params = model_lib.init_params(config.model, vocab_size, key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer(config.optimizer, config.steps).init(params),
+        opt_state=build_optimizer(config.optimizer, config.steps).init(params),
         sequences_G=jnp.zeros(len(config.languages), jnp.int32),
     )
 
@@ -138,12 +138,12 @@ def train_step(
     sequences of a rare language, so means are taken over many batches, by the host.
     `trained_G` counts the sequences of all updates so far.
     """
-    return _update(config, learning_rate(config.optimizer, steps), state, batch, map_GU)
+    return _update_state(config, learning_rate(config.optimizer, steps), state, batch, map_GU)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Given:
+class StepInput:
     """What the host gives a member of a pack for an update, or stacked: all of them."""
 
     batch: Batch
@@ -151,8 +151,13 @@ class Given:
     alive: Any  # bool; otherwise the state is kept as it is
 
 
-def packed_step(
-    config: Config, mesh: Mesh, way: str, state_E: TrainState, given_E: Given, map_EGU: jax.Array
+def train_packed_step(
+    config: Config,
+    mesh: Mesh,
+    way: str,
+    state_E: TrainState,
+    given_E: StepInput,
+    map_EGU: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One update of every member of a pack that is alive; `train_step` says what that is.
 
@@ -171,13 +176,13 @@ def packed_step(
     # XLA's partitioner aborts where ids are looked up, beside members, in a table that is cut
     # both ways.
     cut_up = min(mesh.shape[axis] for axis in ("member", "fsdp", "tensor")) > 1
-    view = _with_whole_table if cut_up else _as_they_are
+    view = _replicate_embedding_table if cut_up else _keep_params
 
-    def member(args: tuple[TrainState, Given, jax.Array]) -> tuple[TrainState, Metrics]:
+    def member(args: tuple[TrainState, StepInput, jax.Array]) -> tuple[TrainState, Metrics]:
         state, given, map_GU = args
 
         def update(state: TrainState) -> tuple[TrainState, Metrics]:
-            return _update(config, lambda count: given.rate, state, given.batch, map_GU, view)
+            return _update_state(config, lambda count: given.rate, state, given.batch, map_GU, view)
 
         def keep(state: TrainState) -> tuple[TrainState, Metrics]:
             shapes = jax.eval_shape(update, state)[1]
@@ -205,28 +210,28 @@ def packed_step(
     return on_device(state_E, given_E, map_EGU)
 
 
-def _as_they_are(params: model_lib.Params) -> model_lib.Params:
+def _keep_params(params: model_lib.Params) -> model_lib.Params:
     return params
 
 
-def _with_whole_table(params: model_lib.Params) -> model_lib.Params:
+def _replicate_embedding_table(params: model_lib.Params) -> model_lib.Params:
     """Returns parameters whose input embeddings every device of a member has whole."""
     whole_VD = jax.lax.with_sharding_constraint(params["embed_VD"], PartitionSpec(None, None))
     return {**params, "embed_VD": whole_VD}
 
 
-def _update(
+def _update_state(
     config: Config,
     rate: optax.Schedule,
     state: TrainState,
     batch: Batch,
     map_GU: jax.Array,
-    view: Callable[[model_lib.Params], model_lib.Params] = _as_they_are,
+    view: Callable[[model_lib.Params], model_lib.Params] = _keep_params,
 ) -> tuple[TrainState, Metrics]:
     """One update; `view` says what the loss is computed with, given the parameters."""
 
     def mean_loss(params: model_lib.Params, *rest: Any) -> tuple[jax.Array, jax.Array]:
-        return _mean_loss(view(params), *rest)
+        return _compute_mean_loss(view(params), *rest)
 
     loss_and_gradient = jax.value_and_grad(mean_loss, has_aux=True)
     micro = config.optimizer.accumulate
@@ -249,7 +254,7 @@ def _update(
         loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
 
     with jax.named_scope("optimizer"):
-        updates, opt_state = _optimizer(config.optimizer, rate).update(
+        updates, opt_state = _chain_optimizer(config.optimizer, rate).update(
             grads, state.opt_state, state.params
         )
         params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
@@ -271,16 +276,16 @@ def _update(
     return new, metrics
 
 
-def _mean_loss(
+def _compute_mean_loss(
     params: model_lib.Params, config: ModelConfig, batch: Batch, map_GU: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the mean loss of all positions, and its sum per language."""
-    ids_BW = model_ids(batch, map_GU)
-    hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
+    ids_BW = map_to_model_ids(batch, map_GU)
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
     target_BL = ids_BW[:, 1:]
     total, loss_BL = objective.cross_entropy(
         hidden_BLD,
-        model_lib.head(params),
+        model_lib.get_output_embeddings(params),
         target_BL,
         jnp.ones(target_BL.shape, jnp.float32),
         chunk=config.loss_chunk,
@@ -289,7 +294,7 @@ def _mean_loss(
     return total / target_BL.size, loss_G
 
 
-def model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
+def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
     """Returns the model's ids for a batch's base ids: each row through its language's map."""
     return map_GU[batch.language_B[:, None], batch.ids_BW.astype(jnp.int32)]
 
@@ -301,10 +306,15 @@ def jit_step(config: Config, steps: int, mesh: Mesh, state: TrainState) -> jax.s
     and compile again.
     """
     vocab_size = state.params["embed_VD"].shape[0]
-    state_shardings = sharding.state_shardings(mesh, state)
-    batch_sharding, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    state_shardings = sharding.make_state_shardings(mesh, state)
+    batch_sharding, whole = (
+        sharding.make_batch_sharding(mesh),
+        sharding.make_replicated_sharding(mesh),
+    )
     return jax.jit(
-        sharding.in_context(mesh, train_step, settled(config, mesh, vocab_size), steps),
+        sharding.bind_mesh_context(
+            mesh, train_step, resolve_auto_in_config(config, mesh, vocab_size), steps
+        ),
         in_shardings=(state_shardings, batch_sharding, whole),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
@@ -312,23 +322,25 @@ def jit_step(config: Config, steps: int, mesh: Mesh, state: TrainState) -> jax.s
     )
 
 
-def given_shardings(mesh: Mesh) -> Given:
+def make_step_input_shardings(mesh: Mesh) -> StepInput:
     """Returns where what a pack is given lies."""
-    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    return sharding.stacked(Given(Batch(rows, rows), whole, whole))
+    rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
+    return sharding.stack_shardings(StepInput(Batch(rows, rows), whole, whole))
 
 
 def jit_packed_step(
     config: Config, mesh: Mesh, state_E: TrainState, way: str
 ) -> jax.stages.Wrapped:
-    """Returns the jitted step of a pack; see `packed_step` and `jit_step`."""
+    """Returns the jitted step of a pack; see `train_packed_step` and `jit_step`."""
     vocab_size = state_E.params["embed_VD"].shape[1]
     states = jax.tree.map(lambda leaf: leaf.sharding, state_E)
-    whole = sharding.replicated(mesh)
-    member = sharding.stacked(whole)
+    whole = sharding.make_replicated_sharding(mesh)
+    member = sharding.stack_shardings(whole)
     return jax.jit(
-        sharding.in_context(mesh, packed_step, settled(config, mesh, vocab_size), mesh, way),
-        in_shardings=(states, given_shardings(mesh), member),
+        sharding.bind_mesh_context(
+            mesh, train_packed_step, resolve_auto_in_config(config, mesh, vocab_size), mesh, way
+        ),
+        in_shardings=(states, make_step_input_shardings(mesh), member),
         # What the host reads must be on its own devices.
         out_shardings=(states, member if jax.process_count() == 1 else whole),
         donate_argnums=0,
@@ -336,8 +348,8 @@ def jit_packed_step(
     )
 
 
-def settled(config: Config, mesh: Mesh, vocab_size: int) -> Config:
+def resolve_auto_in_config(config: Config, mesh: Mesh, vocab_size: int) -> Config:
     """Returns a config whose model says how it is computed on the devices of a mesh."""
     rows = config.batch_size // config.optimizer.accumulate
-    model = tuning.settled_on(mesh, config.model, rows, vocab_size)
+    model = tuning.resolve_auto_on_mesh(mesh, config.model, rows, vocab_size)
     return dataclasses.replace(config, model=model)

@@ -40,7 +40,7 @@ _PACKING_ELSEWHERE = "vmap"
 MEASURING_OPTIONS: Mapping[str, Mapping[str, int]] = {"cpu": {"xla_backend_optimization_level": 1}}
 
 
-def settled(model: ModelConfig, device: jax.Device) -> ModelConfig:
+def resolve_auto_fields(model: ModelConfig, device: jax.Device) -> ModelConfig:
     """Returns the model with each "auto" replaced by what it stands for on a kind of device."""
     platform = device.platform
     dtype = model.dtype
@@ -49,7 +49,7 @@ def settled(model: ModelConfig, device: jax.Device) -> ModelConfig:
         dtype = "float32" if platform == "cpu" else "bfloat16"
     attention = model.attention
     if attention == "auto":
-        attention = _attention(model, dtype, device)
+        attention = _choose_attention(model, dtype, device)
     remat = model.remat
     if remat == "auto":
         # A scan keeps what the backward pass needs by copying it into one array for all blocks.
@@ -61,7 +61,7 @@ def settled(model: ModelConfig, device: jax.Device) -> ModelConfig:
     return dataclasses.replace(model, dtype=dtype, attention=attention, remat=remat)
 
 
-def _attention(model: ModelConfig, dtype: str, device: jax.Device) -> str:
+def _choose_attention(model: ModelConfig, dtype: str, device: jax.Device) -> str:
     if device.platform == "cpu":
         return "blockwise"  # 5/8 of the pairs: a step of mini in 3.3 s, with einsum in 3.5 s
     if device.platform == "tpu":
@@ -77,12 +77,12 @@ def _attention(model: ModelConfig, dtype: str, device: jax.Device) -> str:
     return "fused"
 
 
-def packing(mesh: Mesh) -> str:
+def choose_packing(mesh: Mesh) -> str:
     """Returns how the members of a pack that share a device take an update: scan or vmap."""
     return _PACKING.get(mesh.devices.flat[0].platform, _PACKING_ELSEWHERE)
 
 
-def loss_chunk(rows: int, L: int, V: int, platform: str) -> int:
+def choose_loss_chunk(rows: int, L: int, V: int, platform: str) -> int:
     """Returns how many positions of each sequence have their logits exist at once.
 
     Args:
@@ -96,8 +96,11 @@ def loss_chunk(rows: int, L: int, V: int, platform: str) -> int:
     return max((c for c in range(1, L + 1) if L % c == 0 and rows * c <= most), default=1)
 
 
-def settled_on(mesh: Mesh, model: ModelConfig, batch_size: int, vocab_size: int) -> ModelConfig:
-    """Returns what `settled` does for the devices of a mesh, with the loss's chunk chosen too.
+def resolve_auto_on_mesh(
+    mesh: Mesh, model: ModelConfig, batch_size: int, vocab_size: int
+) -> ModelConfig:
+    """Returns what `resolve_auto_fields` does for the devices of a mesh, with the loss's chunk
+    chosen too.
 
     Args:
       mesh: of the devices.
@@ -107,7 +110,7 @@ def settled_on(mesh: Mesh, model: ModelConfig, batch_size: int, vocab_size: int)
     """
     device = mesh.devices.flat[0]
     rows = -(-batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]))
-    chunk = model.loss_chunk or loss_chunk(
+    chunk = model.loss_chunk or choose_loss_chunk(
         rows, model.L, vocab_size // mesh.shape["tensor"], device.platform
     )
-    return dataclasses.replace(settled(model, device), loss_chunk=chunk)
+    return dataclasses.replace(resolve_auto_fields(model, device), loss_chunk=chunk)

@@ -55,7 +55,16 @@ from imbalance_jax.config.schema import (
     VocabularyConfig as VocabularyConfig,
 )
 from imbalance_jax.config.schema import (
+    build_config_dict as build_config_dict,
+)
+from imbalance_jax.config.schema import (
+    build_run_identity as build_run_identity,
+)
+from imbalance_jax.config.schema import (
     cloned as cloned,
+)
+from imbalance_jax.config.schema import (
+    compute_sequence_totals as compute_sequence_totals,
 )
 from imbalance_jax.config.schema import (
     continued as continued,
@@ -67,37 +76,43 @@ from imbalance_jax.config.schema import (
     default as default,
 )
 from imbalance_jax.config.schema import (
-    differences as differences,
-)
-from imbalance_jax.config.schema import (
-    digest as digest,
-)
-from imbalance_jax.config.schema import (
-    editable as editable,
+    describe_unknown_field as describe_unknown_field,
 )
 from imbalance_jax.config.schema import (
     equal_stages as equal_stages,
 )
 from imbalance_jax.config.schema import (
-    identity as identity,
+    find_differences as find_differences,
+)
+from imbalance_jax.config.schema import (
+    hash_plain_values as hash_plain_values,
 )
 from imbalance_jax.config.schema import (
     joining_stages as joining_stages,
 )
 from imbalance_jax.config.schema import (
-    natural as natural,
+    list_stages as list_stages,
+)
+from imbalance_jax.config.schema import (
+    make_natural_sort_key as make_natural_sort_key,
 )
 from imbalance_jax.config.schema import (
     parse_arg as parse_arg,
 )
 from imbalance_jax.config.schema import (
+    parse_dataclass as parse_dataclass,
+)
+from imbalance_jax.config.schema import (
     parse_ratio as parse_ratio,
 )
 from imbalance_jax.config.schema import (
-    reduced as reduced,
+    reduce_ratio as reduce_ratio,
 )
 from imbalance_jax.config.schema import (
-    resolve as resolve,
+    resolve_config as resolve_config,
+)
+from imbalance_jax.config.schema import (
+    resolve_stage_steps as resolve_stage_steps,
 )
 from imbalance_jax.config.schema import (
     scaled as scaled,
@@ -106,20 +121,5 @@ from imbalance_jax.config.schema import (
     spoken as spoken,
 )
 from imbalance_jax.config.schema import (
-    stages as stages,
-)
-from imbalance_jax.config.schema import (
-    state_steps as state_steps,
-)
-from imbalance_jax.config.schema import (
     to_dict as to_dict,
-)
-from imbalance_jax.config.schema import (
-    totals as totals,
-)
-from imbalance_jax.config.schema import (
-    typed as typed,
-)
-from imbalance_jax.config.schema import (
-    unknown_field as unknown_field,
 )

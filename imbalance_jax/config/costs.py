@@ -9,7 +9,7 @@ FLOP_CONVENTION = (
 )
 
 
-def flops_per_token(config: ModelConfig, vocab_size: int) -> float:
+def compute_flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     """Returns the FLOPs of one trained token, forward and backward.
 
     6 x the weights of all matrix products, head included and input embedding excluded, plus
@@ -20,7 +20,7 @@ def flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     return 6.0 * weights + 6.0 * config.N * config.H * config.K * config.L
 
 
-def parameters(config: ModelConfig, vocab_size: int) -> int:
+def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
     """Returns the number of parameters of a model."""
     D, HK, F = config.D, config.H * config.K, config.F
     attention = 4 * D * HK + 3 * HK + D
@@ -30,7 +30,7 @@ def parameters(config: ModelConfig, vocab_size: int) -> int:
     return config.N * (attention + feed_forward + norms) + tables + 2 * D
 
 
-def vocab_size(config: Config) -> int:
+def compute_vocab_size(config: Config) -> int:
     """Returns the ids of all languages; the most that there can be where pieces are merged.
 
     A tokenizer that is given by its path counts as `tokenizer.vocab_size` of its source.
@@ -53,7 +53,7 @@ def vocab_size(config: Config) -> int:
     return sum(pieces(tag) for tag in (*own, *clones))
 
 
-def tokens(config: Config) -> dict[str, float]:
+def count_language_tokens(config: Config) -> dict[str, float]:
     """Returns the tokens that a run is asked to train on, per language, by its ratio.
 
     A ratio by temperature is not known before the text is: its languages count equally.
@@ -62,18 +62,20 @@ def tokens(config: Config) -> dict[str, float]:
     if config.mixture.temperature:
         each = config.steps * config.batch_size * L / len(config.tags)
         return dict.fromkeys(config.tags, each)
-    return {tag: float(n * L) for tag, n in config_lib.totals(config).items()}
+    return {tag: float(n * L) for tag, n in config_lib.compute_sequence_totals(config).items()}
 
 
-def training_tokens(config: Config) -> int:
+def count_training_tokens(config: Config) -> int:
     return config.steps * config.batch_size * config.model.L
 
 
-def training_flops(config: Config) -> float:
-    return training_tokens(config) * flops_per_token(config.model, vocab_size(config))
+def compute_training_flops(config: Config) -> float:
+    return count_training_tokens(config) * compute_flops_per_token(
+        config.model, compute_vocab_size(config)
+    )
 
 
-def bytes_on_disk(config: Config) -> int:
+def estimate_checkpoint_bytes(config: Config) -> int:
     """Returns about what the checkpoints of a run take: fp32 parameters and two moments."""
     kept = 1 if not config.checkpoint.every else config.checkpoint.keep
-    return kept * 12 * parameters(config.model, vocab_size(config))
+    return kept * 12 * compute_parameter_count(config.model, compute_vocab_size(config))

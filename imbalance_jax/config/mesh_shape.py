@@ -13,7 +13,7 @@ AXES = ("member", "data", "fsdp", "tensor")
 PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "V": "tensor"}
 
 
-def of(config: MeshConfig, devices: int, *, packed: bool = False) -> dict[str, int]:
+def resolve_axis_sizes(config: MeshConfig, devices: int, *, packed: bool = False) -> dict[str, int]:
     """Returns the size of each axis of a config's mesh over so many devices.
 
     Args:
@@ -42,7 +42,7 @@ def of(config: MeshConfig, devices: int, *, packed: bool = False) -> dict[str, i
     return sizes | {axis: devices // given for axis in rest}
 
 
-def across_slices(sizes: Mapping[str, int], slices: int) -> str:
+def find_slice_axis(sizes: Mapping[str, int], slices: int) -> str:
     """Returns the axis that lies across several slices; all others stay within one.
 
     Raises:
@@ -58,7 +58,7 @@ def across_slices(sizes: Mapping[str, int], slices: int) -> str:
     )
 
 
-def possible_micro_batches(batch_size: int, sizes: Mapping[str, int]) -> list[int]:
+def list_micro_batch_counts(batch_size: int, sizes: Mapping[str, int]) -> list[int]:
     """Returns into how many micro-batches a batch can be cut evenly over the devices."""
     parts, rest = divmod(batch_size, sizes["data"] * sizes["fsdp"])
     return [] if rest else [k for k in range(1, parts + 1) if parts % k == 0]
@@ -69,7 +69,7 @@ def check_batch(config: Config, sizes: Mapping[str, int]) -> None:
     rows = sizes["data"] * sizes["fsdp"]
     micro = config.batch_size // config.optimizer.accumulate
     if micro % rows:
-        possible = possible_micro_batches(config.batch_size, sizes)
+        possible = list_micro_batch_counts(config.batch_size, sizes)
         if possible:
             # The most that fit, as a batch is cut where memory is short.
             most = max(k for k in possible if k <= max(config.optimizer.accumulate, possible[0]))

@@ -16,7 +16,7 @@ _OWN_OF_OPTIMIZER = ("peak_lr", "final_lr", "schedule", "warmup", "decay")
 _TEXT = ("sources", "vocabulary", "languages", "mixture")
 
 
-def shape_of_run(config: Config) -> dict[str, Any]:
+def extract_pack_shape(config: Config) -> dict[str, Any]:
     """Returns the fields of a config that must be equal in all members of a pack."""
     plain = config_lib.to_dict(config)
     shape = {name: value for name, value in plain.items() if name not in (*_OWN, *_TEXT)}
@@ -25,7 +25,7 @@ def shape_of_run(config: Config) -> dict[str, Any]:
     return shape | {"languages": list(config.tags)}
 
 
-def why_alone(config: Config) -> str:
+def find_packing_obstacle(config: Config) -> str:
     """Returns why a run can only be trained alone, or nothing where it can be packed."""
     if "wandb" in config.mirrors:
         return (
@@ -35,7 +35,7 @@ def why_alone(config: Config) -> str:
     return ""
 
 
-def pack_key(config: Config) -> str:
+def compute_pack_key(config: Config) -> str:
     """Returns what two runs that can be packed have in common, judged without their text.
 
     Where the text would have to say whether two runs can be, their keys differ.
@@ -48,4 +48,4 @@ def pack_key(config: Config) -> str:
     }
     if config.mixture.on_exhaustion == "stop":  # a run has as many steps as its text lasts
         text["mixture"], text["seed"] = plain["mixture"], config.seed
-    return config_lib.digest(shape_of_run(config) | {"text": text})
+    return config_lib.hash_plain_values(extract_pack_shape(config) | {"text": text})

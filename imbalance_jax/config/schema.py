@@ -1,7 +1,7 @@
 """Every field of a run: declared once, with type, default and unit.
 
 A file in `configs/` makes an `ml_collections.ConfigDict`, starting from `default()`. The
-command line may then override its fields, and `resolve` turns it into the frozen
+command line may then override its fields, and `resolve_config` turns it into the frozen
 dataclasses below, once. From there on nothing writes to a config.
 
 Checks that need no other part of the config stand in the dataclass of the field, the rest
@@ -177,7 +177,7 @@ _LARGEST_BLOCK = 2**31 - 1
 
 
 def _check_block(field: str, ratio: Mapping[str, int]) -> None:
-    block = sum(reduced(ratio).values())
+    block = sum(reduce_ratio(ratio).values())
     if block > _LARGEST_BLOCK:
         raise ValueError(
             f"config.{field} makes blocks of {block:,} sequences, and the exact sampler has blocks "
@@ -190,7 +190,7 @@ def _check_block(field: str, ratio: Mapping[str, int]) -> None:
 Schedule = tuple[tuple[int | float, Mapping[str, int]], ...]
 
 
-def _check_firsts(field: str, schedule: Schedule) -> None:
+def _check_stage_starts(field: str, schedule: Schedule) -> None:
     fractions_ = [isinstance(first, float) for first, _ in schedule if first]
     if any(fractions_) and not all(fractions_):
         raise ValueError(
@@ -264,8 +264,8 @@ class MixtureConfig:
                     f"run from the sizes of the sources, and config.mixture.{name} says another "
                     "one. Set one of the two only."
                 )
-        _check_firsts("mixture.stages", self.stages)
-        _check_firsts("mixture.same_total_as", self.same_total_as)
+        _check_stage_starts("mixture.stages", self.stages)
+        _check_stage_starts("mixture.same_total_as", self.same_total_as)
 
 
 REMAT = ("auto", "none", "dots", "full")
@@ -456,7 +456,7 @@ class Config:
         Sorted with numbers as numbers, so that en2 comes before en10.
         """
         # en2 and en02 have equal numbers; the tags themselves then decide.
-        return tuple(sorted(self.languages, key=lambda tag: (natural(tag), tag)))
+        return tuple(sorted(self.languages, key=lambda tag: (make_natural_sort_key(tag), tag)))
 
     @property
     def data_seed(self) -> int:
@@ -470,7 +470,7 @@ class Config:
         return min(stride, self.model.L)
 
 
-def natural(tag: str) -> list[tuple[int, str]]:
+def make_natural_sort_key(tag: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", tag)]
 
 
@@ -712,12 +712,12 @@ def _check_mixture(
     for name in ("stages", "same_total_as"):
         schedule = getattr(mixture, name)
         ratios |= {f"mixture.{name}[{i}]": ratio for i, (_, ratio) in enumerate(schedule)}
-        if schedule and _first_step(schedule[-1][0], steps) >= steps:
+        if schedule and _resolve_first_step(schedule[-1][0], steps) >= steps:
             raise ValueError(
                 f"config.mixture.{name} begins its last stage at step {schedule[-1][0]}, but "
                 f"the run has config.steps={steps}. Drop the stage, or set more steps."
             )
-        steps_ = [_first_step(first, steps) for first, _ in schedule]
+        steps_ = [_resolve_first_step(first, steps) for first, _ in schedule]
         if len(set(steps_)) < len(steps_):
             raise ValueError(
                 f"config.mixture.{name} has two stages that begin at the same one of "
@@ -742,7 +742,7 @@ def _check_mixture(
             _check_block(field, ratio)
 
 
-def _first_step(first: int | float, steps: int) -> int:
+def _resolve_first_step(first: int | float, steps: int) -> int:
     """Returns the step at which a stage begins, written as a step or as a fraction of all."""
     if isinstance(first, float):
         # So that 0.7 is seven tenths exactly, and 1 / 3 a third.
@@ -754,7 +754,10 @@ def _check_totals(config: "Config") -> None:
     mixture = config.mixture
     if not mixture.same_total_as or mixture.temperature:
         return
-    ours, theirs = totals(config), totals(config, mixture.same_total_as)
+    ours, theirs = (
+        compute_sequence_totals(config),
+        compute_sequence_totals(config, mixture.same_total_as),
+    )
     for tag in config.tags:
         # A stage begins with a step, so no schedule can be nearer to another than that.
         if abs(ours[tag] - theirs[tag]) >= config.batch_size:
@@ -775,7 +778,7 @@ _NEWER: Mapping[type, tuple[str, ...]] = {TokenizerConfig: ("character_coverage"
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")
 
 
-def identity(config: Config) -> dict[str, Any]:
+def build_run_identity(config: Config) -> dict[str, Any]:
     """Returns what makes a run the same run, as nested plain values."""
     plain = to_dict(config, leave_out=_NEWER)
     del plain["mixture"]["same_total_as"]  # a check, not what is trained on
@@ -792,29 +795,29 @@ def identity(config: Config) -> dict[str, Any]:
     plain["optimizer"]["accumulate"] = OptimizerConfig.accumulate
     # Steps, however the config says where a stage begins; a longer run must not move them.
     if config.mixture.stages:
-        plain["mixture"]["stages"] = to_dict(stages(config))
+        plain["mixture"]["stages"] = to_dict(list_stages(config))
         if config.mixture.switch == "document" or config.mixture.content == "disjoint":
             # Documents are given out in proportion to these: more steps would do it anew.
-            asked = {tag: str(total) for tag, total in totals(config).items()}
+            asked = {tag: str(total) for tag, total in compute_sequence_totals(config).items()}
             plain["mixture"]["sequences"] = asked
     if config.mixture.temperature:
         plain["mixture"]["ratio"] = "by temperature"
     return {name: plain[name] for name in plain if name not in _NOT_IDENTITY}
 
 
-def digest(value: Any) -> str:
+def hash_plain_values(value: Any) -> str:
     """Returns 16 hex digits that stand for a nest of plain values."""
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def differences(ours: Any, theirs: Any, field: str = "config") -> list[tuple[str, Any, Any]]:
+def find_differences(ours: Any, theirs: Any, field: str = "config") -> list[tuple[str, Any, Any]]:
     """Returns (field, ours, theirs) wherever two nests of plain values differ."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         found = []
         for name in [*ours, *(name for name in theirs if name not in ours)]:
             here = f"{field}.{name}"
-            found += differences(ours.get(name, "absent"), theirs.get(name, "absent"), here)
+            found += find_differences(ours.get(name, "absent"), theirs.get(name, "absent"), here)
         return found
     same = json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
     return [] if same else [(field, ours, theirs)]
@@ -864,19 +867,19 @@ def default() -> ml_collections.ConfigDict:
     return declared(Config)
 
 
-def resolve(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
+def resolve_config(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
     """Returns the typed config of a ConfigDict, or of a config.json read back.
 
     Raises:
       ValueError: a field is unknown, of the wrong type, or contradicts another.
     """
-    return typed(Config, values)
+    return parse_dataclass(Config, values)
 
 
-def typed(
+def parse_dataclass(
     kind: type, values: ml_collections.ConfigDict | Mapping[str, Any], field: str = "config"
 ) -> Any:
-    """Returns plain values as a dataclass of fields with declared types, as `resolve` does.
+    """Returns plain values as a dataclass of fields with declared types, as `resolve_config` does.
 
     Args:
       kind: the dataclass.
@@ -885,14 +888,14 @@ def typed(
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
-    return _typed(kind, values, field)
+    return _parse_field_value(kind, values, field)
 
 
 # The sequences of one language, in the ratio or in that of a stage.
 _RATIO_FIELD = r"config\.mixture\.(ratio|(stages|same_total_as)\[\d+\]\[1\])\."
 
 
-def _typed(kind: Any, value: Any, field: str) -> Any:
+def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
     """Returns a plain value as the type that its field declares."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:  # of plain types, such as int | float
@@ -905,16 +908,21 @@ def _typed(kind: Any, value: Any, field: str) -> Any:
         types_ = typing.get_type_hints(kind)
         for name in value:
             if name not in types_:
-                raise ValueError(unknown_field(field, name, types_))
+                raise ValueError(describe_unknown_field(field, name, types_))
         for declared_ in dataclasses.fields(kind):
-            if declared_.name not in value and _required(declared_):
+            if declared_.name not in value and _is_required_field(declared_):
                 raise ValueError(f"{field}.{declared_.name} is missing, and has no default.")
-        return kind(**{n: _typed(types_[n], v, f"{field}.{n}") for n, v in value.items()})
+        return kind(
+            **{n: _parse_field_value(types_[n], v, f"{field}.{n}") for n, v in value.items()}
+        )
     if origin is Mapping:
         if not isinstance(value, Mapping):
             raise ValueError(f"{field}={value!r} must be a group of fields.")
         return types.MappingProxyType(
-            {name: _typed(args[1], item, f"{field}.{name}") for name, item in value.items()}
+            {
+                name: _parse_field_value(args[1], item, f"{field}.{name}")
+                for name, item in value.items()
+            }
         )
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
@@ -923,7 +931,7 @@ def _typed(kind: Any, value: Any, field: str) -> Any:
         if len(kinds) != len(value):
             raise ValueError(f"{field}={value!r} must have {len(kinds)} parts.")
         pairs = enumerate(zip(kinds, value, strict=True))
-        return tuple(_typed(k, v, f"{field}[{i}]") for i, (k, v) in pairs)
+        return tuple(_parse_field_value(k, v, f"{field}[{i}]") for i, (k, v) in pairs)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is int and isinstance(value, float) and re.match(_RATIO_FIELD, field):
@@ -934,11 +942,11 @@ def _typed(kind: Any, value: Any, field: str) -> Any:
     return value
 
 
-def _required(field: dataclasses.Field) -> bool:
+def _is_required_field(field: dataclasses.Field) -> bool:
     return field.default is field.default_factory is dataclasses.MISSING
 
 
-def unknown_field(group: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+def describe_unknown_field(group: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """Returns the message for a field that a group of fields does not have."""
     close = difflib.get_close_matches(name, known, n=1)
     fix = f"Did you mean {group}.{close[0]}?" if close else f"It has: {', '.join(known)}."
@@ -981,7 +989,7 @@ def parse_ratio(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def stages(
+def list_stages(
     config: Config, schedule: Schedule | None = None
 ) -> tuple[tuple[int, Mapping[str, int]], ...]:
     """Returns (first step, ratio) of every stage; one where the config has none.
@@ -993,21 +1001,21 @@ def stages(
     schedule = config.mixture.stages if schedule is None else schedule
     if not schedule:
         return ((0, config.mixture.ratio),)
-    return tuple((_first_step(first, config.steps), ratio) for first, ratio in schedule)
+    return tuple((_resolve_first_step(first, config.steps), ratio) for first, ratio in schedule)
 
 
-def state_steps(config: Config) -> Config:
+def resolve_stage_steps(config: Config) -> Config:
     """Returns the config with the first step of each stage in place of a fraction of all steps."""
     mixture = config.mixture
     schedules: dict[str, Any] = {
-        name: stages(config, getattr(mixture, name))
+        name: list_stages(config, getattr(mixture, name))
         for name in ("stages", "same_total_as")
         if getattr(mixture, name)
     }
     return dataclasses.replace(config, mixture=dataclasses.replace(mixture, **schedules))
 
 
-def totals(
+def compute_sequence_totals(
     config: Config, schedule: Schedule | None = None, *, before: int | None = None
 ) -> dict[str, fractions.Fraction]:
     """Returns the sequences that a schedule asks for, per language.
@@ -1017,7 +1025,7 @@ def totals(
       schedule: what to read in place of `config.mixture.stages`.
       before: the step that it is counted up to; the end of the run where it is None.
     """
-    found = stages(config, schedule)
+    found = list_stages(config, schedule)
     last = config.steps if before is None else before
     ends = [first for first, _ in found[1:]] + [last]
     total = dict.fromkeys(config.tags, fractions.Fraction(0))
@@ -1028,7 +1036,7 @@ def totals(
     return total
 
 
-def reduced(ratio: Mapping[str, int]) -> dict[str, int]:
+def reduce_ratio(ratio: Mapping[str, int]) -> dict[str, int]:
     """Returns a ratio divided by its greatest common divisor: the counts of one block."""
     divisor = math.gcd(*ratio.values())
     return {tag: count // divisor for tag, count in ratio.items()}
@@ -1163,7 +1171,7 @@ def continued(
     if language not in before.tags:
         wrong = f"{language}: {init_from} has no such language." if language else " is missing."
         raise ValueError(f"language={wrong} {init_from} has: {', '.join(before.tags)}.")
-    config = editable(before)
+    config = build_config_dict(before)
     config.init_from, config.steps = init_from, steps
     for name in ("peak_lr", "final_lr"):
         config.optimizer[name] /= 10
@@ -1173,13 +1181,13 @@ def continued(
     return config
 
 
-def editable(config: Any) -> Any:
-    """Returns what `resolve` made as a ConfigDict again."""
+def build_config_dict(config: Any) -> Any:
+    """Returns what `resolve_config` made as a ConfigDict again."""
     if dataclasses.is_dataclass(config):
         fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        return ml_collections.ConfigDict({name: editable(v) for name, v in fields.items()})
+        return ml_collections.ConfigDict({name: build_config_dict(v) for name, v in fields.items()})
     if isinstance(config, Mapping):
-        return ml_collections.ConfigDict({name: editable(v) for name, v in config.items()})
+        return ml_collections.ConfigDict({name: build_config_dict(v) for name, v in config.items()})
     return config
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from imbalance_jax.runs import storage
 
 
-class Unfinished:
+class AtomicFile:
     """A file that takes its name when it is kept, and is gone when it is not."""
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -40,14 +40,14 @@ class Unfinished:
     def keep(self) -> None:
         self._file.close()
         os.replace(self._file.name, self._path)
-        _stamp(self._path, self.digest.hexdigest())
+        _write_stamp(self._path, self.digest.hexdigest())
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
         pathlib.Path(self._file.name).unlink(missing_ok=True)
 
 
-def is_whole(path: pathlib.Path, size: int, digest: str) -> bool:
+def is_file_intact(path: pathlib.Path, size: int, digest: str) -> bool:
     """Whether a file holds what it should; read only if touched since that was found last.
 
     Args:
@@ -57,17 +57,17 @@ def is_whole(path: pathlib.Path, size: int, digest: str) -> bool:
     """
     if not path.exists() or path.stat().st_size != size:
         return False
-    if _read_stamp(path) == _stamp_of(path, digest):
+    if _read_stamp(path) == _format_stamp(path, digest):
         return True
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != digest:
             return False
-    _stamp(path, digest)
+    _write_stamp(path, digest)
     return True
 
 
-def derived(
-    path: pathlib.Path, dtype: np.dtype, count: int, make: Callable[[Unfinished], None]
+def load_or_make_array(
+    path: pathlib.Path, dtype: np.dtype, count: int, make: Callable[[AtomicFile], None]
 ) -> np.ndarray:
     """Returns an array of the cache that follows from others, made where it is not there.
 
@@ -79,8 +79,8 @@ def derived(
     """
     size = count * dtype.itemsize
     whole = path.exists() and path.stat().st_size == size
-    if not whole or _read_stamp(path) != _stamp_of(path, _read_stamp(path).partition(" ")[0]):
-        with Unfinished(path) as file:
+    if not whole or _read_stamp(path) != _format_stamp(path, _read_stamp(path).partition(" ")[0]):
+        with AtomicFile(path) as file:
             make(file)
             assert file.size == size
             file.keep()
@@ -91,8 +91,8 @@ def _stamp_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}.stamp")
 
 
-def _stamp_of(path: pathlib.Path, digest: str) -> str:
-    return f"{digest} {storage.file_status(path.stat())}\n"
+def _format_stamp(path: pathlib.Path, digest: str) -> str:
+    return f"{digest} {storage.format_file_status(path.stat())}\n"
 
 
 def _read_stamp(path: pathlib.Path) -> str:
@@ -102,7 +102,7 @@ def _read_stamp(path: pathlib.Path) -> str:
         return ""
 
 
-def _stamp(path: pathlib.Path, digest: str) -> None:
+def _write_stamp(path: pathlib.Path, digest: str) -> None:
     # Only a shortcut: where it cannot be written, the next start hashes again.
     with contextlib.suppress(OSError):
-        _stamp_path(path).write_text(_stamp_of(path, digest))
+        _stamp_path(path).write_text(_format_stamp(path, digest))

@@ -78,13 +78,13 @@ class Vocabulary:
             return cls(tags, own_GV.shape[1], tables["map_GU"], own_GV)
 
 
-def source_of(config: Config, tag: str) -> str:
+def get_source_name(config: Config, tag: str) -> str:
     """Returns the name of the source whose text a language is written in."""
     language = config.languages[tag]
     return language.source or config.languages[language.clone_of].source
 
 
-def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
+def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     """Lays the ids of all languages out in one vocabulary.
 
     `disjoint` gives every language a slot as wide as its source's tokenizer, in the order of
@@ -101,7 +101,7 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     Args:
       pieces: source name -> its tokenizer's pieces.
     """
-    sources = {tag: pieces[source_of(config, tag)] for tag in config.tags}
+    sources = {tag: pieces[get_source_name(config, tag)] for tag in config.tags}
     ids: dict[str, np.ndarray] = {}  # by tag
     size = 0
     if config.vocabulary.layout == "disjoint":
@@ -112,7 +112,7 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
         id_of: dict[tuple[str, bool], int] = {}
         for tag, source in sources.items():
             if config.languages[tag].source:
-                names = _piece_names(source)
+                names = _build_piece_keys(source)
                 ids[tag] = np.array([id_of.setdefault(name, len(id_of)) for name in names])
         size = len(id_of)
         for tag, source in sources.items():
@@ -126,11 +126,11 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     for tag, source in sources.items():
         language = config.languages[tag]
         if language.clone_of:
-            anchored_U = ~cloned_ids(source, language, config.vocabulary)
+            anchored_U = ~select_cloned_ids(source, language, config.vocabulary)
             ids[tag] = np.where(anchored_U, ids[language.clone_of], ids[tag])
         if tag in pads:
             ids[tag][pads[tag]] = padding
-    size = _separate(config.vocabulary.separator, ids, sources, size)
+    size = _assign_separators(config.vocabulary.separator, ids, sources, size)
 
     widest = max(source.size for source in sources.values())
     map_GU = np.full((len(sources), widest), -1, np.int32)
@@ -141,7 +141,7 @@ def vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     return Vocabulary(config.tags, size, map_GU, own_GV)
 
 
-def _piece_names(pieces: Pieces) -> list[tuple[str, bool]]:
+def _build_piece_keys(pieces: Pieces) -> list[tuple[str, bool]]:
     """Returns what pieces of two tokenizers are the same by: the string, and if it is no text.
 
     Text that spells "</s>" may be a piece of one, and the separator of the other is not that.
@@ -150,7 +150,7 @@ def _piece_names(pieces: Pieces) -> list[tuple[str, bool]]:
     return [(string, index in no_text) for index, string in enumerate(pieces.strings)]
 
 
-def _separate(
+def _assign_separators(
     separator: str, ids: Mapping[str, np.ndarray], sources: Mapping[str, Pieces], size: int
 ) -> int:
     """Gives all languages one separator of documents, or each its own, in place of the layout's.
@@ -171,7 +171,7 @@ def _separate(
     return size
 
 
-def first_rows(config: Config, vocabulary: Vocabulary) -> np.ndarray:
+def find_initial_rows(config: Config, vocabulary: Vocabulary) -> np.ndarray:
     """Returns which id's row of the tables each id begins with: (V,).
 
     Its own, but for clones whose rows start as copies of their parent's.
@@ -185,7 +185,7 @@ def first_rows(config: Config, vocabulary: Vocabulary) -> np.ndarray:
     return row_V
 
 
-def cloned_ids(
+def select_cloned_ids(
     pieces: Pieces, language: LanguageConfig, vocabulary: VocabularyConfig
 ) -> np.ndarray:
     """Returns which base ids of a clone get ids of their own; the others are anchors.
@@ -202,11 +202,11 @@ def cloned_ids(
     cloned_U = np.ones(pieces.size, bool)
     if not share:
         return cloned_U
-    chosen = _anchor_order(pieces, language.anchor_choice)
+    chosen = _order_anchor_ids(pieces, language.anchor_choice)
     if share == 1 or language.anchor_measure == "ids":
         anchors = pieces.size - int((1 - share) * pieces.size)
     else:
-        counts_U = _text_counts(pieces)
+        counts_U = _count_text_pieces(pieces)
         mass = np.cumsum(counts_U[chosen])
         wanted = float(share * int(counts_U.sum()))
         anchors = int(np.argmin(np.abs(np.concatenate([[0], mass]) - wanted)))
@@ -216,31 +216,31 @@ def cloned_ids(
     return cloned_U
 
 
-def _anchor_order(pieces: Pieces, choice: str) -> np.ndarray:
+def _order_anchor_ids(pieces: Pieces, choice: str) -> np.ndarray:
     """Returns all base ids, those first that become anchors first."""
     if choice == "reference":
         shuffled = list(range(pieces.size))
         random.Random(0).shuffle(shuffled)
         return np.array(shuffled[::-1])
-    counts_U = _text_counts(pieces)
+    counts_U = _count_text_pieces(pieces)
     if choice == "frequent":
         return np.argsort(-counts_U, kind="stable")
     # An id that never occurs is no anchor worth having, so those come last.
     return np.argsort(np.where(counts_U == 0, np.iinfo(np.int64).max, counts_U), kind="stable")
 
 
-def _text_counts(pieces: Pieces) -> np.ndarray:
+def _count_text_pieces(pieces: Pieces) -> np.ndarray:
     assert pieces.counts_U is not None, "anchors by frequency need the text's counts"
     counts_U = np.array(pieces.counts_U, np.int64)
     counts_U[list(pieces.special_ids)] = 0
     return counts_U
 
 
-def token_share(pieces: Pieces, ids_U: np.ndarray) -> float:
+def compute_token_share(pieces: Pieces, ids_U: np.ndarray) -> float:
     """Returns the share of the text's tokens that some base ids hold; specials are no text.
 
     Args:
       ids_U: which base ids.
     """
-    counts_U = _text_counts(pieces)
+    counts_U = _count_text_pieces(pieces)
     return float(counts_U[ids_U].sum() / max(1, counts_U.sum()))

@@ -1,8 +1,8 @@
 """Texts that say the same in two languages, packed into rows that lie side by side.
 
-`prepare` makes a `ParallelSet` of the pairs of two sources, each side in the ids of its own
-source's tokenizer, and keeps it on disk like a prepared source. `aligned` finds for any two
-languages of a run the sequences that say the same in both.
+`prepare_parallel_set` makes a `ParallelSet` of the pairs of two sources, each side in the ids of
+its own source's tokenizer, and keeps it on disk like a prepared source. `find_aligned_sequences`
+finds for any two languages of a run the sequences that say the same in both.
 
 Pairs of texts are packed as the reference study packs Europarl: whole pairs in their order,
 so that both sides of a row say the same, though seldom at the same positions. Other than there,
@@ -51,7 +51,7 @@ _BATCH_CHARACTERS = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Packed:
+class PackedPairs:
     """Pairs of id sequences, joined into P rows of two sides.
 
     `counts` are of pairs: read, and of those too_long, packed, and dropped with a row that
@@ -65,11 +65,11 @@ class Packed:
     counts: Mapping[str, int]
 
 
-def pack(
+def pack_pairs(
     pairs: Iterable[tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]],
     L: int,
     dtype: npt.DTypeLike = np.int32,
-) -> Packed:
+) -> PackedPairs:
     """Joins pairs in their order, with nothing between them, into rows of at most L ids a side.
 
     A pair with a side above L ids is skipped. A pair that does not fit on both sides begins
@@ -115,7 +115,7 @@ def pack(
         for side_PL, length_P, side in zip(ids, lengths, row, strict=True):
             side_PL[p, : len(side)] = side
             length_P[p] = len(side)
-    return Packed(ids, lengths, np.array(held, np.int32), np.array(row_n, np.int64), counts)
+    return PackedPairs(ids, lengths, np.array(held, np.int32), np.array(row_n, np.int64), counts)
 
 
 # A prepared set
@@ -153,7 +153,7 @@ class ParallelSet:
         return np.concatenate([before_P1, ids_PL], axis=1), weight_PL
 
 
-def prepare_all(
+def prepare_all_parallel_sets(
     config: Config,
     sources: Mapping[str, AnySource],
     recorded: Mapping[str, str] = types.MappingProxyType({}),
@@ -166,13 +166,13 @@ def prepare_all(
       recorded: set -> the fingerprint that a run was begun with.
 
     Raises:
-      ValueError: as `prepare`; all sets are checked before the first one is worked on.
+      ValueError: as `prepare_parallel_set`; all sets are checked before the first one is worked on.
     """
     used = [n for n in sorted(config.parallel) if set(config.parallel[n].sources) <= set(sources)]
     for name in used:
-        check(name, config.parallel[name], config.data_dir)
+        check_parallel_set(name, config.parallel[name], config.data_dir)
     return {
-        name: prepare(
+        name: prepare_parallel_set(
             name,
             config.parallel[name],
             sources,
@@ -185,20 +185,20 @@ def prepare_all(
     }
 
 
-def check_all(config: Config) -> None:
+def check_all_parallel_sets(config: Config) -> None:
     """Finds what is wrong with the files of the sets of a run without reading them.
 
     Raises:
-      ValueError: as `check`.
+      ValueError: as `check_parallel_set`.
     """
     used = {language.source for language in config.languages.values()}
     for name, parallel in config.parallel.items():
         # A set that no two languages of the run are in is not opened.
         if are_files_here(parallel) or used.issuperset(parallel.sources):
-            check(name, parallel, config.data_dir)
+            check_parallel_set(name, parallel, config.data_dir)
 
 
-def check(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:
+def check_parallel_set(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:
     """Finds what is wrong with the files of a set without reading them.
 
     Where none of them is on this machine, its prepared form has to be in data_dir.
@@ -208,7 +208,7 @@ def check(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:
         sides are one field, or one of them is not there.
     """
     if not are_files_here(parallel) and data_dir:
-        if any(is_stated(found, parallel) for found in list_sets(name, data_dir)):
+        if any(matches_config(found, parallel) for found in list_sets(name, data_dir)):
             return
         try:
             _check_files(name, parallel)
@@ -221,7 +221,7 @@ def check(name: str, parallel: ParallelConfig, data_dir: str = "") -> None:
 
 
 def _check_files(name: str, parallel: ParallelConfig) -> None:
-    fields = _fields(parallel)
+    fields = _resolve_fields(parallel)
     if len(set(fields)) != 2:
         raise ValueError(
             f"config.parallel.{name}.fields={fields!r} are one and the same. Name the fields of "
@@ -240,7 +240,7 @@ def _check_files(name: str, parallel: ParallelConfig) -> None:
             f"{field} names {len(paths)} files. Name one {ENDINGS[0]} file, or two files of lines."
         )
     for path in paths:
-        storage.check_local(field, path)
+        storage.check_local_path(field, path)
         if not os.path.exists(path):
             raise ValueError(
                 f"{field}: there is no file {path} (looked for {os.path.abspath(path)}). "
@@ -265,10 +265,10 @@ def _check_files(name: str, parallel: ParallelConfig) -> None:
             f"{field} names one file twice. Name that of {' and that of '.join(parallel.sources)}."
         )
     if len(paths) == 1:
-        next(_json_texts(name, parallel, paths[0]), None)
+        next(_read_json_texts(name, parallel, paths[0]), None)
 
 
-def prepare(
+def prepare_parallel_set(
     name: str,
     parallel: ParallelConfig,
     sources: Mapping[str, AnySource],
@@ -294,26 +294,30 @@ def prepare(
       ValueError: the files cannot be used, or no pair is left, and nothing is left half
         made; or what is on disk is damaged.
     """
-    check(name, parallel, data_dir)
+    check_parallel_set(name, parallel, data_dir)
     pair = (sources[parallel.sources[0]], sources[parallel.sources[1]])
     if not are_files_here(parallel):
-        return _open_prepared(name, parallel, pair, L, data_dir, recorded)
-    fingerprint = config_lib.digest(
+        return _open_prepared_set(name, parallel, pair, L, data_dir, recorded)
+    fingerprint = config_lib.hash_plain_values(
         {
             "version": _VERSION,
-            "pairs": _pairs_key(parallel, configs, sources_lib.cache_dir(data_dir)),
+            "pairs": _describe_pairs(
+                parallel, configs, sources_lib.resolve_data_cache_dir(data_dir)
+            ),
             "sources": [source.fingerprint for source in pair],
             "L": L,
         }
     )
-    path = storage.path_of(data_dir) / f"parallel-{name}-{fingerprint}"
-    there = storage.find(path, _MARKER) if storage.is_store(path) else path.exists()
+    path = storage.parse_path(data_dir) / f"parallel-{name}-{fingerprint}"
+    there = (
+        storage.find_complete_directory(path, _MARKER) if storage.is_store(path) else path.exists()
+    )
     if there:
-        found = _open(path)
-        prepared.add_statement(path, _MARKER, _made_of(parallel, pair))
+        found = _read_set(path)
+        prepared.add_statement(path, _MARKER, _describe_set(parallel, pair))
         return found
-    _make(name, parallel, pair, configs, L, path, fingerprint)
-    return _open(path)
+    _build_set(name, parallel, pair, configs, L, path, fingerprint)
+    return _read_set(path)
 
 
 def are_files_here(parallel: ParallelConfig) -> bool:
@@ -323,28 +327,28 @@ def are_files_here(parallel: ParallelConfig) -> bool:
     )
 
 
-def _state(parallel: ParallelConfig) -> dict[str, Any]:
+def _build_statement(parallel: ParallelConfig) -> dict[str, Any]:
     """Returns what the config says that a set is, as plain values; see prepared.py."""
     defaults = tuple(field.name for field in dataclasses.fields(ParallelConfig))
     return config_lib.to_dict(parallel, leave_out={ParallelConfig: defaults})
 
 
-def _made_of(parallel: ParallelConfig, pair: tuple[AnySource, AnySource]) -> dict[str, Any]:
+def _describe_set(parallel: ParallelConfig, pair: tuple[AnySource, AnySource]) -> dict[str, Any]:
     sources = [source.fingerprint for source in pair]
-    return {"sources": sources, "stated": [_state(parallel)]}
+    return {"sources": sources, "stated": [_build_statement(parallel)]}
 
 
-def list_sets(name: str, data_dir: str) -> list[prepared.Prepared]:
+def list_sets(name: str, data_dir: str) -> list[prepared.PreparedDirectory]:
     """Returns the prepared sets of a name in data_dir, whatever they were made of."""
-    return prepared.list_prepared(data_dir, f"parallel-{name}", _MARKER)
+    return prepared.list_prepared_directories(data_dir, f"parallel-{name}", _MARKER)
 
 
-def is_stated(found: prepared.Prepared, parallel: ParallelConfig) -> bool:
+def matches_config(found: prepared.PreparedDirectory, parallel: ParallelConfig) -> bool:
     """Whether a prepared set was made of what the config says."""
-    return _state(parallel) in found.stated
+    return _build_statement(parallel) in found.stated
 
 
-def _open_prepared(
+def _open_prepared_set(
     name: str,
     parallel: ParallelConfig,
     pair: tuple[AnySource, AnySource],
@@ -362,12 +366,12 @@ def _open_prepared(
     found = [
         each
         for each in list_sets(name, data_dir)
-        if is_stated(each, parallel)
+        if matches_config(each, parallel)
         and each.made_of["sources"] == of
         and each.about["L"] == L
         and recorded in ("", each.fingerprint)
     ]
-    chosen = prepared.choose_prepared(field, found, data_dir)
+    chosen = prepared.choose_prepared_directory(field, found, data_dir)
     if chosen is None:
         advice = prepared.advise_preparing(field, f"parallel-{name}", data_dir)
         raise ValueError(
@@ -375,11 +379,11 @@ def _open_prepared(
             f"in {data_dir} was made of them for this run's text, tokenizers and config.model.L="
             f"{L}. {advice}"
         )
-    print(prepared.describe_opened(field, chosen, data_dir), flush=True)
-    return _open(chosen.path)
+    print(prepared.describe_prepared_text(field, chosen, data_dir), flush=True)
+    return _read_set(chosen.path)
 
 
-def _pairs_key(
+def _describe_pairs(
     parallel: ParallelConfig, configs: Mapping[str, SourceConfig], cache: pathlib.Path
 ) -> object:
     """Returns plain values that stand for all pairs of texts, in their order."""
@@ -387,12 +391,12 @@ def _pairs_key(
     if not paths:
         dials = [config_lib.to_dict(configs[source].synthetic) for source in parallel.sources]
         return ["synthetic", SYNTHETIC_PAIRS, dials]
-    known = files_lib.digests(paths, cache / "digests.json")
-    fields = _fields(parallel) if len(paths) == 1 else ()
+    known = files_lib.compute_file_digests(paths, cache / "digests.json")
+    fields = _resolve_fields(parallel) if len(paths) == 1 else ()
     return ["files", *(known[path] for path in paths), *fields]
 
 
-def _make(
+def _build_set(
     name: str,
     parallel: ParallelConfig,
     pair: tuple[AnySource, AnySource],
@@ -405,14 +409,14 @@ def _make(
     counts, sizes = {"empty": 0}, (array.array("q"), array.array("q"))
     if parallel.path:
         with Progress(f"Packing {name}", 1) as progress:
-            texts = _texts(name, parallel, progress.show)
-            packed = pack(_encode(pair, texts, counts, sizes), L, dtype)
+            texts = _read_texts(name, parallel, progress.show)
+            packed = pack_pairs(_encode_pairs(pair, texts, counts, sizes), L, dtype)
     else:
         first, second = (configs[source].synthetic for source in parallel.sources)
-        said = synthetic.parallel(first, second, SYNTHETIC_PAIRS)
+        said = synthetic.generate_parallel_sentences(first, second, SYNTHETIC_PAIRS)
         for side_source, side, sizes_n in zip(pair, said, sizes, strict=True):
             sizes_n.extend(int(side_source.pieces.bytes_U[ids].sum()) for ids in side)
-        packed = pack(zip(*said, strict=True), L, dtype)
+        packed = pack_pairs(zip(*said, strict=True), L, dtype)
     counts = {**packed.counts, **counts, "read": packed.counts["read"] + counts["empty"]}
     if not len(packed.pairs_P):
         # A row that is too short is dropped for the next one only, so that is never the reason.
@@ -437,9 +441,9 @@ def _make(
         "L": L,
         "rows": len(packed.pairs_P),
         "counts": counts,
-        "made_of": _made_of(parallel, pair),
+        "made_of": _describe_set(parallel, pair),
     }
-    _write(path, about, arrays)
+    _write_set(path, about, arrays)
     print(
         f"Prepared {path}: {counts['packed']:,} of {counts['read']:,} pairs in "
         f"{about['rows']:,} rows",
@@ -447,9 +451,9 @@ def _make(
     )
 
 
-def _write(path: epath.Path, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def _write_set(path: epath.Path, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes the directory of a set, whole or not at all."""
-    with storage.made_whole(path, _MARKER) as made:
+    with storage.make_directory_atomically(path, _MARKER) as made:
         digests = {}
         for name, array in arrays.items():
             file = io.BytesIO()
@@ -460,8 +464,8 @@ def _write(path: epath.Path, about: dict[str, Any], arrays: Mapping[str, np.ndar
         (made / _MARKER).write_text(json.dumps(about, indent=2) + "\n")
 
 
-def _open(path: epath.Path) -> ParallelSet:
-    path = storage.find(path, _MARKER) or path
+def _read_set(path: epath.Path) -> ParallelSet:
+    path = storage.find_complete_directory(path, _MARKER) or path
     try:
         about = json.loads((path / _MARKER).read_text())
         arrays = {}
@@ -488,7 +492,7 @@ def _open(path: epath.Path) -> ParallelSet:
         ) from error
 
 
-def _encode(
+def _encode_pairs(
     pair: tuple[AnySource, AnySource],
     texts: Iterable[tuple[str, str]],
     counts: dict[str, int],
@@ -499,7 +503,7 @@ def _encode(
     Pairs with an empty side are left out, and added to counts["empty"]: an empty side says
     nothing, so a row with the other side in it would not say the same.
     """
-    for batch in _batches(texts):
+    for batch in _batch_text_pairs(texts):
         # Without a number of threads SentencePiece takes every core that it may use.
         first, second = (
             source.tokenizer.encode_all(side)
@@ -515,7 +519,7 @@ def _encode(
                 counts["empty"] += 1
 
 
-def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+def _batch_text_pairs(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
     batch, characters = [], 0
     for pair in texts:
         batch.append(pair)
@@ -530,11 +534,11 @@ def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]
 # Files
 
 
-def _fields(parallel: ParallelConfig) -> tuple[str, ...]:
+def _resolve_fields(parallel: ParallelConfig) -> tuple[str, ...]:
     return parallel.fields or parallel.sources
 
 
-def _texts(
+def _read_texts(
     name: str, parallel: ParallelConfig, report: Callable[[float], None]
 ) -> Iterator[tuple[str, str]]:
     """Yields every pair of texts in the order of the lines.
@@ -544,9 +548,9 @@ def _texts(
     """
     paths = patterns.find_paths(parallel.path)
     if len(paths) == 1:
-        read = _json_texts(name, parallel, paths[0])
+        read = _read_json_texts(name, parallel, paths[0])
     else:
-        read = _line_texts(name, paths[0], paths[1])
+        read = _read_line_texts(name, paths[0], paths[1])
     size, reported = os.path.getsize(paths[0]), 0.0
     for consumed, texts in read:
         if consumed / size >= reported + 0.002:
@@ -556,19 +560,21 @@ def _texts(
     report(1.0)
 
 
-def _json_texts(
+def _read_json_texts(
     name: str, parallel: ParallelConfig, path: str
 ) -> Iterator[tuple[int, tuple[str, str]]]:
     """Yields (bytes of the file consumed so far, texts)."""
-    for number, (consumed, line) in enumerate(files_lib.lines(path), start=1):
+    for number, (consumed, line) in enumerate(files_lib.read_file_lines(path), start=1):
         if line.strip():
-            first, second = _parse(name, parallel, line, path, number)
+            first, second = _parse_json_line(name, parallel, line, path, number)
             yield consumed, (first, second)
 
 
-def _line_texts(name: str, path: str, other_path: str) -> Iterator[tuple[int, tuple[str, str]]]:
+def _read_line_texts(
+    name: str, path: str, other_path: str
+) -> Iterator[tuple[int, tuple[str, str]]]:
     """Yields (bytes of the first file consumed so far, texts)."""
-    lines, other_lines = files_lib.lines(path), files_lib.lines(other_path)
+    lines, other_lines = files_lib.read_file_lines(path), files_lib.read_file_lines(other_path)
     for number, (line, other) in enumerate(itertools.zip_longest(lines, other_lines), start=1):
         if line is None or other is None:
             count = number - (line is None) + sum(1 for _ in lines)
@@ -578,25 +584,31 @@ def _line_texts(name: str, path: str, other_path: str) -> Iterator[tuple[int, tu
                 f"{other_count:,}. A line of one must stand for a line of the other, so the two "
                 "must be of equal length."
             )
-        yield line[0], (_line_text(line[1], path, number), _line_text(other[1], other_path, number))
+        yield (
+            line[0],
+            (_decode_line(line[1], path, number), _decode_line(other[1], other_path, number)),
+        )
 
 
-def _line_text(data: bytes, path: str, number: int) -> str:
-    return files_lib.decode(data.removesuffix(b"\n").removesuffix(b"\r"), path, number)
+def _decode_line(data: bytes, path: str, number: int) -> str:
+    return files_lib.decode_utf8(data.removesuffix(b"\n").removesuffix(b"\r"), path, number)
 
 
-def _parse(name: str, parallel: ParallelConfig, data: bytes, path: str, number: int) -> list[str]:
+def _parse_json_line(
+    name: str, parallel: ParallelConfig, data: bytes, path: str, number: int
+) -> list[str]:
     """Returns the two texts of one line."""
     where = f"{path}, line {number}"
-    fields = _fields(parallel)
+    fields = _resolve_fields(parallel)
     example = f'{{"{fields[0]}": "...", "{fields[1]}": "..."}}'
-    values = files_lib.parse_object(data, path, number, example)
+    values = files_lib.parse_json_object(data, path, number, example)
     texts = []
     for field in fields:
-        text = fields_lib.find_value(values, field)
+        text = fields_lib.find_field_value(values, field)
         if text is fields_lib.ABSENT:
             raise ValueError(
-                f"{where}: has no field {field!r}; it has: {fields_lib.names_of(values)}. "
+                f"{where}: has no field {field!r}; it has: "
+                f"{fields_lib.format_field_names(values)}. "
                 f"Set config.parallel.{name}.fields."
             )
         if not isinstance(text, str):
@@ -604,7 +616,7 @@ def _parse(name: str, parallel: ParallelConfig, data: bytes, path: str, number: 
                 f"{where}: its field {field!r} is {json.dumps(text)[:40]}, not a string. "
                 f"Set config.parallel.{name}.fields."
             )
-        texts.append(files_lib.whole_characters(text))
+        texts.append(files_lib.replace_lone_surrogates(text))
     return texts
 
 
@@ -612,7 +624,7 @@ def _parse(name: str, parallel: ParallelConfig, data: bytes, path: str, number: 
 
 
 @dataclasses.dataclass(frozen=True)
-class Aligned:
+class AlignedSequences:
     """P sequences in each of two languages; those of one row say the same."""
 
     ids: tuple[np.ndarray, np.ndarray]  # each (P, L), base ids, 0 after the end of a row
@@ -623,17 +635,17 @@ class Aligned:
     positions: bool = False
 
 
-def pairs(config: Config) -> list[tuple[str, str]]:
+def list_aligned_pairs(config: Config) -> list[tuple[str, str]]:
     """Returns the pairs of languages that have aligned text, in the order of config.tags."""
     return [
         (a, b)
         for a, b in itertools.combinations(config.tags, 2)
-        if languages.source_of(config, a) == languages.source_of(config, b)
-        or _set_of(config, a, b) is not None
+        if languages.get_source_name(config, a) == languages.get_source_name(config, b)
+        or _find_set_name(config, a, b) is not None
     ]
 
 
-def aligned(
+def find_aligned_sequences(
     config: Config,
     sources: Mapping[str, AnySource],
     sets: Mapping[str, ParallelSet],
@@ -641,7 +653,7 @@ def aligned(
     b: str,
     most: int,
     split: str = "test",
-) -> Aligned | None:
+) -> AlignedSequences | None:
     """Returns what says the same in languages a and b, in this order; None if nothing does.
 
     For languages of one source these are windows of a held-out split, spread over the text,
@@ -659,48 +671,50 @@ def aligned(
       most: rows to return at most; 0 takes all.
       split: of the text of one source, validation or test.
     """
-    source_a, source_b = languages.source_of(config, a), languages.source_of(config, b)
+    source_a, source_b = languages.get_source_name(config, a), languages.get_source_name(config, b)
     if source_a == source_b:
-        both = [_held_out(sources[source_a], split, config.languages[tag]) for tag in (a, b)]
+        both = [
+            _load_held_out_tokens(sources[source_a], split, config.languages[tag]) for tag in (a, b)
+        ]
         if not len(both[0]):
             return None
         first, second = config.languages[a], config.languages[b]
         return dataclasses.replace(
-            _windows(both[0], both[1], config.model.L, most),
+            _cut_aligned_windows(both[0], both[1], config.model.L, most),
             positions=(first.words, first.words_block) == (second.words, second.words_block)
             or first.words == second.words == "as_written",
         )
-    name = _set_of(config, a, b)
+    name = _find_set_name(config, a, b)
     if name is None:
         return None
     found, rows = sets[name], slice(most or None)
-    return Aligned(
+    return AlignedSequences(
         (found.ids[source_a][rows], found.ids[source_b][rows]),
         (found.lengths[source_a][rows], found.lengths[source_b][rows]),
         set=name,
     )
 
 
-def _set_of(config: Config, a: str, b: str) -> str | None:
+def _find_set_name(config: Config, a: str, b: str) -> str | None:
     """Returns the name of the set of two languages' sources, in whichever order it has them."""
     if {config.languages[tag].words for tag in (a, b)} != {"as_written"}:
         return None
-    wanted = {languages.source_of(config, tag) for tag in (a, b)}
+    wanted = {languages.get_source_name(config, tag) for tag in (a, b)}
     for name in sorted(config.parallel):
         if set(config.parallel[name].sources) == wanted:
             return name
     return None
 
 
-def _held_out(source: AnySource, split: str, language: LanguageConfig) -> np.ndarray:
+def _load_held_out_tokens(source: AnySource, split: str, language: LanguageConfig) -> np.ndarray:
     if isinstance(source, sources_lib.Source):
-        return views.tokens(source, split, language)
+        return views.load_language_tokens(source, split, language)
     tokens = source.tokens(split)
     assert isinstance(tokens, np.ndarray), "a held-out split has an end"
     return tokens
 
 
-def _windows(a: np.ndarray, b: np.ndarray, L: int, most: int) -> Aligned:
+def _cut_aligned_windows(a: np.ndarray, b: np.ndarray, L: int, most: int) -> AlignedSequences:
     """Returns windows of L ids of two texts of one length; one if that is shorter than L."""
     count = max(1, len(a) // L)
     rows = min(most or count, count)
@@ -709,6 +723,6 @@ def _windows(a: np.ndarray, b: np.ndarray, L: int, most: int) -> Aligned:
     places_PM = starts_P[:, None] + np.arange(length)  # M ids of a window are text
     padding = ((0, 0), (0, L - length))
     length_P = np.full(rows, length, np.int32)
-    return Aligned(
+    return AlignedSequences(
         (np.pad(a[places_PM], padding), np.pad(b[places_PM], padding)), (length_P, length_P)
     )

@@ -38,7 +38,7 @@ _LEFT_OUT: Mapping[type, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PreparedDirectory:
     """A directory of prepared text, not opened yet."""
 
     path: epath.Path  # where its files lie
@@ -60,7 +60,7 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class SourceCriteria:
     """What a prepared source has to match; "" matches anything."""
 
     stated: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Wanted:
     tokenizer: str = ""  # the sha256 of the file that its tokenizer is, where that is here
     fingerprint: str = ""  # what a run or a study recorded, which then decides alone
 
-    def fits(self, prepared: Prepared) -> bool:
+    def fits(self, prepared: PreparedDirectory) -> bool:
         if self.fingerprint:
             return prepared.fingerprint == self.fingerprint
         # What is here may have been prepared under another path: its bytes say what it is.
@@ -87,17 +87,22 @@ class Wanted:
 # Statements
 
 
-def state_source(source: SourceConfig, joint: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def make_source_statement(
+    source: SourceConfig, joint: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Returns what a config says that a source is, as plain values.
 
     Args:
       source: its text and, without a joint one, its tokenizer.
-      joint: of `state_joint`, where all sources of the run share a tokenizer.
+      joint: of `make_joint_statement`, where all sources of the run share a tokenizer.
     """
-    return {"text": _state_text(source), "tokenizer": joint or state_tokenizer(source.tokenizer)}
+    return {
+        "text": _make_text_statement(source),
+        "tokenizer": joint or make_tokenizer_statement(source.tokenizer),
+    }
 
 
-def state_joint(
+def make_joint_statement(
     tokenizer: TokenizerConfig, parts: Mapping[str, int], configs: Mapping[str, SourceConfig]
 ) -> dict[str, Any]:
     """Returns what a config says that a joint tokenizer is made of, as plain values.
@@ -107,33 +112,35 @@ def state_joint(
       parts: source -> its part of the text; those of 0 are not read.
       configs: config.sources.
     """
-    stated = state_tokenizer(tokenizer)
+    stated = make_tokenizer_statement(tokenizer)
     if not tokenizer.path:
         stated["of"] = {
-            name: [part, _state_text(configs[name])] for name, part in parts.items() if part
+            name: [part, _make_text_statement(configs[name])]
+            for name, part in parts.items()
+            if part
         }
     return stated
 
 
-def state_tokenizer(tokenizer: TokenizerConfig) -> dict[str, Any]:
+def make_tokenizer_statement(tokenizer: TokenizerConfig) -> dict[str, Any]:
     """Returns what a config says that a tokenizer is, as plain values."""
     if tokenizer.path:
         return {"path": tokenizer.path}
     return config_lib.to_dict(tokenizer, leave_out=_LEFT_OUT)
 
 
-def _state_text(source: SourceConfig) -> dict[str, Any]:
+def _make_text_statement(source: SourceConfig) -> dict[str, Any]:
     stated = config_lib.to_dict(source, leave_out=_LEFT_OUT)
     stated.pop("dataset_dir", None)  # says where a dataset lies, not which it is
     stated.pop("tokenizer", None)
     return stated
 
 
-def describe_source(
+def describe_source_origin(
     source: SourceConfig, text_fingerprint: str, joint: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Returns `made_of`, to be written beside what is prepared of a source."""
-    return {"text": text_fingerprint, "stated": [state_source(source, joint)]}
+    return {"text": text_fingerprint, "stated": [make_source_statement(source, joint)]}
 
 
 def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> None:
@@ -144,7 +151,7 @@ def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> 
       marker: the file that describes it.
       made_of: of that config, with a single statement.
     """
-    found = storage.find(path, marker)
+    found = storage.find_complete_directory(path, marker)
     # Where nothing can be written, or read, nothing is lost for a run that has the text.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         assert found is not None, f"{path} is prepared"
@@ -153,13 +160,15 @@ def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> 
         if made_of["stated"][0] not in known:
             about["made_of"] = {**made_of, "stated": [*known, *made_of["stated"]]}
             content = json.dumps(about, indent=2) + "\n"
-            storage.write_bytes(found / marker, content.encode())
+            storage.write_file_atomically(found / marker, content.encode())
 
 
 # Looking for one
 
 
-def list_prepared(data_dir: epath.PathLike, prefix: str, marker: str) -> list[Prepared]:
+def list_prepared_directories(
+    data_dir: epath.PathLike, prefix: str, marker: str
+) -> list[PreparedDirectory]:
     """Returns the whole directories `<prefix>-*` of data_dir, in the order of their names.
 
     Args:
@@ -168,8 +177,8 @@ def list_prepared(data_dir: epath.PathLike, prefix: str, marker: str) -> list[Pr
       marker: the file that describes one, which it has when it is whole.
     """
     found = []
-    for directory in sorted(storage.path_of(data_dir).glob(f"{prefix}-*")):
-        path = storage.find(directory, marker)
+    for directory in sorted(storage.parse_path(data_dir).glob(f"{prefix}-*")):
+        path = storage.find_complete_directory(directory, marker)
         if path is None:
             continue
         try:
@@ -177,32 +186,32 @@ def list_prepared(data_dir: epath.PathLike, prefix: str, marker: str) -> list[Pr
         except ValueError:
             continue  # damaged; opening it by its name says so
         if isinstance(about, dict):
-            found.append(Prepared(path, about))
+            found.append(PreparedDirectory(path, about))
     return found
 
 
 def is_text_here(name: str, source: SourceConfig) -> bool:
     """Whether this machine has any of the text that a source is made of."""
-    return source.kind == "synthetic" or text.is_here(name, source)
+    return source.kind == "synthetic" or text.is_any_text_here(name, source)
 
 
-def tokenizer_path(source: SourceConfig, joint: Mapping[str, Any] | None) -> str:
+def resolve_tokenizer_path(source: SourceConfig, joint: Mapping[str, Any] | None) -> str:
     """Returns the file that the tokenizer of a source is; "" where it is trained."""
     return joint.get("path", "") if joint else source.tokenizer.path
 
 
 def is_file_here(path: str) -> bool:
     """Whether a tokenizer's path, if there is one, leads to something."""
-    return not path or storage.path_of(path).exists()
+    return not path or storage.parse_path(path).exists()
 
 
-def find_source(
+def find_prepared_source(
     name: str,
     source: SourceConfig,
     data_dir: str,
     joint: Mapping[str, Any] | None = None,
     recorded: str = "",
-) -> Prepared | None:
+) -> PreparedDirectory | None:
     """Returns the prepared text of a source whose text or tokenizer is not on this machine.
 
     The embedded text differs between machines, and is always there: it is looked for where
@@ -212,7 +221,7 @@ def find_source(
       name: of the source in config.sources.
       source: what the config says of it.
       data_dir: where to look.
-      joint: of `state_joint`, where all sources share a tokenizer.
+      joint: of `make_joint_statement`, where all sources share a tokenizer.
       recorded: the fingerprint of the text that a run was begun with, or its study; "" if none.
 
     Returns:
@@ -223,16 +232,16 @@ def find_source(
     """
     if source.kind == "synthetic":
         return None
-    path = tokenizer_path(source, joint)
+    path = resolve_tokenizer_path(source, joint)
     text_here, file_here = is_text_here(name, source), is_file_here(path)
     whole = text_here and file_here
     if whole and not (recorded and source.kind == "docstrings"):
         return None
-    wanted = Wanted(state_source(source, joint), fingerprint=recorded)
+    wanted = SourceCriteria(make_source_statement(source, joint), fingerprint=recorded)
     if not recorded:
-        wanted = want_source(name, source, data_dir, joint)
-    found = choose_prepared(
-        f"config.sources.{name}", search_prepared(name, data_dir, wanted), data_dir
+        wanted = make_source_criteria(name, source, data_dir, joint)
+    found = choose_prepared_directory(
+        f"config.sources.{name}", find_matching_directories(name, data_dir, wanted), data_dir
     )
     if found and whole and found.made_of.get("text") == fingerprint_text(name, source, data_dir):
         return None
@@ -245,32 +254,40 @@ def find_source(
     return found
 
 
-def want_source(
+def make_source_criteria(
     name: str, source: SourceConfig, data_dir: str, joint: Mapping[str, Any] | None = None
-) -> Wanted:
+) -> SourceCriteria:
     """Returns all that is known of a source's prepared text before it is found.
 
     Args:
       name: of the source in config.sources.
       source: what the config says of it.
       data_dir: of the run; beside it lie the digests of files that were read before.
-      joint: of `state_joint`, where all sources share a tokenizer.
+      joint: of `make_joint_statement`, where all sources share a tokenizer.
     """
-    path = tokenizer_path(source, joint)
+    path = resolve_tokenizer_path(source, joint)
     text_here = is_text_here(name, source)
-    return Wanted(
-        state_source(source, joint),
+    return SourceCriteria(
+        make_source_statement(source, joint),
         text=fingerprint_text(name, source, data_dir) if text_here else "",
-        tokenizer=_sha256(path) if path and is_file_here(path) else "",
+        tokenizer=_hash_file_content(path) if path and is_file_here(path) else "",
     )
 
 
-def search_prepared(name: str, data_dir: str, wanted: Wanted) -> list[Prepared]:
+def find_matching_directories(
+    name: str, data_dir: str, wanted: SourceCriteria
+) -> list[PreparedDirectory]:
     """Returns the prepared texts of a source in data_dir that are what is wanted."""
-    return [found for found in list_prepared(data_dir, name, sources.MARKER) if wanted.fits(found)]
+    return [
+        found
+        for found in list_prepared_directories(data_dir, name, sources.MARKER)
+        if wanted.fits(found)
+    ]
 
 
-def choose_prepared(field: str, found: Sequence[Prepared], data_dir: str) -> Prepared | None:
+def choose_prepared_directory(
+    field: str, found: Sequence[PreparedDirectory], data_dir: str
+) -> PreparedDirectory | None:
     """Returns the only one, or None where there is none.
 
     Raises:
@@ -300,7 +317,7 @@ def advise_preparing(field: str, name: str, data_dir: str) -> str:
     )
 
 
-def describe_opened(field: str, found: Prepared, data_dir: str) -> str:
+def describe_prepared_text(field: str, found: PreparedDirectory, data_dir: str) -> str:
     """Returns a line that says what is opened in place of a text."""
     return (
         f"{field}: the text is not read here; prepared text {found.fingerprint} from {data_dir} is."
@@ -315,8 +332,10 @@ def fingerprint_text(name: str, source: SourceConfig, data_dir: str) -> str:
       source: one that is not synthetic.
       data_dir: beside which digests of files are kept.
     """
-    return text.fingerprint(name, source, sources.cache_dir(data_dir) / "digests.json")
+    return text.compute_text_fingerprint(
+        name, source, sources.resolve_data_cache_dir(data_dir) / "digests.json"
+    )
 
 
-def _sha256(path: str) -> str:
-    return hashlib.sha256(storage.path_of(path).read_bytes()).hexdigest()
+def _hash_file_content(path: str) -> str:
+    return hashlib.sha256(storage.parse_path(path).read_bytes()).hexdigest()

@@ -38,7 +38,7 @@ from etils import epath
 from imbalance_jax import config as config_lib
 from imbalance_jax.data import flat
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.data.text.reading import SPLITS
+from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs import storage
 
@@ -135,7 +135,7 @@ class Source:
             # Never seen, or touched since: read them all, though a copy may be here.
             self._flatten(split, files)
             known.write_text(touched)
-        elif not flat.is_whole(files[what], size, digest):
+        elif not flat.is_file_intact(files[what], size, digest):
             self._flatten(split, files)
         return np.memmap(files[what], dtype=dtype, mode="r")
 
@@ -146,7 +146,7 @@ class Source:
 
     def _file_status(self, file: epath.Path) -> str:
         if not storage.is_store(file):
-            return storage.file_status(os.stat(file))
+            return storage.format_file_status(os.stat(file))
         status = file.stat()  # an object that takes the place of another has a later time
         return f"{status.length} {status.mtime}"
 
@@ -158,7 +158,7 @@ class Source:
         """Writes a split's ids and documents, checked against their digests."""
         with contextlib.ExitStack() as stack:
             written = {
-                name: stack.enter_context(flat.Unfinished(path)) for name, path in files.items()
+                name: stack.enter_context(flat.AtomicFile(path)) for name, path in files.items()
             }
             for tokens, documents in self._records(split):
                 documents["start"] += written["tokens"].size // tokens.itemsize
@@ -207,7 +207,7 @@ class Source:
             yield epath.Path(folder)
 
 
-def bytes_of_ids(
+def compute_bytes_per_id(
     ids_n: np.ndarray, pieces: Pieces, starts_d: np.ndarray, bytes_d: np.ndarray
 ) -> np.ndarray:
     """Returns the UTF-8 bytes of text that each id stands for: (n,), int32.
@@ -245,7 +245,7 @@ def bytes_of_ids(
     return (ends_n - begins_n).astype(np.int32)
 
 
-def cache_dir(data_dir: str) -> pathlib.Path:
+def resolve_data_cache_dir(data_dir: str) -> pathlib.Path:
     """Returns where flat token arrays are kept: beside the data, if that is local.
 
     The environment variable IMBALANCE_JAX_CACHE names another place.
@@ -262,17 +262,17 @@ def cache_dir(data_dir: str) -> pathlib.Path:
 
 
 def is_prepared(path: epath.Path) -> bool:
-    """Whether `write` made a directory."""
-    return storage.find(path, MARKER) is not None
+    """Whether `write_source` made a directory."""
+    return storage.find_complete_directory(path, MARKER) is not None
 
 
 def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
-    """Opens a directory that `write` made.
+    """Opens a directory that `write_source` made.
 
     Raises:
       ValueError: it is damaged.
     """
-    path = storage.find(epath.Path(path), MARKER) or epath.Path(path)
+    path = storage.find_complete_directory(epath.Path(path), MARKER) or epath.Path(path)
     try:
         about = json.loads((path / MARKER).read_text())
     except ValueError as error:
@@ -289,8 +289,8 @@ def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
     return Source(name, path, cache, about)
 
 
-class Encoded(NamedTuple):
-    """A document as `write` takes it."""
+class EncodedDocument(NamedTuple):
+    """A document as `write_source` takes it."""
 
     split: str
     id: str
@@ -299,13 +299,13 @@ class Encoded(NamedTuple):
     lost: int = 0  # of these, such as do not come back from the ids
 
 
-def write(
+def write_source(
     path: epath.PathLike,
     *,
     name: str,
     text: str,
     tokenizer: bytes,
-    documents: Iterable[Encoded],
+    documents: Iterable[EncodedDocument],
     key: str = "",
     made_of: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
@@ -328,10 +328,10 @@ def write(
     """
     size = TextTokenizer(tokenizer).size
     dtype = np.dtype(np.uint16 if size <= 1 << 16 else np.uint32)
-    with storage.made_whole(epath.Path(path), MARKER) as made:
-        writer = _Writer(made, name, dtype, size)
+    with storage.make_directory_atomically(epath.Path(path), MARKER) as made:
+        writer = _RecordWriter(made, name, dtype, size)
         for document in documents:
-            writer.add(Encoded(*document))
+            writer.add(EncodedDocument(*document))
         writer.close()
         (made / "tokenizer.model").write_bytes(tokenizer)
         counts = io.BytesIO()
@@ -349,7 +349,7 @@ def write(
             "name": name,
             "key": key,
             "text": text,
-            "fingerprint": config_lib.digest({"text": text} | results),
+            "fingerprint": config_lib.hash_plain_values({"text": text} | results),
             "counts": hashlib.sha256(counts.getvalue()).hexdigest(),
             "vocab_size": size,
             "dtype": dtype.name,
@@ -364,8 +364,8 @@ def write(
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")
 
 
-def document_hash(document_id: str) -> int:
-    """Returns 64 bits that stand for the identity of a `text.Document`.
+def hash_document_id(document_id: str) -> int:
+    """Returns 64 bits that stand for the identity of a `documents.Document`.
 
     Equal ids have equal bits in all sources. Whether that means the same document is said by
     `ids` of the sources, and by nothing in the prepared text.
@@ -374,7 +374,7 @@ def document_hash(document_id: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-class _Writer:
+class _RecordWriter:
     """Cuts the ids of each split into records, in order."""
 
     def __init__(self, path: epath.Path, name: str, dtype: np.dtype, vocab_size: int) -> None:
@@ -421,9 +421,9 @@ class _Writer:
         self._begun: dict[str, list[tuple[int, int, int]]] = {split: [] for split in SPLITS}
         self._pending_size = dict.fromkeys(SPLITS, 0)
 
-    def add(self, document: Encoded) -> None:
+    def add(self, document: EncodedDocument) -> None:
         split, ids = document.split, document.ids
-        row = (self.tokens[split], document_hash(document.id), document.bytes)
+        row = (self.tokens[split], hash_document_id(document.id), document.bytes)
         self._begun[split].append(row)
         self.documents[split] += 1
         self.tokens[split] += len(ids)

@@ -20,15 +20,15 @@ import numpy as np
 from imbalance_jax.config import LanguageConfig
 from imbalance_jax.data import flat
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.data.order.mixture import draw, key
-from imbalance_jax.data.sources import Source, bytes_of_ids
+from imbalance_jax.data.order.mixture import derive_key, draw_bits
+from imbalance_jax.data.sources import Source, compute_bytes_per_id
 from imbalance_jax.data.text.synthetic import SyntheticSource
 
 _CHUNK = 1 << 20  # ids that are put in order at once; no word changes places beyond them
 VERSION = 1  # raise it when the same text and config begin to yield another order
 
 
-def tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
+def load_language_tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
     """Returns the ids of a split as a language has them, as one memory-mapped array."""
     ids = source.tokens(split)
     if language.words == "as_written":
@@ -37,7 +37,7 @@ def tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
     path = source.cached(f"{split}-{language.words}-{block}-v{VERSION}.tokens")
     order = WordOrder(source.pieces, language.words, language.words_block)
 
-    def make(file: flat.Unfinished) -> None:
+    def make(file: flat.AtomicFile) -> None:
         first = 0
         while first < len(ids):
             chunk = np.array(ids[first : first + _CHUNK])
@@ -46,7 +46,7 @@ def tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
             file.write(order(chunk, first))
             first += len(chunk)
 
-    return flat.derived(path, ids.dtype, len(ids), make)
+    return flat.load_or_make_array(path, ids.dtype, len(ids), make)
 
 
 def count_bytes(
@@ -61,13 +61,13 @@ def count_bytes(
       source: of the text.
       split: a held-out one.
       language: whose order of words the ids are in.
-      ids_n: all ids of the split, as `tokens` returns them.
+      ids_n: all ids of the split, as `load_language_tokens` returns them.
     """
     documents = source.documents(split)
     starts_d, bytes_d = documents["start"], documents["bytes"]
     if language.words == "shuffled":
         starts_d, bytes_d = starts_d[:1], bytes_d.sum(keepdims=True)
-    return bytes_of_ids(ids_n, source.pieces, starts_d, bytes_d)
+    return compute_bytes_per_id(ids_n, source.pieces, starts_d, bytes_d)
 
 
 class WordOrder:
@@ -84,7 +84,7 @@ class WordOrder:
         self._ends_line_U = self._separator_U | np.array(
             [s == "<0x0A>" or "\n" in s for s in pieces.strings]
         )
-        self._key = key("word order", block)
+        self._key = derive_key("word order", block)
 
     def last_line_end(self, ids: np.ndarray) -> int:
         """Returns how many ids there are up to the last end of a line; all, if there is none."""
@@ -134,14 +134,14 @@ class WordOrder:
         if self._words == "reversed":
             return count[name] - 1 - place
         # In the order of the draws of their places, which do not depend on how many there are.
-        order = np.lexsort((draw(self._key, place), name))
+        order = np.lexsort((draw_bits(self._key, place), name))
         rank = np.empty_like(place)
         rank[order] = np.arange(len(place)) - (np.cumsum(count) - count)[name]
         return rank
 
     def _shuffled(self, ids: np.ndarray, first: int) -> np.ndarray:
         places = np.nonzero(~self._separator_U[ids])[0]
-        drawn = draw(key("shuffled"), first + places)
+        drawn = draw_bits(derive_key("shuffled"), first + places)
         shuffled = ids.copy()
         shuffled[places] = ids[places[np.argsort(drawn, kind="stable")]]
         return shuffled

@@ -1,7 +1,7 @@
 """Figures of what languages have in common, as inline SVG like those of figures.py.
 
-`lines` draws values over layers, counts or sizes, one line for each pair or language;
-`heat_map` draws a value for each parameter and layer in the reference study's layout.
+`plot_lines` draws values over layers, counts or sizes, one line for each pair or language;
+`plot_heat_map` draws a value for each parameter and layer in the reference study's layout.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ _CELLS = 440 - _NAMES  # for all of its cells, if there are few
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class AlignmentLine:
     """Values over anything, each with its standard error where one is known."""
 
     x: Sequence[float]
@@ -30,7 +30,7 @@ class Line:
     def __bool__(self) -> bool:
         return bool(self.x)
 
-    def known(self, log_x: bool = False, log_y: bool = False) -> "Line":
+    def known(self, log_x: bool = False, log_y: bool = False) -> "AlignmentLine":
         """Returns the points that are finite and, on a logarithmic axis, positive."""
         error = [*self.error, *[math.nan] * len(self.x)]
         points = [
@@ -41,17 +41,17 @@ class Line:
             and (x > 0 or not log_x)
             and (y > 0 or not log_y)
         ]
-        return Line(*([point[place] for point in points] for place in range(3)))
+        return AlignmentLine(*([point[place] for point in points] for place in range(3)))
 
 
-def lines(
+def plot_lines(
     name: str,
     description: str,
-    drawn: Mapping[str, Line],
+    drawn: Mapping[str, AlignmentLine],
     *,
     names: Sequence[str],
     y_label: str,
-    behind: Mapping[str, Line] | None = None,
+    behind: Mapping[str, AlignmentLine] | None = None,
     level: tuple[str, float] | None = None,
     layers: int = 0,
     x_label: str = "",
@@ -77,11 +77,11 @@ def lines(
     pale = {tag: line.known(not layers, log) for tag, line in (behind or {}).items()}
     pale = {tag: line for tag, line in pale.items() if line}
 
-    figure = figures._figure(figures.NARROW, 270)
+    figure = figures.make_figure(figures.NARROW, 270)
     right = 34 + 7.5 * max((len(tag) for tag in {**pale, **shown}), default=0)
-    axes = figures._axes(figure, (54, right, 30, 56 if layers else 44), y_label)
+    axes = figures.add_bare_axes(figure, (54, right, 30, 56 if layers else 44), y_label)
     for tag, line in pale.items():
-        style: dict[str, Any] = {"color": COLOURS[figures.colour(names.index(tag))]}
+        style: dict[str, Any] = {"color": COLOURS[figures.get_language_colour(names.index(tag))]}
         style |= {"linewidth": 1.1, "alpha": 0.55, "linestyle": (0, (4, 3))}
         if len(line.x) == 1:
             style |= {"marker": "_"}
@@ -92,47 +92,49 @@ def lines(
             line.x,
             [y - e if math.isfinite(e) else y for y, e in zip(line.y, line.error, strict=True)],
             [y + e if math.isfinite(e) else y for y, e in zip(line.y, line.error, strict=True)],
-            color=COLOURS[figures.colour(index)],
+            color=COLOURS[figures.get_language_colour(index)],
             linewidth=1.0,
         )
         axes.plot(
             line.x,
             line.y,
-            color=COLOURS[figures.colour(index)],
-            linestyle=figures._DASHES[index % len(figures._DASHES)],
+            color=COLOURS[figures.get_language_colour(index)],
+            linestyle=figures.DASHES[index % len(figures.DASHES)],
             linewidth=1.6,
-            marker=figures._MARKERS[index % len(figures._MARKERS)],
+            marker=figures.MARKERS[index % len(figures.MARKERS)],
             markersize=4.5,
             markeredgewidth=0,
             markevery=max(1, math.ceil(len(line.x) / 16)),
         )
     every = [*shown.values(), *pale.values()]
     if layers:
-        _layer_axis(axes, layers)
+        _set_layer_axis(axes, layers)
     else:
-        _log_axis(axes, [x for line in every for x in line.x], x_label, ticks)
+        _set_log_axis(axes, [x for line in every for x in line.x], x_label, ticks)
     values = [y for line in every for y in line.y]
     for line in shown.values():
         for y, e in zip(line.y, line.error, strict=True):
             values += [y - e, y + e] if math.isfinite(e) and not log else []
     if level and math.isfinite(level[1]) and (level[1] > 0 or not log):
         values.append(level[1])
-        _level(axes, *level)
-    figures._value_axis(axes, [Curve([0] * len(values), values)], [], log)
+        _draw_level_line(axes, *level)
+    figures.set_value_axis(axes, [Curve([0] * len(values), values)], [], log)
     ends = {tag: (line.x[-1], line.y[-1]) for tag, line in {**pale, **shown}.items()}
-    figures._label_ends(axes, ends, names)
-    return figures._svg(figure, name, description)
+    figures.label_curve_ends(axes, ends, names)
+    return figures.render_svg(figure, name, description)
 
 
-def _level(axes: Any, text: str, value: float) -> None:
+def _draw_level_line(axes: Any, text: str, value: float) -> None:
     style: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (1.5, 2.5))}
     axes.axhline(value, color=COLOURS["muted"], **style)
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
     offset: dict[str, Any] = {"xytext": (2, 3), "textcoords": "offset points"}
-    axes.annotate(text, (0, value), **place, **offset, **{**figures._small(), "fontsize": 11})
+    axes.annotate(
+        text, (0, value), **place, **offset, **{**figures.get_small_text_style(), "fontsize": 11}
+    )
 
 
-def _layer_axis(axes: Any, last: int) -> None:
+def _set_layer_axis(axes: Any, last: int) -> None:
     """Counts layers from the embedding, 0, to the final norm."""
     axes.set_xlim(-0.02 * last, last * 1.02)
     step = math.ceil((last + 1) / 14)
@@ -140,10 +142,12 @@ def _layer_axis(axes: Any, last: int) -> None:
     place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "annotation_clip": False}
     for text, x in (("embedding", 0), ("layer", last / 2), ("final norm", last)):
         offset: dict[str, Any] = {"xytext": (0, -35), "textcoords": "offset points"}
-        axes.annotate(text, (x, 0), **place, **offset, **{**figures._small(), "ha": "center"})
+        axes.annotate(
+            text, (x, 0), **place, **offset, **{**figures.get_small_text_style(), "ha": "center"}
+        )
 
 
-def _log_axis(axes: Any, x: Sequence[float], label: str, ticks: Sequence[float]) -> None:
+def _set_log_axis(axes: Any, x: Sequence[float], label: str, ticks: Sequence[float]) -> None:
     low, high = min(x, default=1), max(x, default=1)
     pad = max(1.05, (high / low) ** 0.02) if high > low else 2
     axes.set_xscale("log")
@@ -151,13 +155,15 @@ def _log_axis(axes: Any, x: Sequence[float], label: str, ticks: Sequence[float])
     if ticks:
         axes.set_xticks(ticks)
     else:
-        axes.xaxis.set_major_locator(figures._ticks("log", math.ceil(math.log10(high / low))))
+        axes.xaxis.set_major_locator(
+            figures.make_tick_locator("log", math.ceil(math.log10(high / low)))
+        )
     axes.minorticks_off()
-    axes.xaxis.set_major_formatter(figures._written(figures._compact_tick))
+    axes.xaxis.set_major_formatter(figures.make_tick_formatter(figures.format_compact_tick))
     axes.set_xlabel(label, fontsize=12, color=COLOURS["muted"], labelpad=3)
 
 
-def heat_map(
+def plot_heat_map(
     description: str, rows: Sequence[str], values_RN: Sequence[Sequence[float]], noise: str
 ) -> str:
     """Draws a cosine for each parameter and layer: blue below 0, red above, from -1 to 1.
@@ -185,10 +191,12 @@ def heat_map(
         for n, value in enumerate(values):
             kind = quiet if rows[r] == noise or not math.isfinite(value) else texts
             x = _NAMES + cell * n
-            kind.append(f'<text x="{x + cell / 2:g}" y="{middle}">{_two_decimals(value)}</text>')
+            kind.append(
+                f'<text x="{x + cell / 2:g}" y="{middle}">{_format_two_decimals(value)}</text>'
+            )
             if kind is texts:
                 (cold if value < 0 else warm).append(
-                    _cell(x, _ROW * r, cell - 1, _ROW - 1, abs(value))
+                    _render_heat_cell(x, _ROW * r, cell - 1, _ROW - 1, abs(value))
                 )
     if noise in rows:
         frame = f'x="{_NAMES + 0.5}" y="{_ROW * rows.index(noise) + 0.5}"'
@@ -204,7 +212,7 @@ def heat_map(
     for place in range(9):
         value = (place - 4) / 4
         x, y = _NAMES + 16 * place, bottom + 26
-        (cold if value < 0 else warm).append(_cell(x, y, 16, 10, abs(value)))
+        (cold if value < 0 else warm).append(_render_heat_cell(x, y, 16, 10, abs(value)))
         if place in (0, 4, 8):
             quiet.append(f'<text x="{x + 8}" y="{y + 22}">{value:g}</text>'.replace("-1", "−1"))
     parts = [
@@ -219,12 +227,12 @@ def heat_map(
     )
 
 
-def _cell(x: int, y: int, width: int, height: int, size: float) -> str:
+def _render_heat_cell(x: int, y: int, width: int, height: int, size: float) -> str:
     opacity = f"{min(1.0, size):.2f}".removeprefix("0")
     return f'<path d="M{x} {y}h{width}v{height}h-{width}z" opacity="{opacity}"/>'
 
 
-def _two_decimals(value: float) -> str:
+def _format_two_decimals(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")

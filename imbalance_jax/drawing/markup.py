@@ -14,51 +14,51 @@ ABSENT = "–"
 # Pieces of HTML. What these take is HTML already, unless they say otherwise.
 
 
-def text(value: Any) -> str:
+def escape_text(value: Any) -> str:
     """Returns any value as text of the page, with nothing in it read as markup."""
     return html.escape(str(value))
 
 
-def page(title: str, sections: Iterable[str], css: str = "") -> str:
+def render_page(title: str, sections: Iterable[str], css: str = "") -> str:
     """Returns a self-contained page; `title` is plain text, and empty sections are left out."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f'<title>{text(title)}</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>\n{style()}{css}</style>\n</head>\n<body>\n<main>\n"
+        f'<title>{escape_text(title)}</title>\n<link rel="icon" href="data:,">\n'
+        f"<style>\n{render_stylesheet()}{css}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(filter(None, sections))
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def section(title: str, *parts: str) -> str:
+def render_section(title: str, *parts: str) -> str:
     """Args: `title` is plain text."""
-    return "\n".join(["<section>", f"<h2>{text(title)}</h2>", *parts, "</section>"])
+    return "\n".join(["<section>", f"<h2>{escape_text(title)}</h2>", *parts, "</section>"])
 
 
-def missing(sentence: str) -> str:
+def render_missing_note(sentence: str) -> str:
     return f'<p class="missing">{sentence}</p>'
 
 
-def note(sentences: str) -> str:
+def render_note(sentences: str) -> str:
     """Args: `sentences` are plain text."""
-    return f'<p class="note">{text(sentences)}</p>'
+    return f'<p class="note">{escape_text(sentences)}</p>'
 
 
-def figure(drawn: str, title: str, reading: str) -> str:
+def render_figure(drawn: str, title: str, reading: str) -> str:
     """Args: `title` and `reading` are plain text."""
-    caption = f"<figcaption><b>{text(title)}</b> {text(reading)}</figcaption>"
+    caption = f"<figcaption><b>{escape_text(title)}</b> {escape_text(reading)}</figcaption>"
     return f"<figure>\n{drawn}\n{caption}\n</figure>"
 
 
-def pairs(parts: Iterable[str]) -> str:
+def render_side_by_side(parts: Iterable[str]) -> str:
     return '<div class="pairs">\n' + "\n".join(filter(None, parts)) + "\n</div>"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+def render_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
     """Returns a table that scrolls by itself on a phone. Header and caption are plain text."""
-    heads = "".join(f'<th scope="col">{text(head)}</th>' for head in header)
+    heads = "".join(f'<th scope="col">{escape_text(head)}</th>' for head in header)
     body = "\n".join(
         f'<tr><th scope="row">{row[0]}</th>'
         + "".join(f"<td>{cell}</td>" for cell in row[1:])
@@ -66,72 +66,72 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
         for row in rows
     )
     return (
-        f'<div>\n<p class="caption">{text(caption)}</p>\n'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">\n'
+        f'<div>\n<p class="caption">{escape_text(caption)}</p>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_text(caption)}">\n'
         f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
         "</div>\n</div>"
     )
 
 
-def swatch(tags: Sequence[str], tag: str) -> str:
-    variable = figures.colour(tags.index(tag))
-    return f'<i class="swatch" style="background: var(--{variable})"></i>{text(tag)}'
+def render_swatch(tags: Sequence[str], tag: str) -> str:
+    variable = figures.get_language_colour(tags.index(tag))
+    return f'<i class="swatch" style="background: var(--{variable})"></i>{escape_text(tag)}'
 
 
-def data(value: float | None, write: Callable[[float], str]) -> str:
+def render_number(value: float | None, write: Callable[[float], str]) -> str:
     """Returns a number as it is read, with the exact one behind it."""
     if value is None:
         return ABSENT
     if not math.isfinite(value):
-        return figures.significant(value)
-    return f'<data value="{value:.12g}">{text(write(value))}</data>'
+        return figures.format_significant(value)
+    return f'<data value="{value:.12g}">{escape_text(write(value))}</data>'
 
 
 # Numbers as plain text.
 
 
-def number(value: Any) -> float:
+def parse_number(value: Any) -> float:
     """Returns a value of a JSON file as a float; NaN for what is none."""
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
-def median(curve: Curve) -> float:
+def compute_curve_median(curve: Curve) -> float:
     return statistics.median(value for value in curve.values if math.isfinite(value))
 
 
-def count(value: float) -> str:
+def format_count(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
 
 
-def signed(value: float) -> str:
+def format_signed(value: float) -> str:
     return f"{value:+,.6g}".replace("-", "−")
 
 
-def percent(fraction: float) -> str:
+def format_percent(fraction: float) -> str:
     """Returns a fraction in percent, with zeros that say nothing left out."""
-    written = figures.significant(100 * fraction)
+    written = figures.format_significant(100 * fraction)
     if "." in written and "e" not in written:
         written = written.rstrip("0").rstrip(".")
     return f"{written} %"
 
 
-def parts_of_one(values: Mapping[str, float]) -> dict[str, float]:
+def normalize_to_fractions(values: Mapping[str, float]) -> dict[str, float]:
     whole = math.fsum(values.values())
     return {name: value / whole if whole else 0.0 for name, value in values.items()}
 
 
-def ends(curves: Mapping[str, Curve], percent: bool = False) -> str:
+def describe_curve_ends(curves: Mapping[str, Curve], percent: bool = False) -> str:
     """Returns a sentence of where each curve ends."""
     scale, unit = (100, " %") if percent else (1, "")
     ends = [
-        f"{tag} at {figures.significant(scale * curve.values[-1], 4)}{unit}"
+        f"{tag} at {figures.format_significant(scale * curve.values[-1], 4)}{unit}"
         for tag, curve in curves.items()
         if curve
     ]
     return f"At step {max(curve.steps[-1] for curve in curves.values()):,}: {', '.join(ends)}."
 
 
-def style() -> str:
+def render_stylesheet() -> str:
     light = "; ".join(f"--{name}: {value}" for name, value in figures.COLOURS.items())
     dark = "; ".join(f"--{name}: {value}" for name, value in figures.COLOURS_DARK.items())
     return (

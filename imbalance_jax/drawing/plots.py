@@ -55,8 +55,8 @@ COLOURS_DARK = {
     "warm": "#a84438",
 }
 _LANGUAGE_COLOURS = tuple(name for name in COLOURS if name.startswith("language"))
-_MARKERS = "os^Dv<P>X*"
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
+MARKERS = "os^Dv<P>X*"
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 
 NARROW = 440  # pixels: half of a desktop page, and not much more than a phone
 WIDE = 992
@@ -79,7 +79,7 @@ class Curve:
         return next((v for v in reversed(self.values) if math.isfinite(v)), math.nan)
 
 
-def significant(value: float, digits: int = 3) -> str:
+def format_significant(value: float, digits: int = 3) -> str:
     """Returns a number with about so many digits: 1,234 and 93.1 and 0.0305 and 2.1e-06."""
     if math.isnan(value):
         return "NaN"
@@ -91,22 +91,22 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
 
 
-def compact(value: float) -> str:
+def format_compact(value: float) -> str:
     """Returns a large number in thousands, millions and so on: 12.3 k, 1.60 M."""
     if not math.isfinite(value):
-        return significant(value)
+        return format_significant(value)
     for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor * 0.9995:
-            return f"{significant(value / factor)} {unit}"
+            return f"{format_significant(value / factor)} {unit}"
     return f"{value:.3g}"
 
 
-def colour(index: int) -> str:
+def get_language_colour(index: int) -> str:
     """Returns the CSS variable of the colour of a language, by its place in config.tags."""
     return _LANGUAGE_COLOURS[index % len(_LANGUAGE_COLOURS)]
 
 
-def language_curves(
+def plot_language_curves(
     name: str,
     description: str,
     curves: Mapping[str, Curve],
@@ -134,19 +134,19 @@ def language_curves(
       stage_steps: steps at which the mixture changes; each gets a vertical line.
     """
     scale = 100 if percent else 1
-    drawn = {tag: _thinned(curves[tag], scale, log) for tag in tags if tag in curves}
+    drawn = {tag: _thin_curve(curves[tag], scale, log) for tag in tags if tag in curves}
     drawn = {tag: curve for tag, curve in drawn.items() if curve}
-    pale = {tag: _thinned(curve, scale, log) for tag, curve in (behind or {}).items()}
+    pale = {tag: _thin_curve(curve, scale, log) for tag, curve in (behind or {}).items()}
     pale = {tag: curve for tag, curve in pale.items() if curve}
     shown = drawn or pale
 
-    figure = _figure(width, height)
+    figure = make_figure(width, height)
     right = 34 + 8.5 * max((len(tag) for tag in shown), default=0)
     left, bottom = (66, 56) if tokens_per_step else (48, 42)
-    axes = _axes(figure, (left, right, 30, bottom), y_label)
+    axes = add_bare_axes(figure, (left, right, 30, bottom), y_label)
     for tag, curve in pale.items():
         style: dict[str, Any] = {
-            "color": COLOURS[colour(tags.index(tag))],
+            "color": COLOURS[get_language_colour(tags.index(tag))],
             "linewidth": 0.8,
             "alpha": 0.45,
         }
@@ -156,60 +156,60 @@ def language_curves(
         axes.plot(
             curve.steps,
             curve.values,
-            color=COLOURS[colour(index)],
-            linestyle=_DASHES[index % len(_DASHES)],
+            color=COLOURS[get_language_colour(index)],
+            linestyle=DASHES[index % len(DASHES)],
             linewidth=1.7,
-            marker=_MARKERS[index % len(_MARKERS)],
+            marker=MARKERS[index % len(MARKERS)],
             markersize=4.5,
             markeredgewidth=0,
             markevery=max(1, math.ceil(len(curve.steps) / 8)),
         )
     last = max((curve.steps[-1] for curve in [*drawn.values(), *pale.values()]), default=1)
-    _step_axis(axes, last, tokens_per_step)
+    _set_step_axis(axes, last, tokens_per_step)
     for step in stage_steps:
         axes.axvline(step, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
-    _value_axis(axes, [*drawn.values()], [*pale.values()], log)
+    set_value_axis(axes, [*drawn.values()], [*pale.values()], log)
     ends = {tag: (curve.steps[-1], curve.values[-1]) for tag, curve in shown.items()}
-    _label_ends(axes, ends, tags)
-    return _svg(figure, name, description)
+    label_curve_ends(axes, ends, tags)
+    return render_svg(figure, name, description)
 
 
-def optimizer(description: str, learning_rate: Curve, grad_norm: Curve) -> str:
+def plot_optimizer_curves(description: str, learning_rate: Curve, grad_norm: Curve) -> str:
     """Draws the learning rate above the norm of the gradient."""
-    figure = _figure(NARROW, 290)
+    figure = make_figure(NARROW, 290)
     panels = [
-        ("learning rate", _thinned(learning_rate), (48, 20, 30, 164), False),
-        ("gradient norm (log scale)", _thinned(grad_norm, log=True), (48, 20, 158, 40), True),
+        ("learning rate", _thin_curve(learning_rate), (48, 20, 30, 164), False),
+        ("gradient norm (log scale)", _thin_curve(grad_norm, log=True), (48, 20, 158, 40), True),
     ]
     last = max((curve.steps[-1] for _, curve, _, _ in panels if curve), default=1)
     for label, curve, margins, log in panels:
-        axes = _axes(figure, margins, label)
+        axes = add_bare_axes(figure, margins, label)
         axes.plot(curve.steps, curve.values, color=COLOURS["language-0"], linewidth=1.2)
-        _step_axis(axes, last)
-        _value_axis(axes, [curve], [], log)
+        _set_step_axis(axes, last)
+        set_value_axis(axes, [curve], [], log)
         if not log:
             axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_locator(_ticks("linear", 3))
-            axes.yaxis.set_major_formatter(_written(_power))
+            axes.yaxis.set_major_locator(make_tick_locator("linear", 3))
+            axes.yaxis.set_major_formatter(make_tick_formatter(_format_power))
             axes.set_xticklabels([])
             axes.set_xlabel("")
-    return _svg(figure, "optimizer", description)
+    return render_svg(figure, "optimizer", description)
 
 
-def speed(description: str, tokens_per_second: Curve, mfu_per_token: float) -> str:
+def plot_training_speed(description: str, tokens_per_second: Curve, mfu_per_token: float) -> str:
     """Draws tokens per second, with the MFU that they come to on the right axis.
 
     Args:
       mfu_per_token: MFU at one token per second; 0 leaves the right axis out.
     """
-    curve = _thinned(tokens_per_second)
-    figure = _figure(NARROW, 290)
-    axes = _axes(figure, (48, 52 if mfu_per_token else 20, 30, 40), "tokens per second")
+    curve = _thin_curve(tokens_per_second)
+    figure = make_figure(NARROW, 290)
+    axes = add_bare_axes(figure, (48, 52 if mfu_per_token else 20, 30, 40), "tokens per second")
     axes.plot(curve.steps, curve.values, color=COLOURS["language-0"], linewidth=1.4)
-    _step_axis(axes, curve.steps[-1] if curve else 1)
+    _set_step_axis(axes, curve.steps[-1] if curve else 1)
     axes.set_ylim(0, 1.12 * max(curve.values, default=1))
-    axes.yaxis.set_major_locator(_ticks("linear", 5))
-    axes.yaxis.set_major_formatter(_written(_compact_tick))
+    axes.yaxis.set_major_locator(make_tick_locator("linear", 5))
+    axes.yaxis.set_major_formatter(make_tick_formatter(format_compact_tick))
     if mfu_per_token:
         percent = 100 * mfu_per_token
 
@@ -222,14 +222,14 @@ def speed(description: str, tokens_per_second: Curve, mfu_per_token: float) -> s
         mfu = axes.secondary_yaxis("right", (to_mfu, from_mfu))
         mfu.spines["right"].set_visible(False)
         mfu.tick_params(colors=COLOURS["muted"], length=0, labelsize=12, pad=6)
-        mfu.yaxis.set_major_locator(_ticks("linear", 5))
-        mfu.yaxis.set_major_formatter(_written(lambda y: f"{y:.6g} %"))
+        mfu.yaxis.set_major_locator(make_tick_locator("linear", 5))
+        mfu.yaxis.set_major_formatter(make_tick_formatter(lambda y: f"{y:.6g} %"))
         style: dict[str, Any] = {"ha": "right", "color": COLOURS["muted"], "fontsize": 12}
         figure.text(1, 1 - 17 / 290, "MFU", **style)
-    return _svg(figure, "speed", description)
+    return render_svg(figure, "speed", description)
 
 
-def mixture(
+def plot_mixture(
     description: str,
     requested: Mapping[str, float],
     realised: Mapping[str, float],
@@ -240,10 +240,10 @@ def mixture(
     tags_shown = [tag for tag in tags if tag in realised]
     row = 40
     height = 34 + row * len(tags_shown)
-    figure = _figure(NARROW, height)
+    figure = make_figure(NARROW, height)
     left = 20 + 8.5 * max((len(tag) for tag in tags_shown), default=0)
-    axes = _axes(figure, (left, 144, 30, 4), "")
-    figure.text(left / NARROW, 1 - 17 / height, "% of the sequences", **_small())
+    axes = add_bare_axes(figure, (left, 144, 30, 4), "")
+    figure.text(left / NARROW, 1 - 17 / height, "% of the sequences", **get_small_text_style())
     # The largest bar ends short of the frame, whatever it is.
     axes.set_xlim(0, 100 * max([*requested.values(), *realised.values(), 1e-9]))
     axes.set_ylim(len(tags_shown) - 0.5, -0.5)
@@ -259,19 +259,23 @@ def mixture(
         edge: dict[str, Any] = {"edgecolor": COLOURS["muted"], "linewidth": 1.0, "fill": False}
         if math.isfinite(asked):
             axes.barh(y - 0.19, asked, height=0.3, **edge)
-            axes.annotate(f"{_three(asked)} requested", (asked, y - 0.19), **_beside())
-        axes.barh(y + 0.19, got, height=0.34, color=COLOURS[colour(tags.index(tag))])
-        strong = {**_beside(), "color": COLOURS["ink"]}
-        axes.annotate(f"{_three(got)} realised", (got, y + 0.19), **strong)
-    return _svg(figure, "mixture", description)
+            axes.annotate(
+                f"{_format_bar_percent(asked)} requested",
+                (asked, y - 0.19),
+                **_get_bar_label_style(),
+            )
+        axes.barh(y + 0.19, got, height=0.34, color=COLOURS[get_language_colour(tags.index(tag))])
+        strong = {**_get_bar_label_style(), "color": COLOURS["ink"]}
+        axes.annotate(f"{_format_bar_percent(got)} realised", (got, y + 0.19), **strong)
+    return render_svg(figure, "mixture", description)
 
 
-def shade(index: int, count: int) -> float:
+def compute_part_opacity(index: int, count: int) -> float:
     """Returns how opaque one of several parts is: the first darkest, the last lightest."""
     return round(0.9 - 0.72 * index / max(1, count - 1), 3)
 
 
-def stacked_bar(description: str, parts: Mapping[str, float]) -> str:
+def plot_stacked_bar(description: str, parts: Mapping[str, float]) -> str:
     """Draws the parts of a whole as one bar as wide as the page, in shades of ink.
 
     No language's colour is in it, since a part belongs to none.
@@ -280,7 +284,7 @@ def stacked_bar(description: str, parts: Mapping[str, float]) -> str:
     drawn, x = [], 0.0
     for index, (name, value) in enumerate(parts.items()):
         percent = 100 * value / whole
-        opacity = shade(index, len(parts))
+        opacity = compute_part_opacity(index, len(parts))
         drawn.append(
             f'<rect x="{x:.3f}%" y="0" width="{percent:.3f}%" height="34" style="fill: '
             f'var(--ink); fill-opacity: {opacity}; stroke: var(--ground); stroke-width: 1.5"/>'
@@ -300,14 +304,16 @@ def stacked_bar(description: str, parts: Mapping[str, float]) -> str:
     )
 
 
-def _figure(width: int, height: int) -> "Figure":
+def make_figure(width: int, height: int) -> "Figure":
     from matplotlib.figure import Figure
 
     # At 72 dots per inch a point, matplotlib's unit, is one pixel of the SVG.
     return Figure(figsize=(width / 72, height / 72), dpi=72)
 
 
-def _axes(figure: "Figure", margins: tuple[float, float, float, float], y_label: str) -> "Axes":
+def add_bare_axes(
+    figure: "Figure", margins: tuple[float, float, float, float], y_label: str
+) -> "Axes":
     """Adds bare axes with pixels to the left, right, top and bottom, and a title there."""
     width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
     left, right, top, bottom = margins
@@ -327,15 +333,15 @@ def _axes(figure: "Figure", margins: tuple[float, float, float, float], y_label:
     axes.tick_params(axis="x", length=3, width=0.8)
     axes.grid(axis="y", color=COLOURS["line"], linewidth=0.8)
     axes.set_axisbelow(True)
-    figure.text(0, 1 - (top - 13) / height, y_label, **_small())
+    figure.text(0, 1 - (top - 13) / height, y_label, **get_small_text_style())
     return axes
 
 
-def _small() -> dict[str, Any]:
+def get_small_text_style() -> dict[str, Any]:
     return {"ha": "left", "va": "baseline", "fontsize": 12, "color": COLOURS["muted"]}
 
 
-def _beside() -> dict[str, Any]:
+def _get_bar_label_style() -> dict[str, Any]:
     """Returns how a text stands beside the end of a bar."""
     return {
         "xytext": (6, 0),
@@ -347,17 +353,17 @@ def _beside() -> dict[str, Any]:
     }
 
 
-def _power(value: float) -> str:
+def _format_power(value: float) -> str:
     """Returns a small number as 6e−4 or 2.5e−4."""
     digits, _, exponent = f"{value:.1e}".partition("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}".replace("-", "−") if value else "0"
 
 
-def _three(percent: float) -> str:
-    return f"{significant(percent)} %"
+def _format_bar_percent(percent: float) -> str:
+    return f"{format_significant(percent)} %"
 
 
-def _ticks(kind: str, count: int) -> Any:
+def make_tick_locator(kind: str, count: int) -> Any:
     from matplotlib import ticker
 
     if kind == "log":
@@ -365,29 +371,31 @@ def _ticks(kind: str, count: int) -> Any:
     return ticker.MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=kind == "whole")
 
 
-def _compact_tick(value: float) -> str:
-    """Returns 40 k, where `compact` says 40.0 k."""
+def format_compact_tick(value: float) -> str:
+    """Returns 40 k, where `format_compact` says 40.0 k."""
     if value < 1000:
         return f"{value:.6g}"
-    return re.sub(r"(\.\d*?)0+(?= |$)", r"\1", compact(value)).replace(". ", " ")
+    return re.sub(r"(\.\d*?)0+(?= |$)", r"\1", format_compact(value)).replace(". ", " ")
 
 
-def _written(write: Callable[[float], str]) -> Any:
+def make_tick_formatter(write: Callable[[float], str]) -> Any:
     from matplotlib import ticker
 
     return ticker.FuncFormatter(lambda value, _: write(value))
 
 
-def _step_axis(axes: "Axes", last: int, tokens_per_step: float = 0.0) -> None:
+def _set_step_axis(axes: "Axes", last: int, tokens_per_step: float = 0.0) -> None:
     """Counts steps from 0 to the last one, and tokens below them if they are known."""
     axes.set_xlim(0, max(1, last))
     count = 5 if axes.get_window_extent().width < 600 else 8
-    axes.xaxis.set_major_locator(_ticks("whole", count))
-    axes.xaxis.set_major_formatter(_written(lambda step: f"{step:,.0f}"))
+    axes.xaxis.set_major_locator(make_tick_locator("whole", count))
+    axes.xaxis.set_major_formatter(make_tick_formatter(lambda step: f"{step:,.0f}"))
     axes.set_xlabel("step", fontsize=12, color=COLOURS["muted"], labelpad=3)
     if tokens_per_step:
         axes.xaxis.set_major_formatter(
-            _written(lambda step: f"{step:,.0f}\n{_compact_tick(step * tokens_per_step)}")
+            make_tick_formatter(
+                lambda step: f"{step:,.0f}\n{format_compact_tick(step * tokens_per_step)}"
+            )
         )
         axes.set_xlabel("")
         # Beside the axis rather than under it, where the two rows of numbers end.
@@ -398,10 +406,10 @@ def _step_axis(axes: "Axes", last: int, tokens_per_step: float = 0.0) -> None:
         }
         for text, below in (("step", 18), ("tokens", 32.4)):
             offset: dict[str, Any] = {"xytext": (-66, -below), "textcoords": "offset points"}
-            axes.annotate(text, **place, **offset, **_small())
+            axes.annotate(text, **place, **offset, **get_small_text_style())
 
 
-def _value_axis(axes: "Axes", drawn: Sequence[Curve], pale: Sequence[Curve], log: bool) -> None:
+def set_value_axis(axes: "Axes", drawn: Sequence[Curve], pale: Sequence[Curve], log: bool) -> None:
     values = [value for curve in drawn or pale for value in curve.values]
     if not values:
         axes.set_yticks([])
@@ -412,9 +420,9 @@ def _value_axis(axes: "Axes", drawn: Sequence[Curve], pale: Sequence[Curve], log
         # At least a factor of 2.5 in all, which holds a tick wherever it begins.
         pad = max(1.15, (high / low) ** 0.06, (2.5 * low / high) ** 0.5)
         axes.set_ylim(low / pad, high * pad)
-        axes.yaxis.set_major_locator(_ticks("log", math.ceil(math.log10(high / low))))
+        axes.yaxis.set_major_locator(make_tick_locator("log", math.ceil(math.log10(high / low))))
         axes.minorticks_off()
-        axes.yaxis.set_major_formatter(_written(lambda value: f"{value:.6g}"))
+        axes.yaxis.set_major_formatter(make_tick_formatter(lambda value: f"{value:.6g}"))
         return
     # The pale curves begin far above the others and may leave the frame, unless a late
     # value is among the highest: what happens at the end has to be seen.
@@ -427,22 +435,26 @@ def _value_axis(axes: "Axes", drawn: Sequence[Curve], pale: Sequence[Curve], log
     low, high = min(values + late), max(values + late)
     pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     axes.set_ylim(low - pad, high + pad)
-    axes.yaxis.set_major_locator(_ticks("linear", 6))
-    axes.yaxis.set_major_formatter(_written(lambda value: f"{value:.6g}".replace("-", "−")))
+    axes.yaxis.set_major_locator(make_tick_locator("linear", 6))
+    axes.yaxis.set_major_formatter(
+        make_tick_formatter(lambda value: f"{value:.6g}".replace("-", "−"))
+    )
 
 
-def _label_ends(axes: "Axes", ends: Mapping[str, tuple[float, float]], tags: Sequence[str]) -> None:
+def label_curve_ends(
+    axes: "Axes", ends: Mapping[str, tuple[float, float]], tags: Sequence[str]
+) -> None:
     """Writes each curve's tag to the right of its end, moved apart where they would meet."""
     if not ends:
         return
     frame = axes.get_window_extent()
     points = {tag: axes.transData.transform(end) for tag, end in ends.items()}
     order = sorted(points, key=lambda tag: float(points[tag][1]))
-    heights = _apart([float(points[tag][1]) for tag in order], 14.0, frame.y0, frame.y1)
+    heights = spread_heights([float(points[tag][1]) for tag in order], 14.0, frame.y0, frame.y1)
     moved = max(abs(y - float(points[tag][1])) for tag, y in zip(order, heights, strict=True))
     leader = 9 if moved < 8 else 18
     for tag, y in zip(order, heights, strict=True):
-        style = COLOURS[colour(tags.index(tag))]
+        style = COLOURS[get_language_colour(tags.index(tag))]
         height = (y - frame.y0) / frame.height
         x_end, y_end = (points[tag] - (frame.x0, frame.y0)) / (frame.width, frame.height)
         y_end = min(max(float(y_end), 0.0), 1.0)
@@ -469,14 +481,14 @@ def _label_ends(axes: "Axes", ends: Mapping[str, tuple[float, float]], tags: Seq
             [y_end],
             transform=axes.transAxes,
             color=style,
-            marker=_MARKERS[tags.index(tag) % len(_MARKERS)],
+            marker=MARKERS[tags.index(tag) % len(MARKERS)],
             markersize=5.5,
             markeredgewidth=0,
             clip_on=False,
         )
 
 
-def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def spread_heights(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Returns ascending heights, moved as little as possible to be a gap apart.
 
     Less i gaps, the i-th height may only ascend: the least-squares answer pools neighbours
@@ -495,7 +507,7 @@ def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> lis
     return [max(low, min(base, ceiling)) + i * gap for i, base in enumerate(flat)]
 
 
-def _thinned(curve: Curve, scale: float = 1, log: bool = False) -> Curve:
+def _thin_curve(curve: Curve, scale: float = 1, log: bool = False) -> Curve:
     """Returns the finite points of a curve, at most `_POINTS`, with every spike among them.
 
     A long curve is cut into bins, and each keeps its lowest and its highest point.
@@ -516,7 +528,7 @@ def _thinned(curve: Curve, scale: float = 1, log: bool = False) -> Curve:
     return Curve(steps.tolist(), values.tolist())
 
 
-def _svg(figure: "Figure", name: str, description: str) -> str:
+def render_svg(figure: "Figure", name: str, description: str) -> str:
     """Returns a figure as one element that can stand beside others in a page."""
     import matplotlib
 
@@ -539,7 +551,7 @@ def _svg(figure: "Figure", name: str, description: str) -> str:
     for variable, value in COLOURS.items():
         text = text.replace(value, f"var(--{variable})")
     # A hundredth of a pixel is enough, in tags that is: text between them stays.
-    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"\d+\.\d{3,}", _rounded, tag[0]), text)
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"\d+\.\d{3,}", _round_svg_number, tag[0]), text)
     width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
     label = html.escape(description)
     head = (
@@ -550,5 +562,5 @@ def _svg(figure: "Figure", name: str, description: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", text).strip()
 
 
-def _rounded(number: re.Match[str]) -> str:
+def _round_svg_number(number: re.Match[str]) -> str:
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")

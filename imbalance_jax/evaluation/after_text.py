@@ -2,11 +2,11 @@
 
 Anisotropy cannot fake a loss. Two questions are asked of the model as it is:
 
-`seen`   Windows that training showed in the first language only, against windows that it
-         never showed, both scored in the second. The order of the data is a function of the
+`measure_seen_losses`   Windows that training showed in the first language only, against windows
+         that it never showed, both scored in the second. The order of the data is a function of the
          step, so which windows those are is known after the fact.
-`prefix` The same ids of the second language after a prefix in the first: one that belongs
-         before them (for clones the text just before, for others its translation), against
+`measure_prefix_losses` The same ids of the second language after a prefix in the first: one that
+         belongs before them (for clones the text just before, for others its translation), against
          an unrelated one at the same positions, and against none. Without a prefix the ids
          stand at earlier positions, so `unrelated` is the one to compare with.
 """
@@ -22,16 +22,16 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.data.order.stream import Stream
-from imbalance_jax.evaluation.hidden import Sequences, partners
-from imbalance_jax.evaluation.programs import Poll, Programs
+from imbalance_jax.evaluation.hidden import SequencePairs, choose_partners
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
 
 
-class NotThere(Exception):
+class MissingWindows(Exception):
     """A run has no windows to ask the question of; the message says why."""
 
 
-def seen(
-    programs: Programs,
+def measure_seen_losses(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
     stream: Stream,
@@ -61,19 +61,19 @@ def seen(
     Raises:
       NotThere: there are no such windows.
     """
-    window_of = exposed(stream, languages, steps)
+    window_of = find_exposed_windows(stream, languages, steps)
     draws = np.random.default_rng(0)
     ids = {}
     for name, window_n in window_of.items():
         if len(window_n) < 2:
             why = "never seen" if name == "unseen" else "seen in that language only"
-            raise NotThere(f"fewer than two windows of the training text were {why}")
+            raise MissingWindows(f"fewer than two windows of the training text were {why}")
         chosen_n = np.sort(draws.permutation(window_n)[:most])
         ids[name] = stream.windows_at(languages[0], chosen_n).astype(np.int64)
     found: dict[str, Any] = {name: len(ids_nW) for name, ids_nW in ids.items()}
     for name, map_U in zip(("in_first", "in_second"), maps, strict=True):
         loss = {
-            kind: losses(
+            kind: compute_sequence_losses(
                 programs,
                 params,
                 config,
@@ -91,7 +91,9 @@ def seen(
     return found
 
 
-def exposed(stream: Stream, languages: tuple[int, int], steps: int) -> dict[str, np.ndarray]:
+def find_exposed_windows(
+    stream: Stream, languages: tuple[int, int], steps: int
+) -> dict[str, np.ndarray]:
     """Returns the windows seen as the first language only, and those never seen, by then.
 
     Raises:
@@ -100,12 +102,12 @@ def exposed(stream: Stream, languages: tuple[int, int], steps: int) -> dict[str,
     """
     first, second = languages
     if stream.pools[first] != stream.pools[second]:
-        raise NotThere("the languages draw from different texts")
+        raise MissingWindows("the languages draw from different texts")
     pool = stream.pools[first]
     if pool not in stream.windows:
-        raise NotThere("the languages are not trained on")
+        raise MissingWindows("the languages are not trained on")
     if stream.sequential or stream.windows[pool] > 1 << 28:
-        raise NotThere("windows have a fixed place in shuffled order over a text with an end")
+        raise MissingWindows("windows have a fixed place in shuffled order over a text with an end")
     as_first = np.zeros(stream.windows[pool], bool)
     otherwise = np.zeros(stream.windows[pool], bool)
     sharing = [g for g, name in enumerate(stream.pools) if name == pool and g != first]
@@ -119,11 +121,11 @@ def exposed(stream: Stream, languages: tuple[int, int], steps: int) -> dict[str,
     }
 
 
-def prefix(
-    programs: Programs,
+def measure_prefix_losses(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
-    sequences: Sequences,
+    sequences: SequencePairs,
     *,
     poll: Poll,
 ) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def prefix(
         return {"sequences": len(kept)}
     before = [ids_PL[kept, :half] for ids_PL in sequences.ids]
     before_P = [np.minimum(length_P[kept], half) for length_P in lengths]
-    other_P = partners((before_P[0], before_P[1]))
+    other_P = choose_partners((before_P[0], before_P[1]))
     asked = {"none": (before[0], np.zeros(len(kept), int))}
     for side, own in enumerate(("", "_own") if sequences.aligned else ("",)):
         # As many ids of either, or the rest would not stand at the same positions.
@@ -165,9 +167,11 @@ def prefix(
     found: dict[str, Any] = {"sequences": len(kept)}
     loss = {}
     for name, (prefix_PL, length_P) in asked.items():
-        joined = _join(prefix_PL, length_P, rest[1], rest_P, sequences.ids[0].shape[1])
+        joined = _join_prefixes(prefix_PL, length_P, rest[1], rest_P, sequences.ids[0].shape[1])
         ids_PL, target_PL, weight_PL = joined
-        loss[name] = losses(programs, params, config, ids_PL, target_PL, weight_PL, poll=poll)
+        loss[name] = compute_sequence_losses(
+            programs, params, config, ids_PL, target_PL, weight_PL, poll=poll
+        )
         found[name] = float(loss[name].mean())
     for own in ("", "_own"):
         if f"related{own}" in loss:
@@ -177,7 +181,7 @@ def prefix(
     return found
 
 
-def _join(
+def _join_prefixes(
     prefix_PL: np.ndarray, prefix_P: np.ndarray, rest_PL: np.ndarray, rest_P: np.ndarray, L: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns inputs, targets and weights (P, L) of each row's prefix with its rest behind."""
@@ -191,8 +195,8 @@ def _join(
     return ids_PW[:, :-1], ids_PW[:, 1:], weight_PL
 
 
-def losses(
-    programs: Programs,
+def compute_sequence_losses(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
     ids_nL: np.ndarray,
@@ -207,19 +211,19 @@ def losses(
         "target": target_nL.astype(np.int32),
         "weight": weight_nL.astype(np.float32),
     }
-    found, _ = programs.rows(_losses, (params,), rows, poll=poll, config=config)
+    found, _ = programs.rows(_sum_row_losses, (params,), rows, poll=poll, config=config)
     return found["loss"].astype(np.float64) / weight_nL.sum(axis=1)
 
 
-def _losses(
+def _sum_row_losses(
     params: model_lib.Params,
     rows: Mapping[str, jax.Array],
     real_B: jax.Array,
     *,
     config: ModelConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    hidden_BLD = model_lib.forward(params, config, rows["ids"])
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, rows["ids"])
     _, loss_BL = objective.cross_entropy(
-        hidden_BLD, model_lib.head(params), rows["target"], rows["weight"]
+        hidden_BLD, model_lib.get_output_embeddings(params), rows["target"], rows["weight"]
     )
     return {"loss": jnp.sum(loss_BL * rows["weight"], axis=1)}, {}

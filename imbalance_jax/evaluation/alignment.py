@@ -38,9 +38,9 @@ from imbalance_jax.evaluation import (
     leak_probe as telling,
 )
 from imbalance_jax.evaluation.embeddings import PiecePairs
-from imbalance_jax.evaluation.hidden import Sequences
-from imbalance_jax.evaluation.perplexity import spread_windows
-from imbalance_jax.evaluation.programs import Poll, Programs
+from imbalance_jax.evaluation.hidden import SequencePairs
+from imbalance_jax.evaluation.perplexity import cut_spread_windows
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
 
 # Pieces among which a counterpart is looked for while training; afterwards it is all.
 _WATCHED_CANDIDATES = 1024
@@ -54,22 +54,22 @@ _STATE_BYTES_ELSEWHERE = 1 << 31
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class LanguagePair:
     """Two languages of a run, and what says the same in both."""
 
     name: str  # such as en1-en2
     languages: tuple[int, int]  # by their places in config.tags
     set: str  # in config.parallel; "" for two languages of one source
-    sequences: Sequences
+    sequences: SequencePairs
     bases: tuple[np.ndarray, np.ndarray]  # base ids of pieces that mean the same
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class AlignmentPart:
     """One part of what is written down of a trained run."""
 
     title: str
-    pair: Pair | None  # of which it is said; None is all languages
+    pair: LanguagePair | None  # of which it is said; None is all languages
     names: tuple[str, ...]  # of its results
     measure: Callable[[Poll], dict[str, Any]]  # returns them, ready for JSON
 
@@ -82,7 +82,7 @@ class PieceCounts:
     own_GU: np.ndarray  # in the language itself
 
 
-class Alignment:
+class AlignmentEvaluator:
     """Measures the languages of a run."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Alignment:
         *,
         split: str,
         most: int,
-        programs: Programs | None = None,
+        programs: MeasurementPrograms | None = None,
     ) -> None:
         """Args:
         config: of the run.
@@ -123,7 +123,7 @@ class Alignment:
         limit = _STATE_BYTES.get(platform, _STATE_BYTES_ELSEWHERE)
         micro = config.batch_size // config.optimizer.accumulate
         self._together = max(1, min(micro, limit // each))
-        self.programs = programs or Programs(mesh, self._together)
+        self.programs = programs or MeasurementPrograms(mesh, self._together)
         self.skipped: dict[str, str] = {}  # pair -> why nothing is measured of it
         self.notes: list[str] = []
         if len(config.tags) == 1:
@@ -133,10 +133,12 @@ class Alignment:
         found = [self._pair(a, b) for a, b in itertools.combinations(tags, 2)]
         self.pairs = [pair for pair in found if pair]
 
-    def _pair(self, a: str, b: str) -> Pair | None:
+    def _pair(self, a: str, b: str) -> LanguagePair | None:
         name, config = f"{a}-{b}", self._config
-        aligned = parallel.aligned(config, self._sources, self._sets, a, b, self._most, self._split)
-        first, second = (languages_lib.source_of(config, tag) for tag in (a, b))
+        aligned = parallel.find_aligned_sequences(
+            config, self._sources, self._sets, a, b, self._most, self._split
+        )
+        first, second = (languages_lib.get_source_name(config, tag) for tag in (a, b))
         if aligned is None:
             self.skipped[name] = self._why_skipped(a, b, first, second)
             return None
@@ -156,8 +158,8 @@ class Alignment:
             size = self._sources[first].pieces.size
             bases = (np.arange(size), np.arange(size))
         else:
-            bases = embeddings.suggested(*self._occurrences(aligned.set, first, second))
-        return Pair(name, (g, h), aligned.set, self._sequences(aligned, g, h), bases)
+            bases = embeddings.suggest_piece_pairs(*self._occurrences(aligned.set, first, second))
+        return LanguagePair(name, (g, h), aligned.set, self._sequences(aligned, g, h), bases)
 
     def _why_skipped(self, a: str, b: str, first: str, second: str) -> str:
         if {self._config.languages[tag].words for tag in (a, b)} != {"as_written"}:
@@ -170,7 +172,7 @@ class Alignment:
             f"with sources=({first!r}, {second!r}) and a path."
         )
 
-    def _sequences(self, aligned: parallel.Aligned, g: int, h: int) -> Sequences:
+    def _sequences(self, aligned: parallel.AlignedSequences, g: int, h: int) -> SequencePairs:
         ids, text, own = [], [], []
         own_GV = self._vocabulary.own_GV
         shared_V = own_GV[g] & own_GV[h]
@@ -180,7 +182,9 @@ class Alignment:
             ids.append(model_PL.astype(np.int32))
             text.append(text_PL)
             own.append(text_PL & ~shared_V[model_PL])
-        return Sequences((ids[0], ids[1]), (text[0], text[1]), (own[0], own[1]), aligned.positions)
+        return SequencePairs(
+            (ids[0], ids[1]), (text[0], text[1]), (own[0], own[1]), aligned.positions
+        )
 
     def _occurrences(self, name: str, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns which pieces, (P, U) bool each, the rows of a parallel set hold."""
@@ -216,9 +220,9 @@ class Alignment:
             name = pair.name
             for where, table_VD in self._tables(params).items():
                 rows = self._embedding(pair, table_VD, counts, _WATCHED_CANDIDATES)
-                for metric, value in _watched_rows(where, rows).items():
+                for metric, value in _select_table_metrics(where, rows).items():
                     found[f"align/{metric}/{name}"] = value
-            states = hidden.measure(
+            states = hidden.measure_hidden_states(
                 programs,
                 params,
                 self.model,
@@ -229,15 +233,15 @@ class Alignment:
             )
             if "sentences" in states:
                 found[f"align/retrieval_chance/{name}"] = states["sentences"]["chance"]
-            for metric, values in _watched_states(states).items():
+            for metric, values in _select_state_metrics(states).items():
                 for layer, value in enumerate(values):
                     found[f"align/{metric}/{name}/{layer}"] = value
-            pulls = gradients.measure(
+            pulls = gradients.measure_gradients(
                 programs,
                 params,
                 self.model,
-                _first(pair.sequences.ids, _WATCHED_GRADIENTS),
-                _first(pair.sequences.text, _WATCHED_GRADIENTS),
+                _take_first_rows(pair.sequences.ids, _WATCHED_GRADIENTS),
+                _take_first_rows(pair.sequences.text, _WATCHED_GRADIENTS),
                 None,
                 poll=polled,
             )
@@ -251,7 +255,7 @@ class Alignment:
 
     # What is written down of a trained run.
 
-    def parts(self, state: TrainState, stream: Stream) -> list["Part"]:
+    def parts(self, state: TrainState, stream: Stream) -> list["AlignmentPart"]:
         """Returns what there is to measure of a state, in parts that do not need each other.
 
         Args:
@@ -265,38 +269,40 @@ class Alignment:
 
         @functools.cache
         def divisor() -> model_lib.Params | None:
-            return gradients.adam_divisor(self.programs, state.opt_state, config.optimizer)
+            return gradients.compute_adam_divisor(self.programs, state.opt_state, config.optimizer)
 
-        def embed(pair: Pair, poll: Poll) -> dict[str, Any]:
+        def embed(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
             found = {}
             for where, table_VD in self._tables(params).items():
                 found[where] = self._embedding(pair, table_VD, piece_counts, 0)
                 poll(0.5)
             return found
 
-        def compare_states(pair: Pair, poll: Poll) -> dict[str, Any]:
-            found = hidden.measure(*given, pair.sequences, match=True, rotate=True, poll=poll)
+        def compare_states(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
+            found = hidden.measure_hidden_states(
+                *given, pair.sequences, match=True, rotate=True, poll=poll
+            )
             return {"hidden": found}
 
-        def compare_gradients(pair: Pair, poll: Poll) -> dict[str, Any]:
+        def compare_gradients(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
             sides = (pair.sequences.ids, pair.sequences.text)
-            return {"gradients": gradients.measure(*given, *sides, divisor(), poll=poll)}
+            return {"gradients": gradients.measure_gradients(*given, *sides, divisor(), poll=poll)}
 
-        def put_prefixes(pair: Pair, poll: Poll) -> dict[str, Any]:
+        def put_prefixes(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
             found = {
-                f"{config.tags[g]} before {config.tags[h]}": behaviour.prefix(
-                    *given, _turned(pair.sequences, back), poll=poll
+                f"{config.tags[g]} before {config.tags[h]}": behaviour.measure_prefix_losses(
+                    *given, _swap_languages(pair.sequences, back), poll=poll
                 )
-                for g, h, back in _directions(pair)
+                for g, h, back in _list_directions(pair)
             }
             return {"prefix": found}
 
-        def compare_seen(pair: Pair, poll: Poll) -> dict[str, Any]:
+        def compare_seen(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
             return {"seen": self._seen(pair, params, stream, steps, poll)}
 
         def find_leak(poll: Poll) -> dict[str, Any]:
             counts = [piece_counts.own_GU[g] for g in range(len(config.tags))]
-            leaks = telling.leak(*given, tables, self._windows, counts, poll=poll)
+            leaks = telling.measure_leak(*given, tables, self._windows, counts, poll=poll)
             return {"leak": dict(zip(config.tags, leaks, strict=True))}
 
         def probe_states(poll: Poll) -> dict[str, Any]:
@@ -304,12 +310,14 @@ class Alignment:
                 return {"probe": {}}
             least = min(map(len, self._windows))
             equal = [ids_nW[:least] for ids_nW in self._windows]
-            return {"probe": telling.probe(*given, tables[0], equal, poll=poll)}
+            return {"probe": telling.probe_languages(*given, tables[0], equal, poll=poll)}
 
         def share_updates(poll: Poll) -> dict[str, Any]:
             return {"optimizer": self._optimizer(state, stream)}
 
-        of_pairs: dict[str, tuple[tuple[str, ...], Callable[[Pair, Poll], dict[str, Any]]]] = {
+        of_pairs: dict[
+            str, tuple[tuple[str, ...], Callable[[LanguagePair, Poll], dict[str, Any]]]
+        ] = {
             "embeddings": (tuple(self._tables(params)), embed),
             "hidden states": (("hidden",), compare_states),
             "gradients": (("gradients",), compare_gradients),
@@ -318,16 +326,18 @@ class Alignment:
         }
         return [
             *(
-                Part(f"{what} of {pair.name}", pair, names, functools.partial(measure, pair))
+                AlignmentPart(
+                    f"{what} of {pair.name}", pair, names, functools.partial(measure, pair)
+                )
                 for pair in self.pairs
                 for what, (names, measure) in of_pairs.items()
             ),
-            Part("leak", None, ("leak",), find_leak),
-            Part("probe", None, ("probe",), probe_states),
-            Part("optimizer", None, ("optimizer",), share_updates),
+            AlignmentPart("leak", None, ("leak",), find_leak),
+            AlignmentPart("probe", None, ("probe",), probe_states),
+            AlignmentPart("optimizer", None, ("optimizer",), share_updates),
         ]
 
-    def describe_pair(self, pair: Pair) -> dict[str, Any]:
+    def describe_pair(self, pair: LanguagePair) -> dict[str, Any]:
         """Returns what says of a pair how it is compared, ready for JSON."""
         return {
             "languages": [self._config.tags[g] for g in pair.languages],
@@ -342,13 +352,13 @@ class Alignment:
         return dict(zip(self._config.tags, counts, strict=True))
 
     def _seen(
-        self, pair: Pair, params: model_lib.Params, stream: Stream, steps: int, poll: Poll
+        self, pair: LanguagePair, params: model_lib.Params, stream: Stream, steps: int, poll: Poll
     ) -> dict[str, Any]:
         tags, found = self._config.tags, {}
-        for g, h, _ in _directions(pair):
+        for g, h, _ in _list_directions(pair):
             maps = (self._vocabulary.map_GU[g], self._vocabulary.map_GU[h])
             try:
-                found[f"{tags[g]} seen, {tags[h]} scored"] = behaviour.seen(
+                found[f"{tags[g]} seen, {tags[h]} scored"] = behaviour.measure_seen_losses(
                     self.programs,
                     params,
                     self.model,
@@ -359,7 +369,7 @@ class Alignment:
                     most=self._most,
                     poll=poll,
                 )
-            except behaviour.NotThere as reason:
+            except behaviour.MissingWindows as reason:
                 found[f"{tags[g]} seen, {tags[h]} scored"] = {"skipped": str(reason)}
         return found
 
@@ -368,23 +378,26 @@ class Alignment:
         """Windows (n, W) of base ids of each language's held-out text."""
         found = []
         for tag in self._config.tags:
-            source = self._sources[languages_lib.source_of(self._config, tag)]
+            source = self._sources[languages_lib.get_source_name(self._config, tag)]
             tokens = (
-                views.tokens(source, self._split, self._config.languages[tag])
+                views.load_language_tokens(source, self._split, self._config.languages[tag])
                 if isinstance(source, Source)
                 else source.tokens(self._split)
             )
             assert isinstance(tokens, np.ndarray), "a held-out split has an end"
-            windows = spread_windows(tokens, self._config.model.L, self._most)
+            windows = cut_spread_windows(tokens, self._config.model.L, self._most)
             found.append(windows.ids_nW[windows.weight_nL.all(axis=1)])
         return found
 
     def _tables(self, params: model_lib.Params) -> dict[str, jax.Array]:
-        tables = {"embed_in": params["embed_VD"], "embed_out": model_lib.head(params)}
+        tables = {
+            "embed_in": params["embed_VD"],
+            "embed_out": model_lib.get_output_embeddings(params),
+        }
         return tables if "head_VD" in params else {"embed_in": tables["embed_in"]}
 
     def _embedding(
-        self, pair: Pair, table_VD: jax.Array, counts: PieceCounts, candidates: int
+        self, pair: LanguagePair, table_VD: jax.Array, counts: PieceCounts, candidates: int
     ) -> dict[str, Any]:
         g, h = pair.languages
         map_GU, own_GV = self._vocabulary.map_GU, self._vocabulary.own_GV
@@ -404,7 +417,9 @@ class Alignment:
         origin = "suggested" if pair.set else "clones"
         pieces = PiecePairs(ids, source_count_n, origin, (others[0], others[1]), own_count_n)
         blocks = (np.flatnonzero(own_GV[g]), np.flatnonzero(own_GV[h]))
-        return embeddings.measure(self.programs, table_VD, pieces, blocks, candidates=candidates)
+        return embeddings.measure_embeddings(
+            self.programs, table_VD, pieces, blocks, candidates=candidates
+        )
 
     def _piece_counts(self, sequences_G: np.ndarray) -> PieceCounts:
         """Returns how often each base id was trained on after so many sequences of each language.
@@ -413,7 +428,7 @@ class Alignment:
         training it is its count in the text.
         """
         config, map_GU = self._config, self._vocabulary.map_GU
-        names = [languages_lib.source_of(config, tag) for tag in config.tags]
+        names = [languages_lib.get_source_name(config, tag) for tag in config.tags]
         source_GU, own_GU = np.zeros(map_GU.shape), np.zeros(map_GU.shape)
         begun = bool(sum(sequences_G))
         for g, name in enumerate(names):
@@ -433,26 +448,30 @@ class Alignment:
         # As many rows on any number of devices, so that they are the same ones.
         host = stream.batch(int(state.step) % stream.steps, slice(0, self._together))
         batch = Batch(host.ids_BW, host.language_B)
-        found: dict[str, Any] = gradients.language_shares(
+        found: dict[str, Any] = gradients.measure_language_shares(
             self.programs, state.params, batch, self._vocabulary.map_GU, self.model
         )
         names = {"embed_in": "embed_norm", "embed_out": "head_norm"}
         for where, table_VD in self._tables(state.params).items():
-            norm_G = self.programs.run(embeddings.row_norms, table_VD, self._vocabulary.own_GV)
+            norm_G = self.programs.run(
+                embeddings.compute_language_norms, table_VD, self._vocabulary.own_GV
+            )
             found[names[where]] = jax.device_get(norm_G).tolist()
         return {name: dict(zip(tags, values, strict=True)) for name, values in found.items()}
 
 
-def _first(sides: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+def _take_first_rows(
+    sides: tuple[np.ndarray, np.ndarray], count: int
+) -> tuple[np.ndarray, np.ndarray]:
     return sides[0][:count], sides[1][:count]
 
 
-def _directions(pair: Pair) -> list[tuple[int, int, bool]]:
+def _list_directions(pair: LanguagePair) -> list[tuple[int, int, bool]]:
     g, h = pair.languages
     return [(g, h, False), (h, g, True)]
 
 
-def _turned(sequences: Sequences, back: bool) -> Sequences:
+def _swap_languages(sequences: SequencePairs, back: bool) -> SequencePairs:
     """Returns the sequences with the second language first."""
     if not back:
         return sequences
@@ -460,7 +479,7 @@ def _turned(sequences: Sequences, back: bool) -> Sequences:
     return dataclasses.replace(sequences, **turned)
 
 
-def _watched_rows(where: str, rows: Mapping[str, Any]) -> dict[str, float]:
+def _select_table_metrics(where: str, rows: Mapping[str, Any]) -> dict[str, float]:
     """Returns what is logged of a table: what is beside each other in evaluation.json."""
     if "cosine" not in rows:
         return {}
@@ -474,7 +493,7 @@ def _watched_rows(where: str, rows: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _watched_states(states: Mapping[str, Any]) -> dict[str, list[float]]:
+def _select_state_metrics(states: Mapping[str, Any]) -> dict[str, list[float]]:
     if "sentences" not in states:
         return {}
     compared = states["positions"] if "positions" in states else states["matched"]

@@ -1,8 +1,8 @@
 """How alike two languages' rows of the embedding and of the head are.
 
 Rows are compared in pairs of pieces that mean the same: a piece and its clone, or for
-languages of different sources the pieces that `suggested` finds in parallel text. Pairs whose
-two ids are one id (anchors, equal pieces of a merged vocabulary) have cosine 1 by
+languages of different sources the pieces that `suggest_piece_pairs` finds in parallel text. Pairs
+whose two ids are one id (anchors, equal pieces of a merged vocabulary) have cosine 1 by
 construction and are counted apart.
 """
 
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imbalance_jax.evaluation.hidden import _unit
-from imbalance_jax.evaluation.programs import Programs
+from imbalance_jax.evaluation.hidden import scale_to_unit_norm
+from imbalance_jax.evaluation.programs import MeasurementPrograms
 
 # Rows whose cosines to all others exist at once.
 _CHUNK = 512
@@ -41,7 +41,7 @@ class PiecePairs:
         return self.ids[0] != self.ids[1]
 
 
-def suggested(
+def suggest_piece_pairs(
     occurs_a: np.ndarray, occurs_b: np.ndarray, least: int = _LEAST_TOGETHER
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pieces of two languages that parallel sequences suggest mean the same.
@@ -90,8 +90,8 @@ def _likelihood_ratio(x: np.ndarray, y: np.ndarray, least: int) -> np.ndarray:
     return score
 
 
-def measure(
-    programs: Programs,
+def measure_embeddings(
+    programs: MeasurementPrograms,
     table_VD: jax.Array,
     pairs: PiecePairs,
     blocks: tuple[np.ndarray, np.ndarray],
@@ -104,7 +104,7 @@ def measure(
     the two languages' ids together, diagonal and all. Of ids that differ: `cosine` with its
     standard error over pieces, beside `between`, the mean cosine of every piece of the one to
     every piece of the other; `centred`, after each language's mean row is taken away;
-    `by_frequency`, over how often the rarer piece was trained on in any language of its source,
+    `bin_by_frequency`, over how often the rarer piece was trained on in any language of its source,
     as the reference counts, and `by_own_frequency`, in its own language; and `retrieval`, among
     the pieces of the other language.
 
@@ -136,16 +136,21 @@ def measure(
     for name, values in (("cosine", cosine_n), ("centred", centred_n)):
         found[name] = float(values[chosen].mean())
         found[f"{name}_error"] = float(values[chosen].std(ddof=1) / np.sqrt(len(chosen)))
-    found["by_frequency"] = by_frequency(cosine_n[chosen], pairs.count_n[chosen])
+    found["by_frequency"] = bin_by_frequency(cosine_n[chosen], pairs.count_n[chosen])
     if pairs.own_count_n is not None:
-        found["by_own_frequency"] = by_frequency(cosine_n[chosen], pairs.own_count_n[chosen])
+        found["by_own_frequency"] = bin_by_frequency(cosine_n[chosen], pairs.own_count_n[chosen])
     by_count = chosen[np.argsort(-pairs.count_n[chosen], kind="stable")]
     asked = by_count[: candidates or None]
     more = candidates - len(asked) if candidates else None
     others = tuple(ids[:more] for ids in pairs.others)
     sizes = [len(asked) + len(ids) for ids in others]
     scores = programs.run(
-        neighbours, table_VD, ids_a[asked], ids_b[asked], *others, k=min(NEIGHBOURS, *sizes)
+        compute_piece_retrieval,
+        table_VD,
+        ids_a[asked],
+        ids_b[asked],
+        *others,
+        k=min(NEIGHBOURS, *sizes),
     )
     found["retrieval"] = {name: float(value) for name, value in scores.items()}
     found["retrieval"] |= {
@@ -161,8 +166,10 @@ def _pair_cosines(
     """The cosine of each pair, and that after each language's mean row is taken away: (n,)."""
     rows_a, rows_b = table_VD[ids_a], table_VD[ids_b]
     mean_a, mean_b = (jnp.mean(table_VD[block], axis=0) for block in (block_a, block_b))
-    cosine_n = jnp.sum(_unit(rows_a) * _unit(rows_b), axis=1)
-    return cosine_n, jnp.sum(_unit(rows_a - mean_a) * _unit(rows_b - mean_b), axis=1)
+    cosine_n = jnp.sum(scale_to_unit_norm(rows_a) * scale_to_unit_norm(rows_b), axis=1)
+    return cosine_n, jnp.sum(
+        scale_to_unit_norm(rows_a - mean_a) * scale_to_unit_norm(rows_b - mean_b), axis=1
+    )
 
 
 def mean_cosines(
@@ -173,7 +180,7 @@ def mean_cosines(
     The mean of all inner products is the inner product of the means, so that no matrix of
     pairs is made. The first counts every row with itself, and a row of both blocks once.
     """
-    unit_a, unit_b = _unit(table_VD[block_a]), _unit(table_VD[block_b])
+    unit_a, unit_b = scale_to_unit_norm(table_VD[block_a]), scale_to_unit_norm(table_VD[block_b])
     rest_b = ~jnp.isin(block_b, block_a)
     total_D = jnp.sum(unit_a, axis=0) + rest_b.astype(jnp.float32) @ unit_b
     mean_D = total_D / (len(block_a) + jnp.sum(rest_b))
@@ -181,7 +188,7 @@ def mean_cosines(
     return jnp.sum(mean_D * mean_D), between
 
 
-def by_frequency(cosine_n: np.ndarray, count_n: np.ndarray) -> dict[str, list[float]]:
+def bin_by_frequency(cosine_n: np.ndarray, count_n: np.ndarray) -> dict[str, list[float]]:
     """Returns the mean cosine of the pieces in each bin of their count.
 
     As the reference: edges 10^(k/4), each bin with its lower edge; pieces that never occur
@@ -199,7 +206,7 @@ def by_frequency(cosine_n: np.ndarray, count_n: np.ndarray) -> dict[str, list[fl
     return found
 
 
-def neighbours(
+def compute_piece_retrieval(
     table_VD: jax.Array,
     ids_a: jax.Array,
     ids_b: jax.Array,
@@ -222,8 +229,8 @@ def neighbours(
       others_b: of the second.
       k: as above.
     """
-    unit_a = _unit(table_VD[jnp.concatenate([ids_a, others_a])])
-    unit_b = _unit(table_VD[jnp.concatenate([ids_b, others_b])])
+    unit_a = scale_to_unit_norm(table_VD[jnp.concatenate([ids_a, others_a])])
+    unit_b = scale_to_unit_norm(table_VD[jnp.concatenate([ids_b, others_b])])
 
     def near(x_nD: jax.Array, y_mD: jax.Array) -> jax.Array:
         def of(x_D: jax.Array) -> jax.Array:
@@ -254,7 +261,7 @@ def neighbours(
     }
 
 
-def row_norms(table_VD: jax.Array, own_GV: jax.Array) -> jax.Array:
+def compute_language_norms(table_VD: jax.Array, own_GV: jax.Array) -> jax.Array:
     """Returns the mean norm of each language's rows of a table, (G,); shared ids count as well."""
     norm_V = jnp.sqrt(jnp.sum(jnp.square(table_VD.astype(jnp.float32)), axis=1))
     own = own_GV.astype(jnp.float32)

@@ -31,9 +31,9 @@ import optax
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, tuning
-from imbalance_jax.compute.step import Batch, model_ids
+from imbalance_jax.compute.step import Batch, map_to_model_ids
 from imbalance_jax.config import ModelConfig, OptimizerConfig
-from imbalance_jax.evaluation.programs import Poll, Programs
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
 
 SIZES = (1, 8, 64, 512)  # of the batches that are reported
 
@@ -73,8 +73,8 @@ _COSINES = {
 _TINY = 1e-300
 
 
-def measure(
-    programs: Programs,
+def measure_gradients(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
     ids: tuple[np.ndarray, np.ndarray],
@@ -96,8 +96,8 @@ def measure(
       config: of the model; computed with as it is.
       ids: (P, L) of either language, the model's; rows of one place say the same.
       text: (P, L) bool of either, which positions hold text.
-      divisor: sqrt(v) + eps of the blocks' parameters, from `adam_divisor`; None leaves `adam`
-        out.
+      divisor: sqrt(v) + eps of the blocks' parameters, from `compute_adam_divisor`; None leaves
+        `adam` out.
       chunk: sequences whose gradients exist at once, a power of two; 0 chooses. The result
         does not depend on it.
       poll: called between chunks.
@@ -109,15 +109,15 @@ def measure(
     order_P = np.random.default_rng(0).permutation(P)
     rows = {"ids_a": ids[0], "ids_b": ids[1], "text_a": text[0], "text_b": text[1]}
     rows = {name: values[order_P] for name, values in rows.items()}
-    chunk = chunk or _choose_chunk(params, programs.batch_size)
+    chunk = chunk or _choose_chunk_size(params, programs.batch_size)
     divisors = [] if divisor is None else [divisor]
-    tree = _Tree(programs, divisors)
+    tree = _GradientTree(programs, divisors)
     for first in range(0, P, chunk):
         place_B = np.arange(first, first + chunk)
         real_B = place_B < P
         part = {name: values[np.where(real_B, place_B, first)] for name, values in rows.items()}
         sums, halves, products = programs.run(
-            _chunk,
+            _compute_chunk_gradients,
             params,
             programs.place(part),
             np.stack([real_B & (place_B % 2 == half) for half in range(2)]),
@@ -132,7 +132,7 @@ def measure(
     return result | ({"adam": found[1]} if divisor is not None else {})
 
 
-def _choose_chunk(params: model_lib.Params, most: int) -> int:
+def _choose_chunk_size(params: model_lib.Params, most: int) -> int:
     """Returns how many sequences' gradients may exist at once: a power of two."""
     each = 4 * sum(leaf.size for leaf in jax.tree.leaves(params["blocks"]))
     limit = _GRADIENT_BYTES.get(jax.default_backend(), _GRADIENT_BYTES_ELSEWHERE)
@@ -140,7 +140,7 @@ def _choose_chunk(params: model_lib.Params, most: int) -> int:
     return 1 << (fitting.bit_length() - 1)
 
 
-def _chunk(
+def _compute_chunk_gradients(
     params: model_lib.Params,
     rows: Mapping[str, jax.Array],
     half_2B: jax.Array,
@@ -155,10 +155,12 @@ def _chunk(
 
     # The logits of all sequences exist at once, though each has a gradient of its own.
     B, L = rows["ids_a"].shape
-    chunk = tuning.loss_chunk(2 * B, L, params["embed_VD"].shape[0], jax.default_backend())
+    chunk = tuning.choose_loss_chunk(2 * B, L, params["embed_VD"].shape[0], jax.default_backend())
 
     def loss(blocks: model_lib.Params, ids_L: jax.Array, text_L: jax.Array) -> jax.Array:
-        return _loss({**params, "blocks": blocks}, config, chunk, ids_L[None], text_L[None])
+        return _compute_text_loss(
+            {**params, "blocks": blocks}, config, chunk, ids_L[None], text_L[None]
+        )
 
     ids, text = (jnp.stack([rows[f"{name}_a"], rows[f"{name}_b"]]) for name in ("ids", "text"))
     gradient = jax.vmap(jax.vmap(jax.grad(loss), (None, 0, 0)), (None, 0, 0))
@@ -171,10 +173,10 @@ def _chunk(
         }
         for weight_B in weight_2B
     )
-    return whole, first, _products(grads, divisors)
+    return whole, first, _compute_products(grads, divisors)
 
 
-def _loss(
+def _compute_text_loss(
     params: model_lib.Params,
     config: ModelConfig,
     chunk: int,
@@ -182,16 +184,20 @@ def _loss(
     text_BL: jax.Array,
 ) -> jax.Array:
     """Returns the summed loss of all ids of the text but the first, over L."""
-    hidden_BLD = model_lib.forward(params, config, ids_BL)
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BL)
     target_BL = jnp.roll(ids_BL, -1, axis=1)
     weight_BL = jnp.roll(text_BL, -1, axis=1).at[:, -1].set(False)
     total, _ = objective.cross_entropy(
-        hidden_BLD, model_lib.head(params), target_BL, weight_BL.astype(jnp.float32), chunk=chunk
+        hidden_BLD,
+        model_lib.get_output_embeddings(params),
+        target_BL,
+        weight_BL.astype(jnp.float32),
+        chunk=chunk,
     )
     return total / ids_BL.shape[1]
 
 
-def _products(grads: model_lib.Params, divisors: list[model_lib.Params]) -> jax.Array:
+def _compute_products(grads: model_lib.Params, divisors: list[model_lib.Params]) -> jax.Array:
     """Returns the products of every two gradients, for each parameter and layer.
 
     (S, R, N, 2, B, 2, B), where S counts the gradients as they are, and after division by each
@@ -203,40 +209,40 @@ def _products(grads: model_lib.Params, divisors: list[model_lib.Params]) -> jax.
     """
 
     def of(path: str) -> jax.Array:
-        grad = _at(grads, path)
+        grad = _get_leaf(grads, path)
         grad_2BNx = grad.reshape(*grad.shape[:3], -1)
         scaled = [grad_2BNx]
         for divisor in divisors:
-            scaled.append(grad_2BNx / _at(divisor, path).reshape(grad.shape[2], -1))
+            scaled.append(grad_2BNx / _get_leaf(divisor, path).reshape(grad.shape[2], -1))
         return jnp.stack([jnp.einsum("iaNx,jbNx->Niajb", x, x) for x in scaled])
 
     return jnp.stack([of(path) for path in ROWS], axis=1)
 
 
-def _at(tree: Mapping[str, Any], path: str) -> Any:
+def _get_leaf(tree: Mapping[str, Any], path: str) -> Any:
     for name in path.split("/"):
         tree = tree[name]
     return tree
 
 
-def _products_of_two(
+def _compute_sum_products(
     x: Mapping[str, model_lib.Params],
     y: Mapping[str, model_lib.Params],
     divisors: list[model_lib.Params],
 ) -> jax.Array:
     """The products of two sums, each in both languages: (S, R, N, 2, 2, 2, 2)."""
     both = [jax.tree.map(lambda x, y: jnp.stack([x, y]), x[side], y[side]) for side in "ab"]
-    return _products(jax.tree.map(lambda a, b: jnp.stack([a, b]), *both), divisors)
+    return _compute_products(jax.tree.map(lambda a, b: jnp.stack([a, b]), *both), divisors)
 
 
-def _add(x: Any, y: Any) -> Any:
+def _add_trees(x: Any, y: Any) -> Any:
     return jax.tree.map(jnp.add, x, y)
 
 
-class _Tree:
+class _GradientTree:
     """Sums of gradients of 1, 2, 4, ... sequences, and the products of siblings at each level."""
 
-    def __init__(self, programs: Programs, divisors: list[model_lib.Params]) -> None:
+    def __init__(self, programs: MeasurementPrograms, divisors: list[model_lib.Params]) -> None:
         self._programs, self._divisors = programs, divisors
         self._waiting: dict[int, Any] = {}  # size -> a sum whose sibling is still to come
         self._total: Any = None
@@ -248,14 +254,18 @@ class _Tree:
         self._own: Any = 0.0
 
     def add(self, sums: Any, first: Any, products: np.ndarray, real: int) -> None:
-        """Takes in what `_chunk` found of a chunk, of which so many sequences are real."""
+        """Takes in what `_compute_chunk_gradients` found of a chunk, of which so many sequences
+        are real.
+        """
         chunk = products.shape[-1]
         here = np.asarray(products, np.float64)
         own = np.einsum("...iaja->a...ij", here)[:real]
         odd = (self._seen + np.arange(real)) % 2 == 1
         self._own = self._own + np.stack([own[~odd].sum(axis=0), own[odd].sum(axis=0)])
         self._seen += real
-        self._first = first if self._first is None else self._programs.run(_add, self._first, first)
+        self._first = (
+            first if self._first is None else self._programs.run(_add_trees, self._first, first)
+        )
         size = 1
         while size < chunk:  # the chunk as a whole has a sibling elsewhere
             for left in range(0, real // size, 2):
@@ -265,14 +275,16 @@ class _Tree:
             here = here[..., ::2, :, :] + here[..., 1::2, :, :]
             here = here[..., ::2] + here[..., 1::2]
             size *= 2
-        self._total = sums if self._total is None else self._programs.run(_add, self._total, sums)
+        self._total = (
+            sums if self._total is None else self._programs.run(_add_trees, self._total, sums)
+        )
         if real < size:
             return
         # Joined with its sibling, if that waits, and their sum with its own: like a counter.
         while size in self._waiting:
             before = self._waiting.pop(size)
             self._keep(size, self._products(before, sums))
-            sums = self._programs.run(_add, before, sums)
+            sums = self._programs.run(_add_trees, before, sums)
             size *= 2
         self._waiting[size] = sums
 
@@ -283,7 +295,7 @@ class _Tree:
         self._waiting = {}
 
     def _products(self, x: Any, y: Any) -> np.ndarray:
-        found = jax.device_get(self._programs.run(_products_of_two, x, y, self._divisors))
+        found = jax.device_get(self._programs.run(_compute_sum_products, x, y, self._divisors))
         return np.asarray(found, np.float64)
 
     def _keep(self, size: int, products: np.ndarray) -> None:
@@ -304,12 +316,12 @@ class _Tree:
                     kept.setdefault(name, []).append(cosine)
 
     def results(self) -> list[dict[str, Any]]:
-        """Returns what `measure` says of the gradients as they are, and divided."""
+        """Returns what `measure_gradients` says of the gradients as they are, and divided."""
         cosines = {
             size: {name: np.stack(parts) for name, parts in found.items()}
             for size, found in self._cosines.items()
         }
-        rest = self._programs.run(_subtract, self._total, self._first)
+        rest = self._programs.run(_subtract_trees, self._total, self._first)
         sums = self._products(self._first, rest)
         totals = [sums.sum(axis=(-3, -1)), sums[..., 0, :, 0], sums[..., 1, :, 1]]
         owns = [self._own.sum(axis=0), *self._own]
@@ -324,12 +336,16 @@ class _Tree:
             # Products of different sequences: all of them, less those of each with itself.
             apart.append((total - own) / (norm[..., :, None] * norm[..., None, :]))
         return [
-            _summary({s: {n: x[:, w] for n, x in c.items()} for s, c in cosines.items()}, each)
+            _summarise_cosines(
+                {s: {n: x[:, w] for n, x in c.items()} for s, c in cosines.items()}, each
+            )
             for w, each in enumerate(np.stack(apart, axis=1))
         ]
 
 
-def _summary(cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray) -> dict[str, Any]:
+def _summarise_cosines(
+    cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray
+) -> dict[str, Any]:
     """Returns the results of gradients as they are, or divided.
 
     Args:
@@ -350,7 +366,7 @@ def _summary(cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray)
                 halves = float(cosines[size // 2][name][:, counted].mean())
                 here[name.replace("within", "halves")] = halves
         batches[str(size)] = {"batches": len(cosines[size]["same_content"]), **here}
-    corrected = _cosine_of_sums(apart[0])
+    corrected = _compute_cosines(apart[0])
     return {
         "per_pair": single.mean(axis=0).tolist(),
         "mean": float(mean_P.mean()),
@@ -358,34 +374,36 @@ def _summary(cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray)
         "mean_with_key_bias": float(single.mean()),
         "per_layer": single[:, counted].mean(axis=(0, 1)).tolist(),
         "batches": batches,
-        "corrected": [[_finite(x) for x in row] for row in corrected],
+        "corrected": [[_replace_nonfinite(x) for x in row] for row in corrected],
         # Of all parameters together: the noise of one is large beside what is left of it.
-        "corrected_mean": _finite(_pooled(apart[0], counted)),
+        "corrected_mean": _replace_nonfinite(_compute_pooled_cosine(apart[0], counted)),
         # Of either half of the sequences alone: how far they are apart is how sure it is.
-        "corrected_halves": [_finite(_pooled(half, counted)) for half in apart[1:]],
+        "corrected_halves": [
+            _replace_nonfinite(_compute_pooled_cosine(half, counted)) for half in apart[1:]
+        ],
     }
 
 
-def _pooled(apart: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    return _cosine_of_sums(apart[counted].sum(axis=(0, 1)))
+def _compute_pooled_cosine(apart: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    return _compute_cosines(apart[counted].sum(axis=(0, 1)))
 
 
-def _cosine_of_sums(products: np.ndarray) -> np.ndarray:
+def _compute_cosines(products: np.ndarray) -> np.ndarray:
     """Returns the cosines in (..., 2, 2) products; NaN where noise has a square below 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         # A root of each: two squares below 0 have a product above it.
         return products[..., 0, 1] / (np.sqrt(products[..., 0, 0]) * np.sqrt(products[..., 1, 1]))
 
 
-def _finite(value: float | np.ndarray) -> float | None:
+def _replace_nonfinite(value: float | np.ndarray) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
 # Adam, and what each language has in an update.
 
 
-def adam_divisor(
-    programs: Programs, opt_state: optax.OptState, config: OptimizerConfig
+def compute_adam_divisor(
+    programs: MeasurementPrograms, opt_state: optax.OptState, config: OptimizerConfig
 ) -> model_lib.Params | None:
     """Returns what Adam divides each element of an update by, of the blocks' parameters.
 
@@ -394,26 +412,28 @@ def adam_divisor(
     """
     found = [
         node
-        for node in jax.tree.leaves(opt_state, is_leaf=_is_adam)
+        for node in jax.tree.leaves(opt_state, is_leaf=_is_adam_state)
         if isinstance(node, optax.ScaleByAdamState)
     ]
     if not found or not int(found[0].count):
         return None
     nu = found[0].nu["blocks"]
-    return programs.run(_divisor, nu, found[0].count, b2=config.b2, eps=config.eps)
+    return programs.run(_compute_divisor, nu, found[0].count, b2=config.b2, eps=config.eps)
 
 
-def _divisor(nu: model_lib.Params, count: jax.Array, *, b2: float, eps: float) -> model_lib.Params:
+def _compute_divisor(
+    nu: model_lib.Params, count: jax.Array, *, b2: float, eps: float
+) -> model_lib.Params:
     correction = 1 - b2 ** count.astype(jnp.float32)
     return jax.tree.map(lambda v: jnp.sqrt(v / correction) + eps, nu)
 
 
-def _is_adam(node: Any) -> bool:
+def _is_adam_state(node: Any) -> bool:
     return isinstance(node, optax.ScaleByAdamState)
 
 
-def language_shares(
-    programs: Programs,
+def measure_language_shares(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     batch: Batch,
     map_GU: np.ndarray,
@@ -437,8 +457,8 @@ def language_shares(
     """
     rows, real_B = programs.place_filled({"ids": batch.ids_BW, "language": batch.language_B})
     given = (params, Batch(rows["ids"], rows["language"]), real_B, map_GU)
-    whole = programs.run(_batch_gradient, *given, np.int32(-1), config=config)
-    squared = jax.device_get(programs.run(_inner, whole, whole))
+    whole = programs.run(_compute_batch_gradient, *given, np.int32(-1), config=config)
+    squared = jax.device_get(programs.run(_compute_inner_products, whole, whole))
     G = map_GU.shape[0]
     names = ("gradient_share", "gradient_share_blocks", "gradient_norm")
     found = {name: [0.0] * G for name in names}
@@ -447,21 +467,21 @@ def language_shares(
     for language in (*others, last):
         mine = rest  # of the last language: what the others leave
         if language != last:
-            mine = programs.run(_batch_gradient, *given, np.int32(language), config=config)
-            rest = programs.run(_subtract, rest, mine)
-        along = jax.device_get(programs.run(_inner, mine, whole))
-        own = jax.device_get(programs.run(_inner, mine, mine))
+            mine = programs.run(_compute_batch_gradient, *given, np.int32(language), config=config)
+            rest = programs.run(_subtract_trees, rest, mine)
+        along = jax.device_get(programs.run(_compute_inner_products, mine, whole))
+        own = jax.device_get(programs.run(_compute_inner_products, mine, mine))
         found["gradient_share"][language] = float(along["all"] / squared["all"])
         found["gradient_share_blocks"][language] = float(along["blocks"] / squared["blocks"])
         found["gradient_norm"][language] = float(own["all"]) ** 0.5
     return found
 
 
-def _subtract(x: Any, y: Any) -> Any:
+def _subtract_trees(x: Any, y: Any) -> Any:
     return jax.tree.map(jnp.subtract, x, y)
 
 
-def _batch_gradient(
+def _compute_batch_gradient(
     params: model_lib.Params,
     batch: Batch,
     real_B: jax.Array,
@@ -474,20 +494,22 @@ def _batch_gradient(
 
     Rows that are not real fill the batch up and count nowhere.
     """
-    ids_BW = model_ids(batch, map_GU)
+    ids_BW = map_to_model_ids(batch, map_GU)
     counted_B = real_B & ((batch.language_B == language) | (language < 0))
 
     def loss(params: model_lib.Params) -> jax.Array:
-        hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
+        hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
         target_BL = ids_BW[:, 1:]
         weight_BL = jnp.broadcast_to(counted_B[:, None], target_BL.shape).astype(jnp.float32)
-        total, _ = objective.cross_entropy(hidden_BLD, model_lib.head(params), target_BL, weight_BL)
+        total, _ = objective.cross_entropy(
+            hidden_BLD, model_lib.get_output_embeddings(params), target_BL, weight_BL
+        )
         return total / (jnp.sum(real_B) * target_BL.shape[1])
 
     return jax.grad(loss)(params)
 
 
-def _inner(x: model_lib.Params, y: model_lib.Params) -> dict[str, jax.Array]:
+def _compute_inner_products(x: model_lib.Params, y: model_lib.Params) -> dict[str, jax.Array]:
     """The inner product of two gradients, of all parameters and of those of the blocks."""
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), x, y)
     zero = jnp.zeros(())

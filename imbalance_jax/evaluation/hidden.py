@@ -23,7 +23,7 @@ import numpy as np
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import ModelConfig
-from imbalance_jax.evaluation.programs import Poll, Programs
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
 
 _EPS = 1e-12
 # How far a rotation is drawn towards none, in parts of the root mean square singular value.
@@ -33,7 +33,7 @@ _PARTNERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Sequences:
+class SequencePairs:
     """P sequences in each of two languages; those of one row say the same.
 
     `own` marks the positions that hold text in an id that only one of the languages has.
@@ -50,7 +50,7 @@ class Sequences:
         return any(bool((text & ~own).any()) for text, own in zip(self.text, self.own, strict=True))
 
 
-def partners(lengths: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def choose_partners(lengths: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Returns for each row another one, whose two lengths are like its own: (P,).
 
     Rows are put in order of their lengths, and every 16 of them change places with those 8
@@ -68,11 +68,11 @@ def partners(lengths: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return found_P
 
 
-def measure(
-    programs: Programs,
+def measure_hidden_states(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
-    sequences: Sequences,
+    sequences: SequencePairs,
     *,
     match: bool,
     rotate: bool,
@@ -94,19 +94,21 @@ def measure(
       rotate: whether to look for rotations.
       poll: called between batches.
     """
-    found = _measure(programs, params, config, sequences, sequences.text, match, rotate, poll)
+    found = _measure_masked_states(
+        programs, params, config, sequences, sequences.text, match, rotate, poll
+    )
     if sequences.shares_ids:
-        found["without_shared"] = _measure(
+        found["without_shared"] = _measure_masked_states(
             programs, params, config, sequences, sequences.own, match, rotate, poll
         )
     return found
 
 
-def _measure(
-    programs: Programs,
+def _measure_masked_states(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
-    sequences: Sequences,
+    sequences: SequencePairs,
     counted: tuple[np.ndarray, np.ndarray],
     match: bool,
     rotate: bool,
@@ -123,7 +125,7 @@ def _measure(
     other_P = np.empty(len(kept), np.int64)
     for fold in range(2):
         mine = np.flatnonzero(fold_P == fold)
-        other_P[mine] = mine[partners((mask_a[mine].sum(axis=1), mask_b[mine].sum(axis=1)))]
+        other_P[mine] = mine[choose_partners((mask_a[mine].sum(axis=1), mask_b[mine].sum(axis=1)))]
     rows = {
         "ids_a": ids_a,
         "ids_b": ids_b,
@@ -134,7 +136,7 @@ def _measure(
         "fold": fold_P,
     }
     per_row, sums = programs.rows(
-        _moments,
+        _compute_moments,
         (params,),
         {name: rows[name] for name in ("ids_a", "ids_b", "mask_a", "mask_b", "fold")},
         poll=poll,
@@ -142,26 +144,26 @@ def _measure(
         cross=rotate and sequences.aligned,
     )
     found: dict[str, Any] = {"sequences": len(kept)}
-    means = _means(sums)
-    found["sentences"] = _sentences(programs, per_row, fold_P, other_P, rotate)
+    means = _compute_fold_means(sums)
+    found["sentences"] = _measure_sentences(programs, per_row, fold_P, other_P, rotate)
     if sequences.aligned:
-        rotations = _rotations(sums, means) if rotate else None
+        rotations = _fit_rotations(sums, means) if rotate else None
         scores, _ = programs.rows(
-            _aligned_scores, (params, means, rotations), rows, poll=poll, config=config
+            _score_aligned_positions, (params, means, rotations), rows, poll=poll, config=config
         )
-        found["positions"] = _beside_shuffled(scores)
+        found["positions"] = _compare_with_shuffled(scores)
     if match:
-        found["matched"] = _matched(programs, params, config, rows, means, poll)
+        found["matched"] = _measure_matched_positions(programs, params, config, rows, means, poll)
     return found
 
 
-def _states(params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
+def _compute_states(params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
     """Returns the states of all layers, with the rows first: (B, N + 2, L, D)."""
-    states_NBLD = model_lib.hidden_states(params, config, ids_BL).astype(jnp.float32)
+    states_NBLD = model_lib.compute_hidden_states(params, config, ids_BL).astype(jnp.float32)
     return jnp.moveaxis(states_NBLD, 0, 1)
 
 
-def _moments(
+def _compute_moments(
     params: model_lib.Params,
     rows: Mapping[str, jax.Array],
     real_B: jax.Array,
@@ -175,7 +177,7 @@ def _moments(
     `total_ESND` adds up the states of all positions, `count_ES` the positions, and
     `cross_ENDD` the products of the two languages' states at equal positions.
     """
-    states = [_states(params, config, rows[f"ids_{side}"]) for side in "ab"]
+    states = [_compute_states(params, config, rows[f"ids_{side}"]) for side in "ab"]
     masks = [rows[f"mask_{side}"].astype(jnp.float32) for side in "ab"]
     sums = [
         jnp.einsum("BNLD,BL->BND", states_BNLD, mask_BL)
@@ -208,13 +210,13 @@ def _moments(
     return mean, added
 
 
-def _means(sums: Mapping[str, np.ndarray]) -> np.ndarray:
+def _compute_fold_means(sums: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the mean state of each language for each fold, from the other one: (E, S, N, D)."""
     means_ESND = sums["total_ESND"] / np.maximum(sums["count_ES"], 1)[..., None, None]
     return means_ESND[::-1].astype(np.float32)
 
 
-def _rotations(sums: Mapping[str, np.ndarray], means_ESND: np.ndarray) -> np.ndarray:
+def _fit_rotations(sums: Mapping[str, np.ndarray], means_ESND: np.ndarray) -> np.ndarray:
     """Returns the rotation of the first language onto the second for each fold, (E, N, D, D).
 
     That which brings the centred states of the other fold nearest to those at the same
@@ -225,10 +227,10 @@ def _rotations(sums: Mapping[str, np.ndarray], means_ESND: np.ndarray) -> np.nda
     products_ENDD = sums["cross_ENDD"] - count_E[:, None, None, None] * np.einsum(
         "END,ENF->ENDF", means[:, 0], means[:, 1]
     )
-    return _nearest_rotation(products_ENDD[::-1])
+    return _find_nearest_rotation(products_ENDD[::-1])
 
 
-def _nearest_rotation(products_DD: np.ndarray) -> np.ndarray:
+def _find_nearest_rotation(products_DD: np.ndarray) -> np.ndarray:
     """Returns U V' of the products' singular value decomposition, drawn a little towards I.
 
     Fewer pairs than dimensions leave a part of the rotation open, which rounding would decide
@@ -243,7 +245,7 @@ def _nearest_rotation(products_DD: np.ndarray) -> np.ndarray:
     return u_DD @ v_DD
 
 
-def _aligned_scores(
+def _score_aligned_positions(
     params: model_lib.Params,
     means_ESND: jax.Array,
     rotations_ENDD: jax.Array | None,
@@ -253,21 +255,21 @@ def _aligned_scores(
     config: ModelConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """The mean cosine of equal positions of every row and layer, (B, N) each."""
-    a, b, c = (_states(params, config, rows[f"ids_{side}"]) for side in "abc")
+    a, b, c = (_compute_states(params, config, rows[f"ids_{side}"]) for side in "abc")
     same_BL = rows["mask_a"] & rows["mask_b"]
     other_BL = rows["mask_a"] & rows["mask_c"]
     mean_BSND = means_ESND[rows["fold"]]
-    found = _compare("cosine", a, b, c, same_BL, other_BL)
+    found = _compare_positions("cosine", a, b, c, same_BL, other_BL)
     a = a - mean_BSND[:, 0, :, None]
     b, c = (x - mean_BSND[:, 1, :, None] for x in (b, c))
-    found |= _compare("centred", a, b, c, same_BL, other_BL)
+    found |= _compare_positions("centred", a, b, c, same_BL, other_BL)
     if rotations_ENDD is not None:
-        a = _rotate("BNLD,NDE->BNLE", a, rotations_ENDD, rows["fold"])
-        found |= _compare("procrustes", a, b, c, same_BL, other_BL)
+        a = _rotate_states("BNLD,NDE->BNLE", a, rotations_ENDD, rows["fold"])
+        found |= _compare_positions("procrustes", a, b, c, same_BL, other_BL)
     return found, {}
 
 
-def _rotate(
+def _rotate_states(
     spec: str, states: jax.Array, rotations_ENDD: jax.Array, fold_B: jax.Array
 ) -> jax.Array:
     """Returns the states of each row, turned by the rotation of its fold.
@@ -286,7 +288,7 @@ def _rotate(
     return jnp.where(fold_B.reshape(-1, *(1,) * (states.ndim - 1)) == 0, first, second)
 
 
-def _compare(
+def _compare_positions(
     name: str,
     a_BNLD: jax.Array,
     b_BNLD: jax.Array,
@@ -295,32 +297,32 @@ def _compare(
     other_BL: jax.Array,
 ) -> dict[str, jax.Array]:
     return {
-        name: _mean_over(_cosine(a_BNLD, b_BNLD), same_BL),
-        f"{name}_shuffled": _mean_over(_cosine(a_BNLD, c_BNLD), other_BL),
+        name: _average_masked(_compute_cosine(a_BNLD, b_BNLD), same_BL),
+        f"{name}_shuffled": _average_masked(_compute_cosine(a_BNLD, c_BNLD), other_BL),
     }
 
 
-def _cosine(x: jax.Array, y: jax.Array) -> jax.Array:
+def _compute_cosine(x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns the cosine of the last dimensions; 0 where one of them is all zero."""
     norms = jnp.sqrt(jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1))
     return jnp.sum(x * y, axis=-1) / jnp.maximum(norms, _EPS)
 
 
-def _mean_over(values_BNL: jax.Array, mask_BL: jax.Array) -> jax.Array:
+def _average_masked(values_BNL: jax.Array, mask_BL: jax.Array) -> jax.Array:
     """Returns the mean over the marked positions; NaN where there is none: (B, N)."""
     mask_B1L = mask_BL[:, None].astype(jnp.float32)
     return jnp.sum(values_BNL * mask_B1L, axis=-1) / jnp.sum(mask_B1L, axis=-1)
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def scale_to_unit_norm(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)), _EPS)
 
 
 # Matching.
 
 
-def _matched(
-    programs: Programs,
+def _measure_matched_positions(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
     rows: Mapping[str, np.ndarray],
@@ -334,28 +336,28 @@ def _matched(
     for first in range(0, len(rows["fold"]), size):
         part = {name: values[first : first + size] for name, values in rows.items()}
         cosines, _ = programs.rows(
-            _all_cosines, (params, means_ESND), part, batch_size=size, config=config
+            _compute_all_cosines, (params, means_ESND), part, batch_size=size, config=config
         )
         for name, cosine_BLM in cosines.items():
             side = "c" if name.endswith("_shuffled") else "b"
             part[f"{name}/to"] = np.stack(
                 [
-                    assign(cosine_LM, row_L, column_M)
+                    assign_positions(cosine_LM, row_L, column_M)
                     for cosine_LM, row_L, column_M in zip(
                         cosine_BLM, part["mask_a"], part[f"mask_{side}"], strict=True
                     )
                 ]
             )
         found, _ = programs.rows(
-            _assigned_cosines, (params, means_ESND), part, batch_size=size, config=config
+            _compute_assigned_cosines, (params, means_ESND), part, batch_size=size, config=config
         )
         for name, values in found.items():
             scores[name] = np.concatenate([scores[name], values]) if name in scores else values
         poll(min(1.0, (first + size) / len(rows["fold"])))
-    return _beside_shuffled(scores)
+    return _compare_with_shuffled(scores)
 
 
-def assign(cosine_LM: np.ndarray, row_L: np.ndarray, column_M: np.ndarray) -> np.ndarray:
+def assign_positions(cosine_LM: np.ndarray, row_L: np.ndarray, column_M: np.ndarray) -> np.ndarray:
     """Returns the column of each row in the assignment with the largest sum, or -1: (L,).
 
     Args:
@@ -372,14 +374,14 @@ def assign(cosine_LM: np.ndarray, row_L: np.ndarray, column_M: np.ndarray) -> np
     return to_L
 
 
-def _variants(
+def _build_state_pairs(
     params: model_lib.Params,
     means_ESND: jax.Array,
     rows: Mapping[str, jax.Array],
     config: ModelConfig,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Returns the states that are matched with each other, by the name of the score."""
-    a, b, c = (_states(params, config, rows[f"ids_{side}"]) for side in "abc")
+    a, b, c = (_compute_states(params, config, rows[f"ids_{side}"]) for side in "abc")
     mean_BSND = means_ESND[rows["fold"]]
     mean_a, mean_b = mean_BSND[:, 0, :, None], mean_BSND[:, 1, :, None]
     return {
@@ -390,7 +392,7 @@ def _variants(
     }
 
 
-def _all_cosines(
+def _compute_all_cosines(
     params: model_lib.Params,
     means_ESND: jax.Array,
     rows: Mapping[str, jax.Array],
@@ -401,12 +403,15 @@ def _all_cosines(
     """The cosine of every two positions, on average over the blocks: (B, L, M) each."""
     blocks = slice(1, config.N + 1)
     return {
-        name: jnp.einsum("BNLD,BNMD->BLM", _unit(x[:, blocks]), _unit(y[:, blocks])) / config.N
-        for name, (x, y) in _variants(params, means_ESND, rows, config).items()
+        name: jnp.einsum(
+            "BNLD,BNMD->BLM", scale_to_unit_norm(x[:, blocks]), scale_to_unit_norm(y[:, blocks])
+        )
+        / config.N
+        for name, (x, y) in _build_state_pairs(params, means_ESND, rows, config).items()
     }, {}
 
 
-def _assigned_cosines(
+def _compute_assigned_cosines(
     params: model_lib.Params,
     means_ESND: jax.Array,
     rows: Mapping[str, jax.Array],
@@ -416,18 +421,18 @@ def _assigned_cosines(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """The mean cosine of the positions that are assigned to each other: (B, N) each."""
     found = {}
-    for name, (x, y) in _variants(params, means_ESND, rows, config).items():
+    for name, (x, y) in _build_state_pairs(params, means_ESND, rows, config).items():
         to_BL = rows[f"{name}/to"]
         y = jnp.take_along_axis(y, jnp.maximum(to_BL, 0)[:, None, :, None], axis=2)
-        found[name] = _mean_over(_cosine(x, y), to_BL >= 0)
+        found[name] = _average_masked(_compute_cosine(x, y), to_BL >= 0)
     return found, {}
 
 
 # Sequences as wholes.
 
 
-def _sentences(
-    programs: Programs,
+def _measure_sentences(
+    programs: MeasurementPrograms,
     per_row: Mapping[str, np.ndarray],
     fold_P: np.ndarray,
     other_P: np.ndarray,
@@ -435,31 +440,31 @@ def _sentences(
 ) -> dict[str, Any]:
     """Returns how alike the mean states of whole sequences are."""
     a_PND, b_PND = per_row["mean_a"], per_row["mean_b"]
-    rotations = _sentence_rotations(a_PND, b_PND, fold_P) if rotate else None
+    rotations = _fit_sentence_rotations(a_PND, b_PND, fold_P) if rotate else None
     found = programs.run(
-        _sentence_scores, a_PND, b_PND, fold_P, other_P.astype(np.int32), rotations
+        _score_sentences, a_PND, b_PND, fold_P, other_P.astype(np.int32), rotations
     )
     values = jax.device_get(found)
     scores = {name: value for name, value in values.items() if value.ndim == 2}
-    result = _beside_shuffled(scores)
+    result = _compare_with_shuffled(scores)
     for name, value in values.items():
         if value.ndim == 1:
-            result[name] = _listed(value)
+            result[name] = _convert_to_floats(value)
     result["chance"] = 1 / len(fold_P)
     return result
 
 
-def _sentence_rotations(a_PND: np.ndarray, b_PND: np.ndarray, fold_P: np.ndarray) -> np.ndarray:
-    """Returns what `_rotations` does, from the mean states of sequences: (E, N, D, D)."""
+def _fit_sentence_rotations(a_PND: np.ndarray, b_PND: np.ndarray, fold_P: np.ndarray) -> np.ndarray:
+    """Returns what `_fit_rotations` does, from the mean states of sequences: (E, N, D, D)."""
     found = []
     for fold in range(2):
         a, b = (x_PND[fold_P != fold].swapaxes(0, 1) for x_PND in (a_PND, b_PND))
         a, b = (x_NPD - x_NPD.mean(axis=1, keepdims=True) for x_NPD in (a, b))
-        found.append(_nearest_rotation(a.swapaxes(1, 2) @ b))
+        found.append(_find_nearest_rotation(a.swapaxes(1, 2) @ b))
     return np.stack(found)
 
 
-def _sentence_scores(
+def _score_sentences(
     a_PND: jax.Array,
     b_PND: jax.Array,
     fold_P: jax.Array,
@@ -467,7 +472,7 @@ def _sentence_scores(
     rotations_ENDD: jax.Array | None,
 ) -> dict[str, jax.Array]:
     """Cosines of each pair and layer (P, N), and what is one number a layer (N,)."""
-    found = _sentence_cosines("cosine", a_PND, b_PND, other_P)
+    found = _compute_sentence_cosines("cosine", a_PND, b_PND, other_P)
     fold_EP = jnp.stack([fold_P == 1, fold_P == 0]).astype(jnp.float32)  # of the other fold
     weight_EP = fold_EP / jnp.sum(fold_EP, axis=1, keepdims=True)
 
@@ -475,30 +480,32 @@ def _sentence_scores(
         return x_PND - jnp.einsum("EP,PND->END", weight_EP, x_PND)[fold_P]
 
     centred_a, centred_b = centre(a_PND), centre(b_PND)
-    found |= _sentence_cosines("centred", centred_a, centred_b, other_P)
+    found |= _compute_sentence_cosines("centred", centred_a, centred_b, other_P)
     if rotations_ENDD is not None:
-        turned_PND = _rotate("PND,NDE->PNE", centred_a, rotations_ENDD, fold_P)
-        found |= _sentence_cosines("procrustes", turned_PND, centred_b, other_P)
+        turned_PND = _rotate_states("PND,NDE->PNE", centred_a, rotations_ENDD, fold_P)
+        found |= _compute_sentence_cosines("procrustes", turned_PND, centred_b, other_P)
     for name, (x_PND, y_PND) in {
         "retrieval": (a_PND, b_PND),
         "centred_retrieval": (centred_a, centred_b),
     }.items():
-        cosine_NPQ = jnp.einsum("PND,QND->NPQ", _unit(x_PND), _unit(y_PND))
-        found[f"{name}_forth"], found[f"{name}_back"] = retrieved(cosine_NPQ)
-    found |= _cka(a_PND, b_PND, other_P)
+        cosine_NPQ = jnp.einsum(
+            "PND,QND->NPQ", scale_to_unit_norm(x_PND), scale_to_unit_norm(y_PND)
+        )
+        found[f"{name}_forth"], found[f"{name}_back"] = compute_sentence_retrieval(cosine_NPQ)
+    found |= _compute_cka(a_PND, b_PND, other_P)
     return found
 
 
-def _sentence_cosines(
+def _compute_sentence_cosines(
     name: str, x_PND: jax.Array, y_PND: jax.Array, other_P: jax.Array
 ) -> dict[str, jax.Array]:
     return {
-        name: _cosine(x_PND, y_PND),
-        f"{name}_shuffled": _cosine(x_PND, y_PND[other_P]),
+        name: _compute_cosine(x_PND, y_PND),
+        f"{name}_shuffled": _compute_cosine(x_PND, y_PND[other_P]),
     }
 
 
-def retrieved(cosine_NPQ: jax.Array) -> tuple[jax.Array, jax.Array]:
+def compute_sentence_retrieval(cosine_NPQ: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns how often the nearest is the right one, rows to columns and back: (N,) each.
 
     The right column of row p is p. Of several that are equally near, each counts as a part.
@@ -515,7 +522,7 @@ def retrieved(cosine_NPQ: jax.Array) -> tuple[jax.Array, jax.Array]:
     return found(cosine_NPQ), found(jnp.swapaxes(cosine_NPQ, 1, 2))
 
 
-def _cka(a_PND: jax.Array, b_PND: jax.Array, other_P: jax.Array) -> dict[str, jax.Array]:
+def _compute_cka(a_PND: jax.Array, b_PND: jax.Array, other_P: jax.Array) -> dict[str, jax.Array]:
     """Linear CKA of the pairs' states in each layer, also debiased, and of shuffled pairs.
 
     CKA (Kornblith et al. 2019) is biased towards 1 where pairs are few and dimensions many;
@@ -542,10 +549,10 @@ def _cka(a_PND: jax.Array, b_PND: jax.Array, other_P: jax.Array) -> dict[str, ja
 
 def biased_hsic(k_NPQ: jax.Array, l_NPQ: jax.Array) -> jax.Array:
     """Returns the inner product of two doubly centred Gram matrices, up to a constant."""
-    return jnp.sum(_double_centre(k_NPQ) * l_NPQ, axis=(1, 2)) / k_NPQ.shape[1] ** 2
+    return jnp.sum(_double_centre_gram(k_NPQ) * l_NPQ, axis=(1, 2)) / k_NPQ.shape[1] ** 2
 
 
-def _double_centre(k_NPQ: jax.Array) -> jax.Array:
+def _double_centre_gram(k_NPQ: jax.Array) -> jax.Array:
     rows = jnp.mean(k_NPQ, axis=2, keepdims=True)
     columns = jnp.mean(k_NPQ, axis=1, keepdims=True)
     return k_NPQ - rows - columns + jnp.mean(rows, axis=1, keepdims=True)
@@ -565,7 +572,7 @@ def unbiased_hsic(k_NPQ: jax.Array, l_NPQ: jax.Array) -> jax.Array:
 # Results.
 
 
-def _beside_shuffled(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _compare_with_shuffled(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the mean over rows of each score, and its excess over that of shuffled pairs.
 
     `<score>_error` is the standard error of the excess over the rows.
@@ -577,13 +584,13 @@ def _beside_shuffled(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
         shuffled_PN = scores[f"{name}_shuffled"]
         excess_PN = np.asarray(value_PN, np.float64) - shuffled_PN
         count_N = np.maximum(np.isfinite(excess_PN).sum(axis=0), 1)
-        found[name] = _listed(np.nanmean(value_PN, axis=0))
-        found[f"{name}_shuffled"] = _listed(np.nanmean(shuffled_PN, axis=0))
-        found[f"{name}_excess"] = _listed(np.nanmean(excess_PN, axis=0))
+        found[name] = _convert_to_floats(np.nanmean(value_PN, axis=0))
+        found[f"{name}_shuffled"] = _convert_to_floats(np.nanmean(shuffled_PN, axis=0))
+        found[f"{name}_excess"] = _convert_to_floats(np.nanmean(excess_PN, axis=0))
         error_N = np.nanstd(excess_PN, axis=0) / np.sqrt(np.maximum(count_N - 1, 1))
-        found[f"{name}_error"] = _listed(error_N)
+        found[f"{name}_error"] = _convert_to_floats(error_N)
     return found
 
 
-def _listed(values: np.ndarray) -> list[float]:
+def _convert_to_floats(values: np.ndarray) -> list[float]:
     return [float(value) for value in np.asarray(values, np.float64)]

@@ -22,15 +22,15 @@ import numpy as np
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective
 from imbalance_jax.config import ModelConfig
-from imbalance_jax.evaluation.embeddings import by_frequency
-from imbalance_jax.evaluation.programs import Poll, Programs
+from imbalance_jax.evaluation.embeddings import bin_by_frequency
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
 
 # The ridge, as a part of the mean variance of a feature.
 _RIDGE = 1e-3
 
 
-def leak(
-    programs: Programs,
+def measure_leak(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
     tables: tuple[np.ndarray, np.ndarray],
@@ -50,8 +50,8 @@ def leak(
       counts: how often each base id was trained on in each language.
       poll: called between batches.
     """
-    rows = {"ids": np.concatenate(windows), "language": _languages(windows)}
-    found, _ = programs.rows(_leak, (params, *tables), rows, poll=poll, config=config)
+    rows = {"ids": np.concatenate(windows), "language": _label_languages(windows)}
+    found, _ = programs.rows(_compute_leak, (params, *tables), rows, poll=poll, config=config)
     results = []
     for g, (ids_nW, count_U) in enumerate(zip(windows, counts, strict=True)):
         mine = {name: values[rows["language"] == g] for name, values in found.items()}
@@ -59,18 +59,18 @@ def leak(
         for name, values_nL in mine.items():
             result[name] = {"by_position": values_nL.mean(axis=0, dtype=np.float64).tolist()}
             for place, ids_nL in (("read", ids_nW[:, :-1]), ("target", ids_nW[:, 1:])):
-                bins = by_frequency(values_nL.ravel(), count_U[ids_nL.ravel()])
+                bins = bin_by_frequency(values_nL.ravel(), count_U[ids_nL.ravel()])
                 bins["tokens"], bins["mean"] = bins.pop("pieces"), bins.pop("cosine")
                 result[name][f"by_own_frequency_{place}"] = bins
         results.append(result)
     return results
 
 
-def _languages(windows: Sequence[np.ndarray]) -> np.ndarray:
+def _label_languages(windows: Sequence[np.ndarray]) -> np.ndarray:
     return np.repeat(np.arange(len(windows)), [len(x) for x in windows]).astype(np.int32)
 
 
-def _leak(
+def _compute_leak(
     params: model_lib.Params,
     map_GU: jax.Array,
     own_GV: jax.Array,
@@ -80,15 +80,15 @@ def _leak(
     config: ModelConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     ids_BW = map_GU[rows["language"][:, None], rows["ids"].astype(jnp.int32)]
-    hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
-    found = objective.measure(
-        hidden_BLD, model_lib.head(params), ids_BW[:, 1:], own_GV[rows["language"]]
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
+    found = objective.measure_predictions(
+        hidden_BLD, model_lib.get_output_embeddings(params), ids_BW[:, 1:], own_GV[rows["language"]]
     )
     return {name: found[name] for name in ("leak", "language_nats")}, {}
 
 
-def probe(
-    programs: Programs,
+def probe_languages(
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     config: ModelConfig,
     map_GU: np.ndarray,
@@ -117,13 +117,13 @@ def probe(
     label_V = draws.integers(0, G, int(map_GU.max()) + 1).astype(np.int32)
     rows = {
         "ids": np.concatenate([ids_nW[:, :-1] for ids_nW in windows]),
-        "language": _languages(windows),
+        "language": _label_languages(windows),
         "learned": np.concatenate([np.arange(len(x)) < len(x) // 2 for x in windows]),
     }
     whole = (params, map_GU, learned_U, label_V)
-    _, sums = programs.rows(_probe_moments, whole, rows, poll=poll, config=config)
-    weights = _ridge(sums)
-    _, scores = programs.rows(_probe_scores, (*whole, weights), rows, poll=poll, config=config)
+    _, sums = programs.rows(_compute_probe_moments, whole, rows, poll=poll, config=config)
+    weights = _fit_ridge_probes(sums)
+    _, scores = programs.rows(_score_probes, (*whole, weights), rows, poll=poll, config=config)
     with np.errstate(invalid="ignore", divide="ignore"):
         accuracy = {
             name: (scores[f"{name}_right_N"] / scores[f"{name}_count"]).tolist()
@@ -133,13 +133,13 @@ def probe(
         "chance": 1 / G,
         "accuracy": accuracy["language"],
         "control": accuracy["control"],
-        "variance_explained": _between(sums).tolist(),
+        "variance_explained": _compute_between_variance(sums).tolist(),
         "learned_from": int(sums["count_G"].sum()),
         "scored_on": int(scores["language_count"]),
     }
 
 
-def _probe_inputs(
+def _make_probe_inputs(
     params: model_lib.Params,
     map_GU: jax.Array,
     learned_U: jax.Array,
@@ -151,7 +151,7 @@ def _probe_inputs(
     """Returns states with a 1 behind (N, B, L, D + 1), labels (B, L), and which pieces learn."""
     ids_BL = rows["ids"].astype(jnp.int32)
     model_ids_BL = map_GU[rows["language"][:, None], ids_BL]
-    states_NBLD = model_lib.hidden_states(params, config, model_ids_BL).astype(jnp.float32)
+    states_NBLD = model_lib.compute_hidden_states(params, config, model_ids_BL).astype(jnp.float32)
     ones = jnp.ones((*states_NBLD.shape[:3], 1))
     labels = {
         "language": jnp.broadcast_to(rows["language"][:, None], ids_BL.shape),
@@ -160,7 +160,7 @@ def _probe_inputs(
     return jnp.concatenate([states_NBLD, ones], axis=3), labels, learned_U[ids_BL]
 
 
-def _probe_moments(
+def _compute_probe_moments(
     params: model_lib.Params,
     map_GU: jax.Array,
     learned_U: jax.Array,
@@ -171,7 +171,7 @@ def _probe_moments(
     config: ModelConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """What the probes are computed from, and the means and squares of each language's states."""
-    states, labels, learned_BL = _probe_inputs(
+    states, labels, learned_BL = _make_probe_inputs(
         params, map_GU, learned_U, label_V, rows, real_B, config
     )
     G = map_GU.shape[0]
@@ -188,7 +188,7 @@ def _probe_moments(
     }
 
 
-def _ridge(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _fit_ridge_probes(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the weights of both probes, (N, D + 1, C) each; the constant is not shrunk."""
     xx_NDD = sums["xx_NDD"]
     D = xx_NDD.shape[1] - 1
@@ -203,7 +203,7 @@ def _ridge(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _between(sums: Mapping[str, np.ndarray]) -> np.ndarray:
+def _compute_between_variance(sums: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the part of the states' variance that is between the languages' means: (N,)."""
     xx_NDD, count_G = sums["xx_NDD"], sums["count_G"]
     D = xx_NDD.shape[1] - 1
@@ -215,7 +215,7 @@ def _between(sums: Mapping[str, np.ndarray]) -> np.ndarray:
     return apart_NG @ count_G / total_N
 
 
-def _probe_scores(
+def _score_probes(
     params: model_lib.Params,
     map_GU: jax.Array,
     learned_U: jax.Array,
@@ -227,7 +227,7 @@ def _probe_scores(
     config: ModelConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """How many positions of the held-out windows each probe labels right, (N,), and of how many."""
-    states, labels, learned_BL = _probe_inputs(
+    states, labels, learned_BL = _make_probe_inputs(
         params, map_GU, learned_U, label_V, rows, real_B, config
     )
     held_out_BL = (~rows["learned"] & real_B)[:, None]

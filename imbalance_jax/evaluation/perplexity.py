@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding, tuning
-from imbalance_jax.compute.step import Batch, model_ids
+from imbalance_jax.compute.step import Batch, map_to_model_ids
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.data.languages import Vocabulary
 
@@ -27,7 +27,7 @@ SUMS = (*_SUMMED, "bytes")
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
+class EvaluationWindows:
     """Windows of one source's ids (n, W), and the weight of each target (n, L), 0 or 1.
 
     Only the last `scored` targets of a window have a weight: the others are context. What bits
@@ -46,20 +46,20 @@ class Windows:
         return 0 if self.bytes_n is None else int(self.bytes_n.sum())
 
 
-def spread_windows(
+def cut_spread_windows(
     tokens: np.ndarray, L: int, most: int, bytes_t: np.ndarray | None = None
-) -> Windows:
+) -> EvaluationWindows:
     """Returns windows that follow each other, or `most` of them spread over the text.
 
     Every target is scored. `most=0` takes all windows. `bytes_t` are those of each token.
     """
     count = max(1, (len(tokens) - 1) // L)
-    return _cut(tokens, bytes_t, _spread(count, most) * L, L, scored=L)
+    return _cut_windows(tokens, bytes_t, _choose_window_numbers(count, most) * L, L, scored=L)
 
 
-def strided_windows(
+def cut_strided_windows(
     tokens: np.ndarray, L: int, stride: int, most: int = 0, bytes_t: np.ndarray | None = None
-) -> Windows:
+) -> EvaluationWindows:
     """Returns windows `stride` apart, of which the last `stride` targets are scored.
 
     All of them, or `most` spread over the text. `bytes_t` are those of each token.
@@ -70,18 +70,20 @@ def strided_windows(
     """
     targets = len(tokens) - 1
     count = max(1, -(-(targets - (L - stride)) // stride))
-    return _cut(tokens, bytes_t, _spread(count, most) * stride, L, scored=stride)
+    return _cut_windows(
+        tokens, bytes_t, _choose_window_numbers(count, most) * stride, L, scored=stride
+    )
 
 
-def _spread(count: int, most: int) -> np.ndarray:
+def _choose_window_numbers(count: int, most: int) -> np.ndarray:
     """Returns the numbers of all windows, or of `most` of them."""
     if most and most < count:
         return (np.arange(most) * count) // most
     return np.arange(count)
 
 
-def by_text(
-    loss_n: np.ndarray, windows: Windows, starts_d: np.ndarray, most: int
+def sum_loss_by_text(
+    loss_n: np.ndarray, windows: EvaluationWindows, starts_d: np.ndarray, most: int
 ) -> list[tuple[int, float, int]]:
     """Returns (number, loss, tokens) of each text of a split, from those of its windows.
 
@@ -90,7 +92,7 @@ def by_text(
 
     Args:
       loss_n: the loss of each window, in nats.
-      windows: as `strided_windows` makes them.
+      windows: as `cut_strided_windows` makes them.
       starts_d: where each document begins.
       most: texts.
     """
@@ -105,9 +107,9 @@ def by_text(
     ]
 
 
-def _cut(
+def _cut_windows(
     tokens: np.ndarray, bytes_t: np.ndarray | None, starts: np.ndarray, L: int, scored: int
-) -> Windows:
+) -> EvaluationWindows:
     place_nW = starts[:, None] + np.arange(L + 1)
     inside_nW = place_nW < len(tokens)
     ids_nW = np.where(inside_nW, tokens[np.minimum(place_nW, len(tokens) - 1)], 0)
@@ -116,10 +118,10 @@ def _cut(
     if bytes_t is not None:
         place_nL = np.minimum(place_nW[:, -scored:], len(tokens) - 1)
         bytes_n = (bytes_t[place_nL] * weight_nL[:, -scored:]).sum(axis=1, dtype=np.int64)
-    return Windows(ids_nW.astype(tokens.dtype), weight_nL, scored, starts, bytes_n)
+    return EvaluationWindows(ids_nW.astype(tokens.dtype), weight_nL, scored, starts, bytes_n)
 
 
-class Evaluator:
+class PerplexityEvaluator:
     """Scores every language on its source's windows, with one function, compiled once."""
 
     def __init__(
@@ -135,22 +137,24 @@ class Evaluator:
         dtype: of the ids in windows.
         """
         self._batch_size = batch_size
-        self._whole = whole = sharding.replicated(mesh)
+        self._whole = whole = sharding.make_replicated_sharding(mesh)
         self._place(vocabulary)
-        self._sharding, self._dtype, self._L = sharding.batch_sharding(mesh), dtype, config.L
+        self._sharding, self._dtype, self._L = sharding.make_batch_sharding(mesh), dtype, config.L
         self._rows = distributed.HostRows(self._sharding, batch_size)
-        config = tuning.settled_on(mesh, config, batch_size, vocabulary.size)
+        config = tuning.resolve_auto_on_mesh(mesh, config, batch_size, vocabulary.size)
         self._jitted = jax.jit(
-            sharding.in_context(mesh, _score, config), static_argnums=0, out_shardings=whole
+            sharding.bind_mesh_context(mesh, _score_batch, config),
+            static_argnums=0,
+            out_shardings=whole,
         )
         self._compiled: dict[int, jax.stages.Compiled] = {}
 
     def _place(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         tables = (vocabulary.map_GU, vocabulary.own_GV)
-        self._tables = distributed.place_whole(tables, self._whole)
+        self._tables = distributed.place_whole_arrays(tables, self._whole)
 
-    def of(self, vocabulary: Vocabulary) -> "Evaluator":
+    def of(self, vocabulary: Vocabulary) -> "PerplexityEvaluator":
         """Returns one for other id maps of the same shapes, with the same compiled programs."""
         other = copy.copy(self)
         other._place(vocabulary)
@@ -173,7 +177,7 @@ class Evaluator:
     def __call__(
         self,
         params: model_lib.Params,
-        windows: Sequence[Windows],
+        windows: Sequence[EvaluationWindows],
         poll: Callable[[float], None] = lambda done: None,
     ) -> dict[str, dict[str, float]]:
         """Returns the metrics of each language by its tag: `summaries` of its `sums`."""
@@ -182,7 +186,7 @@ class Evaluator:
     def summaries(self, sums: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
         """Returns the metrics of each language by its tag, from its sums."""
         whole_G = np.all(self._vocabulary.own_GV, axis=1).tolist()
-        found = {tag: summarise(values) for tag, values in sums.items()}
+        found = {tag: compute_language_metrics(values) for tag, values in sums.items()}
         for g, tag in enumerate(self._vocabulary.tags):
             # Nothing lies outside a language that has the whole of a joint vocabulary.
             if whole_G[g] and len(whole_G) > 1:
@@ -192,7 +196,7 @@ class Evaluator:
     def sums(
         self,
         params: model_lib.Params,
-        windows: Sequence[Windows],
+        windows: Sequence[EvaluationWindows],
         poll: Callable[[float], None] = lambda done: None,
     ) -> dict[str, dict[str, float]]:
         """Returns the sums over the scored targets of each language by its tag.
@@ -204,7 +208,7 @@ class Evaluator:
     def measure(
         self,
         params: model_lib.Params,
-        windows: Sequence[Windows],
+        windows: Sequence[EvaluationWindows],
         poll: Callable[[float], None] = lambda done: None,
     ) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
         """Returns the sums of each language by its tag, and the loss of each of its windows.
@@ -228,11 +232,11 @@ class Evaluator:
             found = score(params, placed, self._rows.place(weight_BL), *self._tables)
             # One batch late, so that the device never waits for the host.
             if pending:
-                losses.append(_add(totals, pending))
+                losses.append(_add_batch_sums(totals, pending))
             pending = found
             poll(number * self._batch_size / total_rows)
         if pending:
-            losses.append(_add(totals, pending))
+            losses.append(_add_batch_sums(totals, pending))
         poll(1.0)
         sums = {
             tag: {name: float(totals[name][g]) for name in _SUMMED}
@@ -244,7 +248,7 @@ class Evaluator:
         parts = np.split(loss_n[: ends[-1]], ends[:-1])
         return sums, dict(zip(self._vocabulary.tags, parts, strict=True))
 
-    def _batches(self, windows: Sequence[Windows]) -> Iterator[tuple[Batch, np.ndarray]]:
+    def _batches(self, windows: Sequence[EvaluationWindows]) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yields this host's rows of batches of all languages' windows."""
         place = [(g, n) for g, w in enumerate(windows) for n in range(len(w.ids_nW))]
         mine = self._rows.index_B
@@ -261,14 +265,14 @@ class Evaluator:
             )
 
 
-def _add(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> np.ndarray:
+def _add_batch_sums(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> np.ndarray:
     """Adds a batch's sums to the totals, and returns the loss of each of its rows."""
     for name in totals:
         totals[name] += np.asarray(found[name], np.float64)
     return np.asarray(found["loss_B"], np.float64)
 
 
-def _score(
+def _score_batch(
     config: ModelConfig,
     scored: int,
     params: model_lib.Params,
@@ -278,13 +282,13 @@ def _score(
     own_GV: jax.Array,
 ) -> dict[str, jax.Array]:
     """Returns sums per language over the scored positions of one batch, and each row's loss."""
-    ids_BW = model_ids(batch, map_GU)
-    hidden_BLD = model_lib.forward(params, config, ids_BW[:, :-1])
+    ids_BW = map_to_model_ids(batch, map_GU)
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
     # Only what is scored goes through the head. L now counts those positions.
     hidden_BLD, weight_BL = hidden_BLD[:, -scored:], weight_BL[:, -scored:]
-    found = objective.measure(
+    found = objective.measure_predictions(
         hidden_BLD,
-        model_lib.head(params),
+        model_lib.get_output_embeddings(params),
         ids_BW[:, -scored:],
         own_GV[batch.language_B],
         # The largest divisor, for strides that the chunk of training does not divide.
@@ -297,7 +301,7 @@ def _score(
     return sums | {"loss_B": rows["loss"]}
 
 
-def summarise(sums: Mapping[str, float]) -> dict[str, float]:
+def compute_language_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     """Returns the metrics of one language from its sums.
 
     Perplexity is per token. Bits per byte count the UTF-8 bytes of the text that was scored,

@@ -22,11 +22,11 @@ Rows = Mapping[str, np.ndarray]  # arrays whose first dimension is one of rows
 Poll = Callable[[float], None]
 
 
-def _no_poll(share: float) -> None:
+def _ignore_progress(share: float) -> None:
     """Lets a measurement run to its end."""
 
 
-class Programs:
+class MeasurementPrograms:
     """The compiled measurements of one run."""
 
     def __init__(self, mesh: Mesh, batch_size: int) -> None:
@@ -38,7 +38,10 @@ class Programs:
         self._each = each = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = -(-batch_size // each) * each
         self.compile_seconds = 0.0
-        self._whole, self._rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        self._whole, self._rows = (
+            sharding.make_replicated_sharding(mesh),
+            sharding.make_batch_sharding(mesh),
+        )
         self._compiled: dict[Hashable, jax.stages.Compiled] = {}
         platform = mesh.devices.flat[0].platform
         self._options: Any = dict(tuning.MEASURING_OPTIONS.get(platform, {}))
@@ -73,7 +76,7 @@ class Programs:
         whole: tuple,
         rows: Rows,
         *,
-        poll: Poll = _no_poll,
+        poll: Poll = _ignore_progress,
         batch_size: int = 0,
         **static: Hashable,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -103,11 +106,11 @@ class Programs:
             out = self.run(function, *whole, batch, mine.place(real_B[mine.index_B]), **static)
             # One batch late, so that the device has the next one to work on.
             if pending:
-                _collect(found, sums, *pending)
+                _collect_batch(found, sums, *pending)
             pending = (int(real_B.sum()), out)
             poll(min(1.0, (first + size) / total))
         if pending:
-            _collect(found, sums, *pending)
+            _collect_batch(found, sums, *pending)
         return {name: np.concatenate(parts) for name, parts in found.items()}, sums
 
     def place(self, rows: Rows) -> dict[str, jax.Array]:
@@ -134,10 +137,10 @@ class Programs:
     def _place(self, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.committed:
             return leaf
-        return distributed.place_whole(leaf, self._whole)
+        return distributed.place_whole_arrays(leaf, self._whole)
 
 
-def _collect(
+def _collect_batch(
     found: dict[str, list[np.ndarray]], sums: dict[str, np.ndarray], real: int, out: Any
 ) -> None:
     per_row, added = jax.device_get(out)

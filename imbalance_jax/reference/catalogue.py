@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from imbalance_jax.reference import panels as paper_panels
 from imbalance_jax.reference.panels import HeatMap, Panel, Panels
-from imbalance_jax.reference.reported import Result
+from imbalance_jax.reference.reported import PaperResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class PaperFigure:
 
     title: str
     reading: str  # a sentence that says what it shows as it was reported
-    panels: Callable[[Sequence[Result]], Panels]
+    panels: Callable[[Sequence[PaperResult]], Panels]
     columns: int = 1  # of panels
 
 
@@ -28,95 +28,97 @@ FIGURES: Mapping[str, PaperFigure] = {
         "Cloned English: perplexity against the ratio",
         "A rare clone does far better than the same data alone would let it (dashed: MLPE, from "
         "the law), a frequent one about as well; in equal parts both do slightly worse.",
-        paper_panels.clones_by_ratio,
+        paper_panels.make_clone_ratio_panels,
     ),
     "Figure 1 right": PaperFigure(
         "Cloned English: GLUE accuracy against the ratio",
         "After fine-tuning in EN1 alone, EN2 is solved only where it was rare in pretraining.",
-        paper_panels.glue_by_ratio,
+        paper_panels.make_glue_ratio_panels,
     ),
     "Figure 2": PaperFigure(
         "Cloned English: more data and larger models",
         "With more tokens and with size the rare clone of 90/10 meets and then beats the clones "
         "of 50/50.",
-        paper_panels.by_tokens_and_size("Figure 2"),
+        paper_panels.bind_scaling_panels("Figure 2"),
         columns=2,
     ),
     "Figure 3": PaperFigure(
         "English and French: the ratio, with and without shared pieces",
         "Either language gains while it is rare and loses in between; pieces in common help.",
-        paper_panels.languages_by_ratio,
+        paper_panels.make_language_ratio_panels,
         columns=2,
     ),
     "Figure 4": PaperFigure(
         "English and French, anchored: more data and larger models",
         "Unlike among clones, what French gains at 90/10 shrinks as the data grow.",
-        paper_panels.by_tokens_and_size("Figure 4"),
+        paper_panels.bind_scaling_panels("Figure 4"),
         columns=2,
     ),
     "Figure 5": PaperFigure(
         "Monolingual scaling laws",
         "Each size and language has a law of its own, 1/PPL = c − a x^(−b), x in units of 1x, from "
         "which MLPE and MLTE follow.",
-        paper_panels.monolingual_laws,
+        paper_panels.make_law_panels,
         columns=3,
     ),
     "Figure 6": PaperFigure(
         "Cosine of clones' embeddings against the ratio",
         "Input embeddings of clones are alike where one clone is rare; word2vec, which sees no "
         "more than neighbouring pieces, does not align them.",
-        paper_panels.embeddings_by_ratio,
+        paper_panels.make_embedding_ratio_panels,
         columns=2,
     ),
     "Figure 7": PaperFigure(
         "Cosine of clones' input embeddings by frequency",
         "Frequent pieces are aligned first, and the more the rarer the second clone is.",
-        paper_panels.embeddings_by_frequency,
+        paper_panels.make_frequency_panels,
     ),
     "Figure 8": PaperFigure(
         "Cloned English, 50/50, with anchors",
         "One piece in twenty in common takes most of the loss away; dotted: a model of EN1 "
         "alone on a part of the data.",
-        paper_panels.anchors,
+        paper_panels.make_anchor_panels,
     ),
     "Figure 9": PaperFigure(
         "Cloned English: all sizes",
         "Perplexity, the monolingual tokens that it is worth, and their ratio to the tokens of "
         "that language; on the diagonal a language is worth all tokens of both.",
-        paper_panels.by_tokens_all_sizes("Figure 9"),
+        paper_panels.bind_all_sizes_panels("Figure 9"),
         columns=3,
     ),
     "Figure 10": PaperFigure(
         "English and French, anchored: all sizes",
         "As Figure 9, for two real languages with shared pieces.",
-        paper_panels.by_tokens_all_sizes("Figure 10"),
+        paper_panels.bind_all_sizes_panels("Figure 10"),
         columns=3,
     ),
     "Figure 11": PaperFigure(
         "Cosine of gradients of clones",
         "Blue below 0, red above. With 90/10 the gradients of the two clones point the same way "
         "in almost all parameters. The framed row is rounding noise.",
-        paper_panels.gradients("Figure 11"),
+        paper_panels.bind_gradient_maps("Figure 11"),
         columns=2,
     ),
     "Figure 12": PaperFigure(
         "Cosine of gradients of English and French, disjoint",
         "Blue below 0, red above. The ratio changes almost nothing. The framed row is rounding "
         "noise.",
-        paper_panels.gradients("Figure 12"),
+        paper_panels.bind_gradient_maps("Figure 12"),
         columns=2,
     ),
     "Figure 13": PaperFigure(
         "Cosine of gradients of English and French, anchored",
         "Blue below 0, red above. Shared pieces raise the cosines; the ratio does not. The "
         "framed row is rounding noise.",
-        paper_panels.gradients("Figure 13"),
+        paper_panels.bind_gradient_maps("Figure 13"),
         columns=2,
     ),
 }
 
 
-def panels(name: str, results: Sequence[Result], reference: Sequence[Result] = ()) -> Panels:
+def make_figure_panels(
+    name: str, results: Sequence[PaperResult], reference: Sequence[PaperResult] = ()
+) -> Panels:
     """Returns the panels of a figure, empty where no result belongs to it.
 
     Args:
@@ -126,16 +128,16 @@ def panels(name: str, results: Sequence[Result], reference: Sequence[Result] = (
     """
     figure = FIGURES[name]
     found = figure.panels(results)
-    if not any(_holds_something(panel) for panel in found):
+    if not any(_has_content(panel) for panel in found):
         return []
-    return _overlaid(found, figure.panels(reference)) if reference else found
+    return _overlay_reported(found, figure.panels(reference)) if reference else found
 
 
-def _holds_something(panel: Panel | HeatMap) -> bool:
+def _has_content(panel: Panel | HeatMap) -> bool:
     return bool(panel.cells if isinstance(panel, HeatMap) else panel.lines)
 
 
-def _overlaid(panels: Panels, reported: Panels) -> list[Panel | HeatMap]:
+def _overlay_reported(panels: Panels, reported: Panels) -> list[Panel | HeatMap]:
     """Returns the panels with what was reported for the same lines; heat maps side by side."""
     lines = {panel.title: panel.lines for panel in reported if isinstance(panel, Panel)}
     found: list[Panel | HeatMap] = []
@@ -153,27 +155,33 @@ def _overlaid(panels: Panels, reported: Panels) -> list[Panel | HeatMap]:
     return found + [dataclasses.replace(panel, title=f"reported: {panel.title}") for panel in maps]
 
 
-def shown(panels: Panels) -> list[dict[str, object]]:
+def list_shown_rows(panels: Panels) -> list[dict[str, object]]:
     """Returns a row for each point, curve vertex, cell and number that the panels show."""
     found = []
     for panel in panels:
         if isinstance(panel, HeatMap):
             for (parameter, layer), result in panel.cells.items():
-                found.append(_row(panel.title, parameter, "cell", layer, result.value, result))
+                found.append(
+                    _make_shown_row(panel.title, parameter, "cell", layer, result.value, result)
+                )
             if panel.mean:
                 mean = panel.mean
-                found.append(_row(panel.title, "mean", "title", math.nan, mean.value, mean))
+                found.append(
+                    _make_shown_row(panel.title, "mean", "title", math.nan, mean.value, mean)
+                )
             continue
         for kind, lines in (("", panel.lines), ("reported ", panel.reported)):
             for line in lines:
                 for point in line.points:
                     how = kind + ("point" if line.kind == "line" else line.kind)
-                    found.append(_row(panel.title, line.name, how, point.x, point.y, point.result))
+                    found.append(
+                        _make_shown_row(panel.title, line.name, how, point.x, point.y, point.result)
+                    )
     return found
 
 
-def _row(
-    panel: str, series: str, how: str, x: float, y: float, result: Result | None
+def _make_shown_row(
+    panel: str, series: str, how: str, x: float, y: float, result: PaperResult | None
 ) -> dict[str, object]:
     # The interval and the seeds are in the metric's own unit, as `value` is.
     return {

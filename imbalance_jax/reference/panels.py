@@ -12,7 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.reference.reported import Result, base_language, leading_number, of
+from imbalance_jax.reference.reported import (
+    PaperResult,
+    get_base_language,
+    parse_leading_number,
+    select_figure_results,
+)
 
 KEYS_BIAS = "attn.linear_K.bias"  # its gradient is 0 but for rounding: nothing to compare
 _CURVE_POINTS = 60
@@ -24,7 +29,7 @@ class Point:
 
     x: float
     y: float
-    result: Result | None
+    result: PaperResult | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +76,8 @@ class HeatMap:
     title: str
     rows: tuple[str, ...]
     columns: tuple[int, ...]
-    cells: Mapping[tuple[str, int], Result]
-    mean: Result | None = None  # over all cells
+    cells: Mapping[tuple[str, int], PaperResult]
+    mean: PaperResult | None = None  # over all cells
 
 
 Panels = Sequence[Panel | HeatMap]
@@ -81,11 +86,11 @@ Panels = Sequence[Panel | HeatMap]
 # Lines of results.
 
 
-def _lines(
-    rows: Sequence[Result],
+def _make_lines(
+    rows: Sequence[PaperResult],
     metric: str,
-    x: Callable[[Result], float],
-    name: Callable[[Result], str],
+    x: Callable[[PaperResult], float],
+    name: Callable[[PaperResult], str],
     styles: Sequence[str] = (),
 ) -> tuple[Line, ...]:
     """Returns a line for each name among the rows of a metric, its points in ascending x.
@@ -105,12 +110,12 @@ def _lines(
     )
 
 
-def _ordered(values: Sequence[str]) -> list[str]:
+def _list_distinct(values: Sequence[str]) -> list[str]:
     """Returns the distinct values in the order in which they are first seen."""
     return list(dict.fromkeys(values))
 
 
-def _size(model: str) -> float:
+def _estimate_model_size(model: str) -> float:
     """Returns about how many parameters the blocks of a model have: N D^2.
 
     Of a scale of the config, or a size written as NxD; infinite for others, which come last.
@@ -122,15 +127,17 @@ def _size(model: str) -> float:
     return float(depth) * float(width) ** 2 if depth.isdigit() and width.isdigit() else math.inf
 
 
-def _models(rows: Sequence[Result]) -> list[str]:
+def _list_models(rows: Sequence[PaperResult]) -> list[str]:
     """Returns the models, the smallest first."""
-    return sorted(_ordered([row.setting.get("model", "") for row in rows]), key=_size)
+    return sorted(
+        _list_distinct([row.setting.get("model", "") for row in rows]), key=_estimate_model_size
+    )
 
 
 # Laws, and what a monolingual model would reach.
 
 
-def laws(rows: Sequence[Result]) -> dict[tuple[str, str], tuple[float, float, float]]:
+def collect_laws(rows: Sequence[PaperResult]) -> dict[tuple[str, str], tuple[float, float, float]]:
     """Returns a, b and c of 1/PPL = c - a x^-b for each (language, model) that has them."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
@@ -140,39 +147,41 @@ def laws(rows: Sequence[Result]) -> dict[tuple[str, str], tuple[float, float, fl
     return {key: (law["a"], law["b"], law["c"]) for key, law in found.items() if len(law) == 3}
 
 
-def law_perplexity(law: tuple[float, float, float], x: float) -> float:
+def compute_law_perplexity(law: tuple[float, float, float], x: float) -> float:
     """Returns 1 / (c - a x^-b); NaN where the law has none."""
     a, b, c = law
     inverse = c - a * x**-b if x > 0 else math.nan
     return 1 / inverse if inverse > 0 else math.nan
 
 
-def _spaced(low: float, high: float) -> list[float]:
+def _space_values_evenly(low: float, high: float) -> list[float]:
     return [low + (high - low) * k / (_CURVE_POINTS - 1) for k in range(_CURVE_POINTS)]
 
 
-def _expected(rows: Sequence[Result], every: Sequence[Result], key: str) -> tuple[Line, ...]:
+def _make_mlpe_lines(
+    rows: Sequence[PaperResult], every: Sequence[PaperResult], key: str
+) -> tuple[Line, ...]:
     """Returns the MLPE of each language over the share of the one that the key names.
 
     The curve of the law where there is one, with what was given for single ratios.
     """
     found = []
-    languages = _ordered([row.language for row in rows if row.metric.startswith("ppl_")])
-    known = laws(every)
+    languages = _list_distinct([row.language for row in rows if row.metric.startswith("ppl_")])
+    known = collect_laws(every)
     for index, language in enumerate(languages):
         own = [row for row in rows if row.metric == f"ppl_{language}"]
         given = [row for row in rows if row.metric == f"mlpe_{language}"]
         points = [Point(float(row.setting[key]), row.value, row) for row in given]
         model = own[0].setting.get("model", "")
-        law = known.get((base_language(language), model))
+        law = known.get((get_base_language(language), model))
         drawn = []
         if law:
             shares = [float(row.setting[key]) for row in own]
-            for share in _spaced(min(shares), max(shares)):
+            for share in _space_values_evenly(min(shares), max(shares)):
                 mine = share if key == f"p_{language}" else 1 - share
-                drawn.append(Point(share, law_perplexity(law, own[0].tokens * mine), None))
+                drawn.append(Point(share, compute_law_perplexity(law, own[0].tokens * mine), None))
         # A law that is not the one behind the given values must not bend their curve.
-        if all(_near(drawn, point) for point in points):
+        if all(_passes_near_point(drawn, point) for point in points):
             points += drawn
         if points:
             points.sort(key=lambda point: point.x)
@@ -180,7 +189,7 @@ def _expected(rows: Sequence[Result], every: Sequence[Result], key: str) -> tupl
     return tuple(found)
 
 
-def _near(curve: Sequence[Point], point: Point) -> bool:
+def _passes_near_point(curve: Sequence[Point], point: Point) -> bool:
     """Returns whether a curve passes a point within a hundredth, between its vertices."""
     if not curve:
         return False
@@ -188,7 +197,7 @@ def _near(curve: Sequence[Point], point: Point) -> bool:
     return math.isclose(float(np.interp(point.x, xs, ys)), point.y, rel_tol=0.01)
 
 
-def _share_key(rows: Sequence[Result]) -> str:
+def _find_share_key(rows: Sequence[PaperResult]) -> str:
     """Returns the setting that says how much of a language a mixture has, such as p_EN2."""
     return next((key for row in rows for key in row.setting if key.startswith("p_")), "")
 
@@ -196,33 +205,33 @@ def _share_key(rows: Sequence[Result]) -> str:
 # The figures.
 
 
-def clones_by_ratio(rows: Sequence[Result]) -> list[Panel]:
+def make_clone_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 1 left: perplexity over the share of the second clone."""
-    every, rows = rows, of(rows, "Figure 1 left")
-    key = _share_key(rows)
+    every, rows = rows, select_figure_results(rows, "Figure 1 left")
+    key = _find_share_key(rows)
     rows = [row for row in rows if key in row.setting]
     share = lambda row: float(row.setting[key])
-    lines = _lines(rows, "ppl", share, lambda row: row.language) if key else ()
+    lines = _make_lines(rows, "ppl", share, lambda row: row.language) if key else ()
     # The reference prints these of two ratios; its figure shows perplexities alone.
     others = [
         dataclasses.replace(line, kind="listed")
         for metric in ("teff", "mlte")
-        for line in _lines(rows, metric, share, lambda row: row.metric)
+        for line in _make_lines(rows, metric, share, lambda row: row.metric)
     ]
     if not lines:
         return []
-    lines += (*_expected(rows, every, key), *others)
-    return [Panel("perplexity", _share_label(key), lines)]
+    lines += (*_make_mlpe_lines(rows, every, key), *others)
+    return [Panel("perplexity", _format_share_label(key), lines)]
 
 
-def _share_label(key: str) -> str:
+def _format_share_label(key: str) -> str:
     return f"share of {key.removeprefix('p_')} in the training data"
 
 
-def glue_by_ratio(rows: Sequence[Result]) -> list[Panel]:
+def make_glue_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 1 right: accuracy over the share of the second clone."""
-    rows = of(rows, "Figure 1 right")
-    key = _share_key(rows)
+    rows = select_figure_results(rows, "Figure 1 right")
+    key = _find_share_key(rows)
     share = lambda row: float(row.setting[key])
     titles = {
         "glue_acc": lambda row: "mean GLUE accuracy, trained on EN1 alone",
@@ -231,51 +240,51 @@ def glue_by_ratio(rows: Sequence[Result]) -> list[Panel]:
     found = []
     for metric, title in titles.items():
         mine = [row for row in rows if row.metric.startswith(metric)]
-        for name in _ordered([title(row) for row in mine]):
+        for name in _list_distinct([title(row) for row in mine]):
             here = [row for row in mine if title(row) == name]
-            lines = _lines(here, metric, share, lambda row: row.language)
-            found.append(Panel(name, _share_label(key), lines))
+            lines = _make_lines(here, metric, share, lambda row: row.language)
+            found.append(Panel(name, _format_share_label(key), lines))
     return found
 
 
-def _split_name(row: Result) -> str:
+def _format_split_name(row: PaperResult) -> str:
     """Returns such as "90/10 EN2", or "50/50" of clones, which are all alike there."""
     split = row.setting["split"]
-    return split if _equal_clones(row) else f"{split} {row.language}"
+    return split if _has_equal_clones(row) else f"{split} {row.language}"
 
 
-def _equal_clones(row: Result) -> bool:
+def _has_equal_clones(row: PaperResult) -> bool:
     languages = row.setting["languages"].split("+")
     parts = row.setting["split"].split("/")
     return (
         len(languages) > 1
         and len(set(parts)) == 1
-        and len({base_language(language) for language in languages}) == 1
+        and len({get_base_language(language) for language in languages}) == 1
     )
 
 
-def _one_of_equals(rows: Sequence[Result]) -> list[Result]:
+def _drop_equal_clones(rows: Sequence[PaperResult]) -> list[PaperResult]:
     """Leaves out all but the first of clones in equal parts, as the reference does."""
     return [
         row
         for row in rows
-        if not _equal_clones(row) or row.setting["languages"].startswith(f"{row.language}+")
+        if not _has_equal_clones(row) or row.setting["languages"].startswith(f"{row.language}+")
     ]
 
 
 _TOTAL = "all training tokens, in units of 1x"
 
 
-def by_tokens_and_size(figure: str) -> Callable[[Sequence[Result]], list[Panel]]:
+def bind_scaling_panels(figure: str) -> Callable[[Sequence[PaperResult]], list[Panel]]:
     """Figures 2 and 4: perplexity and TEff over tokens, then over size at about equal tokens."""
 
-    def panels(rows: Sequence[Result]) -> list[Panel]:
-        rows = _one_of_equals(of(rows, figure))
+    def panels(rows: Sequence[PaperResult]) -> list[Panel]:
+        rows = _drop_equal_clones(select_figure_results(rows, figure))
         rows = [row for row in rows if math.isfinite(row.tokens)]
         if not rows:
             return []
-        styles = _ordered([_split_name(row) for row in rows])
-        models = _models(rows)
+        styles = _list_distinct([_format_split_name(row) for row in rows])
+        models = _list_models(rows)
         lengths = {m: {r.tokens for r in rows if r.setting.get("model", "") == m} for m in models}
         longest = max(models, key=lambda model: len(lengths[model]))
         common = max(
@@ -287,10 +296,12 @@ def by_tokens_and_size(figure: str) -> Callable[[Sequence[Result]], list[Panel]]
         place = lambda row: float(sizes.index(row.setting.get("model", "")))
         found = []
         for metric, title in (("ppl", "perplexity"), ("teff", "token efficiency")):
-            drawn = _lines(of_model, metric, lambda row: row.tokens, _split_name, styles)
-            found.append(Panel(f"{title}, {longest}", _TOTAL, drawn, ticks=_ticks(drawn)))
+            drawn = _make_lines(
+                of_model, metric, lambda row: row.tokens, _format_split_name, styles
+            )
+            found.append(Panel(f"{title}, {longest}", _TOTAL, drawn, ticks=_list_ticks(drawn)))
         for metric, title in (("ppl", "perplexity"), ("teff", "token efficiency")):
-            drawn = _lines(of_length, metric, place, _split_name, styles)
+            drawn = _make_lines(of_length, metric, place, _format_split_name, styles)
             panel = Panel(f"{title} at {common:g}x", "size of the model", drawn, names=tuple(sizes))
             found.append(panel)
         return [panel for panel in found if panel.lines]
@@ -298,31 +309,33 @@ def by_tokens_and_size(figure: str) -> Callable[[Sequence[Result]], list[Panel]]
     return panels
 
 
-def by_tokens_all_sizes(figure: str) -> Callable[[Sequence[Result]], list[Panel]]:
+def bind_all_sizes_panels(figure: str) -> Callable[[Sequence[PaperResult]], list[Panel]]:
     """Figures 9 and 10: a row for each size, with perplexity, MLTE and TEff over tokens."""
 
-    def panels(rows: Sequence[Result]) -> list[Panel]:
-        rows = _one_of_equals(of(rows, figure))
+    def panels(rows: Sequence[PaperResult]) -> list[Panel]:
+        rows = _drop_equal_clones(select_figure_results(rows, figure))
         rows = [row for row in rows if math.isfinite(row.tokens)]
-        styles = _ordered([_split_name(row) for row in rows])
+        styles = _list_distinct([_format_split_name(row) for row in rows])
         found = []
-        for model in _models(rows):
+        for model in _list_models(rows):
             mine = [row for row in rows if row.setting.get("model", "") == model]
             for metric, title in (
                 ("ppl", "perplexity"),
                 ("mlte", "MLTE, in units of 1x"),
                 ("teff", "token efficiency"),
             ):
-                drawn = _lines(mine, metric, lambda row: row.tokens, _split_name, styles)
+                drawn = _make_lines(
+                    mine, metric, lambda row: row.tokens, _format_split_name, styles
+                )
                 if metric == "mlte":
-                    drawn = tuple(map(_in_units, drawn))
+                    drawn = tuple(map(_scale_line_to_units, drawn))
                 # An empty panel too, so that each column keeps its measure.
                 found.append(
                     Panel(
                         f"{model}: {title}",
                         _TOTAL,
                         drawn,
-                        ticks=_ticks(drawn),
+                        ticks=_list_ticks(drawn),
                         diagonal=metric == "mlte",
                     )
                 )
@@ -331,7 +344,7 @@ def by_tokens_all_sizes(figure: str) -> Callable[[Sequence[Result]], list[Panel]
     return panels
 
 
-def _in_units(line: Line) -> Line:
+def _scale_line_to_units(line: Line) -> Line:
     points = tuple(
         dataclasses.replace(point, y=point.y / point.result.unit_tokens)
         for point in line.points
@@ -340,24 +353,24 @@ def _in_units(line: Line) -> Line:
     return dataclasses.replace(line, points=points)
 
 
-def _ticks(lines: Sequence[Line]) -> tuple[float, ...]:
+def _list_ticks(lines: Sequence[Line]) -> tuple[float, ...]:
     return tuple(sorted({point.x for line in lines for point in line.points}))
 
 
-def languages_by_ratio(rows: Sequence[Result]) -> list[Panel]:
+def make_language_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 3: perplexity and TEff over the share of French, for each vocabulary."""
-    every, rows = rows, of(rows, "Figure 3")
-    key = _share_key(rows)
+    every, rows = rows, select_figure_results(rows, "Figure 3")
+    key = _find_share_key(rows)
     rows = [row for row in rows if key in row.setting]
     if not rows:
         return []
-    languages = _ordered([row.language for row in rows if row.metric.startswith("ppl_")])
-    name = lambda row: f"{row.language} {_vocabulary(row)}"
+    languages = _list_distinct([row.language for row in rows if row.metric.startswith("ppl_")])
+    name = lambda row: f"{row.language} {_get_vocabulary_name(row)}"
     share = lambda row: float(row.setting[key])
 
     def styled(metric: str) -> tuple[Line, ...]:
         found = []
-        for line in _lines(rows, metric, share, name):
+        for line in _make_lines(rows, metric, share, name):
             language, _, vocabulary = line.name.partition(" ")
             found.append(
                 dataclasses.replace(
@@ -370,56 +383,58 @@ def languages_by_ratio(rows: Sequence[Result]) -> list[Panel]:
             )
         return tuple(found)
 
-    expected = _expected(rows, every, key)
-    found = [Panel("perplexity", _share_label(key), (*styled("ppl"), *expected))]
+    expected = _make_mlpe_lines(rows, every, key)
+    found = [Panel("perplexity", _format_share_label(key), (*styled("ppl"), *expected))]
     if lines := styled("teff"):
-        found.append(Panel("token efficiency", _share_label(key), lines))
+        found.append(Panel("token efficiency", _format_share_label(key), lines))
     return found
 
 
-def _vocabulary(row: Result) -> str:
+def _get_vocabulary_name(row: PaperResult) -> str:
     """Returns the first word of a vocabulary: disjoint, anchored, cloned."""
     return row.setting.get("vocab", "").replace("/", " ").partition(" ")[0]
 
 
-def monolingual_laws(rows: Sequence[Result]) -> list[Panel]:
+def make_law_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 5: perplexity of monolingual models over tokens, a row for each language."""
-    rows = of(rows, "Figure 5")
-    known = laws(rows)
+    rows = select_figure_results(rows, "Figure 5")
+    known = collect_laws(rows)
     measured = [row for row in rows if row.metric.startswith("ppl_")]
-    languages = _ordered([base_language(row.language) for row in measured])
+    languages = _list_distinct([get_base_language(row.language) for row in measured])
     found = []
     for index, language in enumerate(languages):
-        for model in _models(measured):
+        for model in _list_models(measured):
             mine = [
                 row
                 for row in measured
-                if base_language(row.language) == language and row.setting.get("model") == model
+                if get_base_language(row.language) == language and row.setting.get("model") == model
             ]
-            lines = _lines(mine, "ppl", lambda row: row.tokens, lambda _: "runs", ["runs"])
+            lines = _make_lines(mine, "ppl", lambda row: row.tokens, lambda _: "runs", ["runs"])
             law = known.get((language, model))
             lines = tuple(
                 dataclasses.replace(line, style=index, joined=law is None) for line in lines
             )
             if law and lines:
-                lines += _law_lines(law, lines[0], index, rows, (language, model))
+                lines += _make_law_lines(law, lines[0], index, rows, (language, model))
             title = f"{language}, {model}: perplexity"
             label = "training tokens, in units of 1x"
             found.append(Panel(title, label, lines, x_scale="log", y_scale="log"))
     return found
 
 
-def _law_lines(
+def _make_law_lines(
     law: tuple[float, float, float],
     measured: Line,
     style: int,
-    rows: Sequence[Result],
+    rows: Sequence[PaperResult],
     of_law: tuple[str, str],
 ) -> tuple[Line, Line]:
     """Returns the curve of a law and its parameters."""
     low, high = measured.points[0].x, measured.points[-1].x
-    xs = [math.exp(x) for x in _spaced(math.log(low), math.log(high))]
-    curve = Line("law", tuple(Point(x, law_perplexity(law, x), None) for x in xs), "curve", style)
+    xs = [math.exp(x) for x in _space_values_evenly(math.log(low), math.log(high))]
+    curve = Line(
+        "law", tuple(Point(x, compute_law_perplexity(law, x), None) for x in xs), "curve", style
+    )
     a, b, c = law
     given = [
         row
@@ -432,49 +447,51 @@ def _law_lines(
     return curve, Line("law", points, "text", style, text=text)
 
 
-def embeddings_by_ratio(rows: Sequence[Result]) -> list[Panel]:
+def make_embedding_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 6: cosines of clones' embeddings over the share of the second clone."""
-    rows = of(rows, "Figure 6")
-    key = _share_key(rows)
+    rows = select_figure_results(rows, "Figure 6")
+    key = _find_share_key(rows)
     name = lambda row: f"{row.setting['embedding']}, {row.setting['pairs']}"
-    styles = _ordered([name(row) for row in rows])
+    styles = _list_distinct([name(row) for row in rows])
     found = []
-    for model in _ordered([row.setting.get("model", "") for row in rows]):
+    for model in _list_distinct([row.setting.get("model", "") for row in rows]):
         mine = [row for row in rows if row.setting.get("model", "") == model]
-        lines = _lines(mine, "embedding_cossim", lambda r: float(r.setting[key]), name, styles)
+        lines = _make_lines(mine, "embedding_cossim", lambda r: float(r.setting[key]), name, styles)
         title = f"cosine of embeddings, {model}"
-        found.append(Panel(title, _share_label(key), lines, y_range=(0, 1)))
+        found.append(Panel(title, _format_share_label(key), lines, y_range=(0, 1)))
     return found
 
 
-def embeddings_by_frequency(rows: Sequence[Result]) -> list[Panel]:
+def make_frequency_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 7: cosine of clones' input embeddings over how often a piece occurs."""
-    rows = of(rows, "Figure 7")
-    key = _share_key(rows)
+    rows = select_figure_results(rows, "Figure 7")
+    key = _find_share_key(rows)
     name = lambda row: f"p({key.removeprefix('p_')}) = {float(row.setting[key]):g}"
-    lines = _lines(rows, "clone_cossim_input", _bin_centre, name)
+    lines = _make_lines(rows, "clone_cossim_input", _compute_bin_centre, name)
     title = "cosine of clones' input embeddings"
     return [Panel(title, "occurrences of the piece in the training text", lines, x_scale="log")]
 
 
-def _bin_centre(row: Result) -> float:
+def _compute_bin_centre(row: PaperResult) -> float:
     """Returns the geometric centre of a bin with edges such as 10^0.25."""
     low, high = (
-        10 ** leading_number(edge.removeprefix("10^")) if edge.startswith("10^") else float(edge)
+        10 ** parse_leading_number(edge.removeprefix("10^"))
+        if edge.startswith("10^")
+        else float(edge)
         for edge in (row.setting["freq_lo"], row.setting["freq_hi"])
     )
     return math.sqrt(low * high)
 
 
-def anchors(rows: Sequence[Result]) -> list[Panel]:
+def make_anchor_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 8: perplexity over the share of pieces that the clones have in common."""
-    rows = of(rows, "Figure 8")
+    rows = select_figure_results(rows, "Figure 8")
     points = [row for row in rows if "anchor_fraction" in row.setting]
-    languages = _ordered([row.language for row in points])
+    languages = _list_distinct([row.language for row in points])
     # The original shows the first clone alone.
     points = [row for row in points if row.language == languages[0]]
     anchored = lambda row: float(row.setting["anchor_fraction"])
-    lines = _lines(points, "ppl", anchored, lambda row: row.language)
+    lines = _make_lines(points, "ppl", anchored, lambda row: row.language)
     if not lines:
         return []
     total = max(row.tokens for row in points)
@@ -490,18 +507,18 @@ def anchors(rows: Sequence[Result]) -> list[Panel]:
     return [Panel("perplexity", "share of the vocabulary in common", lines + levels)]
 
 
-def gradients(figure: str) -> Callable[[Sequence[Result]], list[HeatMap]]:
+def bind_gradient_maps(figure: str) -> Callable[[Sequence[PaperResult]], list[HeatMap]]:
     """Figures 11 to 13: cosine of gradients, for each parameter and layer."""
 
-    def maps(rows: Sequence[Result]) -> list[HeatMap]:
-        rows = of(rows, figure)
+    def maps(rows: Sequence[PaperResult]) -> list[HeatMap]:
+        rows = select_figure_results(rows, figure)
         name = lambda row: ", ".join(
             row.setting[key]
             for key in ("split", "model")
-            if key == "split" or len(_models(rows)) > 1
+            if key == "split" or len(_list_models(rows)) > 1
         )
         found = []
-        for title in _ordered([name(row) for row in rows]):
+        for title in _list_distinct([name(row) for row in rows]):
             mine = [row for row in rows if name(row) == title]
             cells = {
                 (row.setting["param"], int(row.setting["layer"])): row

@@ -19,7 +19,7 @@ from imbalance_jax.analysis import laws as efficiency
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.reference import paper_results
 from imbalance_jax.reference import reported as reference
-from imbalance_jax.reference.reported import Result, base_language
+from imbalance_jax.reference.reported import PaperResult, get_base_language
 
 # Of a setting, what says which row it is. The rest says how the reference came by it.
 _IDENTITY = (
@@ -34,11 +34,11 @@ _EQUAL = 0.01  # reported clones nearer than this, in logarithms, count as equal
 _LISTED = 24  # cells of a metric; of more only the farthest are printed
 _FARTHEST = 6
 
-Efficiencies = Mapping[tuple[str, str], paper_results.Efficiency]
+Efficiencies = Mapping[tuple[str, str], paper_results.EfficiencyProtocol]
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class PaperCheck:
     """Something that was compared, or that is still to be."""
 
     figure: str
@@ -46,7 +46,7 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class CellCheck(Check):
+class CellCheck(PaperCheck):
     """A value of a study beside the reported one."""
 
     setting: Mapping[str, str]  # what identifies the row
@@ -59,7 +59,7 @@ class CellCheck(Check):
     @property
     def difference(self) -> float:
         """Ours minus the reported: of logarithms for perplexities and tokens, else of values."""
-        if not _logarithmic(self.metric):
+        if not _is_logarithmic(self.metric):
             return self.value - self.reported
         return math.log(self.value / self.reported)
 
@@ -83,12 +83,12 @@ class CellCheck(Check):
     @property
     def same_side(self) -> bool | None:
         """Whether both are on the same side of 1 (TEff) or 0 (cosines); None for the others."""
-        middle = _middle(self.metric)
+        middle = _find_neutral_value(self.metric)
         return None if middle is None else (self.value > middle) == (self.reported > middle)
 
 
 @dataclasses.dataclass(frozen=True)
-class PairCheck(Check):
+class PairCheck(PaperCheck):
     """Whether one clone is above the other where it was reported to be; metric without them."""
 
     setting: Mapping[str, str]
@@ -103,7 +103,7 @@ class PairCheck(Check):
 
 
 @dataclasses.dataclass(frozen=True)
-class OrderCheck(Check):
+class OrderCheck(PaperCheck):
     """How far the cells of a figure come in the reported order."""
 
     tau: float  # Kendall's, 1 for the same order and -1 for the reverse; nan of equal values
@@ -112,13 +112,15 @@ class OrderCheck(Check):
 
 
 @dataclasses.dataclass(frozen=True)
-class Missing(Check):
+class MissingCheck(PaperCheck):
     """What cannot be compared; its metric is empty where a whole figure waits."""
 
     why: str
 
 
-def check(table: StudyTable, efficiencies: Efficiencies | None = None) -> list[Check]:
+def compare_with_reference(
+    table: StudyTable, efficiencies: Efficiencies | None = None
+) -> list[PaperCheck]:
     """Returns all comparisons of a study with the reported results, and what is missing.
 
     Args:
@@ -138,22 +140,24 @@ def check(table: StudyTable, efficiencies: Efficiencies | None = None) -> list[C
         )
     without: list[str] = []
     if efficiencies is None:
-        efficiencies, without = reference_efficiencies(table)
-    ours = paper_results.study_results(table, efficiencies, evaluations=dict(_evaluations(table)))
-    found: list[Check] = []
+        efficiencies, without = compute_reference_efficiencies(table)
+    ours = paper_results.collect_study_results(
+        table, efficiencies, evaluations=dict(_read_study_evaluations(table))
+    )
+    found: list[PaperCheck] = []
     for figure in figures:
-        reported = [row for row in reference.results() if row.figure == figure]
-        cells = _cells(figure, [row for row in ours if row.figure == figure], reported)
+        reported = [row for row in reference.read_reference_results() if row.figure == figure]
+        cells = _check_cells(figure, [row for row in ours if row.figure == figure], reported)
         found += cells
-        found += _pairs(cells)
-        found += _orders(cells)
-        found += _missing(figure, table, cells, reported)
+        found += _check_pairs(cells)
+        found += _check_orders(cells)
+        found += _find_missing(figure, table, cells, reported)
         if any(row.metric.startswith("teff") for row in reported):
-            found += [Missing(figure, "teff", why) for why in without]
+            found += [MissingCheck(figure, "teff", why) for why in without]
     return found
 
 
-def reference_efficiencies(
+def compute_reference_efficiencies(
     table: StudyTable,
 ) -> tuple[dict[tuple[str, str], efficiency.Efficiency], list[str]]:
     """Returns what each language of each run is worth by the law 1/PPL = c - a x^-b.
@@ -175,7 +179,7 @@ def reference_efficiencies(
             law = efficiency.ReferenceLaw.fit(*points, table.unit_tokens)
         except ValueError as error:
             try:
-                choice = efficiency.choose(*points, table.unit_tokens)
+                choice = efficiency.choose_law(*points, table.unit_tokens)
             except ValueError:
                 without.append(f"no law for {source} at {size}: {error}")
                 continue
@@ -183,84 +187,88 @@ def reference_efficiencies(
             stands = f"the {choice.family} law stands in for the reference's: {error}"
             without.append(f"for {source} at {size} {stands}")
         for seen in group:
-            found = efficiency.efficiency_or_limit(law, seen.loss, seen.tokens, seen.other_tokens)
+            found = efficiency.compute_efficiency_or_limit(
+                law, seen.loss, seen.tokens, seen.other_tokens
+            )
             if 0 < found.mlte < math.inf and found.mlpe < math.inf:
                 worth[seen.run, seen.language] = found
     return worth, without
 
 
-def _evaluations(table: StudyTable) -> Iterator[tuple[str, Mapping]]:
+def _read_study_evaluations(table: StudyTable) -> Iterator[tuple[str, Mapping]]:
     for name, run in table.runs.items():
         if run.state.state == "done" and run.spec.figures:
-            yield name, paper_results.evaluation(run.directory)
+            yield name, paper_results.read_run_evaluation(run.directory)
 
 
-def _logarithmic(metric: str) -> bool:
+def _is_logarithmic(metric: str) -> bool:
     return metric.partition("_")[0] in _LOGARITHMIC
 
 
-def _middle(metric: str) -> float | None:
+def _find_neutral_value(metric: str) -> float | None:
     """Returns the value that divides a measure of transfer, or None."""
     if metric.startswith("teff"):
         return 1.0
     return 0.0 if "cossim" in metric else None
 
 
-def _identity(row: Result) -> dict[str, str]:
+def _get_row_identity(row: PaperResult) -> dict[str, str]:
     return {key: row.setting[key] for key in _IDENTITY if key in row.setting}
 
 
-def _scaled(row: Result, value: float) -> float:
+def _scale_value_to_units(row: PaperResult, value: float) -> float:
     """Returns a value as it is compared: tokens in units of 1x, so that scales can differ."""
     return value / row.unit_tokens if row.metric.startswith("mlte") else value
 
 
-def _cells(figure: str, ours: Sequence[Result], reported: Sequence[Result]) -> list[CellCheck]:
+def _check_cells(
+    figure: str, ours: Sequence[PaperResult], reported: Sequence[PaperResult]
+) -> list[CellCheck]:
     """Pairs the rows, a reported one with the study's that has all of what identifies it."""
     by_metric = defaultdict(list)
     for row in ours:
         by_metric[row.metric].append(row)
     matched = []
     for theirs in reported:
-        wanted = _identity(theirs).items()
+        wanted = _get_row_identity(theirs).items()
         mine = next(
             (row for row in by_metric[theirs.metric] if wanted <= row.setting.items()), None
         )
         if mine is not None and not math.isnan(mine.value):
             matched.append((mine, theirs))
-    noises = _noises([mine for mine, _ in matched])
+    noises = _estimate_noises([mine for mine, _ in matched])
     found = []
     for mine, theirs in matched:
         seeds = len(mine.values)
         # One law serves all seeds, so that an MLPE is one number.
         tested = seeds > 1 and not theirs.metric.startswith("mlpe")
         noise, freedom = noises[theirs.metric] if tested else (math.nan, 0)
-        value, reported_ = (_scaled(row, row.value) for row in (mine, theirs))
-        where = _identity(theirs)
+        value, reported_ = (_scale_value_to_units(row, row.value) for row in (mine, theirs))
+        where = _get_row_identity(theirs)
         found.append(
             CellCheck(figure, theirs.metric, where, value, reported_, seeds, noise, freedom)
         )
     return found
 
 
-def _noises(rows: Sequence[Result]) -> dict[str, tuple[float, int]]:
+def _estimate_noises(rows: Sequence[PaperResult]) -> dict[str, tuple[float, int]]:
     """Returns each metric's deviation over seeds, pooled over its cells, and its freedom."""
     squares: defaultdict[str, float] = defaultdict(float)
     freedom: Counter[str] = Counter()
     for row in rows:
-        values = np.log(row.values) if _logarithmic(row.metric) else np.array(row.values)
+        values = np.log(row.values) if _is_logarithmic(row.metric) else np.array(row.values)
         squares[row.metric] += float(np.sum((values - values.mean()) ** 2))
         freedom[row.metric] += len(values) - 1
     return {m: (math.sqrt(squares[m] / count), count) for m, count in freedom.items() if count}
 
 
-def _pairs(cells: Sequence[CellCheck]) -> Iterator[PairCheck]:
+def _check_pairs(cells: Sequence[CellCheck]) -> Iterator[PairCheck]:
     """Compares the languages of one text with each other: those of other texts differ anyway."""
     rows: defaultdict[tuple, dict[str, CellCheck]] = defaultdict(dict)
     for cell in cells:
         measure, _, language = cell.metric.rpartition("_")
         if measure in ("ppl", "teff"):
-            key = (measure, base_language(language), tuple(cell.setting.items()))
+            key = (measure, get_base_language(language), tuple(cell.setting.items()))
             rows[key][language] = cell
     for (measure, _, _), found in rows.items():
         if len(found) != 2:
@@ -277,7 +285,7 @@ def _pairs(cells: Sequence[CellCheck]) -> Iterator[PairCheck]:
             )
 
 
-def _orders(cells: Sequence[CellCheck]) -> Iterator[OrderCheck]:
+def _check_orders(cells: Sequence[CellCheck]) -> Iterator[OrderCheck]:
     by_metric = defaultdict(list)
     for cell in cells:
         by_metric[cell.figure, cell.metric].append(cell)
@@ -287,43 +295,45 @@ def _orders(cells: Sequence[CellCheck]) -> Iterator[OrderCheck]:
             yield OrderCheck(figure, metric, float(tau.statistic), float(tau.pvalue), len(found))
 
 
-def _missing(
-    figure: str, table: StudyTable, cells: Sequence[CellCheck], reported: Sequence[Result]
-) -> Iterator[Missing]:
+def _find_missing(
+    figure: str, table: StudyTable, cells: Sequence[CellCheck], reported: Sequence[PaperResult]
+) -> Iterator[MissingCheck]:
     mine = {name: run for name, run in table.runs.items() if figure in run.spec.figures}
     waiting = [name for name, run in mine.items() if run.state.state != "done"]
     if waiting:
         some = ", ".join(waiting[:_FARTHEST]) + (", ..." if len(waiting) > _FARTHEST else "")
-        yield Missing(figure, "", f"{len(waiting)} of its {len(mine)} runs are not done: {some}")
+        yield MissingCheck(
+            figure, "", f"{len(waiting)} of its {len(mine)} runs are not done: {some}"
+        )
     compared = {(cell.metric, tuple(cell.setting.items())) for cell in cells}
     left = Counter(
         row.metric
         for row in reported
-        if (row.metric, tuple(_identity(row).items())) not in compared
+        if (row.metric, tuple(_get_row_identity(row).items())) not in compared
     )
     for metric, count in left.items():
-        yield Missing(figure, metric, f"{count} reported values have none of ours beside them")
+        yield MissingCheck(figure, metric, f"{count} reported values have none of ours beside them")
 
 
-def describe(checks: Sequence[Check]) -> str:
+def describe_checks(checks: Sequence[PaperCheck]) -> str:
     """Returns the comparisons in words, figure by figure."""
     lines = []
     for figure in dict.fromkeys(check.figure for check in checks):
         mine = [check for check in checks if check.figure == figure]
-        lines += [figure, *(f"  {line}" for line in _described(mine)), ""]
-    lines += _summary(checks)
+        lines += [figure, *(f"  {line}" for line in _describe_figure_checks(mine)), ""]
+    lines += _summarise_checks(checks)
     return "\n".join(lines)
 
 
-def _described(checks: Sequence[Check]) -> Iterator[str]:
+def _describe_figure_checks(checks: Sequence[PaperCheck]) -> Iterator[str]:
     cells = [check for check in checks if isinstance(check, CellCheck)]
     for metric in dict.fromkeys(cell.metric for cell in cells):
-        yield from _cell_lines(metric, [cell for cell in cells if cell.metric == metric])
+        yield from _describe_cells(metric, [cell for cell in cells if cell.metric == metric])
         for check in checks:
             if isinstance(check, OrderCheck) and check.metric == metric:
                 yield (
                     f"{metric}: order of {check.cells} cells, Kendall's tau {check.tau:+.2f} "
-                    f"(p {check.p:.2g}): {_order_word(check)}"
+                    f"(p {check.p:.2g}): {_describe_order(check)}"
                 )
     for check in checks:
         if isinstance(check, PairCheck):
@@ -332,22 +342,23 @@ def _described(checks: Sequence[Check]) -> Iterator[str]:
                 f"{pair[0]:.4g} and {pair[1]:.4g}" for pair in (check.values, check.reported)
             )
             yield (
-                f"{check.metric} of {first} and {second}, {_where(check.setting)}: {ours}, "
-                f"reported {theirs}: {_word(check.agrees)} in which is higher"
+                f"{check.metric} of {first} and {second}, {_format_setting(check.setting)}: "
+                f"{ours}, "
+                f"reported {theirs}: {_describe_agreement(check.agrees)} in which is higher"
             )
     for check in checks:
-        if isinstance(check, Missing):
+        if isinstance(check, MissingCheck):
             yield f"missing: {check.metric + ': ' if check.metric else ''}{check.why}"
 
 
-def _order_word(check: OrderCheck) -> str:
+def _describe_order(check: OrderCheck) -> str:
     if math.isnan(check.tau):
         return "no order, as all values are equal"
     word = "the reported direction" if check.tau > 0 else "the opposite direction"
     return word if check.p < 0.05 else f"{word}, but no further than by chance"
 
 
-def _cell_lines(metric: str, cells: Sequence[CellCheck]) -> Iterator[str]:
+def _describe_cells(metric: str, cells: Sequence[CellCheck]) -> Iterator[str]:
     unit = " (in units of 1x)" if metric.startswith("mlte") else ""
     shown = cells
     if len(cells) > _LISTED:
@@ -355,7 +366,7 @@ def _cell_lines(metric: str, cells: Sequence[CellCheck]) -> Iterator[str]:
         yield f"{metric}{unit}: {len(cells)} cells, of which the {_FARTHEST} farthest are"
     for cell in shown:
         said = [f"{cell.value:.4g}, reported {cell.reported:.4g}"]
-        if _logarithmic(metric):
+        if _is_logarithmic(metric):
             said.append(f"{100 * math.expm1(cell.difference):+.1f} %")
         else:
             said.append(f"{cell.difference:+.3f}")
@@ -366,12 +377,12 @@ def _cell_lines(metric: str, cells: Sequence[CellCheck]) -> Iterator[str]:
             within = "within" if cell.agrees else "beyond"
             said.append(f"{cell.in_noise:+.1f} sd of a seed, {within} noise ({cell.seeds} seeds)")
         if cell.same_side is not None:
-            side = f"side of {_middle(metric):g}"
+            side = f"side of {_find_neutral_value(metric):g}"
             said.append(f"the same {side}" if cell.same_side else f"the other {side}")
-        yield f"{metric}{unit}, {_where(cell.setting)}: {'; '.join(said)}"
+        yield f"{metric}{unit}, {_format_setting(cell.setting)}: {'; '.join(said)}"
 
 
-def _where(setting: Mapping[str, str]) -> str:
+def _format_setting(setting: Mapping[str, str]) -> str:
     """Returns what tells the cells of a figure apart, in a few words."""
     left_out = ("languages", "p_EN2", "p_FR", "matching", "freq_hi")
     return " ".join(
@@ -381,11 +392,11 @@ def _where(setting: Mapping[str, str]) -> str:
     )
 
 
-def _word(agrees: bool) -> str:
+def _describe_agreement(agrees: bool) -> str:
     return "agrees" if agrees else "does not agree"
 
 
-def _summary(checks: Sequence[Check]) -> list[str]:
+def _summarise_checks(checks: Sequence[PaperCheck]) -> list[str]:
     cells = [check for check in checks if isinstance(check, CellCheck)]
     tested = [cell for cell in cells if cell.agrees is not None]
     sided = [cell for cell in cells if cell.same_side is not None]

@@ -1,9 +1,9 @@
 """Every figure of the reference study, drawn from rows of the form of reference.py.
 
-`draw` draws one of them and `write_all` all that have rows, as PNG, SVG and CSV, with the
-tables beside them. Results of a study have an interval and a small point for each seed; what
-was reported lies behind them as hollow grey markers. Lines differ in marker, dash and the
-name at their end, so that figures read the same without colour.
+`draw_paper_figure` draws one of them and `write_figures_and_tables` all that have rows, as PNG,
+SVG and CSV, with the tables beside them. Results of a study have an interval and a small point for
+each seed; what was reported lies behind them as hollow grey markers. Lines differ in marker, dash
+and the name at their end, so that figures read the same without colour.
 """
 
 import csv
@@ -20,7 +20,7 @@ from imbalance_jax.reference import catalogue as paper_catalogue
 from imbalance_jax.reference import paper_tables
 from imbalance_jax.reference.catalogue import FIGURES
 from imbalance_jax.reference.panels import KEYS_BIAS, HeatMap, Line, Panel, Panels, Point
-from imbalance_jax.reference.reported import Result
+from imbalance_jax.reference.reported import PaperResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ _DARK, _LIGHT, _GREY = "#111111", "#fdfdfd", "#8a8f98"
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class DrawnFigure:
     """A figure of the reference study with the panels that it shows."""
 
     name: str
@@ -55,22 +55,24 @@ class Drawn:
         """Writes PNG, SVG and CSV into a directory, and returns the files."""
         import matplotlib
 
-        stem = directory / file_name(self.name)
+        stem = directory / make_file_stem(self.name)
         png, svg, table = (stem.with_suffix(f".{kind}") for kind in ("png", "svg", "csv"))
         self.figure.savefig(png, dpi=_PNG_DPI)
         # Text stays text, and the same input gives the same file.
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
             self.figure.savefig(svg, metadata={"Date": None})
-        table.write_text(_csv(self.panels), encoding="utf-8")
+        table.write_text(_render_panels_csv(self.panels), encoding="utf-8")
         return [png, svg, table]
 
     def inline_svg(self) -> str:
         """Returns one `<svg>` element that follows the colours of the page it stands in."""
         title = f"{self.name}. {FIGURES[self.name].title}."
-        return figures._svg(self.figure, file_name(self.name), title)
+        return figures.render_svg(self.figure, make_file_stem(self.name), title)
 
 
-def draw(name: str, results: Sequence[Result], reference: Sequence[Result] = ()) -> Drawn | None:
+def draw_paper_figure(
+    name: str, results: Sequence[PaperResult], reference: Sequence[PaperResult] = ()
+) -> DrawnFigure | None:
     """Draws a figure of the reference study; None where no result belongs to it.
 
     Args:
@@ -78,20 +80,26 @@ def draw(name: str, results: Sequence[Result], reference: Sequence[Result] = ())
       results: of a study, or what was reported; those of other figures are passed over.
       reference: what was reported, to be drawn behind the results.
     """
-    panels = paper_catalogue.panels(name, results, reference)
-    return Drawn(name, panels, _draw(panels, FIGURES[name].columns)) if panels else None
+    panels = paper_catalogue.make_figure_panels(name, results, reference)
+    return (
+        DrawnFigure(name, panels, _draw_panel_grid(panels, FIGURES[name].columns))
+        if panels
+        else None
+    )
 
 
-def left_out(results: Sequence[Result]) -> list[str]:
+def list_left_out_figures(results: Sequence[PaperResult]) -> list[str]:
     """Returns the figures and tables that no result belongs to."""
-    names = [name for name in FIGURES if not paper_catalogue.panels(name, results)]
-    return names + [n for n in paper_tables.TABLES if paper_tables.table(n, results) is None]
+    names = [name for name in FIGURES if not paper_catalogue.make_figure_panels(name, results)]
+    return names + [
+        n for n in paper_tables.TABLES if paper_tables.make_paper_table(n, results) is None
+    ]
 
 
-def write_all(
-    results: Sequence[Result],
+def write_figures_and_tables(
+    results: Sequence[PaperResult],
     directory: str | pathlib.Path,
-    reference: Sequence[Result] = (),
+    reference: Sequence[PaperResult] = (),
 ) -> list[pathlib.Path]:
     """Writes each figure as PNG, SVG and CSV and each table as CSV, if any result is in it.
 
@@ -101,39 +109,40 @@ def write_all(
       reference: what was reported, to be shown with the results.
 
     Returns:
-      The files, such as figure_1_left.png; `left_out` has the names of what is not there.
+      The files, such as figure_1_left.png; `list_left_out_figures` has the names of what is not
+      there.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name in FIGURES:
-        drawn = draw(name, results, reference)
+        drawn = draw_paper_figure(name, results, reference)
         written += drawn.write(directory) if drawn else []
-    written += write_tables(results, directory, reference)
+    written += write_paper_tables(results, directory, reference)
     return written
 
 
-def write_tables(
-    results: Sequence[Result], directory: pathlib.Path, reference: Sequence[Result] = ()
+def write_paper_tables(
+    results: Sequence[PaperResult], directory: pathlib.Path, reference: Sequence[PaperResult] = ()
 ) -> list[pathlib.Path]:
     """Writes each table that has results as CSV, and returns the files."""
     written = []
     for name in paper_tables.TABLES:
-        made = paper_tables.table(name, results, reference)
+        made = paper_tables.make_paper_table(name, results, reference)
         if made is not None:
-            path = directory / f"{file_name(name)}.csv"
-            path.write_text(paper_tables.as_csv(made), encoding="utf-8")
+            path = directory / f"{make_file_stem(name)}.csv"
+            path.write_text(paper_tables.render_table_csv(made), encoding="utf-8")
             written.append(path)
     return written
 
 
-def file_name(name: str) -> str:
+def make_file_stem(name: str) -> str:
     """Returns figure_1_left of "Figure 1 left"."""
     return name.lower().replace(" ", "_")
 
 
-def _csv(panels: Panels) -> str:
-    rows, written = paper_catalogue.shown(panels), io.StringIO()
+def _render_panels_csv(panels: Panels) -> str:
+    rows, written = paper_catalogue.list_shown_rows(panels), io.StringIO()
     writer = csv.DictWriter(written, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -143,19 +152,19 @@ def _csv(panels: Panels) -> str:
 # Figures as a grid of panels.
 
 
-def _draw(panels: Panels, columns: int) -> "Figure":
+def _draw_panel_grid(panels: Panels, columns: int) -> "Figure":
     maps = [panel for panel in panels if isinstance(panel, HeatMap)]
     if maps:
-        return _draw_maps(maps, columns)
+        return _draw_map_grid(maps, columns)
     lines = [panel for panel in panels if isinstance(panel, Panel)]
     columns = min(columns, len(lines))
     count = math.ceil(len(lines) / columns)
     width = _WIDTH if columns == 1 else figures.WIDE
     inner = width - 2 * _PAD
     tall = round(1.25 * _HEIGHT) if columns == 1 else _HEIGHT
-    handles = _handles(lines)
+    handles = _make_legend_handles(lines)
     height = count * tall + _LEGEND * bool(handles) + _PAD
-    drawn = figures._figure(width, height)
+    drawn = figures.make_figure(width, height)
     each = (inner - _GAP * (columns - 1)) / columns
     for place, panel in enumerate(lines):
         row, column = divmod(place, columns)
@@ -183,58 +192,58 @@ def _draw_panel(drawn: "Figure", panel: Panel, box: tuple[float, float, float, f
     labelled = [line for line in panel.lines if line.kind in ("line", "curve", "level")]
     longest = max((len(line.name) for line in labelled), default=0)
     margins = (left + 44, right + 30 + 6.3 * longest, top + 30, bottom + 48)
-    axes = figures._axes(drawn, margins, "")
-    style = figures._small()
+    axes = figures.add_bare_axes(drawn, margins, "")
+    style = figures.get_small_text_style()
     drawn.text(left / width, 1 - (top + 17) / height, panel.title, **style, parse_math=False)
     if not any(math.isfinite(point.y) for line in labelled for point in line.points):
         axes.set_xticks([])
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no results", transform=axes.transAxes, **{**style, "ha": "center"})
         return
-    _scales(axes, panel)
+    _set_axes_scales(axes, panel)
     for line in panel.reported:
-        _reported(axes, line)
+        _plot_reported(axes, line)
     # Curves are dashed, so that lines with points are not where there are any.
     solid = any(line.kind == "curve" for line in panel.lines)
     for line in panel.lines:
         if line.kind == "line":
-            _line(axes, line, solid)
+            _plot_line(axes, line, solid)
         elif line.kind == "curve":
-            _curve(axes, line)
+            _plot_curve(axes, line)
         elif line.kind == "level":
             axes.axhline(line.points[0].y, color=COLOURS["muted"], lw=1.0, ls=(0, (1.5, 2.5)))
         elif line.kind == "text":
             place: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False}
             axes.text(0.04, 0.06, line.text, **{**style, "fontsize": 11}, **place)
-    _label_ends(axes, panel, labelled)
+    _label_line_ends(axes, panel, labelled)
 
 
-def _scales(axes: "Axes", panel: Panel) -> None:
+def _set_axes_scales(axes: "Axes", panel: Panel) -> None:
     """Sets the ranges and ticks of both axes, so that all that is drawn lies within."""
     xs, ys = [], []
     for line in (*panel.lines, *panel.reported):
         if line.kind in ("line", "curve", "level"):
             for point in line.points:
                 xs.append(point.x)
-                ys += [point.y, *_ends(point), *_seeds(point)]
+                ys += [point.y, *_scale_interval(point), *_scale_seed_values(point)]
     xs = [x for x in xs if math.isfinite(x)]
     ys = [y for y in ys if math.isfinite(y) and (y > 0 or panel.y_scale != "log")]
     if panel.diagonal:
         ys += [min(xs), max(xs)]
     axes.set_xscale(panel.x_scale)
     axes.set_yscale(panel.y_scale)
-    axes.set_xlim(*_padded(xs, panel.x_scale, 0.04))
-    axes.set_ylim(*_padded(ys, panel.y_scale, 0.06))
+    axes.set_xlim(*_pad_range(xs, panel.x_scale, 0.04))
+    axes.set_ylim(*_pad_range(ys, panel.y_scale, 0.06))
     if panel.y_range:
         axes.set_ylim(*panel.y_range)
     axes.minorticks_off()
     axes.set_xlabel(panel.x_label, fontsize=12, color=COLOURS["muted"], labelpad=4)
     for axis, scale, values in ((axes.xaxis, panel.x_scale, xs), (axes.yaxis, panel.y_scale, ys)):
         if scale == "log":
-            axis.set_ticks(_log_ticks(min(values), max(values)))
+            axis.set_ticks(_choose_log_ticks(min(values), max(values)))
         else:
-            axis.set_major_locator(figures._ticks(scale, 6))
-        axis.set_major_formatter(figures._written(_tick))
+            axis.set_major_locator(figures.make_tick_locator(scale, 6))
+        axis.set_major_formatter(figures.make_tick_formatter(_format_tick))
     if panel.names:
         axes.set_xlim(-0.35, len(panel.names) - 0.65)
         axes.set_xticks(range(len(panel.names)), panel.names, parse_math=False)
@@ -244,7 +253,7 @@ def _scales(axes: "Axes", panel: Panel) -> None:
         axes.plot(axes.get_xlim(), axes.get_xlim(), color=COLOURS["muted"], lw=0.9, ls=(0, (5, 4)))
 
 
-def _padded(values: Sequence[float], scale: str, part: float) -> tuple[float, float]:
+def _pad_range(values: Sequence[float], scale: str, part: float) -> tuple[float, float]:
     low, high = min(values), max(values)
     if scale == "log":
         pad = max(1.05, (high / low) ** part)
@@ -253,7 +262,7 @@ def _padded(values: Sequence[float], scale: str, part: float) -> tuple[float, fl
     return low - pad, high + pad
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def _choose_log_ticks(low: float, high: float) -> list[float]:
     """Returns about four to eight round numbers of a range."""
     for digits in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -264,13 +273,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return found
 
 
-def _tick(value: float) -> str:
+def _format_tick(value: float) -> str:
     if value >= 1e4:
-        return figures._compact_tick(value)
+        return figures.format_compact_tick(value)
     return f"{value:.4g}".replace("-", "−")
 
 
-def _ends(point: Point) -> tuple[float, ...]:
+def _scale_interval(point: Point) -> tuple[float, ...]:
     """Returns the interval of a point in the unit of the axis, or nothing."""
     result = point.result
     if result is None or not (math.isfinite(result.low) and math.isfinite(result.high)):
@@ -279,19 +288,19 @@ def _ends(point: Point) -> tuple[float, ...]:
     return scale * result.low, scale * result.high
 
 
-def _seeds(point: Point) -> tuple[float, ...]:
+def _scale_seed_values(point: Point) -> tuple[float, ...]:
     if point.result is None:
         return ()
     scale = point.y / point.result.value if point.result.value else 1.0
     return tuple(scale * value for value in point.result.values)
 
 
-def _look(line: Line) -> dict[str, Any]:
-    own = COLOURS[figures.colour(line.style)]
+def _make_marker_style(line: Line) -> dict[str, Any]:
+    own = COLOURS[figures.get_language_colour(line.style)]
     face = {"own": own, "none": "none", "grey": "#b9bec6"}[line.fill]
     return {
         "color": own,
-        "marker": line.marker or figures._MARKERS[line.style % len(figures._MARKERS)],
+        "marker": line.marker or figures.MARKERS[line.style % len(figures.MARKERS)],
         "markersize": _MARKER,
         "markerfacecolor": face,
         "markeredgecolor": own,
@@ -299,23 +308,23 @@ def _look(line: Line) -> dict[str, Any]:
     }
 
 
-def _line(axes: "Axes", line: Line, solid: bool) -> None:
+def _plot_line(axes: "Axes", line: Line, solid: bool) -> None:
     from matplotlib.transforms import ScaledTranslation
 
-    own = COLOURS[figures.colour(line.style)]
+    own = COLOURS[figures.get_language_colour(line.style)]
     xs, ys = [point.x for point in line.points], [point.y for point in line.points]
     solid = solid or line.fill != "own"
-    dash = "-" if solid else figures._DASHES[line.style % len(figures._DASHES)]
+    dash = "-" if solid else figures.DASHES[line.style % len(figures.DASHES)]
     width = 1.4 if line.joined else 0
-    axes.plot(xs, ys, linewidth=width, linestyle=dash, **_look(line), zorder=3)
+    axes.plot(xs, ys, linewidth=width, linestyle=dash, **_make_marker_style(line), zorder=3)
     bars, seeds = [], []
     for point in line.points:
-        ends = _ends(point)
+        ends = _scale_interval(point)
         heights = [axes.transData.transform((point.x, y))[1] for y in ends]
         # What would not reach beyond the marker is not seen, and clutters a hollow one.
         if ends and heights[1] - heights[0] > _MARKER:
             bars.append((point.x, point.y, point.y - ends[0], ends[1] - point.y))
-        seeds += [(point.x, seed) for seed in _seeds(point)]
+        seeds += [(point.x, seed) for seed in _scale_seed_values(point)]
     if bars:
         bar_xs, bar_ys, below, above = zip(*bars, strict=True)
         style: dict[str, Any] = {"capsize": 2.5, "capthick": 0.9, "elinewidth": 0.9}
@@ -329,19 +338,19 @@ def _line(axes: "Axes", line: Line, solid: bool) -> None:
         axes.plot(*zip(*seeds, strict=True), ".", transform=place, **dots)
 
 
-def _curve(axes: "Axes", line: Line) -> None:
-    own = COLOURS[figures.colour(line.style)]
+def _plot_curve(axes: "Axes", line: Line) -> None:
+    own = COLOURS[figures.get_language_colour(line.style)]
     xs, ys = [point.x for point in line.points], [point.y for point in line.points]
     axes.plot(xs, ys, color=own, linewidth=1.1, linestyle=_CURVE, zorder=2)
 
 
-def _reported(axes: "Axes", line: Line) -> None:
+def _plot_reported(axes: "Axes", line: Line) -> None:
     xs, ys = [point.x for point in line.points], [point.y for point in line.points]
-    look = {**_look(line), "markerfacecolor": "none", "markeredgecolor": _GREY}
+    look = {**_make_marker_style(line), "markerfacecolor": "none", "markeredgecolor": _GREY}
     axes.plot(xs, ys, **{**look, "markersize": 7, "markeredgewidth": 0.9, "linestyle": "none"})
 
 
-def _label_ends(axes: "Axes", panel: Panel, lines: Sequence[Line]) -> None:
+def _label_line_ends(axes: "Axes", panel: Panel, lines: Sequence[Line]) -> None:
     """Writes each line's name to the right of the panel, moved apart where they would meet."""
     frame = axes.get_window_extent()
     ends = []
@@ -354,9 +363,9 @@ def _label_ends(axes: "Axes", panel: Panel, lines: Sequence[Line]) -> None:
         y = axes.transData.transform((axes.get_xlim()[1], point.y))[1]
         ends.append((min(max(float(y), frame.y0), frame.y1), float(x), line))
     ends.sort(key=lambda end: end[0])
-    heights = figures._apart([y for y, _, _ in ends], 13.5, frame.y0, frame.y1)
+    heights = figures.spread_heights([y for y, _, _ in ends], 13.5, frame.y0, frame.y1)
     for height, (y, x, line) in zip(heights, ends, strict=True):
-        own = COLOURS["muted" if line.kind == "level" else figures.colour(line.style)]
+        own = COLOURS["muted" if line.kind == "level" else figures.get_language_colour(line.style)]
         ys = [(value - frame.y0) / frame.height for value in (y, height)]
         xs = [(x - frame.x0) / frame.width, 1 + 12 / frame.width]
         leader: dict[str, Any] = {"color": own, "linewidth": 0.7, "clip_on": False}
@@ -377,13 +386,13 @@ def _label_ends(axes: "Axes", panel: Panel, lines: Sequence[Line]) -> None:
         )
 
 
-def _handles(panels: Sequence[Panel]) -> list[Any]:
+def _make_legend_handles(panels: Sequence[Panel]) -> list[Any]:
     """Returns what the legend explains, which is no line with a name of its own."""
     from matplotlib.lines import Line2D
 
     points = [point for panel in panels for line in panel.lines for point in line.points]
     handles = []
-    if any(_seeds(point) for point in points):
+    if any(_scale_seed_values(point) for point in points):
         bar: dict[str, Any] = {
             "marker": "|",
             "markersize": 10,
@@ -414,7 +423,7 @@ def _handles(panels: Sequence[Panel]) -> list[Any]:
 # Heat maps.
 
 
-def _draw_maps(maps: Sequence[HeatMap], columns: int) -> "Figure":
+def _draw_map_grid(maps: Sequence[HeatMap], columns: int) -> "Figure":
     cells = max(len(each.columns) for each in maps)
     rows = max(len(each.rows) for each in maps)
     columns = min(columns, len(maps))
@@ -422,26 +431,27 @@ def _draw_maps(maps: Sequence[HeatMap], columns: int) -> "Figure":
     # The names of the rows stand once, to the left of all maps of a row.
     each, tall = _CELL * cells + _GAP, _ROW * rows + 76
     width, height = _NAMES + each * columns + 40, count * tall
-    drawn = figures._figure(width, height)
+    drawn = figures.make_figure(width, height)
     for place, heat_map in enumerate(maps):
         row, column = divmod(place, columns)
         left, top = _NAMES + each * column, tall * row + 34
         inner = (_CELL * len(heat_map.columns), _ROW * len(heat_map.rows))
         box = (left / width, 1 - (top + inner[1]) / height, inner[0] / width, inner[1] / height)
         axes = drawn.add_axes(box)
-        image = _draw_map(axes, heat_map, names=column == 0)
+        image = _draw_heat_map(axes, heat_map, names=column == 0)
     bar = drawn.add_axes(((width - 52) / width, 0.35, 12 / width, 0.45))
     drawn.colorbar(image, cax=bar, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.tick_params(labelsize=10, colors=COLOURS["muted"], length=2)
-    bar.yaxis.set_major_formatter(figures._written(_tick))
+    bar.yaxis.set_major_formatter(figures.make_tick_formatter(_format_tick))
     bar.spines[:].set_visible(False)
     return drawn
 
 
-def _draw_map(axes: "Axes", heat_map: HeatMap, *, names: bool) -> Any:
+def _draw_heat_map(axes: "Axes", heat_map: HeatMap, *, names: bool) -> Any:
     """Draws the cells with their values, and the mean over them with and without the noise."""
     values = [
-        [_cell(heat_map, row, column) for column in heat_map.columns] for row in heat_map.rows
+        [_get_cell_value(heat_map, row, column) for column in heat_map.columns]
+        for row in heat_map.rows
     ]
     image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for y, row in enumerate(values):
@@ -488,6 +498,6 @@ def _draw_map(axes: "Axes", heat_map: HeatMap, *, names: bool) -> Any:
     return image
 
 
-def _cell(heat_map: HeatMap, row: str, column: int) -> float:
+def _get_cell_value(heat_map: HeatMap, row: str, column: int) -> float:
     result = heat_map.cells.get((row, column))
     return result.value if result else math.nan

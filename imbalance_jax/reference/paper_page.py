@@ -24,42 +24,42 @@ def write_reference_page(directory: epath.PathLike) -> epath.Path:
     Raises:
       ValueError: the directory is that of a run or a study.
     """
-    directory = storage.path_of(directory)
+    directory = storage.parse_path(directory)
     for name, kind in (("config.json", "run"), ("study.json", "study")):
         if (directory / name).exists():
             raise ValueError(
                 f"--workdir={directory} holds a {kind}. "
                 "Give --reference a directory of its own, such as reports/reference."
             )
-    with storage.filled(directory) as folder:
-        (folder / NAME).write_text(_write(folder), encoding="utf-8")
+    with storage.stage_directory(directory) as folder:
+        (folder / NAME).write_text(_write_page_files(folder), encoding="utf-8")
     return directory / NAME
 
 
-def _write(folder: pathlib.Path) -> str:
+def _write_page_files(folder: pathlib.Path) -> str:
     """Writes all figures and tables into a folder, and returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, sections = reference.results(), []
+    rows, sections = reference.read_reference_results(), []
     for name, spec in FIGURES.items():
-        drawn = paper_figures.draw(name, rows)
+        drawn = paper_figures.draw_paper_figure(name, rows)
         assert drawn is not None, "the reference has results for each of its figures"
         drawn.write(folder)
-        shown = _figure(name, drawn.inline_svg(), spec.reading)
-        sections.append(markup.section(f"{name}. {spec.title}", shown))
-    paper_figures.write_tables(rows, folder)
-    made = [paper_tables.table(name, rows) for name in paper_tables.TABLES]
-    tables = [paper_tables.as_html(table) for table in made if table]
-    sections.append(markup.section("Tables", f'<div class="stack">{"".join(tables)}</div>'))
-    return _page(sections)
+        shown = _render_reported_figure(name, drawn.inline_svg(), spec.reading)
+        sections.append(markup.render_section(f"{name}. {spec.title}", shown))
+    paper_figures.write_paper_tables(rows, folder)
+    made = [paper_tables.make_paper_table(name, rows) for name in paper_tables.TABLES]
+    tables = [paper_tables.render_table_html(table) for table in made if table]
+    sections.append(markup.render_section("Tables", f'<div class="stack">{"".join(tables)}</div>'))
+    return _render_reference_page(sections)
 
 
-def _page(sections: Sequence[str]) -> str:
-    rows = reference.results()
+def _render_reference_page(sections: Sequence[str]) -> str:
+    rows = reference.read_reference_results()
     head = (
         "<header>\n<h1>What the reference study reported</h1>\n"
         '<p class="headline">Every figure and table of arXiv 2404.07982, drawn anew from '
-        f"{len(rows):,} values: {_sources()}.</p>\n"
-        + markup.note(
+        f"{len(rows):,} values: {_describe_sources()}.</p>\n"
+        + markup.render_note(
             f"1x is {reference.UNIT_TOKENS:,} tokens. Bars are how far a value may be off that "
             "was read from a plot or rounded, where they would reach beyond the marker. One "
             "seed for each condition: there is no other error. TEff is the monolingual tokens "
@@ -68,21 +68,21 @@ def _page(sections: Sequence[str]) -> str:
         )
         + "\n</header>"
     )
-    return markup.page("What the reference study reported", [head, *sections])
+    return markup.render_page("What the reference study reported", [head, *sections])
 
 
-def _figure(name: str, svg: str, reading: str) -> str:
-    stem = paper_figures.file_name(name)
+def _render_reported_figure(name: str, svg: str, reading: str) -> str:
+    stem = paper_figures.make_file_stem(name)
     links = ", ".join(
         f'<a href="{stem}.{kind}">{kind.upper()}</a>' for kind in ("png", "svg", "csv")
     )
-    caption = f"<figcaption>{markup.text(reading)} {links}</figcaption>"
+    caption = f"<figcaption>{markup.escape_text(reading)} {links}</figcaption>"
     return f"<figure>\n{svg}\n{caption}\n</figure>"
 
 
-def _sources() -> str:
+def _describe_sources() -> str:
     """Returns how many values are known how."""
-    rows = reference.results()
+    rows = reference.read_reference_results()
     names = {
         "notebook": "printed in the authors' notebook",
         "table": "printed in a table",

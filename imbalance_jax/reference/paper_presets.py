@@ -60,16 +60,16 @@ def clones(
       size: mini, small or medium.
       tokens: the length of the run, in units of the small model's.
     """
-    scale = _scale(choice, size)
+    scale = _choose_scale(choice, size)
     config = config_lib.cloned(scale=scale, ratio=ratio)
     embedded = choice.files == "docstrings"
-    fields = study_presets.text(
+    fields = study_presets.make_text_fields(
         "en",
         "" if embedded else choice.files,
         otherwise="docstrings" if embedded else "wiki40b",
     )
     config.sources.en.update(fields)
-    return _as_reference(config, choice, size, tokens)
+    return _apply_reference_settings(config, choice, size, tokens)
 
 
 def spoken(
@@ -81,16 +81,16 @@ def spoken(
     tokens: float = 1,
 ) -> ml_collections.ConfigDict:
     """Returns a run on English and French as the reference trained it; layout as in `config`."""
-    scale = _scale(choice, size)
-    config = study_presets.english_french(choice.files, ratio, scale=scale, layout=layout)
-    return _as_reference(config, choice, size, tokens)
+    scale = _choose_scale(choice, size)
+    config = study_presets.make_english_french(choice.files, ratio, scale=scale, layout=layout)
+    return _apply_reference_settings(config, choice, size, tokens)
 
 
-def _scale(choice: types.SimpleNamespace, size: str) -> str:
+def _choose_scale(choice: types.SimpleNamespace, size: str) -> str:
     return size if choice.scale == "small" else choice.scale
 
 
-def _as_reference(
+def _apply_reference_settings(
     config: ml_collections.ConfigDict, choice: types.SimpleNamespace, size: str, tokens: float
 ) -> ml_collections.ConfigDict:
     """Sets size and length, and how the reference sampled and ordered its text, in place."""
@@ -167,7 +167,7 @@ def add_clones(
       more: what else identifies the reported results, such as p_EN2.
     """
     make = functools.partial(clones, choice)
-    _add(study, make, choice, (figure,), split, CLONED, "", size, length, schedule, more)
+    _add_run(study, make, choice, (figure,), split, CLONED, "", size, length, schedule, more)
 
 
 def add_pair(
@@ -185,10 +185,10 @@ def add_pair(
     """Adds a run on English and French; the split is English/French. See `add_clones`."""
     make = functools.partial(spoken, choice, layout=layout)
     vocab = LAYOUTS[layout]
-    _add(study, make, choice, figures, split, vocab, layout, size, length, schedule, more)
+    _add_run(study, make, choice, figures, split, vocab, layout, size, length, schedule, more)
 
 
-def _add(
+def _add_run(
     study: grid.Grid,
     make: Callable[..., ml_collections.ConfigDict],
     choice: types.SimpleNamespace,
@@ -277,7 +277,7 @@ def add_alone(
     mixture = make(choice, "1:1", size=size, tokens=tokens)
     study.add(
         f"mono_{tag}_{size}_{grid.percent(tokens)}",
-        grid.alone(mixture, tag, 1, "wide" if tag == "fr" else "monolingual"),
+        grid.make_baseline(mixture, tag, 1, "wide" if tag == "fr" else "monolingual"),
         seeds=choice.seeds,
         kind="monolingual",
         figures=figures,

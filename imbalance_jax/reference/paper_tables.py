@@ -12,16 +12,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 from imbalance_jax.drawing import markup
-from imbalance_jax.reference.reported import Result, base_language, of
+from imbalance_jax.reference.reported import PaperResult, get_base_language, select_figure_results
 
-Cell = str | Result | None
+Cell = str | PaperResult | None
 
 _CONDITION = ("languages", "vocab", "split", "model", "tokens", "schedule")
 _HEADS = {"vocab": "vocabulary", "tokens": "data"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A table as it is printed, each number with all that is known of it."""
 
     name: str
@@ -39,7 +39,9 @@ TABLES: Mapping[str, str] = {
 _LAYERED = ("Table 2", "Table 4")
 
 
-def table(name: str, results: Sequence[Result], reference: Sequence[Result] = ()) -> Table | None:
+def make_paper_table(
+    name: str, results: Sequence[PaperResult], reference: Sequence[PaperResult] = ()
+) -> PaperTable | None:
     """Returns a table of the reference study, or None where no result belongs to it.
 
     Args:
@@ -47,20 +49,20 @@ def table(name: str, results: Sequence[Result], reference: Sequence[Result] = ()
       results: of a study, or what was reported; those of other tables are passed over.
       reference: what was reported, for columns beside those of the results.
     """
-    rows = of(results, name)
+    rows = select_figure_results(results, name)
     if not rows:
         return None
-    make = _layers if name in _LAYERED else _conditions
-    return make(name, rows, of(reference, name))
+    make = _make_layer_table if name in _LAYERED else _make_condition_table
+    return make(name, rows, select_figure_results(reference, name))
 
 
-def as_csv(made: Table) -> str:
+def render_table_csv(made: PaperTable) -> str:
     """Returns a table as CSV; numbers of several seeds have their interval and seeds beside."""
     cells_of = zip(*made.rows, strict=True)
     whole = [
         column
         for column, cells in enumerate(cells_of)
-        if any(cell.values for cell in cells if isinstance(cell, Result))
+        if any(cell.values for cell in cells if isinstance(cell, PaperResult))
     ]
     header: list[str] = []
     for column, head in enumerate(made.header):
@@ -73,7 +75,7 @@ def as_csv(made: Table) -> str:
     for row in made.rows:
         written_row: list[str] = []
         for column, cell in enumerate(row):
-            if not isinstance(cell, Result):
+            if not isinstance(cell, PaperResult):
                 written_row.append(cell or "")
                 written_row += [""] * (3 * (column in whole))
                 continue
@@ -85,48 +87,50 @@ def as_csv(made: Table) -> str:
     return written.getvalue()
 
 
-def as_html(made: Table) -> str:
+def render_table_html(made: PaperTable) -> str:
     """Returns a table as a fragment of a page."""
-    rows = [[_printed(cell, made.name in _LAYERED) for cell in row] for row in made.rows]
-    return markup.table(made.header, rows, f"{made.name}. {made.title}.")
+    rows = [[_render_cell(cell, made.name in _LAYERED) for cell in row] for row in made.rows]
+    return markup.render_table(made.header, rows, f"{made.name}. {made.title}.")
 
 
-def _printed(cell: Cell, cosine: bool) -> str:
+def _render_cell(cell: Cell, cosine: bool) -> str:
     if cell is None:
         return markup.ABSENT
-    if not isinstance(cell, Result):
-        return markup.text(cell)
+    if not isinstance(cell, PaperResult):
+        return markup.escape_text(cell)
 
     def write(value: float) -> str:
         if value >= 1e6:
             return f"{value:.2e}".replace("e+", "e")
         return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
-    number = markup.data(cell.value, write)
+    number = markup.render_number(cell.value, write)
     if cell.values and math.isfinite(cell.low) and math.isfinite(cell.high):
         ends = f"{write(cell.low)} to {write(cell.high)}"
-        number += f"<small> {markup.text(ends)}</small>"
+        number += f"<small> {markup.escape_text(ends)}</small>"
     return number
 
 
 # Tables 1 and 3.
 
 
-def _conditions(name: str, rows: Sequence[Result], reported: Sequence[Result]) -> Table:
+def _make_condition_table(
+    name: str, rows: Sequence[PaperResult], reported: Sequence[PaperResult]
+) -> PaperTable:
     """A row for each condition in the order of the results, or of what was reported."""
-    conditions: dict[tuple[str, ...], dict[str, Result]] = {}
-    known = {_condition(row): place for place, row in reversed(list(enumerate(reported)))}
+    conditions: dict[tuple[str, ...], dict[str, PaperResult]] = {}
+    known = {_get_condition(row): place for place, row in reversed(list(enumerate(reported)))}
     there = {row.metric for row in rows}
-    columns = [metric for metric in _columns([*reported, *rows]) if metric in there]
-    for row in sorted(rows, key=lambda row: known.get(_condition(row), len(reported))):
-        column = _column(row, columns)
+    columns = [metric for metric in _list_columns([*reported, *rows]) if metric in there]
+    for row in sorted(rows, key=lambda row: known.get(_get_condition(row), len(reported))):
+        column = _find_column(row, columns)
         if column:
-            conditions.setdefault(_condition(row), {})[column] = row
-    beside: dict[tuple[str, ...], dict[str, Result]] = {}
+            conditions.setdefault(_get_condition(row), {})[column] = row
+    beside: dict[tuple[str, ...], dict[str, PaperResult]] = {}
     for row in reported:
-        column = _column(row, columns)
+        column = _find_column(row, columns)
         if column:
-            beside.setdefault(_condition(row), {})[column] = row
+            beside.setdefault(_get_condition(row), {})[column] = row
     # What all conditions have in common needs no column.
     shown = [
         place
@@ -135,7 +139,11 @@ def _conditions(name: str, rows: Sequence[Result], reported: Sequence[Result]) -
     ]
     header = [_HEADS.get(_CONDITION[place], _CONDITION[place]) for place in shown]
     for column in columns:
-        header += [_title(column), f"{_title(column)} reported"] if reported else [_title(column)]
+        header += (
+            [_format_column_title(column), f"{_format_column_title(column)} reported"]
+            if reported
+            else [_format_column_title(column)]
+        )
     made = []
     for condition, cells in conditions.items():
         row_cells: list[Cell] = [condition[place] for place in shown]
@@ -144,14 +152,14 @@ def _conditions(name: str, rows: Sequence[Result], reported: Sequence[Result]) -
             if reported:
                 row_cells.append(beside.get(condition, {}).get(column))
         made.append(tuple(row_cells))
-    return Table(name, TABLES[name], tuple(header), tuple(made))
+    return PaperTable(name, TABLES[name], tuple(header), tuple(made))
 
 
-def _condition(row: Result) -> tuple[str, ...]:
+def _get_condition(row: PaperResult) -> tuple[str, ...]:
     return tuple(row.setting.get(key, "") for key in _CONDITION)
 
 
-def _columns(rows: Sequence[Result]) -> list[str]:
+def _list_columns(rows: Sequence[PaperResult]) -> list[str]:
     """Returns the metrics that are columns: of the languages of mixtures of two, if any.
 
     Of ten clones the reference shows the first two, which these columns are too.
@@ -164,7 +172,7 @@ def _columns(rows: Sequence[Result]) -> list[str]:
     return [metric for metric in metrics if metric in there]
 
 
-def _column(row: Result, columns: Sequence[str]) -> str:
+def _find_column(row: PaperResult, columns: Sequence[str]) -> str:
     """Returns the column of a result: EN alone stands in that of its first clone."""
     if row.metric in columns:
         return row.metric
@@ -173,13 +181,13 @@ def _column(row: Result, columns: Sequence[str]) -> str:
         column
         for column in columns
         if column.startswith(f"{kind}_")
-        and base_language(column.rpartition("_")[2]) == base_language(language)
+        and get_base_language(column.rpartition("_")[2]) == get_base_language(language)
     ]
     alone = not any(mark in row.setting.get("languages", "") for mark in ("+", ".."))
     return alike[0] if alike and alone else ""
 
 
-def _title(metric: str) -> str:
+def _format_column_title(metric: str) -> str:
     kind, _, language = metric.partition("_")
     return f"{ {'ppl': 'PPL', 'teff': 'TEff'}[kind] } {language}".strip()
 
@@ -187,10 +195,12 @@ def _title(metric: str) -> str:
 # Tables 2 and 4.
 
 
-def _layers(name: str, rows: Sequence[Result], reported: Sequence[Result]) -> Table:
+def _make_layer_table(
+    name: str, rows: Sequence[PaperResult], reported: Sequence[PaperResult]
+) -> PaperTable:
     """A row for each layer, a column for each split and vocabulary, and what 90/10 adds."""
-    columns = _layered(rows)
-    beside = _layered(reported)
+    columns = _collect_layer_columns(rows)
+    beside = _collect_layer_columns(reported)
     layers = sorted({layer for column in columns.values() for layer in column})
     header = ["layer"]
     for head in columns:
@@ -203,16 +213,16 @@ def _layers(name: str, rows: Sequence[Result], reported: Sequence[Result]) -> Ta
             if head in beside:
                 cells.append(beside[head].get(layer))
         made.append(tuple(cells))
-    return Table(name, TABLES[name], tuple(header), tuple(made))
+    return PaperTable(name, TABLES[name], tuple(header), tuple(made))
 
 
-def _layered(rows: Sequence[Result]) -> dict[str, dict[int, Result]]:
+def _collect_layer_columns(rows: Sequence[PaperResult]) -> dict[str, dict[int, PaperResult]]:
     """Returns column -> layer -> result, with the difference of two splits if it is missing."""
     vocabularies = list(dict.fromkeys(row.setting.get("vocab", "") for row in rows))
-    found: dict[str, dict[int, Result]] = {}
+    found: dict[str, dict[int, PaperResult]] = {}
     for vocabulary in vocabularies:
         prefix = f"{vocabulary.replace('/', ' ').partition(' ')[0]} " * (len(vocabularies) > 1)
-        mine: dict[str, dict[int, Result]] = {}
+        mine: dict[str, dict[int, PaperResult]] = {}
         for row in rows:
             if row.setting.get("vocab", "") == vocabulary and "layer" in row.setting:
                 column = row.setting["split"]
@@ -220,15 +230,17 @@ def _layered(rows: Sequence[Result]) -> dict[str, dict[int, Result]]:
                 mine.setdefault(column, {})[int(row.setting["layer"])] = row
         splits = [split for split in mine if split != "difference"]
         if "difference" not in mine and len(splits) == 2:
-            mine["difference"] = _difference(mine[splits[0]], mine[splits[1]])
+            mine["difference"] = _subtract_layer_values(mine[splits[0]], mine[splits[1]])
         found |= {f"{prefix}{column}": cells for column, cells in mine.items()}
     return found
 
 
-def _difference(first: Mapping[int, Result], second: Mapping[int, Result]) -> dict[int, Result]:
+def _subtract_layer_values(
+    first: Mapping[int, PaperResult], second: Mapping[int, PaperResult]
+) -> dict[int, PaperResult]:
     """Returns the second's means less the first's; what seeds say of it is not worked out."""
     return {
-        layer: Result(
+        layer: PaperResult(
             figure=second[layer].figure,
             setting=second[layer].setting,
             metric=second[layer].metric,

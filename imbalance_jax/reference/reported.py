@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class PaperResult:
     """A number of a figure or table: reported, or measured in a study."""
 
     figure: str  # "Table 1", "Figure 1 left"; "Figure 2/Figure 9" where it is in both
@@ -39,7 +39,7 @@ class Result:
     @property
     def tokens(self) -> float:
         """Of all languages together, in units of "1x"; NaN for a row that is of no run."""
-        return leading_number(self.setting.get("tokens", ""))
+        return parse_leading_number(self.setting.get("tokens", ""))
 
     @property
     def unit_tokens(self) -> float:
@@ -47,27 +47,27 @@ class Result:
         return float(self.setting.get("unit_tokens", UNIT_TOKENS))
 
 
-def leading_number(text: str) -> float:
+def parse_leading_number(text: str) -> float:
     """Returns the number that a text begins with, such as 2.4 of "2.4x (...)", or NaN."""
     found = _NUMBER.match(text)
     return float(found[0]) if found else math.nan
 
 
-def base_language(language: str) -> str:
+def get_base_language(language: str) -> str:
     """Returns whose text a language is: EN of the clones EN1 and EN2."""
     return language.rstrip("0123456789")
 
 
 @functools.cache
-def results() -> tuple[Result, ...]:
+def read_reference_results() -> tuple[PaperResult, ...]:
     """Returns all that was reported, in the order of the file."""
     file = importlib.resources.files("imbalance_jax.reference") / "results.csv"
     found = []
     for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
         setting = dict(part.split("=", 1) for part in row["setting"].split("; "))
-        value, uncertainty = float(row["value"]), leading_number(row["uncertainty"])
+        value, uncertainty = float(row["value"]), parse_leading_number(row["uncertainty"])
         found.append(
-            Result(
+            PaperResult(
                 figure=row["figure_or_table"],
                 setting=setting,
                 metric=row["metric"],
@@ -80,11 +80,11 @@ def results() -> tuple[Result, ...]:
     return tuple(found)
 
 
-def split_figures(name: str) -> tuple[str, ...]:
+def split_figure_names(name: str) -> tuple[str, ...]:
     """Returns the figures that a row serves: both of "Figure 2/Figure 9"."""
     return tuple(name.split("/"))
 
 
-def of(rows: Iterable[Result], figure: str) -> list[Result]:
+def select_figure_results(rows: Iterable[PaperResult], figure: str) -> list[PaperResult]:
     """Returns the rows that belong to a figure or table."""
-    return [row for row in rows if figure in split_figures(row.figure)]
+    return [row for row in rows if figure in split_figure_names(row.figure)]

@@ -37,21 +37,21 @@ def define_flags() -> None:
 def main() -> int:
     workdir = FLAGS.workdir
     if not workdir:
-        cli.refuse(
+        cli.exit_with_error(
             "--workdir is missing. Give the directory of a run or a study, such as runs/90_10."
         )
     if FLAGS.reference:
         print(paper_page.write_reference_page(workdir))
         return cli.DONE
-    if "," in workdir and not storage.path_of(workdir).exists():
+    if "," in workdir and not storage.parse_path(workdir).exists():
         runs = [RunDirectory(path) for path in workdir.split(",") if path]
         print(comparison_page.write_comparison_page(runs))
         return cli.DONE
-    if (storage.path_of(workdir) / "study.json").exists():
+    if (storage.parse_path(workdir) / "study.json").exists():
         directory = StudyDirectory(workdir)
-        table = study_table.read(directory)
-        study_table.write(table, directory)
-        print(study_page.write(table, directory))
+        table = study_table.read_study_table(directory)
+        study_table.write_study_table(table, directory)
+        print(study_page.write_study_page(table, directory))
         return cli.DONE
     print(page.write_run_page(RunDirectory(workdir)))
     return cli.DONE
@@ -59,4 +59,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -1,7 +1,8 @@
 """The part of a run's page on what its languages have in common.
 
-`section` puts it together from two places: what was logged under `align/` in metrics.jsonl as
-the run trained, and the `alignment` of evaluation.json. Either may be missing, and so may any
+`render_alignment_section` puts it together from two places: what was logged under `align/` in
+metrics.jsonl as the run trained, and the `alignment` of evaluation.json. Either may be missing,
+and so may any
 number: a figure shows what there is and is left out where there is nothing. Figures show the
 first few pairs of languages, tables show all of them.
 """
@@ -13,9 +14,9 @@ from typing import Any
 
 from imbalance_jax.drawing import alignment_figures, markup
 from imbalance_jax.drawing import plots as figures
-from imbalance_jax.drawing.alignment_figures import Line
+from imbalance_jax.drawing.alignment_figures import AlignmentLine
 from imbalance_jax.drawing.plots import Curve
-from imbalance_jax.report.record import Run
+from imbalance_jax.report.record import RunContents
 
 _PAIRS = 6  # pairs that figures show
 _OPEN = 2  # pairs whose gradients are not folded away
@@ -24,20 +25,20 @@ _WIDEST = 9  # layers of which two heat maps fit side by side
 _KEY_BIAS = "attn K.bias"
 
 
-def section(run: Run) -> str:
+def render_alignment_section(run: RunContents) -> str:
     """Returns the section, or nothing where nothing was measured."""
     found = run.evaluation.get("alignment") or {}
     logged = {name for record in run.records for name in record if name.startswith("align/")}
     if not found and not logged:
         return ""
     results = found.get("pairs") or {}
-    pairs = _pairs_of(run, results, logged)
+    pairs = _list_language_pairs(run, results, logged)
     shown = pairs[:_PAIRS]
     alone = len(run.config.tags) == 1
     notes = [
-        markup.note("The run has one language, and so no pair of languages to compare.")
+        markup.render_note("The run has one language, and so no pair of languages to compare.")
         if alone
-        else markup.note(
+        else markup.render_note(
             "A raw cosine alone says nothing: states that all point one way have high cosines "
             "whatever they say. Look at the excess over shuffled pairs, which are sequences of "
             "like length that say different things, and at what is left of it once each "
@@ -46,7 +47,7 @@ def section(run: Run) -> str:
     ]
     if len(pairs) > len(shown):
         notes.append(
-            markup.note(
+            markup.render_note(
                 f"The figures show the first {len(shown)} of {len(pairs)} pairs: "
                 f"{', '.join(shown)}. The other {len(pairs) - len(shown)} are left out of them; "
                 "tables have all pairs."
@@ -54,26 +55,32 @@ def section(run: Run) -> str:
         )
     if not found:
         notes.append(
-            markup.missing(
+            markup.render_missing_note(
                 "evaluation.json has no alignment. Layers, gradients, frequencies, leak and "
                 "transfer are measured by <code>python -m imbalance_jax.evaluate</code>."
             )
         )
     parts = [
-        f'<div class="stack">{"".join([*notes, _skipped(found)])}</div>',
-        _summary(run, found, {name: results[name] for name in pairs if name in results}),
-        "" if alone else _training(run, shown, logged),
-        _by_layer(run, {name: results[name] for name in shown if name in results}),
-        _gradients({name: results[name] for name in shown if name in results}),
-        _frequency({name: results[name] for name in shown if name in results}, shown),
-        _telling(run, found),
-        _transfer({name: results[name] for name in pairs if name in results}),
-        _optimizer(run, found, logged),
+        f'<div class="stack">{"".join([*notes, _render_skipped_pairs(found)])}</div>',
+        _render_pair_summary(
+            run, found, {name: results[name] for name in pairs if name in results}
+        ),
+        "" if alone else _render_training_curves(run, shown, logged),
+        _render_hidden_states(run, {name: results[name] for name in shown if name in results}),
+        _render_gradients({name: results[name] for name in shown if name in results}),
+        _render_frequency_figures(
+            {name: results[name] for name in shown if name in results}, shown
+        ),
+        _render_leak_and_probe(run, found),
+        _render_transfer_tables({name: results[name] for name in pairs if name in results}),
+        _render_optimizer_table(run, found, logged),
     ]
-    return markup.section("Alignment", *filter(None, parts))
+    return markup.render_section("Alignment", *filter(None, parts))
 
 
-def _pairs_of(run: Run, results: Mapping[str, Any], logged: Iterable[str]) -> list[str]:
+def _list_language_pairs(
+    run: RunContents, results: Mapping[str, Any], logged: Iterable[str]
+) -> list[str]:
     """Returns the pairs of languages that anything is known of, in the order of the config."""
     possible = [f"{a}-{b}" for a, b in itertools.combinations(run.config.tags, 2)]
     known = {*results} | {part for name in logged for part in name.split("/")[2:3]}
@@ -81,89 +88,120 @@ def _pairs_of(run: Run, results: Mapping[str, Any], logged: Iterable[str]) -> li
     return [name for name in possible if name in known] + others
 
 
-def _skipped(found: Mapping[str, Any]) -> str:
+def _render_skipped_pairs(found: Mapping[str, Any]) -> str:
     reasons = [str(reason) for reason in (found.get("skipped") or {}).values()]
-    notes = [markup.note(reason) for reason in reasons]
-    return _folded(f"{len(notes)} pairs that are not measured", notes, len(notes) > 3)
+    notes = [markup.render_note(reason) for reason in reasons]
+    return _fold_parts(f"{len(notes)} pairs that are not measured", notes, len(notes) > 3)
 
 
 # Summary.
 
 
-def _summary(run: Run, found: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+def _render_pair_summary(
+    run: RunContents, found: Mapping[str, Any], results: Mapping[str, Any]
+) -> str:
     """Returns a table of every pair."""
     if not results:
         return ""
     rows = []
     for name, result in results.items():
-        _, compared = _compared(result.get("hidden"))
-        sentences = _at(result, "hidden", "sentences")
+        _, compared = _find_compared_states(result.get("hidden"))
+        sentences = _get_nested_value(result, "hidden", "sentences")
         table = result.get("embed_in")
-        raised = _number(_at(table, "cosine")) - _number(_at(table, "between"))
+        raised = _parse_finite_number(_get_nested_value(table, "cosine")) - _parse_finite_number(
+            _get_nested_value(table, "between")
+        )
         gradients = result.get("gradients")
         rows.append(
             [
-                markup.text(name),
-                _cell(result.get("sequences"), markup.count),
-                _cell(raised, _signed),
-                _cell(_block_mean(run, _values(compared, "cosine_excess")), _signed),
-                _cell(_block_mean(run, _values(compared, "centred_excess")), _signed),
-                _cell(_block_mean(run, _values(_turned(result)[1], "procrustes_excess")), _signed),
-                _cell(_block_mean(run, _values(sentences, "cka_debiased")), _signed),
-                _beside_chance(_block_mean(run, _retrieval(sentences)), _at(sentences, "chance")),
-                _with_error(gradients, "mean"),
-                _corrected(gradients),
+                markup.escape_text(name),
+                _render_number_cell(result.get("sequences"), markup.format_count),
+                _render_number_cell(raised, _format_signed_decimals),
+                _render_number_cell(
+                    _compute_block_mean(run, _get_number_list(compared, "cosine_excess")),
+                    _format_signed_decimals,
+                ),
+                _render_number_cell(
+                    _compute_block_mean(run, _get_number_list(compared, "centred_excess")),
+                    _format_signed_decimals,
+                ),
+                _render_number_cell(
+                    _compute_block_mean(
+                        run, _get_number_list(_find_rotated_states(result)[1], "procrustes_excess")
+                    ),
+                    _format_signed_decimals,
+                ),
+                _render_number_cell(
+                    _compute_block_mean(run, _get_number_list(sentences, "cka_debiased")),
+                    _format_signed_decimals,
+                ),
+                _render_cell_with_chance(
+                    _compute_block_mean(run, _average_retrieval(sentences)),
+                    _get_nested_value(sentences, "chance"),
+                ),
+                _render_cell_with_error(gradients, "mean"),
+                _format_corrected_cosine(gradients),
             ]
         )
     header = ["pair", "sequences", "embedding, excess", "hidden, excess", "hidden, centred excess"]
     header += ["hidden, excess after rotation", "CKA, debiased", "retrieval (by chance)"]
     header += ["gradient cosine", "gradient cosine, corrected"]
     step = run.evaluation.get("step")
-    table = markup.table(
+    table = markup.render_table(
         header,
         rows,
         f"The {found.get('split', 'test')} split"
         + (f" after step {step:,}" if isinstance(step, int) else "")
         + ", means over the blocks; ± is one standard error.",
     )
-    note = markup.note(
+    note = markup.render_note(
         "The embedding's excess is the cosine of pieces that mean the same, less that of any two "
         "pieces of the two languages. Retrieval is how often the nearest sequence of the other "
         "language is the right one, after centring. The corrected gradient cosine is an estimate "
         "without the noise of single sequences; it may lie beyond 1, or not exist, where noise "
         "is all there is."
     )
-    return _stack("All pairs", _folded(f"{len(rows)} pairs", [table], len(rows) > _ROWS), note)
+    return _render_stack(
+        "All pairs", _fold_parts(f"{len(rows)} pairs", [table], len(rows) > _ROWS), note
+    )
 
 
 # While training.
 
 
-def _corrected(gradients: Any) -> str:
+def _format_corrected_cosine(gradients: Any) -> str:
     """Returns the corrected cosine, and half of what its halves are apart; if all are known."""
-    halves = [_number(value) for value in _at(gradients, "corrected_halves") or []]
-    value = _number(_at(gradients, "corrected_mean"))
+    halves = [
+        _parse_finite_number(value)
+        for value in _get_nested_value(gradients, "corrected_halves") or []
+    ]
+    value = _parse_finite_number(_get_nested_value(gradients, "corrected_mean"))
     if len(halves) != 2 or not all(map(math.isfinite, [value, *halves])):
         return markup.ABSENT
-    return f"{_signed(value)} ± {figures.significant(abs(halves[0] - halves[1]) / 2, 2)}"
+    return (
+        f"{_format_signed_decimals(value)} ± "
+        f"{figures.format_significant(abs(halves[0] - halves[1]) / 2, 2)}"
+    )
 
 
-def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
+def _render_training_curves(run: RunContents, shown: Sequence[str], logged: set[str]) -> str:
     title = "Over training"
     if not logged:
-        return _stack(title, markup.missing("Nothing of it was logged while the run trained."))
+        return _render_stack(
+            title, markup.render_missing_note("Nothing of it was logged while the run trained.")
+        )
 
     def curves(metric: str) -> dict[str, Curve]:
         found = {name: run.curve(f"align/{metric}/{name}") for name in shown}
-        return {name: _known(curve) for name, curve in found.items() if curve}
+        return {name: _keep_finite_points(curve) for name, curve in found.items() if curve}
 
     def blocks(metric: str, less: str = "") -> dict[str, Curve]:
-        return _over_blocks(run, shown, metric, less)
+        return _average_logged_blocks(run, shown, metric, less)
 
     drawn = []
     for where, what in (("embed_in", "input embedding"), ("embed_out", "output head")):
         drawn.append(
-            _pair_curves(
+            _render_pair_curves(
                 f"align-{where.replace('_', '-')}",
                 f"Cosine in the {what}.",
                 "Pieces that mean the same; thin lines are any two pieces of the two languages, "
@@ -175,7 +213,7 @@ def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
             )
         )
     drawn += [
-        _pair_curves(
+        _render_pair_curves(
             "align-hidden",
             "Hidden states, excess.",
             "The cosine of states that say the same less that of shuffled pairs, mean over the "
@@ -184,7 +222,7 @@ def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
             shown,
             y_label="cosine less shuffled",
         ),
-        _pair_curves(
+        _render_pair_curves(
             "align-centred",
             "Hidden states, centred excess.",
             "The same after each language's mean state is taken away, so that no common "
@@ -193,18 +231,18 @@ def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
             shown,
             y_label="centred cosine less shuffled",
         ),
-        _pair_curves(
+        _render_pair_curves(
             "align-retrieval",
             "Retrieval.",
             "How often the nearest sequence of the other language is the right one, mean over "
-            f"the blocks; {_chance(run, shown)}.",
+            f"the blocks; {_describe_retrieval_chance(run, shown)}.",
             blocks("retrieval"),
             shown,
             behind=curves("retrieval_chance"),
             y_label="% of the sequences",
             percent=True,
         ),
-        _pair_curves(
+        _render_pair_curves(
             "align-gradient",
             "Gradients.",
             "The cosine of both languages' gradients on one sequence, mean over parameters; "
@@ -213,7 +251,7 @@ def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
             shown,
             y_label="cosine",
         ),
-        _share(run),
+        _render_gradient_shares(run),
     ]
     drawn = [figure for figure in drawn if figure]
     cadence = ""
@@ -225,14 +263,20 @@ def _training(run: Run, shown: Sequence[str], logged: set[str]) -> str:
             cadence = f"Measured {times} time{'s' * (times > 1)}, the last at step "
             cadence += f"{every.steps[-1]:,}: the budget allowed no more"
         cadence += (
-            f", for {markup.percent(share)} of the run's time." if math.isfinite(share) else "."
+            f", for {markup.format_percent(share)} of the run's time."
+            if math.isfinite(share)
+            else "."
         )
     if not drawn:
-        return _stack(title, markup.missing("No pair of languages was measured."))
-    return _stack(title, markup.pairs(drawn), markup.note(cadence) if cadence else "")
+        return _render_stack(
+            title, markup.render_missing_note("No pair of languages was measured.")
+        )
+    return _render_stack(
+        title, markup.render_side_by_side(drawn), markup.render_note(cadence) if cadence else ""
+    )
 
 
-def _chance(run: Run, shown: Sequence[str]) -> str:
+def _describe_retrieval_chance(run: RunContents, shown: Sequence[str]) -> str:
     """Returns what retrieval would be by chance while training, in words."""
     chances = [run.curve(f"align/retrieval_chance/{name}").last for name in shown]
     found = sorted({chance for chance in chances if math.isfinite(chance)})
@@ -241,11 +285,13 @@ def _chance(run: Run, shown: Sequence[str]) -> str:
         return (
             f"by chance it is one in {pairs:,}, the number of sequences, unless the text has fewer"
         )
-    ends = " to ".join(markup.percent(chance) for chance in dict.fromkeys((found[0], found[-1])))
+    ends = " to ".join(
+        markup.format_percent(chance) for chance in dict.fromkeys((found[0], found[-1]))
+    )
     return f"thin lines are chance, {ends}"
 
 
-def _pair_curves(
+def _render_pair_curves(
     name: str,
     title: str,
     reading: str,
@@ -258,9 +304,9 @@ def _pair_curves(
 ) -> str:
     if not curves:
         return ""
-    drawn = figures.language_curves(
+    drawn = figures.plot_language_curves(
         name,
-        f"{title} {markup.ends(curves, percent=percent)}",
+        f"{title} {markup.describe_curve_ends(curves, percent=percent)}",
         curves,
         tags=shown,
         behind=behind,
@@ -268,18 +314,20 @@ def _pair_curves(
         percent=percent,
         height=270,
     )
-    return markup.figure(drawn, title, reading)
+    return markup.render_figure(drawn, title, reading)
 
 
-def _share(run: Run) -> str:
-    found = {tag: _known(curve) for tag, curve in run.curves("align/gradient_share").items()}
+def _render_gradient_shares(run: RunContents) -> str:
+    found = {
+        tag: _keep_finite_points(curve) for tag, curve in run.curves("align/gradient_share").items()
+    }
     curves = {tag: curve for tag, curve in found.items() if curve}
     if not curves:
         return ""
     title = "Each language's part in a step."
-    drawn = figures.language_curves(
+    drawn = figures.plot_language_curves(
         "align-share",
-        f"{title} {markup.ends(curves, percent=True)}",
+        f"{title} {markup.describe_curve_ends(curves, percent=True)}",
         curves,
         tags=run.config.tags,
         y_label="% of the gradient of a batch",
@@ -290,10 +338,12 @@ def _share(run: Run) -> str:
         "How much of the batch's gradient comes from a language; the parts add up to 100 %, and "
         "one below 0 pulls the other way."
     )
-    return markup.figure(drawn, title, reading)
+    return markup.render_figure(drawn, title, reading)
 
 
-def _over_blocks(run: Run, shown: Sequence[str], metric: str, less: str) -> dict[str, Curve]:
+def _average_logged_blocks(
+    run: RunContents, shown: Sequence[str], metric: str, less: str
+) -> dict[str, Curve]:
     """Returns the mean over the blocks of a metric that was logged of each layer."""
     found = {}
     for name in shown:
@@ -302,11 +352,13 @@ def _over_blocks(run: Run, shown: Sequence[str], metric: str, less: str) -> dict
         for record in run.records:
             if f"align/{metric}/{name}/1" not in record:
                 continue
-            here = [_number(record.get(f"align/{metric}/{name}/{n}")) for n in layers]
+            here = [_parse_finite_number(record.get(f"align/{metric}/{name}/{n}")) for n in layers]
             if less:
-                others = [_number(record.get(f"align/{less}/{name}/{n}")) for n in layers]
+                others = [
+                    _parse_finite_number(record.get(f"align/{less}/{name}/{n}")) for n in layers
+                ]
                 here = [x - y for x, y in zip(here, others, strict=True)]
-            mean = _mean(here)
+            mean = _compute_mean(here)
             if math.isfinite(mean):
                 steps.append(record["step"])
                 values.append(mean)
@@ -318,12 +370,12 @@ def _over_blocks(run: Run, shown: Sequence[str], metric: str, less: str) -> dict
 # By layer.
 
 
-def _by_layer(run: Run, results: Mapping[str, Any]) -> str:
+def _render_hidden_states(run: RunContents, results: Mapping[str, Any]) -> str:
     hidden = {name: result.get("hidden") or {} for name, result in results.items()}
-    drawn = _layer_figures(run, hidden, "align-layer")
+    drawn = _render_hidden_figures(run, hidden, "align-layer")
     if not drawn:
         return ""
-    kinds = {name: _compared(found)[0] for name, found in hidden.items()}
+    kinds = {name: _find_compared_states(found)[0] for name, found in hidden.items()}
     notes = []
     one_by_one = [name for name, kind in kinds.items() if kind == "positions"]
     matched = [name for name, kind in kinds.items() if kind == "matched"]
@@ -335,15 +387,19 @@ def _by_layer(run: Run, results: Mapping[str, Any]) -> str:
             "cosines high for shuffled pairs too: only the excess can be set beside that of "
             "others. The rotation is that of whole sequences there."
         )
-    apart = {name: found["without_shared"] for name, found in hidden.items() if _apart(found)}
-    apart_figures = _layer_figures(run, apart, "align-apart") if apart else []
-    return _stack(
+    apart = {
+        name: found["without_shared"]
+        for name, found in hidden.items()
+        if _has_unshared_results(found)
+    }
+    apart_figures = _render_hidden_figures(run, apart, "align-apart") if apart else []
+    return _render_stack(
         "By layer",
-        markup.pairs(drawn),
-        markup.note(" ".join(notes)),
-        _folded(
+        markup.render_side_by_side(drawn),
+        markup.render_note(" ".join(notes)),
+        _fold_parts(
             "The same without the positions whose id both languages have",
-            [markup.pairs(apart_figures)],
+            [markup.render_side_by_side(apart_figures)],
             True,
         )
         if apart_figures
@@ -351,48 +407,57 @@ def _by_layer(run: Run, results: Mapping[str, Any]) -> str:
     )
 
 
-def _apart(found: Mapping[str, Any]) -> bool:
+def _has_unshared_results(found: Mapping[str, Any]) -> bool:
     return isinstance(found.get("without_shared"), Mapping)
 
 
-def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
+def _render_hidden_figures(run: RunContents, hidden: Mapping[str, Any], name: str) -> list[str]:
     """Returns the figures of the hidden states of several pairs over layers."""
 
-    def of(get: Callable[[Mapping[str, Any]], Any], metric: str) -> dict[str, Line]:
-        return {pair: _layers(_values(get(found), metric)) for pair, found in hidden.items()}
+    def of(get: Callable[[Mapping[str, Any]], Any], metric: str) -> dict[str, AlignmentLine]:
+        return {
+            pair: _make_layer_line(_get_number_list(get(found), metric))
+            for pair, found in hidden.items()
+        }
 
     def compared(found: Mapping[str, Any]) -> Any:
-        return _compared(found)[1]
+        return _find_compared_states(found)[1]
 
-    def excess(get: Callable[[Mapping[str, Any]], Any], metric: str) -> dict[str, Line]:
+    def excess(get: Callable[[Mapping[str, Any]], Any], metric: str) -> dict[str, AlignmentLine]:
         return {
-            pair: _layers(
-                _values(get(found), f"{metric}_excess"), _values(get(found), f"{metric}_error")
+            pair: _make_layer_line(
+                _get_number_list(get(found), f"{metric}_excess"),
+                _get_number_list(get(found), f"{metric}_error"),
             )
             for pair, found in hidden.items()
         }
 
     def rotated(found: Mapping[str, Any]) -> Any:
-        return _turned({"hidden": found})[1]
+        return _find_rotated_states({"hidden": found})[1]
 
     def sentences(found: Mapping[str, Any]) -> Any:
         return found.get("sentences")
 
-    retrieval = {pair: _layers(_retrieval(sentences(f))) for pair, f in hidden.items()}
-    chances = {pair: _number(_at(found, "sentences", "chance")) for pair, found in hidden.items()}
+    retrieval = {
+        pair: _make_layer_line(_average_retrieval(sentences(f))) for pair, f in hidden.items()
+    }
+    chances = {
+        pair: _parse_finite_number(_get_nested_value(found, "sentences", "chance"))
+        for pair, found in hidden.items()
+    }
     by_chance = {
-        pair: _layers([chance] * len(retrieval[pair].y))
+        pair: _make_layer_line([chance] * len(retrieval[pair].y))
         for pair, chance in chances.items()
         if math.isfinite(chance)
     }
     known = sorted(chances[pair] for pair in by_chance)
-    ends = " to ".join(markup.percent(end) for end in dict.fromkeys(known[:1] + known[-1:]))
+    ends = " to ".join(markup.format_percent(end) for end in dict.fromkeys(known[:1] + known[-1:]))
     pale = f"pale lines are chance, {ends}" if known else "what chance would find was not written"
     zero = ("", 0.0)
     return [
         figure
         for figure in (
-            _layer_figure(
+            _render_layer_figure(
                 run,
                 f"{name}-cosine",
                 "Cosine.",
@@ -402,7 +467,7 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
                 y_label="cosine",
                 behind=of(compared, "cosine_shuffled"),
             ),
-            _layer_figure(
+            _render_layer_figure(
                 run,
                 f"{name}-excess",
                 "Excess of the cosine.",
@@ -412,7 +477,7 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
                 y_label="cosine less shuffled",
                 level=zero,
             ),
-            _layer_figure(
+            _render_layer_figure(
                 run,
                 f"{name}-centred",
                 "Centred excess.",
@@ -422,7 +487,7 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
                 y_label="centred cosine less shuffled",
                 level=zero,
             ),
-            _layer_figure(
+            _render_layer_figure(
                 run,
                 f"{name}-rotation",
                 "Excess after the best rotation.",
@@ -432,7 +497,7 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
                 y_label="rotated cosine less shuffled",
                 level=zero,
             ),
-            _layer_figure(
+            _render_layer_figure(
                 run,
                 f"{name}-cka",
                 "CKA of whole sequences, debiased.",
@@ -442,7 +507,7 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
                 y_label="CKA",
                 behind=of(sentences, "cka_debiased_shuffled"),
             ),
-            _layer_figure(
+            _render_layer_figure(
                 run,
                 f"{name}-retrieval",
                 "Retrieval.",
@@ -457,92 +522,109 @@ def _layer_figures(run: Run, hidden: Mapping[str, Any], name: str) -> list[str]:
     ]
 
 
-def _layer_figure(
-    run: Run,
+def _render_layer_figure(
+    run: RunContents,
     name: str,
     title: str,
     reading: str,
-    drawn: Mapping[str, Line],
+    drawn: Mapping[str, AlignmentLine],
     **style: Any,
 ) -> str:
     last = run.config.model.N + 1
-    return _line_figure(name, title, reading, drawn, list(drawn), layers=last, **style)
+    return _render_line_figure(name, title, reading, drawn, list(drawn), layers=last, **style)
 
 
 # Gradients.
 
 
-def _gradients(results: Mapping[str, Any]) -> str:
+def _render_gradients(results: Mapping[str, Any]) -> str:
     found = {name: result for name, result in results.items() if result.get("gradients")}
-    blocks = {name: _gradients_of(name, found[name], i) for i, name in enumerate(found)}
+    blocks = {name: _render_pair_gradients(name, found[name], i) for i, name in enumerate(found)}
     blocks = {name: block for name, block in blocks.items() if block}
     parts = []
     for place, (name, block) in enumerate(blocks.items()):
-        parts.append(_folded(f"Gradients of {name}", [block], place >= _OPEN))
+        parts.append(_fold_parts(f"Gradients of {name}", [block], place >= _OPEN))
     if not parts:
         return ""
-    note = markup.note(
+    note = markup.render_note(
         f"{_KEY_BIAS} has a frame and no colours: a constant added to all keys cancels in the "
         "softmax, so its gradient is rounding noise. Means leave it out where nothing else is "
         "said."
     )
-    return _stack("Gradients", *parts, note)
+    return _render_stack("Gradients", *parts, note)
 
 
-def _gradients_of(name: str, result: Mapping[str, Any], index: int) -> str:
+def _render_pair_gradients(name: str, result: Mapping[str, Any], index: int) -> str:
     """Returns the figures of the gradients of one pair."""
     found = result["gradients"]
     languages = [str(tag) for tag in result.get("languages") or name.split("-")]
     rows = [str(row) for row in found.get("rows") or []]
-    mean, with_bias = _number(found.get("mean")), _number(found.get("mean_with_key_bias"))
-    adam = _number(_at(found, "adam", "mean"))
+    mean, with_bias = (
+        _parse_finite_number(found.get("mean")),
+        _parse_finite_number(found.get("mean_with_key_bias")),
+    )
+    adam = _parse_finite_number(_get_nested_value(found, "adam", "mean"))
     reading = "Red means that an update for one language helps the other."
     if math.isfinite(mean):
-        reading += f" The mean is {_signed(mean)}{_plus_minus(found.get('mean_error'))}"
+        reading += (
+            " The mean is "
+            f"{_format_signed_decimals(mean)}{_format_standard_error(found.get('mean_error'))}"
+        )
         if math.isfinite(with_bias):
-            reading += f", and {_signed(with_bias)} with {_KEY_BIAS}"
-        reading += f"; {_signed(adam)} as Adam scales them." if math.isfinite(adam) else "."
+            reading += f", and {_format_signed_decimals(with_bias)} with {_KEY_BIAS}"
+        reading += (
+            f"; {_format_signed_decimals(adam)} as Adam scales them."
+            if math.isfinite(adam)
+            else "."
+        )
     maps = [
-        _heat_map(
+        _render_gradient_map(
             f"{name}: cosine of the gradients on one sequence.",
             reading,
             rows,
             found.get("per_pair"),
         )
     ]
-    corrected = _number(found.get("corrected_mean"))
-    halves = [_number(value) for value in found.get("corrected_halves") or []]
+    corrected = _parse_finite_number(found.get("corrected_mean"))
+    halves = [_parse_finite_number(value) for value in found.get("corrected_halves") or []]
     reading = (
         "The cosine of the expected gradients, which noise does not shrink; values beyond 1, and "
         "dashes, say that there is too much noise to tell."
     )
     if math.isfinite(corrected):
-        reading += f" That of all together is {_signed(corrected)}"
-        known = [_signed(value) if math.isfinite(value) else "unknown" for value in halves]
+        reading += f" That of all together is {_format_signed_decimals(corrected)}"
+        known = [
+            _format_signed_decimals(value) if math.isfinite(value) else "unknown"
+            for value in halves
+        ]
         reading += f"; of either half of the sequences {' and '.join(known)}." if known else "."
-    maps.append(_heat_map(f"{name}: corrected for noise.", reading, rows, found.get("corrected")))
+    maps.append(
+        _render_gradient_map(f"{name}: corrected for noise.", reading, rows, found.get("corrected"))
+    )
     maps = [drawn for drawn in maps if drawn]
     columns = max((len(row) for row in found.get("per_pair") or [[]] if row), default=0)
     beside = columns <= _WIDEST
-    sizes = _batch_figure(name, languages, found, index)
+    sizes = _render_batch_figure(name, languages, found, index)
     if beside:
-        return markup.pairs([*maps, sizes]) if maps or sizes else ""
-    return "\n".join(filter(None, [*maps, markup.pairs([sizes]) if sizes else ""]))
+        return markup.render_side_by_side([*maps, sizes]) if maps or sizes else ""
+    return "\n".join(filter(None, [*maps, markup.render_side_by_side([sizes]) if sizes else ""]))
 
 
-def _heat_map(title: str, reading: str, rows: Sequence[str], values: Any) -> str:
-    values_RN = [_list(row) for row in values or []]
+def _render_gradient_map(title: str, reading: str, rows: Sequence[str], values: Any) -> str:
+    values_RN = [_parse_numbers(row) for row in values or []]
     if not rows or len(values_RN) != len(rows) or not any(values_RN):
         return ""
-    drawn = alignment_figures.heat_map(
+    drawn = alignment_figures.plot_heat_map(
         f"{title} {len(rows)} parameters by layer. {reading}", rows, values_RN, _KEY_BIAS
     )
-    label = markup.text(title)
+    label = markup.escape_text(title)
     scrolling = f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-    return markup.figure(f"{scrolling}{drawn}</div>", title, reading)
+    return markup.render_figure(f"{scrolling}{drawn}</div>", title, reading)
 
 
-def _batch_figure(name: str, languages: Sequence[str], found: Mapping[str, Any], index: int) -> str:
+def _render_batch_figure(
+    name: str, languages: Sequence[str], found: Mapping[str, Any], index: int
+) -> str:
     """Returns the figure of the cosine of batches of several sizes."""
     batches = found.get("batches") or {}
     sizes = [float(size) for size in batches]
@@ -554,10 +636,13 @@ def _batch_figure(name: str, languages: Sequence[str], found: Mapping[str, Any],
         "within_b": f"within {b}",
     }
 
-    def line(metric: str) -> Line:
-        return Line(sizes, [_number(_at(batch, metric)) for batch in batches.values()])
+    def line(metric: str) -> AlignmentLine:
+        return AlignmentLine(
+            sizes,
+            [_parse_finite_number(_get_nested_value(batch, metric)) for batch in batches.values()],
+        )
 
-    return _line_figure(
+    return _render_line_figure(
         f"align-batches-{index}",
         f"{name}: cosine by the size of the batch.",
         "Larger batches have less noise. Compare other text with the lines within one language, "
@@ -578,21 +663,31 @@ def _batch_figure(name: str, languages: Sequence[str], found: Mapping[str, Any],
 # Embeddings.
 
 
-def _frequency(results: Mapping[str, Any], shown: Sequence[str]) -> str:
+def _render_frequency_figures(results: Mapping[str, Any], shown: Sequence[str]) -> str:
     drawn = []
     for where, what in (("embed_in", "Input embedding"), ("embed_out", "Output head")):
-        bins = {name: _at(result, where, "by_own_frequency") for name, result in results.items()}
+        bins = {
+            name: _get_nested_value(result, where, "by_own_frequency")
+            for name, result in results.items()
+        }
         counted = "in its own language"
         if not any(bins.values()):  # written before both were counted
-            bins = {name: _at(result, where, "by_frequency") for name, result in results.items()}
+            bins = {
+                name: _get_nested_value(result, where, "by_frequency")
+                for name, result in results.items()
+            }
             counted = "in all languages of its text together"
-        points = {name: _binned(found, "cosine") for name, found in bins.items()}
+        points = {name: _make_binned_line(found, "cosine") for name, found in bins.items()}
         level = {
-            name: Line(points[name].x, [_number(_at(r, where, "between"))] * len(points[name].x))
+            name: AlignmentLine(
+                points[name].x,
+                [_parse_finite_number(_get_nested_value(r, where, "between"))]
+                * len(points[name].x),
+            )
             for name, r in results.items()
         }
         drawn.append(
-            _line_figure(
+            _render_line_figure(
                 f"align-frequency-{where.replace('_', '-')}",
                 f"{what}.",
                 "The mean cosine of pieces that mean the same, by how often the rarer of the two "
@@ -606,25 +701,29 @@ def _frequency(results: Mapping[str, Any], shown: Sequence[str]) -> str:
             )
         )
     drawn = [figure for figure in drawn if figure]
-    return _stack("Embeddings by frequency", markup.pairs(drawn)) if drawn else ""
+    return (
+        _render_stack("Embeddings by frequency", markup.render_side_by_side(drawn)) if drawn else ""
+    )
 
 
 # Leak and probe.
 
 
-def _telling(run: Run, found: Mapping[str, Any]) -> str:
+def _render_leak_and_probe(run: RunContents, found: Mapping[str, Any]) -> str:
     leak, probe = found.get("leak") or {}, found.get("probe") or {}
     tags = run.config.tags
     positions, reads, counted = {}, {}, "in its own language"
     for tag in (tag for tag in tags if tag in leak):
-        positions[tag] = _over_positions(_list(_at(leak[tag], "leak", "by_position")))
-        found_by = _at(leak[tag], "leak", "by_own_frequency_read")
+        positions[tag] = _average_position_bins(
+            _parse_numbers(_get_nested_value(leak[tag], "leak", "by_position"))
+        )
+        found_by = _get_nested_value(leak[tag], "leak", "by_own_frequency_read")
         if not found_by:  # written before languages were counted apart
             counted = "in all languages of its text together"
-            found_by = _at(leak[tag], "leak", "by_frequency_read")
-        reads[tag] = _binned(found_by, "mean")
+            found_by = _get_nested_value(leak[tag], "leak", "by_frequency_read")
+        reads[tag] = _make_binned_line(found_by, "mean")
     drawn = [
-        _line_figure(
+        _render_line_figure(
             "align-leak-position",
             "Leak by position.",
             "The probability on ids of other languages; it should fall once the first ids have "
@@ -635,7 +734,7 @@ def _telling(run: Run, found: Mapping[str, Any]) -> str:
             x_label="ids read, log scale",
             log=True,
         ),
-        _line_figure(
+        _render_line_figure(
             "align-leak-read",
             "Leak by the id that was read.",
             f"By how often that id was trained on {counted}: a leak that is high on the left is "
@@ -652,27 +751,34 @@ def _telling(run: Run, found: Mapping[str, Any]) -> str:
         "control": "control",
         "variance_explained": "variance",
     }
-    scored = _number(probe.get("scored_on"))
+    scored = _parse_finite_number(probe.get("scored_on"))
     drawn.append(
-        _line_figure(
+        _render_line_figure(
             "align-probe",
             "Reading the language off the states.",
             "A linear probe's accuracy on unseen pieces, beside a control task of random labels, "
             "which is what it can learn by heart. High accuracy with a small part of the "
             "variance between languages is one faint direction."
             + (f" {scored:,.0f} positions were scored." if math.isfinite(scored) else ""),
-            {text: _layers(_values(probe, metric)) for metric, text in names.items()},
+            {
+                text: _make_layer_line(_get_number_list(probe, metric))
+                for metric, text in names.items()
+            },
             list(names.values()),
             y_label="accuracy, and part of the variance",
-            level=("chance", _number(probe.get("chance"))),
+            level=("chance", _parse_finite_number(probe.get("chance"))),
             layers=run.config.model.N + 1,
         )
     )
     drawn = [figure for figure in drawn if figure]
-    return _stack("Telling the languages apart", markup.pairs(drawn)) if drawn else ""
+    return (
+        _render_stack("Telling the languages apart", markup.render_side_by_side(drawn))
+        if drawn
+        else ""
+    )
 
 
-def _over_positions(values: Sequence[float]) -> Line:
+def _average_position_bins(values: Sequence[float]) -> AlignmentLine:
     """Returns values over positions 1, 2, ..., those further on averaged in growing bins."""
     x, y, first = [], [], 1
     while first <= len(values):
@@ -680,44 +786,48 @@ def _over_positions(values: Sequence[float]) -> Line:
         here = [value for value in values[first - 1 : end - 1] if math.isfinite(value)]
         if here:
             x.append((first + min(end - 1, len(values))) / 2)
-            y.append(_mean(here))
+            y.append(_compute_mean(here))
         first = end
-    return Line(x, y)
+    return AlignmentLine(x, y)
 
 
 # Transfer.
 
 
-def _transfer(results: Mapping[str, Any]) -> str:
+def _render_transfer_tables(results: Mapping[str, Any]) -> str:
     """Returns the tables of losses after text in another language."""
     seen, prefix = [], []
     reasons: dict[str, list[str]] = {}  # -> what was asked
     for result in results.values():
         for asked, found in (result.get("seen") or {}).items():
-            if _at(found, "skipped"):
+            if _get_nested_value(found, "skipped"):
                 reasons.setdefault(str(found["skipped"]), []).append(asked)
                 continue
             seen.append(
                 [
-                    markup.text(asked),
-                    _cell(_at(found, "seen"), markup.count),
-                    _cell(_at(found, "unseen"), markup.count),
-                    _cell(_at(found, "in_second", "seen"), _nats),
-                    _cell(_at(found, "in_second", "unseen"), _nats),
-                    _with_error(_at(found, "in_second"), "gain"),
-                    _with_error(_at(found, "in_first"), "gain"),
+                    markup.escape_text(asked),
+                    _render_number_cell(_get_nested_value(found, "seen"), markup.format_count),
+                    _render_number_cell(_get_nested_value(found, "unseen"), markup.format_count),
+                    _render_number_cell(
+                        _get_nested_value(found, "in_second", "seen"), _format_nats
+                    ),
+                    _render_number_cell(
+                        _get_nested_value(found, "in_second", "unseen"), _format_nats
+                    ),
+                    _render_cell_with_error(_get_nested_value(found, "in_second"), "gain"),
+                    _render_cell_with_error(_get_nested_value(found, "in_first"), "gain"),
                 ]
             )
         for asked, found in (result.get("prefix") or {}).items():
             prefix.append(
                 [
-                    markup.text(asked),
-                    _cell(_at(found, "sequences"), markup.count),
-                    _cell(_at(found, "none"), _nats),
-                    _cell(_at(found, "unrelated"), _nats),
-                    _cell(_at(found, "related"), _nats),
-                    _with_error(found, "gain"),
-                    _with_error(found, "gain_own"),
+                    markup.escape_text(asked),
+                    _render_number_cell(_get_nested_value(found, "sequences"), markup.format_count),
+                    _render_number_cell(_get_nested_value(found, "none"), _format_nats),
+                    _render_number_cell(_get_nested_value(found, "unrelated"), _format_nats),
+                    _render_number_cell(_get_nested_value(found, "related"), _format_nats),
+                    _render_cell_with_error(found, "gain"),
+                    _render_cell_with_error(found, "gain_own"),
                 ]
             )
     parts = []
@@ -728,11 +838,11 @@ def _transfer(results: Mapping[str, Any]) -> str:
             "Text that training showed in one language only, scored in the other, in nats per "
             "token: a gain of more than two errors is transfer."
         )
-        table = markup.table(header, seen, caption)
-        parts.append(_folded(f"Seen text, {len(seen)} rows", [table], len(seen) > _ROWS))
+        table = markup.render_table(header, seen, caption)
+        parts.append(_fold_parts(f"Seen text, {len(seen)} rows", [table], len(seen) > _ROWS))
     if reasons:
         notes = [
-            markup.note(f"{_named(asked)}: not measured, because {reason}.")
+            markup.render_note(f"{_join_first_names(asked)}: not measured, because {reason}.")
             for reason, asked in reasons.items()
         ]
         parts += notes
@@ -743,9 +853,9 @@ def _transfer(results: Mapping[str, Any]) -> str:
             "Text after a prefix in another language that belongs before it, in nats per token: "
             "the gain is over an unrelated prefix at the same positions."
         )
-        table = markup.table(header, prefix, caption)
-        parts.append(_folded(f"Prefixes, {len(prefix)} rows", [table], len(prefix) > _ROWS))
-    return _stack("Transfer in behaviour", *parts) if parts else ""
+        table = markup.render_table(header, prefix, caption)
+        parts.append(_fold_parts(f"Prefixes, {len(prefix)} rows", [table], len(prefix) > _ROWS))
+    return _render_stack("Transfer in behaviour", *parts) if parts else ""
 
 
 # The optimizer's view.
@@ -759,13 +869,13 @@ _OPTIMIZER = {
 }
 
 
-def _optimizer(run: Run, found: Mapping[str, Any], logged: set[str]) -> str:
+def _render_optimizer_table(run: RunContents, found: Mapping[str, Any], logged: set[str]) -> str:
     """Returns a table of what each language has in the tables and in a batch's gradient."""
     given = found.get("optimizer") or {}
     values: dict[str, dict[str, float]] = {}
     for metric in _OPTIMIZER:
         for tag in run.config.tags:
-            value = _number(_at(given, metric, tag))
+            value = _parse_finite_number(_get_nested_value(given, metric, tag))
             if not given and f"align/{metric}/{tag}" in logged:
                 value = run.curve(f"align/{metric}/{tag}").last
             if math.isfinite(value):
@@ -775,43 +885,45 @@ def _optimizer(run: Run, found: Mapping[str, Any], logged: set[str]) -> str:
     shown = [metric for metric in _OPTIMIZER if metric in values]
     rows = []
     for tag in run.config.tags:
-        cells = [markup.swatch(run.config.tags, tag)]
+        cells = [markup.render_swatch(run.config.tags, tag)]
         for metric in shown:
             share = metric.startswith("gradient_share")
-            write = _whole_percent if share else figures.significant
-            cells.append(_cell(values[metric].get(tag), write))
+            write = _format_percent_tenths if share else figures.format_significant
+            cells.append(_render_number_cell(values[metric].get(tag), write))
         rows.append(cells)
     when = "" if given else "As last logged. "
     caption = f"{when}Mean norms of a language's rows, and its part in the gradient of one batch."
-    table = markup.table(["language", *(_OPTIMIZER[metric] for metric in shown)], rows, caption)
-    return _stack("What the optimizer sees", table)
+    table = markup.render_table(
+        ["language", *(_OPTIMIZER[metric] for metric in shown)], rows, caption
+    )
+    return _render_stack("What the optimizer sees", table)
 
 
 # Pieces of HTML.
 
 
-def _stack(title: str, *parts: str) -> str:
+def _render_stack(title: str, *parts: str) -> str:
     """Args: `title` is plain text."""
-    inside = "\n".join([f"<h3>{markup.text(title)}</h3>", *filter(None, parts)])
+    inside = "\n".join([f"<h3>{markup.escape_text(title)}</h3>", *filter(None, parts)])
     return f'<div class="stack">\n{inside}\n</div>'
 
 
-def _folded(title: str, parts: Sequence[str], folded: bool) -> str:
+def _fold_parts(title: str, parts: Sequence[str], folded: bool) -> str:
     """Returns the parts, behind their title if they are to be folded away."""
     inside = "\n".join(parts)
     if not folded or not inside:
         return inside
-    return f"<details>\n<summary>{markup.text(title)}</summary>\n{inside}\n</details>"
+    return f"<details>\n<summary>{markup.escape_text(title)}</summary>\n{inside}\n</details>"
 
 
-def _line_figure(
+def _render_line_figure(
     name: str,
     title: str,
     reading: str,
-    drawn: Mapping[str, Line],
+    drawn: Mapping[str, AlignmentLine],
     names: Sequence[str],
     *,
-    behind: Mapping[str, Line] | None = None,
+    behind: Mapping[str, AlignmentLine] | None = None,
     **style: Any,
 ) -> str:
     """Returns a figure of lines, or nothing where no value is known."""
@@ -821,40 +933,43 @@ def _line_figure(
     if not known:
         return ""
     listed = ", ".join(
-        f"{tag} from {figures.significant(line.y[0])} to {figures.significant(line.y[-1])}"
+        f"{tag} from {figures.format_significant(line.y[0])} to "
+        f"{figures.format_significant(line.y[-1])}"
         for tag, line in known.items()
     )
-    svg = alignment_figures.lines(
+    svg = alignment_figures.plot_lines(
         name, f"{title} From left to right: {listed}.", drawn, names=names, behind=behind, **style
     )
-    return markup.figure(svg, title, reading)
+    return markup.render_figure(svg, title, reading)
 
 
-def _cell(value: Any, write: Callable[[float], str]) -> str:
-    number = _number(value)
-    return markup.data(number if math.isfinite(number) else None, write)
+def _render_number_cell(value: Any, write: Callable[[float], str]) -> str:
+    number = _parse_finite_number(value)
+    return markup.render_number(number if math.isfinite(number) else None, write)
 
 
-def _beside_chance(value: float, chance: Any) -> str:
+def _render_cell_with_chance(value: float, chance: Any) -> str:
     """Returns a cell of a part that is found, with what chance would find."""
-    by_chance = _number(chance)
-    written = _cell(value, markup.percent)
+    by_chance = _parse_finite_number(chance)
+    written = _render_number_cell(value, markup.format_percent)
     if not math.isfinite(value) or not math.isfinite(by_chance):
         return written
-    return f"{written} ({markup.percent(by_chance)})"
+    return f"{written} ({markup.format_percent(by_chance)})"
 
 
-def _with_error(found: Any, name: str) -> str:
+def _render_cell_with_error(found: Any, name: str) -> str:
     """Returns a cell of a value and its standard error."""
-    return _cell(_at(found, name), _signed) + _plus_minus(_at(found, f"{name}_error"))
+    return _render_number_cell(
+        _get_nested_value(found, name), _format_signed_decimals
+    ) + _format_standard_error(_get_nested_value(found, f"{name}_error"))
 
 
-def _plus_minus(error: Any) -> str:
-    number = _number(error)
+def _format_standard_error(error: Any) -> str:
+    number = _parse_finite_number(error)
     return f" ± {number:.3f}" if math.isfinite(number) else ""
 
 
-def _named(names: Sequence[str]) -> str:
+def _join_first_names(names: Sequence[str]) -> str:
     more = len(names) - 4
     return "; ".join(names[:4]) + (f"; and {more:,} more" if more > 0 else "")
 
@@ -862,70 +977,70 @@ def _named(names: Sequence[str]) -> str:
 # Numbers of a JSON file, any of which may be null or absent.
 
 
-def _at(tree: Any, *path: str) -> Any:
+def _get_nested_value(tree: Any, *path: str) -> Any:
     """Returns what lies at a path, or None."""
     for name in path:
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree
 
 
-def _number(value: Any) -> float:
+def _parse_finite_number(value: Any) -> float:
     """Returns a finite number, or NaN."""
-    number = markup.number(value)
+    number = markup.parse_number(value)
     return number if math.isfinite(number) else math.nan
 
 
-def _list(values: Any) -> list[float]:
-    return [_number(value) for value in values] if isinstance(values, list) else []
+def _parse_numbers(values: Any) -> list[float]:
+    return [_parse_finite_number(value) for value in values] if isinstance(values, list) else []
 
 
-def _values(found: Any, name: str) -> list[float]:
-    return _list(_at(found, name))
+def _get_number_list(found: Any, name: str) -> list[float]:
+    return _parse_numbers(_get_nested_value(found, name))
 
 
-def _mean(values: Sequence[float]) -> float:
+def _compute_mean(values: Sequence[float]) -> float:
     """Returns the mean, NaN if any of the values is or if there are none."""
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def _block_mean(run: Run, values: Sequence[float]) -> float:
+def _compute_block_mean(run: RunContents, values: Sequence[float]) -> float:
     """Returns the mean over the blocks of values of every layer."""
-    return _mean(values[1 : run.config.model.N + 1])
+    return _compute_mean(values[1 : run.config.model.N + 1])
 
 
-def _compared(hidden: Any) -> tuple[str, Any]:
+def _find_compared_states(hidden: Any) -> tuple[str, Any]:
     """Returns how positions are compared, and what was found so."""
     for kind in ("positions", "matched"):
-        if _at(hidden, kind):
-            return kind, _at(hidden, kind)
+        if _get_nested_value(hidden, kind):
+            return kind, _get_nested_value(hidden, kind)
     return "", None
 
 
-def _turned(result: Mapping[str, Any]) -> tuple[str, Any]:
+def _find_rotated_states(result: Mapping[str, Any]) -> tuple[str, Any]:
     """Returns what was compared after a rotation: positions, or else whole sequences."""
     for kind in ("positions", "sentences"):
-        if _values(_at(result, "hidden", kind), "procrustes_excess"):
-            return kind, _at(result, "hidden", kind)
+        if _get_number_list(_get_nested_value(result, "hidden", kind), "procrustes_excess"):
+            return kind, _get_nested_value(result, "hidden", kind)
     return "", None
 
 
-def _retrieval(sentences: Any) -> list[float]:
-    both = [_values(sentences, f"centred_retrieval_{way}") for way in ("forth", "back")]
+def _average_retrieval(sentences: Any) -> list[float]:
+    both = [_get_number_list(sentences, f"centred_retrieval_{way}") for way in ("forth", "back")]
     return [(forth + back) / 2 for forth, back in zip(*both, strict=False)]
 
 
-def _layers(values: Sequence[float], errors: Sequence[float] = ()) -> Line:
-    return Line([float(n) for n in range(len(values))], values, errors)
+def _make_layer_line(values: Sequence[float], errors: Sequence[float] = ()) -> AlignmentLine:
+    return AlignmentLine([float(n) for n in range(len(values))], values, errors)
 
 
-def _binned(found: Any, name: str) -> Line:
+def _make_binned_line(found: Any, name: str) -> AlignmentLine:
     """Returns the value of each bin at the middle of its logarithmic width."""
-    edges = zip(_values(found, "low"), _values(found, "high"), strict=False)
+    edges = zip(_get_number_list(found, "low"), _get_number_list(found, "high"), strict=False)
     middles = [math.sqrt(low * high) if low > 0 < high else math.nan for low, high in edges]
-    return Line(middles, _values(found, name))
+    return AlignmentLine(middles, _get_number_list(found, name))
 
 
-def _known(curve: Curve) -> Curve:
+def _keep_finite_points(curve: Curve) -> Curve:
     """Returns the points of a curve that are finite."""
     points = [
         (step, value)
@@ -935,13 +1050,13 @@ def _known(curve: Curve) -> Curve:
     return Curve([step for step, _ in points], [value for _, value in points])
 
 
-def _signed(value: float) -> str:
+def _format_signed_decimals(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _nats(value: float) -> str:
+def _format_nats(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _whole_percent(value: float) -> str:
+def _format_percent_tenths(value: float) -> str:
     return f"{100 * value:.1f} %".replace("-", "−")

@@ -18,7 +18,7 @@ from etils import epath
 from imbalance_jax import config as config_lib
 from imbalance_jax.drawing import markup
 from imbalance_jax.drawing import plots as figures
-from imbalance_jax.report.record import Run, read
+from imbalance_jax.report.record import RunContents, read_run_contents
 from imbalance_jax.runs import progress, storage
 from imbalance_jax.runs.run_directory import RunDirectory
 
@@ -29,11 +29,11 @@ _LONGEST_VALUE = 60  # letters of a field in the table of differences
 # Metrics of a language: heading, and how a value and a difference of two are written.
 _RESULTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "loss": ("loss", lambda x: f"{x:.3f}"),
-    "ppl": ("perplexity", figures.significant),
+    "ppl": ("perplexity", figures.format_significant),
     "bits_per_byte": ("bits per byte", lambda x: f"{x:.4f}"),
     "language_nats": ("language nats", lambda x: f"{x:.4f}"),
     "loss_own": ("own loss", lambda x: f"{x:.3f}"),
-    "leak": ("leak", lambda x: f"{figures.significant(100 * x, 2)} %"),
+    "leak": ("leak", lambda x: f"{figures.format_significant(100 * x, 2)} %"),
     "top1": ("top-1", lambda x: f"{100 * x:.1f} %"),
 }
 # Where the pairs of evaluation.json and the metrics of a run that still trains hold a number.
@@ -46,12 +46,12 @@ _ALIGNED: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class _Column:
+class _ComparedRun:
     """One of the runs that are compared."""
 
     label: str  # in figures and tables, unique
     path: str
-    run: Run
+    run: RunContents
 
 
 def write_comparison_page(runs: Sequence[RunDirectory]) -> epath.Path:
@@ -63,18 +63,20 @@ def write_comparison_page(runs: Sequence[RunDirectory]) -> epath.Path:
       FileNotFoundError: one of them is not a run directory.
       ValueError: there are fewer than two of them.
     """
-    if len({storage.absolute(run.path) for run in runs}) < len(runs) or len(runs) < 2:
+    if len({storage.make_absolute_path(run.path) for run in runs}) < len(runs) or len(runs) < 2:
         raise ValueError(f"--workdir={','.join(map(str, runs))}: give two runs or more, each once.")
-    columns = _columns(runs)
-    folder = epath.Path(storage.absolute(runs[0].path)).parent
+    columns = _read_compared_runs(runs)
+    folder = epath.Path(storage.make_absolute_path(runs[0].path)).parent
     name = "-".join(["compared", *(column.run.name for column in columns)])[:100]
-    storage.write_bytes(folder / f"{name}.html", _page(columns).encode())
+    storage.write_file_atomically(
+        folder / f"{name}.html", _render_comparison_page(columns).encode()
+    )
     return folder / f"{name}.html"
 
 
-def _columns(runs: Sequence[RunDirectory]) -> list[_Column]:
+def _read_compared_runs(runs: Sequence[RunDirectory]) -> list[_ComparedRun]:
     """Returns the runs with a short name for each, numbers where they have none."""
-    paths = [str(storage.absolute(run.path)) for run in runs]
+    paths = [str(storage.make_absolute_path(run.path)) for run in runs]
     shared = os.path.commonprefix([path.split("/") for path in paths])
     # A run that lies in the folder of another is left with its last part.
     names = ["/".join(path.split("/")[len(shared) :]) or path.split("/")[-1] for path in paths]
@@ -83,34 +85,34 @@ def _columns(runs: Sequence[RunDirectory]) -> list[_Column]:
     else:
         labels = names
     return [
-        _Column(label, name, read(run))
+        _ComparedRun(label, name, read_run_contents(run))
         for label, name, run in zip(labels, names, runs, strict=True)
     ]
 
 
-def _page(columns: Sequence[_Column]) -> str:
+def _render_comparison_page(columns: Sequence[_ComparedRun]) -> str:
     title = " and ".join(column.path for column in columns)
     sections = [
-        _head(columns),
-        _runs(columns),
-        _differences(columns),
-        _learning(columns),
-        _results(columns),
-        _alignment(columns),
+        _render_comparison_header(columns),
+        _render_compared_runs(columns),
+        _render_differences_section(columns),
+        _render_compared_losses(columns),
+        _render_compared_results(columns),
+        _render_compared_alignment(columns),
     ]
-    return markup.page(title, sections, _CSS)
+    return markup.render_page(title, sections, _CSS)
 
 
 # Sections, from top to bottom.
 
 
-def _head(columns: Sequence[_Column]) -> str:
-    names = ", ".join(markup.text(column.path) for column in columns[:-1])
-    title = f"{names} and {markup.text(columns[-1].path)}"
-    unlike = _unlike_tests(columns)
+def _render_comparison_header(columns: Sequence[_ComparedRun]) -> str:
+    names = ", ".join(markup.escape_text(column.path) for column in columns[:-1])
+    title = f"{names} and {markup.escape_text(columns[-1].path)}"
+    unlike = _find_unlike_tests(columns)
     warning = ""
     if unlike:
-        listed = "; ".join(f"{markup.text(tag)}: {why}" for tag, why in unlike.items())
+        listed = "; ".join(f"{markup.escape_text(tag)}: {why}" for tag, why in unlike.items())
         warning = (
             '<p class="warning"><strong>Not the same test:</strong> '
             f"{listed}. Losses of these do not compare.</p>\n"
@@ -121,10 +123,10 @@ def _head(columns: Sequence[_Column]) -> str:
     )
 
 
-def _unlike_tests(columns: Sequence[_Column]) -> dict[str, str]:
+def _find_unlike_tests(columns: Sequence[_ComparedRun]) -> dict[str, str]:
     """Returns why the losses of a language do not compare between the runs, where they do not."""
     found = {}
-    for tag, having in _by_language(columns).items():
+    for tag, having in _group_by_language(columns).items():
         texts, windows = set(), set()
         for column in having:
             run, config = column.run, column.run.config
@@ -140,60 +142,71 @@ def _unlike_tests(columns: Sequence[_Column]) -> dict[str, str]:
     return found
 
 
-def _by_language(columns: Sequence[_Column]) -> dict[str, list[_Column]]:
+def _group_by_language(columns: Sequence[_ComparedRun]) -> dict[str, list[_ComparedRun]]:
     """Returns the runs that have each language, by its tag."""
     tags = dict.fromkeys(tag for column in columns for tag in column.run.config.tags)
     return {tag: [c for c in columns if tag in c.run.config.tags] for tag in tags}
 
 
-def _runs(columns: Sequence[_Column]) -> str:
+def _render_compared_runs(columns: Sequence[_ComparedRun]) -> str:
     rows = []
     for column in columns:
         run, config = column.run, column.run.config
         tokens, total = run.tokens(), run.curve("time/total")
-        parts = " : ".join(markup.percent(part) for part in run.fractions().values())
+        parts = " : ".join(markup.format_percent(part) for part in run.fractions().values())
         state = "failed" if run.failed else "done" if run.done else "unfinished"
         parameters = run.provenance.get("parameters")
         rows.append(
             [
-                _swatch(columns, column),
-                *([markup.text(column.path)] if column.label != column.path else []),
+                _render_run_swatch(columns, column),
+                *([markup.escape_text(column.path)] if column.label != column.path else []),
                 f'<span class="{state}">{state}</span>',
                 f"{run.step:,} of {config.steps:,}",
-                markup.text(f"{' : '.join(config.tags)} at {parts}"),
-                markup.data(math.fsum(tokens.values()) if tokens else None, figures.compact),
-                markup.data(parameters, figures.compact),
-                markup.text(progress.clock(total.last)) if total else markup.ABSENT,
+                markup.escape_text(f"{' : '.join(config.tags)} at {parts}"),
+                markup.render_number(
+                    math.fsum(tokens.values()) if tokens else None, figures.format_compact
+                ),
+                markup.render_number(parameters, figures.format_compact),
+                markup.escape_text(progress.format_duration(total.last))
+                if total
+                else markup.ABSENT,
             ]
         )
     header = ["run", *(["path"] if columns[0].label != columns[0].path else [])]
     header += ["state", "step", "languages and their sequences", "tokens trained", "parameters"]
-    return markup.section(
-        "Runs", markup.table([*header, "wall time"], rows, "Each run, as its directory has it.")
+    return markup.render_section(
+        "Runs",
+        markup.render_table([*header, "wall time"], rows, "Each run, as its directory has it."),
     )
 
 
-def _swatch(columns: Sequence[_Column], column: _Column) -> str:
-    return markup.swatch([c.label for c in columns], column.label)
+def _render_run_swatch(columns: Sequence[_ComparedRun], column: _ComparedRun) -> str:
+    return markup.render_swatch([c.label for c in columns], column.label)
 
 
-def _differences(columns: Sequence[_Column]) -> str:
+def _render_differences_section(columns: Sequence[_ComparedRun]) -> str:
     header = ["field", *(column.label for column in columns)]
-    fields = _unequal("config", [config_lib.to_dict(column.run.config) for column in columns])
+    fields = _list_unequal_fields(
+        "config", [config_lib.to_dict(column.run.config) for column in columns]
+    )
     parts = []
     if fields:
-        parts.append(markup.table(header, fields, "Fields of the config."))
+        parts.append(markup.render_table(header, fields, "Fields of the config."))
     else:
         parts.append("<p>The configs are equal.</p>")
-    around = [_surroundings(column.run) for column in columns]
+    around = [_describe_environment(column.run) for column in columns]
     names = dict.fromkeys(name for found in around for name in found)
-    rows = [row for name in names for row in _unequal(name, [each.get(name) for each in around])]
+    rows = [
+        row
+        for name in names
+        for row in _list_unequal_fields(name, [each.get(name) for each in around])
+    ]
     if rows:
-        parts.append(markup.table(header, rows, "What the runs rest on."))
-    return markup.section("What differs", *parts)
+        parts.append(markup.render_table(header, rows, "What the runs rest on."))
+    return markup.render_section("What differs", *parts)
 
 
-def _unequal(name: str, values: Sequence[Any]) -> list[list[str]]:
+def _list_unequal_fields(name: str, values: Sequence[Any]) -> list[list[str]]:
     """Returns a row for each field of nested plain values that is not the same in all of them.
 
     What some of them do not have at all, such as a language, is one row.
@@ -203,27 +216,35 @@ def _unequal(name: str, values: Sequence[Any]) -> list[list[str]]:
     if all(isinstance(value, Mapping) for value in values):
         inner = dict.fromkeys(key for value in values for key in value)
         return [
-            row for key in inner for row in _unequal(f"{name}.{key}", [v.get(key) for v in values])
+            row
+            for key in inner
+            for row in _list_unequal_fields(f"{name}.{key}", [v.get(key) for v in values])
         ]
-    return [[f"<code>{markup.text(name)}</code>", *(_short(_written(value)) for value in values)]]
+    return [
+        [
+            f"<code>{markup.escape_text(name)}</code>",
+            *(_render_truncated_value(_format_field(value)) for value in values),
+        ]
+    ]
 
 
-def _written(value: Any) -> str:
+def _format_field(value: Any) -> str:
     """Returns a field of a config as text; of a group, those of its fields that are not empty."""
     if value is None:
         return markup.ABSENT
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_written(inner)}" for key, inner in value.items() if inner)
+        return ", ".join(f"{key}={_format_field(inner)}" for key, inner in value.items() if inner)
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
-def _short(value: str) -> str:
+def _render_truncated_value(value: str) -> str:
     if len(value) <= _LONGEST_VALUE:
-        return markup.text(value)
-    return f'<span title="{markup.text(value)}">{markup.text(value[:_LONGEST_VALUE])}…</span>'
+        return markup.escape_text(value)
+    short = markup.escape_text(value[:_LONGEST_VALUE])
+    return f'<span title="{markup.escape_text(value)}">{short}…</span>'
 
 
-def _surroundings(run: Run) -> dict[str, str]:
+def _describe_environment(run: RunContents) -> dict[str, str]:
     """Returns what a run rests on besides its config, as provenance.json has it."""
     known = run.provenance
     found = {"git revision": known.get("git"), "Python": known.get("python")}
@@ -235,20 +256,27 @@ def _surroundings(run: Run) -> dict[str, str]:
     return {name: str(value) for name, value in found.items() if value}
 
 
-def _learning(columns: Sequence[_Column]) -> str:
-    drawn = [_losses(tag, having, columns) for tag, having in _by_language(columns).items()]
+def _render_compared_losses(columns: Sequence[_ComparedRun]) -> str:
+    drawn = [
+        _render_loss_figure(tag, having, columns)
+        for tag, having in _group_by_language(columns).items()
+    ]
     if not any(drawn):
-        return markup.section("Learning", markup.missing("No loss has been logged yet."))
+        return markup.render_section(
+            "Learning", markup.render_missing_note("No loss has been logged yet.")
+        )
     per_step = {column.run.tokens_per_step() for column in columns}
     note = ""
     if len(per_step) > 1:
-        note = markup.note(
+        note = markup.render_note(
             "A step of these runs is not as many tokens in each. Compare them at equal tokens."
         )
-    return markup.section("Learning", markup.pairs(drawn), note)
+    return markup.render_section("Learning", markup.render_side_by_side(drawn), note)
 
 
-def _losses(tag: str, having: Sequence[_Column], columns: Sequence[_Column]) -> str:
+def _render_loss_figure(
+    tag: str, having: Sequence[_ComparedRun], columns: Sequence[_ComparedRun]
+) -> str:
     """Returns the figure of a language's loss in each run that has it, or nothing."""
     what, metric = "Validation loss", f"eval/loss/{tag}"
     if not any(column.run.curve(metric) for column in having):
@@ -259,9 +287,9 @@ def _losses(tag: str, having: Sequence[_Column], columns: Sequence[_Column]) -> 
         return ""
     per_step = {column.run.tokens_per_step() for column in having}
     title = f"{what} of {tag}."
-    drawn = figures.language_curves(
-        f"loss-{list(_by_language(columns)).index(tag)}",
-        f"{title} {markup.ends(curves)}",
+    drawn = figures.plot_language_curves(
+        f"loss-{list(_group_by_language(columns)).index(tag)}",
+        f"{title} {markup.describe_curve_ends(curves)}",
         curves,
         tags=[column.label for column in columns],
         y_label="loss, nats per token",
@@ -269,10 +297,10 @@ def _losses(tag: str, having: Sequence[_Column], columns: Sequence[_Column]) -> 
     )
     without = [column.label for column in having if column.label not in curves]
     reading = f"Not logged yet: {', '.join(without)}." if without else ""
-    return markup.figure(drawn, title, reading)
+    return markup.render_figure(drawn, title, reading)
 
 
-def _results(columns: Sequence[_Column]) -> str:
+def _render_compared_results(columns: Sequence[_ComparedRun]) -> str:
     rows = []
     found = {column.label: column.run.results() for column in columns}
     values = [by_tag for _, _, by_tag in found.values()]
@@ -281,41 +309,45 @@ def _results(columns: Sequence[_Column]) -> str:
         for name in _RESULTS
         if any(name in row for by_tag in values for row in by_tag.values())
     ]
-    unlike = _unlike_tests(columns)
-    for tag, having in _by_language(columns).items():
+    unlike = _find_unlike_tests(columns)
+    for tag, having in _group_by_language(columns).items():
         first: tuple[str, float] | None = None  # split and loss of the first run that has one
         for column in having:
             split, step, by_tag = found[column.label]
             result = by_tag.get(tag, {})
             loss = result.get("loss")
             cells = [
-                f"{markup.text(tag)}, {_swatch(columns, column)}",
-                markup.percent(column.run.fractions().get(tag, 0.0)),
-                markup.data(column.run.tokens().get(tag), figures.compact),
-                markup.text(f"{split}, {step:,}") if result else markup.ABSENT,
+                f"{markup.escape_text(tag)}, {_render_run_swatch(columns, column)}",
+                markup.format_percent(column.run.fractions().get(tag, 0.0)),
+                markup.render_number(column.run.tokens().get(tag), figures.format_compact),
+                markup.escape_text(f"{split}, {step:,}") if result else markup.ABSENT,
             ]
-            cells += [markup.data(result.get(name), _RESULTS[name][1]) for name in shown]
+            cells += [markup.render_number(result.get(name), _RESULTS[name][1]) for name in shown]
             # Losses on other text, or on another split of it, differ for other reasons.
             same = first is not None and first[0] == split and tag not in unlike
             apart = loss - first[1] if same and first and loss is not None else None
-            cells.append(markup.data(apart, lambda x: f"{x:+.3f}".replace("-", "−")))
+            cells.append(markup.render_number(apart, lambda x: f"{x:+.3f}".replace("-", "−")))
             rows.append(cells)
             if first is None and loss is not None:
                 first = (split, loss)
     if not shown:
-        return markup.section("Results", markup.missing("No language has been evaluated yet."))
+        return markup.render_section(
+            "Results", markup.render_missing_note("No language has been evaluated yet.")
+        )
     header = ["language, run", "of the sequences", "tokens seen", "split, step"]
     header += [_RESULTS[name][0] for name in shown]
     caption = (
         "The newest results of every run; the last column is the loss less that of the first run, "
         "where both are of one split of one text."
     )
-    return markup.section(
-        "Results", markup.table([*header, "difference"], rows, caption), markup.note(_reading())
+    return markup.render_section(
+        "Results",
+        markup.render_table([*header, "difference"], rows, caption),
+        markup.render_note(_explain_results()),
     )
 
 
-def _reading() -> str:
+def _explain_results() -> str:
     return (
         "Losses are in nats per token. Loss is the sum of language nats, −log of the probability "
         "given to all of the language’s own ids together, and own loss, the loss among these ids "
@@ -323,9 +355,9 @@ def _reading() -> str:
     )
 
 
-def _alignment(columns: Sequence[_Column]) -> str:
+def _render_compared_alignment(columns: Sequence[_ComparedRun]) -> str:
     """Returns the alignment that `evaluate` measured, where some run has it."""
-    pairs: dict[str, list[tuple[_Column, Mapping[str, Any]]]] = {}
+    pairs: dict[str, list[tuple[_ComparedRun, Mapping[str, Any]]]] = {}
     for column in columns:
         alignment = column.run.evaluation.get("alignment") or {}
         for name, pair in (alignment.get("pairs") or {}).items():
@@ -333,23 +365,26 @@ def _alignment(columns: Sequence[_Column]) -> str:
     if not pairs:
         return ""
     rows = [
-        [f"{markup.text(name)}, {_swatch(columns, column)}"]
-        + [markup.data(_at(pair, path), _cosine) for path in _ALIGNED.values()]
+        [f"{markup.escape_text(name)}, {_render_run_swatch(columns, column)}"]
+        + [
+            markup.render_number(_get_nested_number(pair, path), _format_cosine)
+            for path in _ALIGNED.values()
+        ]
         for name, having in pairs.items()
         for column, pair in having
     ]
-    return markup.section(
+    return markup.render_section(
         "Alignment",
-        markup.table(["languages, run", *_ALIGNED], rows, "Cosines, on the test split."),
+        markup.render_table(["languages, run", *_ALIGNED], rows, "Cosines, on the test split."),
     )
 
 
-def _cosine(value: float) -> str:
+def _format_cosine(value: float) -> str:
     return f"{value:.3f}".replace("-", "−")
 
 
-def _at(tree: Any, path: Sequence[str]) -> float | None:
+def _get_nested_number(tree: Any, path: Sequence[str]) -> float | None:
     """Returns the number at a path of nested results, or None where there is none."""
     for name in path:
         tree = tree.get(name) if isinstance(tree, Mapping) else None
-    return None if tree is None else markup.number(tree)
+    return None if tree is None else markup.parse_number(tree)

@@ -10,14 +10,14 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.analysis import transfer_results
-from imbalance_jax.drawing.markup import number, parts_of_one
+from imbalance_jax.drawing.markup import normalize_to_fractions, parse_number
 from imbalance_jax.drawing.plots import Curve
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import Record, RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunContents:
     """What a run directory holds, with empty values for what it does not hold yet."""
 
     name: str
@@ -39,7 +39,7 @@ class Run:
         return max(last, self.failed.get("step", 0))
 
     def curve(self, name: str) -> Curve:
-        found = [(r["step"], number(r[name])) for r in self.records if name in r]
+        found = [(r["step"], parse_number(r[name])) for r in self.records if name in r]
         return Curve([step for step, _ in found], [value for _, value in found])
 
     def curves(self, name: str) -> dict[str, Curve]:
@@ -56,13 +56,13 @@ class Run:
         """Returns each language's part of all sequences: realised, or else as requested."""
         counts = {tag: row["realised_sequences"] for tag, row in self.mixture.items()}
         if not counts:
-            stages = config_lib.stages(self.config)
+            stages = config_lib.list_stages(self.config)
             ends = [*(first for first, _ in stages[1:]), self.config.steps]
             counts = dict.fromkeys(self.config.tags, 0.0)
             for (first, ratio), end in zip(stages, ends, strict=True):
                 for tag, count in ratio.items():
                     counts[tag] += (end - first) * count / sum(ratio.values())
-        return parts_of_one(counts)
+        return normalize_to_fractions(counts)
 
     def tokens(self) -> dict[str, float]:
         """Returns the tokens that each language was trained on so far."""
@@ -85,7 +85,7 @@ class Run:
         if self.evaluation:
             languages = self.evaluation["languages"]
             found = {
-                tag: {name: number(value) for name, value in languages[tag].items()}
+                tag: {name: parse_number(value) for name, value in languages[tag].items()}
                 for tag in self.config.tags
                 if tag in languages
             }
@@ -98,7 +98,7 @@ class Run:
         return "validation", step, found
 
 
-def read(run: RunDirectory) -> Run:
+def read_run_contents(run: RunDirectory) -> RunContents:
     config = run.config()
     mixture: dict[str, dict[str, float]] = {}
     windows = run.read_csv("mixture.csv")
@@ -109,8 +109,8 @@ def read(run: RunDirectory) -> Run:
                 columns[name] = columns.get(name, 0.0) + float(value or math.nan)
             elif name.startswith("pool_"):
                 columns[name] = float(value or math.nan)
-    return Run(
-        name=epath.Path(storage.absolute(run.path)).name,
+    return RunContents(
+        name=epath.Path(storage.make_absolute_path(run.path)).name,
         config=config,
         done=run.done,
         failed=run.read_json("FAILED.json") or {},
@@ -120,5 +120,5 @@ def read(run: RunDirectory) -> Run:
         provenance=run.read_json("provenance.json") or {},
         evaluation=run.read_json("evaluation.json") or {},
         word2vec=run.read_json("word2vec.json") or {},
-        transfer=transfer_results.read(run),
+        transfer=transfer_results.read_transfer_results(run),
     )

@@ -19,7 +19,7 @@ from imbalance_jax.drawing import markup
 from imbalance_jax.drawing import plots as figures
 from imbalance_jax.drawing.plots import Curve
 from imbalance_jax.report import alignment_page, transfer_page, word2vec_page
-from imbalance_jax.report.record import Run, read
+from imbalance_jax.report.record import RunContents, read_run_contents
 from imbalance_jax.runs import progress
 from imbalance_jax.runs.run_directory import RunDirectory
 
@@ -41,40 +41,40 @@ def write_run_page(run: RunDirectory) -> epath.Path:
     Raises:
       FileNotFoundError: this is not a run directory.
     """
-    run.write_text("report.html", _page(read(run)))
+    run.write_text("report.html", _render_run_page(read_run_contents(run)))
     return run.path / "report.html"
 
 
-def _page(run: Run) -> str:
+def _render_run_page(run: RunContents) -> str:
     sections = [
-        _head(run),
-        _facts(run),
-        _results(run),
-        _learning(run),
-        alignment_page.section(run),
-        word2vec_page.section(run),
-        transfer_page.section(run),
-        transfer_page.continued(run),
-        _optimization(run),
-        _ratio(run),
-        _time(run),
-        _sources(run),
-        _provenance(run),
-        _config(run),
+        _render_run_header(run),
+        _render_key_facts(run),
+        _render_results_section(run),
+        _render_learning_section(run),
+        alignment_page.render_alignment_section(run),
+        word2vec_page.render_word2vec_section(run),
+        transfer_page.render_transfer_section(run),
+        transfer_page.render_forgetting_section(run),
+        _render_optimizer_section(run),
+        _render_ratio_section(run),
+        _render_time_section(run),
+        _render_sources_section(run),
+        _render_provenance_section(run),
+        _render_config_section(run),
     ]
-    return markup.page(run.name, sections)
+    return markup.render_page(run.name, sections)
 
 
 # Sections, from top to bottom.
 
 
-def _head(run: Run) -> str:
+def _render_run_header(run: RunContents) -> str:
     steps = f"{run.config.steps:,}"
     if run.failed:
-        kind = markup.text(run.failed.get("error", "error"))
+        kind = markup.escape_text(run.failed.get("error", "error"))
         mark, name = "failed", "Failed"
         state = f"at step {run.step:,} of {steps} with {kind}: "
-        state += f'<span class="message">{markup.text(run.failed.get("message", ""))}</span>'
+        state += f'<span class="message">{markup.escape_text(run.failed.get("message", ""))}</span>'
     elif run.done:
         mark, name = "done", "Done"
         # A run may also end because its text does, and one with no metrics ended somewhere.
@@ -83,49 +83,58 @@ def _head(run: Run) -> str:
         mark, name = "unfinished", "Unfinished"
         state = f"at step {run.step:,} of {steps}" if run.step else f"before step 1 of {steps}"
     return (
-        f"<header>\n<h1>{markup.text(run.name)}</h1>\n"
+        f"<header>\n<h1>{markup.escape_text(run.name)}</h1>\n"
         f'<p class="state"><strong class="{mark}">{name}</strong> {state}</p>\n'
-        f'<p class="headline">{_headline(run)}</p>\n{_warning(run)}</header>'
+        f'<p class="headline">{_render_run_headline(run)}</p>\n'
+        f"{_render_nonfinite_warning(run)}</header>"
     )
 
 
-def _headline(run: Run) -> str:
+def _render_run_headline(run: RunContents) -> str:
     split, step, results = run.results()
     perplexity = {tag: result["ppl"] for tag, result in results.items() if "ppl" in result}
     if not perplexity:
         return "No language has been evaluated yet."
     fractions = run.fractions()
     order = sorted(perplexity, key=lambda tag: fractions.get(tag, 0.0))
-    ppl = {tag: markup.text(figures.significant(value)) for tag, value in perplexity.items()}
-    part = {tag: markup.percent(fractions.get(tag, 0.0)) for tag in order}
+    ppl = {
+        tag: markup.escape_text(figures.format_significant(value))
+        for tag, value in perplexity.items()
+    }
+    part = {tag: markup.format_percent(fractions.get(tag, 0.0)) for tag in order}
     verb = "ends at" if run.evaluation else "is at"
-    where = "" if run.evaluation else f" on the {markup.text(split)} split at step {step:,}"
+    where = "" if run.evaluation else f" on the {markup.escape_text(split)} split at step {step:,}"
     if len(order) == 1:
-        return f"{markup.text(order[0])} {verb} perplexity {ppl[order[0]]}{where}."
+        return f"{markup.escape_text(order[0])} {verb} perplexity {ppl[order[0]]}{where}."
     first, last = order[0], order[-1]
     if len(order) <= 3:
-        rest = [f"{markup.text(tag)}, {part[tag]}, at {ppl[tag]}" for tag in order[1:]]
+        rest = [f"{markup.escape_text(tag)}, {part[tag]}, at {ppl[tag]}" for tag in order[1:]]
         sentence = (
-            f"{markup.text(first)}, {part[first]} of the sequences, {verb} perplexity "
+            f"{markup.escape_text(first)}, {part[first]} of the sequences, {verb} perplexity "
             f"{ppl[first]}; {'; '.join(rest)}{where}."
         )
     elif part[first] == part[last]:
         best, worst = min(order, key=perplexity.__getitem__), max(order, key=perplexity.__getitem__)
         sentence = (
-            f"{len(order)} languages of {part[first]} of the sequences each: {markup.text(best)} "
-            f"{verb} the lowest perplexity, {ppl[best]}, and {markup.text(worst)} at the highest, "
+            f"{len(order)} languages of {part[first]} of the sequences each: "
+            f"{markup.escape_text(best)} "
+            f"{verb} the lowest perplexity, {ppl[best]}, and {markup.escape_text(worst)} at the "
+            "highest, "
             f"{ppl[worst]}{where}."
         )
     else:
         sentence = (
-            f"Of {len(order)} languages, {markup.text(first)}, the rarest with {part[first]} of "
-            f"the sequences, {verb} perplexity {ppl[first]}; {markup.text(last)}, the most "
+            f"Of {len(order)} languages, {markup.escape_text(first)}, the rarest with "
+            f"{part[first]} of "
+            f"the sequences, {verb} perplexity {ppl[first]}; {markup.escape_text(last)}, the most "
             f"frequent with {part[last]}, at {ppl[last]}{where}."
         )
-    return sentence + _gap(run, first, last, results)
+    return sentence + _describe_loss_gap(run, first, last, results)
 
 
-def _gap(run: Run, rare: str, common: str, results: Mapping[str, Mapping[str, float]]) -> str:
+def _describe_loss_gap(
+    run: RunContents, rare: str, common: str, results: Mapping[str, Mapping[str, float]]
+) -> str:
     """Returns a sentence on where the difference of two languages lies, if one can be said."""
     gaps = [
         results[rare].get(name, math.nan) - results[common].get(name, math.nan)
@@ -139,24 +148,26 @@ def _gap(run: Run, rare: str, common: str, results: Mapping[str, Mapping[str, fl
     sign, word = (1, "more") if gaps[0] >= 0 else (-1, "less")
     whole, telling, within = (f"{sign * gap:.3f}".replace("-", "−") for gap in gaps)
     return (
-        f" The same text costs {whole} nats per token {word} in {markup.text(rare)} than in "
-        f"{markup.text(common)}: {telling} for telling the language and {within} for predicting "
+        f" The same text costs {whole} nats per token {word} in {markup.escape_text(rare)} than in "
+        f"{markup.escape_text(common)}: {telling} for telling the language and {within} for "
+        "predicting "
         "within it."
     )
 
 
-def _warning(run: Run) -> str:
+def _render_nonfinite_warning(run: RunContents) -> str:
     """Returns a paragraph that names metrics with values that are not finite, if any."""
     found: dict[str, list[int]] = {}
     for record in run.records:
         for name, value in record.items():
             # A hash is no number, and none that is missing.
-            if not isinstance(value, str) and not math.isfinite(markup.number(value)):
+            if not isinstance(value, str) and not math.isfinite(markup.parse_number(value)):
                 found.setdefault(name, []).append(record["step"])
     if not found:
         return ""
     named = [
-        f"<code>{markup.text(name)}</code> in {len(steps):,} record{'s' * (len(steps) > 1)}, "
+        f"<code>{markup.escape_text(name)}</code> in {len(steps):,} "
+        f"record{'s' * (len(steps) > 1)}, "
         f"first at step {steps[0]:,}"
         for name, steps in list(found.items())[:3]
     ]
@@ -167,7 +178,7 @@ def _warning(run: Run) -> str:
     )
 
 
-def _facts(run: Run) -> str:
+def _render_key_facts(run: RunContents) -> str:
     config, known = run.config, run.provenance
     facts: list[tuple[str, str, str]] = []  # label, value, detail
 
@@ -176,14 +187,18 @@ def _facts(run: Run) -> str:
 
     count, vocab_size = known.get("parameters"), known.get("vocab_size")
     model = config.model
-    add("parameters", count and figures.compact(count), f"N={model.N} D={model.D} H={model.H}")
+    add(
+        "parameters",
+        count and figures.format_compact(count),
+        f"N={model.N} D={model.D} H={model.H}",
+    )
     add("vocabulary", vocab_size and f"{vocab_size:,}", f"{config.vocabulary.layout} ids")
     tokens = run.tokens()
-    add("tokens trained", figures.compact(math.fsum(tokens.values())) if tokens else None)
+    add("tokens trained", figures.format_compact(math.fsum(tokens.values())) if tokens else None)
     add("batch", config.batch_size, f"sequences of {model.L:,} tokens")
     add("steps", f"{run.step:,}", f"of {config.steps:,}")
     ratio = config.mixture.stages[0][1] if config.mixture.stages else config.mixture.ratio
-    counts = config_lib.reduced({tag: ratio[tag] for tag in config.tags})
+    counts = config_lib.reduce_ratio({tag: ratio[tag] for tag in config.tags})
     written = " : ".join(str(count) for count in counts.values())
     staged = f", first of {len(config.mixture.stages)} stages" if config.mixture.stages else ""
     tags = config.tags
@@ -200,16 +215,16 @@ def _facts(run: Run) -> str:
     else:
         add("device", None)
     total = run.curve("time/total")
-    add("wall time", progress.clock(total.last) if total else None)
+    add("wall time", progress.format_duration(total.last) if total else None)
     rate = run.typical("perf/tokens_per_second")
-    add("tokens per second", rate and figures.compact(rate), "median of the log")
+    add("tokens per second", rate and figures.format_compact(rate), "median of the log")
     mfu = run.typical("perf/mfu")
     peak = known.get("peak_flops") or {}
-    of_peak = f"of {figures.compact(peak['value'])}FLOP/s *" if peak.get("value") else ""
-    add("MFU", None if mfu is None else markup.percent(mfu), of_peak)
+    of_peak = f"of {figures.format_compact(peak['value'])}FLOP/s *" if peak.get("value") else ""
+    add("MFU", None if mfu is None else markup.format_percent(mfu), of_peak)
     items = "\n".join(
-        f"<div><dt>{markup.text(label)}</dt><dd>{markup.text(value)}"
-        + (f" <small>{markup.text(detail)}</small>" if detail else "")
+        f"<div><dt>{markup.escape_text(label)}</dt><dd>{markup.escape_text(value)}"
+        + (f" <small>{markup.escape_text(detail)}</small>" if detail else "")
         + "</dd></div>"
         for label, value, detail in facts
     )
@@ -220,31 +235,33 @@ def _facts(run: Run) -> str:
             f"{peak.get('source', 'of unknown origin')}."
         )
         if known.get("flops_per_token"):
-            notes.append(f"A token takes {figures.compact(known['flops_per_token'])}FLOP.")
+            notes.append(f"A token takes {figures.format_compact(known['flops_per_token'])}FLOP.")
         if known.get("flop_convention"):
             notes.append(str(known["flop_convention"]))
     if not known:
         notes.append(
             "provenance.json is not there yet, so the device and the model's size are not known."
         )
-    note = markup.note(" ".join(notes)) if notes else ""
+    note = markup.render_note(" ".join(notes)) if notes else ""
     return (
         f'<section aria-label="Key facts">\n<dl class="facts">\n{items}\n</dl>\n{note}\n</section>'
     )
 
 
-def _results(run: Run) -> str:
+def _render_results_section(run: RunContents) -> str:
     split, step, results = run.results()
     if not results:
-        return markup.section("Results", markup.missing("No language has been evaluated yet."))
+        return markup.render_section(
+            "Results", markup.render_missing_note("No language has been evaluated yet.")
+        )
     fractions, tokens = run.fractions(), run.tokens()
     columns: dict[str, tuple[str, Callable[[float], str]]] = {
         "loss": ("loss", lambda x: f"{x:.3f}"),
-        "ppl": ("perplexity", figures.significant),
+        "ppl": ("perplexity", figures.format_significant),
         "bits_per_byte": ("bits per byte", lambda x: f"{x:.3f}"),
         "language_nats": ("language nats", lambda x: f"{x:.4f}"),
         "loss_own": ("own loss", lambda x: f"{x:.3f}"),
-        "leak": ("leak", lambda x: f"{figures.significant(100 * x, 2)} %"),
+        "leak": ("leak", lambda x: f"{figures.format_significant(100 * x, 2)} %"),
         "top1": ("top-1", lambda x: f"{100 * x:.1f} %"),
         "tokens": ("tokens scored", lambda x: f"{x:,.0f}"),
     }
@@ -260,9 +277,12 @@ def _results(run: Run) -> str:
     header += [columns[name][0] for name in shown]
     rows = []
     for tag, result in results.items():
-        cells = [markup.swatch(run.config.tags, tag), markup.percent(fractions.get(tag, 0.0))]
-        cells += [markup.data(tokens.get(tag), figures.compact)]
-        cells += [markup.data(result.get(name), columns[name][1]) for name in shown]
+        cells = [
+            markup.render_swatch(run.config.tags, tag),
+            markup.format_percent(fractions.get(tag, 0.0)),
+        ]
+        cells += [markup.render_number(tokens.get(tag), figures.format_compact)]
+        cells += [markup.render_number(result.get(name), columns[name][1]) for name in shown]
         rows.append(cells)
     if run.evaluation:
         stride = run.evaluation.get("stride")
@@ -285,15 +305,19 @@ def _results(run: Run) -> str:
         )
         parallel = run.evaluation.get("parallel")
         note += ", and languages by the nats of a pair of equal texts." if parallel else "."
-    return markup.section(title, markup.table(header, rows, caption), markup.note(note))
+    return markup.render_section(
+        title, markup.render_table(header, rows, caption), markup.render_note(note)
+    )
 
 
-def _learning(run: Run) -> str:
+def _render_learning_section(run: RunContents) -> str:
     loss, train = run.curves("eval/loss"), run.curves("train/loss")
     if not any([*loss.values(), *train.values()]):
-        return markup.section("Learning", markup.missing("No loss has been logged yet."))
+        return markup.render_section(
+            "Learning", markup.render_missing_note("No loss has been logged yet.")
+        )
     tags = run.config.tags
-    stages = [first for first, _ in config_lib.stages(run.config)[1:]]
+    stages = [first for first, _ in config_lib.list_stages(run.config)[1:]]
     title = "Validation loss of each language." if loss else "Training loss of each language."
     if len({run.source(tag) for tag in tags}) < len(tags):
         reading = (
@@ -315,22 +339,22 @@ def _learning(run: Run) -> str:
         "tokens_per_step": run.tokens_per_step(),
         "stage_steps": stages,
     }
-    description = f"{title} {markup.ends(loss or train)}"
+    description = f"{title} {markup.describe_curve_ends(loss or train)}"
     # Scaled down to a phone, the wide one would be too small to read.
-    wide = figures.language_curves(
+    wide = figures.plot_language_curves(
         "loss-wide", description, loss, **common, width=figures.WIDE, height=400
     )
-    narrow = figures.language_curves("loss-narrow", description, loss, **common, height=330)
+    narrow = figures.plot_language_curves("loss-narrow", description, loss, **common, height=330)
     both = f'<div class="wide">{wide}</div>\n<div class="narrow">{narrow}</div>'
     small = [
-        _language_figure(
+        _render_metric_figure(
             run,
             "loss_own",
             "Own loss.",
             "How well a language is modelled, once only its own ids compete.",
             y_label="nats per token",
         ),
-        _language_figure(
+        _render_metric_figure(
             run,
             "language_nats",
             "Language nats.",
@@ -339,7 +363,7 @@ def _learning(run: Run) -> str:
             y_label="nats per token, log scale",
             log=True,
         ),
-        _language_figure(
+        _render_metric_figure(
             run,
             "leak",
             "Leak.",
@@ -348,7 +372,7 @@ def _learning(run: Run) -> str:
             log=True,
             percent=True,
         ),
-        _language_figure(
+        _render_metric_figure(
             run,
             "top1",
             "Top-1 accuracy.",
@@ -357,34 +381,40 @@ def _learning(run: Run) -> str:
             percent=True,
         ),
     ]
-    return markup.section("Learning", markup.figure(both, title, reading), markup.pairs(small))
+    return markup.render_section(
+        "Learning", markup.render_figure(both, title, reading), markup.render_side_by_side(small)
+    )
 
 
-def _language_figure(run: Run, name: str, title: str, reading: str, **style: Any) -> str:
+def _render_metric_figure(
+    run: RunContents, name: str, title: str, reading: str, **style: Any
+) -> str:
     """Returns the figure of one evaluation metric, or nothing where it was not measured."""
     curves = run.curves(f"eval/{name}")
     if not any(curves.values()):
         return ""
-    drawn = figures.language_curves(
+    drawn = figures.plot_language_curves(
         name.replace("_", "-"),
-        f"{title} {markup.ends(curves, percent=style.get('percent', False))}",
+        f"{title} {markup.describe_curve_ends(curves, percent=style.get('percent', False))}",
         curves,
         tags=run.config.tags,
         **style,
     )
-    return markup.figure(drawn, title, reading)
+    return markup.render_figure(drawn, title, reading)
 
 
-def _optimization(run: Run) -> str:
+def _render_optimizer_section(run: RunContents) -> str:
     learning_rate, grad_norm = run.curve("train/learning_rate"), run.curve("train/grad_norm")
     rate, mfu = run.curve("perf/tokens_per_second"), run.curve("perf/mfu")
     drawn = []
     if learning_rate or grad_norm:
         norm = run.typical("train/grad_norm")
-        typical = f" The median norm is {figures.significant(norm)}." if norm is not None else ""
+        typical = (
+            f" The median norm is {figures.format_significant(norm)}." if norm is not None else ""
+        )
         drawn.append(
-            markup.figure(
-                figures.optimizer(
+            markup.render_figure(
+                figures.plot_optimizer_curves(
                     f"Learning rate and gradient norm over steps.{typical}",
                     learning_rate,
                     grad_norm,
@@ -402,36 +432,42 @@ def _optimization(run: Run) -> str:
         reading = "A flat line is a run that is never held up."
         if waiting is not None:
             reading += (
-                f" Waiting for data took {markup.percent(waiting)} of the time, in the median."
+                f" Waiting for data took {markup.format_percent(waiting)} of the time, in "
+                "the median."
             )
         description = (
-            f"Tokens per second over steps, median {figures.compact(markup.median(rate))}."
+            "Tokens per second over steps, median "
+            f"{figures.format_compact(markup.compute_curve_median(rate))}."
         )
         mfu_per_token = statistics.median(used) if used else 0.0
         drawn.append(
-            markup.figure(
-                figures.speed(description, rate, mfu_per_token),
+            markup.render_figure(
+                figures.plot_training_speed(description, rate, mfu_per_token),
                 "Speed, and MFU on the right axis." if used else "Speed.",
                 reading,
             )
         )
     if not drawn:
-        return markup.section("Optimizer and speed", markup.missing("No step has been logged yet."))
-    return markup.section("Optimizer and speed", markup.pairs(drawn))
+        return markup.render_section(
+            "Optimizer and speed", markup.render_missing_note("No step has been logged yet.")
+        )
+    return markup.render_section("Optimizer and speed", markup.render_side_by_side(drawn))
 
 
-def _ratio(run: Run) -> str:
+def _render_ratio_section(run: RunContents) -> str:
     title = "Ratio, requested and realised"
     if not run.mixture:
-        return markup.section(title, markup.missing("mixture.csv is not there yet."))
+        return markup.render_section(
+            title, markup.render_missing_note("mixture.csv is not there yet.")
+        )
     requested = {tag: row["requested_sequences"] for tag, row in run.mixture.items()}
     realised = {tag: row["realised_sequences"] for tag, row in run.mixture.items()}
-    verdict = _verdict(run.config.mixture, requested, realised)
-    of_one = markup.parts_of_one(realised)
-    listed = ", ".join(f"{tag} {markup.percent(of_one[tag])}" for tag in of_one)
-    bars = figures.mixture(
+    verdict = _render_ratio_verdict(run.config.mixture, requested, realised)
+    of_one = markup.normalize_to_fractions(realised)
+    listed = ", ".join(f"{tag} {markup.format_percent(of_one[tag])}" for tag in of_one)
+    bars = figures.plot_mixture(
         f"Realised part of the sequences: {listed}.",
-        markup.parts_of_one(requested),
+        markup.normalize_to_fractions(requested),
         of_one,
         tags=run.config.tags,
     )
@@ -439,16 +475,18 @@ def _ratio(run: Run) -> str:
     for tag, row in run.mixture.items():
         rows.append(
             [
-                markup.swatch(run.config.tags, tag),
-                markup.data(row["requested_sequences"], markup.count),
-                markup.data(row["realised_sequences"], markup.count),
-                markup.data(row["realised_tokens"], figures.compact),
-                markup.text(run.source(tag)),
-                markup.data(row.get("pool_epochs"), lambda x: figures.significant(x)),
+                markup.render_swatch(run.config.tags, tag),
+                markup.render_number(row["requested_sequences"], markup.format_count),
+                markup.render_number(row["realised_sequences"], markup.format_count),
+                markup.render_number(row["realised_tokens"], figures.format_compact),
+                markup.escape_text(run.source(tag)),
+                markup.render_number(
+                    row.get("pool_epochs"), lambda x: figures.format_significant(x)
+                ),
             ]
         )
     header = ["language", "sequences requested", "sequences realised", "tokens"]
-    table = markup.table(
+    table = markup.render_table(
         [*header, "source", "epochs"],
         rows,
         "An epoch is once through a source, over all languages that share it.",
@@ -457,18 +495,20 @@ def _ratio(run: Run) -> str:
     repeats = math.fsum(row.get("cross_language_repeats", 0.0) for row in run.mixture.values())
     note = ""
     if repeats:
-        part = markup.percent(repeats / math.fsum(realised.values()))
-        note = markup.note(
-            f"{markup.count(repeats)} sequences ({part}) had text that another language had "
+        part = markup.format_percent(repeats / math.fsum(realised.values()))
+        note = markup.render_note(
+            f"{markup.format_count(repeats)} sequences ({part}) had text that another language had "
             f"before: config.mixture.reuse={run.config.mixture.reuse!r}."
         )
-    parts = [markup.figure(bars, "Part of all sequences.", reading), table]
-    return markup.section(title, verdict, markup.pairs(parts), note, _ratio_over_time(run))
+    parts = [markup.render_figure(bars, "Part of all sequences.", reading), table]
+    return markup.render_section(
+        title, verdict, markup.render_side_by_side(parts), note, _render_ratio_over_time(run)
+    )
 
 
-def _ratio_over_time(run: Run) -> str:
+def _render_ratio_over_time(run: RunContents) -> str:
     """Returns a figure of what each stretch of the run held, where the ratio changes."""
-    stages = [first for first, _ in config_lib.stages(run.config)[1:]]
+    stages = [first for first, _ in config_lib.list_stages(run.config)[1:]]
     if not stages:
         return ""
     total: dict[str, float] = {}
@@ -485,7 +525,7 @@ def _ratio_over_time(run: Run) -> str:
                 steps += [int(row["first_step"]), int(row["last_step"])]
                 parts += [float(row["realised_sequences"]) / total[row["last_step"]]] * 2
         curves[tag] = Curve(steps, parts)
-    drawn = figures.language_curves(
+    drawn = figures.plot_language_curves(
         "mixture-over-time",
         "Realised part of the sequences of each language, over the run.",
         curves,
@@ -496,10 +536,12 @@ def _ratio_over_time(run: Run) -> str:
         stage_steps=stages,
     )
     reading = "Dotted verticals are the steps at which the config changes the ratio."
-    return markup.pairs([markup.figure(drawn, "Part of the sequences over the run.", reading)])
+    return markup.render_side_by_side(
+        [markup.render_figure(drawn, "Part of the sequences over the run.", reading)]
+    )
 
 
-def _verdict(
+def _render_ratio_verdict(
     mixture: config_lib.MixtureConfig,
     requested: Mapping[str, float],
     realised: Mapping[str, float],
@@ -512,12 +554,14 @@ def _verdict(
             '<p class="verdict"><strong class="done">Exact</strong> Requested and realised '
             "sequences are equal for every language.</p>"
         )
-    part = markup.percent(abs(off[worst]) / requested[worst] if requested[worst] else math.inf)
-    largest = (
-        f"{markup.text(worst)}, {markup.signed(off[worst])} of "
-        f"{markup.count(requested[worst])} sequences ({part})"
+    part = markup.format_percent(
+        abs(off[worst]) / requested[worst] if requested[worst] else math.inf
     )
-    counts = config_lib.reduced(mixture.ratio)
+    largest = (
+        f"{markup.escape_text(worst)}, {markup.format_signed(off[worst])} of "
+        f"{markup.format_count(requested[worst])} sequences ({part})"
+    )
+    counts = config_lib.reduce_ratio(mixture.ratio)
     size = sum(counts.values())
     if (
         mixture.sampler == "exact"
@@ -540,43 +584,52 @@ def _verdict(
     )
 
 
-def _time(run: Run) -> str:
+def _render_time_section(run: RunContents) -> str:
     title = "Where the time went"
     found = {name: run.curve(f"time/{name}") for name in (*_TIMES, "total")}
     seconds = {name: curve.last for name, curve in found.items() if curve}
     total = seconds.pop("total", 0.0)
     if not seconds:
-        return markup.section(title, markup.missing("No times have been logged yet."))
+        return markup.render_section(
+            title, markup.render_missing_note("No times have been logged yet.")
+        )
     parts = {_TIMES[name]: value for name, value in seconds.items()}
     rest = total - math.fsum(seconds.values())
     if rest > 0.005 * total:
         parts["everything else"] = rest
     whole = math.fsum(parts.values()) or 1.0
-    listed = ", ".join(f"{name} {markup.percent(value / whole)}" for name, value in parts.items())
-    bar = figures.stacked_bar(f"Time by part: {listed}.", parts)
+    listed = ", ".join(
+        f"{name} {markup.format_percent(value / whole)}" for name, value in parts.items()
+    )
+    bar = figures.plot_stacked_bar(f"Time by part: {listed}.", parts)
     rows = [
         [
             f'<i class="swatch" style="background: var(--ink); '
-            f'opacity: {figures.shade(index, len(parts))}"></i>{markup.text(name)}',
-            markup.data(value, lambda x: f"{x:,.1f}"),
+            f'opacity: {figures.compute_part_opacity(index, len(parts))}"></i>'
+            f"{markup.escape_text(name)}",
+            markup.render_number(value, lambda x: f"{x:,.1f}"),
             f"{100 * value / whole:.1f} %",
         ]
         for index, (name, value) in enumerate(parts.items())
     ]
-    table = markup.table(["part", "seconds", "of all"], rows, "The bar's parts from left to right.")
+    table = markup.render_table(
+        ["part", "seconds", "of all"], rows, "The bar's parts from left to right."
+    )
     longest = max(parts, key=parts.__getitem__)
     reading = (
-        f"The run took {progress.clock(whole)}, most of it {longest} "
-        f"({markup.percent(parts[longest] / whole)})."
+        f"The run took {progress.format_duration(whole)}, most of it {longest} "
+        f"({markup.format_percent(parts[longest] / whole)})."
     )
-    return markup.section(title, markup.figure(bar, "Wall time by part.", reading), table)
+    return markup.render_section(
+        title, markup.render_figure(bar, "Wall time by part.", reading), table
+    )
 
 
-def _sources(run: Run) -> str:
+def _render_sources_section(run: RunContents) -> str:
     sources = run.provenance.get("sources") or {}
     if not sources:
-        return markup.section(
-            "Sources", markup.missing("provenance.json does not name the sources yet.")
+        return markup.render_section(
+            "Sources", markup.render_missing_note("provenance.json does not name the sources yet.")
         )
     rows, fingerprints = [], []
     for name, source in sources.items():
@@ -586,19 +639,21 @@ def _sources(run: Run) -> str:
             )
             rows.append(
                 [
-                    markup.text(f"{name}, {split}"),
-                    markup.data(documents, markup.count),
-                    markup.data(tokens, markup.count),
-                    markup.data(size, markup.count),
-                    markup.data(size / tokens if size and tokens else None, lambda x: f"{x:.2f}"),
+                    markup.escape_text(f"{name}, {split}"),
+                    markup.render_number(documents, markup.format_count),
+                    markup.render_number(tokens, markup.format_count),
+                    markup.render_number(size, markup.format_count),
+                    markup.render_number(
+                        size / tokens if size and tokens else None, lambda x: f"{x:.2f}"
+                    ),
                 ]
             )
         kind = source.get("kind")
         known = f"{source['vocab_size']:,} ids" if source.get("vocab_size") else ""
         fingerprints.append((name, ", ".join(filter(None, (str(kind), known))), source))
     listed = "".join(
-        f"<div><dt>fingerprint of {markup.text(name)} ({markup.text(about)})</dt>"
-        f"<dd><code>{markup.text(source.get('fingerprint', 'none'))}</code></dd></div>"
+        f"<div><dt>fingerprint of {markup.escape_text(name)} ({markup.escape_text(about)})</dt>"
+        f"<dd><code>{markup.escape_text(source.get('fingerprint', 'none'))}</code></dd></div>"
         for name, about, source in fingerprints
     )
     note = "A fingerprint stands for a source's text, its tokenizer and the ids that they gave."
@@ -607,7 +662,7 @@ def _sources(run: Run) -> str:
         step, order = hashes[-1]
         listed += (
             f"<div><dt>hash of the order up to step {step:,}</dt>"
-            f"<dd><code>{markup.text(order)}</code></dd></div>"
+            f"<dd><code>{markup.escape_text(order)}</code></dd></div>"
         )
         note += (
             " Runs with equal hashes saw the same tokens in the same order."
@@ -629,18 +684,20 @@ def _sources(run: Run) -> str:
                 "count them all the same."
             )
     header = ["source", "documents", "tokens", "bytes", "bytes per token"]
-    return markup.section(
+    return markup.render_section(
         "Sources",
-        markup.table(header, rows, "What was prepared from each source."),
+        markup.render_table(header, rows, "What was prepared from each source."),
         f'<dl class="list">{listed}</dl>',
-        markup.note(note),
+        markup.render_note(note),
     )
 
 
-def _provenance(run: Run) -> str:
+def _render_provenance_section(run: RunContents) -> str:
     known = run.provenance
     if not known:
-        return markup.section("Provenance", markup.missing("provenance.json is not there yet."))
+        return markup.render_section(
+            "Provenance", markup.render_missing_note("provenance.json is not there yet.")
+        )
     device, mesh = known.get("device") or {}, known.get("mesh") or {}
     facts = {
         "git revision": known.get("git"),
@@ -652,17 +709,17 @@ def _provenance(run: Run) -> str:
         "seed": run.config.seed,
     }
     listed = "".join(
-        f"<div><dt>{markup.text(name)}</dt><dd><code>{markup.text(value)}</code></dd></div>"
+        f"<div><dt>{markup.escape_text(name)}</dt><dd><code>{markup.escape_text(value)}</code></dd></div>"
         for name, value in facts.items()
         if value not in (None, "")
     )
-    return markup.section("Provenance", f'<dl class="list">{listed}</dl>')
+    return markup.render_section("Provenance", f'<dl class="list">{listed}</dl>')
 
 
-def _config(run: Run) -> str:
+def _render_config_section(run: RunContents) -> str:
     written = json.dumps(config_lib.to_dict(run.config), indent=2, ensure_ascii=False)
-    return markup.section(
+    return markup.render_section(
         "Config",
         "<details>\n<summary>Every field of this run</summary>\n"
-        f"<pre>{markup.text(written)}</pre>\n</details>",
+        f"<pre>{markup.escape_text(written)}</pre>\n</details>",
     )

@@ -1,9 +1,9 @@
 """Figures of a study: losses, what they are worth and alignment, over ratio, length and size.
 
-`draw` returns those that a study has something for, each as PNG, SVG, CSV and as an element of
-the page. Every run is a small dot beside its cell's mean. A series has a marker of its own and
-its name at its end, and a law a dash of its own, so that figures read without colour. Hollow
-markers are extrapolated.
+`draw_study_figures` returns those that a study has something for, each as PNG, SVG, CSV and as an
+element of the page. Every run is a small dot beside its cell's mean. A series has a marker of its
+own and its name at its end, and a law a dash of its own, so that figures read without colour.
+Hollow markers are extrapolated.
 """
 
 import csv
@@ -20,7 +20,14 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.analysis import transfer_results
-from imbalance_jax.analysis.effects import Aligned, Condition, Effects, FittedLaw, Worth, is_plain
+from imbalance_jax.analysis.effects import (
+    CellAlignment,
+    Effects,
+    EfficiencyEstimate,
+    FittedLaw,
+    LanguageCondition,
+    has_plain_text,
+)
 from imbalance_jax.analysis.statistics import Interval
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.config import costs
@@ -79,7 +86,7 @@ class Series:
 
 
 @dataclasses.dataclass(frozen=True)
-class Panel:
+class StudyPanel:
     """One pair of axes."""
 
     title: str
@@ -98,7 +105,7 @@ class StudyFigure:
     name: str  # of its files
     title: str
     reading: str  # how to read it, in a sentence or two
-    panels: tuple[Panel, ...]
+    panels: tuple[StudyPanel, ...]
     figure: "Figure"
 
     def write(self, directory: pathlib.Path) -> list[pathlib.Path]:
@@ -119,7 +126,7 @@ class StudyFigure:
 
     def inline_svg(self) -> str:
         """Returns one `<svg>` element that follows the colours of the page it stands in."""
-        return figures._svg(self.figure, self.name.replace("_", "-"), self.title)
+        return figures.render_svg(self.figure, self.name.replace("_", "-"), self.title)
 
     def rows(self) -> Iterable[dict[str, object]]:
         """Yields all that is drawn, and where a curve passes."""
@@ -146,9 +153,12 @@ class StudyFigure:
                         }
 
 
-def draw(table: StudyTable, effects: Effects) -> list[StudyFigure]:
+def draw_study_figures(table: StudyTable, effects: Effects) -> list[StudyFigure]:
     """Returns the figures that a study has something for, in the order of its page."""
-    tokens, sizes = _scaling(table, effects, "tokens"), _scaling(table, effects, "size")
+    tokens, sizes = (
+        _make_scaling_panels(table, effects, "tokens"),
+        _make_scaling_panels(table, effects, "size"),
+    )
     made = [
         (
             "loss_by_ratio",
@@ -157,7 +167,7 @@ def draw(table: StudyTable, effects: Effects) -> list[StudyFigure]:
             "of baseline, with its runs as small markers of the same form. Below the line the "
             "other languages helped; the placebo says how much of that is no transfer. Bars are "
             "95 % intervals, dots single runs.",
-            _loss_panels(table, effects),
+            _make_loss_panels(table, effects),
         ),
         (
             "efficiency_by_ratio",
@@ -167,7 +177,7 @@ def draw(table: StudyTable, effects: Effects) -> list[StudyFigure]:
             "exchange rate, what one token of the others was worth in tokens of its own, is not. "
             "Intervals refit the law; those of frequent languages are long, and may leave the "
             "frame, as few other tokens share the deviation. Hollow markers are extrapolated.",
-            _efficiency_panels(table, effects),
+            _make_efficiency_panels(table, effects),
         ),
         (
             "alignment_by_ratio",
@@ -176,7 +186,7 @@ def draw(table: StudyTable, effects: Effects) -> list[StudyFigure]:
             "sequence of the other language is the right one. The short bars are the same where "
             "nothing is shared: pairs that were shuffled, and for retrieval chance. Only what "
             "rises above them, and above the placebo, is alignment.",
-            _alignment_panels(table, effects),
+            _make_alignment_panels(table, effects),
         ),
         (
             "transfer_by_ratio",
@@ -184,7 +194,7 @@ def draw(table: StudyTable, effects: Effects) -> list[StudyFigure]:
             "Mean accuracy over the tasks after fine-tuning in the one language alone; dotted: "
             "always the most frequent label. Bars are 95 % intervals over runs, dots single runs, "
             "each the mean of its fine-tunings.",
-            _transfer_panels(table),
+            _make_transfer_panels(table),
         ),
         (
             "scaling_by_tokens",
@@ -202,22 +212,22 @@ def draw(table: StudyTable, effects: Effects) -> list[StudyFigure]:
         ),
     ]
     found = [
-        StudyFigure(name, title, reading, tuple(panels), _draw(panels))
+        StudyFigure(name, title, reading, tuple(panels), _draw_panel_figure(panels))
         for name, title, reading, panels in made
         if panels
     ]
-    rows = _cell_panels(table, effects)
+    rows = _make_cell_panels(table, effects)
     if rows:
         title = "Every mixture, schedules and anchors included."
         reading = (
             "A row for each language of a cell; the dotted line is a TEff of 1. Bars are 95 % "
             "intervals, dots single runs, hollow markers extrapolated."
         )
-        found.append(StudyFigure("cells", title, reading, tuple(rows), _draw_rows(rows)))
+        found.append(StudyFigure("cells", title, reading, tuple(rows), _draw_row_figure(rows)))
     return found
 
 
-def series_of(table: StudyTable, kind: str, config: config_lib.Config) -> str:
+def get_series_name(table: StudyTable, kind: str, config: config_lib.Config) -> str:
     """Returns the name of the series that a cell belongs to.
 
     Mixtures that differ in more than their ratio, such as schedules and anchors, are others.
@@ -225,7 +235,7 @@ def series_of(table: StudyTable, kind: str, config: config_lib.Config) -> str:
     if kind != "mixture":
         return kind
     plain = not config.mixture.stages and all(
-        language.anchors == 0 and is_plain(config, tag)
+        language.anchors == 0 and has_plain_text(config, tag)
         for tag, language in config.languages.items()
     )
     if not plain:
@@ -238,51 +248,55 @@ def series_of(table: StudyTable, kind: str, config: config_lib.Config) -> str:
     return "mixture" if len(counts) == 1 else f"mixture of {len(config.tags)}"
 
 
-def _with_size(table: StudyTable, kind: str, config: config_lib.Config) -> str:
+def _get_sized_series_name(table: StudyTable, kind: str, config: config_lib.Config) -> str:
     """Returns the series of a cell where sizes and lengths share a panel, if they vary."""
     mixtures = [r.config for r in table.runs.values() if r.spec.kind not in grid.BASELINES]
     sizes = {(each.model.N, each.model.D) for each in mixtures}
-    lengths = {costs.training_tokens(each) for each in mixtures}
-    name = series_of(table, kind, config)
+    lengths = {costs.count_training_tokens(each) for each in mixtures}
+    name = get_series_name(table, kind, config)
     if len(sizes) > 1:
         name += f" {config.model.N}x{config.model.D}"
     if len(lengths) > 1:
-        name += f" {figures._compact_tick(costs.training_tokens(config))}"
+        name += f" {figures.format_compact_tick(costs.count_training_tokens(config))}"
     return name
 
 
-def _mixtures(effects: Effects) -> list[Condition]:
+def _list_mixture_conditions(effects: Effects) -> list[LanguageCondition]:
     """Returns what is drawn: languages of mixtures whose text is as written."""
     left_out = ("sweep", *grid.BASELINES)
     return [c for c in effects.conditions if c.kind not in left_out and c.plain]
 
 
-def _by_ratio(table: StudyTable, effects: Effects) -> list[Condition]:
+def _list_ratio_conditions(table: StudyTable, effects: Effects) -> list[LanguageCondition]:
     """Returns those that a ratio is all there is to say of."""
-    return [c for c in _mixtures(effects) if series_of(table, c.kind, c.config) != _OTHER]
+    return [
+        c
+        for c in _list_mixture_conditions(effects)
+        if get_series_name(table, c.kind, c.config) != _OTHER
+    ]
 
 
-def _mark_name(condition: Condition) -> str:
+def _format_mark_name(condition: LanguageCondition) -> str:
     return f"{condition.cell} {condition.language}"
 
 
 # Loss.
 
 
-def _loss_mark(condition: Condition, x: float) -> Mark:
+def _make_loss_mark(condition: LanguageCondition, x: float) -> Mark:
     return Mark(
         x=x,
         y=condition.log_ppl.value,
         interval=condition.log_ppl.interval(),
         runs=tuple(condition.by_seed("loss").values()),
-        name=_mark_name(condition),
+        name=_format_mark_name(condition),
     )
 
 
-def _loss_panels(table: StudyTable, effects: Effects) -> list[Panel]:
+def _make_loss_panels(table: StudyTable, effects: Effects) -> list[StudyPanel]:
     """A panel for each text, size and length of the mixtures; for baselines alone, one of 1x."""
-    groups: dict[tuple[str, str, float], list[Condition]] = {}
-    for condition in _by_ratio(table, effects):
+    groups: dict[tuple[str, str, float], list[LanguageCondition]] = {}
+    for condition in _list_ratio_conditions(table, effects):
         key = (condition.first.source, condition.first.size, condition.total)
         groups.setdefault(key, []).append(condition)
     drawn_laws = {(source, size) for source, size, _ in groups}
@@ -293,7 +307,9 @@ def _loss_panels(table: StudyTable, effects: Effects) -> list[Panel]:
             drawn_laws.add(alone)
     panels = []
     for (source, size, total), conditions in sorted(groups.items(), key=lambda item: item[0]):
-        series = _by_series(table, conditions, lambda c: _loss_mark(c, 100 * c.first.share))
+        series = _group_into_series(
+            table, conditions, lambda c: _make_loss_mark(c, 100 * c.first.share)
+        )
         steps = {condition.config.steps for condition in conditions}
         shares = [mark.x for one in series for mark in one.marks]
         for law in effects.laws.values():
@@ -302,15 +318,17 @@ def _loss_panels(table: StudyTable, effects: Effects) -> list[Panel]:
             if fits and (
                 not steps or group.kind not in ("matched", "epochs") or group.shape in steps
             ):
-                curve = _law_series(law, total, shares)
+                curve = _make_law_series(law, total, shares)
                 series += [curve] if curve is not None else []
-        title = f"{source}, {size}, {figures._compact_tick(total)} tokens: loss, nats per token"
+        title = (
+            f"{source}, {size}, {figures.format_compact_tick(total)} tokens: loss, nats per token"
+        )
         if series:
-            panels.append(Panel(title, _SHARE, tuple(series)))
+            panels.append(StudyPanel(title, _SHARE, tuple(series)))
     return panels
 
 
-def _law_series(law: FittedLaw, total: float, shares: Sequence[float]) -> Series | None:
+def _make_law_series(law: FittedLaw, total: float, shares: Sequence[float]) -> Series | None:
     points = tuple(
         Mark(100 * row.tokens / total, law.loss(row), name=row.run)
         for row in law.observations
@@ -331,11 +349,11 @@ def _law_series(law: FittedLaw, total: float, shares: Sequence[float]) -> Series
     return Series(name, tuple(curve), law.group.kind, curve=True, points=points)
 
 
-def _by_series(
+def _group_into_series(
     table: StudyTable,
-    conditions: Sequence[Condition],
-    mark: Callable[[Condition], Mark | None],
-    named: Callable[[StudyTable, str, config_lib.Config], str] = series_of,
+    conditions: Sequence[LanguageCondition],
+    mark: Callable[[LanguageCondition], Mark | None],
+    named: Callable[[StudyTable, str, config_lib.Config], str] = get_series_name,
 ) -> list[Series]:
     found: dict[str, list[Mark]] = {}
     for condition in conditions:
@@ -352,49 +370,49 @@ def _by_series(
 # What a loss is worth.
 
 
-def _efficiency_panels(table: StudyTable, effects: Effects) -> list[Panel]:
+def _make_efficiency_panels(table: StudyTable, effects: Effects) -> list[StudyPanel]:
     """Both measures for each kind of baseline and each text."""
-    conditions = _by_ratio(table, effects)
+    conditions = _list_ratio_conditions(table, effects)
     sources = dict.fromkeys(condition.first.source for condition in conditions)
     panels = []
     for kind, source in itertools.product(grid.BASELINES, sources):
         mine = [c for c in conditions if c.first.source == source]
         teff, exchange = (
-            _by_series(table, mine, functools.partial(mark, kind), _with_size)
-            for mark in (_teff_mark, _exchange_mark)
+            _group_into_series(table, mine, functools.partial(mark, kind), _get_sized_series_name)
+            for mark in (_make_teff_mark, _make_exchange_mark)
         )
         whose = f"{source}: " if len(sources) > 1 else ""
         if teff:
             title = f"{whose}TEff against {kind} baselines (log scale)"
-            panels.append(Panel(title, _SHARE, tuple(teff), log_y=True, level=1.0))
+            panels.append(StudyPanel(title, _SHARE, tuple(teff), log_y=True, level=1.0))
         if exchange:
             title = f"{whose}exchange rate against {kind} baselines"
-            panels.append(Panel(title, _SHARE, tuple(exchange), level=0.0, cut=True))
+            panels.append(StudyPanel(title, _SHARE, tuple(exchange), level=0.0, cut=True))
     return panels
 
 
-def _worth(condition: Condition, kind: str) -> Worth | None:
+def _get_worth_in_range(condition: LanguageCondition, kind: str) -> EfficiencyEstimate | None:
     """Returns what a loss is worth, if it is within the law's range."""
     worth = condition.worths.get((kind, "loss"))
     return None if worth is None or worth.limit else worth
 
 
-def _teff_mark(kind: str, condition: Condition, x: float | None = None) -> Mark | None:
-    worth = _worth(condition, kind)
+def _make_teff_mark(kind: str, condition: LanguageCondition, x: float | None = None) -> Mark | None:
+    worth = _get_worth_in_range(condition, kind)
     if worth is None:
         return None
     return Mark(
         x=100 * condition.first.share if x is None else x,
         y=worth.efficiency.teff,
-        interval=_drawable(worth.teff, log=True),
+        interval=_keep_drawable_interval(worth.teff, log=True),
         runs=tuple(v for v in worth.teff_by_seed.values() if 0 < v < math.inf),
         hollow=worth.efficiency.extrapolated,
-        name=_mark_name(condition),
+        name=_format_mark_name(condition),
     )
 
 
-def _exchange_mark(kind: str, condition: Condition) -> Mark | None:
-    worth = _worth(condition, kind)
+def _make_exchange_mark(kind: str, condition: LanguageCondition) -> Mark | None:
+    worth = _get_worth_in_range(condition, kind)
     first = condition.first
     if worth is None or not first.other_tokens:
         return None
@@ -402,14 +420,14 @@ def _exchange_mark(kind: str, condition: Condition) -> Mark | None:
     return Mark(
         x=100 * first.share,
         y=worth.efficiency.exchange,
-        interval=_drawable(worth.exchange, log=False),
+        interval=_keep_drawable_interval(worth.exchange, log=False),
         runs=tuple((v - 1) * weight for v in worth.teff_by_seed.values() if 0 < v < math.inf),
         hollow=worth.efficiency.extrapolated,
-        name=_mark_name(condition),
+        name=_format_mark_name(condition),
     )
 
 
-def _drawable(interval: Interval, log: bool) -> Interval:
+def _keep_drawable_interval(interval: Interval, log: bool) -> Interval:
     low, high = interval
     known = math.isfinite(low) and math.isfinite(high) and (low > 0 or not log)
     return interval if known else _UNKNOWN
@@ -418,35 +436,37 @@ def _drawable(interval: Interval, log: bool) -> Interval:
 # All mixtures, where a ratio does not say it all.
 
 
-def _cell_panels(table: StudyTable, effects: Effects) -> list[Panel]:
+def _make_cell_panels(table: StudyTable, effects: Effects) -> list[StudyPanel]:
     """A panel for the loss and for TEff of each kind; y counts the rows from the top."""
-    conditions = _mixtures(effects)
-    if not any(series_of(table, c.kind, c.config) == _OTHER for c in conditions):
+    conditions = _list_mixture_conditions(effects)
+    if not any(get_series_name(table, c.kind, c.config) == _OTHER for c in conditions):
         return []
     place = {id(condition): float(row) for row, condition in enumerate(conditions)}
-    loss = [_loss_mark(condition, place[id(condition)]) for condition in conditions]
-    panels = [Panel("loss, nats per token", "", (Series("", tuple(loss), "mixture"),))]
+    loss = [_make_loss_mark(condition, place[id(condition)]) for condition in conditions]
+    panels = [StudyPanel("loss, nats per token", "", (Series("", tuple(loss), "mixture"),))]
     for kind in grid.BASELINES:
-        marks = [_teff_mark(kind, condition, place[id(condition)]) for condition in conditions]
+        marks = [_make_teff_mark(kind, condition, place[id(condition)]) for condition in conditions]
         shown = tuple(mark for mark in marks if mark is not None)
         if shown:
             title = f"TEff, {kind} (log scale)"
-            panels.append(Panel(title, "", (Series("", shown, "mixture"),), log_y=True, level=1.0))
+            panels.append(
+                StudyPanel(title, "", (Series("", shown, "mixture"),), log_y=True, level=1.0)
+            )
     return panels
 
 
 # Alignment.
 
 
-def _alignment_panels(table: StudyTable, effects: Effects) -> list[Panel]:
+def _make_alignment_panels(table: StudyTable, effects: Effects) -> list[StudyPanel]:
     panels = []
     for measure, name in MEASURE_NAMES.items():
         found = [a for a in effects.alignments if a.measure == measure and a.kind != "sweep"]
         by_series: dict[str, list[Mark]] = {}
         shuffled: list[Mark] = []
         for aligned in found:
-            x = 100 * smaller_share(effects, aligned)
-            own = _with_size(table, aligned.kind, aligned.config)
+            x = 100 * find_smaller_share(effects, aligned)
+            own = _get_sized_series_name(table, aligned.kind, aligned.config)
             mean = sum(aligned.baselines.values()) / max(1, len(aligned.baselines))
             low, high = aligned.excess.interval()
             label = f"{aligned.cell} {aligned.pair}"
@@ -466,11 +486,11 @@ def _alignment_panels(table: StudyTable, effects: Effects) -> list[Panel]:
             series.append(Series(_SHUFFLED, tuple(shuffled), _SHUFFLED))
         if series:
             label = "smaller language’s part of the tokens, %"
-            panels.append(Panel(name, label, tuple(series), level=0.0))
+            panels.append(StudyPanel(name, label, tuple(series), level=0.0))
     return panels
 
 
-def smaller_share(effects: Effects, aligned: Aligned) -> float:
+def find_smaller_share(effects: Effects, aligned: CellAlignment) -> float:
     """Returns the smaller part of the tokens that one of a pair of languages has."""
     found = [effects.condition(aligned.cell, tag) for tag in aligned.pair.split("-")]
     # A baseline with the mixture's vocabulary has a language that it never saw.
@@ -483,25 +503,27 @@ def smaller_share(effects: Effects, aligned: Aligned) -> float:
 # What is learnt in one language and known in another.
 
 
-def _transfer_panels(table: StudyTable) -> list[Panel]:
+def _make_transfer_panels(table: StudyTable) -> list[StudyPanel]:
     """A panel for each protocol, language that was trained in, set of tasks, and settings."""
     share = {(seen.run, seen.language): seen.share for seen in table.observations}
     # (title and settings, series, cell) -> the place and the mean accuracy of each run
     found: dict[tuple[tuple[str, str], str, str], list[tuple[float, float]]] = {}
     levels: dict[tuple[str, str], float] = {}
     for name, run in table.runs.items():
-        kind = series_of(table, run.spec.kind, run.config)
+        kind = get_series_name(table, run.spec.kind, run.config)
         if run.state.state != "done" or kind in ("sweep", _OTHER, *grid.BASELINES):
             continue
-        results = transfer_results.read(run.directory)
+        results = transfer_results.read_transfer_results(run.directory)
         for protocol, by_language in results.items():
             for trained, tasks in by_language.items():
                 if (name, trained) not in share:
                     continue
-                title = f"{transfer_results.named(tasks)}, fine-tuned in {trained} ({protocol})"
-                way = (title, json.dumps(transfer_results.settings(tasks)))
+                title = (
+                    f"{transfer_results.name_tasks(tasks)}, fine-tuned in {trained} ({protocol})"
+                )
+                way = (title, json.dumps(transfer_results.get_task_settings(tasks)))
                 x = 100 * (1 - share[name, trained])
-                for tag, mean in transfer_results.means(tasks).items():
+                for tag, mean in transfer_results.average_over_tasks(tasks).items():
                     series = tag if kind == "mixture" else f"{tag}, {kind}"
                     place = (x, mean["accuracy"])
                     found.setdefault((way, series, run.spec.cell), []).append(place)
@@ -509,12 +531,12 @@ def _transfer_panels(table: StudyTable) -> list[Panel]:
     marks: dict[tuple[str, str], dict[str, list[Mark]]] = {}
     for (way, series, cell), places in found.items():
         values = tuple(value for _, value in places)
-        low, high = transfer_results.t_interval(values) or _UNKNOWN
+        low, high = transfer_results.estimate_t_interval(values) or _UNKNOWN
         mark = Mark(places[0][0], sum(values) / len(values), (low, high), values, name=cell)
         marks.setdefault(way, {}).setdefault(series, []).append(mark)
     return [
-        Panel(
-            f"{way[0]}: accuracy{_differing(way, list(marks))}",
+        StudyPanel(
+            f"{way[0]}: accuracy{_format_differing_settings(way, list(marks))}",
             "part of the other languages in the tokens, %",
             tuple(
                 Series(series, tuple(sorted(each, key=lambda mark: mark.x)), series)
@@ -526,7 +548,7 @@ def _transfer_panels(table: StudyTable) -> list[Panel]:
     ]
 
 
-def _differing(way: tuple[str, str], ways: Sequence[tuple[str, str]]) -> str:
+def _format_differing_settings(way: tuple[str, str], ways: Sequence[tuple[str, str]]) -> str:
     """Returns the settings by which one of several with the same title differs from others."""
     own = json.loads(way[1])
     others = [json.loads(settings) for title, settings in ways if title == way[0]]
@@ -534,18 +556,20 @@ def _differing(way: tuple[str, str], ways: Sequence[tuple[str, str]]) -> str:
     return "".join(f", {name}={own[name]}" for name in differ)
 
 
-def _scaling(table: StudyTable, effects: Effects, by: str) -> list[Panel]:
+def _make_scaling_panels(table: StudyTable, effects: Effects, by: str) -> list[StudyPanel]:
     """Panels over total tokens, or over parameters, where the study varies them."""
-    conditions = [c for c in _by_ratio(table, effects) if c.kind in ("mixture", "placebo")]
-    rows: dict[str, dict[str, list[Condition]]] = {}
+    conditions = [
+        c for c in _list_ratio_conditions(table, effects) if c.kind in ("mixture", "placebo")
+    ]
+    rows: dict[str, dict[str, list[LanguageCondition]]] = {}
     for condition in conditions:
         fixed = (
             f"{condition.first.size}"
             if by == "tokens"
-            else f"{figures._compact_tick(condition.total)} tokens"
+            else f"{figures.format_compact_tick(condition.total)} tokens"
         )
-        rows.setdefault(fixed, {}).setdefault(_ratio_name(condition), []).append(condition)
-    x = _total if by == "tokens" else _parameters
+        rows.setdefault(fixed, {}).setdefault(_format_ratio_name(condition), []).append(condition)
+    x = _get_total_tokens if by == "tokens" else _get_parameter_count
     label = "tokens of all languages" if by == "tokens" else "parameters"
     panels = []
     for fixed, lines in sorted(rows.items()):
@@ -553,27 +577,29 @@ def _scaling(table: StudyTable, effects: Effects, by: str) -> list[Panel]:
         if not lines:
             continue
         loss = [
-            Series(name, tuple(_loss_mark(c, x(c)) for c in found), name)
+            Series(name, tuple(_make_loss_mark(c, x(c)) for c in found), name)
             for name, found in lines.items()
         ]
-        panels.append(Panel(f"{fixed}: loss, nats per token", label, tuple(loss), log_x=True))
+        panels.append(StudyPanel(f"{fixed}: loss, nats per token", label, tuple(loss), log_x=True))
         teff = []
         for name, found in lines.items():
-            marks = [_teff_mark("monolingual", c, x(c)) for c in found]
+            marks = [_make_teff_mark("monolingual", c, x(c)) for c in found]
             if any(marks):
                 teff.append(Series(name, tuple(mark for mark in marks if mark), name))
         if teff:
             title = f"{fixed}: TEff (log scale)"
-            panels.append(Panel(title, label, tuple(teff), log_x=True, log_y=True, level=1.0))
-        aligned = _aligned_over(effects, lines, x)
+            panels.append(StudyPanel(title, label, tuple(teff), log_x=True, log_y=True, level=1.0))
+        aligned = _make_alignment_series(effects, lines, x)
         if aligned:
             title = f"{fixed}: cosine of hidden states above shuffled pairs"
-            panels.append(Panel(title, label, aligned, log_x=True, level=0.0))
+            panels.append(StudyPanel(title, label, aligned, log_x=True, level=0.0))
     return panels
 
 
-def _aligned_over(
-    effects: Effects, lines: Mapping[str, Sequence[Condition]], x: Callable[[Condition], float]
+def _make_alignment_series(
+    effects: Effects,
+    lines: Mapping[str, Sequence[LanguageCondition]],
+    x: Callable[[LanguageCondition], float],
 ) -> tuple[Series, ...]:
     """Returns a series for each ratio: both of its languages have the same alignment."""
     found: dict[str, dict[float, Mark]] = {}
@@ -593,17 +619,17 @@ def _aligned_over(
     return tuple(Series(name, tuple(marks.values()), name) for name, marks in found.items())
 
 
-def _total(condition: Condition) -> float:
+def _get_total_tokens(condition: LanguageCondition) -> float:
     return condition.total
 
 
-def _parameters(condition: Condition) -> float:
+def _get_parameter_count(condition: LanguageCondition) -> float:
     return float(condition.first.parameters)
 
 
-def _ratio_name(condition: Condition) -> str:
+def _format_ratio_name(condition: LanguageCondition) -> str:
     """Returns 90:10 en2, with a word in front where it is no mixture."""
-    ratio = config_lib.reduced(condition.config.mixture.ratio)
+    ratio = config_lib.reduce_ratio(condition.config.mixture.ratio)
     whole = sum(ratio.values())
     parts = ":".join(f"{100 * ratio[tag] / whole:.3g}" for tag in condition.config.tags)
     kind = "" if condition.kind == "mixture" else f"{condition.kind} "
@@ -613,12 +639,12 @@ def _ratio_name(condition: Condition) -> str:
 # Drawing.
 
 
-def _draw(panels: Sequence[Panel]) -> "Figure":
+def _draw_panel_figure(panels: Sequence[StudyPanel]) -> "Figure":
     columns = min(2, len(panels))
     count = math.ceil(len(panels) / columns)
     tall = _HEIGHT if columns > 1 else round(1.25 * _HEIGHT)
     width, height = figures.WIDE, count * tall
-    drawn = figures._figure(width, height)
+    drawn = figures.make_figure(width, height)
     named = (series.style for panel in panels for series in panel.series)
     styles = list(dict.fromkeys((*_STYLES, *named)))
     for place, panel in enumerate(panels):
@@ -628,30 +654,30 @@ def _draw(panels: Sequence[Panel]) -> "Figure":
         longest = max(len(series.name) for series in panel.series)
         right = width - each * (column + 1) + 30 + 6.6 * longest
         margins = (each * column + 52, right, row * tall + 32, height - (row + 1) * tall + 52)
-        axes = figures._axes(drawn, margins, "")
+        axes = figures.add_bare_axes(drawn, margins, "")
         box = axes.get_position()
-        text = {**figures._small(), "parse_math": False}
+        text = {**figures.get_small_text_style(), "parse_math": False}
         drawn.text(each * column / width + 4 / width, box.y1 + 15 / height, panel.title, **text)
-        _panel(axes, panel, styles)
+        _draw_one_panel(axes, panel, styles)
     return drawn
 
 
-def _panel(axes: "Axes", panel: Panel, styles: Sequence[str]) -> None:
-    _scales(axes, panel)
+def _draw_one_panel(axes: "Axes", panel: StudyPanel, styles: Sequence[str]) -> None:
+    _set_panel_axes(axes, panel)
     if panel.level is not None:
         axes.axhline(panel.level, color=COLOURS["muted"], linewidth=1.0, linestyle=(0, (1.5, 2.5)))
     marked = [series for series in panel.series if not series.curve]
     for series in panel.series:
         index = styles.index(series.style)
         if series.curve:
-            _curve(axes, series, index)
+            _plot_series_curve(axes, series, index)
         else:
             offset = _DODGE * (marked.index(series) - (len(marked) - 1) / 2)
-            _marks(axes, series, index, offset, joined=panel.log_x)
-    _names(axes, panel, styles)
+            _plot_series_marks(axes, series, index, offset, joined=panel.log_x)
+    _label_series_ends(axes, panel, styles)
 
 
-def _names(axes: "Axes", panel: Panel, styles: Sequence[str]) -> None:
+def _label_series_ends(axes: "Axes", panel: StudyPanel, styles: Sequence[str]) -> None:
     """Writes each series' name to the right of its end, behind its marker or dash."""
     frame = axes.get_window_extent()
     ends = []
@@ -660,11 +686,11 @@ def _names(axes: "Axes", panel: Panel, styles: Sequence[str]) -> None:
         height = float(axes.transData.transform((last.x, last.y))[1])
         ends.append((min(max(height, frame.y0), frame.y1), series))
     ends.sort(key=lambda end: end[0])
-    heights = figures._apart([height for height, _ in ends], 15.0, frame.y0, frame.y1)
+    heights = figures.spread_heights([height for height, _ in ends], 15.0, frame.y0, frame.y1)
     for height, (_, series) in zip(heights, ends, strict=True):
         y = (height - frame.y0) / frame.height
         start, end = (1 + pixels / frame.width for pixels in (6, 22))
-        look = _look(series, styles.index(series.style))
+        look = _get_series_style(series, styles.index(series.style))
         sample: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([start, (start + end) / 2, end], [y] * 3, **sample, markevery=[1], **look)
         axes.annotate(
@@ -681,27 +707,27 @@ def _names(axes: "Axes", panel: Panel, styles: Sequence[str]) -> None:
         )
 
 
-def _look(series: Series, index: int) -> dict[str, Any]:
+def _get_series_style(series: Series, index: int) -> dict[str, Any]:
     """Returns the line, of curves, and the marker of a series."""
-    own = COLOURS[figures.colour(index)]
+    own = COLOURS[figures.get_language_colour(index)]
     bars = series.name == _SHUFFLED
     look: dict[str, Any] = {
         "color": own,
-        "marker": "_" if bars else figures._MARKERS[index % len(figures._MARKERS)],
+        "marker": "_" if bars else figures.MARKERS[index % len(figures.MARKERS)],
         "markersize": 14 if bars else 4.5 if series.curve else _MARKER,
         "markerfacecolor": "none" if series.curve else own,
         "markeredgecolor": own,
         "markeredgewidth": 1.4 if bars else 0.9 if series.curve else 0,
-        "linestyle": figures._DASHES[index % len(figures._DASHES)] if series.curve else "none",
+        "linestyle": figures.DASHES[index % len(figures.DASHES)] if series.curve else "none",
         "linewidth": 1.2,
     }
     return look
 
 
-def _scales(axes: "Axes", panel: Panel) -> None:
+def _set_panel_axes(axes: "Axes", panel: StudyPanel) -> None:
     every = [m for series in panel.series for m in (*series.marks, *series.points)]
     xs = [mark.x for mark in every]
-    ys = _heights(every, panel.cut)
+    ys = _list_axis_values(every, panel.cut)
     if panel.level is not None:
         ys.append(panel.level)
     if panel.log_x:
@@ -709,27 +735,29 @@ def _scales(axes: "Axes", panel: Panel) -> None:
         pad = max(1.12, (max(xs) / min(xs)) ** 0.05)
         axes.set_xlim(min(xs) / pad, max(xs) * pad)
         axes.set_xticks(sorted(set(xs)))
-        axes.xaxis.set_major_formatter(figures._written(figures._compact_tick))
+        axes.xaxis.set_major_formatter(figures.make_tick_formatter(figures.format_compact_tick))
     else:
         axes.set_xlim(max(-3.0, min(xs) - 6), min(103.0, max(xs) + 6))
-        axes.xaxis.set_major_formatter(figures._written(lambda x: f"{x:.6g}"))
+        axes.xaxis.set_major_formatter(figures.make_tick_formatter(lambda x: f"{x:.6g}"))
     axes.set_xlabel(panel.x_label, fontsize=12, color=COLOURS["muted"], labelpad=4)
     if panel.log_y:
         axes.set_yscale("log")
         low, high = min(ys), max(ys)
         pad = max(1.05, (high / low) ** 0.06)
         axes.set_ylim(low / pad, high * pad)
-        axes.set_yticks(_log_ticks(low / pad, high * pad))
+        axes.set_yticks(_pick_log_ticks(low / pad, high * pad))
     else:
         low, high = min(ys), max(ys)
         pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         axes.set_ylim(low - pad, high + pad)
-        axes.yaxis.set_major_locator(figures._ticks("linear", 6))
+        axes.yaxis.set_major_locator(figures.make_tick_locator("linear", 6))
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter(figures._written(lambda y: f"{y:.4g}".replace("-", "−")))
+    axes.yaxis.set_major_formatter(
+        figures.make_tick_formatter(lambda y: f"{y:.4g}".replace("-", "−"))
+    )
 
 
-def _heights(marks: Sequence[Mark], cut: bool) -> list[float]:
+def _list_axis_values(marks: Sequence[Mark], cut: bool) -> list[float]:
     """Returns what an axis has to hold."""
     widths = [m.interval[1] - m.interval[0] for m in marks if math.isfinite(m.interval[0])]
     limit = _LONG * float(np.median(widths)) if cut and widths else math.inf
@@ -741,7 +769,7 @@ def _heights(marks: Sequence[Mark], cut: bool) -> list[float]:
     return [y for y in found if math.isfinite(y)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def _pick_log_ticks(low: float, high: float) -> list[float]:
     """Returns some round numbers of a range, of which a TEff of 1 is one."""
     offered = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
     found = [tick for tick in (*offered, 20.0, 50.0, 100.0) if low <= tick <= high]
@@ -750,25 +778,27 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return found
 
 
-def _curve(axes: "Axes", series: Series, index: int) -> None:
-    look = _look(series, index)
+def _plot_series_curve(axes: "Axes", series: Series, index: int) -> None:
+    look = _get_series_style(series, index)
     line = {**look, "marker": "none"}
     axes.plot([m.x for m in series.marks], [m.y for m in series.marks], **line, zorder=2)
     points = {**look, "linestyle": "none"}
     axes.plot([m.x for m in series.points], [m.y for m in series.points], **points, zorder=2)
 
 
-def _marks(axes: "Axes", series: Series, index: int, offset: float, joined: bool) -> None:
+def _plot_series_marks(
+    axes: "Axes", series: Series, index: int, offset: float, joined: bool
+) -> None:
     from matplotlib.transforms import ScaledTranslation
 
-    look = _look(series, index)
+    look = _get_series_style(series, index)
     own, bars = look["color"], series.name == _SHUFFLED
     moved, beside = (
         axes.transData + ScaledTranslation(pixels / 72, 0, axes.figure.dpi_scale_trans)
         for pixels in (0 if bars else offset, offset - 6)
     )
     if joined:
-        dash = figures._DASHES[index % len(figures._DASHES)]
+        dash = figures.DASHES[index % len(figures.DASHES)]
         line: dict[str, Any] = {"color": own, "linewidth": 1.2, "linestyle": dash}
         axes.plot([m.x for m in series.marks], [m.y for m in series.marks], **line)
     for mark in series.marks:
@@ -781,41 +811,45 @@ def _marks(axes: "Axes", series: Series, index: int, offset: float, joined: bool
         axes.plot([mark.x] * len(mark.runs), mark.runs, ".", transform=beside, **dots)
 
 
-def _draw_rows(panels: Sequence[Panel]) -> "Figure":
+def _draw_row_figure(panels: Sequence[StudyPanel]) -> "Figure":
     """Draws panels side by side, their y axis across and a name for each row on the left."""
     names = {mark.x: mark.name for panel in panels for mark in panel.series[0].marks}
     left, top, bottom = 14 + 6.6 * max(map(len, names.values())), 32, 28
     each = (figures.WIDE - left) / len(panels)
     height = top + bottom + _ROW * len(names)
-    drawn = figures._figure(figures.WIDE, height)
+    drawn = figures.make_figure(figures.WIDE, height)
     for place, panel in enumerate(panels):
         start = left + each * place
-        axes = figures._axes(drawn, (start, figures.WIDE - start - each + 24, top, bottom), "")
-        text = {**figures._small(), "parse_math": False}
+        axes = figures.add_bare_axes(
+            drawn, (start, figures.WIDE - start - each + 24, top, bottom), ""
+        )
+        text = {**figures.get_small_text_style(), "parse_math": False}
         drawn.text(start / figures.WIDE, 1 - 15 / height, panel.title, **text)
         marks = panel.series[0].marks
-        values = _heights(marks, panel.cut) + ([] if panel.level is None else [panel.level])
+        values = _list_axis_values(marks, panel.cut) + (
+            [] if panel.level is None else [panel.level]
+        )
         low, high = min(values), max(values)
         if panel.log_y:
             axes.set_xscale("log")
             pad = max(1.05, (high / low) ** 0.06)
             axes.set_xlim(low / pad, high * pad)
             # A narrow panel has no room for more.
-            ticks = _log_ticks(low / pad, high * pad)
+            ticks = _pick_log_ticks(low / pad, high * pad)
             axes.set_xticks([t for t in ticks if t in (ticks[0], 1.0, ticks[-1])] if ticks else [])
         else:
             pad = 0.06 * (high - low) or 1.0
             axes.set_xlim(low - pad, high + pad)
-            axes.xaxis.set_major_locator(figures._ticks("linear", 4))
+            axes.xaxis.set_major_locator(figures.make_tick_locator("linear", 4))
         axes.minorticks_off()
-        axes.xaxis.set_major_formatter(figures._written(lambda x: f"{x:.4g}"))
+        axes.xaxis.set_major_formatter(figures.make_tick_formatter(lambda x: f"{x:.4g}"))
         axes.set_ylim(max(names) + 0.6, -0.6)
         axes.set_yticks(list(names), list(names.values()) if not place else [])
         axes.tick_params(axis="y", labelsize=11.5, labelcolor=COLOURS["ink"])
         if panel.level is not None:
             style: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (1.5, 2.5))}
             axes.axvline(panel.level, color=COLOURS["muted"], **style)
-        own = COLOURS[figures.colour(0)]
+        own = COLOURS[figures.get_language_colour(0)]
         for mark in marks:
             if math.isfinite(mark.interval[0]) and math.isfinite(mark.interval[1]):
                 axes.hlines(mark.x, *mark.interval, color=own, linewidth=1.1)

@@ -19,7 +19,7 @@ from typing import Any
 VARIABLE = "IMB_PARENT"
 
 
-def tied_to_this_process(environment: Mapping[str, str]) -> dict[str, Any]:
+def make_tied_popen_arguments(environment: Mapping[str, str]) -> dict[str, Any]:
     """Returns arguments of subprocess.Popen for a child that calls `end_with_parent`.
 
     Args:
@@ -27,13 +27,13 @@ def tied_to_this_process(environment: Mapping[str, str]) -> dict[str, Any]:
     """
     if os.name == "nt":  # no other handles than the standard ones are passed on there
         return {"env": dict(environment)}
-    end, _ = _pipe(os.getpid())
+    end, _ = _open_parent_pipe(os.getpid())
     told = f"{end}:{os.fstat(end).st_ino}"
     return {"env": {**environment, VARIABLE: told}, "pass_fds": (end,)}
 
 
 @functools.cache
-def _pipe(pid: int) -> tuple[int, int]:
+def _open_parent_pipe(pid: int) -> tuple[int, int]:
     """Returns the pipe of a process; a forked process makes another one."""
     return os.pipe()
 
@@ -50,10 +50,10 @@ def end_with_parent() -> None:
         return
     if stat.S_ISFIFO(found.st_mode) and str(found.st_ino) == inode:
         os.set_inheritable(int(number), False)
-        threading.Thread(target=_wait, args=(int(number),), daemon=True).start()
+        threading.Thread(target=_terminate_at_pipe_end, args=(int(number),), daemon=True).start()
 
 
-def _wait(end: int) -> None:
+def _terminate_at_pipe_end(end: int) -> None:
     while os.read(end, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -65,11 +65,16 @@ def end_worker_with_parent() -> None:
 
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_wait_for_process, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_after_process, args=(parent.sentinel,), daemon=True).start()
 
 
-def _wait_for_process(sentinel: int) -> None:
+def _exit_after_process(sentinel: int) -> None:
     import multiprocessing.connection
 
     multiprocessing.connection.wait([sentinel])
     os._exit(1)  # a worker has nothing to save, and waits for work in a lock
+
+
+def count_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

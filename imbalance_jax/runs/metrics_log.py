@@ -36,24 +36,24 @@ class MetricsLog(Protocol):
         """Drops the records after a step."""
 
 
-def open_log(directory: epath.Path) -> MetricsLog:
+def open_metrics_log(directory: epath.Path) -> MetricsLog:
     """Returns the metrics of a run directory."""
     return MetricsSegments(directory) if storage.is_store(directory) else MetricsFile(directory)
 
 
-def _files(directory: epath.Path) -> list[epath.Path]:
+def _list_metrics_files(directory: epath.Path) -> list[epath.Path]:
     whole = directory / _WHOLE
     return [whole] * whole.exists() + sorted(directory.glob(_SEGMENTS))
 
 
-def _records(text: str) -> Iterator[Record]:
+def _parse_records(text: str) -> Iterator[Record]:
     for line in text.splitlines():
         # A run killed while it wrote leaves half a line behind.
         if line.endswith("}"):
             yield json.loads(line)
 
 
-def _line(record: Mapping[str, Any]) -> str:
+def _format_record(record: Mapping[str, Any]) -> str:
     return json.dumps(record) + "\n"
 
 
@@ -64,20 +64,20 @@ class MetricsFile:
         self._directory = directory
 
     def read(self) -> Iterator[Record]:
-        for file in _files(self._directory):
-            yield from _records(file.read_text())
+        for file in _list_metrics_files(self._directory):
+            yield from _parse_records(file.read_text())
 
     def append(self, record: Mapping[str, Any]) -> None:
         path = self._directory / _WHOLE
-        with storage.naming_file(path), path.open("a") as file:
-            file.write(_line(record))
+        with storage.name_file_in_errors(path), path.open("a") as file:
+            file.write(_format_record(record))
 
     def flush(self) -> None:
         """Every line was written when it was logged."""
 
     def truncate(self, step: int) -> None:
-        kept = "".join(_line(record) for record in self.read() if record["step"] <= step)
-        storage.write_bytes(self._directory / _WHOLE, kept.encode())
+        kept = "".join(_format_record(record) for record in self.read() if record["step"] <= step)
+        storage.write_file_atomically(self._directory / _WHOLE, kept.encode())
         for segment in self._directory.glob(_SEGMENTS):
             segment.unlink()
 
@@ -109,13 +109,13 @@ class MetricsSegments:
         self._text, self._written = "", 0  # of the open segment; characters that its object has
 
     def read(self) -> Iterator[Record]:
-        for file in _files(self._directory):
+        for file in _list_metrics_files(self._directory):
             if file != self._object:
-                yield from _records(file.read_text())
-        yield from _records(self._text)
+                yield from _parse_records(file.read_text())
+        yield from _parse_records(self._text)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        self._text += _line(record)
+        self._text += _format_record(record)
         full = len(self._text) >= self._size
         if full or self._now() - self._written_at >= self._seconds:
             self.flush()
@@ -137,10 +137,10 @@ class MetricsSegments:
         self.flush()
         self._close()
         # From the end on, so that what is left at any time has no gap.
-        for file in reversed(_files(self._directory)):
-            records = list(_records(file.read_text()))
+        for file in reversed(_list_metrics_files(self._directory)):
+            records = list(_parse_records(file.read_text()))
             kept = [record for record in records if record["step"] <= step]
             if not kept:
                 file.unlink()
             elif len(kept) < len(records):
-                file.write_bytes("".join(map(_line, kept)).encode())
+                file.write_bytes("".join(map(_format_record, kept)).encode())

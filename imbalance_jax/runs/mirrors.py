@@ -63,7 +63,7 @@ class WeightsAndBiases:
         import wandb
 
         known = run.read_json(_ID_FILE)
-        id_ = known["id"] if known else _id_of_earlier_version(run, start)
+        id_ = known["id"] if known else _find_legacy_wandb_id(run, start)
         self._sent = sent if id_ else -1
         id_ = id_ or secrets.token_hex(8)
         if known is None:
@@ -87,7 +87,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def _id_of_earlier_version(run: RunDirectory, start: int) -> str:
+def _find_legacy_wandb_id(run: RunDirectory, start: int) -> str:
     """Returns the id of a run that was mirrored when ids were names, or nothing for another."""
     name = run.path.name
     if storage.is_store(run.path):  # where its files are is not known
@@ -156,7 +156,7 @@ class Mirrors:
                 print(f"{name} gets no more metrics: {error}", file=sys.stderr)
 
 
-def check(names: Sequence[str]) -> None:
+def check_mirror_packages(names: Sequence[str]) -> None:
     """Raises ValueError if the package of a mirror is not installed."""
     for name in names:
         if importlib.util.find_spec(_PACKAGES[name]) is None:

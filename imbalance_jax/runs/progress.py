@@ -13,7 +13,7 @@ import rich.console
 import rich.progress
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Returns a duration as 2:03, 1:02:03 or 39 days."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -22,7 +22,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def terminal() -> bool:
+def is_stdout_terminal() -> bool:
     return sys.stdout.isatty()
 
 
@@ -54,7 +54,7 @@ class RunWork:
         return self.after(step - 1) + 1 if step else 0.0
 
 
-def share_out(
+def split_progress(
     show: Callable[[float], None], costs: Sequence[float]
 ) -> list[Callable[[float], None]]:
     """Returns what shows the share done of each part of some work, as a share of all of it.
@@ -87,7 +87,7 @@ class Progress:
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Self:
-        if terminal():
+        if is_stdout_terminal():
             self._bar = rich.progress.Progress(
                 rich.progress.TextColumn("{task.description}"),
                 rich.progress.BarColumn(bar_width=24),
@@ -136,4 +136,4 @@ class Progress:
         if made <= 0 and done < self._total:
             return "   ? left"
         seconds = (now - self._began) * (self._total - done) / made if made > 0 else 0
-        return f"{clock(seconds)} left"
+        return f"{format_duration(seconds)} left"

@@ -17,4 +17,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     Raises:
       FileNotFoundError: the directory holds no run.
     """
-    return config_lib.editable(config_lib.state_steps(RunDirectory(arg).config()))
+    return config_lib.build_config_dict(config_lib.resolve_stage_steps(RunDirectory(arg).config()))

@@ -56,8 +56,8 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | epath.PathLike) -> None:
-        self.path = storage.path_of(path)
-        self._metrics = metrics_log.open_log(self.path)
+        self.path = storage.parse_path(path)
+        self._metrics = metrics_log.open_metrics_log(self.path)
         self._held: contextlib.ExitStack | None = None
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ class RunDirectory:
         file = self.path / "config.json"
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no run: it has no config.json.")
-        return config_lib.resolve(json.loads(file.read_text(encoding="utf-8")))
+        return config_lib.resolve_config(json.loads(file.read_text(encoding="utf-8")))
 
     def begun(self) -> config_lib.Config | None:
         """Returns the config that the run was started with; None where it was not."""
@@ -185,7 +185,7 @@ class RunDirectory:
         """Keeps other processes of this machine from training in the directory."""
         if self._held is None:
             self._held = contextlib.ExitStack()
-            self._held.enter_context(held(self.path))
+            self._held.enter_context(lock_directory(self.path))
 
     def release(self) -> None:
         """Lets other processes train in the directory again, as the end of this one does."""
@@ -194,9 +194,9 @@ class RunDirectory:
             self._held = None
 
     def _check_same(self, config: config_lib.Config, extend: bool) -> None:
-        ours = config_lib.identity(config)
-        theirs = config_lib.identity(self.config())
-        found = config_lib.differences(ours, theirs)
+        ours = config_lib.build_run_identity(config)
+        theirs = config_lib.build_run_identity(self.config())
+        found = config_lib.find_differences(ours, theirs)
         if extend:
             found = [item for item in found if item[0] != "config.steps"]
             if config.steps < theirs["steps"]:
@@ -272,7 +272,7 @@ class RunDirectory:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Writes a file whole or not at all."""
-        storage.write_bytes(self.path / name, content)
+        storage.write_file_atomically(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file of the run, or None where it is absent."""
@@ -369,7 +369,7 @@ def run_and_step(name: str) -> tuple[RunDirectory, int | None]:
 
 
 @contextlib.contextmanager
-def held(directory: epath.Path) -> Iterator[None]:
+def lock_directory(directory: epath.Path) -> Iterator[None]:
     """Keeps other processes of this machine out of a directory, until the end of this one.
 
     A directory in a store cannot be held.
@@ -391,7 +391,7 @@ def held(directory: epath.Path) -> Iterator[None]:
         yield
 
 
-def is_held(directory: epath.Path) -> bool:
+def is_directory_locked(directory: epath.Path) -> bool:
     """Says whether another process of this machine is in a directory."""
     lock = directory / ".lock"
     if fcntl is None or storage.is_store(directory) or not lock.exists():
@@ -418,7 +418,7 @@ _PACKAGES = (
 )
 
 
-def versions() -> dict[str, Any]:
+def get_code_versions() -> dict[str, Any]:
     """Returns what code ran: git revision, Python, and the packages that matter."""
     found = {}
     for name in _PACKAGES:
@@ -426,23 +426,23 @@ def versions() -> dict[str, Any]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return {"git": _git_revision(), "python": platform.python_version(), "packages": found}
+    return {"git": _read_git_revision(), "python": platform.python_version(), "packages": found}
 
 
-def _git_revision() -> str:
+def _read_git_revision() -> str:
     """Returns the revision of the checkout this file lies in, or "unknown".
 
     `git describe --dirty` would write the checkout's index, and leave a lock there if it cannot.
     """
     try:
-        revision = _git("describe", "--always", "--abbrev=40")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        revision = _run_git("describe", "--always", "--abbrev=40")
+        changed = _run_git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return revision + "-dirty" * bool(changed)
 
 
-def _git(*arguments: str) -> str:
+def _run_git(*arguments: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(epath.Path(__file__).parent), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()

@@ -22,7 +22,7 @@ def is_store(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
-def path_of(path: epath.PathLike) -> epath.Path:
+def parse_path(path: epath.PathLike) -> epath.Path:
     """Returns a path as what reads and writes it, wherever it is.
 
     Raises:
@@ -36,12 +36,12 @@ def path_of(path: epath.PathLike) -> epath.Path:
             f"{os.fspath(path)} is not a name in UTF-8. Rename it, or use another."
         ) from error
     if is_store(path):
-        _open_store(os.fspath(path).partition("://")[0])
+        _prepare_store(os.fspath(path).partition("://")[0])
     return epath.Path(path)
 
 
 @functools.cache
-def _open_store(scheme: str) -> None:
+def _prepare_store(scheme: str) -> None:
     import fsspec
 
     if scheme != "gs":
@@ -56,7 +56,7 @@ def _open_store(scheme: str) -> None:
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
-def check_local(field: str, path: str) -> None:
+def check_local_path(field: str, path: str) -> None:
     """Raises ValueError if what is read from a file system only is in a store.
 
     Args:
@@ -70,7 +70,7 @@ def check_local(field: str, path: str) -> None:
         )
 
 
-def file_status(status: os.stat_result) -> str:
+def format_file_status(status: os.stat_result) -> str:
     """Returns what stands for the content of a file that is known, until somebody changes it.
 
     The time of change (ctime) is among it: unlike the time of modification, which tools that
@@ -80,12 +80,12 @@ def file_status(status: os.stat_result) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
-def absolute(path: epath.PathLike) -> str:
+def make_absolute_path(path: epath.PathLike) -> str:
     """Returns a path that means the same wherever a process runs."""
     return os.fspath(path) if is_store(path) else os.path.abspath(path)
 
 
-def write_bytes(path: epath.Path, content: bytes) -> None:
+def write_file_atomically(path: epath.Path, content: bytes) -> None:
     """Writes a file whole or not at all.
 
     Raises:
@@ -95,7 +95,7 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
         path.write_bytes(content)
         return
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with naming_file(path):
+    with name_file_in_errors(path):
         try:
             unfinished.write_bytes(content)
             unfinished.replace(path)
@@ -105,7 +105,7 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def naming_file(path: epath.PathLike) -> Iterator[None]:
+def name_file_in_errors(path: epath.PathLike) -> Iterator[None]:
     """Gives an OSError raised within a file's name.
 
     That of a failed write has none, and others name a file that is there for a moment only.
@@ -146,7 +146,7 @@ def describe_os_error(error: OSError) -> str:
 def _describe_disk(path: str) -> str:
     """Returns how much of the disk of a path is free, in words."""
     try:
-        here = _existing(path)
+        here = _find_existing_parent(path)
         usage = shutil.disk_usage(here)
     except OSError:
         return "The disk is full."
@@ -154,12 +154,12 @@ def _describe_disk(path: str) -> str:
     return f"Of the disk of {here}, {free:,.1f} of {total:,.1f} MB are free."
 
 
-def free_bytes(path: epath.PathLike) -> int | None:
+def count_free_bytes(path: epath.PathLike) -> int | None:
     """Returns how many bytes can be written where a path is or will be; None of a store."""
-    return None if is_store(path) else shutil.disk_usage(_existing(path)).free
+    return None if is_store(path) else shutil.disk_usage(_find_existing_parent(path)).free
 
 
-def _existing(path: epath.PathLike) -> pathlib.Path:
+def _find_existing_parent(path: epath.PathLike) -> pathlib.Path:
     """Returns a path, or the innermost directory above it that exists."""
     here = pathlib.Path(os.path.abspath(path))
     while not here.exists() and here != here.parent:
@@ -167,7 +167,7 @@ def _existing(path: epath.PathLike) -> pathlib.Path:
     return here
 
 
-def upload(directory: epath.PathLike, path: epath.Path, *, last: str = "") -> None:
+def upload_directory(directory: epath.PathLike, path: epath.Path, *, last: str = "") -> None:
     """Copies a local directory's files, and those below it, into a directory of a store.
 
     Args:
@@ -182,7 +182,7 @@ def upload(directory: epath.PathLike, path: epath.Path, *, last: str = "") -> No
 
 
 @contextlib.contextmanager
-def filled(path: epath.PathLike) -> Iterator[pathlib.Path]:
+def stage_directory(path: epath.PathLike) -> Iterator[pathlib.Path]:
     """Yields a local directory for what can only write to one.
 
     It is the directory itself, or one whose files are copied into it in the end. Whoever writes
@@ -194,14 +194,16 @@ def filled(path: epath.PathLike) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory() as folder:
         local = pathlib.Path(folder) / "files"
         yield local
-        upload(local, path_of(path))
+        upload_directory(local, parse_path(path))
 
 
 # Directories that are there whole, or not at all.
 
 
-def find(path: epath.Path, marker: str) -> epath.Path | None:
-    """Returns where a directory lies that was made by `made_whole`, or None where it does not."""
+def find_complete_directory(path: epath.Path, marker: str) -> epath.Path | None:
+    """Returns where a directory lies that was made by `make_directory_atomically`, or None where
+    it does not.
+    """
     if (path / marker).exists():
         return path
     # All are whole, and whoever opens one first keeps to it.
@@ -209,12 +211,12 @@ def find(path: epath.Path, marker: str) -> epath.Path | None:
 
 
 @contextlib.contextmanager
-def made_whole(path: epath.Path, marker: str) -> Iterator[epath.Path]:
+def make_directory_atomically(path: epath.Path, marker: str) -> Iterator[epath.Path]:
     """Yields an empty local directory to fill, which is at `path` when everything is in it.
 
     Two processes may make the same one at once. On a file system the first one to rename its
     directory wins. In a store, which cannot tell who was first, each has its own below `path`,
-    and `find` takes one of them.
+    and `find_complete_directory` takes one of them.
 
     Args:
       path: of the directory.
@@ -223,8 +225,8 @@ def made_whole(path: epath.Path, marker: str) -> Iterator[epath.Path]:
     if is_store(path):
         with tempfile.TemporaryDirectory() as folder:
             yield epath.Path(folder)
-            if find(path, marker) is None:
-                upload(folder, path / secrets.token_hex(4), last=marker)
+            if find_complete_directory(path, marker) is None:
+                upload_directory(folder, path / secrets.token_hex(4), last=marker)
         return
     # Not the process id: it comes back, in containers above all, and would meet the rest of
     # a process that was killed.

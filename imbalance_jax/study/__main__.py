@@ -29,8 +29,8 @@ COMMANDS = ("plan", "run", "status", "collect", "check")
 
 
 def define_flags() -> None:
-    cli.define_config()
-    cli.define_computing()
+    cli.define_config_flag()
+    cli.define_compute_flags()
     flags.DEFINE_string("workdir", None, "The study's directory; studies/<config name> if absent.")
     flags.DEFINE_integer("jobs", 1, "run: how many processes at a time.", lower_bound=1)
     flags.DEFINE_integer(
@@ -44,47 +44,51 @@ def main(names: list[str]) -> int:
     if len(names) != 1 or names[0] not in COMMANDS:
         said = f"{' '.join(names)!r} is none" if names else "there is none"
         raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {said}.")
-    directory = _directory()
-    study = directory.study() if FLAGS.config is None else grid.resolve(FLAGS.config)
+    directory = _get_study_directory()
+    study = directory.study() if FLAGS.config is None else grid.resolve_study(FLAGS.config)
     # From wherever the study is looked at later.
-    study = dataclasses.replace(study, reuse=tuple(map(storage.absolute, study.reuse)))
+    study = dataclasses.replace(study, reuse=tuple(map(storage.make_absolute_path, study.reuse)))
     if FLAGS.config is not None:
         directory.check(study)
-    return {"plan": _plan, "run": _run, "status": _status, "collect": _collect, "check": _check}[
-        names[0]
-    ](directory, study)
+    return {
+        "plan": _print_plan,
+        "run": _run_study,
+        "status": _print_status,
+        "collect": _collect_results,
+        "check": _print_comparison,
+    }[names[0]](directory, study)
 
 
-def _directory() -> StudyDirectory:
+def _get_study_directory() -> StudyDirectory:
     if FLAGS.workdir:
         return StudyDirectory(FLAGS.workdir)
-    return StudyDirectory(os.path.join("studies", cli.config_name()))
+    return StudyDirectory(os.path.join("studies", cli.get_config_name()))
 
 
-def _plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
-    speeds = study_plan.measured(directory, study)
-    sizes = {study_plan.size_of(spec.config): None for spec in study.runs.values()}
+def _print_plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    speeds = study_plan.read_measured_speeds(directory, study)
+    sizes = {study_plan.make_size_key(spec.config): None for spec in study.runs.values()}
     if FLAGS.measure:
         unknown = [size for size in sizes if size not in speeds]
-        speeds |= study_plan.tried(study, unknown, cli.given_computing())
+        speeds |= study_plan.measure_trial_speeds(study, unknown, cli.format_compute_flags())
     states = directory.states(study)
-    print(study_plan.describe(directory.name, study, states, speeds, FLAGS.pack))
+    print(study_plan.describe_study_plan(directory.name, study, states, speeds, FLAGS.pack))
     return cli.DONE
 
 
-def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
-    options = cli.given_computing()
-    runner = study_runner.Runner(directory, study, options=options)
-    left = _chosen(runner, study)
-    texts = _prepare({n: study.runs[n].config for n in left}, directory.binding_texts())
+def _run_study(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    options = cli.format_compute_flags()
+    runner = study_runner.StudyRunner(directory, study, options=options)
+    left = _choose_runs(runner, study)
+    texts = _prepare_texts({n: study.runs[n].config for n in left}, directory.binding_texts())
     directory.claim(study, texts)
     with directory.held():
         if not left:
             print(f"Nothing is to be trained in {directory}.")
-        code = runner.run(study_runner.packs(study, left, FLAGS.pack), jobs=FLAGS.jobs)
+        code = runner.run(study_runner.group_into_packs(study, left, FLAGS.pack), jobs=FLAGS.jobs)
     if code == cli.PREEMPTED:
         return code
-    _collect(directory, study)
+    _collect_results(directory, study)
     states = directory.states(study)
     failed = [name for name, found in states.items() if found.state == "failed"]
     others = [name for name, found in states.items() if found.state not in ("failed", "done")]
@@ -96,7 +100,7 @@ def _run(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     return cli.FAILED if failed else code
 
 
-def _prepare(
+def _prepare_texts(
     configs: Mapping[str, Config], recorded: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, str]]:
     """Makes the text ready once, so that no two runs that begin together do it at once.
@@ -112,10 +116,10 @@ def _prepare(
     """
     from imbalance_jax.data import prepare
 
-    return prepare.fingerprints_of(prepare.prepare_runs(configs, recorded))
+    return prepare.collect_fingerprints(prepare.prepare_runs(configs, recorded))
 
 
-def _chosen(runner: study_runner.Runner, study: grid.StudyConfig) -> list[str]:
+def _choose_runs(runner: study_runner.StudyRunner, study: grid.StudyConfig) -> list[str]:
     """Returns the runs to train.
 
     Raises:
@@ -137,30 +141,34 @@ def _chosen(runner: study_runner.Runner, study: grid.StudyConfig) -> list[str]:
     return list(chosen)
 
 
-def _status(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+def _print_status(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     print(study_plan.describe_states(study, directory))
     return cli.DONE
 
 
-def _collect(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+def _collect_results(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     from imbalance_jax.analysis import study_table
     from imbalance_jax.report import study_page
 
-    table = study_table.read(directory)
-    for path in study_table.write(table, directory):
+    table = study_table.read_study_table(directory)
+    for path in study_table.write_study_table(table, directory):
         print(path)
-    print(study_page.write(table, directory))
+    print(study_page.write_study_page(table, directory))
     return cli.DONE
 
 
-def _check(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+def _print_comparison(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     from imbalance_jax.analysis import study_table
     from imbalance_jax.reference import paper_check
 
-    print(paper_check.describe(paper_check.check(study_table.read(directory))))
+    print(
+        paper_check.describe_checks(
+            paper_check.compare_with_reference(study_table.read_study_table(directory))
+        )
+    )
     return cli.DONE
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, names=True)
+    cli.run_command(main, names=True)

@@ -8,7 +8,7 @@ A file in `configs/studies/` builds a `Grid` and returns its ConfigDict:
     grid.claim("dominance_helps", ...)
     return grid.to_config()
 
-`resolve` turns that into a StudyConfig once. Neither jax nor the text is needed for it.
+`resolve_study` turns that into a StudyConfig once. Neither jax nor the text is needed for it.
 """
 
 import dataclasses
@@ -62,20 +62,20 @@ class RunSpec:
     @property
     def hash(self) -> str:
         """Stands for what is trained on what: equal for runs that would repeat each other."""
-        return self._digest(config_lib.identity(self.config))
+        return self._digest(config_lib.build_run_identity(self.config))
 
     @property
     def earlier_hash(self) -> str:
         """The hash of versions that took config.optimizer.accumulate for a part of a run."""
-        plain = config_lib.identity(self.config)
+        plain = config_lib.build_run_identity(self.config)
         plain["optimizer"]["accumulate"] = self.config.optimizer.accumulate
         return self._digest(plain)
 
     def _digest(self, plain: dict[str, Any]) -> str:
         if not self.config.mixture.temperature:
             # 90 to 10 is 9 to 1.
-            plain["mixture"]["ratio"] = config_lib.reduced(self.config.mixture.ratio)
-        return config_lib.digest(plain)
+            plain["mixture"]["ratio"] = config_lib.reduce_ratio(self.config.mixture.ratio)
+        return config_lib.hash_plain_values(plain)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Grid:
                     raise ValueError(
                         f"The grid has two different runs {name}. Give one of the two another cell."
                     )
-                _join(self._study.runs[name], spec)
+                _merge_run_labels(self._study.runs[name], spec)
                 continue
             self._study.runs[name] = spec
         return cell
@@ -189,7 +189,7 @@ class Grid:
             for fraction in fractions:
                 if fraction >= 1 and kind in ("matched", "epochs"):
                     continue
-                baseline = alone(config, tag, fraction, kind)
+                baseline = make_baseline(config, tag, fraction, kind)
                 origin = config.languages[tag].clone_of or tag
                 short = {"monolingual": "mono"}.get(kind, kind)
                 cell = f"{prefix}{short}_{origin}_{percent(fraction)}"
@@ -211,7 +211,7 @@ class Grid:
             changed.optimizer.peak_lr = config.optimizer.peak_lr * factor
             changed.optimizer.final_lr = config.optimizer.final_lr * factor
             if factor != 1:
-                name = f"{cell}_lr{_decimal(factor)}"
+                name = f"{cell}_lr{_format_decimal(factor)}"
                 cells.append(self.add(name, changed, seeds=seeds, kind="sweep"))
         return cells
 
@@ -223,14 +223,14 @@ class Grid:
         return self._study
 
 
-def _join(spec: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> None:
+def _merge_run_labels(spec: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> None:
     """Lets a run that is there already serve for other figures too."""
     spec.figures = tuple(dict.fromkeys((*spec.figures, *other.figures)))
     if other.reference and not spec.reference:
         spec.reference = other.reference
 
 
-def alone(
+def make_baseline(
     config: ml_collections.ConfigDict, tag: str, fraction: float, kind: str
 ) -> ml_collections.ConfigDict:
     """Returns the monolingual baseline of a language of a mixture.
@@ -302,7 +302,7 @@ def copied(config: ml_collections.ConfigDict, clone: str) -> ml_collections.Conf
     return changed
 
 
-def lengthened(config: ml_collections.ConfigDict, factor: float) -> ml_collections.ConfigDict:
+def lengthen_run(config: ml_collections.ConfigDict, factor: float) -> ml_collections.ConfigDict:
     """Returns a run of so many times the steps, rounded down as in the reference study."""
     changed = ml_collections.ConfigDict(config.to_dict())
     changed.steps = int(factor * config.steps + 1e-9)
@@ -311,10 +311,10 @@ def lengthened(config: ml_collections.ConfigDict, factor: float) -> ml_collectio
 
 def percent(fraction: float) -> str:
     """Returns a fraction as a part of a cell's name: 0.05 is 5, 0.125 is 12p5."""
-    return _decimal(fraction * 100)
+    return _format_decimal(fraction * 100)
 
 
-def _decimal(value: float) -> str:
+def _format_decimal(value: float) -> str:
     return f"{value:.6g}".replace(".", "p")
 
 
@@ -325,7 +325,7 @@ def parse_seeds(text: str) -> range:
     return range(int(text))
 
 
-def resolve(
+def resolve_study(
     values: ml_collections.ConfigDict | Mapping[str, Any], *, begun: bool = False
 ) -> StudyConfig:
     """Returns the typed study of a ConfigDict, or of a study.json read back.
@@ -347,32 +347,32 @@ def resolve(
             "--config is not that of a study: it has no field `runs`. Give a file in "
             "configs/studies/, or train a single run with python -m imbalance_jax.main."
         )
-    runs = {name: _spec(name, spec) for name, spec in values.pop("runs").items()}
-    runs = dict(sorted(runs.items(), key=_place))
-    rest = config_lib.typed(StudyConfig, values)
+    runs = {name: _parse_run_spec(name, spec) for name, spec in values.pop("runs").items()}
+    runs = dict(sorted(runs.items(), key=_make_run_sort_key))
+    rest = config_lib.parse_dataclass(StudyConfig, values)
     study = dataclasses.replace(rest, runs=runs)
-    _check(study, begun)
+    _check_study(study, begun)
     if not begun:
         for name, claim in study.claims.items():
             _check_decidable(name, claim, study)
     return study
 
 
-def _place(item: tuple[str, RunSpec]) -> tuple:
+def _make_run_sort_key(item: tuple[str, RunSpec]) -> tuple:
     """Orders runs so that a study stopped halfway has every cell with some of its seeds."""
     name, spec = item
     kind = list(KINDS).index(spec.kind) if spec.kind in KINDS else 0
-    return spec.config.seed, kind, config_lib.natural(name)
+    return spec.config.seed, kind, config_lib.make_natural_sort_key(name)
 
 
-def _spec(name: str, values: Mapping[str, Any]) -> RunSpec:
+def _parse_run_spec(name: str, values: Mapping[str, Any]) -> RunSpec:
     try:
-        return config_lib.typed(RunSpec, values)
+        return config_lib.parse_dataclass(RunSpec, values)
     except ValueError as error:
         raise ValueError(f"Run {name} of the study: {error}") from error
 
 
-def _check(study: StudyConfig, begun: bool) -> None:
+def _check_study(study: StudyConfig, begun: bool) -> None:
     if not study.runs:
         raise ValueError("The study has no runs. Add some to its grid.")
     seen: dict[str, str] = {}
@@ -490,7 +490,7 @@ def _check_decidable(name: str, claim: Claim, study: StudyConfig) -> None:
             )
 
 
-def to_dict(study: StudyConfig) -> dict[str, Any]:
+def convert_study_to_dict(study: StudyConfig) -> dict[str, Any]:
     """Returns a study as study.json has it; each run with its hash."""
     plain = config_lib.to_dict(study)
     for name, spec in study.runs.items():
@@ -499,5 +499,5 @@ def to_dict(study: StudyConfig) -> dict[str, Any]:
     return plain
 
 
-def tokens_of(spec: RunSpec) -> int:
-    return costs.training_tokens(spec.config)
+def count_run_tokens(spec: RunSpec) -> int:
+    return costs.count_training_tokens(spec.config)

@@ -43,14 +43,14 @@ class StudyDirectory:
     """Reads and writes the files of a study. Nothing is cached: the directory is the truth."""
 
     def __init__(self, path: str | epath.PathLike) -> None:
-        self.path = storage.path_of(path)
+        self.path = storage.parse_path(path)
 
     def __str__(self) -> str:
         return str(self.path)
 
     @property
     def name(self) -> str:
-        return epath.Path(storage.absolute(self.path)).name
+        return epath.Path(storage.make_absolute_path(self.path)).name
 
     def study(self) -> grid.StudyConfig:
         """Returns the study that the directory holds.
@@ -72,7 +72,7 @@ class StudyDirectory:
         for name, spec in plain["runs"].items():
             hashes[name] = spec.pop("hash")
             spec.pop("seed")
-        study = grid.resolve(plain, begun=True)
+        study = grid.resolve_study(plain, begun=True)
         for name, spec in study.runs.items():
             if hashes[name] not in (spec.hash, spec.earlier_hash):
                 raise ValueError(
@@ -104,8 +104,9 @@ class StudyDirectory:
                     "grid has none. Use another --workdir, or add to the grid it was begun with."
                 )
             if mine.hash != spec.hash:
-                field, ours, theirs = config_lib.differences(
-                    config_lib.identity(mine.config), config_lib.identity(spec.config)
+                field, ours, theirs = config_lib.find_differences(
+                    config_lib.build_run_identity(mine.config),
+                    config_lib.build_run_identity(spec.config),
                 )[0]
                 raise ValueError(
                     f"{self.path} holds the study of another grid: its run {name} has "
@@ -142,8 +143,10 @@ class StudyDirectory:
         }
         study = dataclasses.replace(study, runs=placed)
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": VERSION, **grid.to_dict(study)}, indent=1) + "\n"
-        storage.write_bytes(self.path / "study.json", text.encode())
+        text = (
+            json.dumps({"version": VERSION, **grid.convert_study_to_dict(study)}, indent=1) + "\n"
+        )
+        storage.write_file_atomically(self.path / "study.json", text.encode())
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -152,7 +155,7 @@ class StudyDirectory:
         Raises:
           ValueError: another one does.
         """
-        with runs.held(self.path):
+        with runs.lock_directory(self.path):
             yield
 
     def run(self, name: str) -> RunDirectory:
@@ -167,7 +170,7 @@ class StudyDirectory:
         mine = self.run(name)
         if not mine.done:
             for other in map(StudyDirectory, study.reuse):
-                for theirs, spec in _reused(other).runs.items():
+                for theirs, spec in _read_reused_study(other).runs.items():
                     if spec.hash == study.runs[name].hash and other.run(theirs).done:
                         return other.run(theirs), str(other)
         return mine, ""
@@ -187,7 +190,7 @@ class StudyDirectory:
                     "or delete the directory, which trains the run anew."
                 )
             return RunState("absent", steps=spec.config.steps)
-        check_untouched(run, spec)
+        check_run_untouched(run, spec)
         step = max((record["step"] for record in run.metrics()), default=0)
         step = max(step, run.newest_checkpoint())
         if run.done:
@@ -201,14 +204,14 @@ class StudyDirectory:
         return {name: self.state(name, study) for name in study.runs}
 
 
-def _reused(other: StudyDirectory) -> grid.StudyConfig:
+def _read_reused_study(other: StudyDirectory) -> grid.StudyConfig:
     try:
         return other.study()
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"config.reuse names {other}, which cannot be used: {error}") from error
 
 
-def check_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
+def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
     """Raises ValueError if a run directory is not what its study made.
 
     Its config has to be that of the study, and a run that is done has to have the results of
@@ -222,7 +225,9 @@ def check_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             f"{run}/config.json cannot be read: {error} Put it back, or delete the directory, "
             "which trains the run anew."
         ) from error
-    found = config_lib.differences(config_lib.identity(config), config_lib.identity(spec.config))
+    found = config_lib.find_differences(
+        config_lib.build_run_identity(config), config_lib.build_run_identity(spec.config)
+    )
     if found:
         field, theirs, ours = found[0]
         raise ValueError(

@@ -17,7 +17,7 @@ from etils import epath
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, costs
 from imbalance_jax.runs import children
-from imbalance_jax.runs.progress import clock
+from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid, study_runner
 from imbalance_jax.study.study_directory import RunState, StudyDirectory
@@ -26,43 +26,48 @@ _MOST_TIMES = 4  # a batch, that a batch which divides may have
 
 
 @dataclasses.dataclass(frozen=True)
-class Speed:
+class TrainingSpeed:
     """How fast models of a size were trained, everything but compilation included."""
 
     flops_per_second: float
     source: str
 
 
-def size_of(config: Config) -> str:
+def make_size_key(config: Config) -> str:
     """Returns what decides how fast a run trains: the model, its batch and its vocabulary."""
     model = config.model
-    return f"{model.N}x{model.D} L={model.L} B={config.batch_size} V={costs.vocab_size(config)}"
+    return (
+        f"{model.N}x{model.D} L={model.L} B={config.batch_size} "
+        f"V={costs.compute_vocab_size(config)}"
+    )
 
 
-def measured(directory: StudyDirectory, study: grid.StudyConfig) -> dict[str, Speed]:
-    """Returns the speeds that the study's finished runs had, by `size_of`."""
+def read_measured_speeds(
+    directory: StudyDirectory, study: grid.StudyConfig
+) -> dict[str, TrainingSpeed]:
+    """Returns the speeds that the study's finished runs had, by `make_size_key`."""
     found: dict[str, list[float]] = {}
     for name, spec in study.runs.items():
         run, _ = directory.found(name, study)
         newest = run.newest("time/") if run.done else {}
         if "time/total" in newest:
             seconds = newest["time/total"] - newest["time/compile"] - newest["time/setup"]
-            rate = costs.training_flops(spec.config) / max(seconds, 1e-9)
-            found.setdefault(size_of(spec.config), []).append(rate)
+            rate = costs.compute_training_flops(spec.config) / max(seconds, 1e-9)
+            found.setdefault(make_size_key(spec.config), []).append(rate)
     return {
-        size: Speed(statistics.median(rates), "measured in runs of this study")
+        size: TrainingSpeed(statistics.median(rates), "measured in runs of this study")
         for size, rates in found.items()
     }
 
 
-def tried(
+def measure_trial_speeds(
     study: grid.StudyConfig, sizes: Iterable[str], options: Sequence[str] = ()
-) -> dict[str, Speed]:
+) -> dict[str, TrainingSpeed]:
     """Returns speeds of sizes from a few steps of a run of each, on this machine.
 
     Args:
       study: with a run of each size.
-      sizes: as `size_of` names them.
+      sizes: as `make_size_key` names them.
       options: flags of `imbalance_jax.main` that the study's runs will be trained with.
 
     Raises:
@@ -70,7 +75,7 @@ def tried(
     """
     found = {}
     for size in sizes:
-        name = next(n for n, spec in study.runs.items() if size_of(spec.config) == size)
+        name = next(n for n, spec in study.runs.items() if make_size_key(spec.config) == size)
         print(f"Trying a few steps of {size} ...", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             directory = StudyDirectory(epath.Path(folder) / "study")
@@ -81,52 +86,52 @@ def tried(
                 command,
                 capture_output=True,
                 text=True,
-                **children.tied_to_this_process(os.environ),
+                **children.make_tied_popen_arguments(os.environ),
             )
         said = re.search(r"^([\d.e+-]+) s a step \((.*)\): ", done.stdout, re.MULTILINE)
         if not said:
             raise ValueError(f"Run {name} cannot be tried: {done.stderr.strip()}")
         config = study.runs[name].config
-        per_step = costs.training_flops(config) / config.steps
-        found[size] = Speed(per_step / float(said[1]), said[2])
+        per_step = costs.compute_training_flops(config) / config.steps
+        found[size] = TrainingSpeed(per_step / float(said[1]), said[2])
     return found
 
 
-def describe(
+def describe_study_plan(
     name: str,
     study: grid.StudyConfig,
     states: Mapping[str, RunState],
-    speeds: Mapping[str, Speed],
+    speeds: Mapping[str, TrainingSpeed],
     pack: int,
 ) -> str:
     """Returns the plan of a study: its cells, and what is left to train and what that takes."""
     lines = [f"{name}: {study.description}", ""]
-    width = max(map(len, cells(study)))
+    width = max(map(len, group_runs_by_cell(study)))
     lines.append(
         f"{'cell':<{width}} {'kind':<12} {'seeds':>5} {'done':>5} {'steps':>8} {'batch':>6} "
         f"{'tokens each':>15} {'of 1x':>7} {'FLOPs each':>11}"
     )
-    for cell, members in cells(study).items():
+    for cell, members in group_runs_by_cell(study).items():
         spec = study.runs[members[0]]
-        tokens = grid.tokens_of(spec)
+        tokens = grid.count_run_tokens(spec)
         done = sum(states[member].state == "done" for member in members)
         lines.append(
             f"{cell:<{width}} {spec.kind:<12} {len(members):>5} {done:>5} {spec.config.steps:>8,} "
             f"{spec.config.batch_size:>6} {tokens:>15,} {tokens / study.unit_tokens:>7.3g} "
-            f"{costs.training_flops(spec.config):>11.2e}"
+            f"{costs.compute_training_flops(spec.config):>11.2e}"
         )
-    lines += ["", *_rounded(study)]
+    lines += ["", *_describe_rounding(study)]
     left = [n for n in study.runs if states[n].state != "done"]
-    lines += [*_totals(study, states, left), _time(study, left, states, speeds)]
+    lines += [*_describe_totals(study, states, left), _describe_time(study, left, states, speeds)]
     if pack > 1:
-        programs = len(study_runner.packs(study, left, pack))
+        programs = len(study_runner.group_into_packs(study, left, pack))
         lines.append(f"in packs of {pack}: {programs} programs for {len(left)} runs")
-    disk = sum(costs.bytes_on_disk(study.runs[n].config) for n in left)
+    disk = sum(costs.estimate_checkpoint_bytes(study.runs[n].config) for n in left)
     lines.append(f"disk: {disk / 1e9:,.2f} GB of checkpoints")
     return "\n".join(lines)
 
 
-def cells(study: grid.StudyConfig) -> dict[str, list[str]]:
+def group_runs_by_cell(study: grid.StudyConfig) -> dict[str, list[str]]:
     """Returns the runs of each cell, in the grid's order."""
     found: dict[str, list[str]] = {}
     for name, spec in study.runs.items():
@@ -134,7 +139,7 @@ def cells(study: grid.StudyConfig) -> dict[str, list[str]]:
     return found
 
 
-def _rounded(study: grid.StudyConfig) -> list[str]:
+def _describe_rounding(study: grid.StudyConfig) -> list[str]:
     """Returns a line on each batch of which a matched baseline has a rounded part.
 
     Only languages are named that are held against one: those of which a baseline has about, and
@@ -147,7 +152,7 @@ def _rounded(study: grid.StudyConfig) -> list[str]:
         if spec.kind in ("matched", "epochs"):
             alone.setdefault(config.steps, set()).add(config.batch_size)
         elif spec.kind not in (*grid.BASELINES, "sweep") and not config.mixture.temperature:
-            for tag, sequences in config_lib.totals(config).items():
+            for tag, sequences in config_lib.compute_sequence_totals(config).items():
                 share = sequences / (config.steps * config.batch_size)
                 here = shares.setdefault((config.steps, config.batch_size), {})
                 here[f"{spec.cell} {tag}"] = share
@@ -178,42 +183,44 @@ def _rounded(study: grid.StudyConfig) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _totals(
+def _describe_totals(
     study: grid.StudyConfig, states: Mapping[str, RunState], left: Sequence[str]
 ) -> list[str]:
     kinds = Counter(spec.kind for spec in study.runs.values())
-    tokens = sum(grid.tokens_of(spec) for spec in study.runs.values())
-    flops = sum(costs.training_flops(spec.config) for spec in study.runs.values())
+    tokens = sum(grid.count_run_tokens(spec) for spec in study.runs.values())
+    flops = sum(costs.compute_training_flops(spec.config) for spec in study.runs.values())
     lines = [
         f"{len(study.runs)} runs ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}), "
         f"{tokens:,} tokens, {flops:.3g} FLOPs. {costs.FLOP_CONVENTION}"
     ]
     reused = Counter(s.reused_from for s in states.values() if s.reused_from)
     lines += [f"{count} runs are those of {path}" for path, count in reused.items()]
-    rest = sum(grid.tokens_of(study.runs[n]) * _part(states[n]) for n in left)
+    rest = sum(
+        grid.count_run_tokens(study.runs[n]) * _compute_remaining_part(states[n]) for n in left
+    )
     lines.append(f"left: {len(left)} runs, {rest:,.0f} tokens")
     return lines
 
 
-def _part(state: RunState) -> float:
+def _compute_remaining_part(state: RunState) -> float:
     """Returns the part of a run that is left."""
     return 1 - state.step / state.steps
 
 
-def _time(
+def _describe_time(
     study: grid.StudyConfig,
     left: Sequence[str],
     states: Mapping[str, RunState],
-    speeds: Mapping[str, Speed],
+    speeds: Mapping[str, TrainingSpeed],
 ) -> str:
     if not left:
         return "time: none, all is done"
     seconds, unknown, sources = 0.0, Counter[str](), dict[str, None]()
     for name in left:
         config = study.runs[name].config
-        size = size_of(config)
+        size = make_size_key(config)
         if size in speeds:
-            flops = costs.training_flops(config) * _part(states[name])
+            flops = costs.compute_training_flops(config) * _compute_remaining_part(states[name])
             seconds += flops / speeds[size].flops_per_second
             sources[speeds[size].source] = None
         else:
@@ -221,7 +228,8 @@ def _time(
     lines = []
     if seconds:
         lines.append(
-            f"time: {clock(seconds)} one after another ({'; '.join(sources)}), and on top what it "
+            f"time: {format_duration(seconds)} one after another ({'; '.join(sources)}), and on "
+            "top what it "
             "takes to start, compile and score each"
         )
     if unknown:
@@ -240,13 +248,13 @@ def describe_states(study: grid.StudyConfig, directory: StudyDirectory) -> str:
             continue
         run, _ = directory.found(name, study)
         said = f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}"
-        lines.append(f"{said}   {_detail(state, run)}")
+        lines.append(f"{said}   {_describe_run_state(state, run)}")
     counts = Counter(state.state for state in states.values())
     lines.append(", ".join(f"{count} {state}" for state, count in counts.items()))
     return "\n".join(lines)
 
 
-def _detail(state: RunState, run: RunDirectory) -> str:
+def _describe_run_state(state: RunState, run: RunDirectory) -> str:
     if state.state == "failed":
         return state.error
     if state.state == "done":

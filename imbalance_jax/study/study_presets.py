@@ -32,7 +32,7 @@ def parse(arg: str, **more: str) -> types.SimpleNamespace:
 def clones(choice: types.SimpleNamespace, ratio: str) -> ml_collections.ConfigDict:
     """Returns a run of a study on clones of English, en1, en2, ..., at a ratio such as 90:10."""
     config = config_lib.cloned(scale=choice.scale, ratio=ratio)
-    config.sources.en.update(text("en", choice.files, otherwise="docstrings"))
+    config.sources.en.update(make_text_fields("en", choice.files, otherwise="docstrings"))
     return sized(config, choice)
 
 
@@ -40,15 +40,19 @@ def spoken(
     choice: types.SimpleNamespace, ratio: str, *, layout: str = "merged"
 ) -> ml_collections.ConfigDict:
     """Returns a run of a study on English and French."""
-    return sized(english_french(choice.files, ratio, scale=choice.scale, layout=layout), choice)
+    return sized(
+        make_english_french(choice.files, ratio, scale=choice.scale, layout=layout), choice
+    )
 
 
-def english_french(files: str, ratio: str, *, scale: str, layout: str) -> ml_collections.ConfigDict:
+def make_english_french(
+    files: str, ratio: str, *, scale: str, layout: str
+) -> ml_collections.ConfigDict:
     """Returns a run on English and French, from files or else wiki40b, as configs/en_fr.py."""
     sources = {}
     for name in ("en", "fr"):
         sources[name] = config_lib.declared(config_lib.SourceConfig)
-        sources[name].update(text(name, files, otherwise="wiki40b"))
+        sources[name].update(make_text_fields(name, files, otherwise="wiki40b"))
     config = config_lib.spoken(sources, scale=scale, ratio=ratio)
     config.vocabulary.layout = layout
     if files:
@@ -57,7 +61,7 @@ def english_french(files: str, ratio: str, *, scale: str, layout: str) -> ml_col
     return config
 
 
-def text(name: str, files: str, *, otherwise: str) -> dict[str, str]:
+def make_text_fields(name: str, files: str, *, otherwise: str) -> dict[str, str]:
     """Returns the fields of a source that say where its text is.
 
     Args:
@@ -103,7 +107,7 @@ def measured(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def lengthened(config: ml_collections.ConfigDict, factor: float) -> ml_collections.ConfigDict:
     """Returns a run of so many times the steps, which is measured at its own end."""
-    return measured(grid.lengthened(config, factor))
+    return measured(grid.lengthen_run(config, factor))
 
 
 def resized(config: ml_collections.ConfigDict, factor: float) -> ml_collections.ConfigDict:

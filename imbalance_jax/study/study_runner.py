@@ -21,7 +21,7 @@ from imbalance_jax.config import pack_shape
 from imbalance_jax.runs import children, storage
 from imbalance_jax.runs import run_directory as runs
 from imbalance_jax.runs.interrupts import Interrupts
-from imbalance_jax.runs.progress import Progress, clock
+from imbalance_jax.runs.progress import Progress, format_duration
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
 
@@ -40,22 +40,24 @@ class _Job:
     output: epath.Path  # its log, or what becomes the log in a store when it ends
 
 
-def packs(study: grid.StudyConfig, names: Sequence[str], most: int) -> list[tuple[str, ...]]:
+def group_into_packs(
+    study: grid.StudyConfig, names: Sequence[str], most: int
+) -> list[tuple[str, ...]]:
     """Returns runs in packs of at most so many, in the order of their first members."""
     if most < 2:
         return [(name,) for name in names]
     groups: dict[str, list[str]] = {}
     for name in names:
         config = study.runs[name].config
-        alone = pack_shape.why_alone(config)
-        groups.setdefault(name if alone else pack_shape.pack_key(config), []).append(name)
+        alone = pack_shape.find_packing_obstacle(config)
+        groups.setdefault(name if alone else pack_shape.compute_pack_key(config), []).append(name)
     found = [
         tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)
     ]
     return sorted(found, key=lambda members: names.index(members[0]))
 
 
-class Runner:
+class StudyRunner:
     """Trains runs of a study, so many processes at a time."""
 
     def __init__(
@@ -90,7 +92,7 @@ class Runner:
         """
         waiting, running, looked = list(work), list[_Job](), 0.0
         told = set[str]()
-        total = float(sum(grid.tokens_of(spec) for spec in self._study.runs.values()))
+        total = float(sum(grid.count_run_tokens(spec) for spec in self._study.runs.values()))
         preempted = False
         with (
             Interrupts() as interrupts,
@@ -108,10 +110,10 @@ class Runner:
                     waiting.remove(pack)
                     self._look(pack)
                     if all(self._states[name].state == "done" for name in pack):
-                        progress.line(f"done    {_named(pack)}, by another process")
+                        progress.line(f"done    {_describe_pack(pack)}, by another process")
                         continue
                     running.append(self._start(pack, jobs))
-                    progress.line(f"begun   {_named(running[-1].members)}")
+                    progress.line(f"begun   {_describe_pack(running[-1].members)}")
                 if interrupts.requested and not preempted:
                     preempted = True
                     progress.line("Stopping: every run saves its state first.")
@@ -138,7 +140,9 @@ class Runner:
 
     def _held(self, members: Sequence[str]) -> list[str]:
         """Returns the runs that a process of this machine is training."""
-        return [name for name in members if runs.is_held(self._directory.run(name).path)]
+        return [
+            name for name in members if runs.is_directory_locked(self._directory.run(name).path)
+        ]
 
     def _start(self, members: tuple[str, ...], jobs: int) -> _Job:
         options = (f"--study={self._directory}", f"--members={','.join(members)}")
@@ -152,7 +156,7 @@ class Runner:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                **children.tied_to_this_process(environment),
+                **children.make_tied_popen_arguments(environment),
             )
         return _Job(members, process, time.monotonic(), output)
 
@@ -174,7 +178,7 @@ class Runner:
     def _trained(self) -> float:
         """Returns the tokens that all runs of the study were trained on so far."""
         return sum(
-            grid.tokens_of(spec)
+            grid.count_run_tokens(spec)
             * (1.0 if (found := self._states[name]).state == "done" else found.step / found.steps)
             for name, spec in self._study.runs.items()
         )
@@ -194,7 +198,7 @@ class Runner:
         # Asked before it listened, it has saved nothing new and lost nothing either.
         stopped |= preempted and job.process.returncode == -signal.SIGTERM
         self._look(job.members)
-        took, lines = clock(time.monotonic() - job.began), []
+        took, lines = format_duration(time.monotonic() - job.began), []
         for name in job.members:
             found = self._states[name]
             if found.state == "done":
@@ -229,7 +233,7 @@ class Runner:
         return text + (f", {len(self.failed)} failed" if self.failed else "")
 
 
-def _named(members: Sequence[str]) -> str:
+def _describe_pack(members: Sequence[str]) -> str:
     if len(members) == 1:
         return members[0]
     return f"{len(members)} runs in one program: {', '.join(members)}"

@@ -50,7 +50,7 @@ class Cadence:
         if done == self._steps or not self.every:
             return False
         first, before = self._chosen is None, self.every
-        chosen = choose(
+        chosen = choose_interval(
             before,
             self._least,
             self._budget,
@@ -60,7 +60,7 @@ class Cadence:
             spent=spent,
             ahead=elapsed + (self._steps - done) * seconds_per_step,
         )
-        self._chosen = int(distributed.of_process_0(np.int32(chosen)))
+        self._chosen = int(distributed.broadcast_from_process_0(np.int32(chosen)))
         return first or self._chosen != before
 
     def describe(self, cost: float) -> str:
@@ -85,7 +85,7 @@ class Cadence:
         return said + "."
 
 
-def choose(
+def choose_interval(
     every: int,
     least: int,
     budget: float,

@@ -32,7 +32,7 @@ from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import loading
 
 
-def named_arrays(params: dict) -> dict[str, np.ndarray]:
+def flatten_params(params: dict) -> dict[str, np.ndarray]:
     """Returns every parameter by its exported name, those of blocks one by one."""
     arrays = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -45,19 +45,19 @@ def named_arrays(params: dict) -> dict[str, np.ndarray]:
     return arrays
 
 
-def export(run: RunDirectory, path: epath.PathLike) -> epath.Path:
+def export_run(run: RunDirectory, path: epath.PathLike) -> epath.Path:
     """Writes the newest checkpoint of a run, and what is needed to use it; returns where."""
     from safetensors.numpy import save
 
     loaded = loading.load(run.path)
-    out = storage.path_of(path)
+    out = storage.parse_path(path)
     out.mkdir(parents=True, exist_ok=True)
     about = {
         "format": "imbalance_jax",
         "step": str(loaded.step),
         "convention": "GPT-2; token embeddings are multiplied by sqrt(D); weights act as x @ w",
     }
-    content = save(named_arrays(loaded.params), metadata=about)
+    content = save(flatten_params(loaded.params), metadata=about)
     (out / "model.safetensors").write_bytes(content)
     config = json.dumps(config_lib.to_dict(loaded.config), indent=2) + "\n"
     (out / "config.json").write_text(config)

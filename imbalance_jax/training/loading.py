@@ -105,7 +105,7 @@ class LoadedRun:
         """
         ids = np.concatenate([[self.separator(language)], self.encode(text, language)])
         L, stride = self.config.model.L, self.config.eval_stride
-        windows = perplexity.strided_windows(ids.astype(np.int32), L, stride)
+        windows = perplexity.cut_strided_windows(ids.astype(np.int32), L, stride)
         assert windows.starts_n is not None
         # The ids before the first that a window scores: all that are in the first window.
         windows.weight_nL[0] = np.arange(1, L + 1) < len(ids)
@@ -115,14 +115,16 @@ class LoadedRun:
             # The first window fills the last rows up, so that nothing compiles again.
             place_B = np.arange(first, first + rows)
             place_B[place_B >= len(windows.ids_nW)] = 0
-            loss_BL = np.asarray(_losses(self.params, self.config.model, windows.ids_nW[place_B]))
+            loss_BL = np.asarray(
+                _compute_losses(self.params, self.config.model, windows.ids_nW[place_B])
+            )
             target_BL = windows.starts_n[place_B, None] + np.arange(L)
             weight_BL = windows.weight_nL[place_B].astype(bool)
             loss_n[target_BL[weight_BL]] = loss_BL[weight_BL]
         return loss_n
 
     def _tokenizer(self, language: str) -> TextTokenizer:
-        return self.tokenizers[languages.source_of(self.config, language)]
+        return self.tokenizers[languages.get_source_name(self.config, language)]
 
     def _check_ids(self, ids: np.ndarray) -> None:
         """Raises ValueError if an id is none of the model's."""
@@ -150,18 +152,23 @@ class LoadedRun:
 
 
 _TOGETHER = 8  # windows of a text that are scored at once
-_logits = jax.jit(model_lib.logits, static_argnums=1)
-_hidden_states = jax.jit(model_lib.hidden_states, static_argnums=1)
+_logits = jax.jit(model_lib.compute_next_token_logits, static_argnums=1)
+_hidden_states = jax.jit(model_lib.compute_hidden_states, static_argnums=1)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _losses(
+def _compute_losses(
     params: model_lib.Params, config: config_lib.ModelConfig, ids_BW: jax.Array
 ) -> jax.Array:
     """Returns the loss of each id but the first of every window, in nats: (B, L)."""
-    hidden_BLD, target_BL = model_lib.forward(params, config, ids_BW[:, :-1]), ids_BW[:, 1:]
+    hidden_BLD, target_BL = (
+        model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1]),
+        ids_BW[:, 1:],
+    )
     weight_BL = jnp.ones(target_BL.shape, jnp.float32)
-    return objective.cross_entropy(hidden_BLD, model_lib.head(params), target_BL, weight_BL)[1]
+    return objective.cross_entropy(
+        hidden_BLD, model_lib.get_output_embeddings(params), target_BL, weight_BL
+    )[1]
 
 
 def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
@@ -178,13 +185,15 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
     run = RunDirectory(path)
     config = run.config()
     tokenizers = {
-        languages.source_of(config, tag): TextTokenizer(_model_of(run, config, tag))
+        languages.get_source_name(config, tag): TextTokenizer(
+            _read_tokenizer_model(run, config, tag)
+        )
         for tag in config.tags
     }
-    vocabulary = _vocabulary(run)
+    vocabulary = _read_vocabulary(run)
     # One device is enough to look at a model; its checkpoint may come from any mesh.
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
-    state = _restore(run, step, step_lib.abstract_state(config, vocabulary.size, mesh))
+    state = _restore_state(run, step, step_lib.make_abstract_state(config, vocabulary.size, mesh))
     return LoadedRun(config, int(state.step), state.params, vocabulary, tokenizers)
 
 
@@ -200,8 +209,8 @@ def check_init_from(config: config_lib.Config) -> None:
     run, step = run_and_step(config.init_from)
     try:
         theirs = run.config()
-        _check_step(run, step, run.steps())
-        _check_stated(config, run, theirs)
+        _check_checkpoint_exists(run, step, run.steps())
+        _check_config_ids(config, run, theirs)
     except FileNotFoundError as error:
         raise ValueError(
             f"config.init_from={config.init_from!r} is not RUN or RUN@STEP: {error}"
@@ -217,7 +226,9 @@ def check_init_from(config: config_lib.Config) -> None:
             )
 
 
-def _check_stated(config: config_lib.Config, run: RunDirectory, theirs: config_lib.Config) -> None:
+def _check_config_ids(
+    config: config_lib.Config, run: RunDirectory, theirs: config_lib.Config
+) -> None:
     """Raises ValueError if a config alone says that its ids mean something else than a run's."""
     if set(config.tags) != set(theirs.tags):
         raise ValueError(
@@ -233,35 +244,38 @@ def _check_stated(config: config_lib.Config, run: RunDirectory, theirs: config_l
                 f"config.languages.{tag}.rows={rows!r} would copy nothing: all rows come from "
                 f"config.init_from={config.init_from!r}. Leave it out."
             )
-        field, tokenizer = _tokenizer_field(config, tag)
-        if config.sources[languages.source_of(config, tag)].kind == "synthetic":
+        field, tokenizer = _find_tokenizer_field(config, tag)
+        if config.sources[languages.get_source_name(config, tag)].kind == "synthetic":
             continue
-        model = _model_of(run, theirs, tag)
-        if tokenizer.path and storage.path_of(tokenizer.path).exists():
-            ours = storage.path_of(tokenizer.path).read_bytes()
+        model = _read_tokenizer_model(run, theirs, tag)
+        if tokenizer.path and storage.parse_path(tokenizer.path).exists():
+            ours = storage.parse_path(tokenizer.path).read_bytes()
             _check_tokenizer(config.init_from, tag, field, (run, theirs), ours)
         elif not tokenizer.path and tokenizer.vocab_size != (size := TextTokenizer(model).size):
             raise ValueError(
                 f"config.init_from={config.init_from!r} has {size} pieces of {tag}, and this run "
                 f"has {field}.vocab_size={tokenizer.vocab_size}. Set "
-                f"{field}.path={_model_file(run, theirs, tag)}, or use another config.init_from."
+                f"{field}.path={_find_tokenizer_file(run, theirs, tag)}, or use another "
+                "config.init_from."
             )
 
 
-def _tokenizer_field(config: config_lib.Config, tag: str) -> tuple[str, config_lib.TokenizerConfig]:
+def _find_tokenizer_field(
+    config: config_lib.Config, tag: str
+) -> tuple[str, config_lib.TokenizerConfig]:
     """Returns the field that says what a language is tokenized with, and its value."""
     if config.vocabulary.layout == "joint":
         return "config.vocabulary.tokenizer", config.vocabulary.tokenizer
-    name = languages.source_of(config, tag)
+    name = languages.get_source_name(config, tag)
     return f"config.sources.{name}.tokenizer", config.sources[name].tokenizer
 
 
-def _model_file(run: RunDirectory, config: config_lib.Config, tag: str) -> epath.Path:
-    return run.path / f"tokenizer-{languages.source_of(config, tag)}.model"
+def _find_tokenizer_file(run: RunDirectory, config: config_lib.Config, tag: str) -> epath.Path:
+    return run.path / f"tokenizer-{languages.get_source_name(config, tag)}.model"
 
 
-def _model_of(run: RunDirectory, config: config_lib.Config, tag: str) -> bytes:
-    file = _model_file(run, config, tag)
+def _read_tokenizer_model(run: RunDirectory, config: config_lib.Config, tag: str) -> bytes:
+    file = _find_tokenizer_file(run, config, tag)
     if not file.exists():
         raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
     return file.read_bytes()
@@ -279,11 +293,11 @@ def check_vocabulary(
     """
     run, _ = run_and_step(config.init_from)
     try:
-        theirs, before = run.config(), _vocabulary(run)
+        theirs, before = run.config(), _read_vocabulary(run)
         for tag in config.tags:
             before.index(tag)
-            field, _ = _tokenizer_field(config, tag)
-            model = models[languages.source_of(config, tag)]
+            field, _ = _find_tokenizer_field(config, tag)
+            model = models[languages.get_source_name(config, tag)]
             _check_tokenizer(config.init_from, tag, field, (run, theirs), model)
     except FileNotFoundError as error:
         raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
@@ -294,7 +308,7 @@ def check_vocabulary(
         differs = np.flatnonzero(ours_U != theirs_U)
         if len(differs):
             u = int(differs[0])
-            piece = TextTokenizer(models[languages.source_of(config, tag)]).strings[u]
+            piece = TextTokenizer(models[languages.get_source_name(config, tag)]).strings[u]
             raise ValueError(
                 f"config.init_from={config.init_from!r} has other ids for {len(differs)} of the "
                 f"{len(ours_U)} pieces of {tag}: {piece!r} is {theirs_U[u]} there and {ours_U[u]} "
@@ -316,7 +330,7 @@ def _check_tokenizer(
     model: bytes,
 ) -> None:
     """Raises ValueError if a run has another tokenizer of a language than this one."""
-    theirs = _model_of(*before, tag)
+    theirs = _read_tokenizer_model(*before, tag)
     if theirs == model:
         return
     pieces = [TextTokenizer(each).strings for each in (theirs, model)]
@@ -330,7 +344,7 @@ def _check_tokenizer(
         what = "it has the same pieces, but cuts text in another way"
     raise ValueError(
         f"config.init_from={init_from!r} has another tokenizer of {tag}: {what}. Set "
-        f"{field}.path={_model_file(*before, tag)}, or use another config.init_from."
+        f"{field}.path={_find_tokenizer_file(*before, tag)}, or use another config.init_from."
     )
 
 
@@ -349,26 +363,28 @@ def restore_params(
     """
     check_vocabulary(config, vocabulary, models)
     run, step = run_and_step(config.init_from)
-    like = step_lib.abstract_state(run.config(), vocabulary.size, mesh)
+    like = step_lib.make_abstract_state(run.config(), vocabulary.size, mesh)
     try:
-        return _restore(run, step, like).params
+        return _restore_state(run, step, like).params
     except FileNotFoundError as error:
         raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
 
 
-def _vocabulary(run: RunDirectory) -> languages.Vocabulary:
+def _read_vocabulary(run: RunDirectory) -> languages.Vocabulary:
     content = (run.path / "vocabulary.npz").read_bytes()
     return languages.Vocabulary.from_bytes(run.config().tags, content)
 
 
-def _check_step(run: RunDirectory, step: int | None, steps: Sequence[int]) -> None:
+def _check_checkpoint_exists(run: RunDirectory, step: int | None, steps: Sequence[int]) -> None:
     """Raises FileNotFoundError if a run has no such checkpoint, or none at all for None."""
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         raise FileNotFoundError(f"{run} has no {wanted}. It has: {list(steps) or 'none'}.")
 
 
-def _restore(run: RunDirectory, step: int | None, like: step_lib.TrainState) -> step_lib.TrainState:
+def _restore_state(
+    run: RunDirectory, step: int | None, like: step_lib.TrainState
+) -> step_lib.TrainState:
     """Returns a run's state at its newest checkpoint or another one.
 
     Raises:
@@ -377,7 +393,7 @@ def _restore(run: RunDirectory, step: int | None, like: step_lib.TrainState) -> 
     checkpoints = Checkpoints(run.checkpoints)
     try:
         steps = checkpoints.steps()
-        _check_step(run, step, steps)
+        _check_checkpoint_exists(run, step, steps)
         return checkpoints.restore(steps[-1] if step is None else step, like)
     finally:
         checkpoints.close()

@@ -14,10 +14,12 @@ from imbalance_jax.compute.step import TrainState
 def describe_mesh(mesh: Mesh) -> str:
     """Returns the axes that have several devices, and what each lies across."""
     axes = [axis for axis, size in mesh.shape.items() if size > 1]
-    return ", ".join(f"{axis} {mesh.shape[axis]} ({sharding.span(mesh, axis)})" for axis in axes)
+    return ", ".join(
+        f"{axis} {mesh.shape[axis]} ({sharding.describe_axis_span(mesh, axis)})" for axis in axes
+    )
 
 
-def table(state: TrainState, mesh: Mesh, batch: tuple[int, int]) -> Iterator[str]:
+def render_sharding_table(state: TrainState, mesh: Mesh, batch: tuple[int, int]) -> Iterator[str]:
     """Yields a line for each parameter, and the sums.
 
     Args:
@@ -30,30 +32,44 @@ def table(state: TrainState, mesh: Mesh, batch: tuple[int, int]) -> Iterator[str
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         keys = [entry.key for entry in path]
         name, dims = ".".join(keys), "N" * ("blocks" in keys) + keys[-1].rpartition("_")[2]
-        rows.append((name, _shape(leaf.shape), _cut(dims, leaf.sharding), size(_bytes(leaf))))
+        rows.append(
+            (
+                name,
+                _format_shape(leaf.shape),
+                _describe_sharded_axes(dims, leaf.sharding),
+                format_bytes(_count_shard_bytes(leaf)),
+            )
+        )
     sums = {
-        "parameters": sum(map(_bytes, jax.tree.leaves(state.params))),
-        "optimizer": sum(map(_bytes, jax.tree.leaves(state.opt_state))),
+        "parameters": sum(map(_count_shard_bytes, jax.tree.leaves(state.params))),
+        "optimizer": sum(map(_count_shard_bytes, jax.tree.leaves(state.opt_state))),
     }
-    rows += [(name, "", "", size(count)) for name, count in sums.items()]
-    held = sharding.batch_sharding(mesh).shard_shape(batch)
-    rows.append(("batch", _shape(batch), _cut("BW", sharding.batch_sharding(mesh)), _shape(held)))
+    rows += [(name, "", "", format_bytes(count)) for name, count in sums.items()]
+    held = sharding.make_batch_sharding(mesh).shard_shape(batch)
+    rows.append(
+        (
+            "batch",
+            _format_shape(batch),
+            _describe_sharded_axes("BW", sharding.make_batch_sharding(mesh)),
+            _format_shape(held),
+        )
+    )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         left = "  ".join(text.ljust(width) for text, width in zip(row[:3], widths, strict=True))
         yield f"  {left}  {row[3]:>11}"
 
 
-def _bytes(leaf: Any) -> int:
+def _count_shard_bytes(leaf: Any) -> int:
     """Returns the bytes of an array that one device holds."""
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _cut(dims: str, placed: jax.sharding.NamedSharding) -> str:
+def _describe_sharded_axes(dims: str, placed: jax.sharding.NamedSharding) -> str:
     """Returns along which mesh axes which dimensions are cut: those with several devices."""
     found = []
     for dim, axes in zip(dims, placed.spec, strict=False):
@@ -64,7 +80,7 @@ def _cut(dims: str, placed: jax.sharding.NamedSharding) -> str:
     return ", ".join(found) or "whole"
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Returns a number of bytes in a unit that suits it."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:

@@ -17,11 +17,11 @@ from imbalance_jax.data import languages
 from imbalance_jax.data.order.corpora import describe_documents
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.runs import storage
-from imbalance_jax.runs.progress import clock
+from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import placement
 from imbalance_jax.training.pack import Pack
-from imbalance_jax.training.train import Trainer
+from imbalance_jax.training.train import Experiment
 
 # A step expected to take longer than this is not tried out in a dry run.
 _TRIAL_SECONDS = 20.0
@@ -29,12 +29,12 @@ _TRIAL_SECONDS = 20.0
 _ASSUMED_MFU = 0.4
 
 
-def describe(trainer: Trainer) -> str:
+def describe_planned_run(trainer: Experiment) -> str:
     """Returns the model, the text and the ratio of a run."""
     config, stream = trainer.config, trainer.stream
     parameters = model_lib.count_parameters(config.model, trainer.vocabulary.size)
     tokens = stream.steps * config.batch_size * config.model.L
-    device = hardware.describe()
+    device = hardware.describe_devices()
     lines = [
         f"{parameters:,} parameters, vocabulary {trainer.vocabulary.size:,}, "
         f"on {device['count']} {device['kind']}",
@@ -48,13 +48,16 @@ def describe(trainer: Trainer) -> str:
     if stream.steps < config.steps:
         lines[1] += f", where the text ends; {config.steps:,} steps were asked for"
     for tag in config.tags:
-        lines.append(f"  {tag}: {_share(config, tag)} of the sequences, {_origin(trainer, tag)}")
+        lines.append(
+            f"  {tag}: {_describe_language_ratio(config, tag)} of the sequences, "
+            f"{_describe_language_origin(trainer, tag)}"
+        )
     if config.mixture.temperature:
         lines.append(
             f"  ratio from the sizes of the sources, temperature {config.mixture.temperature:g}"
         )
     lines += [f"  {said}" for said in stream.unexpected_shares()]
-    lines += _merged(trainer)
+    lines += _describe_merged_vocabulary(trainer)
     dry = stream.dry_steps()
     for pool, epochs in stream.epochs().items():
         tokens = stream.windows[pool] * config.model.L
@@ -77,19 +80,19 @@ def describe(trainer: Trainer) -> str:
         )
     if trainer.mesh.size > 1:
         batch = (config.batch_size, config.model.L + 1)
-        lines += placement.table(trainer.abstract_state(), trainer.mesh, batch)
+        lines += placement.render_sharding_table(trainer.abstract_state(), trainer.mesh, batch)
     return "\n".join(lines)
 
 
-def _share(config: Config, tag: str) -> str:
+def _describe_language_ratio(config: Config, tag: str) -> str:
     said = [
         f"{ratio[tag] / sum(ratio.values()):.4g}" + (f" from step {first:,}" if first else "")
-        for first, ratio in config_lib.stages(config)
+        for first, ratio in config_lib.list_stages(config)
     ]
     return ", ".join(said)
 
 
-def _origin(trainer: Trainer, tag: str) -> str:
+def _describe_language_origin(trainer: Experiment, tag: str) -> str:
     """Returns where a language comes from, and what it shares with its parent."""
     config = trainer.config
     language = config.languages[tag]
@@ -98,10 +101,10 @@ def _origin(trainer: Trainer, tag: str) -> str:
         said += f", words {language.words}"
     if language.anchors:
         pieces = trainer.source(tag).pieces
-        anchored_U = ~languages.cloned_ids(pieces, language, config.vocabulary)
+        anchored_U = ~languages.select_cloned_ids(pieces, language, config.vocabulary)
         said += f", {anchored_U.sum():,} anchors ({anchored_U.mean():.1%} of ids"
         if pieces.counts_U is not None:
-            said += f", {languages.token_share(pieces, anchored_U):.1%} of tokens"
+            said += f", {languages.compute_token_share(pieces, anchored_U):.1%} of tokens"
         said += ")"
     entropy = trainer.entropy(tag)
     if entropy:
@@ -110,7 +113,7 @@ def _origin(trainer: Trainer, tag: str) -> str:
     return said
 
 
-def _merged(trainer: Trainer) -> list[str]:
+def _describe_merged_vocabulary(trainer: Experiment) -> list[str]:
     """Returns how many pieces the languages with a source of their own have in common."""
     config, vocabulary = trainer.config, trainer.vocabulary
     originals = [tag for tag in config.tags if config.languages[tag].source]
@@ -126,7 +129,7 @@ def _merged(trainer: Trainer) -> list[str]:
     ]
 
 
-def describe_extension(before: Config, trainer: Trainer) -> str:
+def describe_extension(before: Config, trainer: Experiment) -> str:
     """Returns what more steps do to the learning rate and to the stages."""
     config, steps = trainer.config, trainer.stream.steps
     at = min(before.steps, steps) - 1
@@ -141,7 +144,7 @@ def describe_extension(before: Config, trainer: Trainer) -> str:
     return text
 
 
-def forecast(trainer: Trainer) -> str:
+def forecast_run(trainer: Experiment) -> str:
     """Returns the memory and the time that a run would take, for --dry_run.
 
     A step is tried out where it is short; otherwise its time is an estimate.
@@ -149,21 +152,26 @@ def forecast(trainer: Trainer) -> str:
     state = trainer.abstract_state()
     compiled = trainer.compile_step(state)
     memory: Any = compiled.memory_analysis()
-    limit = hardware.memory_per_device()
-    lines = [_memory(state, memory, limit)]
-    fits = not limit or _per_device(memory) <= limit
+    limit = hardware.get_device_memory()
+    lines = [_describe_memory(state, memory, limit)]
+    fits = not limit or _count_device_bytes(memory) <= limit
     if limit and not fits:
-        lines.append(f"It does not fit. {_fitting(trainer, memory, limit)} --remat=full helps too.")
+        lines.append(
+            f"It does not fit. {_suggest_micro_batches(trainer, memory, limit)} --remat=full "
+            "helps too."
+        )
 
     def batch() -> tuple[Any, ...]:
         return trainer.batch(0), trainer.map_GU()
 
-    trial = functools.partial(_try_step, compiled, trainer.init_state, batch) if fits else None
-    lines.append(_time(trainer, trial, runs=1))
+    trial = (
+        functools.partial(_time_trial_step, compiled, trainer.init_state, batch) if fits else None
+    )
+    lines.append(_describe_training_time(trainer, trial, runs=1))
     return "\n".join(lines)
 
 
-def describe_disk(trainer: Trainer, run: RunDirectory, runs: int = 1) -> str:
+def describe_disk(trainer: Experiment, run: RunDirectory, runs: int = 1) -> str:
     """Returns what the checkpoints of a run take on disk, and what is free there.
 
     Args:
@@ -171,15 +179,15 @@ def describe_disk(trainer: Trainer, run: RunDirectory, runs: int = 1) -> str:
       run: its directory.
       runs: how many of its size lie there.
     """
-    needed, free = _checkpoint_bytes(trainer, runs), storage.free_bytes(run.path)
-    text = f"checkpoints take up to {placement.size(needed)} on disk"
-    return text if free is None else f"{text}, where {placement.size(free)} are free"
+    needed, free = _count_checkpoint_bytes(trainer, runs), storage.count_free_bytes(run.path)
+    text = f"checkpoints take up to {placement.format_bytes(needed)} on disk"
+    return text if free is None else f"{text}, where {placement.format_bytes(free)} are free"
 
 
-def warn_of_full_disk(trainer: Trainer, run: RunDirectory) -> str:
+def warn_of_full_disk(trainer: Experiment, run: RunDirectory) -> str:
     """Returns `describe_disk` and what to do, if a run that begins will not fit on its disk."""
-    free = storage.free_bytes(run.path)
-    if free is None or run.checkpoints.exists() or free >= _checkpoint_bytes(trainer, 1):
+    free = storage.count_free_bytes(run.path)
+    if free is None or run.checkpoints.exists() or free >= _count_checkpoint_bytes(trainer, 1):
         return ""
     return (
         f"Warning: {describe_disk(trainer, run)}. Free some of it, or lower "
@@ -187,7 +195,7 @@ def warn_of_full_disk(trainer: Trainer, run: RunDirectory) -> str:
     )
 
 
-def _checkpoint_bytes(trainer: Trainer, runs: int) -> int:
+def _count_checkpoint_bytes(trainer: Experiment, runs: int) -> int:
     state = trainer.abstract_state()
     each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     # The oldest one is removed when the newest is written.
@@ -196,7 +204,7 @@ def _checkpoint_bytes(trainer: Trainer, runs: int) -> int:
 
 def describe_pack(pack: Pack) -> str:
     """Returns what the members of a pack have in common, and what each has for itself."""
-    device, trainer = hardware.describe(), pack.first
+    device, trainer = hardware.describe_devices(), pack.first
     parameters = model_lib.count_parameters(trainer.config.model, trainer.vocabulary.size)
     mesh = placement.describe_mesh(pack.mesh)
     model = trainer.settled_model()
@@ -210,7 +218,7 @@ def describe_pack(pack: Pack) -> str:
     ]
     for member in pack.members:
         config = member.trainer.config
-        shares = ", ".join(f"{tag} {_share(config, tag)}" for tag in config.tags)
+        shares = ", ".join(f"{tag} {_describe_language_ratio(config, tag)}" for tag in config.tags)
         lines.append(
             f"  {member.name}: {shares}; seed {config.seed}, learning rate "
             f"{config.optimizer.peak_lr:g} ({config.optimizer.schedule})"
@@ -229,57 +237,59 @@ def forecast_pack(pack: Pack) -> str:
     state_E = pack.abstract_state()
     compiled = pack.compile_step(state_E)
     memory: Any = compiled.memory_analysis()
-    limit = hardware.memory_per_device()
-    lines = [_memory(state_E, memory, limit)]
-    fits = not limit or _per_device(memory) <= limit
+    limit = hardware.get_device_memory()
+    lines = [_describe_memory(state_E, memory, limit)]
+    fits = not limit or _count_device_bytes(memory) <= limit
     if not fits:
         lines.append("It does not fit. List fewer --members, or use more devices.")
 
     def batch() -> tuple[Any, ...]:
         return pack.place(0, np.ones(pack.size, bool)), pack.map_EGU()
 
-    trial = functools.partial(_try_step, compiled, pack.init_state, batch) if fits else None
-    lines.append(_time(pack.first, trial, runs=len(pack.members)))
+    trial = functools.partial(_time_trial_step, compiled, pack.init_state, batch) if fits else None
+    lines.append(_describe_training_time(pack.first, trial, runs=len(pack.members)))
     return "\n".join(lines)
 
 
-def _per_device(memory: Any) -> int:
+def _count_device_bytes(memory: Any) -> int:
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
-def _memory(state: Any, memory: Any, limit: int | None) -> str:
+def _describe_memory(state: Any, memory: Any, limit: int | None) -> str:
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    need = f"a step needs {placement.size(_per_device(memory))} per device"
-    have = f" of {placement.size(limit)}" if limit else ""
-    return f"parameters and optimizer {placement.size(held)}; {need}{have}"
+    need = f"a step needs {placement.format_bytes(_count_device_bytes(memory))} per device"
+    have = f" of {placement.format_bytes(limit)}" if limit else ""
+    return f"parameters and optimizer {placement.format_bytes(held)}; {need}{have}"
 
 
-def _time(trainer: Trainer, trial: Callable[[], float] | None, *, runs: int) -> str:
+def _describe_training_time(
+    trainer: Experiment, trial: Callable[[], float] | None, *, runs: int
+) -> str:
     """Returns what the updates take: tried out, or guessed where they are long or do not fit."""
-    peak = hardware.peak_flops(trainer.settled_model().dtype)
+    peak = hardware.get_peak_flops(trainer.settled_model().dtype)
     guess = runs * trainer.flops_per_step() / (peak.value * _ASSUMED_MFU)
     # The peak that the guess rests on may have been measured, by each process for itself.
-    long = bool(distributed.of_process_0(np.bool_(guess > _TRIAL_SECONDS)))
+    long = bool(distributed.broadcast_from_process_0(np.bool_(guess > _TRIAL_SECONDS)))
     if trial is None or long:
         seconds, how = guess, f"at an assumed {_ASSUMED_MFU:.0%} of {peak.source}"
     else:
         seconds, how = trial(), "measured over 3 steps"
     total = seconds * trainer.stream.steps
-    return f"{seconds:.3g} s a step ({how}): {clock(total)} for training, plus evaluation"
+    return f"{seconds:.3g} s a step ({how}): {format_duration(total)} for training, plus evaluation"
 
 
-def _fitting(trainer: Trainer, memory: Any, limit: int) -> str:
+def _suggest_micro_batches(trainer: Experiment, memory: Any, limit: int) -> str:
     """Returns how many micro-batches should fit, as their temporary memory shrinks with them."""
     left = 0.9 * limit - memory.argument_size_in_bytes
     now = trainer.config.optimizer.accumulate
-    possible = mesh_shape.possible_micro_batches(trainer.config.batch_size, trainer.mesh.shape)
+    possible = mesh_shape.list_micro_batch_counts(trainer.config.batch_size, trainer.mesh.shape)
     choices = [k for k in possible if k > now and memory.temp_size_in_bytes * now / k <= left]
     if left <= 0 or not choices:
         return "Use a smaller model or more devices."
     return f"Try --accumulate={choices[0]}."
 
 
-def _try_step(
+def _time_trial_step(
     compiled: jax.stages.Compiled,
     init: Callable[[], step.TrainState],
     batch: Callable[[], tuple[Any, ...]],

@@ -1,6 +1,6 @@
 """The training loop: setup above, one short loop below.
 
-A `Course` is what a run does besides its updates, alone or in a pack (pack.py).
+A `RunProgress` is what a run does besides its updates, alone or in a pack (pack.py).
 """
 
 import contextlib
@@ -19,23 +19,23 @@ from imbalance_jax.compute import conditions, hardware, sharding
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import step as step_lib
-from imbalance_jax.compute.checkpoint import Checkpoints, remove_unfinished
+from imbalance_jax.compute.checkpoint import Checkpoints, remove_unfinished_checkpoints
 from imbalance_jax.config import Config, ModelConfig, costs, mesh_shape
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data import parallel as parallel_lib
 from imbalance_jax.data import word_order as views
-from imbalance_jax.data.order.audit import Audit, requested_and_realised
+from imbalance_jax.data.order.audit import OrderAudit, build_mixture_rows
 from imbalance_jax.data.order.corpora import AnySource
-from imbalance_jax.data.order.stream import Stream, with_ratio
+from imbalance_jax.data.order.stream import Stream, resolve_ratio
 from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.sources import Source
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
-from imbalance_jax.evaluation.programs import Programs
+from imbalance_jax.evaluation.programs import MeasurementPrograms
 from imbalance_jax.runs import mirrors, storage
-from imbalance_jax.runs.progress import Progress, RunWork, share_out
-from imbalance_jax.runs.run_directory import RunDirectory, versions
+from imbalance_jax.runs.progress import Progress, RunWork, split_progress
+from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
 from imbalance_jax.training import loading
 from imbalance_jax.training.cadence import Cadence
 
@@ -48,7 +48,7 @@ class Preempted(Exception):
         self.step = step
 
 
-class Lost(Exception):
+class PeerLost(Exception):
     """Another process of the run has gone, for no reason that FAILED.json would give."""
 
     def __init__(self, step: int) -> None:
@@ -56,11 +56,11 @@ class Lost(Exception):
         self.step = step
 
 
-class Failed(Exception):
+class RunFailed(Exception):
     """The run ended with an error after its first step began; FAILED.json says which."""
 
 
-class Clock:
+class RunTimer:
     """Seconds spent in each part of a run, over all its starts."""
 
     PARTS = ("setup", "compile", "data", "evaluate", "align", "checkpoint")
@@ -110,7 +110,7 @@ class Clock:
 
 
 @dataclasses.dataclass
-class Trainer:
+class Experiment:
     """Everything that is fixed before the first step."""
 
     config: Config
@@ -130,7 +130,7 @@ class Trainer:
         *,
         training: bool = True,
         begun: Config | None = None,
-    ) -> "Trainer":
+    ) -> "Experiment":
         """Builds and checks all parts.
 
         Args:
@@ -144,9 +144,9 @@ class Trainer:
         Raises:
           ValueError: the config does not suit the text or the devices.
         """
-        config = with_ratio(config, sources, begun)
+        config = resolve_ratio(config, sources, begun)
         pieces = {name: source.pieces for name, source in sources.items()}
-        vocabulary = languages.vocabulary(config, pieces)
+        vocabulary = languages.build_vocabulary(config, pieces)
         sharding.check_dimensions(config, mesh, vocabulary.size)
         if training:
             sharding.check_batch(config, mesh)
@@ -176,7 +176,7 @@ class Trainer:
         text: Mapping[str, str] = types.MappingProxyType({}),
         *,
         training: bool = True,
-    ) -> "Trainer":
+    ) -> "Experiment":
         """Builds and checks all parts of a run, whose text is prepared where it is not yet.
 
         Process 0 prepares it, and the others find it.
@@ -192,11 +192,11 @@ class Trainer:
           ValueError: as `make`; or the run was begun with other text, or its study.
         """
 
-        def build() -> Trainer:
+        def build() -> Experiment:
             run.check_format()
-            sources = prepare.prepare_all(config, {**text, **run.texts()})
-            prepare.check_recorded(sources, text, config.data_dir)
-            sets = parallel_lib.prepare_all(config, sources, run.texts("parallel"))
+            sources = prepare.prepare_run_sources(config, {**text, **run.texts()})
+            prepare.check_recorded_texts(sources, text, config.data_dir)
+            sets = parallel_lib.prepare_all_parallel_sets(config, sources, run.texts("parallel"))
             begun = run.begun()
             trainer = cls.make(config, sources, mesh, sets, training=training, begun=begun)
             run.check_text(trainer.fingerprints(), trainer.stream.order_version)
@@ -205,16 +205,16 @@ class Trainer:
                 loading.check_vocabulary(config, trainer.vocabulary, trainer._models())
             return trainer
 
-        return distributed.after_process_0(build)
+        return distributed.run_process_0_first(build)
 
     def source(self, tag: str) -> AnySource:
-        return self.sources[languages.source_of(self.config, tag)]
+        return self.sources[languages.get_source_name(self.config, tag)]
 
     def held_out(self, tag: str, split: str) -> np.ndarray:
         """Returns a language's ids of a held-out split, its words in its own order."""
         source = self.source(tag)
         if isinstance(source, Source):
-            return views.tokens(source, split, self.config.languages[tag])
+            return views.load_language_tokens(source, split, self.config.languages[tag])
         tokens = source.tokens(split)
         assert isinstance(tokens, np.ndarray)  # only text to train on is without end
         return tokens
@@ -231,10 +231,10 @@ class Trainer:
     def fingerprints(self) -> dict[str, str]:
         return {name: source.fingerprint for name, source in self.sources.items()}
 
-    def validation_windows(self) -> list[perplexity.Windows]:
+    def validation_windows(self) -> list[perplexity.EvaluationWindows]:
         L, most = self.config.model.L, self.config.evaluation.max_windows
         return [
-            perplexity.spread_windows(
+            perplexity.cut_spread_windows(
                 self.held_out(tag, "validation"),
                 L,
                 most,
@@ -243,11 +243,11 @@ class Trainer:
             for tag in self.config.tags
         ]
 
-    def test_windows(self) -> list[perplexity.Windows]:
+    def test_windows(self) -> list[perplexity.EvaluationWindows]:
         L, stride = self.config.model.L, self.config.eval_stride
         most = self.config.evaluation.max_test_windows
         return [
-            perplexity.strided_windows(
+            perplexity.cut_strided_windows(
                 self.held_out(tag, "test"), L, stride, most, self._held_out_bytes(tag, "test")
             )
             for tag in self.config.tags
@@ -255,24 +255,24 @@ class Trainer:
 
     def entropy(self, tag: str) -> dict[str, Any]:
         """Returns the entropy of a synthetic language's text and its bounds; {} for others."""
-        source = self.config.sources[languages.source_of(self.config, tag)]
+        source = self.config.sources[languages.get_source_name(self.config, tag)]
         if source.kind != "synthetic":
             return {}
-        lower, upper = synthetic.bounds(source.synthetic, self.config.model.L)
-        found = dataclasses.asdict(synthetic.entropy(source.synthetic))
+        lower, upper = synthetic.compute_loss_bounds(source.synthetic, self.config.model.L)
+        found = dataclasses.asdict(synthetic.compute_language_entropy(source.synthetic))
         return found | {"least_loss": [lower, upper]}
 
-    def parallel_windows(self, set_: ParallelSet) -> list[perplexity.Windows]:
+    def parallel_windows(self, set_: ParallelSet) -> list[perplexity.EvaluationWindows]:
         """Returns the texts of a parallel set for each language; none for those it is not in."""
         found = []
         for tag in self.config.tags:
-            name = languages.source_of(self.config, tag)
+            name = languages.get_source_name(self.config, tag)
             inside = name in set_.sources and self.config.languages[tag].words == "as_written"
             side = name if inside else set_.sources[0]
             ids_PW, weight_PL = set_.windows(side, self.source(tag).pieces.separator)
             rows = slice(None if inside else 0)
             found.append(
-                perplexity.Windows(
+                perplexity.EvaluationWindows(
                     ids_PW[rows],
                     weight_PL[rows],
                     self.config.model.L,
@@ -281,27 +281,29 @@ class Trainer:
             )
         return found
 
-    def scored_windows(self) -> list[list[perplexity.Windows]]:
+    def scored_windows(self) -> list[list[perplexity.EvaluationWindows]]:
         """Returns what `score` scores: the test split, and then each parallel set."""
         return [self.test_windows(), *map(self.parallel_windows, self.parallel.values())]
 
-    def cost_of_scoring(self, windows: Sequence[perplexity.Windows]) -> float:
+    def cost_of_scoring(self, windows: Sequence[perplexity.EvaluationWindows]) -> float:
         """Returns what it takes to score windows, in training steps.
 
         A forward pass is a third of an update, whose backward pass takes twice as much.
         """
         return sum(len(w.ids_nW) for w in windows) / self.config.batch_size / 3
 
-    def evaluator(self) -> perplexity.Evaluator:
+    def evaluator(self) -> perplexity.PerplexityEvaluator:
         each = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         size = self.config.batch_size // self.config.optimizer.accumulate
         size = -(-size // each) * each  # more than the batch where that does not divide
         dtype = np.result_type(*(source.tokens("test") for source in self.sources.values()))
-        return perplexity.Evaluator(self.config.model, self.vocabulary, self.mesh, size, dtype)
+        return perplexity.PerplexityEvaluator(
+            self.config.model, self.vocabulary, self.mesh, size, dtype
+        )
 
     def alignment(
-        self, split: str, most: int, programs: Programs | None = None
-    ) -> alignment_lib.Alignment:
+        self, split: str, most: int, programs: MeasurementPrograms | None = None
+    ) -> alignment_lib.AlignmentEvaluator:
         """Returns what measures the languages, on so many sequences of a held-out split.
 
         Args:
@@ -309,7 +311,7 @@ class Trainer:
           most: sequences.
           programs: those of a run of the same shapes, so that nothing compiles again.
         """
-        return alignment_lib.Alignment(
+        return alignment_lib.AlignmentEvaluator(
             self.config,
             self.sources,
             self.parallel,
@@ -324,7 +326,7 @@ class Trainer:
         self,
         state: step_lib.TrainState,
         poll: Callable[[float], None],
-        evaluator: perplexity.Evaluator | None = None,
+        evaluator: perplexity.PerplexityEvaluator | None = None,
     ) -> dict[str, Any]:
         """Returns the losses of a state on the test split, for `RunDirectory.write_results`.
 
@@ -336,7 +338,7 @@ class Trainer:
         evaluator = evaluator or self.evaluator()
         windows, *others = self.scored_windows()
         costs = [self.cost_of_scoring(each) for each in (windows, *others)]
-        polls = iter(share_out(poll, costs))
+        polls = iter(split_progress(poll, costs))
         sums, losses = evaluator.measure(state.params, windows, next(polls))
         found = evaluator.summaries(sums)
         texts = {
@@ -344,7 +346,9 @@ class Trainer:
             for g, tag in enumerate(self.config.tags)
         }
         parallel = {
-            name: _score_parallel(self, evaluator, state, self.parallel[name], each, next(polls))
+            name: _score_parallel_set(
+                self, evaluator, state, self.parallel[name], each, next(polls)
+            )
             for name, each in zip(self.parallel, others, strict=True)
         }
         # A loss to compare with, where the text's entropy is known.
@@ -359,14 +363,16 @@ class Trainer:
         }
 
     def _by_text(
-        self, tag: str, loss_n: np.ndarray, windows: perplexity.Windows
+        self, tag: str, loss_n: np.ndarray, windows: perplexity.EvaluationWindows
     ) -> list[tuple[int, float, int]]:
         """Returns the test loss of each text that a language's source is made of."""
         source = self.source(tag)
         # Other orders of words move ids between places, and synthetic text has no documents.
         if not isinstance(source, Source) or self.config.languages[tag].words != "as_written":
             return []
-        return perplexity.by_text(loss_n, windows, source.documents("test")["start"], _TEXTS)
+        return perplexity.sum_loss_by_text(
+            loss_n, windows, source.documents("test")["start"], _TEXTS
+        )
 
     def compile_step(self, state: step_lib.TrainState) -> jax.stages.Compiled:
         """Returns the compiled step for states of these shapes and shardings."""
@@ -378,11 +384,11 @@ class Trainer:
         return self._settled_on(self.mesh)
 
     def _settled_on(self, mesh: jax.sharding.Mesh) -> ModelConfig:
-        return step_lib.settled(self.config, mesh, self.vocabulary.size).model
+        return step_lib.resolve_auto_in_config(self.config, mesh, self.vocabulary.size).model
 
     @functools.cached_property
     def _rows(self) -> distributed.HostRows:
-        rows = sharding.batch_sharding(self.mesh)
+        rows = sharding.make_batch_sharding(self.mesh)
         return distributed.HostRows(rows, self.config.batch_size)
 
     def batch(self, step: int) -> step_lib.Batch:
@@ -391,22 +397,24 @@ class Trainer:
         return step_lib.Batch(self._rows.place(local.ids_BW), self._rows.place(local.language_B))
 
     def map_GU(self) -> jax.Array:
-        return distributed.place_whole(self.vocabulary.map_GU, sharding.replicated(self.mesh))
+        return distributed.place_whole_arrays(
+            self.vocabulary.map_GU, sharding.make_replicated_sharding(self.mesh)
+        )
 
     def flops_per_step(self) -> float:
         tokens = self.config.batch_size * self.config.model.L
-        return tokens * costs.flops_per_token(self.config.model, self.vocabulary.size)
+        return tokens * costs.compute_flops_per_token(self.config.model, self.vocabulary.size)
 
     def abstract_state(self) -> step_lib.TrainState:
-        return step_lib.abstract_state(self.config, self.vocabulary.size, self.mesh)
+        return step_lib.make_abstract_state(self.config, self.vocabulary.size, self.mesh)
 
     def init_state(self, make: jax.stages.Wrapped | None = None) -> step_lib.TrainState:
         """Args: make is the `step.jit_init` of a run of the same shapes, if there is one."""
-        make = make or step_lib.jit_init(self.config, self.vocabulary.size, self.mesh)
+        make = make or step_lib.jit_init_state(self.config, self.vocabulary.size, self.mesh)
         state = make(jax.random.key(self.config.seed))
-        row_V = languages.first_rows(self.config, self.vocabulary)
+        row_V = languages.find_initial_rows(self.config, self.vocabulary)
         if not np.array_equal(row_V, np.arange(len(row_V))):
-            params = model_lib.with_rows(state.params, row_V)
+            params = model_lib.gather_embedding_rows(state.params, row_V)
             state = dataclasses.replace(state, params=params)
         if not self.config.init_from:
             return state
@@ -417,11 +425,11 @@ class Trainer:
         """Args: mesh is that of the updates, if it is another one than the trainer's."""
         mesh = mesh or self.mesh
         config, model = self.config, self._settled_on(mesh)
-        peak = hardware.peak_flops(model.dtype)
+        peak = hardware.get_peak_flops(model.dtype)
         computed = {name: getattr(model, name) for name in _HOW}
-        known = versions()
+        known = get_code_versions()
         return known | {
-            "device": hardware.describe(),
+            "device": hardware.describe_devices(),
             "mesh": dict(mesh.shape),
             "computed": computed,
             "conditions": conditions.record_conditions(
@@ -430,7 +438,7 @@ class Trainer:
             "order_version": self.stream.order_version,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
             "vocab_size": self.vocabulary.size,
-            "flops_per_token": costs.flops_per_token(config.model, self.vocabulary.size),
+            "flops_per_token": costs.compute_flops_per_token(config.model, self.vocabulary.size),
             "flop_convention": costs.FLOP_CONVENTION,
             "peak_flops": dataclasses.asdict(peak),
             "sources": {
@@ -451,24 +459,24 @@ _ABOUT = (
 )
 
 
-class Recorder:
+class MetricsRecorder:
     """Adds up what the steps report, and writes a record of it now and then."""
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Experiment,
         run: RunDirectory,
-        times: Clock,
+        times: RunTimer,
         start: int,
         sent: int,
         errors: distributed.WriterErrors,
     ) -> None:
-        """Args: as for `Course`; errors keeps those of writing."""
+        """Args: as for `RunProgress`; errors keeps those of writing."""
         self._trainer, self._run, self._times, self._errors = trainer, run, times, errors
-        self._audit = Audit(trainer.config, trainer.stream)
+        self._audit = OrderAudit(trainer.config, trainer.stream)
         names = trainer.config.mirrors if distributed.is_writer() else ()
-        self._peak = hardware.peak_flops(trainer.settled_model().dtype).value
-        with distributed.agreed():
+        self._peak = hardware.get_peak_flops(trainer.settled_model().dtype).value
+        with distributed.propagate_errors():
             if distributed.is_writer():
                 self._audit.resume(run.metrics(), start)
             self._mirrors = mirrors.Mirrors(names, run, trainer.config, start, sent)
@@ -515,7 +523,7 @@ class Recorder:
         self._loss_G += values["loss_G"]
         self._tokens_G += values["tokens_G"]
         self._steps += 1
-        if due(done, self._trainer.config.log_every) or done == self._trainer.stream.steps:
+        if is_step_due(done, self._trainer.config.log_every) or done == self._trainer.stream.steps:
             self.newest = self._record(values)
             self.write(done, self.newest)
             self._reset()
@@ -569,13 +577,16 @@ class Recorder:
         return f"loss {'  '.join(losses)}   {speed:,.0f} tokens/s   MFU {mfu:.0%}"
 
 
-def due(done: int, every: int) -> bool:
+def is_step_due(done: int, every: int) -> bool:
     """Whether something that happens every so many steps happens after this one."""
     return every > 0 and done % every == 0
 
 
-def train(
-    trainer: Trainer, run: RunDirectory, times: Clock, interrupts: distributed.Interrupts
+def train_single_run(
+    trainer: Experiment,
+    run: RunDirectory,
+    times: RunTimer,
+    interrupts: distributed.SharedInterrupts,
 ) -> None:
     """Trains a run to its end, from its newest checkpoint if it has one.
 
@@ -585,43 +596,43 @@ def train(
       Failed: an error after the first step began.
     """
     print("Compiling", flush=True)
-    with times("compile"), distributed.agreed():
+    with times("compile"), distributed.propagate_errors():
         update, evaluator = compile_programs(trainer)
     if interrupts.poll():
         raise Preempted(None)
     # Before anything is written: it may not fit the device, or its config.
-    begun = bool(distributed.of_process_0(np.bool_(run.checkpoints.exists())))
-    with refusing_too_little_memory(trainer.config, trainer.mesh.shape):
+    begun = bool(distributed.broadcast_from_process_0(np.bool_(run.checkpoints.exists())))
+    with explain_out_of_memory(trainer.config, trainer.mesh.shape):
         state = None if begun else trainer.init_state()
-    with distributed.agreed():
+    with distributed.propagate_errors():
         if distributed.is_writer():
             run.claim(trainer.config)
-            remove_unfinished(run.checkpoints)
+            remove_unfinished_checkpoints(run.checkpoints)
     checkpoints = Checkpoints(run.checkpoints, keep=trainer.config.checkpoint.keep)
     with contextlib.ExitStack() as stack:
         stack.callback(run.release)
         stack.callback(checkpoints.close)
         saved = checkpoints.steps()
-        start = int(distributed.of_process_0(np.int32(saved[-1] if saved else 0)))
-        with refusing_too_little_memory(trainer.config, trainer.mesh.shape):
+        start = int(distributed.broadcast_from_process_0(np.int32(saved[-1] if saved else 0)))
+        with explain_out_of_memory(trainer.config, trainer.mesh.shape):
             if start:
                 state = checkpoints.restore(start, trainer.abstract_state())
                 print(f"Going on from step {start:,}", flush=True)
             state = state or trainer.init_state()
-        with distributed.agreed():
-            before = begin(trainer, run, start, trainer.provenance())
+        with distributed.propagate_errors():
+            before = record_run_start(trainer, run, start, trainer.provenance())
         if before.change:
             print(before.change, flush=True)
         times.go_on(run.newest("time/"))
-        course = Course(
+        course = RunProgress(
             trainer, run, times, interrupts, checkpoints, evaluator, start, sent=before.sent
         )
         try:
-            _loop(course, times, update, state)
+            _train_or_record_failure(course, times, update, state)
         except Preempted:
             raise
         except Exception:  # others may be gone, of whom closing would wait
-            distributed.forget(stack)
+            distributed.skip_stack_cleanup(stack)
             raise
 
 
@@ -639,29 +650,31 @@ def check_run_vocabulary(run: RunDirectory, vocabulary: languages.Vocabulary) ->
         )
 
 
-def compile_programs(trainer: Trainer) -> tuple[jax.stages.Compiled, perplexity.Evaluator]:
+def compile_programs(
+    trainer: Experiment,
+) -> tuple[jax.stages.Compiled, perplexity.PerplexityEvaluator]:
     state = trainer.abstract_state()
     evaluator = trainer.evaluator()
     try:
         evaluator.compile(state.params, trainer.config.model.L)
         return trainer.compile_step(state), evaluator
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(advice(trainer.config, error, trainer.mesh.shape)) from error
+        raise ValueError(explain_error(trainer.config, error, trainer.mesh.shape)) from error
 
 
 @contextlib.contextmanager
-def refusing_too_little_memory(config: Config, mesh: Mapping[str, int]) -> Iterator[None]:
+def explain_out_of_memory(config: Config, mesh: Mapping[str, int]) -> Iterator[None]:
     """Raises ValueError where memory runs out before the first step."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not hardware.is_out_of_memory(error):
             raise
-        raise ValueError(advice(config, error, mesh)) from error
+        raise ValueError(explain_error(config, error, mesh)) from error
 
 
-def _loop(
-    course: "Course", times: Clock, update: jax.stages.Compiled, state: step_lib.TrainState
+def _train_or_record_failure(
+    course: "RunProgress", times: RunTimer, update: jax.stages.Compiled, state: step_lib.TrainState
 ) -> None:
     """Trains a state to the run's end, and writes what the run leaves behind, however it ends."""
     try:
@@ -670,14 +683,14 @@ def _loop(
         raise
     except Exception as error:
         if distributed.is_lost_peer(error) and not course.failed_elsewhere():
-            raise Lost(course.done) from error
-        raise Failed(course.fail(error)) from error
+            raise PeerLost(course.done) from error
+        raise RunFailed(course.fail(error)) from error
     finally:
         course.recorder.close()
 
 
 def _train_and_finish(
-    course: "Course", times: Clock, update: jax.stages.Compiled, state: step_lib.TrainState
+    course: "RunProgress", times: RunTimer, update: jax.stages.Compiled, state: step_lib.TrainState
 ) -> None:
     trainer, stream = course.trainer, course.trainer.stream
     map_GU = trainer.map_GU()
@@ -702,7 +715,7 @@ def _train_and_finish(
     course.finish()
 
 
-class Course:
+class RunProgress:
     """What a run does besides its updates: it is measured, saved, and ended in its directory.
 
     `done` is the number of updates that the states given to its methods have had.
@@ -710,23 +723,23 @@ class Course:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Experiment,
         run: RunDirectory,
-        times: Clock,
-        interrupts: distributed.Interrupts,
+        times: RunTimer,
+        interrupts: distributed.SharedInterrupts,
         checkpoints: Checkpoints,
-        evaluator: perplexity.Evaluator,
+        evaluator: perplexity.PerplexityEvaluator,
         start: int,
         *,
         sent: int = -1,
         name: str = "",
         place: int = 0,
         together: int = 1,
-        programs: Programs | None = None,
+        programs: MeasurementPrograms | None = None,
     ) -> None:
         """Args:
         trainer: of the run.
-        run: its directory, after `begin`.
+        run: its directory, after `record_run_start`.
         times: where its time goes.
         interrupts: what asks it to stop.
         checkpoints: its own.
@@ -741,11 +754,11 @@ class Course:
         self.trainer, self.run, self.checkpoints, self.name = trainer, run, checkpoints, name
         self.done = start
         self._writer_errors = distributed.WriterErrors()
-        self.recorder = Recorder(trainer, run, times, start, sent, self._writer_errors)
+        self.recorder = MetricsRecorder(trainer, run, times, start, sent, self._writer_errors)
         self._times, self._interrupts, self._evaluator = times, interrupts, evaluator
         self._place, self._together = place, together
         self._validation = trainer.validation_windows()
-        self.alignment, self._cadence = _alignment(trainer, run, programs)
+        self.alignment, self._cadence = _build_alignment(trainer, run, programs)
         self.work = RunWork(
             steps=trainer.stream.steps,
             every=trainer.config.evaluation.every,
@@ -768,7 +781,7 @@ class Course:
         """Makes up for what was not measured of the first state; lines go to `progress`."""
         self._progress = progress
         missed = self.done == 0 or self._evaluation_is_due
-        evaluated, aligned = distributed.of_process_0(
+        evaluated, aligned = distributed.broadcast_from_process_0(
             np.array([self.run.has(self.done, name) for name in ("eval/", "align/")])
         )
         if missed and not evaluated:
@@ -785,11 +798,11 @@ class Course:
 
     @property
     def _evaluation_is_due(self) -> bool:
-        return self._is_last or due(self.done, self.trainer.config.evaluation.every)
+        return self._is_last or is_step_due(self.done, self.trainer.config.evaluation.every)
 
     @property
     def _saving_is_due(self) -> bool:
-        return self._is_last or due(self.done, self.trainer.config.checkpoint.every)
+        return self._is_last or is_step_due(self.done, self.trainer.config.checkpoint.every)
 
     @property
     def is_due(self) -> bool:
@@ -815,7 +828,7 @@ class Course:
             self.recorder.flush()
             found = self._evaluator(state.params, self._validation, poll)
         self._line(_describe_evaluation(self.done, found))
-        self.recorder.write(self.done, _evaluation_record(found) | self._times.metrics())
+        self.recorder.write(self.done, _make_evaluation_record(found) | self._times.metrics())
 
     def _align(self, state: step_lib.TrainState) -> None:
         times, alignment, cadence = self._times, self.alignment, self._cadence
@@ -863,7 +876,7 @@ class Course:
             results = self.trainer.score(state, poll, self._evaluator)
             self._line(_describe_evaluation(self.done, results["languages"], "test"))
             for name, scores in results["parallel"].items():
-                self._line(_describe_parallel(name, scores))
+                self._line(_describe_parallel_scores(name, scores))
         with self._writer_errors.kept():
             if distributed.is_writer():
                 self.run.write_results({"step": self.done, **results})
@@ -871,14 +884,14 @@ class Course:
 
     def failed_elsewhere(self) -> bool:
         """Whether the process that was lost has written down why; it may still be at it."""
-        return distributed.wait_for((self.run.path / "FAILED.json").exists)
+        return distributed.wait_for_condition((self.run.path / "FAILED.json").exists)
 
     def fail(self, error: Exception) -> str:
         """Writes down why the run ended, where another process has not done so, and returns it."""
-        message = advice(self.trainer.config, error, self.trainer.mesh.shape)
+        message = explain_error(self.trainer.config, error, self.trainer.mesh.shape)
         if jax.process_count() == 1:
             self.checkpoints.close()
-            remove_unfinished(self.checkpoints.path)
+            remove_unfinished_checkpoints(self.checkpoints.path)
         elsewhere = isinstance(error, distributed.ElsewhereError)
         if not elsewhere and not (self.run.path / "FAILED.json").exists():
             try:
@@ -903,30 +916,32 @@ class Course:
         self._progress.line(f"{self.name}: {text}" if self.name else text)
 
 
-def _alignment(
-    trainer: Trainer, run: RunDirectory, programs: Programs | None
-) -> tuple[alignment_lib.Alignment | None, Cadence]:
+def _build_alignment(
+    trainer: Experiment, run: RunDirectory, programs: MeasurementPrograms | None
+) -> tuple[alignment_lib.AlignmentEvaluator | None, Cadence]:
     """Returns what measures alignment while the run trains, and how often."""
     config = trainer.config.evaluation.alignment
     every = config.every if len(trainer.config.tags) > 1 else 0
     name = "align/every"
-    chosen = int(distributed.of_process_0(np.int32(run.newest(name).get(name, -1))))
+    chosen = int(distributed.broadcast_from_process_0(np.int32(run.newest(name).get(name, -1))))
     cadence = Cadence(every, config.budget, trainer.stream.steps, chosen if chosen >= 0 else None)
     measure = trainer.alignment("validation", config.pairs, programs) if every else None
     return measure, cadence
 
 
-class Begun(NamedTuple):
-    """What `begin` finds of the starts of a run before this one."""
+class EarlierStarts(NamedTuple):
+    """What `record_run_start` finds of the starts of a run before this one."""
 
     sent: int = -1  # the newest step that was logged, which may be after that of the checkpoint
     change: str = ""  # the conditions that changed, in a line
 
 
-def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[str, Any]) -> Begun:
+def record_run_start(
+    trainer: Experiment, run: RunDirectory, start: int, provenance: Mapping[str, Any]
+) -> EarlierStarts:
     """Writes what a run records of itself before its first step, or its first after `start`."""
     if not distributed.is_writer():
-        return Begun()
+        return EarlierStarts()
     for line in run.keep_results(trainer.stream.steps):
         print(line)
     before = (run.read_json("provenance.json") or {}) if start else {}
@@ -937,21 +952,21 @@ def begin(trainer: Trainer, run: RunDirectory, start: int, provenance: Mapping[s
     for name, source in trainer.sources.items():
         run.write_bytes(f"tokenizer-{name}.model", source.model)
     change = conditions.describe_change(before.get("conditions", {}), provenance["conditions"])
-    return Begun(sent, change)
+    return EarlierStarts(sent, change)
 
 
-def _write_mixture(trainer: Trainer, run: RunDirectory) -> None:
-    rows = requested_and_realised(trainer.config, trainer.stream, list(run.metrics()))
+def _write_mixture(trainer: Experiment, run: RunDirectory) -> None:
+    rows = build_mixture_rows(trainer.config, trainer.stream, list(run.metrics()))
     if rows:
         run.write_csv("mixture.csv", rows)
 
 
-def _score_parallel(
-    trainer: Trainer,
-    evaluator: perplexity.Evaluator,
+def _score_parallel_set(
+    trainer: Experiment,
+    evaluator: perplexity.PerplexityEvaluator,
     state: step_lib.TrainState,
     set_: ParallelSet,
-    windows: list[perplexity.Windows],
+    windows: list[perplexity.EvaluationWindows],
     poll: Callable[[float], None],
 ) -> dict[str, Any]:
     """Returns what each language of a parallel set needs for the same content.
@@ -965,18 +980,19 @@ def _score_parallel(
     return {
         "pairs": pairs,
         "languages": {
-            tag: {"nats_per_pair": sums[tag]["loss"] / pairs} | perplexity.summarise(sums[tag])
+            tag: {"nats_per_pair": sums[tag]["loss"] / pairs}
+            | perplexity.compute_language_metrics(sums[tag])
             for tag in scored
         },
     }
 
 
-def _describe_parallel(name: str, scores: Mapping[str, Any]) -> str:
+def _describe_parallel_scores(name: str, scores: Mapping[str, Any]) -> str:
     parts = [f"{tag} {values['nats_per_pair']:.1f}" for tag, values in scores["languages"].items()]
     return f"parallel {name}, {scores['pairs']:,} pairs: nats a pair  {'   '.join(parts)}"
 
 
-def _evaluation_record(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _make_evaluation_record(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     names = ("loss", "ppl", "bits_per_byte", "language_nats", "loss_own", "leak", "top1")
     return {
         f"eval/{name}/{tag}": found[tag][name]
@@ -996,7 +1012,7 @@ def _describe_evaluation(
     return f"step {done:>6}  {split} loss  {'   '.join(parts)}"
 
 
-def advice(config: Config, error: Exception, mesh: Mapping[str, int]) -> str:
+def explain_error(config: Config, error: Exception, mesh: Mapping[str, int]) -> str:
     """Returns an error's message, with what to do about it where that is known.
 
     Args:
@@ -1010,7 +1026,7 @@ def advice(config: Config, error: Exception, mesh: Mapping[str, int]) -> str:
         return storage.describe_os_error(error)
     if not hardware.is_out_of_memory(error):
         return str(error) or type(error).__name__
-    possible = mesh_shape.possible_micro_batches(config.batch_size, mesh)
+    possible = mesh_shape.list_micro_batch_counts(config.batch_size, mesh)
     more = [k for k in possible if k > config.optimizer.accumulate]
     ways = [f"--accumulate={more[0]} (the same update in smaller parts)"] if more else []
     ways += ["--remat=full (less is kept for the backward pass)"] * (config.model.remat != "full")

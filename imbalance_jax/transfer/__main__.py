@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 
     from imbalance_jax.config import Config
     from imbalance_jax.training.loading import LoadedRun
-    from imbalance_jax.transfer.finetune import Classifier, Encoded, Settings
-    from imbalance_jax.transfer.tasks import Examples, Loaded
+    from imbalance_jax.transfer.finetune import (
+        ClassifierTrainer,
+        EncodedExamples,
+        FineTuningSettings,
+    )
+    from imbalance_jax.transfer.tasks import Examples, LoadedTask
 
 FLAGS = flags.FLAGS
 
@@ -67,9 +71,11 @@ def main() -> int:
     from imbalance_jax.transfer import tasks
 
     if not FLAGS.workdir:
-        cli.refuse("--workdir is missing. Give the directory of a run, such as runs/90_10.")
+        cli.exit_with_error(
+            "--workdir is missing. Give the directory of a run, such as runs/90_10."
+        )
     # What takes no jax first, so that a mistake shows at once.
-    chosen = tasks.named(FLAGS.tasks)
+    chosen = tasks.find_tasks(FLAGS.tasks)
     run = RunDirectory(FLAGS.workdir)
     config = run.config()
     run.check_writable()
@@ -83,18 +89,20 @@ def main() -> int:
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.training import loading
 
-    if jax.process_count() > 1 or distributed.detect(os.environ, tpu=False):
-        cli.refuse("transfer takes one process with one device, and was started as one of several.")
-    settings = _settings(config.model.L)
-    hardware.use_compilation_cache(sources.cache_dir(config.data_dir) / "compiled")
+    if jax.process_count() > 1 or distributed.detect_cluster(os.environ, tpu=False):
+        cli.exit_with_error(
+            "transfer takes one process with one device, and was started as one of several."
+        )
+    settings = _read_settings(config.model.L)
+    hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
     loaded = loading.load(run.path, None if FLAGS.step < 0 else FLAGS.step)
-    transferring = Transfer.make(loaded, settings, FLAGS.train_language, FLAGS.languages)
+    transferring = TransferRun.make(loaded, settings, FLAGS.train_language, FLAGS.languages)
     for line in transferring.notes:
         print(line)
     most = {"train": FLAGS.train_examples, "test": FLAGS.test_examples}
     # All of them before any is trained on: what is wrong shows in the first seconds.
     ready = [transferring.load(task, FLAGS.tasks_dir, most) for task in chosen]
-    known = {} if FLAGS.overwrite else _known(run, transferring, ready)
+    known = {} if FLAGS.overwrite else _find_known_results(run, transferring, ready)
     from imbalance_jax.report import run_page as page
 
     for each in ready:
@@ -107,8 +115,8 @@ def main() -> int:
             except FloatingPointError as error:
                 print(f"error: {name}: {error} Set a lower --learning_rate.", file=sys.stderr)
                 return cli.FAILED
-            save(run, settings.protocol, transferring.trained, name, known[name])
-        print("\n".join(describe(name, known[name])))
+            save_task_result(run, settings.protocol, transferring.trained, name, known[name])
+        print("\n".join(describe_task_result(name, known[name])))
     print(f"Wrote {run.path / transfer_results.FILE}. See {page.write_run_page(run)}.")
     return cli.DONE
 
@@ -121,7 +129,7 @@ def check_run_text(run: RunDirectory, config: "Config") -> None:
     from imbalance_jax.data import prepare, prepared
 
     recorded = (run.read_json("provenance.json") or {}).get("sources", {})
-    for name in prepare.sources_of(config):
+    for name in prepare.list_language_sources(config):
         theirs = recorded.get(name, {}).get("text")  # synthetic text and earlier runs have none
         if theirs and theirs != prepared.fingerprint_text(
             name, config.sources[name], config.data_dir
@@ -134,18 +142,20 @@ def check_run_text(run: RunDirectory, config: "Config") -> None:
             )
 
 
-def _settings(positions: int) -> "Settings":
+def _read_settings(positions: int) -> "FineTuningSettings":
     """Returns what the flags say, for a model of so many positions."""
-    from imbalance_jax.transfer.finetune import Settings
+    from imbalance_jax.transfer.finetune import FineTuningSettings
 
-    given = {field.name: getattr(FLAGS, field.name) for field in dataclasses.fields(Settings)}
+    given = {
+        field.name: getattr(FLAGS, field.name) for field in dataclasses.fields(FineTuningSettings)
+    }
     if given["length"] is None:
-        given["length"] = min(Settings.length, positions)
-    return Settings(**given)
+        given["length"] = min(FineTuningSettings.length, positions)
+    return FineTuningSettings(**given)
 
 
-def _known(
-    run: RunDirectory, transferring: "Transfer", ready: Sequence["Loaded"]
+def _find_known_results(
+    run: RunDirectory, transferring: "TransferRun", ready: Sequence["LoadedTask"]
 ) -> dict[str, dict[str, Any]]:
     """Returns what is known of tasks that are asked for.
 
@@ -153,14 +163,16 @@ def _known(
       ValueError: it was found in another way.
     """
     protocol = transferring.classifier.settings.protocol
-    every = transfer_results.read(run).get(protocol, {}).get(transferring.trained, {})
+    every = (
+        transfer_results.read_transfer_results(run).get(protocol, {}).get(transferring.trained, {})
+    )
     known = {each.task.name: each for each in ready if each.task.name in every}
     for name, loaded in known.items():
         transferring.check_same(loaded, every[name])
     return {name: every[name] for name in known}
 
 
-def save(
+def save_task_result(
     run: RunDirectory, protocol: str, trained: str, task: str, found: Mapping[str, Any]
 ) -> None:
     """Writes what was found of a task beside what is known of others."""
@@ -208,11 +220,11 @@ def choose_languages(
 
 
 @dataclasses.dataclass(frozen=True)
-class Transfer:
+class TransferRun:
     """A run that is fine-tuned in one language."""
 
     run: "LoadedRun"
-    classifier: "Classifier"
+    classifier: "ClassifierTrainer"
     trained: str
     scored: tuple[str, ...]  # `trained` first
     notes: tuple[str, ...]  # on languages that are left out
@@ -220,7 +232,7 @@ class Transfer:
     @classmethod
     def make(
         cls, run: "LoadedRun", settings: Any, trained: str = "", languages: Sequence[str] = ()
-    ) -> "Transfer":
+    ) -> "TransferRun":
         """Args:
           run: that is fine-tuned.
           settings: evaluation.transfer.Settings.
@@ -234,7 +246,7 @@ class Transfer:
 
         from imbalance_jax.compute import sharding, tuning
         from imbalance_jax.config import MeshConfig
-        from imbalance_jax.transfer.finetune import Classifier
+        from imbalance_jax.transfer.finetune import ClassifierTrainer
 
         config = run.config
         if settings.length > config.model.L:
@@ -244,15 +256,17 @@ class Transfer:
             )
         trained, scored, notes = choose_languages(config, trained, languages)
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-        together = settings.seeds if tuning.packing(mesh) == "vmap" else 1
+        together = settings.seeds if tuning.choose_packing(mesh) == "vmap" else 1
         # The same program for runs that differ in what fine-tuning does not read.
-        model = dataclasses.replace(tuning.settled(config.model, jax.devices()[0]), loss_chunk=0)
-        return cls(run, Classifier(model, settings, together), trained, scored, notes)
+        model = dataclasses.replace(
+            tuning.resolve_auto_fields(config.model, jax.devices()[0]), loss_chunk=0
+        )
+        return cls(run, ClassifierTrainer(model, settings, together), trained, scored, notes)
 
     def _source(self, tag: str) -> str:
         from imbalance_jax.data import languages
 
-        return languages.source_of(self.run.config, tag)
+        return languages.get_source_name(self.run.config, tag)
 
     def load(self, task: Any, directory: str = "", most: Mapping[str, int] | None = None) -> Any:
         """Returns a task's examples; as `data.tasks.load`."""
@@ -261,14 +275,14 @@ class Transfer:
         names = dict.fromkeys(self._source(tag) for tag in self.scored)
         wanted = {name: self.run.config.sources[name] for name in names}
         origin = self._source(self.trained)
-        return tasks.load(task, wanted, origin, directory=directory, most=most)
+        return tasks.load_task(task, wanted, origin, directory=directory, most=most)
 
-    def encode(self, examples: "Examples", tag: str) -> "Encoded":
+    def encode(self, examples: "Examples", tag: str) -> "EncodedExamples":
         """Returns examples in the words of a language's source as the model's ids."""
         from imbalance_jax.transfer import finetune as transfer
 
         tokenizer = self.run.tokenizers[self._source(tag)]
-        encoded = transfer.encode(
+        encoded = transfer.encode_examples(
             [tokenizer.encode_all(texts) for texts in examples.texts],
             separator=tokenizer.separator,
             # Nothing is read after the text but by the reference, which has id 0.
@@ -276,9 +290,9 @@ class Transfer:
             length=self.classifier.settings.length,
         )
         map_U = self.run.vocabulary.map_GU[self.run.vocabulary.index(tag)]
-        return transfer.in_language(encoded, map_U)
+        return transfer.map_ids_to_language(encoded, map_U)
 
-    def _identity(self, loaded: "Loaded") -> dict[str, Any]:
+    def _identity(self, loaded: "LoadedTask") -> dict[str, Any]:
         """Returns the part of what is found that says what was done, and to what."""
         return {
             "settings": dataclasses.asdict(self.classifier.settings),
@@ -291,12 +305,12 @@ class Transfer:
             },
         }
 
-    def check_same(self, loaded: "Loaded", known: Mapping[str, Any]) -> None:
+    def check_same(self, loaded: "LoadedTask", known: Mapping[str, Any]) -> None:
         """Raises ValueError if what is known of a task was found in another way."""
         now = self._identity(loaded)
         settings = now.pop("settings")
         both = {**known["languages"], **known["skipped"]}
-        cli.check_same(
+        cli.check_same_measurement(
             f"{transfer_results.FILE} has {loaded.task.name} in {self.trained}",
             {
                 **known,
@@ -306,7 +320,7 @@ class Transfer:
             {**now, **settings, "languages": list(self.scored)},
         )
 
-    def measure(self, loaded: "Loaded") -> dict[str, Any]:
+    def measure(self, loaded: "LoadedTask") -> dict[str, Any]:
         """Returns what transfer.json has of a task: see analysis/transfer_results.py."""
         import numpy as np
 
@@ -328,7 +342,7 @@ class Transfer:
 
         def score(params: Any) -> "np.ndarray":
             predicted_Sn = classifier.predict(params, known)
-            return transfer.score(predicted_Sn, known_label_n, classes)
+            return transfer.compute_selection_score(predicted_Sn, known_label_n, classes)
 
         train = self.encode(loaded.train, self.trained)
         cut = (train.cut + known.cut) / (len(train) + len(known))
@@ -348,7 +362,9 @@ class Transfer:
 
             def poll(done: int, loss: float | None) -> None:
                 times.append(time.monotonic())
-                speed = f"loss {loss:.3f}   {rate(times):,.1f} updates/s" if loss else ""
+                speed = (
+                    f"loss {loss:.3f}   {compute_update_rate(times):,.1f} updates/s" if loss else ""
+                )
                 progress.show(done, speed)
 
             params, updates = classifier.train(
@@ -357,7 +373,7 @@ class Transfer:
             languages = {}
             for tag, (encoded, label_n) in tests.items():
                 correct_Sn = classifier.predict(params, encoded) == label_n
-                languages[tag] = transfer_results.accuracy(
+                languages[tag] = transfer_results.estimate_accuracy(
                     correct_Sn,
                     loaded.test[self._source(tag)].groups,
                     majority=float(np.bincount(label_n).max() / len(label_n)),
@@ -366,21 +382,21 @@ class Transfer:
             **self._identity(loaded),
             "cut": cut,
             "updates": updates,
-            "updates_per_second": round(rate(times), 2),
+            "updates_per_second": round(compute_update_rate(times), 2),
             "seconds": round(time.monotonic() - began, 1),
-            "device": hardware.describe(),
+            "device": hardware.describe_devices(),
             "dtype": classifier.config.dtype,
             "skipped": skipped,
             "languages": languages,
         }
 
 
-def rate(times: Sequence[float]) -> float:
+def compute_update_rate(times: Sequence[float]) -> float:
     """Returns how many updates a second there were, without the first."""
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
 
-def describe(task: str, found: Mapping[str, Any]) -> list[str]:
+def describe_task_result(task: str, found: Mapping[str, Any]) -> list[str]:
     """Returns the main results of a task in a few lines."""
 
     def span(ends: Sequence[float] | None) -> str:
@@ -395,4 +411,4 @@ def describe(task: str, found: Mapping[str, Any]) -> list[str]:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -37,7 +37,7 @@ _CLIP = 1.0  # of the gradient's norm
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class FineTuningSettings:
     """How a model is fine-tuned; the defaults are the reference study's, but for the seeds."""
 
     protocol: str = "reference"  # or intended
@@ -65,7 +65,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
+class EncodedExamples:
     """Texts as ids of one length, and where each is read."""
 
     ids_nL: np.ndarray  # int32
@@ -76,9 +76,9 @@ class Encoded:
         return len(self.ids_nL)
 
 
-def encode(
+def encode_examples(
     texts: Sequence[Sequence[Sequence[int]]], *, separator: int, pad: int, length: int
-) -> Encoded:
+) -> EncodedExamples:
     """Returns examples as a model reads them: each text, a separator after it, then padding.
 
     What is too long loses its end, the last separator with it.
@@ -97,10 +97,10 @@ def encode(
         ids = ids[:length]
         ids_nL[row, : len(ids)] = ids
         last_n[row] = len(ids) - 1
-    return Encoded(ids_nL, last_n, cut)
+    return EncodedExamples(ids_nL, last_n, cut)
 
 
-def in_language(encoded: Encoded, map_U: np.ndarray) -> Encoded:
+def map_ids_to_language(encoded: EncodedExamples, map_U: np.ndarray) -> EncodedExamples:
     """Returns the same texts under the model's ids of a language.
 
     Args:
@@ -123,16 +123,16 @@ def init_head(D: int, C: int, key: jax.Array) -> model_lib.Params:
     }
 
 
-def pool(
+def pool_states(
     params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array, position_B: jax.Array
 ) -> jax.Array:
     """Returns the last block's output at one position of each sequence, in fp32: (B, D)."""
     # The last but one of all states; the last has been through the final norm.
-    state_BLD = model_lib.hidden_states(params, config, ids_BL)[-2]
+    state_BLD = model_lib.compute_hidden_states(params, config, ids_BL)[-2]
     return jnp.take_along_axis(state_BLD, position_B[:, None, None], 1)[:, 0].astype(jnp.float32)
 
 
-def logits(head: model_lib.Params, pooled_BD: jax.Array) -> jax.Array:
+def compute_logits(head: model_lib.Params, pooled_BD: jax.Array) -> jax.Array:
     """Returns how much speaks for each class: (B, C)."""
     return jnp.einsum("BD,DC->BC", pooled_BD, head["w_DC"]) + head["b_C"][None]
 
@@ -142,7 +142,7 @@ def logits(head: model_lib.Params, pooled_BD: jax.Array) -> jax.Array:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class State:
+class FineTuningState:
     """All that an update reads and writes."""
 
     params: dict[str, model_lib.Params]  # model, and head
@@ -152,7 +152,7 @@ class State:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class ExampleBatch:
     """Examples of one update or score; those that only fill it up weigh 0."""
 
     ids_BL: Any
@@ -161,54 +161,60 @@ class Batch:
     weight_B: Any
 
 
-def _optimizer() -> optax.GradientTransformation:
-    # The rate is multiplied in `_update`, where the number of updates need not be compiled in.
+def _make_optimizer() -> optax.GradientTransformation:
+    # The rate is multiplied in `_update_states`, where the number of updates need not be compiled
+    # in.
     adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     return optax.chain(optax.clip_by_global_norm(_CLIP), adam)
 
 
 @functools.partial(jax.jit, static_argnames=("seeds", "C"))
-def init(params: model_lib.Params, *, seeds: int, C: int) -> State:
+def init_states(params: model_lib.Params, *, seeds: int, C: int) -> FineTuningState:
     """Returns the states before the first update, stacked: the same model, each with its head."""
 
-    def one(key: jax.Array) -> State:
+    def one(key: jax.Array) -> FineTuningState:
         head_key, key = jax.random.split(key)
         D = params["embed_VD"].shape[1]
         both = {"model": params, "head": init_head(D, C, head_key)}
-        return State(both, _optimizer().init(both), key)
+        return FineTuningState(both, _make_optimizer().init(both), key)
 
     return jax.vmap(one)(jax.vmap(jax.random.key)(jnp.arange(seeds)))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "together"), donate_argnames="state")
-def _update(
-    state: State, batch: Batch, step: jax.Array, rate: jax.Array, config: ModelConfig, together: int
-) -> tuple[State, jax.Array]:
+def _update_states(
+    state: FineTuningState,
+    batch: ExampleBatch,
+    step: jax.Array,
+    rate: jax.Array,
+    config: ModelConfig,
+    together: int,
+) -> tuple[FineTuningState, jax.Array]:
     """Returns the states after an update, and the mean loss of each before it: (S,)."""
 
-    def loss(params: dict[str, model_lib.Params], batch: Batch, key: jax.Array) -> jax.Array:
-        pooled_BD = pool(params["model"], config, batch.ids_BL, batch.position_B)
+    def loss(params: dict[str, model_lib.Params], batch: ExampleBatch, key: jax.Array) -> jax.Array:
+        pooled_BD = pool_states(params["model"], config, batch.ids_BL, batch.position_B)
         kept_BD = jax.random.bernoulli(key, 1 - _DROPOUT, pooled_BD.shape)
         pooled_BD = jnp.where(kept_BD, pooled_BD / (1 - _DROPOUT), 0)
         loss_B = optax.softmax_cross_entropy_with_integer_labels(
-            logits(params["head"], pooled_BD), batch.label_B
+            compute_logits(params["head"], pooled_BD), batch.label_B
         )
         return jnp.sum(batch.weight_B * loss_B) / jnp.sum(batch.weight_B)
 
-    def one(both: tuple[State, Batch]) -> tuple[State, jax.Array]:
+    def one(both: tuple[FineTuningState, ExampleBatch]) -> tuple[FineTuningState, jax.Array]:
         state, batch = both
         key = jax.random.fold_in(state.key, step)
         value, grads = jax.value_and_grad(loss)(state.params, batch, key)
-        updates, opt_state = _optimizer().update(grads, state.opt_state, state.params)
+        updates, opt_state = _make_optimizer().update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda leaf: -rate * leaf, updates)
         params = optax.apply_updates(state.params, updates)
-        return State(params, opt_state, state.key), value
+        return FineTuningState(params, opt_state, state.key), value
 
     return jax.lax.map(one, (state, batch), batch_size=together)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "together"))
-def _predict(
+def _predict_classes(
     params: dict[str, model_lib.Params],
     ids_BL: jax.Array,
     position_B: jax.Array,
@@ -218,14 +224,14 @@ def _predict(
     """Returns the class that each model says of each example: (S, B)."""
 
     def one(params: dict[str, model_lib.Params]) -> jax.Array:
-        pooled_BD = pool(params["model"], config, ids_BL, position_B)
-        return jnp.argmax(logits(params["head"], pooled_BD), 1)
+        pooled_BD = pool_states(params["model"], config, ids_BL, position_B)
+        return jnp.argmax(compute_logits(params["head"], pooled_BD), 1)
 
     return jax.lax.map(one, params, batch_size=together)
 
 
 @jax.jit
-def _keep(better_S: jax.Array, new: Any, old: Any) -> Any:
+def _keep_better_weights(better_S: jax.Array, new: Any, old: Any) -> Any:
     """Returns the new weights of the seeds that are better for them, and the old of the others."""
 
     def choose(new_: jax.Array, old_: jax.Array) -> jax.Array:
@@ -235,14 +241,14 @@ def _keep(better_S: jax.Array, new: Any, old: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classifier:
+class ClassifierTrainer:
     """What is the same for all tasks of a run: how they are trained and scored."""
 
     config: ModelConfig
-    settings: Settings
+    settings: FineTuningSettings
     together: int = 1  # seeds that are computed at once; the others wait
 
-    def positions(self, encoded: Encoded) -> np.ndarray:
+    def positions(self, encoded: EncodedExamples) -> np.ndarray:
         """Returns where each example is read: (n,)."""
         if self.settings.protocol == "intended":
             return encoded.last_n
@@ -260,7 +266,7 @@ class Classifier:
     def train(
         self,
         params: model_lib.Params,
-        encoded: Encoded,
+        encoded: EncodedExamples,
         label_n: np.ndarray,
         classes: int,
         score: Callable[[dict[str, model_lib.Params]], np.ndarray],
@@ -281,7 +287,7 @@ class Classifier:
           FloatingPointError: a loss is no longer a finite number.
         """
         settings = self.settings
-        state = init(params, seeds=settings.seeds, C=classes)
+        state = init_states(params, seeds=settings.seeds, C=classes)
         total = self.updates(len(encoded))
         intended = settings.protocol == "intended"
         best_S = np.full(settings.seeds, -np.inf)
@@ -291,11 +297,11 @@ class Classifier:
         for batch in self._batches(encoded, label_n):
             rate = settings.learning_rate * (total - done) / total
             before_S = loss_S
-            state, loss_S = _update(
+            state, loss_S = _update_states(
                 state, batch, jnp.asarray(done), jnp.asarray(rate), self.config, self.together
             )
             done += 1
-            poll(done, None if before_S is None else _finite(before_S, done - 1))
+            poll(done, None if before_S is None else _check_finite_loss(before_S, done - 1))
             if not intended or done % settings.evaluate_every:
                 continue
             score_S = score(state.params)
@@ -303,15 +309,15 @@ class Classifier:
             better_S = going_S & (score_S > best_S)
             gained_S = going_S & (score_S > best_S + settings.threshold)
             waited_S = np.where(gained_S, 0, waited_S + 1)
-            best = _keep(jnp.asarray(better_S), state.params, best or state.params)
+            best = _keep_better_weights(jnp.asarray(better_S), state.params, best or state.params)
             best_S = np.where(better_S, score_S, best_S)
             if not (waited_S < settings.patience).any():
                 break
         if loss_S is not None:
-            _finite(loss_S, done)
+            _check_finite_loss(loss_S, done)
         return best or state.params, done
 
-    def predict(self, params: dict[str, model_lib.Params], encoded: Encoded) -> np.ndarray:
+    def predict(self, params: dict[str, model_lib.Params], encoded: EncodedExamples) -> np.ndarray:
         """Returns the class that the model of each seed says of each example: (S, n)."""
         rows, position_n = self.settings.batch_size, self.positions(encoded)
         found = []
@@ -319,20 +325,20 @@ class Classifier:
             # The last one is filled up with its own first examples: one shape, one compilation.
             chosen_B = np.resize(np.arange(first, min(first + rows, len(encoded))), rows)
             ids_BL, position_B = encoded.ids_nL[chosen_B], position_n[chosen_B]
-            found.append(_predict(params, ids_BL, position_B, self.config, self.together))
+            found.append(_predict_classes(params, ids_BL, position_B, self.config, self.together))
         return np.concatenate([np.asarray(part) for part in found], 1)[:, : len(encoded)]
 
-    def _batches(self, encoded: Encoded, label_n: np.ndarray) -> Iterator[Batch]:
+    def _batches(self, encoded: EncodedExamples, label_n: np.ndarray) -> Iterator[ExampleBatch]:
         """Yields stacked batches: every seed sees all examples once an epoch, in its own order."""
         rows, n, position_n = self.settings.batch_size, len(encoded), self.positions(encoded)
         for epoch in range(self.settings.epochs):
-            order_Sn = np.stack([order(n, s, epoch) for s in range(self.settings.seeds)])
+            order_Sn = np.stack([draw_epoch_order(n, s, epoch) for s in range(self.settings.seeds)])
             for first in range(0, n, rows):
                 chosen_SB = order_Sn[:, first : first + rows]
                 real = chosen_SB.shape[1]
                 chosen_SB = np.pad(chosen_SB, ((0, 0), (0, rows - real)), mode="edge")
                 weight_B = (np.arange(rows) < real).astype(np.float32)
-                yield Batch(
+                yield ExampleBatch(
                     encoded.ids_nL[chosen_SB],
                     position_n[chosen_SB],
                     label_n[chosen_SB].astype(np.int32),
@@ -340,7 +346,7 @@ class Classifier:
                 )
 
 
-def _finite(loss_S: jax.Array, update: int) -> float:
+def _check_finite_loss(loss_S: jax.Array, update: int) -> float:
     """Returns the mean loss, which waits for it, or raises FloatingPointError."""
     mean = float(loss_S.mean())
     if not math.isfinite(mean):
@@ -348,14 +354,16 @@ def _finite(loss_S: jax.Array, update: int) -> float:
     return mean
 
 
-def order(n: int, seed: int, epoch: int) -> np.ndarray:
+def draw_epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """Returns the order in which a seed goes through n examples."""
     key = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64)
     # Raw bits: numpy promises that they never change, unlike Generator's methods.
     return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
 
 
-def score(predicted_Sn: np.ndarray, label_n: np.ndarray, classes: int) -> np.ndarray:
+def compute_selection_score(
+    predicted_Sn: np.ndarray, label_n: np.ndarray, classes: int
+) -> np.ndarray:
     """Returns what `intended` chooses by: F1 of the second of two classes, or accuracy; (S,)."""
     if classes != 2:
         return np.mean(predicted_Sn == label_n, axis=1)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import reading as text
+from imbalance_jax.data.text.documents import Document
 from imbalance_jax.runs.progress import Progress
 
 # What is made at most, unless the user says otherwise.
@@ -28,7 +29,9 @@ _PER_DOCUMENT = 8  # examples, so that a few long documents do not make all of t
 Rows = list[dict[str, str]]
 
 
-def next_sentence(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str, Rows]:
+def make_next_sentence_rows(
+    name: str, source: SourceConfig, most: Mapping[str, int]
+) -> dict[str, Rows]:
     """Returns pairs of neighbours and, in turn, their first with a second of another document.
 
     Args:
@@ -38,11 +41,11 @@ def next_sentence(name: str, source: SourceConfig, most: Mapping[str, int]) -> d
     """
     rows: dict[str, Rows] = {split: [] for split in most}
     others: dict[str, list[str]] = {split: [] for split in most}  # of the document before
-    for number, (split, document) in enumerate(_documents(name, source)):
+    for number, (split, document) in enumerate(_read_documents(name, source)):
         if split not in most or len(rows[split]) >= most[split]:
             continue
         # Every other pair, so that no sentence is in two of them.
-        pairs = list(itertools.pairwise(_sentences(document.text)))[: 2 * _PER_DOCUMENT : 2]
+        pairs = list(itertools.pairwise(_split_sentences(document.text)))[: 2 * _PER_DOCUMENT : 2]
         for (first, second), other in zip(pairs, itertools.cycle(others[split]), strict=False):
             row = {"first": first, "document": str(number)}
             rows[split].append({**row, "second": second, "label": "follows"})
@@ -53,17 +56,17 @@ def next_sentence(name: str, source: SourceConfig, most: Mapping[str, int]) -> d
     return {split: found[: most[split]] for split, found in rows.items()}
 
 
-def origin(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str, Rows]:
+def make_origin_rows(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str, Rows]:
     """Returns sentences of the two largest parts of the text, in turn.
 
-    Args: as `next_sentence`.
+    Args: as `make_next_sentence_rows`.
 
     Raises:
       ValueError: ids of documents do not say what they are a part of.
     """
     documents: Counter[str] = Counter()
     found: dict[tuple[str, str], Rows] = defaultdict(list)
-    for number, (split, document) in enumerate(_documents(name, source)):
+    for number, (split, document) in enumerate(_read_documents(name, source)):
         part, *rest = _PART_ENDS.split(document.id, maxsplit=1)
         if not rest:
             continue
@@ -71,7 +74,7 @@ def origin(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str
             documents[part] += 1
         if split in most and len(found[split, part]) <= most[split] // 2:
             row = {"document": str(number), "label": part}
-            sentences = _sentences(document.text)[:_PER_DOCUMENT]
+            sentences = _split_sentences(document.text)[:_PER_DOCUMENT]
             found[split, part] += [{**row, "first": sentence} for sentence in sentences]
     largest = sorted(part for part, _ in documents.most_common(2))
     if len(largest) < 2:
@@ -88,18 +91,18 @@ def origin(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str
 
 
 TASKS: Mapping[str, Callable[[str, SourceConfig, Mapping[str, int]], dict[str, Rows]]] = {
-    "next_sentence": next_sentence,
-    "origin": origin,
+    "next_sentence": make_next_sentence_rows,
+    "origin": make_origin_rows,
 }
 
 
-def _documents(name: str, source: SourceConfig) -> Iterator[tuple[str, text.Document]]:
+def _read_documents(name: str, source: SourceConfig) -> Iterator[tuple[str, Document]]:
     """Yields (split, document), and shows how much of the text has been read."""
     with Progress(f"Reading the text of {name}", 1) as progress:
-        yield from text.documents(name, source, progress.show)
+        yield from text.read_documents(name, source, progress.show)
 
 
-def _sentences(document: str) -> list[str]:
+def _split_sentences(document: str) -> list[str]:
     """Returns a document's sentences of a usual length, in order."""
     paragraphs = (_END.split(line.strip()) for line in document.split("\n"))
     every = itertools.chain.from_iterable(paragraphs)

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from imbalance_jax.config import SourceConfig, natural
+from imbalance_jax.config import SourceConfig, make_natural_sort_key
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files, patterns
 from imbalance_jax.data.text import tfds as datasets
@@ -89,7 +89,7 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedTask:
     """A task's examples."""
 
     task: Task
@@ -99,7 +99,7 @@ class Loaded:
     origin: str  # where they come from
 
 
-def _glue() -> Iterator[Task]:
+def _list_glue_tasks() -> Iterator[Task]:
     sentence = ("{sentence}",)
     sentences = ("{sentence1}", "{sentence2}")
     premise = ("{premise}", "{hypothesis}")
@@ -120,7 +120,7 @@ def _glue() -> Iterator[Task]:
     yield Task("wsc", asked, group="text", dataset="super_glue/wsc")
 
 
-GLUE: Mapping[str, Task] = {task.name: task for task in _glue()}
+GLUE: Mapping[str, Task] = {task.name: task for task in _list_glue_tasks()}
 TASKS: Mapping[str, Task] = {
     **GLUE,
     "paws-x": Task("paws-x", ("{sentence1}", "{sentence2}"), dataset=f"paws_x_wiki/{LANGUAGE}"),
@@ -135,7 +135,7 @@ def is_made_of_text(task: Task) -> bool:
     return task.name in sentence_tasks.TASKS and not task.train
 
 
-def named(names: Sequence[str]) -> list[Task]:
+def find_tasks(names: Sequence[str]) -> list[Task]:
     """Returns tasks by name: of the list, `all` for the 11 of GLUE, or those of a .toml file.
 
     Raises:
@@ -185,15 +185,15 @@ def _read_toml(path: str) -> list[Task]:
                 "this one something else."
             )
         for key, value in values.items():
-            _check(f"--tasks={path}: {name}.{key}={value!r}", key, value)
+            _check_task_key(f"--tasks={path}: {name}.{key}={value!r}", key, value)
         # Paths begin at the file.
-        values |= {key: _beside(path, values[key]) for key in _SPLITS}
+        values |= {key: _resolve_relative_paths(path, values[key]) for key in _SPLITS}
         values |= {key: tuple(map(str, values.get(key, ()))) for key in ("texts", "labels")}
         made.append(Task(name, **values))
     return made
 
 
-def _beside(path: str, value: str) -> str:
+def _resolve_relative_paths(path: str, value: str) -> str:
     """Returns paths and patterns relative to a file's directory as ones relative to this one."""
     directory = os.path.dirname(path)
     whole = os.path.join(directory, value)
@@ -202,7 +202,7 @@ def _beside(path: str, value: str) -> str:
     return ",".join(os.path.join(directory, each) for each in patterns.split_patterns(value))
 
 
-def _check(given: str, key: str, value: Any) -> None:
+def _check_task_key(given: str, key: str, value: Any) -> None:
     """Raises ValueError if a key of a task in a .toml file has a value of another kind."""
     if key == "texts" and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         raise ValueError(f'{given} must be a list of texts, such as ["{{title}}", "{{body}}"].')
@@ -216,18 +216,18 @@ def _check(given: str, key: str, value: Any) -> None:
             )
 
 
-def load(
+def load_task(
     task: Task,
     sources: Mapping[str, SourceConfig],
     trained: str,
     *,
     directory: str = "",
     most: Mapping[str, int] | None = None,
-) -> Loaded:
+) -> LoadedTask:
     """Returns a task's examples.
 
     Args:
-      task: of `named`.
+      task: of `find_tasks`.
       sources: of the run, whose texts are to be scored.
       trained: the one of them whose examples are trained on.
       directory: where files of the tasks of the list, and datasets of TFDS, lie; "" is TFDS's own.
@@ -239,13 +239,13 @@ def load(
         is empty, or one lacks a field, or has a label that is none of the task's.
     """
     most = {split: (most or {}).get(split, 0) for split in _SPLITS}
-    place = _Place(task, sources, trained, directory, most)
+    place = _ExampleLocation(task, sources, trained, directory, most)
 
     def examples(
         language: str, split: str, labels: Sequence[str]
     ) -> tuple[Examples, tuple[str, ...]]:
         limit = most[split]
-        found, known = _examples(task, place, place.rows(language, split), labels)
+        found, known = _parse_examples(task, place, place.rows(language, split), labels)
         return (found.drawn(limit) if 0 < limit < len(found) else found), known
 
     train, labels = examples(trained, "train", place.labels or task.labels)
@@ -264,10 +264,10 @@ def load(
             )
     if len(labels) < 2:
         raise ValueError(f"Task {task.name}: all examples of {place} have the label {labels[0]!r}.")
-    return Loaded(task, labels, train, test, str(place))
+    return LoadedTask(task, labels, train, test, str(place))
 
 
-class _Place:
+class _ExampleLocation:
     """Where a task's examples are."""
 
     def __init__(
@@ -289,9 +289,9 @@ class _Place:
             return
         if not task.dataset:
             raise ValueError(self._missing())
-        if not datasets.labelled_path(self._dataset(trained), directory):
+        if not datasets.find_labelled_dataset(self._dataset(trained), directory):
             raise ValueError(self._missing())
-        self.labels = datasets.label_names(self._dataset(trained), directory, task.label)
+        self.labels = datasets.read_label_names(self._dataset(trained), directory, task.label)
 
     def __str__(self) -> str:
         if self.made:
@@ -314,7 +314,7 @@ class _Place:
             return (language, "test") in self._files
         if LANGUAGE not in self._task.dataset:
             return False
-        return bool(datasets.labelled_path(self._dataset(language), self._directory))
+        return bool(datasets.find_labelled_dataset(self._dataset(language), self._directory))
 
     def rows(self, language: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields where each example is, and its fields."""
@@ -324,11 +324,13 @@ class _Place:
                 yield f"{name}, example {number}", row
         elif self._files:
             for file in self._files[language, split]:
-                yield from _json_rows(file)
+                yield from _read_json_rows(file)
         else:
             dataset = self._dataset(language)
             named_split = self._task.splits[_SPLITS.index(split)]
-            for number, row in enumerate(datasets.labelled(dataset, self._directory, named_split)):
+            for number, row in enumerate(
+                datasets.read_labelled_records(dataset, self._directory, named_split)
+            ):
                 yield f"{dataset}, record {number} of {named_split}", row
 
     def _make(self, language: str) -> dict[str, sentence_tasks.Rows]:
@@ -396,50 +398,52 @@ class _Place:
         if task.name in GLUE:
             fix += " (the glue_filtered files of BabyLM 2023 are such)"
         if task.dataset:
-            fix += ". Or " + datasets.how_to_get(self._dataset(self._trained), self._directory)
+            fix += ". Or " + datasets.describe_dataset_download(
+                self._dataset(self._trained), self._directory
+            )
         return f"--tasks={task.name}: there are no examples here. {fix}."
 
 
-def _json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, (_, line) in enumerate(files.lines(path), start=1):
+def _read_json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, (_, line) in enumerate(files.read_file_lines(path), start=1):
         if line.strip():
             example = '{"text": "...", "label": "..."}'
-            yield f"{path}, line {number}", files.parse_object(line, path, number, example)
+            yield f"{path}, line {number}", files.parse_json_object(line, path, number, example)
 
 
-def _examples(
+def _parse_examples(
     task: Task,
-    place: _Place,
+    place: _ExampleLocation,
     rows: Iterator[tuple[str, dict[str, Any]]],
     labels: Sequence[str],
 ) -> tuple[Examples, tuple[str, ...]]:
     """Returns the examples, and the labels: those found, in order, where none are given."""
     texts, found, groups = [], [], []
     for number, (where, row) in enumerate(rows):
-        groups.append(_value(row, task.group, where, task) if task.group else str(number))
-        texts.append(tuple(_filled(text, row, where, task) for text in task.texts))
-        label = _value(row, task.label, where, task)
+        groups.append(_read_field(row, task.group, where, task) if task.group else str(number))
+        texts.append(tuple(_fill_text(text, row, where, task) for text in task.texts))
+        label = _read_field(row, task.label, where, task)
         if labels and label not in labels:
             raise ValueError(
                 f"{where}: {task.label}={label!r} is none of the labels of task {task.name}: "
                 f"{', '.join(labels)}."
             )
         found.append(label)
-    known = tuple(labels) or tuple(sorted(set(found), key=natural))
+    known = tuple(labels) or tuple(sorted(set(found), key=make_natural_sort_key))
     index = {label: place for place, label in enumerate(known)}
     return Examples(texts, np.array([index[label] for label in found], np.int32), groups), known
 
 
-def _filled(text: str, row: Mapping[str, Any], where: str, task: Task) -> str:
-    return _FIELD.sub(lambda field: _value(row, field[1], where, task), text)
+def _fill_text(text: str, row: Mapping[str, Any], where: str, task: Task) -> str:
+    return _FIELD.sub(lambda field: _read_field(row, field[1], where, task), text)
 
 
-def _value(row: Mapping[str, Any], field: str, where: str, task: Task) -> str:
-    value = fields_lib.find_value(row, field)
+def _read_field(row: Mapping[str, Any], field: str, where: str, task: Task) -> str:
+    value = fields_lib.find_field_value(row, field)
     if value is fields_lib.ABSENT:
         raise ValueError(
             f"{where}: has no field {field!r}, which task {task.name} reads. It has: "
-            f"{fields_lib.names_of(row)}."
+            f"{fields_lib.format_field_names(row)}."
         )
     if not isinstance(value, str | int):
         raise ValueError(f"{where}: its field {field!r} is neither text nor a whole number.")

@@ -27,17 +27,17 @@ from imbalance_jax.runs.run_directory import RunDirectory
 if TYPE_CHECKING:
     import numpy as np
 
-    from imbalance_jax.data.inspect import Opened
+    from imbalance_jax.data.inspect import TrainingData
     from imbalance_jax.data.languages import Vocabulary
     from imbalance_jax.evaluation.embeddings import PiecePairs
-    from imbalance_jax.word2vec.vectors import Settings, Vectors
+    from imbalance_jax.word2vec.vectors import PieceVectors, Word2VecSettings
 
 FLAGS = flags.FLAGS
 RESULTS = "word2vec.json"
 
 
 def define_flags() -> None:
-    cli.define_config()
+    cli.define_config_flag()
     flags.DEFINE_string("workdir", None, "The run's directory; by default runs/<config name>.")
     flags.DEFINE_string("data_dir", None, "Where the text is kept, if not in config.data_dir.")
     flags.DEFINE_enum("method", "cbow", ["cbow", "skipgram"], "What predicts what.")
@@ -63,50 +63,54 @@ def define_flags() -> None:
 def main() -> int:
     from imbalance_jax.word2vec import vectors as word2vec
 
-    names = [field.name for field in dataclasses.fields(word2vec.Settings)]
-    settings = word2vec.Settings(**{name: getattr(FLAGS, name) for name in names})
-    run, opened = _open()
+    names = [field.name for field in dataclasses.fields(word2vec.Word2VecSettings)]
+    settings = word2vec.Word2VecSettings(**{name: getattr(FLAGS, name) for name in names})
+    run, opened = _open_run()
     # What another method found is still true, whatever this one does.
     results = run.read_json(RESULTS) or {}
     found = None if FLAGS.overwrite else results.get(settings.method)
     if found:
         now = {**dataclasses.asdict(settings), "steps": opened.stream.steps}
         was = {**found["settings"], "steps": found["steps"]}
-        cli.check_same(f"{RESULTS} has {settings.method}", was, now)
+        cli.check_same_measurement(f"{RESULTS} has {settings.method}", was, now)
         print(f"{settings.method} is known already; --overwrite trains it again.")
     else:
         run.check_writable()
-        found, vectors, count_V = measure(opened, settings)
+        found, vectors, count_V = train_and_measure_vectors(opened, settings)
         _save_vectors(run, f"word2vec-{settings.method}.npz", vectors, count_V)
         run.write_json(RESULTS, results | {settings.method: found})
     from imbalance_jax.report import run_page as page
 
-    print("\n".join(describe(found)))
+    print("\n".join(describe_word2vec_results(found)))
     print(f"Wrote {run.path / RESULTS}. See {page.write_run_page(run)}.")
     return cli.DONE
 
 
-def _open() -> "tuple[RunDirectory, Opened]":
+def _open_run() -> "tuple[RunDirectory, TrainingData]":
     """Returns the run's directory, and what its config says that it is trained on.
 
     Raises:
       ValueError: the directory belongs to another run, or its text is another one by now.
     """
     if not FLAGS.workdir and FLAGS.config is None:
-        cli.refuse("Give --workdir=RUN, the directory of a run, or --config=FILE.")
-    run = RunDirectory(FLAGS.workdir or os.path.join("runs", cli.config_name()))
+        cli.exit_with_error("Give --workdir=RUN, the directory of a run, or --config=FILE.")
+    run = RunDirectory(FLAGS.workdir or os.path.join("runs", cli.get_config_name()))
     begun = (run.path / "config.json").exists()
     if FLAGS.config is None and not begun:
-        cli.refuse(f"--workdir={run} holds no run. Give one that does, or --config=FILE as well.")
-    config = run.config() if FLAGS.config is None else config_lib.resolve(cli.required_config())
+        cli.exit_with_error(
+            f"--workdir={run} holds no run. Give one that does, or --config=FILE as well."
+        )
+    config = (
+        run.config() if FLAGS.config is None else config_lib.resolve_config(cli.require_config())
+    )
     run.check(config)
     run.check_format()
 
-    from imbalance_jax.data.inspect import Opened
+    from imbalance_jax.data.inspect import TrainingData
 
     if FLAGS.data_dir:
         config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
-    opened = Opened.of(config, run.begun(), run.texts())
+    opened = TrainingData.of(config, run.begun(), run.texts())
     fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
     run.check_text(fingerprints, opened.stream.order_version)
     if not begun:
@@ -115,7 +119,9 @@ def _open() -> "tuple[RunDirectory, Opened]":
     return run, opened
 
 
-def measure(opened: "Opened", settings: "Settings") -> "tuple[dict[str, Any], Vectors, np.ndarray]":
+def train_and_measure_vectors(
+    opened: "TrainingData", settings: "Word2VecSettings"
+) -> "tuple[dict[str, Any], PieceVectors, np.ndarray]":
     """Returns what word2vec.json has of a method, the vectors, and the count of each id.
 
     Args:
@@ -131,7 +137,7 @@ def measure(opened: "Opened", settings: "Settings") -> "tuple[dict[str, Any], Ve
 
     config, stream = opened.config, opened.stream
     pieces = {name: source.pieces for name, source in opened.sources.items()}
-    vocabulary = languages.vocabulary(config, pieces)
+    vocabulary = languages.build_vocabulary(config, pieces)
 
     def sentences() -> "Iterator[np.ndarray]":
         for step in range(stream.steps):
@@ -141,10 +147,10 @@ def measure(opened: "Opened", settings: "Settings") -> "tuple[dict[str, Any], Ve
             yield vocabulary.map_GU[batch.language_B[:, None], base_BL]
 
     began = time.monotonic()
-    count_V = word2vec.count(sentences, vocabulary.size)
+    count_V = word2vec.count_ids(sentences, vocabulary.size)
     counted = time.monotonic() - began
     with Progress(f"word2vec ({settings.method})", 1) as progress:
-        vectors = word2vec.train(sentences, count_V, settings, progress.show)
+        vectors = word2vec.train_vectors(sentences, count_V, settings, progress.show)
     seconds = time.monotonic() - began
     tokens = int(count_V.sum()) * settings.epochs
     found = {
@@ -156,13 +162,13 @@ def measure(opened: "Opened", settings: "Settings") -> "tuple[dict[str, Any], Ve
         "seconds": round(seconds, 1),
         "seconds_counting": round(counted, 1),
         "tokens_per_second": round(tokens / seconds),
-        "device": hardware.describe(),
+        "device": hardware.describe_devices(),
     }
-    return found | _align(opened, vocabulary, vectors, count_V), vectors, count_V
+    return found | _measure_alignment(opened, vocabulary, vectors, count_V), vectors, count_V
 
 
-def _align(
-    opened: "Opened", vocabulary: "Vocabulary", vectors: "Vectors", count_V: "np.ndarray"
+def _measure_alignment(
+    opened: "TrainingData", vocabulary: "Vocabulary", vectors: "PieceVectors", count_V: "np.ndarray"
 ) -> dict[str, Any]:
     """Returns the pairs of languages, each with its measures of input and output vectors.
 
@@ -175,12 +181,14 @@ def _align(
     from imbalance_jax.compute import sharding
     from imbalance_jax.data import parallel
     from imbalance_jax.evaluation import embeddings
-    from imbalance_jax.evaluation.alignment import Alignment
+    from imbalance_jax.evaluation.alignment import AlignmentEvaluator
 
     config, seen_V = opened.config, count_V > 0
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
-    sets = parallel.prepare_all(config, opened.sources)
-    alignment = Alignment(config, opened.sources, sets, vocabulary, mesh, split="test", most=8)
+    sets = parallel.prepare_all_parallel_sets(config, opened.sources)
+    alignment = AlignmentEvaluator(
+        config, opened.sources, sets, vocabulary, mesh, split="test", most=8
+    )
     pairs: dict[str, Any] = {}
     for pair in alignment.pairs:
         maps = [
@@ -198,19 +206,19 @@ def _align(
         )
         found: dict[str, Any] = {}
         for where, table_VD in (("input", vectors.input_VD), ("output", vectors.output_VD)):
-            found[where] = embeddings.measure(
+            found[where] = embeddings.measure_embeddings(
                 alignment.programs,
                 jnp.asarray(table_VD),
                 pieces,
                 (blocks[0], blocks[1]),
                 candidates=0,
             )
-            found[where]["shuffled"] = _shuffled(table_VD, pieces)
+            found[where]["shuffled"] = _compute_shuffled_cosine(table_VD, pieces)
         pairs[pair.name] = found
     return {"pairs": pairs, "skipped": alignment.skipped}
 
 
-def _shuffled(table_VD: "np.ndarray", pieces: "PiecePairs") -> float | None:
+def _compute_shuffled_cosine(table_VD: "np.ndarray", pieces: "PiecePairs") -> float | None:
     """Returns the mean cosine of pieces to the counterpart of the next less frequent one.
 
     The rows of word2vec differ most by frequency, which clones have in common: what their
@@ -228,7 +236,9 @@ def _shuffled(table_VD: "np.ndarray", pieces: "PiecePairs") -> float | None:
     return float(np.mean(np.sum(rows_a * rows_b, axis=1) / np.maximum(norms, 1e-30)))
 
 
-def _save_vectors(run: RunDirectory, name: str, vectors: "Vectors", count_V: "np.ndarray") -> None:
+def _save_vectors(
+    run: RunDirectory, name: str, vectors: "PieceVectors", count_V: "np.ndarray"
+) -> None:
     """Writes the vectors, whole or not at all."""
     import numpy as np
 
@@ -238,7 +248,7 @@ def _save_vectors(run: RunDirectory, name: str, vectors: "Vectors", count_V: "np
     unfinished.replace(run.path / name)
 
 
-def describe(found: dict[str, Any]) -> list[str]:
+def describe_word2vec_results(found: dict[str, Any]) -> list[str]:
     """Returns the main results in a few lines."""
     lines = [
         f"{found['tokens']:,} tokens in {found['seconds']:,.1f} s: "
@@ -260,4 +270,4 @@ def describe(found: dict[str, Any]) -> list[str]:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -37,7 +37,7 @@ Sentences = Callable[[], Iterable[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Word2VecSettings:
     """How vectors are made; the defaults are the reference study's."""
 
     method: str = "cbow"  # or skipgram
@@ -77,7 +77,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Vectors:
+class PieceVectors:
     """What was learnt of each id; those of ids that never occurred are as they began."""
 
     input_VD: np.ndarray  # of an id in a context
@@ -85,7 +85,7 @@ class Vectors:
     kept: int  # positions that were trained on, over all epochs
 
 
-def count(sentences: Sentences, size: int) -> np.ndarray:
+def count_ids(sentences: Sentences, size: int) -> np.ndarray:
     """Returns how often each of `size` ids occurs: (V,)."""
     count_V = np.zeros(size, np.int64)
     for ids_BL in sentences():
@@ -93,7 +93,7 @@ def count(sentences: Sentences, size: int) -> np.ndarray:
     return count_V
 
 
-def keep_probability(count_V: np.ndarray, settings: Settings) -> np.ndarray:
+def keep_probability(count_V: np.ndarray, settings: Word2VecSettings) -> np.ndarray:
     """Returns how likely an occurrence of each id is to be trained on: (V,).
 
     As word2vec.c: sqrt(t / f) + t / f for an id that is f of all tokens, with t = sample.
@@ -105,18 +105,18 @@ def keep_probability(count_V: np.ndarray, settings: Settings) -> np.ndarray:
     return np.where(count_V > 0, np.minimum(1, np.sqrt(ratio_V) + ratio_V), 0)
 
 
-def train(
+def train_vectors(
     sentences: Sentences,
     count_V: np.ndarray,
-    settings: Settings,
+    settings: Word2VecSettings,
     poll: Callable[[float], None] = lambda share: None,
-) -> Vectors:
+) -> PieceVectors:
     """Returns the vectors that a stream makes.
 
     Args:
       sentences: each call returns the same blocks of ids, (B, L) each; a row is a sentence,
         which no window leaves.
-      count_V: of `count`.
+      count_V: of `count_ids`.
       settings: as they say.
       poll: called now and then with the share done.
 
@@ -131,12 +131,12 @@ def train(
         )
     V, D = len(count_V), settings.dimension
     # As in gensim: the inputs within 1 / D of 0, the outputs at 0.
-    input_VD = (2 * _uniform((V, D), settings.seed, 0) - 1) / D
+    input_VD = (2 * _draw_uniform((V, D), settings.seed, 0) - 1) / D
     tables = (jnp.asarray(input_VD, jnp.float32), jnp.zeros((V, D), jnp.float32))
     kept = 0
-    for chunk in _chunks(sentences, count_V, keep_V, settings):
+    for chunk in _make_chunks(sentences, count_V, keep_V, settings):
         kept += chunk.real
-        tables = _update(
+        tables = _update_tables(
             tables,
             (chunk.id_SC, chunk.sentence_SC, chunk.width_ST, chunk.negative_SQn, chunk.rate_S),
             method=settings.method,
@@ -144,14 +144,14 @@ def train(
         )
         poll(chunk.share)
     input_, output = (np.asarray(table) for table in tables)
-    return Vectors(input_, output, kept)
+    return PieceVectors(input_, output, kept)
 
 
 # On the host: what is drawn, and what is left of the stream.
 
 
 @dataclasses.dataclass(frozen=True)
-class _Chunk:
+class _UpdateChunk:
     """What a number of updates is made from."""
 
     id_SC: np.ndarray
@@ -163,7 +163,7 @@ class _Chunk:
     share: float  # of all tokens that are gone through after it
 
 
-def _uniform(shape: tuple[int, ...], seed: int, *place: int) -> np.ndarray:
+def _draw_uniform(shape: tuple[int, ...], seed: int, *place: int) -> np.ndarray:
     """Returns float64 in [0, 1), of a stream of their own for each seed and place."""
     key = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint64)
     # Raw bits: numpy promises that they never change, unlike Generator's methods.
@@ -171,14 +171,14 @@ def _uniform(shape: tuple[int, ...], seed: int, *place: int) -> np.ndarray:
     return ((raw >> np.uint64(11)) * 2.0**-53).reshape(shape)
 
 
-def _kept(
-    sentences: Sentences, keep_V: np.ndarray, settings: Settings
+def _subsample_blocks(
+    sentences: Sentences, keep_V: np.ndarray, settings: Word2VecSettings
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields what is left of each block: ids, sentences, and tokens gone through before."""
     tokens = sentence = 0
     for epoch in range(settings.epochs):
         for number, ids_BL in enumerate(sentences()):
-            drawn_BL = _uniform(ids_BL.shape, settings.seed, 1, epoch, number)
+            drawn_BL = _draw_uniform(ids_BL.shape, settings.seed, 1, epoch, number)
             row_n, place_n = np.nonzero(drawn_BL < keep_V[ids_BL])
             before_n = tokens + row_n * ids_BL.shape[1] + place_n
             yield ids_BL[row_n, place_n], sentence + row_n, before_n
@@ -186,9 +186,9 @@ def _kept(
             sentence += len(ids_BL)
 
 
-def _chunks(
-    sentences: Sentences, count_V: np.ndarray, keep_V: np.ndarray, settings: Settings
-) -> Iterator[_Chunk]:
+def _make_chunks(
+    sentences: Sentences, count_V: np.ndarray, keep_V: np.ndarray, settings: Word2VecSettings
+) -> Iterator[_UpdateChunk]:
     """Yields all updates of a training."""
     T, w = settings.positions, settings.window
     total = int(count_V.sum()) * settings.epochs
@@ -196,19 +196,19 @@ def _chunks(
     weight_V = np.where(keep_V > 0, count_V, 0) ** settings.exponent
     upto_V = np.cumsum(weight_V) / weight_V.sum()
 
-    def drawn(waiting: list[np.ndarray], number: int, real: int) -> _Chunk:
+    def drawn(waiting: list[np.ndarray], number: int, real: int) -> _UpdateChunk:
         id_n, sentence_n, before_n = waiting
         windows = [
             np.lib.stride_tricks.sliding_window_view(values[: S * T + 2 * w], T + 2 * w)[::T]
             for values in (id_n, sentence_n)
         ]
-        width_ST = 1 + (w * _uniform((S, T), settings.seed, 2, number)).astype(np.int32)
+        width_ST = 1 + (w * _draw_uniform((S, T), settings.seed, 2, number)).astype(np.int32)
         shape = (S, T // settings.group, settings.negatives)
-        drawn_SQn = _uniform(shape, settings.seed, 3, number)
+        drawn_SQn = _draw_uniform(shape, settings.seed, 3, number)
         negative_SQn = np.searchsorted(upto_V, drawn_SQn, side="right")
         share_S = before_n[w : w + S * T : T] / total
         rate_S = settings.start_rate - (settings.start_rate - settings.end_rate) * share_S
-        return _Chunk(
+        return _UpdateChunk(
             id_SC=windows[0].astype(np.int32),
             sentence_SC=windows[1].astype(np.int32),
             width_ST=np.where(windows[1][:, w : w + T] == _NOWHERE, 0, width_ST),
@@ -223,7 +223,7 @@ def _chunks(
 
     number = 0
     waiting = list(beyond(w, 0))
-    for block in _kept(sentences, keep_V, settings):
+    for block in _subsample_blocks(sentences, keep_V, settings):
         waiting = [np.concatenate(pair) for pair in zip(waiting, block, strict=True)]
         while len(waiting[0]) >= S * T + 2 * w:
             yield drawn(waiting, number, S * T)
@@ -243,33 +243,37 @@ def _chunks(
 
 
 @functools.partial(jax.jit, static_argnames=("method", "window"), donate_argnames="tables")
-def _update(
+def _update_tables(
     tables: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, ...], *, method: str, window: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the input and output vectors after the updates of a chunk."""
-    w, learn = window, {"cbow": _cbow, "skipgram": _skipgram}[method]
+    w, learn = (
+        window,
+        {"cbow": _compute_cbow_changes, "skipgram": _compute_skipgram_changes}[method],
+    )
 
     def one(tables, update):
         input_VD, output_VD = tables
         id_C, sentence_C, width_T, negative_Qn, rate = update
         within = {
-            o: (abs(o) <= width_T) & (_beside(sentence_C, o, w) == _beside(sentence_C, 0, w))
+            o: (abs(o) <= width_T)
+            & (_take_at_offset(sentence_C, o, w) == _take_at_offset(sentence_C, 0, w))
             for o in (*range(-w, 0), *range(1, w + 1))
         }
         # Neighbours go to different groups: their contexts are alike, and so would be what
         # the same negatives make of them.
-        centre_Qt = _beside(id_C, 0, w).reshape(-1, len(negative_Qn)).T
+        centre_Qt = _take_at_offset(id_C, 0, w).reshape(-1, len(negative_Qn)).T
         # A table is read and written once; XLA copies it where there is more.
         out_Qm = jnp.concatenate([negative_Qn, centre_Qt], axis=1)
         x_CD, y_QmD = input_VD[id_C], output_VD[out_Qm]
-        change_CD, change_QmD = learn(x_CD, y_QmD, within, _roles(negative_Qn, centre_Qt))
+        change_CD, change_QmD = learn(x_CD, y_QmD, within, _compute_roles(negative_Qn, centre_Qt))
         input_VD = input_VD.at[id_C].add(rate * change_CD)
         return (input_VD, output_VD.at[out_Qm].add(rate * change_QmD)), None
 
     return jax.lax.scan(one, tables, chunk)[0]
 
 
-def _roles(negative_Qn: jax.Array, centre_Qt: jax.Array) -> jax.Array:
+def _compute_roles(negative_Qn: jax.Array, centre_Qt: jax.Array) -> jax.Array:
     """Returns what each output vector of a group is to each of its positions: (Q, t, m).
 
     1 for the position's own, -1 for a negative, and 0 for other positions' own and for a
@@ -281,21 +285,23 @@ def _roles(negative_Qn: jax.Array, centre_Qt: jax.Array) -> jax.Array:
     return jnp.concatenate([negative_Qtn, own_Qtt], axis=2)
 
 
-def _beside(values_C: jax.Array, o: int, w: int) -> jax.Array:
+def _take_at_offset(values_C: jax.Array, o: int, w: int) -> jax.Array:
     """Returns what stands o places after each position: (T, ...)."""
     return values_C[w + o : len(values_C) - w + o]
 
 
-def _added_beside(values_TD: jax.Array, within: dict[int, jax.Array], w: int) -> jax.Array:
+def _scatter_to_windows(values_TD: jax.Array, within: dict[int, jax.Array], w: int) -> jax.Array:
     """Adds each position's values to all places of its window: (C, D)."""
     around = jnp.pad(values_TD, ((2 * w, 2 * w), (0, 0)))
     total_CD = jnp.zeros((len(values_TD) + 2 * w, values_TD.shape[1]))
     for o, inside_T in within.items():
-        total_CD += _beside(jnp.pad(inside_T, 2 * w)[:, None] * around, -o, w)
+        total_CD += _take_at_offset(jnp.pad(inside_T, 2 * w)[:, None] * around, -o, w)
     return total_CD
 
 
-def _predict(h_TD: jax.Array, y_QmD: jax.Array, role_Qtm: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _compute_prediction_updates(
+    h_TD: jax.Array, y_QmD: jax.Array, role_Qtm: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Returns minus the gradients of h and y where each h is to tell its own y from negatives."""
     Q, t, _ = role_Qtm.shape
     h_QtD = h_TD.reshape(t, Q, -1).swapaxes(0, 1)
@@ -306,7 +312,7 @@ def _predict(h_TD: jax.Array, y_QmD: jax.Array, role_Qtm: jax.Array) -> tuple[ja
     return back_QtD.swapaxes(0, 1).reshape(h_TD.shape), change_QmD
 
 
-def _cbow(
+def _compute_cbow_changes(
     x_CD: jax.Array, y_QmD: jax.Array, within: dict[int, jax.Array], role_Qtm: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the changes of x and y where the mean of its window predicts a position.
@@ -315,26 +321,32 @@ def _cbow(
       x_CD: input vectors of the positions and of what is beside them.
       y_QmD: output vectors of each group.
       within: offset -> whether a position's window has what stands there, (T,).
-      role_Qtm: of `_roles`.
+      role_Qtm: of `_compute_roles`.
     """
     w = max(within)
     total_TD, size_T = jnp.zeros(()), jnp.zeros(())
     for o, inside_T in within.items():
-        total_TD += inside_T[:, None] * _beside(x_CD, o, w)
+        total_TD += inside_T[:, None] * _take_at_offset(x_CD, o, w)
         size_T += inside_T
-    back_TD, change_QmD = _predict(total_TD / jnp.maximum(1, size_T)[:, None], y_QmD, role_Qtm)
-    return _added_beside(back_TD, within, w), change_QmD
+    back_TD, change_QmD = _compute_prediction_updates(
+        total_TD / jnp.maximum(1, size_T)[:, None], y_QmD, role_Qtm
+    )
+    return _scatter_to_windows(back_TD, within, w), change_QmD
 
 
-def _skipgram(
+def _compute_skipgram_changes(
     x_CD: jax.Array, y_QmD: jax.Array, within: dict[int, jax.Array], role_Qtm: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the same as `_cbow`, where each id of the window predicts the position alone."""
+    """Returns the same as `_compute_cbow_changes`, where each id of the window predicts the
+    position alone.
+    """
     w, (Q, t, _) = max(within), role_Qtm.shape
     change_CD, change_QmD = jnp.zeros_like(x_CD), jnp.zeros_like(y_QmD)
     for o, inside_T in within.items():
         inside_Qt1 = inside_T.reshape(t, Q).T[..., None]
-        back_TD, more_QmD = _predict(_beside(x_CD, o, w), y_QmD, inside_Qt1 * role_Qtm)
-        change_CD += _added_beside(back_TD, {o: inside_T}, w)
+        back_TD, more_QmD = _compute_prediction_updates(
+            _take_at_offset(x_CD, o, w), y_QmD, inside_Qt1 * role_Qtm
+        )
+        change_CD += _scatter_to_windows(back_TD, {o: inside_T}, w)
         change_QmD += more_QmD
     return change_CD, change_QmD

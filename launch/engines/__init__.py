@@ -13,7 +13,7 @@ from launch.plan import Job
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class JobRequest:
     """Which jobs of a plan are asked for, and how."""
 
     jobs: tuple[Job, ...]
@@ -24,7 +24,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rendered:
+class RenderedJobs:
     """What an engine needs to run jobs."""
 
     files: dict[str, str]  # name within Request.out -> text
@@ -32,12 +32,12 @@ class Rendered:
     notes: tuple[str, ...] = ()  # what a person may want to run besides
 
 
-def get(name: str) -> types.ModuleType:
+def load_engine(name: str) -> types.ModuleType:
     """Returns the module of an engine of profile.ENGINES."""
     return importlib.import_module(f"launch.engines.{name}")
 
 
-def dump(data: dict[str, Any]) -> str:
+def dump_yaml(data: dict[str, Any]) -> str:
     """Returns data as YAML.
 
     Raises:
@@ -52,13 +52,13 @@ def dump(data: dict[str, Any]) -> str:
     return yaml.safe_dump(data, sort_keys=False, width=1000)
 
 
-def refuse_parallel(request: Request, instead: str) -> None:
+def refuse_parallel(request: JobRequest, instead: str) -> None:
     """Raises ValueError if jobs are to be counted by an engine that has a queue for that."""
     if request.max_parallel:
         raise ValueError(f"--max_parallel={request.max_parallel}: {instead}")
 
 
-def refuse_env_file(request: Request, instead: str) -> None:
+def refuse_env_file(request: JobRequest, instead: str) -> None:
     """Raises ValueError if secrets are to be read from a file that the engine does not see."""
     if request.env_file:
         raise ValueError(f"--env_file={request.env_file} is for the engine slurm. {instead}")

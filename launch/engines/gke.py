@@ -8,31 +8,33 @@ JobSet for good.
 from typing import Any
 
 from launch import hardware
-from launch.engines import Rendered, Request, dump, refuse_env_file, refuse_parallel
+from launch.engines import JobRequest, RenderedJobs, dump_yaml, refuse_env_file, refuse_parallel
 from launch.plan import RESTART, Job, Plan
-from launch.profile import Gke, Profile
+from launch.profile import GkeSettings, Profile
 
 _CONTAINER = "run"  # and the replicated job
 _PORT = 8476
 
 
-def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
-    gke: Gke = profile.settings
+def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJobs:
+    gke: GkeSettings = profile.settings
     refuse_parallel(request, f"the quota of Kueue's queue {gke.queue!r} says how many run.")
     refuse_env_file(request, "Name a Kubernetes Secret in gke.secrets.")
     kubectl = ("kubectl", f"--context={gke.context}", f"--namespace={gke.namespace}")
-    files = {f"{job.name}.yaml": dump(jobset(plan, profile, job)) for job in request.jobs}
+    files = {
+        f"{job.name}.yaml": dump_yaml(build_jobset(plan, profile, job)) for job in request.jobs
+    }
     commands: list[tuple[str, ...]] = []
     if request.again:  # a JobSet that has ended is not started by applying it again
         names = [job.name for job in request.jobs]
         commands.append((*kubectl, "delete", "jobset", "--ignore-not-found", *names))
     commands.append((*kubectl, "apply", *(f"--filename={request.out}/{name}" for name in files)))
-    return Rendered(files, tuple(commands), _xpk(plan, gke, request.jobs))
+    return RenderedJobs(files, tuple(commands), _format_xpk_note(plan, gke, request.jobs))
 
 
-def jobset(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
+def build_jobset(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
     """Returns the JobSet of a job."""
-    gke: Gke = profile.settings
+    gke: GkeSettings = profile.settings
     labels = {"app.kubernetes.io/name": "imbalance-jax", "imbalance-jax/job": job.name}
     exit_codes = {"containerName": _CONTAINER, "operator": "NotIn", "values": list(RESTART)}
     spec = {
@@ -41,7 +43,7 @@ def jobset(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
         "completionMode": "Indexed",
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": exit_codes}]},
-        "template": {"metadata": {"labels": labels}, "spec": _pod(plan, gke, job)},
+        "template": {"metadata": {"labels": labels}, "spec": _build_pod_spec(plan, gke, job)},
     }
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
@@ -52,7 +54,7 @@ def jobset(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
             "labels": {**labels, "kueue.x-k8s.io/queue-name": gke.queue},
             "annotations": {
                 "imbalance-jax/runs": ",".join(job.members),
-                **_exclusive(plan.size),
+                **_build_topology_annotations(plan.size),
             },
         },
         "spec": {
@@ -77,13 +79,13 @@ def jobset(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
     }
 
 
-def _exclusive(size: hardware.Size) -> dict[str, str]:
+def _build_topology_annotations(size: hardware.JobSize) -> dict[str, str]:
     """Keeps the pods of other slices off a slice's node pool; GPUs share their pools."""
     key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
     return {key: "cloud.google.com/gke-nodepool"} if size.is_tpu else {}
 
 
-def _pod(plan: Plan, gke: Gke, job: Job) -> dict[str, Any]:
+def _build_pod_spec(plan: Plan, gke: GkeSettings, job: Job) -> dict[str, Any]:
     size = plan.size
     if size.is_tpu:
         resource = "google.com/tpu"
@@ -107,7 +109,7 @@ def _pod(plan: Plan, gke: Gke, job: Job) -> dict[str, Any]:
         "args": list(job.command),  # the image's entrypoint execs them
         "env": [
             *({"name": name, "value": value} for name, value in plan.env.items()),
-            *([] if size.is_tpu else _peers(size, job)),
+            *([] if size.is_tpu else _list_peer_variables(size, job)),
         ],
         "envFrom": [{"secretRef": {"name": name}} for name in gke.secrets],
         "resources": {"limits": {resource: size.devices_per_host}},
@@ -126,7 +128,7 @@ def _pod(plan: Plan, gke: Gke, job: Job) -> dict[str, Any]:
     }
 
 
-def _peers(size: hardware.Size, job: Job) -> list[dict[str, Any]]:
+def _list_peer_variables(size: hardware.JobSize, job: Job) -> list[dict[str, Any]]:
     """Returns the variables by which the pods of a GPU job find each other.
 
     A pod's host name is JobSet-job-index of the Job-index of the pod, in a subdomain that is
@@ -140,7 +142,7 @@ def _peers(size: hardware.Size, job: Job) -> list[dict[str, Any]]:
     ]
 
 
-def _xpk(plan: Plan, gke: Gke, jobs: tuple[Job, ...]) -> tuple[str, ...]:
+def _format_xpk_note(plan: Plan, gke: GkeSettings, jobs: tuple[Job, ...]) -> tuple[str, ...]:
     """Returns what users of xpk would write for the first job, whose restarts it counts itself."""
     if not plan.size.is_tpu or not jobs:
         return ()
@@ -154,8 +156,8 @@ def _xpk(plan: Plan, gke: Gke, jobs: tuple[Job, ...]) -> tuple[str, ...]:
     )
 
 
-def logs(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
-    gke: Gke = profile.settings
+def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
+    gke: GkeSettings = profile.settings
     return (
         *("kubectl", f"--context={gke.context}", f"--namespace={gke.namespace}", "logs"),
         *(f"--selector=jobset.sigs.k8s.io/jobset-name={job.name}", "--prefix", "--tail=-1"),

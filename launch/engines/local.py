@@ -2,13 +2,13 @@
 
 import sys
 
-from launch.engines import Rendered, Request, refuse_env_file, refuse_parallel
+from launch.engines import JobRequest, RenderedJobs, refuse_env_file, refuse_parallel
 from launch.plan import Job, Plan
-from launch.profile import Local, Profile
+from launch.profile import LocalSettings, Profile
 
 
-def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
-    local: Local = profile.settings
+def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJobs:
+    local: LocalSettings = profile.settings
     refuse_parallel(request, "jobs run one after another. See `python -m imbalance_jax.study run`.")
     refuse_env_file(request, "Export secrets in the shell that submits.")
     commands = tuple(
@@ -19,8 +19,8 @@ def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
         + ("--", sys.executable, *job.command[1:])
         for job in request.jobs
     )
-    return Rendered({}, commands)
+    return RenderedJobs({}, commands)
 
 
-def logs(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
+def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
     return ("tail", "-n", "+1", "-F", f"{plan.workdir}/logs/{job.members[0]}.0.log")

@@ -4,28 +4,30 @@ import shlex
 from typing import Any
 
 from launch import hardware
-from launch.engines import Rendered, Request, dump, refuse_env_file, refuse_parallel
+from launch.engines import JobRequest, RenderedJobs, dump_yaml, refuse_env_file, refuse_parallel
 from launch.plan import RESTART, Job, Plan
-from launch.profile import Profile, Sky
+from launch.profile import Profile, SkySettings
 
 
-def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
-    sky: Sky = profile.settings
+def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJobs:
+    sky: SkySettings = profile.settings
     refuse_parallel(request, "SkyPilot's jobs controller says how many run.")
     refuse_env_file(request, "Name secrets in sky.secrets.")
-    files = {f"{job.name}.yaml": dump(task(plan, profile, job)) for job in request.jobs}
+    files = {
+        f"{job.name}.yaml": dump_yaml(build_sky_task(plan, profile, job)) for job in request.jobs
+    }
     secrets = [arg for name in sky.secrets for arg in ("--secret", name)]
     commands = tuple(
         ("sky", "jobs", "launch", "--name", job.name, "--yes", "--async", *secrets)
         + (f"{request.out}/{job.name}.yaml",)
         for job in request.jobs
     )
-    return Rendered(files, commands)
+    return RenderedJobs(files, commands)
 
 
-def task(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
+def build_sky_task(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
     """Returns SkyPilot's task of a job."""
-    sky: Sky = profile.settings
+    sky: SkySettings = profile.settings
     size = plan.size
     resources: dict[str, Any] = {"infra": sky.infra, "accelerators": size.sky}
     if size.is_tpu and not sky.infra.startswith(("k8s", "kubernetes")):
@@ -50,5 +52,5 @@ def task(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
     }
 
 
-def logs(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
+def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
     return ("sky", "jobs", "logs", "--name", job.name)

@@ -10,42 +10,44 @@ import hashlib
 from collections.abc import Sequence
 
 from launch import scripts
-from launch.engines import Rendered, Request
+from launch.engines import JobRequest, RenderedJobs
 from launch.plan import Job, Plan
-from launch.profile import Profile, Slurm
+from launch.profile import Profile, SlurmSettings
 
 # What a job inherits of the environment of `sbatch`; SLURM's own variables are always there.
 _INHERITED = ("PATH", "HOME", "USER", "LANG", "TMPDIR")
 _GRACE_SECONDS = 120  # from SIGTERM to the end of the time limit
 
 
-def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
+def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJobs:
     lines = "".join(f"{job.index} {','.join(job.members)}\n" for job in plan.jobs)
     members = f"members-{hashlib.sha256(lines.encode()).hexdigest()[:8]}.txt"
-    array = _ranges(sorted(job.index for job in request.jobs))
+    array = _format_index_ranges(sorted(job.index for job in request.jobs))
     if request.max_parallel:
         array += f"%{request.max_parallel}"
-    slurm: Slurm = profile.settings
+    slurm: SlurmSettings = profile.settings
     # sbatch reads the script right away; the list is read by every node, when an element starts.
     command = (
         *("sbatch", "--parsable", f"--job-name={plan.name}", f"--array={array}"),
-        *_options(plan, slurm),
+        *_list_sbatch_options(plan, slurm),
         *(f"{request.out}/slurm_job.sh", f"--members_file={plan.folder}/{members}"),
         *(f"--study={plan.workdir}", f"--max_restarts={slurm.max_restarts}"),
         *([f"--activate={slurm.activate}"] if slurm.activate else ()),
         *([f"--env_file={request.env_file}"] if request.env_file else ()),
-        *("--", *slurm.container, *_without_members(plan.jobs)),
+        *("--", *slurm.container, *_extract_common_command(plan.jobs)),
     )
-    return Rendered({members: lines, "slurm_job.sh": scripts.read("slurm_job.sh")}, (command,))
+    return RenderedJobs(
+        {members: lines, "slurm_job.sh": scripts.read_script("slurm_job.sh")}, (command,)
+    )
 
 
-def _options(plan: Plan, slurm: Slurm) -> list[str]:
+def _list_sbatch_options(plan: Plan, slurm: SlurmSettings) -> list[str]:
     """Returns the options of sbatch that do not depend on which jobs are asked for."""
     given = {
         "nodes": slurm.nodes,
         "ntasks-per-node": slurm.tasks_per_node,
         "cpus-per-task": slurm.cpus_per_task,
-        "gpus-per-node": _gpus(slurm),
+        "gpus-per-node": _format_gpu_request(slurm),
         "mem": slurm.mem,
         "time": slurm.time,
         "partition": slurm.partition,
@@ -75,13 +77,13 @@ def _options(plan: Plan, slurm: Slurm) -> list[str]:
     ]
 
 
-def _gpus(slurm: Slurm) -> str:
+def _format_gpu_request(slurm: SlurmSettings) -> str:
     if not slurm.gpus_per_node:
         return ""
     return f"{slurm.gpu_type}:{slurm.gpus_per_node}" if slurm.gpu_type else f"{slurm.gpus_per_node}"
 
 
-def _without_members(jobs: Sequence[Job]) -> tuple[str, ...]:
+def _extract_common_command(jobs: Sequence[Job]) -> tuple[str, ...]:
     """Returns what the commands of all jobs have in common; the script adds --members."""
     first, *others = [
         tuple(arg for arg in job.command if not arg.startswith("--members=")) for job in jobs
@@ -90,7 +92,7 @@ def _without_members(jobs: Sequence[Job]) -> tuple[str, ...]:
     return first
 
 
-def _ranges(indexes: Sequence[int]) -> str:
+def _format_index_ranges(indexes: Sequence[int]) -> str:
     """Returns whole numbers in ascending order as sbatch takes them: 0-3,7."""
     parts: list[list[int]] = []
     for index in indexes:
@@ -101,5 +103,5 @@ def _ranges(indexes: Sequence[int]) -> str:
     return ",".join("-".join(map(str, part)) for part in parts)
 
 
-def logs(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
+def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
     return ("sh", "-c", f"tail -n +1 -F {plan.workdir}/logs/{plan.name}-*_{job.index}.out")

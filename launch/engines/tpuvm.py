@@ -8,30 +8,32 @@ import re
 from collections.abc import Iterable
 
 from launch import hardware, scripts
-from launch.engines import Rendered, Request, refuse_env_file, refuse_parallel
+from launch.engines import JobRequest, RenderedJobs, refuse_env_file, refuse_parallel
 from launch.plan import Job, Plan
-from launch.profile import Profile, Tpuvm
+from launch.profile import Profile, TpuvmSettings
 
 
-def render(plan: Plan, profile: Profile, request: Request) -> Rendered:
-    tpuvm: Tpuvm = profile.settings
+def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJobs:
+    tpuvm: TpuvmSettings = profile.settings
     refuse_parallel(request, "queued resources wait for capacity, not for each other.")
     refuse_env_file(request, "Put secrets into Secret Manager and name them in tpuvm.secrets.")
-    files = {"tpuvm_startup.sh": scripts.read("tpuvm_startup.sh")}
+    files = {"tpuvm_startup.sh": scripts.read_script("tpuvm_startup.sh")}
     for job in request.jobs:
-        files[f"{job.name}.command"] = _lines(job.command)
-        files[f"{job.name}.env"] = _lines(f"{name}={value}" for name, value in plan.env.items())
-    commands = tuple(_create(plan, tpuvm, job, request.out) for job in request.jobs)
+        files[f"{job.name}.command"] = _join_lines(job.command)
+        files[f"{job.name}.env"] = _join_lines(
+            f"{name}={value}" for name, value in plan.env.items()
+        )
+    commands = tuple(_build_create_command(plan, tpuvm, job, request.out) for job in request.jobs)
     place = f"--project={tpuvm.project} --zone={tpuvm.zone}"
     notes = tuple(
         f"when done: gcloud compute tpus queued-resources delete {job.name} {place} --force "
         "--async --quiet"
         for job in request.jobs
     )
-    return Rendered(files, commands, notes)
+    return RenderedJobs(files, commands, notes)
 
 
-def _create(plan: Plan, tpuvm: Tpuvm, job: Job, out: str) -> tuple[str, ...]:
+def _build_create_command(plan: Plan, tpuvm: TpuvmSettings, job: Job, out: str) -> tuple[str, ...]:
     size = plan.size
     version = tpuvm.runtime_version or hardware.TPUS[size.family].runtime_version
     nodes = (
@@ -62,13 +64,13 @@ def _create(plan: Plan, tpuvm: Tpuvm, job: Job, out: str) -> tuple[str, ...]:
         *([f"--network={tpuvm.network}"] if tpuvm.network else ()),
         f"--service-account={tpuvm.service_account}",
         "--scopes=https://www.googleapis.com/auth/cloud-platform",
-        f"--metadata={_pairs(metadata)}",
-        f"--metadata-from-file={_pairs(from_file)}",
+        f"--metadata={_join_pairs(metadata)}",
+        f"--metadata-from-file={_join_pairs(from_file)}",
         *("--async", "--quiet"),
     )
 
 
-def _pairs(values: dict[str, str]) -> str:
+def _join_pairs(values: dict[str, str]) -> str:
     """Returns a dictionary as gcloud reads it, where no value may have a comma."""
     for name, value in values.items():
         if "," in value:
@@ -76,7 +78,7 @@ def _pairs(values: dict[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in values.items())
 
 
-def _lines(values: Iterable[str]) -> str:
+def _join_lines(values: Iterable[str]) -> str:
     """Returns a file of a value a line, as the script reads them."""
     lines = list(values)
     for line in lines:
@@ -85,5 +87,5 @@ def _lines(values: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def logs(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
+def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
     return ("gcloud", "storage", "cat", f"{plan.workdir}/logs/{job.name}/*.log")

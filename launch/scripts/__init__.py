@@ -3,6 +3,6 @@
 import importlib.resources
 
 
-def read(name: str) -> str:
+def read_script(name: str) -> str:
     """Returns the text of a script."""
     return importlib.resources.files(__name__).joinpath(name).read_text(encoding="utf-8")

@@ -14,9 +14,9 @@ from imbalance_jax.study import grid
 
 
 def measured(directory, resamples=20):
-    table = study_table.read(directory)
-    found = effects.measure(table, resamples=resamples)
-    return table, found, {result.name: result for result in claims.judge(table, found)}
+    table = study_table.read_study_table(directory)
+    found = effects.measure_effects(table, resamples=resamples)
+    return table, found, {result.name: result for result in claims.judge_claims(table, found)}
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +127,14 @@ def test_a_shuffled_partner_is_held_against_no_law(gaining):
 
 def test_the_whole_monolingual_run_is_a_matched_baseline_too(gaining):
     table, found, _ = gaining
-    group = effects.Group("en", "2x16", "matched", 1000)
-    runs = effects.baseline_runs(table, group)
+    group = effects.BaselineGroup("en", "2x16", "matched", 1000)
+    runs = effects.list_baseline_runs(table, group)
     assert "mono_en1_100_s0" in runs and "mono_en1_90_s0" not in runs
     assert len(found.laws[group, "loss"].tokens) == 5
     # Of another length nothing is matched.
-    assert not effects.baseline_runs(table, effects.Group("en", "2x16", "matched", 2000))
+    assert not effects.list_baseline_runs(
+        table, effects.BaselineGroup("en", "2x16", "matched", 2000)
+    )
 
 
 def test_own_loss_is_held_against_the_plain_law(gaining):
@@ -191,7 +193,7 @@ def test_a_failed_run_is_left_out_and_named(tmp_path):
     table, found, results = measured(directory)
     assert results["beats_placebo"].word == "supported"
     assert results["beats_placebo"].failed == ["placebo90_10_s2"]
-    [check] = [c for c in validity.checks(table, found) if c.name == "Runs"]
+    [check] = [c for c in validity.check_validity(table, found) if c.name == "Runs"]
     assert check.state == "look" and "placebo90_10_s2" in check.text
 
 
@@ -201,7 +203,7 @@ def test_one_seed_decides_nothing(tmp_path):
     table, found, results = measured(directory)
     assert {result.word for result in results.values()} == {"undecided"}
     assert math.isnan(found.condition("r90_10", "en2").log_ppl.interval()[0])
-    [check] = [c for c in validity.checks(table, found) if c.name == "Seeds"]
+    [check] = [c for c in validity.check_validity(table, found) if c.name == "Seeds"]
     assert check.state == "look" and "Every cell has one seed" in check.text
 
 
@@ -259,7 +261,7 @@ def test_a_learning_rate_at_the_edge_of_its_sweep_is_pointed_out(tmp_path):
     directory = made_studies.make(tmp_path / "study", study.to_config())
 
     def state():
-        checks = validity.checks(*measured(directory)[:2])
+        checks = validity.check_validity(*measured(directory)[:2])
         return [(c.state, c.text) for c in checks if c.name == "Learning rate of r50_50"]
 
     for language in ("en1", "en2"):
@@ -273,7 +275,7 @@ def test_a_learning_rate_at_the_edge_of_its_sweep_is_pointed_out(tmp_path):
 
 def test_what_the_text_and_ratio_did_is_checked(tmp_path, gaining):
     table, found, _ = gaining
-    states = {check.name: check.state for check in validity.checks(table, found)}
+    states = {check.name: check.state for check in validity.check_validity(table, found)}
     assert states["Ratio, realised"] == "good" and states["Clones equal at 50:50"] == "good"
     assert states["Epochs"] == "good" and states["Law error"] == "good"
     config = made_studies.small_grid(ratios=("50:50",), seeds=2)
@@ -284,7 +286,7 @@ def test_what_the_text_and_ratio_did_is_checked(tmp_path, gaining):
         row["cross_language_repeats"] = 100
         row["realised_tokens"] = 1.02 * float(row["realised_tokens"])
     run.write_csv("mixture.csv", rows)
-    checks = {check.name: check for check in validity.checks(*measured(directory)[:2])}
+    checks = {check.name: check for check in validity.check_validity(*measured(directory)[:2])}
     assert "+2.00 %" in checks["Ratio, realised"].text
     assert checks["Text repeated across languages"].state == "look"
     assert "r50_50_s1" in checks["Text repeated across languages"].text
@@ -389,12 +391,16 @@ def test_a_baseline_whose_batch_was_rounded_is_corrected_by_the_law_and_says_so(
         missed, found.condition("r90_10", "en2").worths["matched", "loss"].law.choice.error
     )
     assert "no law of this measure" in results["top1"].notes[0]
-    [check] = [c for c in validity.checks(table, found) if c.name == "Tokens of the baselines"]
+    [check] = [
+        c for c in validity.check_validity(table, found) if c.name == "Tokens of the baselines"
+    ]
     assert check.state == "look" and "nats in favour of transfer" in check.text
     assert "matched_en1_10 has 6.25 % fewer tokens than r90_10 en2" in check.text
 
 
 def test_baselines_with_exactly_the_tokens_of_a_language_are_good(gaining):
     table, found, _ = gaining
-    [check] = [c for c in validity.checks(table, found) if c.name == "Tokens of the baselines"]
+    [check] = [
+        c for c in validity.check_validity(table, found) if c.name == "Tokens of the baselines"
+    ]
     assert check.state == "good"

@@ -18,7 +18,7 @@ from imbalance_jax.analysis.laws import (
     LawRangeError,
     ReferenceLaw,
     T,
-    choose,
+    choose_law,
 )
 
 FRACTIONS = np.array([0.05, 0.1, 0.2, 0.5, 1.0, 2.0])
@@ -108,7 +108,7 @@ def test_every_efficiency_that_the_reference_printed_is_reproduced():
             continue  # ten languages
         tokens = int(setting["steps"]) * 512 * 128
         own = tokens * float(share[1 if tag in ("EN", "EN1") else 2]) / 100
-        found = lib.efficiency(small_law(tag), loss, own, tokens - own)
+        found = lib.compute_efficiency(small_law(tag), loss, own, tokens - own)
         assert found.teff == pytest.approx(teff, rel=1e-4), setting
         checked += 1
     assert checked > 40
@@ -221,7 +221,7 @@ def test_parameter_intervals_cover_the_truth_as_often_as_they_say(name, sd):
     for _ in range(repeats):
         loss = truth.loss(tokens) + sd * rng.normal(size=len(tokens))
         law = family.fit(tokens, loss, T)
-        for parameter, (low, high) in lib.parameter_intervals(law, tokens, loss).items():
+        for parameter, (low, high) in lib.estimate_parameter_intervals(law, tokens, loss).items():
             covered[parameter] += low <= getattr(truth, parameter) <= high
     least, most = scipy.stats.binom.interval(0.999, repeats, 0.95)
     assert all(least <= count <= most for count in covered.values()), covered
@@ -232,7 +232,7 @@ def test_leaving_out_baselines_picks_the_family_that_made_them(name):
     rng = np.random.default_rng(3)
     tokens = np.repeat(FRACTIONS * T, 3)
     loss = TRUTHS[name].loss(tokens) + 0.001 * rng.normal(size=len(tokens))
-    choice = choose(tokens, loss)
+    choice = choose_law(tokens, loss)
     assert choice.family == name
     assert choice.error == min(choice.errors.values()) < 0.01
     assert set(choice.errors) | set(choice.left_out) == set(FAMILIES)
@@ -243,58 +243,58 @@ def test_leaving_out_baselines_picks_the_family_that_made_them(name):
 def test_a_shape_that_no_formula_has_is_interpolated():
     x = np.geomspace(0.02, 2.0, 16)
     loss = 4.0 - 0.8 * np.tanh(np.log(x / 0.2))  # slow, then fast, then slow
-    choice = choose(x * T, loss)
+    choice = choose_law(x * T, loss)
     assert choice.family == "interpolated" and choice.error < 0.01
 
 
 def test_the_error_of_a_choice_is_what_predicting_left_out_baselines_gives():
     x, loss = np.array([1.0, 2.0, 4.0]), np.array([4.0, 3.5, 3.0])
-    choice = choose(x, loss, 1.0)
+    choice = choose_law(x, loss, 1.0)
     assert choice.family == "interpolated" and set(choice.left_out) == {"bounded", "reference"}
     assert choice.error == pytest.approx(abs(np.sqrt(4.0 * 3.0) - 3.5))
 
 
 def test_two_baselines_make_a_law_without_a_known_error_and_one_makes_none():
-    choice = choose([1e6, 2e6, 2e6], [4.0, 3.5, 3.4])
+    choice = choose_law([1e6, 2e6, 2e6], [4.0, 3.5, 3.4])
     assert choice.family == "interpolated" and np.isnan(choice.error)
     with pytest.raises(ValueError, match=r"there are 1 \(1,000,000\)\. Run 1 more"):
-        choose([1e6, 1e6], [4.0, 4.1])
+        choose_law([1e6, 1e6], [4.0, 4.1])
     with pytest.raises(ValueError, match=r"there are 0 \(none\)"):
-        choose([], [])
+        choose_law([], [])
 
 
 def test_baselines_whose_loss_rises_with_tokens_fit_no_law():
     with pytest.raises(ValueError, match="does not fall"):
-        choose(FRACTIONS, 3 + 0.1 * FRACTIONS)
+        choose_law(FRACTIONS, 3 + 0.1 * FRACTIONS)
 
 
 def test_a_baseline_that_diverged_is_refused():
     with pytest.raises(ValueError, match="diverged"):
-        choose(FRACTIONS, [*(4 - FRACTIONS)[:-1], np.nan])
+        choose_law(FRACTIONS, [*(4 - FRACTIONS)[:-1], np.nan])
 
 
 def test_other_sizes_can_stand_in_for_baselines_of_a_size():
     truth = ChinchillaLaw(E=1.7, A=300.0, alpha=0.35, B=0.5, beta=0.28)
     others, tokens = (grid.ravel() for grid in np.meshgrid([1e6, 3e7], FRACTIONS * T))
     loss = [float(truth.at(p).loss(t)) for p, t in zip(others, tokens, strict=True)]
-    family = lib.chinchilla_family(4e6, others, tokens, loss)
+    family = lib.make_chinchilla_family(4e6, others, tokens, loss)
     own = np.array([0.1, 0.5, 2.0]) * T
-    choice = choose(own, truth.at(4e6).loss(own), T, {**FAMILIES, "chinchilla": family})
+    choice = choose_law(own, truth.at(4e6).loss(own), T, {**FAMILIES, "chinchilla": family})
     assert choice.family == "chinchilla" and choice.error < 1e-6
     assert choice.law.fitted == (0.1 * T, 2.0 * T)
 
 
 def test_efficiency_reads_tokens_exchange_and_extrapolation_off_a_law():
     law = BoundedLaw(E=2.0, A=1.0, beta=0.5, unit_tokens=100.0, fitted=(10.0, 100.0))
-    found = lib.efficiency(law, float(law.loss(30.0)), own_tokens=10.0, other_tokens=80.0)
+    found = lib.compute_efficiency(law, float(law.loss(30.0)), own_tokens=10.0, other_tokens=80.0)
     assert (found.mlte, found.teff, found.exchange) == pytest.approx((30.0, 3.0, 0.25))
     assert found.mlpe == pytest.approx(np.exp(2 + np.sqrt(10)))
     assert not found.extrapolated
-    assert lib.efficiency(law, float(law.loss(130.0)), 10.0, 80.0).extrapolated
-    assert np.isnan(lib.efficiency(law, 3.2, 60.0, 0.0).exchange)
+    assert lib.compute_efficiency(law, float(law.loss(130.0)), 10.0, 80.0).extrapolated
+    assert np.isnan(lib.compute_efficiency(law, 3.2, 60.0, 0.0).exchange)
     with pytest.raises(LawRangeError):
-        lib.efficiency(law, 1.9, 10.0, 80.0)
-    assert lib.efficiency_or_limit(law, 1.9, 10.0, 80.0).teff == np.inf
+        lib.compute_efficiency(law, 1.9, 10.0, 80.0)
+    assert lib.compute_efficiency_or_limit(law, 1.9, 10.0, 80.0).teff == np.inf
 
 
 def test_the_reference_efficiencies_at_two_shares_are_one_exchange_rate():
@@ -305,16 +305,16 @@ def test_the_reference_efficiencies_at_two_shares_are_one_exchange_rate():
 
 def test_missing_baselines_are_named_with_what_they_cost():
     have = [2e6, 5e6, 1e7]
-    assert lib.missing_baselines([3e6, 1e7], have) == []
-    low, high = lib.missing_baselines([1e6, 4e6, 3e7], have, flops_per_token=10.0, seeds=2)
+    assert lib.list_missing_baselines([3e6, 1e7], have) == []
+    low, high = lib.list_missing_baselines([1e6, 4e6, 3e7], have, flops_per_token=10.0, seeds=2)
     assert (low.tokens, low.flops, high.tokens, high.flops) == (1e6, 2e7, 3e7, 6e8)
     assert "2,000,000" in low.reason and "10,000,000" in high.reason
-    [endless] = lib.missing_baselines([np.inf], have)
+    [endless] = lib.list_missing_baselines([np.inf], have)
     assert endless.tokens == 2e7 and np.isnan(endless.flops)
-    assert [b.tokens for b in lib.missing_baselines([1e6, 1e8], [])] == pytest.approx(
+    assert [b.tokens for b in lib.list_missing_baselines([1e6, 1e8], [])] == pytest.approx(
         [1e6, 1e7, 1e8]
     )
-    assert lib.missing_baselines([], []) == []
+    assert lib.list_missing_baselines([], []) == []
 
 
 def test_language_nats_of_a_baseline_with_its_own_vocabulary_fit_no_law():

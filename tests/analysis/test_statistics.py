@@ -8,7 +8,7 @@ import scipy.stats
 
 from imbalance_jax.analysis import statistics as lib
 from imbalance_jax.analysis.laws import FAMILIES, BoundedLaw
-from imbalance_jax.analysis.statistics import Cell, Estimate
+from imbalance_jax.analysis.statistics import CellLosses, Estimate
 
 LAW = BoundedLaw(E=2.0, A=1.0, beta=0.3, unit_tokens=1.0)
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
@@ -17,7 +17,7 @@ BOUNDED = {"bounded": FAMILIES["bounded"]}
 
 def test_a_pooled_interval_is_the_one_worked_out_by_hand():
     cells = {"a": np.exp([1.0, 1.2]), "b": np.exp([2.0, 2.4, 2.6]), "c": np.exp([3.0])}
-    found = lib.pooled_log_estimates(cells)
+    found = lib.pool_log_estimates(cells)
     # Squared deviations 0.02 and 0.186667 over 1 + 2 degrees of freedom; t(3) = 3.182446.
     variance = (0.02 + 0.1866667) / 3
     for name, mean, n in (("a", 1.1, 2), ("b", 7 / 3, 3), ("c", 3.0, 1)):
@@ -28,22 +28,24 @@ def test_a_pooled_interval_is_the_one_worked_out_by_hand():
 
 
 def test_without_a_repeated_run_there_is_no_interval_and_no_p():
-    found = lib.pooled_log_estimates({"a": [1.5], "b": [2.0]})["a"]
+    found = lib.pool_log_estimates({"a": [1.5], "b": [2.0]})["a"]
     assert found.value == pytest.approx(np.log(1.5))
     assert np.isnan(found.interval()).all() and np.isnan(found.exp_interval()).all()
-    assert np.isnan(found.p_value()) and np.isnan(lib.equivalence_p(found, 0.1))
-    alone = lib.difference({0: 1.0}, {0: 2.0})
+    assert np.isnan(found.p_value()) and np.isnan(lib.compute_equivalence_p(found, 0.1))
+    alone = lib.estimate_difference({0: 1.0}, {0: 2.0})
     assert alone.value == -1 and np.isnan(alone.interval()).all()
 
 
 def test_a_value_without_a_log_is_refused_by_the_name_of_its_cell():
     with pytest.raises(ValueError, match=r"Cell rare .*inf"):
-        lib.pooled_log_estimates({"rare": [1.0, np.inf]})
+        lib.pool_log_estimates({"rare": [1.0, np.inf]})
 
 
 def test_runs_that_share_seeds_are_compared_in_pairs():
     # The seeds differ by 10 and more, the pairs by 1, 2 and 3.
-    found = lib.difference({0: 11.0, 1: 22.0, 2: 43.0, 9: 500.0}, {0: 10.0, 1: 20.0, 2: 40.0})
+    found = lib.estimate_difference(
+        {0: 11.0, 1: 22.0, 2: 43.0, 9: 500.0}, {0: 10.0, 1: 20.0, 2: 40.0}
+    )
     assert (found.value, found.n, found.df, found.how) == (2.0, 3, 2, "paired")
     t = 2 * np.sqrt(3)  # the distribution function of t with 2 degrees has this closed form
     assert found.p_value() == pytest.approx(1 - t / np.sqrt(2 + t**2))
@@ -52,27 +54,29 @@ def test_runs_that_share_seeds_are_compared_in_pairs():
 
 def test_runs_without_common_seeds_are_compared_by_welch():
     a, b = [1.0, 1.4, 1.1, 1.3], [0.7, 1.2]
-    found = lib.difference(dict(enumerate(a)), dict(enumerate(b, start=3)))
+    found = lib.estimate_difference(dict(enumerate(a)), dict(enumerate(b, start=3)))
     expected = scipy.stats.ttest_ind(a, b, equal_var=False)
     assert found.how == "welch" and found.p_value() == pytest.approx(expected.pvalue)
     interval = expected.confidence_interval(0.9)
     assert found.interval(0.9) == pytest.approx((interval.low, interval.high))
     with pytest.raises(ValueError, match="no|none"):
-        lib.difference({}, {0: 1.0})
+        lib.estimate_difference({}, {0: 1.0})
 
 
 def test_runs_that_do_not_scatter_leave_no_doubt():
-    found = lib.difference({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5})
+    found = lib.estimate_difference({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5})
     assert found.interval() == (0.5, 0.5)
     assert (found.p_value(), found.p_value(0.5)) == (0.0, 1.0)
 
 
 def test_holm_agrees_with_an_example_worked_out_by_hand():
     # Sorted: 0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1 raised to the one before.
-    np.testing.assert_allclose(lib.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(lib.holm([0.6, 0.7]), [1.0, 1.0])
-    np.testing.assert_allclose(lib.holm([0.02, np.nan]), [0.04, np.nan])
-    assert len(lib.holm([])) == 0
+    np.testing.assert_allclose(
+        lib.apply_holm_correction([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02]
+    )
+    np.testing.assert_allclose(lib.apply_holm_correction([0.6, 0.7]), [1.0, 1.0])
+    np.testing.assert_allclose(lib.apply_holm_correction([0.02, np.nan]), [0.04, np.nan])
+    assert len(lib.apply_holm_correction([])) == 0
 
 
 @pytest.mark.parametrize("value", [-0.09, -0.02, 0.0, 0.03, 0.0499, 0.2])
@@ -80,7 +84,7 @@ def test_holm_agrees_with_an_example_worked_out_by_hand():
 def test_two_one_sided_tests_agree_with_the_interval(value, se):
     estimate = Estimate(value, se, df=4, n=5, how="paired")
     low, high = estimate.interval(0.9)
-    assert (lib.equivalence_p(estimate, 0.05) < 0.05) == (low > -0.05 and high < 0.05)
+    assert (lib.compute_equivalence_p(estimate, 0.05) < 0.05) == (low > -0.05 and high < 0.05)
 
 
 @pytest.mark.parametrize(
@@ -99,15 +103,15 @@ def test_two_one_sided_tests_agree_with_the_interval(value, se):
 )
 def test_a_verdict_takes_size_direction_and_doubt_into_account(value, se, direction, word):
     df = 0 if np.isnan(se) else 4
-    found = lib.verdict(Estimate(value, se, df, 5, "paired"), direction, smallest=0.05)
+    found = lib.reach_verdict(Estimate(value, se, df, 5, "paired"), direction, smallest=0.05)
     assert found.word == word
 
 
 def test_many_claims_are_judged_more_strictly_than_one():
-    weak = lib.verdict(Estimate(0.2, 0.055, 4, 5, "paired"), "up", 0.05)
-    strong = lib.verdict(Estimate(0.2, 0.005, 4, 5, "paired"), "up", 0.05)
-    none = lib.verdict(Estimate(0.0, 0.005, 4, 5, "paired"), "up", 0.05)
-    found = lib.adjust({"weak": weak, "strong": strong, "none": none, "again": weak})
+    weak = lib.reach_verdict(Estimate(0.2, 0.055, 4, 5, "paired"), "up", 0.05)
+    strong = lib.reach_verdict(Estimate(0.2, 0.005, 4, 5, "paired"), "up", 0.05)
+    none = lib.reach_verdict(Estimate(0.0, 0.005, 4, 5, "paired"), "up", 0.05)
+    found = lib.adjust_verdicts({"weak": weak, "strong": strong, "none": none, "again": weak})
     assert weak.word == "supported" and 0.01 < weak.p < 0.05
     words = [found[name].word for name in ("weak", "strong", "none")]
     assert words == ["undecided", "supported", "absent"]
@@ -120,14 +124,14 @@ def test_adjusted_words_p_values_and_intervals_say_the_same(seed):
     smallest = 0.05
     for _ in range(40):
         verdicts = {
-            str(n): lib.verdict(
+            str(n): lib.reach_verdict(
                 Estimate(rng.normal(0, 0.1), 10 ** rng.uniform(-3, -1), df, 3, "paired"),
                 rng.choice(["up", "down", "same"]),
                 smallest,
             )
             for n, df in enumerate(rng.choice([0, 2, 4, 40], size=rng.integers(1, 8)))
         }
-        for name, found in lib.adjust(verdicts).items():
+        for name, found in lib.adjust_verdicts(verdicts).items():
             low, high = found.interval
             inner_low, inner_high = found.equivalence_interval
             assert (found.p < 0.05) == (low > 0 or high < 0)
@@ -142,9 +146,10 @@ def test_adjusted_words_p_values_and_intervals_say_the_same(seed):
                 assert found.p < 0.05 and abs(found.estimate.value) >= smallest
         # Holm's own p values decide what was claimed.
         directed = {n: v for n, v in verdicts.items() if v.direction != "same"}
-        adjusted = lib.adjust(directed)
+        adjusted = lib.adjust_verdicts(directed)
         np.testing.assert_array_equal(
-            [v.p for v in adjusted.values()], lib.holm([v.p for v in directed.values()])
+            [v.p for v in adjusted.values()],
+            lib.apply_holm_correction([v.p for v in directed.values()]),
         )
 
 
@@ -153,10 +158,11 @@ def test_an_effect_among_many_is_not_absent_because_it_is_the_last_to_be_shown()
     # pass for absent in one study of five if it alone were tested at 5 %.
     values = 10 + scipy.stats.norm.ppf([0.03, 0.3, 0.5, 0.7, 0.9])
     alone = {
-        i: lib.verdict(Estimate(v, 1, 1e6, 9, "paired"), "up", 10) for i, v in enumerate(values)
+        i: lib.reach_verdict(Estimate(v, 1, 1e6, 9, "paired"), "up", 10)
+        for i, v in enumerate(values)
     }
     assert alone[0].word == "absent" and alone[0].equivalence_p == pytest.approx(0.03, abs=1e-4)
-    found = lib.adjust(alone)
+    found = lib.adjust_verdicts(alone)
     assert found[0].word == "undecided" and found[0].equivalence_p == pytest.approx(0.15, abs=1e-3)
     assert all(v.p < 0.05 for v in found.values())
     assert found[0].equivalence_interval[1] > 10
@@ -165,8 +171,10 @@ def test_an_effect_among_many_is_not_absent_because_it_is_the_last_to_be_shown()
 def test_a_claim_whose_interval_alone_leaves_out_zero_is_shown_with_the_one_that_decides():
     # -1.096, -1.734 to -0.458 alone, among two others of which nothing is shown.
     alone = Estimate(-1.096, 0.638 / scipy.stats.t.ppf(0.975, 2), 2, 3, "paired")
-    others = dict.fromkeys("ab", lib.verdict(Estimate(0.0, 1.0, 2, 3, "paired"), "up", 0.01))
-    found = lib.adjust({"claim": lib.verdict(alone, "down", 0.01), **others})["claim"]
+    others = dict.fromkeys("ab", lib.reach_verdict(Estimate(0.0, 1.0, 2, 3, "paired"), "up", 0.01))
+    found = lib.adjust_verdicts({"claim": lib.reach_verdict(alone, "down", 0.01), **others})[
+        "claim"
+    ]
     assert alone.interval()[1] == pytest.approx(-0.458) and found.p == pytest.approx(
         0.054, abs=1e-3
     )
@@ -177,9 +185,9 @@ def test_a_claim_whose_interval_alone_leaves_out_zero_is_shown_with_the_one_that
 def test_a_claim_without_a_direction_or_a_size_is_refused():
     estimate = Estimate(0.1, 0.1, 3, 4, "paired")
     with pytest.raises(ValueError, match="direction='left'"):
-        lib.verdict(estimate, "left", 0.05)
+        lib.reach_verdict(estimate, "left", 0.05)
     with pytest.raises(ValueError, match="smallest=0"):
-        lib.verdict(estimate, "up", 0)
+        lib.reach_verdict(estimate, "up", 0)
 
 
 def made(rng, sd, *, seeds=3, common=0.0, single=()):
@@ -188,7 +196,7 @@ def made(rng, sd, *, seeds=3, common=0.0, single=()):
 
     def cell(worth, own, other=0.0, n=seeds):
         loss = float(LAW.loss(worth))
-        return Cell({s: loss + shift[s] + sd * rng.normal() for s in range(n)}, own, other)
+        return CellLosses({s: loss + shift[s] + sd * rng.normal() for s in range(n)}, own, other)
 
     baselines = [cell(x, x, n=1 if x in single else seeds) for x in FRACTIONS]
     return baselines, {"rare": cell(0.15, 0.1, 0.9), "even": cell(0.5, 0.5, 0.5)}
@@ -271,8 +279,10 @@ def test_resampled_intervals_cover_the_true_efficiency_as_often_as_they_say(by_s
 def test_a_widened_interval_of_normal_draws_is_the_t_interval():
     draws = 1 + 0.1 * scipy.stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)
     half = 0.1 * scipy.stats.t.ppf(0.975, 3)
-    assert lib.widened_interval(1.0, draws, 3) == pytest.approx((1 - half, 1 + half), rel=1e-3)
-    assert np.isnan(lib.widened_interval(1.0, draws, 0)).all()
+    assert lib.compute_widened_interval(1.0, draws, 3) == pytest.approx(
+        (1 - half, 1 + half), rel=1e-3
+    )
+    assert np.isnan(lib.compute_widened_interval(1.0, draws, 0)).all()
 
 
 def test_test_text_is_drawn_in_the_same_way_for_all_runs():

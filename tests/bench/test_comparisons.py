@@ -19,7 +19,7 @@ PROGRAMS = {
 
 
 def run(program: str, code: pathlib.Path) -> subprocess.CompletedProcess:
-    case = case_lib.parse("demo:2:4")
+    case = case_lib.parse_case("demo:2:4")
     asked = compare.describe_case(case, case.vocab_size, "float32", 1)
     # -S: an environment in which nothing is installed, this package included.
     command = [sys.executable, "-S", str(FOLDER / program), f"--code={code}"]

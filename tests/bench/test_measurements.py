@@ -14,7 +14,7 @@ from imbalance_jax.bench import packing, start, training
 from imbalance_jax.compute import sharding, tuning
 from imbalance_jax.config import costs
 from imbalance_jax.data import prepare
-from imbalance_jax.training.train import Trainer
+from imbalance_jax.training.train import Experiment
 
 TINY = "demo:2:8 model.L=16 model.D=16 model.H=2 model.K=8 model.F=24 model.N=2"
 
@@ -27,15 +27,15 @@ def run_bench(*args: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def found() -> dict:
-    config = case_lib.parse(TINY).config
+    config = case_lib.parse_case(TINY).config
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = Trainer.make(config, prepare.prepare_all(config), mesh)
-    return training.measure(trainer, seconds=0.05)
+    trainer = Experiment.make(config, prepare.prepare_run_sources(config), mesh)
+    return training.measure_training_step(trainer, seconds=0.05)
 
 
 def test_speed_and_shares_follow_from_the_time_of_a_step(found):
     assert found["tokens_per_second"] == pytest.approx(8 * 16 / found["seconds"]["step"])
-    per_token = costs.flops_per_token(case_lib.parse(TINY).config.model, 2048)
+    per_token = costs.compute_flops_per_token(case_lib.parse_case(TINY).config.model, 2048)
     assert found["flops_per_token"] == per_token
     # The older convention counts attention to later positions too.
     assert found["flops_per_token_full"] - per_token == 6 * 2 * (2 * 8) * 16
@@ -58,14 +58,14 @@ def test_memory_counts_state_and_temporary_arrays(found):
 
 
 def test_the_tables_name_what_was_computed(found):
-    text = "\n".join(training.describe("a case", found))
+    text = "\n".join(training.describe_training_step("a case", found))
     for words in ("a case: 8 x 16", "float32", "blockwise", "tokens/s", "attention", "MB"):
         assert words in text
 
 
 @pytest.mark.slow
 def test_a_second_start_takes_its_programs_from_the_cache():
-    found = start.measure(TINY)
+    found = start.measure_start_times(TINY)
     cold, cached = found["cold"], found["cached"]
     assert cached["programs"] < cold["programs"]
     for seconds in (cold, cached):
@@ -79,15 +79,15 @@ def test_a_pack_is_timed_against_its_runs_in_turn(monkeypatch):
     monkeypatch.setattr(tuning, "COMPILER_OPTIONS", options)
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
-    config = case_lib.parse(f"{TINY} model.N=1 model.scan_layers=True").config
-    found = packing.measure(config, 2, seconds=0.01)
+    config = case_lib.parse_case(f"{TINY} model.N=1 model.scan_layers=True").config
+    found = packing.measure_packing(config, 2, seconds=0.01)
     for way in ("scan", "vmap"):
         alone, packed = found["alone"], found[way]
         assert packed["tokens_per_second"] == pytest.approx(2 * 8 * 16 / packed["step_seconds"])
         in_turn = 2 * (alone["compile_seconds"] + 1500 * alone["step_seconds"])
         together = packed["compile_seconds"] + 1500 * packed["step_seconds"]
         assert packed["in_turn_over_pack_whole_runs"] == pytest.approx(in_turn / together)
-    text = "\n".join(packing.describe("a case", found))
+    text = "\n".join(packing.describe_packing("a case", found))
     assert "2 runs of 8 x 16" in text and "pack, vmap" in text
 
 

@@ -20,7 +20,7 @@ HloModule jit_step
 
 
 def test_an_operation_belongs_to_the_innermost_named_part():
-    assert profile.parts_of(PROGRAM) == {
+    assert profile.find_operation_parts(PROGRAM) == {
         "fusion.1": "attention",
         "fusion.2": "norm",
         "dot.3": "feed_forward",
@@ -48,7 +48,7 @@ def test_a_trace_of_a_gpu_counts_its_streams_only(tmp_path):
     ]
     with gzip.open(tmp_path / "a.trace.json.gz", "wt") as file:
         json.dump({"traceEvents": events}, file)
-    assert [event["dur"] for event in profile._events(str(tmp_path))] == [5]
+    assert [event["dur"] for event in profile._read_trace_events(str(tmp_path))] == [5]
 
 
 def test_a_program_that_runs_is_split_into_its_parts():
@@ -60,6 +60,6 @@ def test_a_program_that_runs_is_split_into_its_parts():
 
     x = jnp.ones((256, 256))
     compiled = jax.jit(step).lower(x).compile()
-    seconds = profile.measure(compiled, lambda: jax.block_until_ready(compiled(x)))
+    seconds = profile.measure_part_seconds(compiled, lambda: jax.block_until_ready(compiled(x)))
     assert set(seconds) >= {"attention", "optimizer"}
     assert 0 < sum(seconds.values()) < 60

@@ -34,7 +34,7 @@ def make_config(**changes: Any) -> Any:
 
 def trace(config: Any, devices: int = 1) -> Any:
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
-    return topology.trace(config, V, mesh)
+    return topology.trace_step(config, V, mesh)
 
 
 def compiled_text(function: Any, *shapes: tuple[int, ...]) -> str:
@@ -45,36 +45,40 @@ def compiled_text(function: Any, *shapes: tuple[int, ...]) -> str:
 @pytest.mark.parametrize("name", ["v9:2x2", "nonsense", "", "cpu:2x2"])
 def test_an_unknown_chip_is_refused_with_those_that_are_known(name):
     with pytest.raises(ValueError, match=r"Choose v4, v5e, v5p, v6e"):
-        topology.devices(name)
+        topology.get_topology_devices(name)
 
 
 @pytest.mark.parametrize("shape", ["", "4", "2x", "0x2", "2x2x2x2", "2x-2"])
 def test_a_shape_that_cannot_be_read_is_refused(shape):
     with pytest.raises(ValueError, match=r"write chip:shape, such as v5e:4x4"):
-        topology.devices(f"v5e:{shape}")
+        topology.get_topology_devices(f"v5e:{shape}")
 
 
 def test_other_names_of_a_chip_are_understood():
-    assert topology.parse("v5litepod:4x4") == topology.parse("v5e:4x4") == ("v5e", (4, 4))
+    assert (
+        topology.parse_topology("v5litepod:4x4")
+        == topology.parse_topology("v5e:4x4")
+        == ("v5e", (4, 4))
+    )
 
 
 def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu\]'"):
-        topology.devices("v5e:2x2")
+        topology.get_topology_devices("v5e:2x2")
 
 
 def test_the_bound_is_the_slower_of_matrix_products_and_traffic():
     chip = topology.Chip(peak=100.0, hbm=1000, bandwidth=10.0)
-    computing = topology.roofline(chip, convention=300.0, flops=400.0, traffic=20.0)
+    computing = topology.compute_roofline(chip, convention=300.0, flops=400.0, traffic=20.0)
     assert (computing["bound_seconds"], computing["bound_mfu"]) == (4.0, 0.75)
-    moving = topology.roofline(chip, convention=300.0, flops=400.0, traffic=60.0)
+    moving = topology.compute_roofline(chip, convention=300.0, flops=400.0, traffic=60.0)
     assert (moving["bound_seconds"], moving["bound_mfu"]) == (6.0, 0.5)
 
 
 def test_flops_hidden_in_kernels_do_not_lift_the_bound_above_the_peak():
     chip = topology.Chip(peak=100.0, hbm=1000, bandwidth=10.0)
-    found = topology.roofline(chip, convention=300.0, flops=200.0, traffic=20.0)
+    found = topology.compute_roofline(chip, convention=300.0, flops=200.0, traffic=20.0)
     assert (found["bound_seconds"], found["bound_mfu"]) == (3.0, 1.0)
 
 
@@ -86,12 +90,12 @@ def test_flops_are_those_of_the_matrices_and_of_all_pairs_of_positions(scan_laye
     weights = m.N * (4 * m.D * m.H * m.K + 2 * m.D * m.F) + m.D * V
     per_token = 6 * weights + 12 * m.N * m.H * m.K * m.L
     expected = config.batch_size * m.L * per_token
-    assert topology.matmul_flops(trace(config).jaxpr.jaxpr) == expected
+    assert topology.count_matmul_flops(trace(config).jaxpr.jaxpr) == expected
 
 
 def test_what_remat_computes_twice_counts_twice():
     plain, again = (
-        topology.matmul_flops(trace(make_config(model__remat=remat)).jaxpr.jaxpr)
+        topology.count_matmul_flops(trace(make_config(model__remat=remat)).jaxpr.jaxpr)
         for remat in ("none", "full")
     )
     m = make_config().model
@@ -108,7 +112,7 @@ def test_flops_within_a_shard_map_are_those_of_all_devices():
     whole = jax.sharding.PartitionSpec()
     multiply = jax.shard_map(jnp.dot, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
     a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 5), (5, 3)))
-    assert topology.matmul_flops(jax.make_jaxpr(multiply)(a, b).jaxpr) == 2 * 16 * 5 * 3
+    assert topology.count_matmul_flops(jax.make_jaxpr(multiply)(a, b).jaxpr) == 2 * 16 * 5 * 3
 
 
 def test_matrix_products_in_a_loop_of_unknown_length_are_refused():
@@ -116,7 +120,7 @@ def test_matrix_products_in_a_loop_of_unknown_length_are_refused():
         return jax.lax.while_loop(lambda x: jnp.sum(x) < 9.0, lambda x: x @ x, x)
 
     with pytest.raises(ValueError, match="while loop"):
-        topology.matmul_flops(jax.make_jaxpr(function)(jnp.ones((3, 3))).jaxpr)
+        topology.count_matmul_flops(jax.make_jaxpr(function)(jnp.ones((3, 3))).jaxpr)
 
 
 # One fusion reads a slice of %p and one writes a slice of %q, in a loop of five; then a copy
@@ -225,7 +229,7 @@ def test_a_step_without_loops_moves_what_xla_counts_and_adds_up_gradients_over_d
 
 
 def test_a_step_that_is_too_large_is_described_by_the_compilers_words():
-    lines = topology.describe(
+    lines = topology.describe_topology_step(
         {
             **{
                 "topology": "v5e:2x2",
@@ -243,22 +247,22 @@ def test_a_step_that_is_too_large_is_described_by_the_compilers_words():
 @needs_libtpu
 def test_libtpus_refusal_of_a_shape_is_passed_on():
     with pytest.raises(ValueError, match=r"v5e:3x3: libtpu refuses it: .*2x2, 2x4 and 4x4"):
-        topology.devices("v5e:3x3")
+        topology.get_topology_devices("v5e:3x3")
 
 
 @needs_libtpu
 @pytest.mark.parametrize(("name", "count"), [("v5e:1x1", 1), ("v4:2x2x1", 4), ("v6e:2x4", 8)])
 def test_a_chip_is_one_device(name, count):
-    assert len(topology.devices(name)) == count
+    assert len(topology.get_topology_devices(name)) == count
 
 
 @needs_libtpu
 def test_a_step_compiles_for_a_tpu_that_is_not_there():
     config = make_config(model__dtype="bfloat16", model__scan_layers=True)
-    found = topology.measure(config, V, "v5e:2x2")
+    found = topology.measure_step_on_topology(config, V, "v5e:2x2")
     assert found["fits"] and found["chips"] == 4
     # So small a step needs no temporary HBM at all.
     assert found["memory"]["total"] >= found["memory"]["argument"] > 0
     assert 0 < found["roofline"]["bound_mfu"] < 1
     assert found["collectives"]["all-reduce"]["count"] > 0
-    assert "MFU at most" in "\n".join(topology.describe(found))
+    assert "MFU at most" in "\n".join(topology.describe_topology_step(found))

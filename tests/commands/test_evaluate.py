@@ -10,8 +10,9 @@ from helpers import tiny_config
 
 from imbalance_jax import evaluate
 from imbalance_jax.config import MeshConfig
-from imbalance_jax.evaluation.alignment import Part
+from imbalance_jax.evaluation.alignment import AlignmentPart
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.training import reopening
 
 
 class Measured:
@@ -36,13 +37,15 @@ class Measured:
         self._note("losses")
         return {"languages": {tag: {"loss": 1.0} for tag in self.config.tags}}
 
-    def parts(self, state: Any, stream: Any) -> list[Part]:
+    def parts(self, state: Any, stream: Any) -> list[AlignmentPart]:
         pair: Any = self.pairs[0]
         return [
-            Part("rows", pair, ("embed_in", "embed_out"), self._part("embed_in", "embed_out")),
-            Part("states", pair, ("hidden",), self._part("hidden")),
-            Part("leak", None, ("leak",), lambda poll: self._note("leak") or self._leak()),
-            Part("probe", None, ("probe",), self._part("probe")),
+            AlignmentPart(
+                "rows", pair, ("embed_in", "embed_out"), self._part("embed_in", "embed_out")
+            ),
+            AlignmentPart("states", pair, ("hidden",), self._part("hidden")),
+            AlignmentPart("leak", None, ("leak",), lambda poll: self._note("leak") or self._leak()),
+            AlignmentPart("probe", None, ("probe",), self._part("probe")),
         ]
 
     def describe_pair(self, pair: Any) -> dict[str, Any]:
@@ -69,7 +72,7 @@ STATE = types.SimpleNamespace(step=20)
 def measure(trainer: Any, run: RunDirectory, **asked: Any) -> dict[str, Any]:
     state: Any = STATE
     known = evaluate.read_results(run, "evaluation.json", 20)
-    return evaluate.measure(trainer, state, 8, known=known, write=run.write_results, **asked)
+    return evaluate.evaluate_state(trainer, state, 8, known=known, write=run.write_results, **asked)
 
 
 @pytest.fixture
@@ -151,7 +154,7 @@ def test_a_file_that_cannot_be_read_is_named(run):
 def test_a_mesh_that_does_not_fit_these_devices_becomes_copies_of_the_model(data_dir):
     fitting = tiny_config(data_dir, mesh=MeshConfig(data=1, fsdp=-1).__dict__)
     for devices, sizes in {4: (1, 4), 3: (3, 1), 1: (1, 1)}.items():
-        mesh = evaluate.choose_mesh(fitting, 768, jax.devices()[:devices])
+        mesh = reopening.choose_mesh(fitting, 768, jax.devices()[:devices])
         assert (mesh.shape["data"], mesh.shape["fsdp"]) == sizes
     exact = tiny_config(data_dir, mesh__data=2)
-    assert evaluate.choose_mesh(exact, 768, jax.devices()[:3]).shape["data"] == 3
+    assert reopening.choose_mesh(exact, 768, jax.devices()[:3]).shape["data"] == 3

@@ -32,7 +32,10 @@ def numpy_attention(q_BHLK: np.ndarray, k_BHLK: np.ndarray, v_BHLK: np.ndarray) 
 @pytest.mark.parametrize("L", LENGTHS)
 def test_einsum_is_softmax_attention_to_earlier_positions_and_itself(L):
     np.testing.assert_allclose(
-        jax.jit(attention.einsum)(*draw(L)), numpy_attention(*draw(L)), rtol=1e-5, atol=1e-5
+        jax.jit(attention.compute_einsum_attention)(*draw(L)),
+        numpy_attention(*draw(L)),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -80,19 +83,24 @@ def test_the_kernel_for_tpus_equals_einsum_in_value_and_gradient(devices):
         return value, *pull(weight)
 
     def splash(*qkv: jax.Array) -> jax.Array:
-        return attention.splash(*qkv, interpret=True)
+        return attention.compute_splash_attention(*qkv, interpret=True)
 
-    whole = sharding.replicated(mesh)
-    ours = jax.jit(sharding.in_context(mesh, run, splash), in_shardings=whole)(q, k, v)
+    whole = sharding.make_replicated_sharding(mesh)
+    ours = jax.jit(sharding.bind_mesh_context(mesh, run, splash), in_shardings=whole)(q, k, v)
     for found, plain in zip(
-        ours, jax.jit(functools.partial(run, attention.einsum))(q, k, v), strict=True
+        ours,
+        jax.jit(functools.partial(run, attention.compute_einsum_attention))(q, k, v),
+        strict=True,
     ):
         # fp32 sums over up to 128 positions, in another order.
         np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_the_kernel_for_tpus_leaves_other_lengths_to_blocks():
-    np.testing.assert_array_equal(attention.splash(*draw(48)), attention.blockwise(*draw(48)))
+    np.testing.assert_array_equal(
+        attention.compute_splash_attention(*draw(48)),
+        attention.compute_blockwise_attention(*draw(48)),
+    )
 
 
 def test_blocks_compute_fewer_pairs_than_einsum():
@@ -101,14 +109,20 @@ def test_blocks_compute_fewer_pairs_than_einsum():
 
     # 5/8 of the pairs in four blocks.
     np.testing.assert_allclose(
-        flops(attention.blockwise) / flops(attention.einsum), 5 / 8, rtol=0.1
+        flops(attention.compute_blockwise_attention) / flops(attention.compute_einsum_attention),
+        5 / 8,
+        rtol=0.1,
     )
 
 
 def test_softmax_is_taken_in_float32_under_bfloat16():
     q, k, v = (x.astype(jnp.bfloat16) for x in draw(48))
     exact = numpy_attention(*(np.asarray(x.astype(jnp.float32)) for x in (q, k, v)))
-    for path in (attention.einsum, attention.blockwise, attention.fused):
+    for path in (
+        attention.compute_einsum_attention,
+        attention.compute_blockwise_attention,
+        attention.compute_fused_attention,
+    ):
         found = jax.jit(path)(q, k, v)
         assert found.dtype == jnp.bfloat16
         # Roundings of scaled queries, of weights and of results, 2^-9 each, to values up to 3.

@@ -45,14 +45,14 @@ def values() -> step_lib.TrainState:
             return rng.integers(1, 1000, leaf.shape).astype(np.int32)
         return np.float32(rng.standard_normal(leaf.shape))
 
-    drawn = jax.tree.map(draw, step_lib.abstract_state(CONFIG, V, make_mesh(1)))
+    drawn = jax.tree.map(draw, step_lib.make_abstract_state(CONFIG, V, make_mesh(1)))
     return dataclasses.replace(drawn, step=np.int32(2))
 
 
 def placed(values: step_lib.TrainState, mesh: Mesh, step: int = 2) -> step_lib.TrainState:
     """Returns the state on devices, in memory that is its own."""
     values = dataclasses.replace(values, step=np.int32(step))
-    shardings = sharding.state_shardings(mesh, values)
+    shardings = sharding.make_state_shardings(mesh, values)
     return jax.device_put(jax.tree.map(np.array, values), shardings, may_alias=False)
 
 
@@ -73,7 +73,7 @@ def test_a_restored_state_is_bit_equal_to_the_saved_one(checkpoints, values):
     checkpoints.save(placed(values, make_mesh(1)))
     checkpoints.wait()
     assert checkpoints.steps() == [2]
-    found = checkpoints.restore(2, step_lib.abstract_state(CONFIG, V, make_mesh(1)))
+    found = checkpoints.restore(2, step_lib.make_abstract_state(CONFIG, V, make_mesh(1)))
     assert isinstance(found, step_lib.TrainState)
     assert jax.tree.structure(found) == jax.tree.structure(values)
     assert_bit_equal(found, values)
@@ -84,7 +84,9 @@ def test_another_process_finds_what_was_saved(checkpoints, values):
     checkpoints.wait()
     other = Checkpoints(str(checkpoints.path))
     assert other.steps() == [2]
-    assert_bit_equal(other.restore(2, step_lib.abstract_state(CONFIG, V, make_mesh(1))), values)
+    assert_bit_equal(
+        other.restore(2, step_lib.make_abstract_state(CONFIG, V, make_mesh(1))), values
+    )
     other.close()
 
 
@@ -101,7 +103,7 @@ def test_a_step_that_is_saved_already_is_not_saved_again(checkpoints, values):
     other = dataclasses.replace(values, sequences_G=values.sequences_G + 1)
     checkpoints.save(placed(other, make_mesh(1)))
     checkpoints.wait()
-    found = checkpoints.restore(2, step_lib.abstract_state(CONFIG, V, make_mesh(1)))
+    found = checkpoints.restore(2, step_lib.make_abstract_state(CONFIG, V, make_mesh(1)))
     assert_bit_equal(found, values)
 
 
@@ -111,7 +113,7 @@ def test_a_state_is_restored_onto_another_mesh(checkpoints, values, way):
     before, after = (one, cube) if way == "to a larger mesh" else (cube, one)
     checkpoints.save(placed(values, before))
     checkpoints.wait()
-    like = step_lib.abstract_state(CONFIG, V, after)
+    like = step_lib.make_abstract_state(CONFIG, V, after)
     found = checkpoints.restore(2, like)
     assert_bit_equal(found, values)
     jax.tree.map(lambda leaf, shape: leaf.sharding == shape.sharding or pytest.fail(), found, like)
@@ -129,7 +131,7 @@ def test_a_model_of_another_size_is_refused_by_the_checkpoints_path(
 ):
     checkpoints.save(placed(values, make_mesh(1)))
     checkpoints.wait()
-    like = step_lib.abstract_state(make_config(**change), V, make_mesh(1))
+    like = step_lib.make_abstract_state(make_config(**change), V, make_mesh(1))
     with pytest.raises(ValueError) as error:
         checkpoints.restore(2, like)
     assert str(checkpoints.path / "2") in str(error.value)
@@ -143,12 +145,12 @@ def test_a_state_without_a_part_that_is_asked_for_is_refused(checkpoints, values
     checkpoints.save(placed(dataclasses.replace(values, params=tied), make_mesh(1)))
     checkpoints.wait()
     with pytest.raises(ValueError, match=r"2 has no array \S*head_VD"):
-        checkpoints.restore(2, step_lib.abstract_state(CONFIG, V, make_mesh(1)))
+        checkpoints.restore(2, step_lib.make_abstract_state(CONFIG, V, make_mesh(1)))
 
 
 def test_training_may_take_over_the_memory_of_a_state_that_is_being_saved(checkpoints, values):
     mesh = make_mesh(8, fsdp=2, tensor=2)
-    shardings = sharding.state_shardings(mesh, values)
+    shardings = sharding.make_state_shardings(mesh, values)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=shardings)
     def overwrite(state: step_lib.TrainState) -> step_lib.TrainState:
@@ -165,7 +167,7 @@ def test_training_may_take_over_the_memory_of_a_state_that_is_being_saved(checkp
     jax.block_until_ready(state)
     assert later.params["embed_VD"].is_deleted()
     checkpoints.wait()
-    assert_bit_equal(checkpoints.restore(2, step_lib.abstract_state(CONFIG, V, mesh)), values)
+    assert_bit_equal(checkpoints.restore(2, step_lib.make_abstract_state(CONFIG, V, mesh)), values)
 
 
 # What cannot be written.
@@ -189,8 +191,8 @@ def test_closing_ends_all_threads_and_raises_no_error_again(tmp_path, monkeypatc
 def test_what_is_left_of_a_checkpoint_is_removed_and_nothing_else(tmp_path):
     for name in ("7.orbax-checkpoint-tmp/default", "6/default"):
         (tmp_path / name).mkdir(parents=True)
-    checkpoint_lib.remove_unfinished(tmp_path)
-    checkpoint_lib.remove_unfinished(tmp_path / "absent")
+    checkpoint_lib.remove_unfinished_checkpoints(tmp_path)
+    checkpoint_lib.remove_unfinished_checkpoints(tmp_path / "absent")
     assert [path.name for path in tmp_path.iterdir()] == ["6"]
 
 

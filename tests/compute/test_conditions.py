@@ -10,13 +10,13 @@ DEVICE = {"platform": "cpu", "kind": "cpu", "count": 8, "processes": 1}
 MESH = {"member": 1, "data": 8, "fsdp": 1, "tensor": 1}
 COMPUTED = {"dtype": "float32", "attention": "blockwise", "remat": "dots"}
 
-KNOWN = runs.versions()
+KNOWN = runs.get_code_versions()
 
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    monkeypatch.setattr(hardware, "describe", lambda: DEVICE)
-    monkeypatch.setattr(hardware, "usable_cores", lambda: 2)
+    monkeypatch.setattr(hardware, "describe_devices", lambda: DEVICE)
+    monkeypatch.setattr(hardware, "count_usable_cores", lambda: 2)
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x --xla_cpu_enable_fast_min_max=true")
 
 
@@ -61,6 +61,6 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch):
     for name in ("PJRT_NPROC", "NPROC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
-    assert hardware.usable_cores() == 2
+    assert hardware.count_usable_cores() == 2
     monkeypatch.setenv("PJRT_NPROC", "1")
-    assert hardware.usable_cores() == 1
+    assert hardware.count_usable_cores() == 1

@@ -16,14 +16,14 @@ def pretend(monkeypatch):
         device = types.SimpleNamespace(device_kind=kind, platform=platform)
         monkeypatch.setattr(jax, "devices", lambda: [device] * count)
         monkeypatch.setattr(jax, "device_count", lambda: count)
-        monkeypatch.setattr(hardware, "measured_matmul_peak", measured)
-        hardware.peak_flops.cache_clear()
+        monkeypatch.setattr(hardware, "measure_matmul_peak", measured)
+        hardware.get_peak_flops.cache_clear()
 
     def measured(dtype: str, tries: int = 4) -> float:
         return {"bfloat16": 8e12, "float32": 1e12}[dtype]
 
     yield see
-    hardware.peak_flops.cache_clear()
+    hardware.get_peak_flops.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def pretend(monkeypatch):
 )
 def test_each_kind_of_device_has_the_peak_of_its_own_datasheet(pretend, kind, teraflops):
     pretend(kind)
-    peak = hardware.peak_flops("bfloat16")
+    peak = hardware.get_peak_flops("bfloat16")
     assert peak.value == pytest.approx(2 * teraflops * 1e12)
     assert peak.source == "datasheet: dense bf16, 2 devices"
 
@@ -53,20 +53,20 @@ def test_each_kind_of_device_has_the_peak_of_its_own_datasheet(pretend, kind, te
 )
 def test_a_device_of_no_known_datasheet_is_measured_in_the_precision_of_the_run(pretend, kind):
     pretend(kind)
-    assert hardware.datasheet_flops() is None
-    peak = hardware.peak_flops("bfloat16")
+    assert hardware.find_datasheet_flops() is None
+    peak = hardware.get_peak_flops("bfloat16")
     assert peak.value == 2 * 8e12
     assert peak.source == "measured: best bfloat16 matmul of 8192^3 in this process"
 
 
 def test_a_run_in_float32_is_no_share_of_a_bfloat16_peak(pretend):
     pretend("NVIDIA H100 PCIe")
-    assert hardware.peak_flops("float32").value == 2 * 1e12
+    assert hardware.get_peak_flops("float32").value == 2 * 1e12
 
 
 def test_simulated_devices_of_a_cpu_share_one_measured_peak(pretend):
     pretend("cpu", count=8, platform="cpu")
-    peak = hardware.peak_flops("float32")
+    peak = hardware.get_peak_flops("float32")
     assert (peak.value, peak.source) == (
         1e12,
         "measured: best float32 matmul of 2048^3 in this process",

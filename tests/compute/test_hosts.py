@@ -17,7 +17,7 @@ SKY |= {"SKYPILOT_NODE_RANK": "1"}
 
 
 def test_the_projects_own_variables_come_first_and_name_everything():
-    job = distributed.detect(OURS | SLURM | SKY, tpu=True)
+    job = distributed.detect_cluster(OURS | SLURM | SKY, tpu=True)
     assert job.arguments == {
         "coordinator_address": "host-0:1234",
         "num_processes": 4,
@@ -29,7 +29,7 @@ def test_the_projects_own_variables_come_first_and_name_everything():
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_a_part_of_them_is_refused_by_the_missing_names(name):
     with pytest.raises(ValueError, match=f"{name} not set"):
-        distributed.detect({n: v for n, v in OURS.items() if n != name}, tpu=False)
+        distributed.detect_cluster({n: v for n, v in OURS.items() if n != name}, tpu=False)
 
 
 @pytest.mark.parametrize(
@@ -38,27 +38,29 @@ def test_a_part_of_them_is_refused_by_the_missing_names(name):
 )
 def test_numbers_that_make_no_sense_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}='?{value}"):
-        distributed.detect(OURS | {name: value}, tpu=False)
+        distributed.detect_cluster(OURS | {name: value}, tpu=False)
 
 
 def test_one_process_of_one_is_alone():
     alone = OURS | {"IMB_NUM_PROCESSES": "1", "IMB_PROCESS_ID": "0"}
-    assert distributed.detect(alone, tpu=False) is None
-    assert distributed.detect({}, tpu=False) is None
+    assert distributed.detect_cluster(alone, tpu=False) is None
+    assert distributed.detect_cluster({}, tpu=False) is None
 
 
 def test_nodes_of_a_skypilot_task_meet_at_the_first():
-    job = distributed.detect(SKY, tpu=False)
+    job = distributed.detect_cluster(SKY, tpu=False)
     assert job.arguments["coordinator_address"].startswith("10.0.0.1:")
     assert (job.arguments["num_processes"], job.arguments["process_id"]) == (2, 1)
-    assert distributed.detect(SKY, tpu=True).engine == "TPU"  # jax finds a slice's hosts itself
+    assert (
+        distributed.detect_cluster(SKY, tpu=True).engine == "TPU"
+    )  # jax finds a slice's hosts itself
 
 
 def test_a_slurm_step_is_joined_and_a_batch_script_without_srun_is_alone():
-    assert distributed.detect(SLURM, tpu=False).engine == "SLURM"
+    assert distributed.detect_cluster(SLURM, tpu=False).engine == "SLURM"
     batch = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "1(x2)"}
-    assert distributed.detect(batch, tpu=False) is None
-    assert distributed.detect(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, tpu=False) is None
+    assert distributed.detect_cluster(batch, tpu=False) is None
+    assert distributed.detect_cluster(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, tpu=False) is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_slurm_step_is_joined_and_a_batch_script_without_srun_is_alone():
     ],
 )
 def test_a_slurm_task_takes_the_gpus_that_are_its_own(environ, devices):
-    job = distributed.detect(SLURM | environ, tpu=False)
+    job = distributed.detect_cluster(SLURM | environ, tpu=False)
     assert job.arguments["local_device_ids"] == devices
 
 
@@ -93,16 +95,16 @@ def test_a_slurm_task_takes_the_gpus_that_are_its_own(environ, devices):
 def test_rows_that_a_process_reads_become_the_batch(sizes):
     mesh = sharding.make_mesh(MeshConfig(**sizes), jax.devices())
     batch = np.arange(16 * 3).reshape(16, 3)
-    rows = distributed.HostRows(sharding.batch_sharding(mesh), 16)
+    rows = distributed.HostRows(sharding.make_batch_sharding(mesh), 16)
     assert rows.index_B.tolist() == list(range(16))  # of one process, all
     placed = rows.place(batch[rows.index_B])
-    assert placed.sharding == sharding.batch_sharding(mesh)
+    assert placed.sharding == sharding.make_batch_sharding(mesh)
     np.testing.assert_array_equal(placed, batch)
 
 
 def test_a_process_reads_only_the_rows_of_its_devices(monkeypatch):
     mesh = sharding.make_mesh(MeshConfig(data=4, tensor=2), jax.devices())
-    placed = sharding.batch_sharding(mesh)
+    placed = sharding.make_batch_sharding(mesh)
     everything = placed.addressable_devices_indices_map((16,))
     # As in a process with the devices 2, 3 and 6: of the second and the fourth part of the rows.
     here = {device: everything[device] for device in everything if device.id in (2, 3, 6)}
@@ -123,10 +125,10 @@ def test_a_process_reads_only_the_rows_of_its_devices(monkeypatch):
 def test_what_every_process_has_is_placed_as_its_sharding_says(monkeypatch):
     mesh = sharding.make_mesh(MeshConfig(), jax.devices())
     values = {"a": np.arange(8.0), "b": np.arange(6).reshape(2, 3)}
-    whole, cut = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec("data"))
-    alone = distributed.place_whole(values, {"a": cut, "b": whole})
+    whole, cut = sharding.make_replicated_sharding(mesh), NamedSharding(mesh, PartitionSpec("data"))
+    alone = distributed.place_whole_arrays(values, {"a": cut, "b": whole})
     monkeypatch.setattr(jax, "process_count", lambda: 2)  # the way of several
-    several = distributed.place_whole(values, {"a": cut, "b": whole})
+    several = distributed.place_whole_arrays(values, {"a": cut, "b": whole})
     for name, value in values.items():
         assert alone[name].sharding == several[name].sharding
         np.testing.assert_array_equal(alone[name], value)
@@ -135,8 +137,8 @@ def test_what_every_process_has_is_placed_as_its_sharding_says(monkeypatch):
 
 def test_another_number_of_devices_than_was_asked_for_is_refused():
     with pytest.raises(ValueError, match=r"--devices=16, but this run found 8 \(cpu\)"):
-        distributed.join(expected=16)
-    distributed.join(expected=8)
+        distributed.join_processes(expected=16)
+    distributed.join_processes(expected=8)
 
 
 @pytest.mark.parametrize(

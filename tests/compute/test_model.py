@@ -34,7 +34,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> model_lib.Params:
 
 
 # Jitted: one compilation takes less time than one for every operation.
-logits = jax.jit(model_lib.logits, static_argnums=1)
+logits = jax.jit(model_lib.compute_next_token_logits, static_argnums=1)
 
 
 def ids(seed: int = 1, length: int = L) -> np.ndarray:
@@ -94,7 +94,7 @@ def numpy_logits(params: Mapping[str, Any], x_BL: np.ndarray) -> np.ndarray:
 )
 def test_the_reference_sizes_have_the_reference_parameter_counts(vocab_size, mini, small, medium):
     def count(scale: str) -> int:
-        config = config_lib.resolve(config_lib.cloned(scale=scale, ratio="9:1"))
+        config = config_lib.resolve_config(config_lib.cloned(scale=scale, ratio="9:1"))
         return model_lib.count_parameters(config.model, vocab_size)
 
     assert (count("mini"), count("small"), count("medium")) == (mini, small, medium)
@@ -114,7 +114,7 @@ def test_sequences_shorter_than_the_model_use_its_first_positions(params):
 
 def test_sequences_longer_than_the_model_are_refused(params):
     with pytest.raises(ValueError, match=rf"Sequences of {L + 1} exceed config\.model\.L={L}"):
-        model_lib.forward(params, TINY, ids(length=L + 1))
+        model_lib.compute_last_hidden_state(params, TINY, ids(length=L + 1))
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,10 @@ def test_rematerialisation_saves_fewer_arrays_for_the_backward_pass(params):
     def saved(remat: str) -> int:
         config = dataclasses.replace(TINY, remat=remat)
         backward = jax.eval_shape(
-            lambda p: jax.vjp(lambda p: model_lib.forward(p, config, ids()), p)[1], params
+            lambda p: jax.vjp(lambda p: model_lib.compute_last_hidden_state(p, config, ids()), p)[
+                1
+            ],
+            params,
         )
         return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
@@ -208,14 +211,14 @@ def test_a_tied_head_is_the_input_embedding():
     config = dataclasses.replace(TINY, tied=True)
     params = random_params(config)
     assert "head_VD" not in params
-    assert model_lib.head(params) is params["embed_VD"]
+    assert model_lib.get_output_embeddings(params) is params["embed_VD"]
     assert model_lib.count_parameters(TINY, V) - model_lib.count_parameters(config, V) == V * D
     found = logits(params, config, ids())
     np.testing.assert_allclose(found, numpy_logits(params, ids()), atol=1e-4)
 
 
 def test_an_untied_head_is_a_table_of_its_own(params):
-    assert model_lib.head(params) is params["head_VD"]
+    assert model_lib.get_output_embeddings(params) is params["head_VD"]
 
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(params):
@@ -229,7 +232,9 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(params)
 
     gradient = jax.eval_shape(lambda p: jax.grad(mean)(p, config), params)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
-    hidden_BLD = jax.eval_shape(lambda p: model_lib.forward(p, config, ids()), params)
+    hidden_BLD = jax.eval_shape(
+        lambda p: model_lib.compute_last_hidden_state(p, config, ids()), params
+    )
     assert hidden_BLD.dtype == jnp.bfloat16
     half = np.asarray(logits(params, config, ids()))
     full = np.asarray(logits(params, TINY, ids()))
@@ -255,8 +260,8 @@ def test_no_gradient_is_summed_over_the_batch_in_bfloat16(params, path):
     config = dataclasses.replace(TINY, dtype="bfloat16", attention=path)
 
     def loss(params: model_lib.Params) -> jax.Array:
-        hidden_BLD = model_lib.forward(params, config, ids())
-        head_VD, weight_BL = model_lib.head(params), jnp.ones((B, L))
+        hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids())
+        head_VD, weight_BL = model_lib.get_output_embeddings(params), jnp.ones((B, L))
         return objective.cross_entropy(hidden_BLD, head_VD, ids(), weight_BL, chunk=L)[0]
 
     summing = ("reduce_sum", "dot_general", "cumsum", "scatter-add")
@@ -288,7 +293,9 @@ def test_gradients_of_one_sign_over_65536_positions_are_those_of_float64():
         tables = {"embed_VD": table_VD, "position_LD": position_LD}
         norm = {"scale_D": scale_D, "bias_D": bias_D}
         ends = {**tables, "final_norm": norm, "head_VD": table_VD}
-        return model_lib._module(model_lib.Ends, config, V, params=ends).embed(ids_BL)
+        return model_lib._build_module(model_lib.EmbeddingsAndHead, config, V, params=ends).embed(
+            ids_BL
+        )
 
     @jax.jit
     def gradients() -> list[jax.Array]:
@@ -374,4 +381,4 @@ def test_flops_are_counted_by_hand():
     # Scores and mixtures: 2 products of 12 x 7 multiply-adds for a token that sees all 7
     # positions; half of that is masked; 2 FLOPs each, and twice as much backward.
     attention = 2 * (2 * 12 * 7) // 2 * 2 * 3
-    assert costs.flops_per_token(config, 23) == 6 * weights + attention
+    assert costs.compute_flops_per_token(config, 23) == 6 * weights + attention

@@ -115,7 +115,7 @@ def test_all_logits_never_exist_at_once(which):
         return objective.cross_entropy(hidden_BLD, head_VD, target_BL, weight_BL, chunk=chunk)[0]
 
     if which == "measure":
-        function = functools.partial(objective.measure, chunk=chunk)
+        function = functools.partial(objective.measure_predictions, chunk=chunk)
         args = (hidden_BLD, head_VD, target_BL, shape((B, big_V), jnp.bool_))
     else:
         function = jax.grad(loss, argnums=(0, 1)) if which == "gradient" else loss
@@ -136,7 +136,7 @@ def own_BV() -> np.ndarray:
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_measurements_equal_those_of_whole_probabilities(inputs, own_BV, chunk):
-    measure = jax.jit(functools.partial(objective.measure, chunk=chunk))
+    measure = jax.jit(functools.partial(objective.measure_predictions, chunk=chunk))
     args = inputs["hidden_BLD"], inputs["head_VD"], inputs["target_BL"]
     found = measure(*args, own_BV)
 
@@ -153,7 +153,7 @@ def test_measurements_equal_those_of_whole_probabilities(inputs, own_BV, chunk):
 
 
 def test_the_loss_is_the_sum_of_telling_the_language_and_predicting_within_it(inputs, own_BV):
-    found = jax.jit(objective.measure)(
+    found = jax.jit(objective.measure_predictions)(
         inputs["hidden_BLD"], inputs["head_VD"], inputs["target_BL"], own_BV
     )
     # A difference of logs of fp32 sums, rounded twice at a size of about ten.
@@ -163,7 +163,7 @@ def test_the_loss_is_the_sum_of_telling_the_language_and_predicting_within_it(in
 
 
 def test_leak_is_a_share_even_where_logits_are_extreme(inputs, own_BV):
-    measure = jax.jit(objective.measure)
+    measure = jax.jit(objective.measure_predictions)
     hidden_BLD = 100 * inputs["hidden_BLD"]
     leak_BL = np.asarray(
         measure(hidden_BLD, inputs["head_VD"], inputs["target_BL"], own_BV)["leak"]

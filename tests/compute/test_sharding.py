@@ -149,7 +149,7 @@ def test_a_name_that_does_not_fit_its_array_is_refused(name, ndim, stacked):
 
 def test_counters_are_held_whole():
     mesh = make_mesh(fsdp=2, tensor=2)
-    found = sharding.state_shardings(mesh, jax.ShapeDtypeStruct((), "int32"))
+    found = sharding.make_state_shardings(mesh, jax.ShapeDtypeStruct((), "int32"))
     assert found.spec == PartitionSpec()
     assert config_lib.MeshConfig().data == -1
 
@@ -180,7 +180,7 @@ def chips(slices: int, each: int) -> list[Chip]:
     ],
 )
 def test_only_members_or_copies_of_the_model_lie_across_slices(sizes, outer):
-    found = sharding.arrange(sizes, chips(slices=2, each=8))
+    found = sharding.arrange_devices(sizes, chips(slices=2, each=8))
     assert found.shape == tuple(sizes.values())
     assert len({chip.id for chip in found.ravel()}) == 16
     for axis in range(4):
@@ -192,15 +192,15 @@ def test_only_members_or_copies_of_the_model_lie_across_slices(sizes, outer):
 def test_an_axis_that_would_lie_across_slices_is_refused():
     sizes = {"member": 1, "data": 1, "fsdp": 16, "tensor": 1}
     with pytest.raises(ValueError, match=r"config\.mesh\.data=1 cannot be cut over 2 slices"):
-        sharding.arrange(sizes, chips(slices=2, each=8))
+        sharding.arrange_devices(sizes, chips(slices=2, each=8))
 
 
 def test_an_axis_knows_what_it_lies_across():
     shape = {"member": 1, "data": 4, "fsdp": 2, "tensor": 2}
     devices = np.array(sorted(chips(2, 8), key=lambda chip: chip.id)).reshape(*shape.values())
     mesh = types.SimpleNamespace(devices=devices, shape=shape)
-    assert sharding.span(mesh, "data") == "slices"
-    assert sharding.span(mesh, "tensor") == "devices of a host"
+    assert sharding.describe_axis_span(mesh, "data") == "slices"
+    assert sharding.describe_axis_span(mesh, "tensor") == "devices of a host"
     shape = {"member": 1, "data": 2, "fsdp": 4, "tensor": 2}
     mesh = types.SimpleNamespace(devices=devices.reshape(*shape.values()), shape=shape)
-    assert sharding.span(mesh, "fsdp") == "hosts"
+    assert sharding.describe_axis_span(mesh, "fsdp") == "hosts"

@@ -71,13 +71,15 @@ def run_steps(config: Config, mesh: Mesh, steps: int = STEPS, like: Any = None) 
     if like is None:
         start = step_lib.init_state(config, V, mesh)
         like = jax.tree.map(np.array, start)
-    shardings = sharding.state_shardings(mesh, like)
+    shardings = sharding.make_state_shardings(mesh, like)
     state = start = jax.device_put(like, shardings, may_alias=False)
     jitted = step_lib.jit_step(config, config.steps, mesh, state)
     found, after_one = [], None
     for n in range(steps):
-        batch = jax.device_put(host_batch(n), sharding.batch_sharding(mesh))
-        state, metrics = jitted(state, batch, jax.device_put(map_GU(), sharding.replicated(mesh)))
+        batch = jax.device_put(host_batch(n), sharding.make_batch_sharding(mesh))
+        state, metrics = jitted(
+            state, batch, jax.device_put(map_GU(), sharding.make_replicated_sharding(mesh))
+        )
         found.append(jax.device_get(metrics))
         if n == 0:
             after_one = jax.tree.map(np.array, state)
@@ -149,7 +151,7 @@ def optimize(config: OptimizerConfig, grads: list[dict[str, Any]]) -> list[dict[
     """Returns the parameters after each gradient."""
 
     def both(params: Any, grads: list[Any]) -> list[Any]:
-        tx, found = step_lib.optimizer(config, steps=40), []
+        tx, found = step_lib.build_optimizer(config, steps=40), []
         state = tx.init(params)
         for grad in grads:
             updates, state = tx.update(grad, state, params)
@@ -258,7 +260,7 @@ def test_only_ids_of_the_batchs_languages_are_embedded(runs):
 
 
 def ids_of(batch: step_lib.Batch) -> np.ndarray:
-    return np.asarray(step_lib.model_ids(batch, jnp.asarray(map_GU())))
+    return np.asarray(step_lib.map_to_model_ids(batch, jnp.asarray(map_GU())))
 
 
 def moments(state: step_lib.TrainState) -> tuple[Any, Any]:
@@ -305,7 +307,7 @@ WAYS = {
 @pytest.fixture(scope="module")
 def spread() -> Any:
     """Parameters at which attention is neither flat nor sure of itself."""
-    shapes = step_lib.abstract_state(make_config(), V, make_mesh("one")).params
+    shapes = step_lib.make_abstract_state(make_config(), V, make_mesh("one")).params
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: np.float32(0.15 * rng.standard_normal(x.shape)), shapes)
 
@@ -319,8 +321,8 @@ def loss_and_gradient(params: Any, changes: dict[str, Any]) -> tuple[Any, Any]:
     """Returns the mean loss of a batch, and its gradient."""
     config = make_config(**{f"model__{name}": value for name, value in changes.items()})
     mesh = make_mesh("one")
-    model = step_lib.settled(config, mesh, V).model
-    whole = jax.value_and_grad(step_lib._mean_loss, has_aux=True)
+    model = step_lib.resolve_auto_in_config(config, mesh, V).model
+    whole = jax.value_and_grad(step_lib._compute_mean_loss, has_aux=True)
     (loss, _), grads = jax.jit(whole, static_argnums=1)(params, model, host_batch(0), map_GU())
     return jax.device_get((loss, grads))
 
@@ -382,7 +384,7 @@ def test_a_loss_curve_in_bfloat16_is_as_near_to_float32_as_another_seed_is():
     def trained_in(dtype: str) -> Any:
         config = make_config(model__dtype=dtype, steps=300, optimizer__peak_lr=3e-3)
         update = functools.partial(
-            step_lib.train_step, step_lib.settled(config, make_mesh("one"), V), 300
+            step_lib.train_step, step_lib.resolve_auto_in_config(config, make_mesh("one"), V), 300
         )
         return jax.jit(
             lambda state: jax.lax.scan(
@@ -459,7 +461,7 @@ def test_parameters_and_moments_are_really_cut_over_a_mesh(runs):
 
 
 def test_an_abstract_state_has_the_shapes_and_shardings_of_a_real_one(runs):
-    abstract = step_lib.abstract_state(CONFIG, V, make_mesh("2x2x2"))
+    abstract = step_lib.make_abstract_state(CONFIG, V, make_mesh("2x2x2"))
 
     def compare(shape: jax.ShapeDtypeStruct, leaf: jax.Array) -> None:
         assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)

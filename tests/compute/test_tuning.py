@@ -20,21 +20,25 @@ def device(platform: str, compute_capability: str = "") -> types.SimpleNamespace
 
 def test_nothing_is_left_to_choose_on_any_device():
     for platform in ("cpu", "gpu", "tpu"):
-        model = tuning.settled(ModelConfig(), device(platform))
+        model = tuning.resolve_auto_fields(ModelConfig(), device(platform))
         assert "auto" not in dataclasses.asdict(model).values()
-        assert tuning.settled(model, device("cpu")) == model  # settled once is settled for good
+        assert (
+            tuning.resolve_auto_fields(model, device("cpu")) == model
+        )  # settled once is settled for good
 
 
 def test_only_a_cpu_computes_in_float32():
-    chosen = {p: tuning.settled(ModelConfig(), device(p)).dtype for p in ("cpu", "gpu", "tpu")}
+    chosen = {
+        p: tuning.resolve_auto_fields(ModelConfig(), device(p)).dtype for p in ("cpu", "gpu", "tpu")
+    }
     assert chosen == {"cpu": "float32", "gpu": "bfloat16", "tpu": "bfloat16"}
 
 
 def test_what_a_config_sets_is_kept():
     model = ModelConfig(dtype="float32", attention="einsum", remat="full", loss_chunk=8)
-    assert tuning.settled(model, device("gpu", "9.0")) == model
+    assert tuning.resolve_auto_fields(model, device("gpu", "9.0")) == model
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    assert tuning.settled_on(mesh, model, 4, 100) == model
+    assert tuning.resolve_auto_on_mesh(mesh, model, 4, 100) == model
 
 
 @pytest.mark.parametrize(
@@ -51,20 +55,20 @@ def test_what_a_config_sets_is_kept():
     ],
 )
 def test_cudnn_attention_is_chosen_where_it_can_run(changes, capability, path):
-    model = tuning.settled(ModelConfig(**changes), device("gpu", capability))
+    model = tuning.resolve_auto_fields(ModelConfig(**changes), device("gpu", capability))
     assert model.attention == path
 
 
 def test_blocks_that_are_written_out_on_a_cpu_compute_nothing_again():
-    assert tuning.settled(ModelConfig(scan_layers=False), device("cpu")).remat == "none"
-    assert tuning.settled(ModelConfig(scan_layers=True), device("cpu")).remat == "dots"
-    assert tuning.settled(ModelConfig(scan_layers=True), device("gpu")).remat == "none"
+    assert tuning.resolve_auto_fields(ModelConfig(scan_layers=False), device("cpu")).remat == "none"
+    assert tuning.resolve_auto_fields(ModelConfig(scan_layers=True), device("cpu")).remat == "dots"
+    assert tuning.resolve_auto_fields(ModelConfig(scan_layers=True), device("gpu")).remat == "none"
 
 
 def test_the_chunk_of_the_loss_is_the_largest_divisor_that_fits(monkeypatch):
     def chosen(tokens: int, size: int) -> int:
         monkeypatch.setitem(tuning._CHUNK, "cpu", (tokens, size))
-        return tuning.loss_chunk(rows=3, L=12, V=29, platform="cpu")
+        return tuning.choose_loss_chunk(rows=3, L=12, V=29, platform="cpu")
 
     assert chosen(tokens=3 * 5, size=0) == 4  # 5 positions fit, 5 is no divisor
     assert chosen(tokens=1, size=4 * 29 * 3 * 6) == 6  # so many bytes of fp32
@@ -74,22 +78,22 @@ def test_the_chunk_of_the_loss_is_the_largest_divisor_that_fits(monkeypatch):
 
 def test_the_chunk_is_that_of_one_devices_part_of_the_batch():
     mesh = sharding.make_mesh(MeshConfig(data=4, tensor=2), jax.devices())
-    whole = tuning.settled_on(mesh, ModelConfig(L=512), 16, 64_000)
-    assert whole.loss_chunk == tuning.loss_chunk(4, 512, 32_000, "cpu") == 128
+    whole = tuning.resolve_auto_on_mesh(mesh, ModelConfig(L=512), 16, 64_000)
+    assert whole.loss_chunk == tuning.choose_loss_chunk(4, 512, 32_000, "cpu") == 128
 
 
 def test_ten_languages_never_have_all_their_logits_at_once():
     """128 x 512 positions over 163,840 ids take 43 GB in fp32."""
     for platform in ("cpu", "gpu", "tpu"):
-        chunk = tuning.loss_chunk(128, 512, 163_840, platform)
+        chunk = tuning.choose_loss_chunk(128, 512, 163_840, platform)
         assert 4 * 128 * chunk * 163_840 <= 1.4e9
 
 
 def test_a_run_goes_on_however_it_is_computed():
-    config = config_lib.resolve(config_lib.cloned(scale="demo", ratio="1:1"))
+    config = config_lib.resolve_config(config_lib.cloned(scale="demo", ratio="1:1"))
     ways = {"attention": "einsum", "remat": "full", "scan_layers": True, "loss_chunk": 2}
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, **ways))
-    assert config_lib.identity(other) == config_lib.identity(config)
+    assert config_lib.build_run_identity(other) == config_lib.build_run_identity(config)
     rounded = dataclasses.replace(config.model, dtype="bfloat16")
     other = dataclasses.replace(config, model=rounded)
-    assert config_lib.identity(other) != config_lib.identity(config)
+    assert config_lib.build_run_identity(other) != config_lib.build_run_identity(config)

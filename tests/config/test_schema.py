@@ -32,12 +32,12 @@ def two_clones(ratio="3:1", scale="demo"):
 
 def spoken():
     """Returns a run on two languages, from files, with a set of parallel texts."""
-    return cli.load(f"{ROOT}/configs/en_fr.py:scale=demo,files=DIR")
+    return cli.load_config_file(f"{ROOT}/configs/en_fr.py:scale=demo,files=DIR")
 
 
 def toys():
     """Returns a run on two toy languages, which are parallel."""
-    return cli.load(f"{ROOT}/configs/toy.py")
+    return cli.load_config_file(f"{ROOT}/configs/toy.py")
 
 
 def changed(made=two_clones, **changes):
@@ -53,7 +53,7 @@ def changed(made=two_clones, **changes):
 
 
 def resolved(made=two_clones, **changes):
-    return config_lib.resolve(changed(made, **changes))
+    return config_lib.resolve_config(changed(made, **changes))
 
 
 # Config files
@@ -63,7 +63,7 @@ def resolved(made=two_clones, **changes):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_config_file_resolves_at_every_scale(file, scale):
     values = runpy.run_path(str(file))["get_config"](f"scale={scale}")
-    config = config_lib.resolve(values)
+    config = config_lib.resolve_config(values)
     size = config_lib.SCALES[scale]
     assert (config.steps, config.model.D) == (size["steps"], size["model.D"])
     for source in config.sources.values():
@@ -78,7 +78,7 @@ def test_every_config_file_says_how_it_is_run(file):
     commands = re.findall(r"--config=(configs/\S+)", says)
     assert commands[0].startswith(f"configs/{file.name}")
     for command in commands:
-        config_lib.resolve(cli.load(f"{ROOT}/{command}"))
+        config_lib.resolve_config(cli.load_config_file(f"{ROOT}/{command}"))
     get_config = runpy.run_path(str(file))["get_config"]
     scale = "pico" if file.name == "en_fr.py" else "demo"
     assert get_config() == get_config(f"scale={scale}")
@@ -199,7 +199,9 @@ def test_every_choice_that_a_file_documents_sets_what_it_says(file):
     choices = CHOICES[file.name]
     for choice, fields in choices.items():
         for scale in config_lib.SCALES:
-            config = config_lib.resolve(cli.load(f"{file}:scale={scale},{choice}"))
+            config = config_lib.resolve_config(
+                cli.load_config_file(f"{file}:scale={scale},{choice}")
+            )
             assert config.steps == config_lib.SCALES[scale]["steps"]
             plain = config_lib.to_dict(config)
             assert {name: field_of(plain, name) for name in fields} == fields
@@ -255,7 +257,7 @@ WRONG_CHOICES = {
 @pytest.mark.parametrize("choice", WRONG_CHOICES)
 def test_a_wrong_choice_is_refused_in_one_line_with_what_to_write(capsys, choice):
     try:
-        config_lib.resolve(cli.load(f"{ROOT}/configs/{choice}"))
+        config_lib.resolve_config(cli.load_config_file(f"{ROOT}/configs/{choice}"))
         message = ""
     except SystemExit as exit_:
         assert exit_.code == 2
@@ -268,10 +270,12 @@ def test_a_wrong_choice_is_refused_in_one_line_with_what_to_write(capsys, choice
 def test_each_dial_differs_from_a_clone_in_one_thing():
     def differences(dial):
         found = [
-            config_lib.to_dict(config_lib.resolve(cli.load(f"{ROOT}/configs/dials.py:dial={d}")))
+            config_lib.to_dict(
+                config_lib.resolve_config(cli.load_config_file(f"{ROOT}/configs/dials.py:dial={d}"))
+            )
             for d in (dial, "none")
         ]
-        return [name for name, _, _ in config_lib.differences(*found)]
+        return [name for name, _, _ in config_lib.find_differences(*found)]
 
     assert differences("none") == []
     for dial, field in {
@@ -282,18 +286,22 @@ def test_each_dial_differs_from_a_clone_in_one_thing():
         "document": "mixture.switch",
     }.items():
         assert differences(dial) == [f"config.{field}"]
-    config = config_lib.resolve(cli.load(f"{ROOT}/configs/dials.py:dial=tokenizer"))
+    config = config_lib.resolve_config(
+        cli.load_config_file(f"{ROOT}/configs/dials.py:dial=tokenizer")
+    )
     one, two = config.sources["en1"], config.sources["en2"]
     assert two.tokenizer.vocab_size * 2 == one.tokenizer.vocab_size
     assert dataclasses.replace(two, tokenizer=one.tokenizer) == one
-    clone = config_lib.resolve(cli.load(f"{ROOT}/configs/dials.py"))
+    clone = config_lib.resolve_config(cli.load_config_file(f"{ROOT}/configs/dials.py"))
     assert one == dataclasses.replace(clone.sources["en"], ids="shared")
     assert config.mixture.ratio == clone.mixture.ratio
 
 
 @pytest.mark.parametrize("main, clone", [(50, 5.556), (10, 10), (37, 7), (0, 11.111), (100, 0)])
 def test_of_ten_languages_the_first_gets_what_main_says_and_the_others_equal_parts(main, clone):
-    config = config_lib.resolve(cli.load(f"{ROOT}/configs/ten_languages.py:main={main}"))
+    config = config_lib.resolve_config(
+        cli.load_config_file(f"{ROOT}/configs/ten_languages.py:main={main}")
+    )
     ratio = dict(config.mixture.ratio)
     assert config.tags == tuple(f"en{n}" for n in range(1, 11)) and set(ratio) == set(config.tags)
     percent = {tag: 100 * count / sum(ratio.values()) for tag, count in ratio.items()}
@@ -304,15 +312,17 @@ def test_of_ten_languages_the_first_gets_what_main_says_and_the_others_equal_par
 
 def test_ten_languages_of_the_reference_have_short_blocks():
     for main, block in ((50, 18), (10, 10)):
-        config = config_lib.resolve(cli.load(f"{ROOT}/configs/ten_languages.py:main={main}"))
-        assert sum(config_lib.reduced(config.mixture.ratio).values()) == block
+        config = config_lib.resolve_config(
+            cli.load_config_file(f"{ROOT}/configs/ten_languages.py:main={main}")
+        )
+        assert sum(config_lib.reduce_ratio(config.mixture.ratio).values()) == block
 
 
 def test_the_scales_of_the_reference_study_are_its_own():
     sizes = {"mini": (512, 8, 32, 2048, 4), "small": (768, 12, 64, 3072, 12)}
     sizes["medium"] = (1024, 16, 64, 4096, 24)
     for scale, size in sizes.items():
-        config = config_lib.resolve(two_clones(scale=scale))
+        config = config_lib.resolve_config(two_clones(scale=scale))
         model, optimizer = config.model, config.optimizer
         assert size == (model.D, model.H, model.K, model.F, model.N) and model.L == 512
         assert (optimizer.peak_lr, optimizer.final_lr, optimizer.warmup) == (6e-4, 6e-6, 200)
@@ -324,7 +334,9 @@ def test_the_scales_of_the_reference_study_are_its_own():
 
 
 def test_toy_languages_say_the_same_in_languages_of_their_own():
-    config = config_lib.resolve(cli.load(f"{ROOT}/configs/toy.py:ratio=1:1:1,order=head_last"))
+    config = config_lib.resolve_config(
+        cli.load_config_file(f"{ROOT}/configs/toy.py:ratio=1:1:1,order=head_last")
+    )
     assert [config.sources[f"toy{n}"].synthetic.language for n in range(3)] == [0, 1, 2]
     assert {name: set_.sources for name, set_ in config.parallel.items()} == {
         "toy0_toy1": ("toy0", "toy1"),
@@ -346,30 +358,32 @@ def test_the_choices_behind_the_colon_are_what_the_file_offers():
 
 
 def test_a_ratio_of_n_parts_is_a_run_on_n_clones():
-    config = config_lib.resolve(two_clones("7:0:2:1"))
+    config = config_lib.resolve_config(two_clones("7:0:2:1"))
     assert config.tags == ("en1", "en2", "en3", "en4")
     assert dict(config.mixture.ratio) == {"en1": 7, "en2": 0, "en3": 2, "en4": 1}
     assert [config.languages[tag].clone_of for tag in config.tags] == ["", "en1", "en1", "en1"]
 
 
 def test_a_ratio_of_one_part_is_a_run_on_one_language():
-    config = config_lib.resolve(cli.load(f"{REFERENCE}:ratio=1"))
+    config = config_lib.resolve_config(cli.load_config_file(f"{REFERENCE}:ratio=1"))
     assert config.tags == ("en1",) and dict(config.mixture.ratio) == {"en1": 1}
-    french = cli.load(f"{ROOT}/configs/en_fr.py:files=DIR,languages=fr,ratio=1")
-    config = config_lib.resolve(french)
+    french = cli.load_config_file(f"{ROOT}/configs/en_fr.py:files=DIR,languages=fr,ratio=1")
+    config = config_lib.resolve_config(french)
     assert config.tags == ("fr",) == tuple(config.sources) and not config.parallel
-    assert config_lib.resolve(cli.load(f"{ROOT}/configs/toy.py:ratio=1")).tags == ("toy0",)
+    assert config_lib.resolve_config(
+        cli.load_config_file(f"{ROOT}/configs/toy.py:ratio=1")
+    ).tags == ("toy0",)
 
 
 def test_a_language_that_joins_later_has_its_ids_from_the_start_and_its_ratio_from_then_on():
-    config = config_lib.resolve(cli.load(f"{REFERENCE}:ratio=6:3:1,joins=0.25"))
-    assert config_lib.stages(config) == (
+    config = config_lib.resolve_config(cli.load_config_file(f"{REFERENCE}:ratio=6:3:1,joins=0.25"))
+    assert config_lib.list_stages(config) == (
         (0, {"en1": 6, "en2": 3, "en3": 0}),
         (375, {"en1": 6, "en2": 3, "en3": 1}),
     )
     assert config.tags == ("en1", "en2", "en3")
-    config = config_lib.resolve(cli.load(f"{ROOT}/configs/en_fr.py:joins=0.5"))
-    assert [ratio["fr"] for _, ratio in config_lib.stages(config)] == [0, 50]
+    config = config_lib.resolve_config(cli.load_config_file(f"{ROOT}/configs/en_fr.py:joins=0.5"))
+    assert [ratio["fr"] for _, ratio in config_lib.list_stages(config)] == [0, 50]
 
 
 @pytest.mark.parametrize("ratio", ["90", "0.9:0.1", "90:-10", "a:b", "90:", "90/10", ""])
@@ -383,7 +397,7 @@ def test_a_ratio_that_is_not_whole_numbers_with_colons_is_refused_with_an_exampl
     [((90, 10), (9, 1)), ((95, 5), (19, 1)), ((0, 50), (0, 1)), ((7, 5), (7, 5)), ((4, 6), (2, 3))],
 )
 def test_a_ratio_is_reduced_to_its_lowest_terms(ratio, counts):
-    reduced = config_lib.reduced(dict(zip("ab", ratio, strict=True)))
+    reduced = config_lib.reduce_ratio(dict(zip("ab", ratio, strict=True)))
     assert tuple(reduced.values()) == counts
 
 
@@ -691,7 +705,7 @@ def test_a_set_of_parallel_texts_has_a_name_like_a_tag(name):
     values = changed(spoken)
     values["parallel"][name] = values["parallel"].pop("en_fr")
     with pytest.raises(ValueError, match="a name is made of a-z, 0-9 and _ only"):
-        config_lib.resolve(values)
+        config_lib.resolve_config(values)
 
 
 @pytest.mark.parametrize("dial", [{"world": 1}, {"lemmas": 2048}, {"zipf": 2.0}, {"depth": 2}])
@@ -716,7 +730,7 @@ def test_a_source_has_a_name_like_a_tag(name):
     values = changed()
     values["sources"][name] = config_lib.to_dict(config_lib.SourceConfig())
     with pytest.raises(ValueError, match="a name is made of a-z, 0-9 and _ only"):
-        config_lib.resolve(values)
+        config_lib.resolve_config(values)
 
 
 def test_words_in_another_order_take_a_toy_text_with_an_end():
@@ -749,7 +763,7 @@ def test_a_tag_is_made_of_small_letters_digits_and_underscores(name):
     values["languages"][name] = values["languages"].pop("en2")
     values["mixture"]["ratio"][name] = values["mixture"]["ratio"].pop("en2")
     with pytest.raises(ValueError, match="made of a-z, 0-9 and _ only"):
-        config_lib.resolve(values)
+        config_lib.resolve_config(values)
 
 
 # The ratio
@@ -783,8 +797,10 @@ def test_a_count_that_is_not_a_number_is_refused_by_its_field(count):
 
 def test_a_whole_number_written_with_a_point_is_that_number():
     whole = resolved(mixture__ratio={"en1": 3.0, "en2": 1})
-    assert whole == resolved() and config_lib.identity(whole) == config_lib.identity(resolved())
-    assert config_lib.reduced(whole.mixture.ratio) == {"en1": 3, "en2": 1}
+    assert whole == resolved() and config_lib.build_run_identity(
+        whole
+    ) == config_lib.build_run_identity(resolved())
+    assert config_lib.reduce_ratio(whole.mixture.ratio) == {"en1": 3, "en2": 1}
 
 
 def test_every_language_has_a_ratio_and_every_ratio_a_language():
@@ -870,7 +886,7 @@ def test_stages_that_fall_on_one_step_are_refused():
 def test_a_fraction_is_rounded_down_to_a_step_and_is_what_it_looks_like():
     def first_of(fraction, steps):
         config = resolved(mixture__stages=stages(0, fraction), steps=steps)
-        return config_lib.stages(config)[1][0]
+        return config_lib.list_stages(config)[1][0]
 
     for tenths in range(1, 10):
         for steps in (10, 1000, 18265, 18270):
@@ -880,7 +896,7 @@ def test_a_fraction_is_rounded_down_to_a_step_and_is_what_it_looks_like():
     for parts in range(2, 30):
         for steps in (parts, 30 * parts, 30 * parts + 1):
             schedule = stages(*(part / parts for part in range(parts)))
-            found = config_lib.stages(resolved(mixture__stages=schedule, steps=steps))
+            found = config_lib.list_stages(resolved(mixture__stages=schedule, steps=steps))
             assert [first for first, _ in found] == [part * steps // parts for part in range(parts)]
 
 
@@ -897,13 +913,13 @@ def test_a_fraction_is_rounded_down_to_a_step_and_is_what_it_looks_like():
 def test_equal_stages_are_those_of_the_reference(text, lengths, total):
     schedule = config_lib.equal_stages(text, "en1", "en2")
     config = resolved(mixture__stages=schedule, steps=18265)
-    found = config_lib.stages(config)
+    found = config_lib.list_stages(config)
     ends = [first for first, _ in found[1:]] + [18265]
     assert tuple(e - first for e, (first, _) in zip(ends, found, strict=True)) == lengths
     shares = [fractions.Fraction(part) for part in text.split("_")]
     for share, (_, ratio) in zip(shares, found, strict=True):
         assert fractions.Fraction(ratio["en2"], sum(ratio.values())) == share
-    totals = config_lib.totals(config)
+    totals = config_lib.compute_sequence_totals(config)
     assert sum(totals.values()) == 18265 * config.batch_size
     share = float(totals["en2"] / sum(totals.values()))
     # The last stage takes the remainder, as in the reference.
@@ -918,19 +934,22 @@ def test_stages_that_are_balanced_are_not_refused_for_their_rounding(text, steps
         "mixture__same_total_as": stages(0),
     }
     config = resolved(**changes, steps=steps)
-    [firsts, _] = zip(*config_lib.stages(config), strict=True)
+    [firsts, _] = zip(*config_lib.list_stages(config), strict=True)
     assert firsts == tuple(range(0, steps, steps // len(firsts)))
-    assert config_lib.totals(config)["en1"] == steps * config.batch_size / 2
+    assert config_lib.compute_sequence_totals(config)["en1"] == steps * config.batch_size / 2
 
 
 def test_a_total_is_that_of_all_stages_together():
     schedule = [[0, {"en1": 3, "en2": 1}], [40, {"en1": 0, "en2": 1}], [60, {"en1": 1, "en2": 2}]]
     config = resolved(mixture__stages=schedule, steps=100, batch_size=8)
-    assert config_lib.totals(config) == {
+    assert config_lib.compute_sequence_totals(config) == {
         "en1": 8 * (40 * fractions.Fraction(3, 4) + 40 * fractions.Fraction(1, 3)),
         "en2": 8 * (10 + 20 + 40 * fractions.Fraction(2, 3)),
     }
-    assert config_lib.totals(resolved(steps=100, batch_size=8)) == {"en1": 600, "en2": 200}
+    assert config_lib.compute_sequence_totals(resolved(steps=100, batch_size=8)) == {
+        "en1": 600,
+        "en2": 200,
+    }
 
 
 def test_a_run_that_asks_for_another_one_s_total_is_refused_where_it_has_not():
@@ -980,7 +999,7 @@ def test_with_a_temperature_the_ratio_may_be_anything_or_nothing():
 def test_stages_can_be_set_in_a_config_file():
     config = two_clones()
     config.mixture.stages = ((0, {"en1": 1, "en2": 0}), (500, {"en1": 1, "en2": 3}))
-    [(_, first), (step, second)] = config_lib.resolve(config).mixture.stages
+    [(_, first), (step, second)] = config_lib.resolve_config(config).mixture.stages
     assert (dict(first), step, dict(second)) == ({"en1": 1, "en2": 0}, 500, {"en1": 1, "en2": 3})
 
 
@@ -1014,10 +1033,12 @@ def test_a_config_read_back_from_its_run_is_the_same(tmp_path, changes):
     run.check(config)
     run.claim(config)
     assert run.config() == config
-    assert config_lib.identity(run.config()) == config_lib.identity(config)
+    assert config_lib.build_run_identity(run.config()) == config_lib.build_run_identity(config)
     plain = json.loads((tmp_path / "run" / "config.json").read_text())
     assert plain == config_lib.to_dict(config)
-    assert config_lib.digest(plain) == config_lib.digest(config_lib.to_dict(run.config()))
+    assert config_lib.hash_plain_values(plain) == config_lib.hash_plain_values(
+        config_lib.to_dict(run.config())
+    )
     run.check(config)
 
 
@@ -1036,14 +1057,14 @@ def test_every_field_has_a_default_that_can_be_set_from_the_command_line():
 def test_differences_name_each_field_with_both_values():
     ours = config_lib.to_dict(resolved())
     theirs = config_lib.to_dict(resolved(steps=7, model__D=32, languages__en2__anchors=0.5))
-    assert config_lib.differences(ours, theirs) == [
+    assert config_lib.find_differences(ours, theirs) == [
         ("config.steps", ours["steps"], 7),
         ("config.languages.en2.anchors", 0.0, 0.5),
         ("config.model.D", 64, 32),
     ]
-    assert config_lib.differences(ours, ours) == []
+    assert config_lib.find_differences(ours, ours) == []
     other = {"ratio": {"en1": 3}, "stages": [[0, {"en1": 3}]]}
-    assert config_lib.differences({"ratio": {"en1": 3, "fr": 1}, "stages": []}, other) == [
+    assert config_lib.find_differences({"ratio": {"en1": 3, "fr": 1}, "stages": []}, other) == [
         ("config.ratio.fr", 1, "absent"),
         ("config.stages", [], [[0, {"en1": 3}]]),
     ]
@@ -1116,7 +1137,7 @@ FRACTIONS, STEPS = stages(0, 0.25, 0.5, en1=3), stages(0, 250, 500, en1=3)
 def test_stages_by_fraction_and_by_their_steps_are_one_run(tmp_path):
     for ours, theirs in ((FRACTIONS, STEPS), (STEPS, FRACTIONS)):
         one, other = (resolved(mixture__stages=s, steps=1000) for s in (ours, theirs))
-        assert config_lib.identity(one) == config_lib.identity(other)
+        assert config_lib.build_run_identity(one) == config_lib.build_run_identity(other)
         run = runs.RunDirectory(tmp_path / str(ours[1][0]))
         run.claim(one)
         run.check(other)
@@ -1144,7 +1165,7 @@ def test_a_run_that_goes_on_by_its_directory_keeps_the_steps_of_its_stages(tmp_p
     run.claim(resolved(mixture__stages=FRACTIONS, mixture__same_total_as=FRACTIONS, steps=1000))
     longer = run_config.get_config(str(run.path))
     longer.steps = 2000
-    found = config_lib.resolve(longer)
+    found = config_lib.resolve_config(longer)
     run.check(found, extend=True)
     assert [first for first, _ in found.mixture.stages] == [0, 250, 500]
     assert found.mixture.same_total_as == found.mixture.stages
@@ -1175,7 +1196,15 @@ def test_a_ratio_that_a_temperature_filled_in_is_not_part_of_the_run(tmp_path):
         )
         for n in (3, 5)
     ]
-    assert len({config_lib.digest(config_lib.identity(one)) for one in [config, *filled]}) == 1
+    assert (
+        len(
+            {
+                config_lib.hash_plain_values(config_lib.build_run_identity(one))
+                for one in [config, *filled]
+            }
+        )
+        == 1
+    )
     run = runs.RunDirectory(tmp_path / "run")
     run.claim(filled[0])
     run.check(config)
@@ -1212,7 +1241,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 def refused(capsys, *args):
     """Returns the message that arguments are refused with, before any flag is parsed."""
     with pytest.raises(SystemExit) as exit_:
-        cli._check_config(list(args))
+        cli._check_config_flag(list(args))
     assert exit_.value.code == 2
     return capsys.readouterr().err
 
@@ -1247,9 +1276,11 @@ def test_a_field_of_a_run_is_refused_in_a_study_saying_where_its_runs_have_it(ca
 
 
 def test_overrides_of_fields_that_exist_pass():
-    cli._check_config([f"--config={REFERENCE}:scale=mini", "--config.steps=5", "--dry_run"])
-    cli._check_config(["--config", REFERENCE, "--config.mixture.ratio.en2", "5", "--nodry_run"])
-    cli._check_config(["--workdir=somewhere"])
+    cli._check_config_flag([f"--config={REFERENCE}:scale=mini", "--config.steps=5", "--dry_run"])
+    cli._check_config_flag(
+        ["--config", REFERENCE, "--config.mixture.ratio.en2", "5", "--nodry_run"]
+    )
+    cli._check_config_flag(["--workdir=somewhere"])
 
 
 def run_shower(tmp_path, what, *args):
@@ -1261,7 +1292,7 @@ def run_shower(tmp_path, what, *args):
             print(json.dumps({what}))
             return 0
         cli.define_config()
-        cli.run(main)
+        cli.run_command(main)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *args],
@@ -1386,9 +1417,9 @@ def test_a_command_with_a_wrong_config_exits_with_2_one_message_and_nothing_made
 
 def test_whether_ids_are_shared_is_part_of_a_run_only_where_documents_are_parted():
     def identity(ids, content):
-        config = cli.load(f"{ROOT}/configs/dials.py:dial=tokenizer")
+        config = cli.load_config_file(f"{ROOT}/configs/dials.py:dial=tokenizer")
         config.sources.en1.ids, config.mixture.content = ids, content
-        return config_lib.identity(config_lib.resolve(config))
+        return config_lib.build_run_identity(config_lib.resolve_config(config))
 
     assert identity("own", "shared") == identity("shared", "shared")
     assert identity("own", "disjoint") != identity("shared", "disjoint")
@@ -1412,7 +1443,7 @@ def test_a_flag_of_another_kind_is_refused_by_what_it_takes(capsys):
     flags.DEFINE_integer("epochs", 1, "", flag_values=values)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="2"):
         patch.setattr(cli.flags, "FLAGS", values)
-        cli._parse(["command", "--epochs=x"])
+        cli._parse_flags(["command", "--epochs=x"])
     assert capsys.readouterr().err == "error: --epochs=x: it must be an integer.\n"
 
 
@@ -1428,7 +1459,7 @@ def test_a_command_that_is_told_to_stop_asks_to_be_started_again(sent):
             os.kill(os.getpid(), signal.{sent})
             for _ in range(1000):
                 time.sleep(0.01)
-        cli.run(main)
+        cli.run_command(main)
     """
     code = textwrap.dedent(program)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -1447,10 +1478,15 @@ def test_runs_keep_the_identity_that_earlier_versions_wrote_into_study_json():
         (config_lib.cloned(scale="demo", ratio="90:10"), "eb3223aa6aca5424"),
         (staged, "2722714b6338b746"),
         # Documents were parted by their ids then as they are now where ids are shared.
-        (cli.load(f"{ROOT}/configs/en_fr.py:content=disjoint"), "c42e2bfdf99ca36f"),
-        (cli.load(f"{ROOT}/configs/dials.py:dial=tokenizer"), "40b8407cf581cd87"),
+        (cli.load_config_file(f"{ROOT}/configs/en_fr.py:content=disjoint"), "c42e2bfdf99ca36f"),
+        (cli.load_config_file(f"{ROOT}/configs/dials.py:dial=tokenizer"), "40b8407cf581cd87"),
     ):
-        assert config_lib.digest(config_lib.identity(config_lib.resolve(values))) == written
+        assert (
+            config_lib.hash_plain_values(
+                config_lib.build_run_identity(config_lib.resolve_config(values))
+            )
+            == written
+        )
 
 
 @pytest.mark.parametrize("stages_", [(), FRACTIONS, STEPS], ids=["none", "fractions", "steps"])
@@ -1465,30 +1501,31 @@ def test_overrides_without_a_config_change_that_of_the_run_in_the_workdir(
     monkeypatch.setattr(flags, "FLAGS", values)
     argv = ["main", f"--workdir={tmp_path / 'run'}", "--config.steps=2000", "--noconfig.model.tied"]
     monkeypatch.setattr("sys.argv", argv)
-    cli._parse(argv)
+    cli._parse_flags(argv)
     # More steps leave the stages where they were.
     expected = resolved(mixture__stages=STEPS if stages_ else (), steps=2000)
-    assert config_lib.resolve(values.config) == expected
+    assert config_lib.resolve_config(values.config) == expected
     assert argv[1].startswith("--workdir")  # what "To go on" repeats
 
 
 @pytest.mark.parametrize("workdir", [[], ["--workdir=no/run"]])
 def test_overrides_of_no_config_at_all_are_refused(capsys, monkeypatch, workdir):
-    monkeypatch.setattr(cli, "_config_flags", lambda: ["config"])
+    monkeypatch.setattr(cli, "_list_config_flags", lambda: ["config"])
     with pytest.raises(SystemExit):
-        cli._with_run_config(["main", *workdir, "--config.steps=5"])
+        cli._insert_run_config(["main", *workdir, "--config.steps=5"])
     assert (
         "--config.steps changes a field of a config, and there is none" in capsys.readouterr().err
     )
-    assert cli._with_run_config(["main", *workdir]) == ["main", *workdir]
+    assert cli._insert_run_config(["main", *workdir]) == ["main", *workdir]
     whole = ["main", *workdir, f"--config={REFERENCE}", "--config.steps=5"]
-    assert cli._with_run_config(whole) == whole
+    assert cli._insert_run_config(whole) == whole
 
 
 def test_help_shows_every_flag_of_the_command():
     code = (
         "from absl import flags; from imbalance_jax import cli\n"
-        "cli.define_config(); cli.define_computing(); print(flags.FLAGS.main_module_help())"
+        "cli.define_config_flag(); cli.define_compute_flags()\n"
+        "print(flags.FLAGS.main_module_help())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     for flag in ("--config", "--accumulate", "--remat"):

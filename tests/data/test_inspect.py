@@ -15,12 +15,12 @@ from imbalance_jax.data import inspect, prepare
 from imbalance_jax.data.order import audit
 from imbalance_jax.data.order.mixture import ORDER_VERSION
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training.train import Trainer
+from imbalance_jax.training.train import Experiment
 
 
 def make_run(path, config) -> RunDirectory:
     """Returns a run directory as training leaves it, without a model."""
-    opened = inspect.Opened.of(config)
+    opened = inspect.TrainingData.of(config)
     config, run = opened.config, RunDirectory(path)
     run.claim(config)
     fingerprints = {
@@ -28,7 +28,7 @@ def make_run(path, config) -> RunDirectory:
         for name, source in opened.sources.items()
     }
     run.write_json("provenance.json", {"sources": fingerprints, "order_version": ORDER_VERSION})
-    follower = audit.Audit(config, opened.stream)
+    follower = audit.OrderAudit(config, opened.stream)
     trained_G = np.zeros(len(config.tags), int)
     for step in range(opened.stream.steps):
         language_B = opened.stream.batch(step).language_B
@@ -38,7 +38,7 @@ def make_run(path, config) -> RunDirectory:
             tokens = dict(zip(config.tags, trained_G * config.model.L, strict=True))
             record = {f"train/tokens/{tag}": int(count) for tag, count in tokens.items()}
             run.log(step + 1, record | follower.metrics())
-    rows = audit.requested_and_realised(config, opened.stream, list(run.metrics()))
+    rows = audit.build_mixture_rows(config, opened.stream, list(run.metrics()))
     run.write_csv("mixture.csv", rows)
     run.finish()
     return run
@@ -56,7 +56,7 @@ def copy(run, tmp_path) -> RunDirectory:
 
 
 def checked(run) -> list[str]:
-    return inspect.check_run(run, inspect.Opened.of_run(run.path))
+    return inspect.check_run(run, inspect.TrainingData.of_run(run.path))
 
 
 def test_a_run_agrees_with_its_own_record(run):
@@ -86,7 +86,7 @@ def test_repeats_across_clones_are_recorded_where_the_config_allows_them(tmp_pat
     made = make_run(tmp_path / "run", tiny_config(data_dir, **changes))
     rows = made.read_csv("mixture.csv")
     repeats = [int(row["cross_language_repeats"]) for row in rows]
-    opened = inspect.Opened.of_run(made.path)
+    opened = inspect.TrainingData.of_run(made.path)
     [dry] = opened.stream.dry_steps().values()
     assert 500 < dry < 3000  # or the test shows nothing
     for row, count in zip(rows, repeats, strict=True):
@@ -131,17 +131,17 @@ def test_a_run_on_another_text_is_refused_before_anything_is_compared(copy):
     before["sources"]["en"]["fingerprint"] = "0" * 16
     copy.write_json("provenance.json", before)
     with pytest.raises(ValueError, match="another text or tokenizer of source en"):
-        inspect.Opened.of_run(copy.path)
+        inspect.TrainingData.of_run(copy.path)
     del before["sources"]["en"]["format"]  # as before there was one
     copy.write_json("provenance.json", before)
     with pytest.raises(ValueError, match="an earlier version of this program prepared"):
-        inspect.Opened.of_run(copy.path)
+        inspect.TrainingData.of_run(copy.path)
 
 
 def compared(first, second) -> tuple[bool, str]:
-    opened = [inspect.Opened.of_run(run.path) for run in (first, second)]
+    opened = [inspect.TrainingData.of_run(run.path) for run in (first, second)]
     hashes = [{r["step"]: r[audit.ORDER_METRIC] for r in run.metrics()} for run in (first, second)]
-    return inspect.compare(*opened, hashes)
+    return inspect.compare_runs(*opened, hashes)
 
 
 def test_a_run_and_its_copy_saw_the_same(run, copy):
@@ -151,7 +151,7 @@ def test_a_run_and_its_copy_saw_the_same(run, copy):
 def test_a_run_by_temperature_is_read_with_the_ratio_that_it_was_begun_with(tmp_path, data_dir):
     config = tiny_config(data_dir, mixture__temperature=1.0)
     run = RunDirectory(tmp_path / "run")
-    run.claim(inspect.Opened.of(config).config)
+    run.claim(inspect.TrainingData.of(config).config)
     run.release()
     assert run.config().mixture.ratio == {"en1": 500, "en2": 500}
     # As rounding of another version would have made it.
@@ -159,15 +159,15 @@ def test_a_run_by_temperature_is_read_with_the_ratio_that_it_was_begun_with(tmp_
     plain["mixture"]["ratio"] = {"en1": 501, "en2": 499}
     run.write_json("config.json", plain)
     run.check(config)  # the same run
-    again = Trainer.of_run(config, run, sharding.make_mesh(config.mesh, jax.devices()))
-    opened = inspect.Opened.of_run(run.path)
+    again = Experiment.of_run(config, run, sharding.make_mesh(config.mesh, jax.devices()))
+    opened = inspect.TrainingData.of_run(run.path)
     assert again.config.mixture.ratio == opened.config.mixture.ratio == {"en1": 501, "en2": 499}
 
 
 def early(run) -> RunDirectory:
     """Returns a run whose hashes are those that version 1 of them would have."""
-    opened = inspect.Opened.of_run(run.path)
-    follower = audit.Audit(opened.config, opened.stream, hash_version=1)
+    opened = inspect.TrainingData.of_run(run.path)
+    follower = audit.OrderAudit(opened.config, opened.stream, hash_version=1)
 
     def change(records):
         for record in records:
@@ -185,10 +185,10 @@ def test_hashes_of_an_earlier_version_hold_for_their_run_and_prove_nothing_betwe
     assert same and "of version 1, 2. Those of version 1 do not determine the tokens" in said
 
     # Two runs of equal early hashes, whose tokens differ.
-    ours = inspect.Opened.of_run(run.path)
-    theirs = inspect.Opened.of(tiny_config(ours.config.data_dir, mixture__text_share=0.95))
+    ours = inspect.TrainingData.of_run(run.path)
+    theirs = inspect.TrainingData.of(tiny_config(ours.config.data_dir, mixture__text_share=0.95))
     equal = {20: "00" * 8}
-    same, said = inspect.compare(ours, theirs, [equal, equal])
+    same, said = inspect.compare_runs(ours, theirs, [equal, equal])
     assert not same and "The same tokens up to step 0" in said
 
 
@@ -200,7 +200,7 @@ def test_a_run_that_went_on_with_other_hashes_is_held_against_both_kinds(run, co
             record[audit.ORDER_METRIC] = recorded
 
     rewrite(early(copy), change)
-    assert {audit.hash_version_of(r[audit.ORDER_METRIC]) for r in copy.metrics()} == {1, 2}
+    assert {audit.parse_hash_version(r[audit.ORDER_METRIC]) for r in copy.metrics()} == {1, 2}
     assert checked(copy) == []
     rewrite(copy, lambda records: records[0].update({audit.ORDER_METRIC: "00" * 8}))
     [wrong] = checked(copy)
@@ -233,12 +233,12 @@ def test_the_same_text_in_another_language_is_a_difference(run, tmp_path, data_d
     plain = config_lib.to_dict(swapped)
     plain["languages"] = {"en1": plain["languages"]["en1"], "en3": plain["languages"]["en2"]}
     plain["mixture"]["ratio"] = {"en1": 3, "en3": 1}
-    same, said = compared(run, make_run(tmp_path / "renamed", config_lib.resolve(plain)))
+    same, said = compared(run, make_run(tmp_path / "renamed", config_lib.resolve_config(plain)))
     assert not same and "en2" in said and "en3" in said
 
 
 def test_a_batch_is_printed_with_the_language_pool_and_text_of_every_row(run, english):
-    opened = inspect.Opened.of_run(run.path)
+    opened = inspect.TrainingData.of_run(run.path)
     said = inspect.describe_batch(opened, step=3, rows=0).splitlines()
     batch = opened.stream.batch(3)
     assert said[0] == "step 3: 8 sequences of 16 tokens (en1 6, en2 2)"
@@ -279,8 +279,8 @@ def test_the_bench_reports_the_tokens_that_it_timed(data_dir, english, monkeypat
     monkeypatch.setattr(stream, "_SECONDS", 0.02)
     config = tiny_config(data_dir, steps=3000)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = Trainer.make(config, prepare.prepare_all(config), mesh)
-    found = stream.measure(trainer, seconds=0.02)
+    trainer = Experiment.make(config, prepare.prepare_run_sources(config), mesh)
+    found = stream.measure_stream_speed(trainer, seconds=0.02)
     assert set(found["data"]) == {"first epoch", "later epoch"}
     for part in found["data"].values():
         per_second = 8 * 16 / (part["microseconds_per_batch"] / 1e6)

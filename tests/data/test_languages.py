@@ -100,7 +100,7 @@ def config_of(tags, *, sources=("en",), **vocabulary):
         config.languages[tag] = config_lib.declared(LanguageConfig, **fields)
         config.mixture.ratio[tag] = 1
     config.vocabulary.update(vocabulary)
-    return config_lib.resolve(config)
+    return config_lib.resolve_config(config)
 
 
 def clones(n, *, anchors=0.0, **vocabulary):
@@ -118,7 +118,7 @@ def cloned_of(source, anchors, anchor_specials="never", choice="reference", meas
         clone_of="en1", anchors=anchors, anchor_choice=choice, anchor_measure=measure
     )
     vocabulary = VocabularyConfig(anchor_specials=anchor_specials)
-    return languages.cloned_ids(source, language, vocabulary)
+    return languages.select_cloned_ids(source, language, vocabulary)
 
 
 # Clones
@@ -126,31 +126,31 @@ def cloned_of(source, anchors, anchor_specials="never", choice="reference", meas
 
 @pytest.mark.parametrize("n, size", [(1, 16384), (2, 32768), (10, 163840)])
 def test_every_clone_widens_the_vocabulary_by_its_whole_source(n, size):
-    made = languages.vocabulary(clones(n), {"en": pieces(REFERENCE)})
+    made = languages.build_vocabulary(clones(n), {"en": pieces(REFERENCE)})
     assert made.size == size and made.own_GV.shape == (n, size)
 
 
 @pytest.mark.parametrize("anchors", [0.0, 0.1, 0.5])
 def test_the_size_of_the_vocabulary_does_not_depend_on_anchors(anchors):
-    assert languages.vocabulary(clones(2, anchors=anchors), {"en": pieces()}).size == 80
+    assert languages.build_vocabulary(clones(2, anchors=anchors), {"en": pieces()}).size == 80
 
 
 def test_a_full_clone_shifts_every_id_but_padding():
-    made = languages.vocabulary(clones(10), {"en": pieces()})
+    made = languages.build_vocabulary(clones(10), {"en": pieces()})
     for clone in range(10):
         expected = [t + clone * 40 if t > 0 else 0 for t in range(40)]
         assert made.map_GU[clone].tolist() == expected
 
 
 def test_only_padding_is_shared_between_full_clones():
-    made = languages.vocabulary(clones(3), {"en": pieces()})
+    made = languages.build_vocabulary(clones(3), {"en": pieces()})
     assert np.nonzero(made.own_GV.sum(axis=0) > 1)[0].tolist() == [0]
     # Slots 40 and 80 would be the clones' padding, and stay unused.
     assert np.nonzero(made.own_GV.sum(axis=0) == 0)[0].tolist() == [40, 80]
 
 
 def test_without_a_padding_piece_nothing_is_shared():
-    made = languages.vocabulary(clones(2), {"en": pieces(pad_id=-1)})
+    made = languages.build_vocabulary(clones(2), {"en": pieces(pad_id=-1)})
     assert (made.own_GV.sum(axis=0) == 1).all()
 
 
@@ -160,7 +160,7 @@ def test_a_clone_map_is_a_bijection_off_the_anchors_and_decodes_to_the_same_text
     anchors, anchor_specials
 ):
     config = clones(3, anchors=anchors, anchor_specials=anchor_specials)
-    made = languages.vocabulary(config, {"en": pieces()})
+    made = languages.build_vocabulary(config, {"en": pieces()})
     text = np.arange(40)
     for g in range(3):
         ids = made.map_GU[g]
@@ -175,7 +175,7 @@ def test_a_clone_map_is_a_bijection_off_the_anchors_and_decodes_to_the_same_text
 
 
 def test_ids_of_another_language_have_no_base_id():
-    made = languages.vocabulary(clones(2), {"en": pieces()})
+    made = languages.build_vocabulary(clones(2), {"en": pieces()})
     assert made.base_ids(0, np.array([0, 5, 45, 79])).tolist() == [0, 5, -1, -1]
     assert made.base_ids(1, np.array([0, 5, 45, 79, 40])).tolist() == [0, -1, 5, 39, -1]
 
@@ -346,7 +346,7 @@ def test_counting_anchors_does_not_change_the_counts(tokenizers):
     source = real_pieces(tokenizers)["en"]
     before = source.counts_U.copy()
     cloned_of(source, 0.3, "never", "frequent", "tokens")
-    languages.token_share(source, np.ones(source.size, bool))
+    languages.compute_token_share(source, np.ones(source.size, bool))
     assert np.array_equal(source.counts_U, before) and before[2] > 0
 
 
@@ -354,12 +354,12 @@ def test_the_share_of_tokens_is_that_of_the_text_without_specials(tokenizers):
     source = real_pieces(tokenizers)["en"]
     text = [i for line in TEXTS["en"].split("\n") for i in tokenizers["en"].encode(line)]
     chosen = np.arange(source.size) % 3 == 0
-    share = languages.token_share(source, chosen)
+    share = languages.compute_token_share(source, chosen)
     assert share == sum(i % 3 == 0 for i in text) / len(text)
     everything = np.ones(source.size, bool)
-    assert languages.token_share(source, everything) == 1
-    assert languages.token_share(source, ~everything) == 0
-    assert languages.token_share(pieces(counts=[0] * 40), np.ones(40, bool)) == 0
+    assert languages.compute_token_share(source, everything) == 1
+    assert languages.compute_token_share(source, ~everything) == 0
+    assert languages.compute_token_share(pieces(counts=[0] * 40), np.ones(40, bool)) == 0
 
 
 # Languages together
@@ -369,7 +369,9 @@ def test_languages_are_laid_out_in_natural_order_whatever_order_the_config_has()
     names = ["en10", "en2", "en1", "en9"]
     fields = {tag: {"clone_of": "en1"} for tag in names} | {"en1": {"source": "en"}}
     for order in (names, sorted(names), names[::-1]):
-        made = languages.vocabulary(config_of({t: fields[t] for t in order}), {"en": pieces()})
+        made = languages.build_vocabulary(
+            config_of({t: fields[t] for t in order}), {"en": pieces()}
+        )
         assert made.tags == ("en1", "en2", "en9", "en10")
         assert made.map_GU[:, 5].tolist() == [5, 45, 85, 125]
 
@@ -383,7 +385,7 @@ def test_tags_whose_numbers_are_equal_still_have_one_order():
 def test_sources_of_different_sizes_each_have_a_slot_of_their_own_size():
     tags = {"en": {"source": "en"}, "fr": {"source": "fr"}, "fr2": {"clone_of": "fr"}}
     config = config_of(tags, sources=("en", "fr"))
-    made = languages.vocabulary(config, {"en": pieces(40), "fr": pieces(29)})
+    made = languages.build_vocabulary(config, {"en": pieces(40), "fr": pieces(29)})
     assert made.size == 40 + 29 + 29 and made.map_GU.shape == (3, 40)
     assert made.map_GU[0].tolist() == list(range(40))
     assert made.map_GU[1].tolist() == [0, *range(41, 69)] + [-1] * 11
@@ -400,7 +402,7 @@ def test_a_clone_keeps_the_anchors_of_its_own_parent():
         "fr2": {"clone_of": "fr", "anchors": 1.0},
     }
     config = config_of(tags, sources=("en", "fr"), anchor_specials="reference")
-    made = languages.vocabulary(config, {"en": pieces(40), "fr": pieces(29)})
+    made = languages.build_vocabulary(config, {"en": pieces(40), "fr": pieces(29)})
     assert made.map_GU[2].tolist() == made.map_GU[1].tolist()
 
 
@@ -409,11 +411,15 @@ def test_a_clone_is_written_in_the_text_of_its_parent():
         {"en": {"source": "en"}, "x": {"source": "fr"}, "x2": {"clone_of": "x"}},
         sources=("en", "fr"),
     )
-    assert [languages.source_of(config, tag) for tag in ("en", "x", "x2")] == ["en", "fr", "fr"]
+    assert [languages.get_source_name(config, tag) for tag in ("en", "x", "x2")] == [
+        "en",
+        "fr",
+        "fr",
+    ]
 
 
 def test_a_language_that_a_model_lacks_is_refused_with_those_it_has():
-    made = languages.vocabulary(clones(2), {"en": pieces()})
+    made = languages.build_vocabulary(clones(2), {"en": pieces()})
     assert made.index("en2") == 1
     with pytest.raises(ValueError, match=r"'fr'.*en1, en2"):
         made.index("fr")
@@ -429,7 +435,7 @@ def originals(names, **vocabulary):
 @pytest.mark.parametrize("names", [("en", "fr"), ("en", "es", "fr")])
 def test_a_merged_vocabulary_is_the_union_of_the_pieces(tokenizers, names):
     source = real_pieces(tokenizers)
-    made = languages.vocabulary(originals(names, layout="merged"), source)
+    made = languages.build_vocabulary(originals(names, layout="merged"), source)
     union = set()
     for row, name in enumerate(names):
         ids = made.map_GU[row, : SIZES[name]].tolist()
@@ -466,14 +472,14 @@ def test_the_reference_s_two_tokenizers_share_3728_of_29040_pieces():
         name: opened((pathlib.Path(folder) / file).read_bytes()) for name, file in files.items()
     }
     source = {name: tokenizer.pieces() for name, tokenizer in tokenizers.items()}
-    merged = languages.vocabulary(originals(("en", "fr"), layout="merged"), source)
+    merged = languages.build_vocabulary(originals(("en", "fr"), layout="merged"), source)
     assert merged.size == 29040
     shared = merged.own_GV.all(axis=0)
     assert shared.sum() == 3728 and shared[:259].all()
     assert merged.map_GU[0].tolist() == list(range(REFERENCE))
     new = merged.map_GU[1][merged.map_GU[1] >= REFERENCE]
     assert new.tolist() == list(range(REFERENCE, 29040))
-    disjoint = languages.vocabulary(originals(("en", "fr")), source)
+    disjoint = languages.build_vocabulary(originals(("en", "fr")), source)
     assert disjoint.size == 32768
     assert disjoint.map_GU[1].tolist() == [0, *range(REFERENCE + 1, 32768)]
     for name, text in TEXTS.items():
@@ -509,7 +515,7 @@ FAMILY = {
 def family(tokenizers, **vocabulary):
     config = config_of(FAMILY, sources=tuple(TEXTS), **vocabulary)
     source = real_pieces(tokenizers, joint=vocabulary["layout"] == "joint")
-    return config, source, languages.vocabulary(config, source)
+    return config, source, languages.build_vocabulary(config, source)
 
 
 @pytest.mark.parametrize("separator", ["layout", "own", "shared"])
@@ -518,7 +524,7 @@ def test_every_id_of_every_language_decodes_to_the_same_text(tokenizers, layout,
     config, _, made = family(tokenizers, layout=layout, separator=separator)
     assert made.tags == ("a", "en", "en2", "en3", "es", "fr", "fr2")
     for row, tag in enumerate(made.tags):
-        name = languages.source_of(config, tag)
+        name = languages.get_source_name(config, tag)
         tokenizer = tokenizers["joint" if layout == "joint" else name]
         assert_decodes(made, row, tokenizer, TEXTS[name])
 
@@ -529,7 +535,7 @@ def test_a_piece_of_text_that_spells_a_special_of_another_tokenizer_is_not_that(
         return dataclasses.replace(made, strings=("<pad>", "<unk>", separator, *strings))
 
     source = {"en": with_strings("</s>", "a", "b"), "fr": with_strings("<D>", "b", "</s>")}
-    made = languages.vocabulary(originals(("en", "fr"), layout="merged"), source)
+    made = languages.build_vocabulary(originals(("en", "fr"), layout="merged"), source)
     assert made.map_GU.tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 4, 6]]
 
 
@@ -546,9 +552,9 @@ def test_clones_follow_the_languages_with_a_source_of_their_own(tokenizers, layo
     clones_ = [tag for tag in made.tags if config.languages[tag].clone_of]
     slot = union
     for tag in clones_:
-        parent, own = config.languages[tag].clone_of, source[languages.source_of(config, tag)]
+        parent, own = config.languages[tag].clone_of, source[languages.get_source_name(config, tag)]
         ids = made.map_GU[made.index(tag), : own.size]
-        kept = ~languages.cloned_ids(own, config.languages[tag], config.vocabulary)
+        kept = ~languages.select_cloned_ids(own, config.languages[tag], config.vocabulary)
         kept[0] = True
         parents = made.map_GU[made.index(parent), : own.size]
         assert (parents < union).all()
@@ -569,7 +575,7 @@ def test_with_a_joint_tokenizer_all_languages_are_equal_but_for_clones(tokenizer
 @pytest.mark.parametrize("layout", ["merged", "joint"])
 def test_without_clones_no_id_is_left_unused(tokenizers, layout):
     source = real_pieces(tokenizers, joint=layout == "joint")
-    made = languages.vocabulary(originals(("en", "es", "fr"), layout=layout), source)
+    made = languages.build_vocabulary(originals(("en", "es", "fr"), layout=layout), source)
     assert made.own_GV.any(axis=0).all()
     assert made.size < 400 + 420 + 390
 
@@ -580,7 +586,7 @@ def test_the_order_of_a_config_does_not_change_a_merged_vocabulary(tokenizers):
     for order in (list(FAMILY), list(FAMILY)[::-1]):
         fields = {tag: FAMILY[tag] for tag in order}
         config = config_of(fields, sources=("fr", "en", "es"), layout="merged")
-        made.append(languages.vocabulary(config, source))
+        made.append(languages.build_vocabulary(config, source))
     assert np.array_equal(made[0].map_GU, made[1].map_GU)
 
 
@@ -592,7 +598,7 @@ def test_padding_is_shared_wherever_a_tokenizer_has_it(layout, first, pad):
     strings[pad] = "[PAD]"
     theirs = dataclasses.replace(pieces(30, pad_id=pad), special_ids=(0, 2), strings=tuple(strings))
     both = {"a": pieces(40), "b": theirs} if first == "ours" else {"a": theirs, "b": pieces(40)}
-    made = languages.vocabulary(originals(("a", "b"), layout=layout), both)
+    made = languages.build_vocabulary(originals(("a", "b"), layout=layout), both)
     row = list(both.values()).index(theirs)
     shared = made.map_GU[row, pad]
     assert shared == made.map_GU[1 - row, 0]
@@ -605,7 +611,7 @@ def test_padding_is_shared_wherever_a_tokenizer_has_it(layout, first, pad):
 
 
 def test_a_clone_shares_a_padding_that_is_not_the_first_id():
-    made = languages.vocabulary(clones(2), {"en": pieces(pad_id=3)})
+    made = languages.build_vocabulary(clones(2), {"en": pieces(pad_id=3)})
     assert np.nonzero(made.own_GV.all(axis=0))[0].tolist() == [3]
     assert made.map_GU[1, :5].tolist() == [40, 41, 42, 3, 44]
 
@@ -619,7 +625,7 @@ def test_a_tokenizer_without_padding_keeps_its_first_id_to_itself(layout, first)
         strings=("<unk>", "<s>", "</s>", *(f"piece{n}" for n in range(3, 30))),
     )
     both = {"a": pieces(40), "b": theirs} if first == "ours" else {"a": theirs, "b": pieces(40)}
-    made = languages.vocabulary(originals(("a", "b"), layout=layout), both)
+    made = languages.build_vocabulary(originals(("a", "b"), layout=layout), both)
     for row, source in enumerate(both.values()):
         ids = made.map_GU[row, : source.size]
         assert made.base_ids(row, ids).tolist() == list(range(source.size))
@@ -633,7 +639,7 @@ def test_a_tokenizer_without_padding_keeps_its_first_id_to_itself(layout, first)
 def separators(made, source, config):
     rows = enumerate(made.tags)
     return [
-        int(made.map_GU[row, source[languages.source_of(config, tag)].separator])
+        int(made.map_GU[row, source[languages.get_source_name(config, tag)].separator])
         for row, tag in rows
     ]
 
@@ -690,9 +696,9 @@ def test_a_layout_by_itself_shares_the_separators_that_its_pieces_share(
 
 def test_two_full_clones_share_a_separator_or_have_their_own():
     source = {"en": pieces()}
-    own = languages.vocabulary(clones(3, separator="own"), source)
+    own = languages.build_vocabulary(clones(3, separator="own"), source)
     assert own.map_GU[:, 2].tolist() == [2, 42, 82] and own.size == 120
-    shared = languages.vocabulary(clones(3, separator="shared"), source)
+    shared = languages.build_vocabulary(clones(3, separator="shared"), source)
     assert shared.map_GU[:, 2].tolist() == [2, 2, 2] and shared.size == 120
     assert shared.own_GV[:, [42, 82]].sum() == 0
     # Their other ids are still their own.
@@ -702,7 +708,7 @@ def test_two_full_clones_share_a_separator_or_have_their_own():
 def test_the_separator_of_a_tokenizer_is_where_its_pieces_say():
     ends = dataclasses.replace(pieces(30), special_ids=(0, 7), pad_id=-1)
     source = {"en": pieces(40), "fr": ends}
-    made = languages.vocabulary(originals(("en", "fr"), separator="shared"), source)
+    made = languages.build_vocabulary(originals(("en", "fr"), separator="shared"), source)
     assert made.map_GU[0, 2] == made.map_GU[1, 7] == 2
     assert made.map_GU[1, 2] == 42
 
@@ -723,7 +729,7 @@ def test_a_vocabulary_is_read_back_as_it_was_written(tokenizers):
 
 
 def test_a_vocabulary_that_was_written_with_the_bytes_of_pieces_is_still_read():
-    made = languages.vocabulary(clones(2), {"en": pieces()})
+    made = languages.build_vocabulary(clones(2), {"en": pieces()})
     tables = {"map_GU": made.map_GU, "own_GV": made.own_GV, "bytes_GU": made.map_GU}
     file = io.BytesIO()
     np.savez_compressed(file, **tables)
@@ -734,10 +740,10 @@ def test_a_vocabulary_that_was_written_with_the_bytes_of_pieces_is_still_read():
 def test_a_clone_with_copied_rows_begins_with_its_parents_and_no_other_id_moves():
     config = config_lib.cloned(scale="demo", ratio="1:1:1")
     config.languages.en3.rows = "copied"
-    resolved = config_lib.resolve(config)
+    resolved = config_lib.resolve_config(config)
     pieces = {"en": Pieces(size=300, pad_id=0, special_ids=(1, 2), bytes_U=np.ones(300, int))}
-    vocabulary = languages.vocabulary(resolved, pieces)
-    row_V = languages.first_rows(resolved, vocabulary)
+    vocabulary = languages.build_vocabulary(resolved, pieces)
+    row_V = languages.find_initial_rows(resolved, vocabulary)
     en1_U, en2_U, en3_U = vocabulary.map_GU
     assert np.array_equal(row_V[en3_U], en1_U)
     assert np.array_equal(row_V[en1_U], en1_U) and np.array_equal(row_V[en2_U], en2_U)
@@ -749,4 +755,4 @@ def test_only_a_clone_can_begin_with_rows_of_a_parent():
     with pytest.raises(
         ValueError, match=r"config\.languages\.en1\.rows='copied' applies to clones"
     ):
-        config_lib.resolve(config)
+        config_lib.resolve_config(config)

@@ -95,7 +95,7 @@ def declared(path, **fields):
 
 def prepared(both, path, tmp_path, *, L=L, name="en_fr", **fields):
     config = declared(path, **fields)
-    return parallel.prepare(name, config, both, {}, L, str(tmp_path / "data"))
+    return parallel.prepare_parallel_set(name, config, both, {}, L, str(tmp_path / "data"))
 
 
 def directories(tmp_path):
@@ -156,7 +156,7 @@ def some_pairs(longest):
 def test_pairs_are_packed_as_the_specification_says(L, data):
     pairs = data.draw(some_pairs(L + 2))
     rows, held, too_long, dropped = as_the_reference_packs(pairs, L)
-    packed = parallel.pack(iter(pairs), L)
+    packed = parallel.pack_pairs(iter(pairs), L)
     assert packed.pairs_P.tolist() == held
     for side in (0, 1):
         assert packed.ids[side].shape == (len(rows), L)
@@ -175,7 +175,9 @@ def test_pairs_are_packed_as_the_specification_says(L, data):
 def test_both_sides_of_a_row_hold_the_same_pairs_and_no_pair_is_lost(L, data):
     sizes = data.draw(st.lists(st.tuples(st.integers(1, L + 2), st.integers(1, L + 2))))
     # Every id of a text is its pair's number, from 1 on.
-    packed = parallel.pack(([(n,) * a, (n,) * b] for n, (a, b) in enumerate(sizes, start=1)), L)
+    packed = parallel.pack_pairs(
+        ([(n,) * a, (n,) * b] for n, (a, b) in enumerate(sizes, start=1)), L
+    )
     found = []
     for one, other, count in zip(*packed.ids, packed.pairs_P, strict=True):
         # np.unique would sort, and hide a change of order.
@@ -191,7 +193,7 @@ def test_both_sides_of_a_row_hold_the_same_pairs_and_no_pair_is_lost(L, data):
 
 def packed_sizes(sizes, L=16):
     """Returns the lengths of the rows that pairs of texts of some lengths make."""
-    packed = parallel.pack([([1] * a, [2] * b) for a, b in sizes], L)
+    packed = parallel.pack_pairs([([1] * a, [2] * b) for a, b in sizes], L)
     return list(zip(packed.lengths[0].tolist(), packed.lengths[1].tolist(), strict=True)), packed
 
 
@@ -221,14 +223,14 @@ def test_of_the_pairs_that_are_left_out_it_says_why():
 
 
 def test_nothing_lies_between_the_texts_of_a_row_and_zeros_after_them():
-    packed = parallel.pack([(np.array([5, 6]), np.array([7])), ([8], [9, 2])], 6, np.uint16)
+    packed = parallel.pack_pairs([(np.array([5, 6]), np.array([7])), ([8], [9, 2])], 6, np.uint16)
     assert packed.ids[0].tolist() == [[5, 6, 8, 0, 0, 0]]
     assert packed.ids[1].tolist() == [[7, 9, 2, 0, 0, 0]]
     assert packed.ids[0].dtype == packed.ids[1].dtype == np.uint16
 
 
 def test_no_pairs_make_no_rows():
-    packed = parallel.pack([([1] * 9, [1])], 8)
+    packed = parallel.pack_pairs([([1] * 9, [1])], 8)
     assert packed.ids[0].shape == packed.ids[1].shape == (0, 8)
     assert packed.counts["too_long"] == packed.counts["read"] == 1
 
@@ -405,7 +407,7 @@ def synthetic_sources(monkeypatch, size):
         ids = [np.arange(size - 5, size) for _ in range(n)]
         return ids, [one[:3] for one in ids]
 
-    monkeypatch.setattr(synthetic, "parallel", said)
+    monkeypatch.setattr(synthetic, "generate_parallel_sentences", said)
     pieces = types.SimpleNamespace(size=size, bytes_U=np.full(size, 2))
     made = {name: Prepared(name, f"{name}0", None, pieces) for name in ("en", "fr")}
     configs = {}
@@ -420,7 +422,7 @@ def synthetic_sources(monkeypatch, size):
 def test_ids_are_as_small_as_the_wider_source_allows(monkeypatch, tmp_path, size, dtype, wider):
     made, configs, _ = synthetic_sources(monkeypatch, 99)
     made[wider].pieces = types.SimpleNamespace(size=size, bytes_U=np.full(size, 2))
-    found = parallel.prepare("toy", declared(""), made, configs, 20, str(tmp_path))
+    found = parallel.prepare_parallel_set("toy", declared(""), made, configs, 20, str(tmp_path))
     assert found.ids["en"].dtype == found.ids["fr"].dtype == dtype
 
 
@@ -428,16 +430,16 @@ def test_ids_are_as_small_as_the_wider_source_allows(monkeypatch, tmp_path, size
 def test_synthetic_sources_say_their_pairs_themselves(monkeypatch, tmp_path, size):
     made, configs, calls = synthetic_sources(monkeypatch, size)
     data_dir = str(tmp_path / "data")
-    found = parallel.prepare("toy", declared(""), made, configs, 20, data_dir)
+    found = parallel.prepare_parallel_set("toy", declared(""), made, configs, 20, data_dir)
     assert calls == [(configs["en"].synthetic, configs["fr"].synthetic, 2048)]
     assert found.ids["en"].tolist() == [[*range(size - 5, size)] * 4] * 512
     assert found.lengths["fr"].tolist() == [12] * 512
     assert found.bytes["en"].tolist() == [40] * 512 and found.bytes["fr"].tolist() == [24] * 512
     # Once is enough, until a dial is turned.
-    parallel.prepare("toy", declared(""), made, configs, 20, data_dir)
+    parallel.prepare_parallel_set("toy", declared(""), made, configs, 20, data_dir)
     assert len(calls) == 1
     configs["fr"] = dataclasses.replace(configs["fr"], synthetic=config_lib.SyntheticConfig())
-    parallel.prepare("toy", declared(""), made, configs, 20, data_dir)
+    parallel.prepare_parallel_set("toy", declared(""), made, configs, 20, data_dir)
     assert len(calls) == 2 and len(directories(tmp_path)) == 2
 
 
@@ -447,7 +449,7 @@ def test_languages_of_one_world_with_the_same_words_say_the_same_in_every_row(tm
         dials = config_lib.SyntheticConfig(language=language, lemmas=64, overlap=1.0)
         configs[name] = SourceConfig(kind="synthetic", synthetic=dials)
         made[name] = synthetic.SyntheticSource(name, dials)
-    found = parallel.prepare("toy", declared(""), made, configs, 40, str(tmp_path))
+    found = parallel.prepare_parallel_set("toy", declared(""), made, configs, 40, str(tmp_path))
     assert found.about["counts"]["packed"] == 2048 and len(found.pairs_P) > 100
     for rows in zip(found.ids["en"], found.ids["fr"], strict=True):
         texts = [
@@ -462,7 +464,7 @@ def test_synthetic_texts_that_are_too_long_are_refused_by_the_name_of_the_set(
 ):
     made, configs, _ = synthetic_sources(monkeypatch, 50)
     with pytest.raises(ValueError, match=r"^config\.parallel\.toy: no pair is left of 2,048"):
-        parallel.prepare("toy", declared(""), made, configs, 4, str(tmp_path))
+        parallel.prepare_parallel_set("toy", declared(""), made, configs, 4, str(tmp_path))
 
 
 # Doing it once
@@ -473,7 +475,7 @@ def test_preparing_again_changes_nothing_and_reads_no_text(both, tmp_path, monke
     path = write_pairs(tmp_path / "a.jsonl")
     made = prepared(both, path, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
-    for work in ("pack", "_texts", "_write"):
+    for work in ("pack_pairs", "_read_texts", "_write_set"):
         monkeypatch.setattr(parallel, work, refuse_work)
     monkeypatch.setattr(hashlib, "file_digest", refuse_work)
     again = prepared(both, path, tmp_path)
@@ -486,7 +488,7 @@ def test_where_a_file_lies_and_how_its_fields_are_named_make_no_other_set(
     both, tmp_path, monkeypatch
 ):
     made = prepared(both, write_pairs(tmp_path / "a.jsonl"), tmp_path)
-    monkeypatch.setattr(parallel, "pack", refuse_work)
+    monkeypatch.setattr(parallel, "pack_pairs", refuse_work)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.jsonl").rename(tmp_path / "b, c.jsonl")
     again = prepared(both, "~/b, c.jsonl", tmp_path, fields=("en", "fr"))
@@ -589,14 +591,14 @@ def test_a_preparation_that_fails_leaves_nothing(both, tmp_path, monkeypatch):
 def test_two_runs_that_pack_the_same_pairs_at_once_share_one_directory(both, tmp_path, monkeypatch):
     path = write_pairs(tmp_path / "a.jsonl")
     faster = []
-    pack = parallel.pack
+    pack = parallel.pack_pairs
 
     def overtaken(*args):
-        monkeypatch.setattr(parallel, "pack", pack)
+        monkeypatch.setattr(parallel, "pack_pairs", pack)
         faster.append(prepared(both, path, tmp_path))
         return pack(*args)
 
-    monkeypatch.setattr(parallel, "pack", overtaken)
+    monkeypatch.setattr(parallel, "pack_pairs", overtaken)
     assert_same(prepared(both, path, tmp_path), faster[0])
     assert directories(tmp_path) == [f"parallel-en_fr-{faster[0].fingerprint}"]
 
@@ -660,20 +662,20 @@ def test_a_path_that_cannot_be_right_is_refused_before_anything_is_read(
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "deep.jsonl").mkdir()
     with pytest.raises(ValueError, match=message) as caught:
-        parallel.check("en_fr", declared(path))
+        parallel.check_parallel_set("en_fr", declared(path))
     assert str(caught.value).startswith(f"config.parallel.en_fr.path={path!r}")
 
 
 def test_a_check_reads_no_more_than_the_first_pair(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(GOOD + b"\xff\xff")
-    parallel.check("en_fr", declared(tmp_path / "a.jsonl"))
-    parallel.check("en_fr", declared(""))  # synthetic
+    parallel.check_parallel_set("en_fr", declared(tmp_path / "a.jsonl"))
+    parallel.check_parallel_set("en_fr", declared(""))  # synthetic
 
 
 def test_one_field_for_both_sides_is_refused(tmp_path):
     path = write_pairs(tmp_path / "a.jsonl")
     with pytest.raises(ValueError, match=r"config\.parallel\.en_fr\.fields=.*one and the same"):
-        parallel.check("en_fr", declared(path, fields=("en", "en")))
+        parallel.check_parallel_set("en_fr", declared(path, fields=("en", "en")))
 
 
 def test_fields_are_found_by_dots_and_missed_before_all_is_read(tmp_path):
@@ -681,20 +683,20 @@ def test_fields_are_found_by_dots_and_missed_before_all_is_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(row) + "\n")
     nested = declared(path, fields=("translation.en", "translation.fr"))
-    parallel.check("en_fr", nested)
-    assert list(parallel._texts("en_fr", nested, lambda share: None)) == [("One.", "Un.")]
+    parallel.check_parallel_set("en_fr", nested)
+    assert list(parallel._read_texts("en_fr", nested, lambda share: None)) == [("One.", "Un.")]
     with pytest.raises(ValueError, match=r"has no field 'en'; it has: translation\.en, "):
-        parallel.check("en_fr", declared(path))
+        parallel.check_parallel_set("en_fr", declared(path))
 
 
 def test_two_files_are_named_with_braces_and_have_no_fields(tmp_path):
     for language in ("en", "fr"):
         (tmp_path / f"both,{language}").write_text(f"{language}\n")
     both = f"{tmp_path}/both[,]{{en,fr}}"
-    found = list(parallel._texts("en_fr", declared(both), lambda share: None))
+    found = list(parallel._read_texts("en_fr", declared(both), lambda share: None))
     assert found == [("en", "fr")]
     with pytest.raises(ValueError, match=r"config\.parallel\.en_fr\.fields=.*two files of lines"):
-        parallel.check("en_fr", declared(both, fields=("a", "b")))
+        parallel.check_parallel_set("en_fr", declared(both, fields=("a", "b")))
 
 
 GOOD = b'{"en": "One.", "fr": "Un."}\n'
@@ -808,7 +810,7 @@ def config_of(tags, sets=None, **model):
     for name, (names, path) in (sets or {}).items():
         config.parallel[name] = config_lib.declared(ParallelConfig, sources=names, path=str(path))
     config.model.L = L
-    return config_lib.resolve(config)
+    return config_lib.resolve_config(config)
 
 
 def test_a_run_prepares_the_sets_of_its_sources_and_no_others(both, tmp_path):
@@ -817,20 +819,20 @@ def test_a_run_prepares_the_sets_of_its_sources_and_no_others(both, tmp_path):
     sets = {"b": (("fr", "en"), path), "a": (("en", "fr"), path), "c": (("en", "de"), "none")}
     config = config_of(tags, sets)
     config = dataclasses.replace(config, data_dir=str(tmp_path / "data"))
-    made = parallel.prepare_all(config, both)
+    made = parallel.prepare_all_parallel_sets(config, both)
     assert list(made) == ["a", "b"] and made["b"].sources == ("fr", "en")
     assert_same(made["a"], made["b"])
     with pytest.raises(ValueError, match=r"config\.parallel\.c\.path='none'"):
-        parallel.prepare_all(config, both | {"de": both["fr"]})
+        parallel.prepare_all_parallel_sets(config, both | {"de": both["fr"]})
 
 
 def test_all_sets_are_checked_before_the_first_is_worked_on(both, tmp_path, monkeypatch):
     path = write_pairs(tmp_path / "a.jsonl")
     sets = {"a": (("en", "fr"), path), "b": (("en", "fr"), "none.jsonl")}
     config = config_of({"english": "en", "french": "fr"}, sets)
-    monkeypatch.setattr(parallel, "prepare", refuse_work)
+    monkeypatch.setattr(parallel, "prepare_parallel_set", refuse_work)
     with pytest.raises(ValueError, match=r"config\.parallel\.b\.path='none\.jsonl'"):
-        parallel.prepare_all(config, both)
+        parallel.prepare_all_parallel_sets(config, both)
 
 
 # Aligned languages
@@ -847,7 +849,9 @@ def counting(both, length):
 @pytest.mark.parametrize("most, starts", [(0, range(7)), (7, range(7)), (9, range(7))])
 def test_languages_of_one_source_are_aligned_on_all_windows_of_its_test_split(both, most, starts):
     config = config_of(CLONES)
-    found = parallel.aligned(config, counting(both, 7 * L + 5), {}, "en2", "en10", most)
+    found = parallel.find_aligned_sequences(
+        config, counting(both, 7 * L + 5), {}, "en2", "en10", most
+    )
     expected = [list(range(n * L, (n + 1) * L)) for n in starts]
     assert found.ids[0].tolist() == found.ids[1].tolist() == expected
     assert found.lengths[0].tolist() == found.lengths[1].tolist() == [L] * 7
@@ -857,7 +861,7 @@ def test_languages_of_one_source_are_aligned_on_all_windows_of_its_test_split(bo
 @pytest.mark.parametrize("most", [1, 3, 10])
 def test_fewer_windows_are_spread_over_the_test_split(both, most):
     config = config_of(CLONES)
-    found = parallel.aligned(config, counting(both, 50 * L), {}, "en1", "en2", most)
+    found = parallel.find_aligned_sequences(config, counting(both, 50 * L), {}, "en1", "en2", most)
     starts = found.ids[0][:, 0]
     assert len(starts) == most and starts[0] == 0 and (starts % L == 0).all()
     assert (found.ids[0] == starts[:, None] + np.arange(L)).all()
@@ -866,13 +870,15 @@ def test_fewer_windows_are_spread_over_the_test_split(both, most):
 
 
 def test_a_test_split_shorter_than_a_window_is_one_padded_row(both):
-    found = parallel.aligned(config_of(CLONES), counting(both, 5), {}, "en1", "en2", 3)
+    found = parallel.find_aligned_sequences(
+        config_of(CLONES), counting(both, 5), {}, "en1", "en2", 3
+    )
     assert found.ids[0].tolist() == found.ids[1].tolist() == [[0, 1, 2, 3, 4] + [0] * (L - 5)]
     assert found.lengths[0].tolist() == found.lengths[1].tolist() == [5]
 
 
 def test_without_a_test_split_nothing_is_aligned(both):
-    assert parallel.aligned(config_of(CLONES), both, {}, "en1", "en2", 3) is None
+    assert parallel.find_aligned_sequences(config_of(CLONES), both, {}, "en1", "en2", 3) is None
 
 
 def reordered(config, tag):
@@ -882,23 +888,26 @@ def reordered(config, tag):
 
 def test_a_language_with_words_in_another_order_has_its_windows_in_that_order(english):
     config = reordered(config_of(CLONES), "en2")
-    made = english.tokens("test"), views.tokens(english, "test", config.languages["en2"])
+    made = (
+        english.tokens("test"),
+        views.load_language_tokens(english, "test", config.languages["en2"]),
+    )
     assert made[0].tolist() != made[1].tolist()
     rows = len(made[0]) // L
     expected = [one[: rows * L].reshape(rows, L).tolist() for one in made]
-    found = parallel.aligned(config, {"en": english}, {}, "en1", "en2", 0)
+    found = parallel.find_aligned_sequences(config, {"en": english}, {}, "en1", "en2", 0)
     assert [one.tolist() for one in found.ids] == expected
-    back = parallel.aligned(config, {"en": english}, {}, "en2", "en1", 0)
+    back = parallel.find_aligned_sequences(config, {"en": english}, {}, "en2", "en1", 0)
     assert [one.tolist() for one in back.ids] == expected[::-1]
-    assert ("en1", "en2") in parallel.pairs(config)
+    assert ("en1", "en2") in parallel.list_aligned_pairs(config)
 
 
 @pytest.mark.parametrize("other", ["en1", "fr"])
 def test_a_language_with_words_in_another_order_has_no_rows_of_a_set(both, other):
     config = reordered(config_of(CLONES, {"x": (("en", "fr"), "a.jsonl")}), other)
-    assert parallel.aligned(config, both, {}, "en1", "fr", 0) is None
-    assert ("en1", "fr") not in parallel.pairs(config)
-    assert (("en2", "fr") in parallel.pairs(config)) == (other == "en1")
+    assert parallel.find_aligned_sequences(config, both, {}, "en1", "fr", 0) is None
+    assert ("en1", "fr") not in parallel.list_aligned_pairs(config)
+    assert (("en2", "fr") in parallel.list_aligned_pairs(config)) == (other == "en1")
 
 
 @pytest.mark.parametrize("names", [("en", "fr"), ("fr", "en")])
@@ -909,17 +918,17 @@ def test_languages_of_two_sources_are_aligned_on_their_set_whichever_comes_first
     path = write_pairs(tmp_path / "a.jsonl")
     config = config_of(CLONES, {"pairs": (names, path)})
     pairs = ParallelConfig(sources=names, path=str(path))
-    made = parallel.prepare("pairs", pairs, both, {}, L, str(tmp_path / "data"))
-    found = parallel.aligned(config, both, {"pairs": made}, english, "fr", 0)
+    made = parallel.prepare_parallel_set("pairs", pairs, both, {}, L, str(tmp_path / "data"))
+    found = parallel.find_aligned_sequences(config, both, {"pairs": made}, english, "fr", 0)
     assert found.ids[0].tolist() == made.ids["en"].tolist()
     assert found.ids[1].tolist() == made.ids["fr"].tolist()
     assert found.lengths[0].tolist() == made.lengths["en"].tolist()
     assert found.lengths[1].tolist() == made.lengths["fr"].tolist()
-    back = parallel.aligned(config, both, {"pairs": made}, "fr", english, 5)
+    back = parallel.find_aligned_sequences(config, both, {"pairs": made}, "fr", english, 5)
     assert back.ids[0].tolist() == made.ids["fr"][:5].tolist()
     assert back.ids[1].tolist() == made.ids["en"][:5].tolist()
     assert back.lengths[0].tolist() == made.lengths["fr"][:5].tolist()
-    assert parallel.aligned(config, both, {"pairs": made}, "de", "fr", 5) is None
+    assert parallel.find_aligned_sequences(config, both, {"pairs": made}, "de", "fr", 5) is None
 
 
 def test_of_several_sets_of_two_sources_the_first_by_name_is_used(both, tmp_path):
@@ -930,14 +939,14 @@ def test_of_several_sets_of_two_sources_the_first_by_name_is_used(both, tmp_path
     for names in (sets, sorted(sets)):  # whatever the order of their declaration
         ordered = {name: config.parallel[name] for name in names}
         config = dataclasses.replace(config, parallel=ordered)
-        found = parallel.aligned(config, both, {"a": made}, "en1", "fr", 1)
+        found = parallel.find_aligned_sequences(config, both, {"a": made}, "en1", "fr", 1)
         assert found.ids[0].tolist() == made.ids["en"][:1].tolist()
 
 
 def test_the_pairs_of_languages_with_aligned_text_are_in_the_order_of_the_tags(both, tmp_path):
     config = config_of(CLONES, {"x": (("fr", "en"), "a.jsonl")})
     assert config.tags == ("de", "en1", "en2", "en10", "fr")
-    assert parallel.pairs(config) == [
+    assert parallel.list_aligned_pairs(config) == [
         ("en1", "en2"),
         ("en1", "en10"),
         ("en1", "fr"),
@@ -948,8 +957,8 @@ def test_the_pairs_of_languages_with_aligned_text_are_in_the_order_of_the_tags(b
     made = prepared(both, write_pairs(tmp_path / "a.jsonl"), tmp_path)
     texts = counting(both, 50)
     for a, b in itertools.combinations(config.tags, 2):
-        found = parallel.aligned(config, texts, {"x": made}, a, b, 1)
-        assert (found is not None) == ((a, b) in parallel.pairs(config))
+        found = parallel.find_aligned_sequences(config, texts, {"x": made}, a, b, 1)
+        assert (found is not None) == ((a, b) in parallel.list_aligned_pairs(config))
 
 
 def test_preparing_pairs_needs_no_jax(tmp_path):
@@ -966,7 +975,8 @@ def test_preparing_pairs_needs_no_jax(tmp_path):
             fingerprint="0", tokenizer=Tokenizer(), pieces=types.SimpleNamespace(size=99)
         )
         pairs = ParallelConfig(("en", "fr"), {str(write_pairs(tmp_path / "a.jsonl.zst"))!r})
-        made = parallel.prepare("a", pairs, {{"en": source, "fr": source}}, {{}}, 16, "data")
+        sources = {{"en": source, "fr": source}}
+        made = parallel.prepare_parallel_set("a", pairs, sources, {{}}, 16, "data")
         assert made.pairs_P.sum() == 70, made.pairs_P
         print([name for name in ("jax", "tensorflow", "sentencepiece") if name in sys.modules])
     """

@@ -23,6 +23,7 @@ from imbalance_jax.data import prepare, sources
 from imbalance_jax.data.text import coverage as coverage_lib
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text import synthetic
+from imbalance_jax.data.text.documents import Document
 
 TEXTS = [
     f"Text {n} is about the {n % 7} quick brown foxes.\nThey sat in cafés." for n in range(300)
@@ -41,7 +42,7 @@ def files(train, vocab_size=320, **tokenizer):
 
 
 def prepared(source, tmp_path, name="en"):
-    return prepare.prepare(name, source, str(tmp_path / "data"))
+    return prepare.prepare_source(name, source, str(tmp_path / "data"))
 
 
 def directories(tmp_path):
@@ -50,7 +51,9 @@ def directories(tmp_path):
 
 
 def sample_of(source):
-    return prepare._sample("en", source, prepare._reader("en", source), prepare._SAMPLE_BYTES)
+    return prepare._sample_paragraphs(
+        "en", source, prepare._make_document_reader("en", source), prepare._SAMPLE_BYTES
+    )
 
 
 def refuse_work(*args, **kwargs):
@@ -62,8 +65,8 @@ def assert_holds_the_text(source, made):
     expected = {split: [] for split in sources.SPLITS}
     ids = {split: [] for split in sources.SPLITS}
     sizes = dict.fromkeys(sources.SPLITS, 0)
-    for split, document in text.documents("en", source):
-        ids[split].append(sources.document_hash(document.identity))
+    for split, document in text.read_documents("en", source):
+        ids[split].append(sources.hash_document_id(document.identity))
         expected[split] += [*made.tokenizer.encode(document.text), 2]
         sizes[split] += len(document.text.encode())
     for split in sources.SPLITS:
@@ -87,7 +90,7 @@ def test_every_document_is_tokenized_and_followed_by_a_separator(
     ids = made.tokens("train")
     cuts = np.nonzero(ids == 2)[0]
     read = [made.tokenizer.decode(part.tolist()) for part in np.split(ids, cuts + 1)[:-1]]
-    documents = [d.text for split, d in text.documents("en", source) if split == "train"]
+    documents = [d.text for split, d in text.read_documents("en", source) if split == "train"]
     assert [one.removesuffix("<D>") for one in read] == documents
 
 
@@ -108,7 +111,7 @@ def test_what_a_tokenizer_loses_is_said_and_the_bytes_stay_those_of_the_text(tmp
     write_jsonl(tmp_path / "a.jsonl", [f"{text} Αθήνα ﬁn" for text in TEXTS])
     given = files(tmp_path / "a.jsonl", path=str(tmp_path / "own.model"))
     made = prepared(given, tmp_path)
-    documents = list(text.documents("en", given))
+    documents = list(text.read_documents("en", given))
     for split in sources.SPLITS:
         sizes = [len(d.text.encode()) for here, d in documents if here == split]
         assert made.documents(split)["bytes"].tolist() == sizes
@@ -121,15 +124,15 @@ def test_what_a_tokenizer_loses_is_said_and_the_bytes_stay_those_of_the_text(tmp
 
 def test_the_embedded_text_is_prepared_too(english, data_dir):
     source = tiny_config(data_dir).sources["en"]
-    made = [d for split, d in text.documents("en", source) if split == "validation"]
+    made = [d for split, d in text.read_documents("en", source) if split == "validation"]
     expected = [i for d in made for i in [*english.tokenizer.encode(d.text), 2]]
     assert english.tokens("validation").tolist() == expected
     assert english.count("train") > 20_000 and english.count("test") > 0
 
 
 def test_an_embedded_text_prepared_again_is_found(english, data_dir, monkeypatch):
-    monkeypatch.setattr(prepare, "_make", refuse_work)
-    again = prepare.prepare("en", tiny_config(data_dir).sources["en"], str(data_dir))
+    monkeypatch.setattr(prepare, "_make_prepared_source", refuse_work)
+    again = prepare.prepare_source("en", tiny_config(data_dir).sources["en"], str(data_dir))
     assert again.path == english.path
 
 
@@ -138,7 +141,7 @@ def test_all_sources_of_a_run_are_prepared_and_no_others(tmp_path):
     used = config_lib.to_dict(files(tmp_path / "a.jsonl"))
     unused = config_lib.to_dict(files(tmp_path / "nowhere.jsonl"))
     config = tiny_config(tmp_path / "data", sources={"unused": unused, "en": used})
-    made = prepare.prepare_all(config)
+    made = prepare.prepare_run_sources(config)
     assert list(made) == ["en"] and made["en"].count("train") > 0
 
 
@@ -175,7 +178,7 @@ class Live:
 
     def __call__(self, name, source, progress=None):
         for number in range(self._count):
-            document = text.Document(f"page {number}", f"{number} {self._words}")
+            document = Document(f"page {number}", f"{number} {self._words}")
             weakref.finalize(document, self._gone)
             self.now, self.made = self.now + 1, self.made + 1
             self.most = max(self.most, self.now)
@@ -195,7 +198,7 @@ def test_a_corpus_is_tokenized_as_it_is_read(source, tmp_path, monkeypatch):
     peaks = []
     for count in (40, 240):
         live = Live(count, characters=2000)
-        monkeypatch.setattr(text, "documents", live)
+        monkeypatch.setattr(text, "read_documents", live)
         write_jsonl(tmp_path / "a.jsonl", [*TEXTS, f"A corpus of {count}."])
         tracemalloc.start()
         made = prepared(given, tmp_path)
@@ -213,9 +216,11 @@ def test_a_corpus_is_tokenized_as_it_is_read(source, tmp_path, monkeypatch):
 def test_a_sample_for_a_tokenizer_holds_as_much_as_it_was_asked_for(monkeypatch, kind):
     source = SourceConfig(kind=kind)
     live = Live(4000, characters=2000)
-    monkeypatch.setattr(text, "documents", live)
-    monkeypatch.setattr(text, "size", lambda source: 4000 * 2000)
-    sample = prepare._sample("en", source, prepare._reader("en", source), 400_000)
+    monkeypatch.setattr(text, "read_documents", live)
+    monkeypatch.setattr(text, "estimate_text_bytes", lambda source: 4000 * 2000)
+    sample = prepare._sample_paragraphs(
+        "en", source, prepare._make_document_reader("en", source), 400_000
+    )
     assert live.made == 4000 and live.most <= 3
     assert 300_000 < sum(map(len, sample)) < 500_000
 
@@ -225,9 +230,9 @@ def test_the_embedded_text_is_extracted_once_for_the_tokenizer_and_the_ids(tmp_p
 
     def documents(name, source, progress=None):
         calls.append(name)
-        return iter([("train", text.Document(str(n), one)) for n, one in enumerate(TEXTS)])
+        return iter([("train", Document(str(n), one)) for n, one in enumerate(TEXTS)])
 
-    monkeypatch.setattr(text, "documents", documents)
+    monkeypatch.setattr(text, "read_documents", documents)
     made = prepared(SourceConfig(tokenizer=TokenizerConfig(vocab_size=320)), tmp_path)
     assert calls == ["en"] and made.about["documents"]["train"] == 300
 
@@ -240,8 +245,8 @@ def test_preparing_again_changes_nothing(source, tmp_path, monkeypatch):
     tokens = made.tokens("train").tolist()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
     monkeypatch.setattr(prepare, "train_tokenizer", refuse_work)
-    monkeypatch.setattr(sources, "write", refuse_work)
-    monkeypatch.setattr(text, "documents", refuse_work)
+    monkeypatch.setattr(sources, "write_source", refuse_work)
+    monkeypatch.setattr(text, "read_documents", refuse_work)
     again = prepared(source, tmp_path)
     assert again.path == made.path and again.tokens("train").tolist() == tokens
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")} == before
@@ -275,7 +280,7 @@ def test_another_result_of_the_same_settings_has_another_fingerprint(source, tmp
         return train(field, tokenizer, paragraphs[:100])
 
     monkeypatch.setattr(prepare, "train_tokenizer", elsewhere)
-    there = prepare.prepare("en", source, str(tmp_path / "elsewhere"))
+    there = prepare.prepare_source("en", source, str(tmp_path / "elsewhere"))
     assert there.path.name == here.path.name and there.about["key"] == here.about["key"]
     assert there.fingerprint != here.fingerprint
 
@@ -284,7 +289,7 @@ def test_the_place_of_a_file_does_not_matter(source, tmp_path, monkeypatch):
     made = prepared(source, tmp_path)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "a.jsonl").rename(tmp_path / "elsewhere" / "a.jsonl")
-    monkeypatch.setattr(prepare, "_make", refuse_work)
+    monkeypatch.setattr(prepare, "_make_prepared_source", refuse_work)
     assert prepared(files(tmp_path / "elsewhere" / "*.jsonl"), tmp_path).path == made.path
 
 
@@ -303,7 +308,7 @@ def test_what_another_format_wrote_is_left_alone(source, tmp_path, monkeypatch):
 def test_an_interrupted_preparation_leaves_nothing_and_the_next_succeeds(
     source, tmp_path, monkeypatch, error
 ):
-    encode = prepare._encode
+    encode = prepare._encode_documents
 
     def interrupted(model, documents):
         for number, encoded in enumerate(encode(model, documents)):
@@ -311,7 +316,7 @@ def test_an_interrupted_preparation_leaves_nothing_and_the_next_succeeds(
                 raise error
             yield encoded
 
-    monkeypatch.setattr(prepare, "_encode", interrupted)
+    monkeypatch.setattr(prepare, "_encode_documents", interrupted)
     with pytest.raises(error):
         prepared(source, tmp_path)
     assert directories(tmp_path) == []
@@ -321,7 +326,7 @@ def test_an_interrupted_preparation_leaves_nothing_and_the_next_succeeds(
 
 def test_a_preparation_that_was_killed_does_not_stop_the_next(source, tmp_path, monkeypatch):
     # A process with the same id, as the first one of every container has, left its rest.
-    monkeypatch.setattr(prepare, "_encode", lambda model, documents: iter([]))
+    monkeypatch.setattr(prepare, "_encode_documents", lambda model, documents: iter([]))
     monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
     with pytest.raises(ValueError):
         prepared(source, tmp_path)
@@ -353,7 +358,7 @@ def test_an_existing_tokenizer_is_used_as_it_is(source, tmp_path, monkeypatch):
 def test_a_tokenizer_that_does_not_exist_is_refused_by_its_field(tmp_path, source):
     given = files(tmp_path / "a.jsonl", path="nowhere.model")
     with pytest.raises(ValueError, match=r"config\.sources\.en\.tokenizer\.path='nowhere\.model'"):
-        prepare.check("en", given)
+        prepare.check_source_inputs("en", given)
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
@@ -450,9 +455,9 @@ def test_a_text_of_which_nothing_is_left_to_train_on_is_refused_every_time(sourc
     (tmp_path / "own.model").write_bytes(
         prepare.train_tokenizer("en", TokenizerConfig(vocab_size=300), TEXTS)
     )
-    held_out = {split for split, _ in text.documents("en", source)}
+    held_out = {split for split, _ in text.read_documents("en", source)}
     assert held_out == {"train", "validation", "test"}
-    [id_, *_] = [d.id for split, d in text.documents("en", source) if split == "test"]
+    [id_, *_] = [d.id for split, d in text.read_documents("en", source) if split == "test"]
     row = {"id": id_, "text": "Held out by its id."}
     (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n")
     alone = files(tmp_path / "one.jsonl", path=str(tmp_path / "own.model"))
@@ -472,23 +477,23 @@ def test_files_whose_names_are_not_utf8_are_prepared_as_others_are(tmp_path):
 
 
 def test_the_tokenizer_is_trained_on_text_to_train_on_alone(source, tmp_path):
-    everything = {line for _, d in text.documents("en", source) for line in d.text.split("\n")}
+    everything = {line for _, d in text.read_documents("en", source) for line in d.text.split("\n")}
     held_out = {
-        d.text.split("\n")[0] for split, d in text.documents("en", source) if split != "train"
+        d.text.split("\n")[0] for split, d in text.read_documents("en", source) if split != "train"
     }
     sample = sample_of(source)
     assert set(sample) == everything - held_out and held_out
 
 
 def test_a_text_in_a_file_whose_name_is_no_text_is_sampled_like_any_other(source):
-    document = text.Document(os.fsdecode(b"caf\xe9.txt:1"), "one\ntwo")
+    document = Document(os.fsdecode(b"caf\xe9.txt:1"), "one\ntwo")
     read = lambda progress: iter([("train", document)])
-    assert prepare._sample("en", source, read, 1 << 20) == ["one", "two"]
+    assert prepare._sample_paragraphs("en", source, read, 1 << 20) == ["one", "two"]
 
 
 def test_of_a_large_text_about_as_much_as_asked_is_sampled(source, tmp_path, monkeypatch):
     whole = sample_of(source)
-    monkeypatch.setattr(prepare, "_SAMPLE_BYTES", text.size(source) // 4)
+    monkeypatch.setattr(prepare, "_SAMPLE_BYTES", text.estimate_text_bytes(source) // 4)
     part = sample_of(source)
     assert part == sample_of(source)
     assert 0.15 < sum(map(len, part)) / sum(map(len, whole)) < 0.35
@@ -498,7 +503,7 @@ def test_one_document_larger_than_the_sample_is_sampled_from_too(tmp_path, monke
     lines = [f"Line {n} of one long text." for n in range(2000)]
     (tmp_path / "book.txt").write_text("\n".join(lines))
     book = files(tmp_path / "book.txt")
-    monkeypatch.setattr(prepare, "_SAMPLE_BYTES", text.size(book) // 10)
+    monkeypatch.setattr(prepare, "_SAMPLE_BYTES", text.estimate_text_bytes(book) // 10)
     sample = sample_of(book)
     assert 100 < len(sample) < 300 and set(sample) < set(lines)
 
@@ -560,7 +565,7 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_its_field_before_any_text_is_
         path.mkdir()
     elif content is not None:
         path.write_bytes(content() if callable(content) else content)
-    monkeypatch.setattr(text, "documents", refuse_work)
+    monkeypatch.setattr(text, "read_documents", refuse_work)
     config = two_languages(tmp_path)
     field = r"config\.sources\.fr\.tokenizer"
     if joint:
@@ -569,7 +574,7 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_its_field_before_any_text_is_
     else:
         config.sources.fr.tokenizer.path = str(path)
     with pytest.raises(ValueError, match=rf"(?s){field}\.path='.*own\.model'.*{message}"):
-        prepare.prepare_all(config_lib.resolve(config))
+        prepare.prepare_run_sources(config_lib.resolve_config(config))
     assert directories(tmp_path) == []
 
 
@@ -624,8 +629,8 @@ class Training:
 
 
 def joint(tmp_path, **changes):
-    config = config_lib.resolve(two_languages(tmp_path, layout="joint", **changes))
-    return prepare.prepare_all(config)
+    config = config_lib.resolve_config(two_languages(tmp_path, layout="joint", **changes))
+    return prepare.prepare_run_sources(config)
 
 
 def tokenizer_files(tmp_path):
@@ -634,7 +639,7 @@ def tokenizer_files(tmp_path):
 
 def size_to_train_on(tmp_path, name):
     source = SourceConfig(kind="files", train=str(tmp_path / f"{name}.jsonl"))
-    documents = [d.text for split, d in text.documents(name, source) if split == "train"]
+    documents = [d.text for split, d in text.read_documents(name, source) if split == "train"]
     return sum(len(line.encode()) for one in documents for line in one.split("\n"))
 
 
@@ -656,7 +661,7 @@ def test_a_joint_tokenizer_is_trained_once_and_both_sources_have_it(tmp_path, mo
 def test_a_joint_tokenizer_is_found_again(tmp_path, monkeypatch):
     made = joint(tmp_path)
     monkeypatch.setattr(prepare, "train_tokenizer", refuse_work)
-    monkeypatch.setattr(text, "documents", refuse_work)
+    monkeypatch.setattr(text, "read_documents", refuse_work)
     again = joint(tmp_path)
     assert {n: s.path for n, s in again.items()} == {n: s.path for n, s in made.items()}
     # It is in the prepared sources; the file of its own is for those that are to come.
@@ -763,12 +768,14 @@ def test_another_text_mix_or_size_is_another_joint_tokenizer_and_new_sources(tmp
 
 
 def test_a_joint_tokenizer_makes_sources_of_its_own(tmp_path):
-    own = prepare.prepare_all(config_lib.resolve(two_languages(tmp_path)))
+    own = prepare.prepare_run_sources(config_lib.resolve_config(two_languages(tmp_path)))
     made = joint(tmp_path)
     assert all(own[name].path != made[name].path for name in own)
     assert own["en"].model != own["fr"].model
     # Merging is a matter of the model's ids: it prepares nothing anew.
-    merged = prepare.prepare_all(config_lib.resolve(two_languages(tmp_path, layout="merged")))
+    merged = prepare.prepare_run_sources(
+        config_lib.resolve_config(two_languages(tmp_path, layout="merged"))
+    )
     assert {n: s.path for n, s in merged.items()} == {n: s.path for n, s in own.items()}
 
 
@@ -778,13 +785,13 @@ def test_a_joint_tokenizer_may_be_given(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "train_tokenizer", refuse_work)
     config = two_languages(tmp_path, layout="joint")
     config.vocabulary.tokenizer.path = str(tmp_path / "own.model")
-    made = prepare.prepare_all(config_lib.resolve(config))
+    made = prepare.prepare_run_sources(config_lib.resolve_config(config))
     assert made["en"].model == made["fr"].model == model
     assert tokenizer_files(tmp_path) == []
     # Known by what is in it; so it is where each source names it for itself.
     (tmp_path / "own.model").rename(tmp_path / "renamed.model")
     config.vocabulary.tokenizer.path = str(tmp_path / "renamed.model")
-    again = prepare.prepare_all(config_lib.resolve(config))
+    again = prepare.prepare_run_sources(config_lib.resolve_config(config))
     assert {n: s.path for n, s in again.items()} == {n: s.path for n, s in made.items()}
 
 
@@ -807,7 +814,7 @@ def test_a_mix_of_sources_that_no_language_has_is_refused(tmp_path):
     config.sources.de = config_lib.declared(SourceConfig)
     config.vocabulary.mix = {"de": 1}
     with pytest.raises(ValueError, match=r"config\.vocabulary\.mix"):
-        prepare.prepare_all(config_lib.resolve(config))
+        prepare.prepare_run_sources(config_lib.resolve_config(config))
 
 
 def test_a_joint_tokenizer_that_was_not_finished_is_trained_again(tmp_path, monkeypatch):
@@ -823,11 +830,11 @@ def test_a_joint_tokenizer_that_was_not_finished_is_trained_again(tmp_path, monk
 
 
 def test_all_sources_are_checked_before_the_first_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "documents", refuse_work)
+    monkeypatch.setattr(text, "read_documents", refuse_work)
     config = two_languages(tmp_path)
     config.sources.fr.train = str(tmp_path / "nowhere.jsonl")
     with pytest.raises(ValueError, match=r"config\.sources\.fr\.train=.*nowhere"):
-        prepare.prepare_all(config_lib.resolve(config))
+        prepare.prepare_run_sources(config_lib.resolve_config(config))
     assert not (tmp_path / "data").exists()
 
 

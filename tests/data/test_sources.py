@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from imbalance_jax.config import SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import prepare, sources
@@ -54,7 +55,7 @@ def make_documents(n=40):
 
 
 def write(path, model, documents, name="en"):
-    sources.write(path, name=name, text="f" * 16, tokenizer=model, documents=documents)
+    sources.write_source(path, name=name, text="f" * 16, tokenizer=model, documents=documents)
     return sources.open_source(name, path, path.parent / "cache")
 
 
@@ -139,7 +140,7 @@ def test_plain_tfds_reads_the_ids_of_every_document_in_order(tmp_path, model, mo
         # A hash of its id comes with each beginning.
         ids = [f"page {n}" for n, document in enumerate(documents) if document[0] == split]
         hashes = [int(id_) for example in examples for id_ in example["document_ids"]]
-        assert hashes == [sources.document_hash(id_) for id_ in ids]
+        assert hashes == [sources.hash_document_id(id_) for id_ in ids]
 
 
 def test_many_records_are_cut_into_several_files(tmp_path, model, monkeypatch):
@@ -195,7 +196,7 @@ def test_the_table_says_where_each_document_begins_wherever_records_are_cut(
         mine = [(id_, ids) for found, id_, ids, _ in documents if found == split]
         table, tokens = source.documents(split), source.tokens(split)
         assert table.dtype == sources.DOCUMENT and len(table) == len(mine)
-        assert table["id"].tolist() == [sources.document_hash(id_) for id_, _ in mine]
+        assert table["id"].tolist() == [sources.hash_document_id(id_) for id_, _ in mine]
         read = np.split(tokens, table["start"][1:])
         assert table["start"][0] == 0
         assert [part.tolist() for part in read] == [ids.tolist() for _, ids in mine]
@@ -225,11 +226,11 @@ def test_documents_of_equal_id_are_known_by_it_in_every_source(tmp_path, model):
 
 def test_any_id_has_a_hash_of_64_bits_that_never_changes():
     ids = [f"page {n}" for n in range(20_000)] + ["", " ", "é", "e\u0301", "\ud800", "\x00"]
-    hashes = {sources.document_hash(id_) for id_ in ids}
+    hashes = {sources.hash_document_id(id_) for id_ in ids}
     assert len(hashes) == len(ids)
     assert 0 <= min(hashes) < 1 << 50 and 1 << 63 < max(hashes) < 1 << 64
     # The first 8 bytes of BLAKE2b with that length, as `b2sum -l 64` prints them.
-    assert sources.document_hash("Paris") == int.from_bytes(
+    assert sources.hash_document_id("Paris") == int.from_bytes(
         bytes.fromhex("6be76756dfb79024"), "little"
     )
 
@@ -246,7 +247,7 @@ PIECES = pieces_with([0, 0, 0, 1, 4, 3])
 
 def test_ids_of_a_text_that_comes_back_whole_stand_for_the_bytes_of_their_pieces():
     ids = np.array([3, 4, 2, 2, 5, 2])
-    found = sources.bytes_of_ids(ids, PIECES, np.array([0, 3, 4]), np.array([5, 0, 3]))
+    found = sources.compute_bytes_per_id(ids, PIECES, np.array([0, 3, 4]), np.array([5, 0, 3]))
     assert found.tolist() == [1, 4, 0, 0, 3, 0]
 
 
@@ -267,7 +268,7 @@ def test_ids_of_a_document_stand_for_exactly_the_bytes_of_its_text(ids, size, ex
     around = [4, 1, 2]  # 9 bytes of text, of which 5 are unknown
     starts = np.cumsum([0, 3, len(ids)])
     all_ids = np.array([*around, *ids, *around])
-    found = sources.bytes_of_ids(all_ids, PIECES, starts, np.array([9, size, 9]))
+    found = sources.compute_bytes_per_id(all_ids, PIECES, starts, np.array([9, size, 9]))
     assert found[3:-3].tolist() == expected
     assert found[:3].tolist() == found[-3:].tolist() == [4, 5, 0]
 
@@ -287,7 +288,7 @@ def test_a_fingerprint_follows_from_text_tokenizer_and_ids_and_not_from_what_was
     tmp_path, model
 ):
     def fingerprint(name, documents, model=model, **changes):
-        sources.write(
+        sources.write_source(
             tmp_path / name,
             **{"name": "en", "text": "t", "key": name, "tokenizer": model} | changes,
             documents=documents,
@@ -559,7 +560,9 @@ def test_where_no_stamp_can_be_kept_the_cache_is_read_every_time(tmp_path, model
 def test_a_cache_of_other_text_is_not_taken_for_this_one(tmp_path, model):
     source = write(tmp_path / "en-1", model, make_documents())
     changed = [(split, id_, np.where(ids == 2, 2, 5), n) for split, id_, ids, n in make_documents()]
-    sources.write(tmp_path / "en-2", name="en", text="e" * 16, tokenizer=model, documents=changed)
+    sources.write_source(
+        tmp_path / "en-2", name="en", text="e" * 16, tokenizer=model, documents=changed
+    )
     other = sources.open_source("en", tmp_path / "en-2", source.cache)
     assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
     assert other.tokens("train").tolist() == joined(changed, "train").tolist()
@@ -637,10 +640,10 @@ def test_more_pieces_than_16_bits_can_number_are_numbered_with_32(tmp_path):
 def test_the_cache_lies_beside_the_data_or_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.delenv("IMBALANCE_JAX_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    assert sources.cache_dir(str(tmp_path)) == tmp_path / "cache"
-    assert sources.cache_dir("gs://bucket/data") == tmp_path / "home" / "imbalance_jax"
+    assert sources.resolve_data_cache_dir(str(tmp_path)) == tmp_path / "cache"
+    assert sources.resolve_data_cache_dir("gs://bucket/data") == tmp_path / "home" / "imbalance_jax"
     monkeypatch.setenv("IMBALANCE_JAX_CACHE", str(tmp_path / "fast"))
-    assert sources.cache_dir(str(tmp_path)) == tmp_path / "fast"
+    assert sources.resolve_data_cache_dir(str(tmp_path)) == tmp_path / "fast"
 
 
 def test_neither_preparing_nor_opening_imports_tensorflow(tmp_path):
@@ -653,12 +656,12 @@ def test_neither_preparing_nor_opening_imports_tensorflow(tmp_path):
             kind="files", train="text.txt", tokenizer=TokenizerConfig(vocab_size=320)
         )
         for _ in range(2):
-            assert len(prepare.prepare("en", source, "data").tokens("train")) > 100
+            assert len(prepare.prepare_source("en", source, "data").tokens("train")) > 100
         assert "tensorflow_datasets" in sys.modules
         barred = ("tensorflow", "jax", "flax")
         print([name for name in sys.modules if name.partition(".")[0] in barred])
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,

@@ -163,6 +163,6 @@ def test_a_tokenizer_does_not_depend_on_the_number_of_cores(monkeypatch, model_t
     config = TokenizerConfig(vocab_size=290, model_type=model_type)
     models = []
     for cores in (1, 3):
-        monkeypatch.setattr(prepare.text, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(prepare.children, "count_cores", lambda cores=cores: cores)
         models.append(prepare.train_tokenizer("en", config, LINES))
     assert models[0] == models[1]

@@ -202,7 +202,7 @@ def view(ids, words, block=3, chunk=None):
     with tempfile.TemporaryDirectory() as cache, pytest.MonkeyPatch.context() as patch:
         if chunk:
             patch.setattr(views, "_CHUNK", chunk)
-        return np.array(views.tokens(Text(ids, cache), "train", language)).tolist()
+        return np.array(views.load_language_tokens(Text(ids, cache), "train", language)).tolist()
 
 
 @BLOCKS
@@ -249,7 +249,9 @@ def test_equal_stretches_of_text_are_shuffled_each_in_an_order_of_its_own():
 
 def test_text_as_it_was_written_is_the_source_s_own_and_makes_no_file(tmp_path):
     text = Text(words_text(5), tmp_path)
-    assert views.tokens(text, "train", LanguageConfig(source="en")) is text.tokens("train")
+    assert views.load_language_tokens(text, "train", LanguageConfig(source="en")) is text.tokens(
+        "train"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -270,7 +272,7 @@ def cached(english, tmp_path_factory):
 
 
 def real_view(source, words, block=8):
-    return views.tokens(
+    return views.load_language_tokens(
         source, "train", LanguageConfig(source="en", words=words, words_block=block)
     )
 
@@ -441,7 +443,7 @@ def test_a_clone_in_another_order_reads_the_same_stretch_of_the_same_text(englis
 @ALL
 def test_no_order_of_words_depends_on_the_seed_of_a_run(english, data_dir, words):
     found = [
-        corpora.corpora(
+        corpora.build_corpora(
             tiny_config(data_dir, seed=seed, **{"languages.en2.words": words}), {"en": english}
         )
         for seed in (0, 1)

@@ -23,8 +23,8 @@ from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.sources import DOCUMENT
 from imbalance_jax.evaluation import after_text as behaviour
 from imbalance_jax.evaluation import hidden
-from imbalance_jax.evaluation.hidden import Sequences
-from imbalance_jax.evaluation.programs import Programs
+from imbalance_jax.evaluation.hidden import SequencePairs
+from imbalance_jax.evaluation.programs import MeasurementPrograms
 
 # Every dimension has a size of its own.
 L, B, U = 12, 8, 20
@@ -40,8 +40,8 @@ def no_poll(share: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
-    return Programs(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), batch_size=4)
+def programs() -> MeasurementPrograms:
+    return MeasurementPrograms(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def copied(params) -> model_lib.Params:
 
 @jax.jit
 def logits_of(params: model_lib.Params, ids_L: jax.Array) -> jax.Array:
-    return model_lib.logits(params, MODEL, ids_L[None])[0]
+    return model_lib.compute_next_token_logits(params, MODEL, ids_L[None])[0]
 
 
 def score(params: model_lib.Params, ids: Sequence[int]) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_a_loss_is_the_mean_over_the_targets_that_have_a_weight(programs, params
     weight_nL[:, 3] = True
     weight_nL[0], weight_nL[1] = True, np.arange(L) == 7
     given = (ids_nW[:, :-1], ids_nW[:, 1:], weight_nL)
-    found_n = behaviour.losses(programs, params, MODEL, *given, poll=no_poll)
+    found_n = behaviour.compute_sequence_losses(programs, params, MODEL, *given, poll=no_poll)
     expected_n = [
         score(params, ids_W)[weight_L].mean()
         for ids_W, weight_L in zip(ids_nW, weight_nL, strict=True)
@@ -92,7 +92,7 @@ def test_a_loss_is_the_mean_over_the_targets_that_have_a_weight(programs, params
 # Prefixes.
 
 
-def make_sequences(aligned: bool) -> Sequences:
+def make_sequences(aligned: bool) -> SequencePairs:
     """Returns sequences of many lengths: of one text in two ids for each, or of two texts."""
     rng = np.random.default_rng(2)
     lengths_a = np.array([11, 9, 3, 10, 8, 11, 9, 5, 11, 4, 10])
@@ -104,15 +104,15 @@ def make_sequences(aligned: bool) -> Sequences:
         text.append(np.arange(WIDTH) < lengths[:, None])
         ids.append(np.where(text[-1], map_U[base], 0).astype(np.int32))
     both = (text[0], text[1])
-    return Sequences((ids[0], ids[1]), both, both, aligned)
+    return SequencePairs((ids[0], ids[1]), both, both, aligned)
 
 
-def turned(sequences: Sequences) -> Sequences:
+def turned(sequences: SequencePairs) -> SequencePairs:
     ids, text, own = (x[::-1] for x in (sequences.ids, sequences.text, sequences.own))
-    return Sequences(ids, text, own, sequences.aligned)
+    return SequencePairs(ids, text, own, sequences.aligned)
 
 
-def layouts(sequences: Sequences) -> dict[str, list[tuple[list[int], list[int]]]]:
+def layouts(sequences: SequencePairs) -> dict[str, list[tuple[list[int], list[int]]]]:
     """Returns the prefix and the rest of every sequence that is long enough, for each question."""
     a, b = (
         [ids_L[text_L].tolist() for ids_L, text_L in zip(ids, text, strict=True)]
@@ -126,7 +126,7 @@ def layouts(sequences: Sequences) -> dict[str, list[tuple[list[int], list[int]]]
         rest = [b[p][: WIDTH - HALF] for p in kept]
     before = {"": [a[p][:HALF] for p in kept], "_own": [b[p][:HALF] for p in kept]}
     lengths = tuple(np.array([len(x) for x in before[own]]) for own in ("", "_own"))
-    other = hidden.partners(lengths)
+    other = hidden.choose_partners(lengths)
     found: dict[str, list] = {"none": [([], behind) for behind in rest]}
     for own in ("", "_own") if sequences.aligned else ("",):
         mine = before[own]
@@ -148,7 +148,7 @@ BOTH = pytest.mark.parametrize("aligned", [True, False], ids=["one text", "two t
 def test_prefixes_are_scored_as_sequences_put_together_by_hand(programs, params, aligned, back):
     sequences = make_sequences(aligned)
     sequences = turned(sequences) if back else sequences
-    found = behaviour.prefix(programs, params, MODEL, sequences, poll=no_poll)
+    found = behaviour.measure_prefix_losses(programs, params, MODEL, sequences, poll=no_poll)
     asked = layouts(sequences)
     expected = {"sequences": 7 if aligned else 9}
     loss = {
@@ -184,9 +184,9 @@ def test_the_same_ids_are_scored_after_every_prefix(monkeypatch, aligned):
         seen.append([(weight_PL[p], target_PL[p, weight_PL[p]]) for p in range(len(ids_PL))])
         return np.zeros(len(ids_PL))
 
-    monkeypatch.setattr(behaviour, "losses", losses)
+    monkeypatch.setattr(behaviour, "compute_sequence_losses", losses)
     sequences = make_sequences(aligned)
-    behaviour.prefix(None, None, MODEL, sequences, poll=no_poll)
+    behaviour.measure_prefix_losses(None, None, MODEL, sequences, poll=no_poll)
     rows = layouts(sequences)
     assert len(seen) == len(rows) == (5 if aligned else 3)
     none, related, unrelated = seen[:3]
@@ -200,7 +200,9 @@ def test_the_same_ids_are_scored_after_every_prefix(monkeypatch, aligned):
 def test_where_rows_are_copies_a_prefix_in_the_other_language_is_as_good_as_ones_own(
     programs, copied
 ):
-    found = behaviour.prefix(programs, copied, MODEL, make_sequences(True), poll=no_poll)
+    found = behaviour.measure_prefix_losses(
+        programs, copied, MODEL, make_sequences(True), poll=no_poll
+    )
     for name in ("related", "unrelated", "gain"):
         assert found[name] == pytest.approx(found[f"{name}_own"], rel=1e-4, abs=1e-5)
     assert found["gain_error"] == pytest.approx(found["gain_own_error"], rel=1e-3)
@@ -215,7 +217,7 @@ def test_where_rows_are_copies_a_translations_language_does_not_matter(programs,
     in_own_ids = dataclasses.replace(sequences, ids=ids)
     results = {
         name: [
-            behaviour.prefix(programs, model, MODEL, x, poll=no_poll)
+            behaviour.measure_prefix_losses(programs, model, MODEL, x, poll=no_poll)
             for x in (sequences, in_own_ids)
         ]
         for name, model in (("copied", copied), ("random", params))
@@ -228,7 +230,7 @@ def test_a_few_sequences_are_too_few_for_prefixes():
     sequences = make_sequences(aligned=True)
     short = [np.where(np.arange(len(x))[:, None] < 4, x, False) for x in sequences.text]
     few = dataclasses.replace(sequences, text=(short[0], short[1]))
-    assert behaviour.prefix(None, None, MODEL, few, poll=no_poll) == {"sequences": 3}
+    assert behaviour.measure_prefix_losses(None, None, MODEL, few, poll=no_poll) == {"sequences": 3}
 
 
 # Seen and unseen text.
@@ -267,7 +269,7 @@ def make_wider_stream(path: Any, windows: int, ratio: Sequence[int], **changes: 
     config["languages"]["fr"] = {"source": "fr"}
     config["mixture"]["ratio"] = dict(zip(config["languages"], ratio, strict=True))
     sources = {"en": Text(windows), "fr": Text(windows, "fr", seed=1)}
-    return Stream(config_lib.resolve(config), sources)
+    return Stream(config_lib.resolve_config(config), sources)
 
 
 def shown(stream: Stream, steps: int) -> dict[int, set[int]]:
@@ -285,7 +287,7 @@ def shown(stream: Stream, steps: int) -> dict[int, set[int]]:
 
 
 def check_exposed(stream: Stream, first: int, second: int, steps: int, windows: int) -> None:
-    found = behaviour.exposed(stream, (first, second), steps)
+    found = behaviour.find_exposed_windows(stream, (first, second), steps)
     by_language = shown(stream, steps)
     mine = by_language.pop(first, set())
     others = set().union(*by_language.values())
@@ -321,8 +323,10 @@ def test_languages_of_different_texts_have_no_windows_in_common(tmp_path):
     apart = [(make_wider_stream(tmp_path, 200, ratio=(3, 1, 2, 2)), (0, 3))]
     apart.append((make_stream(tmp_path, 400, mixture__switch="document"), (0, 1)))
     for stream, languages in apart:
-        with pytest.raises(behaviour.NotThere, match="the languages draw from different texts"):
-            behaviour.exposed(stream, languages, 5)
+        with pytest.raises(
+            behaviour.MissingWindows, match="the languages draw from different texts"
+        ):
+            behaviour.find_exposed_windows(stream, languages, 5)
 
 
 def test_windows_have_no_fixed_place_in_sequence_or_in_text_without_end(tmp_path):
@@ -330,19 +334,21 @@ def test_windows_have_no_fixed_place_in_sequence_or_in_text_without_end(tmp_path
     endless = make_stream(tmp_path, 200)
     endless.windows["en"] = 10**12
     for stream in (make_stream(tmp_path, 400, mixture__order="sequential"), endless):
-        with pytest.raises(behaviour.NotThere, match="fixed place in shuffled order .* an end"):
-            behaviour.exposed(stream, (0, 1), 5)
+        with pytest.raises(
+            behaviour.MissingWindows, match="fixed place in shuffled order .* an end"
+        ):
+            behaviour.find_exposed_windows(stream, (0, 1), 5)
 
 
 def test_a_text_that_no_language_is_trained_on_has_no_windows(tmp_path):
     stream = make_wider_stream(tmp_path, 200, ratio=(0, 0, 0, 1))
-    with pytest.raises(behaviour.NotThere, match="not trained on"):
-        behaviour.exposed(stream, (0, 1), 5)
+    with pytest.raises(behaviour.MissingWindows, match="not trained on"):
+        behaviour.find_exposed_windows(stream, (0, 1), 5)
 
 
 def measure(programs: Any, params: Any, stream: Stream, **changes: Any) -> dict[str, Any]:
     given = {"languages": (0, 1), "steps": 20, "most": 1000, "poll": no_poll} | changes
-    return behaviour.seen(programs, params, MODEL, stream, MAPS, **given)
+    return behaviour.measure_seen_losses(programs, params, MODEL, stream, MAPS, **given)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +359,7 @@ def measure(programs: Any, params: Any, stream: Stream, **changes: Any) -> dict[
     ],
 )
 def test_without_windows_of_both_kinds_there_is_no_answer(tmp_path, windows, changes, why):
-    with pytest.raises(behaviour.NotThere, match=why):
+    with pytest.raises(behaviour.MissingWindows, match=why):
         measure(None, None, make_stream(tmp_path, windows), **changes)
 
 
@@ -396,13 +402,15 @@ def test_no_more_windows_are_scored_than_asked_for_and_each_once(monkeypatch, tm
         read.append(window_n.tolist())
         return stream.windows_at(language, window_n)
 
-    monkeypatch.setattr(behaviour, "losses", lambda *args, poll: np.zeros(len(args[3])))
+    monkeypatch.setattr(
+        behaviour, "compute_sequence_losses", lambda *args, poll: np.zeros(len(args[3]))
+    )
     names = ("pools", "sequential", "windows", "order_of")
     spied = types.SimpleNamespace(**{name: getattr(stream, name) for name in names})
     spied.windows_at = windows_at
     found = measure(None, None, spied, most=15)
     assert (found["seen"], found["unseen"]) == (15, 15)
-    all_of = behaviour.exposed(stream, (0, 1), 20)
+    all_of = behaviour.find_exposed_windows(stream, (0, 1), 20)
     for window_n, name in zip(read, ("seen", "unseen"), strict=True):
         assert len(set(window_n)) == 15 and set(window_n) <= set(all_of[name].tolist())
         # From all over the text rather than from its beginning.

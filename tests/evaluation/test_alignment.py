@@ -12,7 +12,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.config import AlignmentConfig, Config, LanguageConfig, MeshConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare
-from imbalance_jax.evaluation.alignment import Alignment
+from imbalance_jax.evaluation.alignment import AlignmentEvaluator
 from imbalance_jax.training import train
 
 
@@ -33,14 +33,16 @@ def toy_config(data_dir: str, **alignment: object) -> Config:
     config.model.update({"L": 32, "D": 16, "H": 2, "K": 8, "F": 24, "N": 1})
     config.parallel.both = config_lib.declared(config_lib.ParallelConfig, sources=("toy0", "toy1"))
     config.evaluation.alignment.update(alignment)
-    return config_lib.resolve(config)
+    return config_lib.resolve_config(config)
 
 
-def make_trainer(config: Config, mesh: MeshConfig, devices: int) -> train.Trainer:
+def make_trainer(config: Config, mesh: MeshConfig, devices: int) -> train.Experiment:
     config = dataclasses.replace(config, mesh=mesh)
-    prepared = prepare.prepare_all(config)
+    prepared = prepare.prepare_run_sources(config)
     made = sharding.make_mesh(mesh, jax.devices()[:devices])
-    return train.Trainer.make(config, prepared, made, parallel.prepare_all(config, prepared))
+    return train.Experiment.make(
+        config, prepared, made, parallel.prepare_all_parallel_sets(config, prepared)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +51,11 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def toys(data) -> train.Trainer:
+def toys(data) -> train.Experiment:
     return make_trainer(toy_config(data), MeshConfig(), 1)
 
 
-def names(alignment: Alignment) -> list[str]:
+def names(alignment: AlignmentEvaluator) -> list[str]:
     return [pair.name for pair in alignment.pairs]
 
 
@@ -189,7 +191,7 @@ def test_what_is_logged_does_not_depend_on_the_mesh(data, toys, watched):
 def test_languages_share_a_gradient_alike_on_devices_that_do_not_divide_the_batch(toys, watched):
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:3])
     assert toys.config.batch_size == 8
-    state = jax.device_put(toys.init_state(), sharding.replicated(mesh))
+    state = jax.device_put(toys.init_state(), sharding.make_replicated_sharding(mesh))
     alignment = dataclasses.replace(toys, mesh=mesh).alignment("validation", 8)
     found = alignment._optimizer(state, toys.stream)
     for name, by_tag in found.items():

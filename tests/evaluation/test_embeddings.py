@@ -13,7 +13,7 @@ from imbalance_jax.compute import sharding
 from imbalance_jax.config import MeshConfig
 from imbalance_jax.evaluation import embeddings
 from imbalance_jax.evaluation.embeddings import PiecePairs
-from imbalance_jax.evaluation.programs import Programs
+from imbalance_jax.evaluation.programs import MeasurementPrograms
 
 U, D = 60, 16
 V = 2 * U
@@ -22,8 +22,8 @@ NONE = np.arange(0)
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
-    return Programs(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), 8)
+def programs() -> MeasurementPrograms:
+    return MeasurementPrograms(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), 8)
 
 
 def random_table(rows: int = V, width: int = D, seed: int = 0) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_bins_have_the_edges_of_the_reference_and_hold_their_lower_one():
                 expected.setdefault(k, []).append(place)
     assert expected[4] == [4, 5] and 3 in expected[3] and 0 not in sum(expected.values(), [])
     cosine_n = np.float32(np.random.default_rng(0).uniform(-1, 1, len(counts)))
-    found = embeddings.by_frequency(cosine_n, np.array(counts))
+    found = embeddings.bin_by_frequency(cosine_n, np.array(counts))
     assert found["low"] == pytest.approx([edges[k] for k in expected])
     assert found["high"] == pytest.approx([10 ** ((k + 1) / 4) for k in expected])
     assert found["pieces"] == [len(places) for places in expected.values()]
@@ -97,13 +97,13 @@ def test_bins_have_the_edges_of_the_reference_and_hold_their_lower_one():
 
 @pytest.mark.parametrize("power", range(9))
 def test_a_power_of_ten_is_in_the_bin_that_begins_with_it(power):
-    found = embeddings.by_frequency(np.ones(2), np.array([10**power, 10**power - 1]))
+    found = embeddings.bin_by_frequency(np.ones(2), np.array([10**power, 10**power - 1]))
     assert found["low"][-1] == pytest.approx(10**power)
     assert found["pieces"] == ([1, 1] if power else [1])
 
 
 def test_pieces_that_never_occur_are_in_no_bin():
-    found = embeddings.by_frequency(np.ones(3), np.zeros(3))
+    found = embeddings.bin_by_frequency(np.ones(3), np.zeros(3))
     assert found == {"low": [], "high": [], "pieces": [], "cosine": []}
 
 
@@ -144,7 +144,9 @@ def noisy_copies(seed: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", [2, 4])
 def test_neighbours_are_those_of_a_plain_double_loop(programs, seed):
     table_VD = noisy_copies(seed)
-    found = programs.run(embeddings.neighbours, table_VD, FIRST, SECOND, NONE, NONE, k=5)
+    found = programs.run(
+        embeddings.compute_piece_retrieval, table_VD, FIRST, SECOND, NONE, NONE, k=5
+    )
     expected = expected_retrieval(table_VD[FIRST], table_VD[SECOND], 5)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)
     # They differ, and none is trivial.
@@ -155,7 +157,7 @@ def test_pieces_without_a_counterpart_are_found_instead_and_not_looked_for(progr
     table_VD = noisy_copies(2)
     asked = np.arange(40)  # the other 20 of each language are only there to be found
     found = programs.run(
-        embeddings.neighbours, table_VD, asked, U + asked, FIRST[40:], SECOND[40:], k=5
+        embeddings.compute_piece_retrieval, table_VD, asked, U + asked, FIRST[40:], SECOND[40:], k=5
     )
     rows_a, rows_b = table_VD[FIRST], table_VD[SECOND]
     cosine = cosines(rows_a, rows_b)
@@ -168,7 +170,9 @@ def test_pieces_without_a_counterpart_are_found_instead_and_not_looked_for(progr
         "csls_back": np.mean((2 * cosine - penalty_a[:, None]).argmax(axis=0)[:40] == asked),
     }
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)
-    fewer = programs.run(embeddings.neighbours, table_VD, asked, U + asked, NONE, NONE, k=5)
+    fewer = programs.run(
+        embeddings.compute_piece_retrieval, table_VD, asked, U + asked, NONE, NONE, k=5
+    )
     assert float(fewer["forth"]) > expected["forth"]
 
 
@@ -182,7 +186,9 @@ def test_of_several_that_are_equally_near_each_counts_as_a_part(programs):
     table_VD[[10, 11, U + 10, U + 11]] = table_VD[10]
     expected = expected_retrieval(table_VD[FIRST], table_VD[SECOND], 5)
     assert not math.isclose(expected["forth"] * U, round(expected["forth"] * U))
-    found = programs.run(embeddings.neighbours, table_VD, FIRST, SECOND, NONE, NONE, k=5)
+    found = programs.run(
+        embeddings.compute_piece_retrieval, table_VD, FIRST, SECOND, NONE, NONE, k=5
+    )
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)
 
 
@@ -190,7 +196,7 @@ def test_more_pieces_than_exist_at_once_are_looked_through_whole(programs, monke
     table_VD = noisy_copies(2)
 
     def in_chunks(table_VD: jax.Array, ids_a: jax.Array, ids_b: jax.Array) -> Any:
-        return embeddings.neighbours(table_VD, ids_a, ids_b, ids_a[:0], ids_b[:0], k=5)
+        return embeddings.compute_piece_retrieval(table_VD, ids_a, ids_b, ids_a[:0], ids_b[:0], k=5)
 
     monkeypatch.setattr(embeddings, "_CHUNK", 16)  # does not divide the number of pieces
     found = programs.run(in_chunks, table_VD, FIRST, SECOND)
@@ -249,7 +255,7 @@ def planted(rng: np.random.Generator, words: int, P: int = 200) -> tuple[np.ndar
 def test_planted_translations_are_found_in_parallel_sequences():
     words = 30
     occurs_a, occurs_b = planted(np.random.default_rng(0), words)
-    first, second = embeddings.suggested(occurs_a, occurs_b)
+    first, second = embeddings.suggest_piece_pairs(occurs_a, occurs_b)
     assert len(first) > 20 and len(set(first)) == len(first)
     # What is not found is rare; what is found is right, but for at most one of them.
     assert set(range(10, words)) <= set(first)
@@ -265,7 +271,7 @@ def test_suggestions_are_mutual_bests_of_the_plain_log_likelihood_ratio(seed, le
     occurs_b[:, 3] = ~occurs_a[:, 5]
     # Ties of the score would be broken by the order of ids: real text has next to none.
     occurs_a, occurs_b = occurs_a[:, :-2], np.hstack([occurs_b[:, :-2], rng.random((70, 5)) < 0.3])
-    found = embeddings.suggested(occurs_a, occurs_b, least)
+    found = embeddings.suggest_piece_pairs(occurs_a, occurs_b, least)
     expected = slow_suggested(occurs_a, occurs_b, least)
     assert list(zip(*(ids.tolist() for ids in found), strict=True)) == expected
     assert len(expected) > 2 and (5, 3) not in expected
@@ -274,7 +280,7 @@ def test_suggestions_are_mutual_bests_of_the_plain_log_likelihood_ratio(seed, le
 def test_nothing_is_suggested_where_no_piece_occurs_often_enough():
     occurs = np.random.default_rng(0).random((20, 6)) < 0.1
     for given in ((occurs, occurs), (occurs, np.ones((20, 2), bool))):
-        first, second = embeddings.suggested(*given, least=10)
+        first, second = embeddings.suggest_piece_pairs(*given, least=10)
         assert len(first) == len(second) == 0
 
 
@@ -295,7 +301,7 @@ def blocks_of(pairs: PiecePairs) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def measured(programs):
     def measure(table_VD: np.ndarray, pairs: PiecePairs, candidates: int = 0) -> dict[str, Any]:
-        return embeddings.measure(
+        return embeddings.measure_embeddings(
             programs, table_VD, pairs, blocks_of(pairs), candidates=candidates
         )
 
@@ -401,5 +407,5 @@ def test_row_norms_are_means_over_each_languages_ids(programs, table_VD):
     for own_V in own_GV:
         norms = [math.sqrt(sum(float(x) ** 2 for x in row_D)) for row_D in table_VD[own_V]]
         expected.append(sum(norms) / len(norms))
-    found = programs.run(embeddings.row_norms, table_VD, own_GV)
+    found = programs.run(embeddings.compute_language_norms, table_VD, own_GV)
     np.testing.assert_allclose(found, expected, rtol=1e-6)

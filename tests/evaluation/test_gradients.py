@@ -19,7 +19,7 @@ from imbalance_jax.compute import sharding
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.config import MeshConfig, ModelConfig, OptimizerConfig
 from imbalance_jax.evaluation import gradients
-from imbalance_jax.evaluation.programs import Programs
+from imbalance_jax.evaluation.programs import MeasurementPrograms
 
 # Every dimension has a size of its own, and those of the mesh divide those that are cut.
 L, N, U = 12, 3, 20
@@ -61,14 +61,14 @@ def no_poll(share: float) -> None:
     pass
 
 
-def make_programs(mesh: Mesh) -> Programs:
-    found = Programs(mesh, batch_size=8)
+def make_programs(mesh: Mesh) -> MeasurementPrograms:
+    found = MeasurementPrograms(mesh, batch_size=8)
     found._options = QUICK
     return found
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
+def programs() -> MeasurementPrograms:
     return make_programs(make_mesh(1))
 
 
@@ -113,7 +113,7 @@ def plain_gradient(params: model_lib.Params, ids_W: jax.Array, length: jax.Array
     """Returns the gradient of the losses of ids 1 .. length - 1 of one sequence, over L."""
 
     def loss(params: model_lib.Params) -> jax.Array:
-        logits_LV = model_lib.logits(params, MODEL, ids_W[None, :-1])[0]
+        logits_LV = model_lib.compute_next_token_logits(params, MODEL, ids_W[None, :-1])[0]
         nll_L = -jax.nn.log_softmax(logits_LV)[jnp.arange(L), ids_W[1:]]
         return jnp.sum(jnp.where(jnp.arange(1, L + 1) < length, nll_L, 0)) / L
 
@@ -262,7 +262,7 @@ class Adam:
 def adam(params) -> Adam:
     # An eps that is felt beside the gradients that v is made of.
     config = OptimizerConfig(eps=1e-3, clip_norm=1e9, weight_decay=0.1)
-    tx, rng = step_lib.optimizer(config, steps=10), np.random.default_rng(2)
+    tx, rng = step_lib.build_optimizer(config, steps=10), np.random.default_rng(2)
     blocks = {"blocks": params["blocks"]}
 
     def draw(leaf: np.ndarray) -> np.ndarray:
@@ -300,18 +300,20 @@ def more_sizes():
 class Measured:
     """A model's measurements, four sequences at once, with one compiled program for all."""
 
-    programs: Programs
+    programs: MeasurementPrograms
     params: model_lib.Params
     divisor: model_lib.Params
 
     def __call__(self, pairs: Pairs, poll: Any = no_poll) -> dict[str, Any]:
         given = (self.programs, self.params, MODEL, pairs.ids, pairs.text, self.divisor)
-        return gradients.measure(*given, chunk=4, poll=poll)
+        return gradients.measure_gradients(*given, chunk=4, poll=poll)
 
 
 @pytest.fixture(scope="module")
 def measure(programs, params, adam) -> Measured:
-    return Measured(programs, params, gradients.adam_divisor(programs, adam.state, adam.config))
+    return Measured(
+        programs, params, gradients.compute_adam_divisor(programs, adam.state, adam.config)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +341,7 @@ def test_adam_divides_by_the_root_of_a_real_states_second_moment(found, plain, a
 
 
 def test_before_the_first_update_adam_divides_by_nothing(programs, adam):
-    assert gradients.adam_divisor(programs, adam.before, adam.config) is None
+    assert gradients.compute_adam_divisor(programs, adam.before, adam.config) is None
 
 
 def test_rows_are_named_and_ordered_as_in_the_references_figure(found):
@@ -386,7 +388,7 @@ def assert_same(x: Any, y: Any, **tolerance: float) -> None:
 
 
 def test_as_many_sequences_are_worked_on_at_once_as_the_batch_size_allows(params):
-    chosen = [gradients._choose_chunk(params, most) for most in (1, 2, 3, 5, 8, 12)]
+    chosen = [gradients._choose_chunk_size(params, most) for most in (1, 2, 3, 5, 8, 12)]
     assert chosen == [1, 2, 2, 4, 8, 8]
 
 
@@ -442,12 +444,12 @@ def test_a_language_is_in_all_things_like_itself(measure, pairs):
 @pytest.mark.slow
 def test_devices_and_how_many_sequences_they_work_on_do_not_change_gradients(params, pairs, found):
     mesh = make_mesh(8, fsdp=2, tensor=2)
-    placed = jax.device_put(params, sharding.state_shardings(mesh, params))
+    placed = jax.device_put(params, sharding.make_state_shardings(mesh, params))
     given = (make_programs(mesh), placed, MODEL, pairs.ids, pairs.text, None)
     # It chooses to have 8 gradients at once; and without a divisor there is no `adam`.
     expected = {name: value for name, value in found.items() if name != "adam"}
     # Sums of fp32 gradients in another order.
-    assert_same(gradients.measure(*given, poll=no_poll), expected, rtol=1e-3, atol=1e-5)
+    assert_same(gradients.measure_gradients(*given, poll=no_poll), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_progress_is_told_until_all_pairs_are_done(measure, pairs):
@@ -462,10 +464,10 @@ X = 200  # elements of every parameter
 
 
 def results_of(
-    programs: Programs, a_PRNX: np.ndarray, b_PRNX: np.ndarray, chunk: int = 16
+    programs: MeasurementPrograms, a_PRNX: np.ndarray, b_PRNX: np.ndarray, chunk: int = 16
 ) -> dict[str, Any]:
     """Returns what is said of these gradients of each sequence, for each row and layer."""
-    tree = gradients._Tree(programs, [])
+    tree = gradients._GradientTree(programs, [])
     for first in range(0, len(a_PRNX), chunk):
         part = np.stack([x[first : first + chunk] for x in (a_PRNX, b_PRNX)])
         filled = np.pad(part, ((0, 0), (0, chunk - part.shape[1]), *[(0, 0)] * 3), mode="wrap")
@@ -599,7 +601,7 @@ def test_each_languages_share_is_that_of_its_part_of_the_gradient(programs, para
     ids_BW = rng.integers(0, U, (B, L + 1)).astype(np.uint16)
     map_GU = np.stack([np.arange(U), U + np.arange(U), V - 1 - np.arange(U)]).astype(np.int32)
     batch = step_lib.Batch(ids_BW, language_B)
-    found = gradients.language_shares(programs, params, batch, map_GU, MODEL)
+    found = gradients.measure_language_shares(programs, params, batch, map_GU, MODEL)
 
     grads = [
         plain_gradient(params, map_GU[language, ids_W], L + 1)

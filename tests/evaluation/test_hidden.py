@@ -18,8 +18,8 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.config import MeshConfig, ModelConfig
 from imbalance_jax.evaluation import hidden
-from imbalance_jax.evaluation.hidden import Sequences
-from imbalance_jax.evaluation.programs import Programs
+from imbalance_jax.evaluation.hidden import SequencePairs
+from imbalance_jax.evaluation.programs import MeasurementPrograms
 
 L, D, N = 12, 16, 2
 MODEL = ModelConfig(L=L, D=D, H=2, K=8, F=24, N=N, attention="einsum", scan_layers=True)
@@ -39,8 +39,8 @@ ONE = make_mesh(1)
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
-    return Programs(ONE, 16)
+def programs() -> MeasurementPrograms:
+    return MeasurementPrograms(ONE, 16)
 
 
 # Models and sequences.
@@ -83,7 +83,7 @@ def as_sequences(
     lengths: tuple[np.ndarray, np.ndarray],
     shared: int,
     aligned: bool,
-) -> Sequences:
+) -> SequencePairs:
     """Returns sequences of two languages that have their first pieces in common."""
     ids, text, own = [], [], []
     for g, (base_PL, length_P) in enumerate(zip(bases, lengths, strict=True)):
@@ -92,10 +92,10 @@ def as_sequences(
         ids.append(np.where(text_PL, ids_PL, 0).astype(np.int32))
         text.append(text_PL)
         own.append(text_PL & (base_PL >= shared))
-    return Sequences((ids[0], ids[1]), (text[0], text[1]), (own[0], own[1]), aligned)
+    return SequencePairs((ids[0], ids[1]), (text[0], text[1]), (own[0], own[1]), aligned)
 
 
-def clones(shared: int = 0) -> Sequences:
+def clones(shared: int = 0) -> SequencePairs:
     """Returns sequences that say the same at the same positions."""
     rng = np.random.default_rng(1)
     base_PL, length_P = rng.integers(0, U, (P, L)), rng.integers(4, L + 1, P)
@@ -103,7 +103,7 @@ def clones(shared: int = 0) -> Sequences:
     return as_sequences((base_PL, base_PL), (length_P, length_P), shared, aligned=True)
 
 
-def translations(shared: int = 0) -> Sequences:
+def translations(shared: int = 0) -> SequencePairs:
     """Returns sequences that say the same, but a few pieces, in an order of their own."""
     rng = np.random.default_rng(3)
     base_PL, length_P = rng.integers(0, U, (P, L)), rng.integers(4, L + 1, P)
@@ -118,20 +118,22 @@ def translations(shared: int = 0) -> Sequences:
 compiled = functools.partial(
     jax.jit, static_argnums=1, compiler_options={"xla_backend_optimization_level": 1}
 )
-states_of = compiled(model_lib.hidden_states)
+states_of = compiled(model_lib.compute_hidden_states)
 
 
 def measured(
-    programs: Programs,
+    programs: MeasurementPrograms,
     params: model_lib.Params,
-    sequences: Sequences,
+    sequences: SequencePairs,
     *,
     match: bool = True,
     rotate: bool = True,
     poll: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Any]:
-    placed = jax.device_put(params, sharding.state_shardings(programs._whole.mesh, params))
-    return hidden.measure(programs, placed, MODEL, sequences, match=match, rotate=rotate, poll=poll)
+    placed = jax.device_put(params, sharding.make_state_shardings(programs._whole.mesh, params))
+    return hidden.measure_hidden_states(
+        programs, placed, MODEL, sequences, match=match, rotate=rotate, poll=poll
+    )
 
 
 # The states themselves.
@@ -143,7 +145,7 @@ def test_states_are_those_between_all_layers_from_the_embedding_to_the_final_nor
     assert states_NBLD.shape == (N + 2, P, L, D)
     embedded = params["embed_VD"][ids_BL] * math.sqrt(D) + params["position_LD"]
     np.testing.assert_allclose(states_NBLD[0], embedded, rtol=1e-5, atol=1e-6)
-    forward = compiled(model_lib.forward)
+    forward = compiled(model_lib.compute_last_hidden_state)
     np.testing.assert_allclose(states_NBLD[-1], forward(params, MODEL, ids_BL), atol=1e-5)
     # The first block's output is that of a model of one block, before its final norm.
     first = params | {"blocks": jax.tree.map(lambda leaf: leaf[:1], params["blocks"])}
@@ -208,7 +210,7 @@ def slow_rotation(x_PD: np.ndarray, y_PD: np.ndarray) -> np.ndarray:
 
 
 def slow_measure(
-    params: model_lib.Params, sequences: Sequences, counted: tuple[np.ndarray, np.ndarray]
+    params: model_lib.Params, sequences: SequencePairs, counted: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, Any]:
     """What hidden.measure says it measures, with a match and with rotations."""
     kept = [p for p in range(P) if counted[0][p].any() and counted[1][p].any()]
@@ -223,7 +225,7 @@ def slow_measure(
     other = np.empty(n, int)
     for e in range(2):  # what a row is compared with is in its own fold
         mine = np.flatnonzero(fold == e)
-        other[mine] = mine[hidden.partners((lengths[0][mine], lengths[1][mine]))]
+        other[mine] = mine[hidden.choose_partners((lengths[0][mine], lengths[1][mine]))]
     sentences: dict[str, Any] = {}
     positions: dict[str, np.ndarray] = {}
     matched: dict[str, np.ndarray] = {}
@@ -359,7 +361,7 @@ def test_batches_do_not_change_the_result(programs, params, plain_found):
 
 @pytest.mark.slow
 def test_eight_devices_find_the_same_as_one(params, plain_found):
-    eight = Programs(make_mesh(8, fsdp=2, tensor=2), 8)
+    eight = MeasurementPrograms(make_mesh(8, fsdp=2, tensor=2), 8)
     expected = {name: plain_found[name] for name in ("sequences", "positions", "sentences")}
     assert_close(measured(eight, params, clones(), match=False), expected, 1e-5)
 
@@ -424,7 +426,7 @@ def test_a_model_with_copied_rows_has_the_same_states_in_both_languages(programs
 def test_a_language_is_like_itself(programs, params):
     sequences = clones()
     none_PL = np.zeros((P, L), bool)
-    itself = Sequences((sequences.ids[0],) * 2, (sequences.text[0],) * 2, (none_PL,) * 2, True)
+    itself = SequencePairs((sequences.ids[0],) * 2, (sequences.text[0],) * 2, (none_PL,) * 2, True)
     found = measured(programs, params, itself)
     # All of its ids are shared.
     assert found.pop("without_shared") == {"sequences": 0}
@@ -435,7 +437,7 @@ def test_sequences_that_say_different_things_have_no_excess(programs):
     one = clones()
     text_PL = one.text[0]
     ids_b = np.where(text_PL, np.random.default_rng(5).integers(U, V, (P, L)), 0)
-    unrelated = Sequences(
+    unrelated = SequencePairs(
         (one.ids[0], ids_b.astype(np.int32)), (text_PL,) * 2, (text_PL,) * 2, True
     )
     found = measured(programs, random_params(), unrelated)
@@ -466,7 +468,7 @@ def test_turned_rows_are_alike_after_a_rotation_only(programs, params):
 def test_fewer_than_four_sequences_say_nothing(programs, params):
     few = clones()
     three = [tuple(x[:3] for x in part) for part in (few.ids, few.text, few.own)]
-    assert measured(programs, params, Sequences(*three, aligned=True)) == {"sequences": 3}
+    assert measured(programs, params, SequencePairs(*three, aligned=True)) == {"sequences": 3}
 
 
 # Partners.
@@ -476,7 +478,7 @@ def test_fewer_than_four_sequences_say_nothing(programs, params):
 def test_each_row_is_the_partner_of_one_other_of_like_lengths(rows):
     rng = np.random.default_rng(rows)
     lengths = rng.integers(5, 200, rows), rng.integers(5, 200, rows)
-    other = hidden.partners(lengths)
+    other = hidden.choose_partners(lengths)
     assert sorted(other) == list(range(rows))
     assert np.all(other != np.arange(rows))
     rank = np.empty(rows, int)
@@ -498,12 +500,14 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def sentence_scores(programs: Programs, a_PND: np.ndarray, b_PND: np.ndarray) -> dict[str, Any]:
+def sentence_scores(
+    programs: MeasurementPrograms, a_PND: np.ndarray, b_PND: np.ndarray
+) -> dict[str, Any]:
     rows = len(a_PND)
     fold_P = (np.arange(rows) % 2).astype(np.int32)
     other_P = np.roll(np.arange(rows), 2).astype(np.int32)
-    rotations = hidden._sentence_rotations(a_PND, b_PND, fold_P)
-    found = programs.run(hidden._sentence_scores, a_PND, b_PND, fold_P, other_P, rotations)
+    rotations = hidden._fit_sentence_rotations(a_PND, b_PND, fold_P)
+    found = programs.run(hidden._score_sentences, a_PND, b_PND, fold_P, other_P, rotations)
     return {name: np.asarray(value) for name, value in found.items()}
 
 
@@ -520,7 +524,7 @@ def test_unrelated_vectors_are_unlike_after_centring(programs):
 
 def test_cka_of_few_unrelated_pairs_in_many_dimensions_is_high_unless_debiased(programs):
     a, b = normal(1, 30, 1, 120), normal(2, 30, 1, 120)
-    found = programs.run(hidden._cka, a, b, np.roll(np.arange(30), 2))
+    found = programs.run(hidden._compute_cka, a, b, np.roll(np.arange(30), 2))
     for suffix in ("", "_shuffled"):
         assert found[f"cka{suffix}"] > 0.7
         assert abs(found[f"cka_debiased{suffix}"]) < 0.1
@@ -543,7 +547,7 @@ def test_turning_takes_no_matrix_for_each_row(spec, inner):
     states = normal(1, rows, layers, *inner, width)
     rotations_ENDD = normal(2, 2, layers, width, width)
     fold_P = np.random.default_rng(3).integers(0, 2, rows).astype(np.int32)
-    turn = jax.jit(functools.partial(hidden._rotate, spec))
+    turn = jax.jit(functools.partial(hidden._rotate_states, spec))
     compiled = turn.lower(states, rotations_ENDD, fold_P).compile()
     matrices = rows * layers * width * width * 4
     assert compiled.memory_analysis().temp_size_in_bytes < matrices / 4
@@ -572,7 +576,7 @@ def test_means_and_rotations_of_a_pair_come_from_the_other_fold(programs):
 
 def test_the_nearest_rotation_is_that_of_procrustes():
     x_PD, y_PD = np.float64(normal(1, 40, D)), np.float64(normal(2, 40, D))
-    found = np.asarray(hidden._nearest_rotation(np.float32(x_PD.T @ y_PD)))
+    found = np.asarray(hidden._find_nearest_rotation(np.float32(x_PD.T @ y_PD)))
     np.testing.assert_allclose(found @ found.T, np.eye(D), atol=1e-5)
     np.testing.assert_allclose(found, slow_rotation(x_PD, y_PD), atol=1e-4)
     plain, _ = linalg.orthogonal_procrustes(x_PD, y_PD)
@@ -586,12 +590,12 @@ def test_what_few_pairs_leave_open_is_not_turned():
     x_PD, y_PD = normal(1, 9, D), normal(2, 9, D)
     x_PD[:, 5:], y_PD[:, 5:] = 0, 0
     products_DD = x_PD.T @ y_PD
-    found = np.asarray(hidden._nearest_rotation(products_DD))
+    found = np.asarray(hidden._find_nearest_rotation(products_DD))
     np.testing.assert_allclose(found[5:, 5:], np.eye(D - 5), atol=1e-5)
     np.testing.assert_allclose(found[:5, :5], slow_rotation(x_PD, y_PD)[:5, :5], atol=1e-4)
     # Nor does rounding decide it.
     noise_DD = 3e-7 * linalg.norm(products_DD) * normal(3, D, D)
-    again = np.asarray(hidden._nearest_rotation(products_DD + noise_DD))
+    again = np.asarray(hidden._find_nearest_rotation(products_DD + noise_DD))
     np.testing.assert_allclose(again, found, atol=5e-3)
 
 
@@ -615,7 +619,7 @@ def test_an_assignment_is_the_best_of_all(height, width, seed):
     cosine_LM = np.float32(rng.uniform(-1, 1, (height, width)))
     row_L, column_M = rng.random(height) < 0.8, rng.random(width) < 0.8
     row_L[0] = column_M[-1] = True
-    to_L = hidden.assign(cosine_LM, row_L, column_M)
+    to_L = hidden.assign_positions(cosine_LM, row_L, column_M)
     taken = np.flatnonzero(to_L >= 0)
     assert len(taken) == min(row_L.sum(), column_M.sum())
     assert np.all(row_L[taken]) and np.all(column_M[to_L[taken]])
@@ -634,7 +638,7 @@ def test_of_several_sequences_that_are_equally_near_each_counts_as_a_part():
             [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
         ]
     )
-    forth, back = hidden.retrieved(cosine_NPQ)
+    forth, back = hidden.compute_sentence_retrieval(cosine_NPQ)
     np.testing.assert_allclose(forth, [(1 / 3 + 0 + 1 / 2 + 1) / 4, 1], rtol=1e-6)
     # Columns: the first has its own at the top alone, the second too, the others do not.
     np.testing.assert_allclose(back, [(1 + 1 + 0 + 0) / 4, 1], rtol=1e-6)

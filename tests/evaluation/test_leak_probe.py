@@ -14,7 +14,7 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.config import MeshConfig, ModelConfig
 from imbalance_jax.evaluation import leak_probe as telling
-from imbalance_jax.evaluation.programs import Programs
+from imbalance_jax.evaluation.programs import MeasurementPrograms
 
 L, D, N = 12, 16, 2
 MODEL = ModelConfig(L=L, D=D, H=2, K=8, F=24, N=N, attention="einsum", scan_layers=True)
@@ -39,8 +39,8 @@ def compiled(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
-    return Programs(ONE, 16)
+def programs() -> MeasurementPrograms:
+    return MeasurementPrograms(ONE, 16)
 
 
 def random_params(seed: int = 0) -> model_lib.Params:
@@ -93,7 +93,7 @@ def states_of(
     params: model_lib.Params, map_GU: np.ndarray, windows: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Returns the states of all windows but their last id: (G, layers, windows, L, D)."""
-    run = compiled(model_lib.hidden_states)
+    run = compiled(model_lib.compute_hidden_states)
     ids = [map_GU[g][ids_nW[:, :-1]] for g, ids_nW in enumerate(windows)]
     states = np.float64(run(params, MODEL, np.concatenate(ids)))
     return np.stack([states[:, g * WINDOWS : (g + 1) * WINDOWS] for g in range(G)])
@@ -103,7 +103,7 @@ def states_of(
 
 
 def measured_leak(
-    programs: Programs,
+    programs: MeasurementPrograms,
     params: model_lib.Params,
     shared: int,
     windows: Sequence[np.ndarray],
@@ -111,7 +111,9 @@ def measured_leak(
 ) -> list[dict[str, Any]]:
     map_GU = map_of(shared)
     tables = (map_GU, own_of(map_GU))
-    return telling.leak(programs, params, MODEL, tables, windows, counts, poll=lambda share: None)
+    return telling.measure_leak(
+        programs, params, MODEL, tables, windows, counts, poll=lambda share: None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def leaks(programs, params, counts) -> list[dict[str, Any]]:
 
 def test_the_leak_is_what_whole_softmaxes_give_to_other_languages(params, counts, leaks):
     map_GU, windows = map_of(SHARED), random_windows()
-    logits = compiled(model_lib.logits)
+    logits = compiled(model_lib.compute_next_token_logits)
     for g in range(G):
         logits_nLV = np.float64(logits(params, MODEL, map_GU[g][windows[g][:, :-1]]))
         p_nLV = np.exp(logits_nLV - logits_nLV.max(axis=-1, keepdims=True))
@@ -170,7 +172,7 @@ def test_copies_leak_the_half_everywhere(programs, params, counts):
 
 def test_nothing_leaks_where_all_ids_are_everyones(programs, params, counts):
     tables = (map_of(), np.ones((G, V), bool))
-    for found in telling.leak(
+    for found in telling.measure_leak(
         programs, params, MODEL, tables, random_windows(), counts, poll=lambda share: None
     ):
         for name in ("leak", "language_nats"):
@@ -181,9 +183,14 @@ def test_nothing_leaks_where_all_ids_are_everyones(programs, params, counts):
 
 
 def measured_probe(
-    programs: Programs, params: model_lib.Params, windows: Sequence[np.ndarray], shared: int = 0
+    programs: MeasurementPrograms,
+    params: model_lib.Params,
+    windows: Sequence[np.ndarray],
+    shared: int = 0,
 ) -> dict[str, Any]:
-    return telling.probe(programs, params, MODEL, map_of(shared), windows, poll=lambda share: None)
+    return telling.probe_languages(
+        programs, params, MODEL, map_of(shared), windows, poll=lambda share: None
+    )
 
 
 def slow_ridge(x_nD: np.ndarray, label_n: np.ndarray) -> Any:
@@ -324,8 +331,8 @@ def test_rows_without_a_pattern_are_learned_by_heart_and_not_told(programs, para
 
 def test_neither_batches_nor_devices_change_leak_or_probe(params, programs, counts, leaks):
     windows = random_windows()
-    eight = Programs(make_mesh(8, fsdp=2, tensor=2), 8)
-    placed = jax.device_put(params, sharding.state_shardings(eight._whole.mesh, params))
+    eight = MeasurementPrograms(make_mesh(8, fsdp=2, tensor=2), 8)
+    placed = jax.device_put(params, sharding.make_state_shardings(eight._whole.mesh, params))
     for found, expected in zip(
         measured_leak(eight, placed, SHARED, windows, counts), leaks, strict=True
     ):
@@ -339,7 +346,7 @@ def test_neither_batches_nor_devices_change_leak_or_probe(params, programs, coun
 def test_progress_may_stop_a_measurement(programs, params, counts):
     shares: list[float] = []
     map_GU, windows = map_of(), random_windows()
-    telling.probe(programs, params, MODEL, map_GU, windows, poll=shares.append)
+    telling.probe_languages(programs, params, MODEL, map_GU, windows, poll=shares.append)
     # Two passes over all windows.
     assert shares == pytest.approx(2 * [16 / 42, 32 / 42, 1])
 
@@ -347,7 +354,7 @@ def test_progress_may_stop_a_measurement(programs, params, counts):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        telling.probe(programs, params, MODEL, map_GU, windows, poll=stop)
+        telling.probe_languages(programs, params, MODEL, map_GU, windows, poll=stop)
     with pytest.raises(InterruptedError):
         tables = (map_GU, own_of(map_GU))
-        telling.leak(programs, params, MODEL, tables, windows, counts, poll=stop)
+        telling.measure_leak(programs, params, MODEL, tables, windows, counts, poll=stop)

@@ -30,7 +30,7 @@ def places(length: int) -> np.ndarray:
     return np.arange(1, length + 1).astype(np.uint16)
 
 
-def scored_targets(windows: perplexity.Windows) -> list[int]:
+def scored_targets(windows: perplexity.EvaluationWindows) -> list[int]:
     weight_nL = windows.weight_nL
     assert set(np.unique(weight_nL)) <= {0, 1}
     return sorted(windows.ids_nW[:, 1:][weight_nL.astype(bool)].tolist())
@@ -39,14 +39,14 @@ def scored_targets(windows: perplexity.Windows) -> list[int]:
 @pytest.mark.parametrize("stride", [1, 4, 5, 12])
 @pytest.mark.parametrize("length", [14, 17, 18, 24, 25, 26, 61])
 def test_strided_windows_score_every_target_once_after_the_first_context(length, stride):
-    windows = perplexity.strided_windows(places(length), L, stride)
+    windows = perplexity.cut_strided_windows(places(length), L, stride)
     # Target t of a text is its id t + 1; the first L - stride of them are 2, 3, ...
     assert scored_targets(windows) == list(range(L - stride + 2, length + 1))
 
 
 @pytest.mark.parametrize("stride", [4, 5])
 def test_every_scored_target_follows_its_whole_context(stride):
-    windows = perplexity.strided_windows(places(62), L, stride)
+    windows = perplexity.cut_strided_windows(places(62), L, stride)
     assert windows.ids_nW.shape[1] == L + 1 and windows.weight_nL.shape[1] == L
     for ids_W, weight_L in zip(windows.ids_nW, windows.weight_nL, strict=True):
         for t in np.flatnonzero(weight_L):
@@ -61,16 +61,16 @@ def test_every_scored_target_follows_its_whole_context(stride):
 
 
 def test_a_text_shorter_than_the_context_has_no_scored_target():
-    assert scored_targets(perplexity.strided_windows(places(L - STRIDE + 1), L, STRIDE)) == []
-    assert scored_targets(perplexity.strided_windows(places(L - STRIDE + 2), L, STRIDE)) == [9]
+    assert scored_targets(perplexity.cut_strided_windows(places(L - STRIDE + 1), L, STRIDE)) == []
+    assert scored_targets(perplexity.cut_strided_windows(places(L - STRIDE + 2), L, STRIDE)) == [9]
 
 
 def test_a_test_split_without_a_scored_target_is_refused_before_training(data_dir, english):
     count = english.count("test")
 
-    def make(L: int, stride: int) -> train.Trainer:
+    def make(L: int, stride: int) -> train.Experiment:
         config = helpers.tiny_config(data_dir, model__L=L, evaluation__stride=stride)
-        return train.Trainer.make(config, {"en": english}, make_mesh(8))
+        return train.Experiment.make(config, {"en": english}, make_mesh(8))
 
     # The first targets of a text are context: all of its count - 1 targets, or all but one.
     with pytest.raises(ValueError, match=rf"config\.evaluation\.stride={count + 8}"):
@@ -81,13 +81,13 @@ def test_a_test_split_without_a_scored_target_is_refused_before_training(data_di
 
 @pytest.mark.parametrize("most", [0, 5, 100])
 def test_windows_that_follow_each_other_score_every_target_once(most):
-    windows = perplexity.spread_windows(places(5 * L + 1), L, most)
+    windows = perplexity.cut_spread_windows(places(5 * L + 1), L, most)
     assert scored_targets(windows) == list(range(2, 5 * L + 2))
     assert windows.scored == L
 
 
 def test_a_few_windows_are_spread_evenly_over_the_text():
-    windows = perplexity.spread_windows(places(103 * L + 4), L, most=10)
+    windows = perplexity.cut_spread_windows(places(103 * L + 4), L, most=10)
     starts = windows.ids_nW[:, 0].astype(int) - 1
     assert len(starts) == 10 and np.all(starts % L == 0)
     gaps = np.diff([*starts, 103 * L]) // L
@@ -96,7 +96,7 @@ def test_a_few_windows_are_spread_evenly_over_the_text():
 
 
 def test_a_text_shorter_than_a_window_is_padded_and_scored_to_its_end():
-    windows = perplexity.spread_windows(places(6), L, most=3)
+    windows = perplexity.cut_spread_windows(places(6), L, most=3)
     assert scored_targets(windows) == [2, 3, 4, 5, 6]
     np.testing.assert_array_equal(windows.ids_nW, [[1, 2, 3, 4, 5, 6, *[0] * 7]])
 
@@ -113,7 +113,7 @@ ONE = make_mesh(1)
 
 @pytest.fixture(scope="module")
 def vocabulary(data_dir, english) -> languages.Vocabulary:
-    return languages.vocabulary(helpers.tiny_config(data_dir), {"en": english.pieces})
+    return languages.build_vocabulary(helpers.tiny_config(data_dir), {"en": english.pieces})
 
 
 def random_params(V: int) -> model_lib.Params:
@@ -125,11 +125,11 @@ def random_params(V: int) -> model_lib.Params:
 
 
 def placed(params: model_lib.Params, mesh: Mesh) -> model_lib.Params:
-    return jax.device_put(params, sharding.state_shardings(mesh, params))
+    return jax.device_put(params, sharding.make_state_shardings(mesh, params))
 
 
-def make_evaluator(vocabulary, mesh: Mesh, batch_size: int) -> perplexity.Evaluator:
-    return perplexity.Evaluator(MODEL, vocabulary, mesh, batch_size, np.dtype(np.uint16))
+def make_evaluator(vocabulary, mesh: Mesh, batch_size: int) -> perplexity.PerplexityEvaluator:
+    return perplexity.PerplexityEvaluator(MODEL, vocabulary, mesh, batch_size, np.dtype(np.uint16))
 
 
 @pytest.fixture(scope="module")
@@ -138,17 +138,17 @@ def params(vocabulary) -> model_lib.Params:
 
 
 @pytest.fixture(scope="module")
-def evaluator(vocabulary) -> perplexity.Evaluator:
+def evaluator(vocabulary) -> perplexity.PerplexityEvaluator:
     return make_evaluator(vocabulary, ONE, 8)
 
 
 @pytest.fixture(scope="module")
-def windows(english) -> list[perplexity.Windows]:
+def windows(english) -> list[perplexity.EvaluationWindows]:
     """Real text, another part for each language so that mixing them up would show."""
     tokens = english.tokens("train")
     # 69 and 39 windows: no batch size below divides their number.
     parts = tokens[:350], tokens[1000:1203]
-    made = [perplexity.strided_windows(part, L, STRIDE) for part in parts]
+    made = [perplexity.cut_strided_windows(part, L, STRIDE) for part in parts]
     assert [len(w.ids_nW) for w in made] == [69, 39]
     return made
 
@@ -179,7 +179,7 @@ def test_neither_batch_size_nor_devices_change_the_result(
 def test_the_result_is_the_mean_over_scored_targets_of_whole_softmaxes(
     vocabulary, params, windows, found
 ):
-    logits = jax.jit(model_lib.logits, static_argnums=1)
+    logits = jax.jit(model_lib.compute_next_token_logits, static_argnums=1)
     for g, tag in enumerate(vocabulary.tags):
         ids_nW = vocabulary.map_GU[g][windows[g].ids_nW]
         logits_nLV = np.asarray(logits(params, MODEL, ids_nW[:, :-1]), np.float64)
@@ -255,8 +255,8 @@ def test_bits_per_byte_count_the_bytes_of_the_scored_text(evaluator, params, eng
     assert np.isin(tokens, list(tokenizer.byte_ids.values())).any()
     starts = np.cumsum([0, *map(len, encoded[:-1])])
     sizes = np.array([len(text.encode()) for text in texts])
-    bytes_t = sources.bytes_of_ids(tokens, english.pieces, starts, sizes)
-    windows = perplexity.strided_windows(tokens, L, STRIDE, bytes_t=bytes_t)
+    bytes_t = sources.compute_bytes_per_id(tokens, english.pieces, starts, sizes)
+    windows = perplexity.cut_strided_windows(tokens, L, STRIDE, bytes_t=bytes_t)
     values = evaluator(placed(params, ONE), [windows, windows])["en2"]
     # All but the first L - STRIDE + 1 ids are scored; those lie in the first text.
     documents, document = [], []
@@ -277,7 +277,7 @@ def test_bits_per_byte_count_the_bytes_of_the_scored_text(evaluator, params, eng
 @pytest.mark.parametrize("words", ["as_written", "reversed", "shuffled"])
 def test_windows_of_a_language_hold_the_bytes_of_its_text(data_dir, english, words):
     config = helpers.tiny_config(data_dir, languages__en2__words=words)
-    trainer = train.Trainer.make(config, {"en": english}, make_mesh(8))
+    trainer = train.Experiment.make(config, {"en": english}, make_mesh(8))
     found = {"validation": trainer.validation_windows()[1], "test": trainer.test_windows()[1]}
     bytes_t = {
         split: views.count_bytes(
@@ -317,12 +317,12 @@ def test_the_losses_of_windows_add_up_to_those_of_their_language(evaluator, para
 
 def test_a_window_counts_as_the_document_of_its_first_scored_target():
     # Documents begin at 0, 8 and 20; windows of stride 4 score targets 5-8, 9-12, 13-16, ...
-    windows = perplexity.strided_windows(places(30), L=8, stride=4)
+    windows = perplexity.cut_strided_windows(places(30), L=8, stride=4)
     starts, loss_n = np.array([0, 8, 20]), np.arange(1.0, 1 + len(windows.ids_nW))
     assert scored_targets(windows)[:4] == [6, 7, 8, 9]  # ids count from 1, places from 0
-    found = perplexity.by_text(loss_n, windows, starts, most=10)
+    found = perplexity.sum_loss_by_text(loss_n, windows, starts, most=10)
     assert found == [(0, 1.0, 4), (1, 2.0 + 3.0 + 4.0, 12), (2, 5.0 + 6.0 + 7.0, 9)]
-    together = perplexity.by_text(loss_n, windows, starts, most=1)
+    together = perplexity.sum_loss_by_text(loss_n, windows, starts, most=1)
     assert together == [(0, 28.0, 25)]
 
 
@@ -334,7 +334,7 @@ def test_an_evaluator_compiles_once_for_windows_of_a_kind(evaluator, params, win
 
 def test_a_summary_divides_sums_once():
     sums = {"loss": 30.0, "language_nats": 6.0, "loss_own": 24.0, "leak": 3.0, "top1": 5.0}
-    found = perplexity.summarise(sums | {"tokens": 15.0, "bytes": 60.0})
+    found = perplexity.compute_language_metrics(sums | {"tokens": 15.0, "bytes": 60.0})
     assert found == pytest.approx(
         {
             "loss": 2.0,
@@ -352,13 +352,13 @@ def test_a_summary_divides_sums_once():
 
 def test_a_text_without_bytes_has_no_bits_per_byte():
     sums = dict.fromkeys(perplexity.SUMS, 1.0) | {"bytes": 0.0}
-    assert perplexity.summarise(sums)["bits_per_byte"] == 0
+    assert perplexity.compute_language_metrics(sums)["bits_per_byte"] == 0
 
 
 def test_a_part_of_the_test_windows_is_spread_over_the_text():
-    every = perplexity.strided_windows(places(200), L=8, stride=4)
-    some = perplexity.strided_windows(places(200), L=8, stride=4, most=5)
+    every = perplexity.cut_strided_windows(places(200), L=8, stride=4)
+    some = perplexity.cut_strided_windows(places(200), L=8, stride=4, most=5)
     assert len(some.ids_nW) == 5 and set(some.starts_n) < set(every.starts_n)
     assert some.starts_n[0] == 0 and some.starts_n[-1] > 120
-    counted = perplexity.by_text(np.ones(5), some, np.array([0, 100]), most=10)
+    counted = perplexity.sum_loss_by_text(np.ones(5), some, np.array([0, 100]), most=10)
     assert [(text, loss) for text, loss, _ in counted] == [(0, 3.0), (1, 2.0)]

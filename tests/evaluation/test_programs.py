@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from imbalance_jax.compute import sharding
 from imbalance_jax.config import MeshConfig
-from imbalance_jax.evaluation.programs import Programs
+from imbalance_jax.evaluation.programs import MeasurementPrograms
 
 ROWS = 11  # no batch size below divides it
 
@@ -57,7 +57,7 @@ def rows() -> dict[str, np.ndarray]:
 def test_rows_come_back_in_order_and_sums_leave_out_what_fills_the_last_batch(
     table_VD, rows, mesh, batch_size
 ):
-    programs = Programs(mesh, batch_size)
+    programs = MeasurementPrograms(mesh, batch_size)
     assert programs.batch_size == batch_size
     found, sums = programs.rows(weigh, (table_VD,), rows, power=2)
     expected_nD = np.float64(table_VD)[rows["id"]] * np.float64(rows["weight"])[:, None] ** 2
@@ -69,21 +69,23 @@ def test_rows_come_back_in_order_and_sums_leave_out_what_fills_the_last_batch(
 
 def test_a_whole_number_of_batches_has_no_row_twice(table_VD, rows):
     eight = {name: values[:8] for name, values in rows.items()}
-    found, sums = Programs(ONE, 4).rows(weigh, (table_VD,), eight, power=1)
+    found, sums = MeasurementPrograms(ONE, 4).rows(weigh, (table_VD,), eight, power=1)
     np.testing.assert_array_equal(found["id"], eight["id"])
     assert sums["rows"] == 8
 
 
 def test_a_batch_is_rounded_up_to_what_devices_share_evenly():
-    assert Programs(ONE, 5).batch_size == 5
-    assert Programs(make_mesh(8), 5).batch_size == 8
-    assert Programs(make_mesh(8), 17).batch_size == 24
-    assert Programs(make_mesh(8, tensor=4), 5).batch_size == 6  # rows are cut over two only
+    assert MeasurementPrograms(ONE, 5).batch_size == 5
+    assert MeasurementPrograms(make_mesh(8), 5).batch_size == 8
+    assert MeasurementPrograms(make_mesh(8), 17).batch_size == 24
+    assert (
+        MeasurementPrograms(make_mesh(8, tensor=4), 5).batch_size == 6
+    )  # rows are cut over two only
 
 
 def test_a_call_may_have_a_batch_size_of_its_own(table_VD, rows):
     shares: list[float] = []
-    programs = Programs(ONE, 16)
+    programs = MeasurementPrograms(ONE, 16)
     found, _ = programs.rows(weigh, (table_VD,), rows, poll=shares.append, batch_size=5, power=1)
     np.testing.assert_array_equal(found["id"], rows["id"])
     assert shares == pytest.approx([5 / 11, 10 / 11, 1])
@@ -92,12 +94,12 @@ def test_a_call_may_have_a_batch_size_of_its_own(table_VD, rows):
 def test_sums_over_batches_are_kept_in_double_precision():
     # 2^24 + 1 does not exist in fp32.
     rows = {"id": np.zeros(2, np.int32), "weight": np.float32([2.0**24, 1.0])}
-    _, sums = Programs(ONE, 1).rows(weigh, (np.ones((1, 3), np.float32),), rows, power=1)
+    _, sums = MeasurementPrograms(ONE, 1).rows(weigh, (np.ones((1, 3), np.float32),), rows, power=1)
     np.testing.assert_array_equal(sums["found_D"], [2**24 + 1] * 3)
 
 
 def test_each_function_compiles_once_for_what_it_is_called_with(table_VD, rows):
-    programs = Programs(ONE, 4)
+    programs = MeasurementPrograms(ONE, 4)
     assert programs.compile_seconds == 0
     programs.rows(weigh, (table_VD,), rows, power=1)
     spent = programs.compile_seconds
@@ -118,9 +120,9 @@ def test_each_function_compiles_once_for_what_it_is_called_with(table_VD, rows):
 
 def test_a_function_of_whole_arrays_is_answered_whole_on_every_device():
     mesh = make_mesh(8)
-    programs = Programs(mesh, 8)
+    programs = MeasurementPrograms(mesh, 8)
     x = np.arange(16, dtype=np.float32)
-    cut = jax.device_put(x, sharding.batch_sharding(mesh))
+    cut = jax.device_put(x, sharding.make_batch_sharding(mesh))
     for given in (x, cut, jnp.asarray(x)):
         answer = programs.run(double, given)
         np.testing.assert_array_equal(answer, 2 * x)
@@ -131,7 +133,7 @@ def test_a_function_of_whole_arrays_is_answered_whole_on_every_device():
 
 @pytest.mark.parametrize("devices", [1, 3, 8])
 def test_rows_are_filled_up_to_what_any_number_of_devices_shares_and_marked(rows, devices):
-    placed, real_B = Programs(make_mesh(devices), 4).place_filled(rows)
+    placed, real_B = MeasurementPrograms(make_mesh(devices), 4).place_filled(rows)
     assert real_B.shape == (-(-ROWS // devices) * devices,)
     assert np.asarray(real_B).tolist() == [True] * ROWS + [False] * (-ROWS % devices)
     for name, values in rows.items():
@@ -140,7 +142,7 @@ def test_rows_are_filled_up_to_what_any_number_of_devices_shares_and_marked(rows
 
 
 def test_progress_grows_up_to_its_end_and_may_stop_the_measurement(table_VD, rows):
-    programs, shares = Programs(ONE, 4), []
+    programs, shares = MeasurementPrograms(ONE, 4), []
     programs.rows(weigh, (table_VD,), rows, poll=shares.append, power=1)
     assert shares == pytest.approx([4 / 11, 8 / 11, 1])
 

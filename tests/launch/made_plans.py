@@ -8,14 +8,14 @@ from made_studies import mixture
 
 from imbalance_jax.study import grid
 from launch import engines, plan, profile
-from launch.engines import Request
+from launch.engines import JobRequest
 
 PROFILES = sorted(pathlib.Path(profile.__file__).parent.glob("profiles/*.toml"))
 WORKDIRS = {"slurm": "/shared/studies/ratio", "local": "/home/me/studies/ratio"}
 
 
 def study(seeds: int = 1) -> grid.StudyConfig:
-    return grid.resolve(small_grid(seeds))
+    return grid.resolve_study(small_grid(seeds))
 
 
 def small_grid(seeds: int = 1) -> ml_collections.ConfigDict:
@@ -37,15 +37,15 @@ def workdir(engine: str) -> str:
 
 def made(
     where: profile.Profile, *, again: bool = False, env_file: str = "", **options
-) -> tuple[plan.Plan, engines.Rendered]:
+) -> tuple[plan.Plan, engines.RenderedJobs]:
     """Returns the plan of the study's run r90_10_s0 and what its engine makes of it."""
     options = {"workdir": workdir(where.engine), "runs": ["r90_10_s0"], **options}
-    mine = plan.make(study(), where, **options)
-    request = Request(mine.jobs, out="OUT", again=again, env_file=env_file)
-    return mine, engines.get(mine.engine).render(mine, where, request)
+    mine = plan.make_plan(study(), where, **options)
+    request = JobRequest(mine.jobs, out="OUT", again=again, env_file=env_file)
+    return mine, engines.load_engine(mine.engine).render_jobs(mine, where, request)
 
 
-def text(rendered: engines.Rendered) -> str:
+def text(rendered: engines.RenderedJobs) -> str:
     """Returns all that is rendered as one text, but the scripts, which are static."""
     parts = [
         f"==> {name}\n{content}"

@@ -14,15 +14,15 @@ import yaml
 from made_plans import PROFILES, made, study, text
 
 from launch import engines, plan, profile
-from launch.engines import Request
+from launch.engines import JobRequest
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 JOBSET = json.loads((pathlib.Path(__file__).parent / "jobset_v1alpha2.json").read_text())
-BY_NAME = {path.stem: profile.read(str(path)) for path in PROFILES}
+BY_NAME = {path.stem: profile.read_profile(str(path)) for path in PROFILES}
 GCLOUD = shutil.which("gcloud")
 
 
-def parsed(rendered: engines.Rendered) -> dict:
+def parsed(rendered: engines.RenderedJobs) -> dict:
     (document,) = [yaml.safe_load(t) for n, t in rendered.files.items() if n.endswith(".yaml")]
     return document
 
@@ -35,7 +35,7 @@ def like(name: str, **tables: dict) -> profile.Profile:
     values = tomllib.loads(path.read_text())
     for table, changes in tables.items():
         values[table] = {**values[table], **changes}
-    return profile.parse(name, values)
+    return profile.parse_profile(name, values)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -125,12 +125,14 @@ def test_what_failed_on_kubernetes_is_deleted_before_it_is_applied_again():
 
 
 def slurm(**fields) -> profile.Profile:
-    return profile.parse("slurm", {"engine": "slurm", "data_dir": "/d", "slurm": fields})
+    return profile.parse_profile("slurm", {"engine": "slurm", "data_dir": "/d", "slurm": fields})
 
 
 def sbatch(where: profile.Profile, runs=None, **request) -> tuple[str, ...]:
-    mine = plan.make(study(seeds=5), where, workdir="/s/ratio", runs=runs)
-    rendered = engines.get("slurm").render(mine, where, Request(mine.jobs, "OUT", **request))
+    mine = plan.make_plan(study(seeds=5), where, workdir="/s/ratio", runs=runs)
+    rendered = engines.load_engine("slurm").render_jobs(
+        mine, where, JobRequest(mine.jobs, "OUT", **request)
+    )
     (command,) = rendered.commands
     return command
 
@@ -158,9 +160,9 @@ def test_sbatch_gets_the_gpus_the_container_and_the_secrets_file():
 
 
 def test_a_value_that_sbatch_would_cut_is_refused():
-    mine = plan.make(study(), slurm(), workdir="/s/r", env={"A": "1,2"})
+    mine = plan.make_plan(study(), slurm(), workdir="/s/r", env={"A": "1,2"})
     with pytest.raises(ValueError, match=r"A='1,2' has a comma"):
-        engines.get("slurm").render(mine, slurm(), Request(mine.jobs))
+        engines.load_engine("slurm").render_jobs(mine, slurm(), JobRequest(mine.jobs))
 
 
 SKY_FIELDS = {
@@ -215,9 +217,9 @@ QUEUED = {
     ids=QUEUED,
 )
 def test_the_real_gcloud_takes_the_command_and_then_asks_for_an_account(where, tmp_path):
-    mine = plan.make(study(), where, workdir="gs://b/studies/ratio", runs=["r90_10_s0"])
-    request = Request(mine.jobs, out=str(tmp_path))
-    rendered = engines.get("tpuvm").render(mine, where, request)
+    mine = plan.make_plan(study(), where, workdir="gs://b/studies/ratio", runs=["r90_10_s0"])
+    request = JobRequest(mine.jobs, out=str(tmp_path))
+    rendered = engines.load_engine("tpuvm").render_jobs(mine, where, request)
     for name, content in rendered.files.items():
         (tmp_path / name).write_text(content)
     done = subprocess.run(
@@ -247,11 +249,11 @@ def test_two_slices_are_named_by_a_prefix_and_one_by_its_own_name():
 def test_an_engine_that_counts_jobs_itself_says_so(name):
     mine, _ = made(BY_NAME[name])
     for request, flag in (
-        (Request(mine.jobs, max_parallel=2), "max_parallel"),
-        (Request(mine.jobs, env_file="/x"), "env_file"),
+        (JobRequest(mine.jobs, max_parallel=2), "max_parallel"),
+        (JobRequest(mine.jobs, env_file="/x"), "env_file"),
     ):
         with pytest.raises(ValueError, match=flag):
-            engines.get(mine.engine).render(mine, BY_NAME[name], request)
+            engines.load_engine(mine.engine).render_jobs(mine, BY_NAME[name], request)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -271,5 +273,7 @@ def test_no_secret_is_in_anything_that_is_written_or_run(name, tmp_path, monkeyp
 @pytest.mark.parametrize("name", BY_NAME)
 def test_every_engine_says_how_to_look_at_a_job(name):
     mine, _ = made(BY_NAME[name])
-    command = " ".join(engines.get(mine.engine).logs(mine, BY_NAME[name], mine.jobs[0]))
+    command = " ".join(
+        engines.load_engine(mine.engine).build_logs_command(mine, BY_NAME[name], mine.jobs[0])
+    )
     assert mine.jobs[0].name in command or mine.name in command or "r90_10_s0" in command

@@ -12,7 +12,7 @@ ALL = [(family, t) for family, tpu in hardware.TPUS.items() for t in tpu.topolog
 
 @pytest.mark.parametrize(("family", "topology"), ALL)
 def test_the_chips_of_a_slice_are_those_of_its_hosts(family, topology):
-    size = hardware.size(family, topology, num_slices=3)
+    size = hardware.compute_job_size(family, topology, num_slices=3)
     product = 1
     for part in topology.split("x"):
         product *= int(part)
@@ -30,21 +30,24 @@ def test_the_chips_of_a_slice_are_those_of_its_hosts(family, topology):
     ],
 )
 def test_a_size_has_the_name_that_the_tpu_api_gives_it(family, topology, accelerator):
-    size = hardware.size(family, topology)
+    size = hardware.compute_job_size(family, topology)
     assert size.accelerator_type == accelerator and size.sky == f"tpu-{accelerator}"
 
 
 def test_an_accelerator_type_stands_for_one_topology_of_a_family():
     for family, tpu in hardware.TPUS.items():
-        names = [hardware.size(family, topology).accelerator_type for topology in tpu.topologies]
+        names = [
+            hardware.compute_job_size(family, topology).accelerator_type
+            for topology in tpu.topologies
+        ]
         assert len(set(names)) == len(names)
 
 
 def test_a_tpu_vm_of_eight_chips_is_one_host():
-    assert hardware.size("v6e", "2x4").hosts == 2
-    assert hardware.size("v6e", "2x4", chips_per_host=8).hosts == 1
-    assert hardware.tpu_vm(hardware.size("v6e", "2x4")).hosts == 1
-    assert hardware.tpu_vm(hardware.size("v6e", "4x4")).hosts == 4
+    assert hardware.compute_job_size("v6e", "2x4").hosts == 2
+    assert hardware.compute_job_size("v6e", "2x4", chips_per_host=8).hosts == 1
+    assert hardware.convert_to_tpu_vm(hardware.compute_job_size("v6e", "2x4")).hosts == 1
+    assert hardware.convert_to_tpu_vm(hardware.compute_job_size("v6e", "4x4")).hosts == 4
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_a_tpu_vm_of_eight_chips_is_one_host():
 )
 def test_a_size_that_does_not_exist_is_refused_with_those_that_do(arguments, message):
     with pytest.raises(ValueError, match=message):
-        hardware.size(*arguments)
+        hardware.compute_job_size(*arguments)
 
 
 def test_xpk_has_the_same_table():
@@ -70,7 +73,7 @@ def test_xpk_has_the_same_table():
     )
     compared = 0
     for family, topology in ALL:
-        size = hardware.size(family, topology)
+        size = hardware.compute_job_size(family, topology)
         theirs, code = table.get_system_characteristics_by_device_type(size.xpk)
         if code:
             continue  # xpk has no machines of one chip, and no hosts of four v5e
@@ -94,7 +97,7 @@ for name in sys.argv[1:]:
 def test_libtpu_has_the_same_topologies():
     pytest.importorskip("libtpu", reason="pip install -e '.[tpu]'")
     # Of v4 libtpu counts the two cores of a chip.
-    sizes = [hardware.size(f, t) for f, t in ALL if f != "v4"]
+    sizes = [hardware.compute_job_size(f, t) for f, t in ALL if f != "v4"]
     sizes = [size for size in sizes if size.devices <= 256]
     done = subprocess.run(
         [sys.executable, "-c", LIBTPU, *(size.libtpu for size in sizes)],

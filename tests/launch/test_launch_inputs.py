@@ -21,7 +21,7 @@ from imbalance_jax.study import grid
 from launch import inputs, plan, profile
 
 ROOT = pathlib.Path(__file__).parents[2]
-BY_NAME = {path.stem: profile.read(str(path)) for path in PROFILES}
+BY_NAME = {path.stem: profile.read_profile(str(path)) for path in PROFILES}
 WORDS = ("the quick brown fox", "jumps over a lazy dog", "while it rains")
 
 
@@ -63,18 +63,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     write_text(home / "raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        config = grid.resolve(make_grid(pathlib.Path("raw"))).runs["even_s0"].config
-        parallel.prepare_all(config, prepare.prepare_all(config))
+        config = grid.resolve_study(make_grid(pathlib.Path("raw"))).runs["even_s0"].config
+        parallel.prepare_all_parallel_sets(config, prepare.prepare_run_sources(config))
     return home
 
 
 def look(
     where: str, raw: str = "raw", *, data_dir: str = "", reach: bool = False, **changes: object
-) -> inputs.Inputs:
-    study = grid.resolve(make_grid(pathlib.Path(raw), **changes))
+) -> inputs.InputReport:
+    study = grid.resolve_study(make_grid(pathlib.Path(raw), **changes))
     to = BY_NAME[where]
     to = dataclasses.replace(to, data_dir=data_dir or to.data_dir)
-    made = plan.make(study, to, workdir=workdir(to.engine))
+    made = plan.make_plan(study, to, workdir=workdir(to.engine))
     return inputs.check_inputs(study, made, to, recorded={}, reach=reach)
 
 
@@ -92,8 +92,8 @@ def test_the_text_that_jobs_open_is_known_though_its_files_are_gone(
 
 
 def opened(home: pathlib.Path) -> dict:
-    config = grid.resolve(make_grid(pathlib.Path("raw"))).runs["even_s0"].config
-    return prepare.prepare_all(dataclasses.replace(config, data_dir=str(home / "data")))
+    config = grid.resolve_study(make_grid(pathlib.Path("raw"))).runs["even_s0"].config
+    return prepare.prepare_run_sources(dataclasses.replace(config, data_dir=str(home / "data")))
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_a_store_is_looked_into_when_jobs_are_sent(home, tmp_path, monkeypatch):
     """A directory stands in for the bucket: what is read of both is the same."""
     monkeypatch.chdir(tmp_path)
     known = {name: source.fingerprint for name, source in opened(home).items()}
-    path_of = storage.path_of
+    path_of = storage.parse_path
     bucket = {"gs://full/data": home / "data", "gs://empty/data": tmp_path}
-    monkeypatch.setattr(storage, "path_of", lambda path: path_of(bucket.get(path, path)))
+    monkeypatch.setattr(storage, "parse_path", lambda path: path_of(bucket.get(path, path)))
     found = look("gke-v6e", data_dir="gs://full/data", reach=True)
     assert (found.notes, dict(found.texts)) == ((), {"even_s0": known})
     with pytest.raises(ValueError, match=r"made of raw/en\.jsonl, .* copy data to gs://empty/data"):

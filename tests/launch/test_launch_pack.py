@@ -13,7 +13,7 @@ from made_studies import make_run
 
 from imbalance_jax.study.study_directory import StudyDirectory
 from launch import pack, processes
-from launch.processes import Child
+from launch.processes import ProcessSpec
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +22,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.3)
 
 
-def sh(script: str, log: str = "") -> Child:
-    return Child(["bash", "-c", script], {}, log)
+def sh(script: str, log: str = "") -> ProcessSpec:
+    return ProcessSpec(["bash", "-c", script], {}, log)
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def sh(script: str, log: str = "") -> Child:
     ],
 )
 def test_a_pack_is_started_again_if_that_helps_a_member_and_none_has_failed(codes, together):
-    assert pack.combined(codes) == together
+    assert pack.combine_exit_codes(codes) == together
 
 
 def test_a_member_that_fails_does_not_end_the_others(tmp_path):
     children = [sh("exit 1"), sh(f"sleep 0.5; touch {tmp_path}/done")]
-    assert processes.run(children, together=False) == [1, 0]
+    assert processes.run_processes(children, together=False) == [1, 0]
     assert (tmp_path / "done").exists()
 
 
@@ -53,12 +53,12 @@ def test_a_process_that_ends_badly_takes_its_job_with_it():
     began = time.monotonic()
     stubborn = "trap '' TERM; exec sleep 60"
     children = [sh("sleep 0.3; exit 2"), sh("exec sleep 60"), sh(stubborn)]
-    codes = processes.run(children, together=True)
+    codes = processes.run_processes(children, together=True)
     assert codes == [2, 143, 137] and time.monotonic() - began < 10
 
 
 def test_a_process_that_was_preempted_leaves_the_others_to_save():
-    codes = processes.run([sh("exit 75"), sh("sleep 0.5; exit 75")], together=True)
+    codes = processes.run_processes([sh("exit 75"), sh("sleep 0.5; exit 75")], together=True)
     assert codes == [75, 75]
 
 
@@ -74,7 +74,7 @@ def test_sigterm_reaches_every_process(tmp_path):
     threading.Thread(target=stop).start()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        codes = processes.run([sh(wait.format(file)) for file in files], together=False)
+        codes = processes.run_processes([sh(wait.format(file)) for file in files], together=False)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert codes == [75, 75]
@@ -83,27 +83,27 @@ def test_sigterm_reaches_every_process(tmp_path):
 def test_what_a_process_says_is_appended_to_its_log(tmp_path):
     log = str(tmp_path / "logs" / "a.log")
     for word in ("one", "two"):
-        processes.run([sh(f"echo {word}; echo also >&2", log)], together=False)
+        processes.run_processes([sh(f"echo {word}; echo also >&2", log)], together=False)
     assert pathlib.Path(log).read_text() == "one\nalso\ntwo\nalso\n"
 
 
 def test_the_processes_of_a_job_share_a_port_and_those_of_a_pack_do_not():
-    first, second = processes.peers(2)
+    first, second = processes.make_peer_environments(2)
     assert first["IMB_COORDINATOR"] == second["IMB_COORDINATOR"]
     assert (first["IMB_PROCESS_ID"], second["IMB_PROCESS_ID"]) == ("0", "1")
-    ((alone,), (other,)) = processes.peers(1), processes.peers(1)
+    ((alone,), (other,)) = processes.make_peer_environments(1), processes.make_peer_environments(1)
     assert alone["IMB_NUM_PROCESSES"] == "1"
     assert alone["JAX_COORDINATOR_PORT"] != other["JAX_COORDINATOR_PORT"]
 
 
 def test_each_process_sees_devices_of_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert processes.devices("cuda", 1, 2) == {"CUDA_VISIBLE_DEVICES": "6,7"}
+    assert processes.make_device_environment("cuda", 1, 2) == {"CUDA_VISIBLE_DEVICES": "6,7"}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert processes.devices("cuda", 1, 2) == {"CUDA_VISIBLE_DEVICES": "2,3"}
-    tpu = processes.devices("tpu", 3, 1)
+    assert processes.make_device_environment("cuda", 1, 2) == {"CUDA_VISIBLE_DEVICES": "2,3"}
+    tpu = processes.make_device_environment("tpu", 3, 1)
     assert tpu["TPU_VISIBLE_CHIPS"] == "3" and tpu["TPU_PROCESS_BOUNDS"] == "1,1,1"
-    assert "device_count=2" in processes.devices("cpu", 0, 2)["XLA_FLAGS"]
+    assert "device_count=2" in processes.make_device_environment("cpu", 0, 2)["XLA_FLAGS"]
 
 
 @pytest.mark.parametrize("family", ["h100", "v5e", "cpu"])
@@ -116,9 +116,9 @@ def test_each_run_of_a_pack_that_is_left_is_trained_alone_on_its_part(
     asked = {"study": str(tmp_path), "members": list(mine.runs), "devices": 2, "family": family}
     flags = types.SimpleNamespace(**asked, mesh="fsdp=2", data_dir=None)
     monkeypatch.setattr(pack, "FLAGS", flags)
-    started: list[Child] = []
+    started: list[ProcessSpec] = []
     monkeypatch.setattr(
-        processes, "run", lambda all_, together: started.extend(all_) or [0] * len(all_)
+        processes, "run_processes", lambda all_, together: started.extend(all_) or [0] * len(all_)
     )
     assert pack.main() == 0
     left = [name for name in mine.runs if name != "r50_50_s0"]

@@ -15,26 +15,26 @@ from made_studies import mixture
 from imbalance_jax.study import grid
 from launch import plan, profile
 
-BY_NAME = {path.stem: profile.read(str(path)) for path in PROFILES}
+BY_NAME = {path.stem: profile.read_profile(str(path)) for path in PROFILES}
 
 
 def make(name: str, runs=None, mine: grid.StudyConfig | None = None, **options) -> plan.Plan:
     where = BY_NAME[name]
     options.setdefault("workdir", workdir(where.engine))
-    return plan.make(mine or study(), where, runs=runs, **options)
+    return plan.make_plan(mine or study(), where, runs=runs, **options)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=80), st.lists(st.text(max_size=20), max_size=3))
 def test_the_name_of_a_job_is_a_dns_label_of_39_characters_at_most(name, hashes):
-    label = plan.job_name(name, hashes)
+    label = plan.make_job_name(name, hashes)
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", label) and len(label) <= 39
-    assert label == plan.job_name(name, hashes)
-    assert label != plan.job_name(name, [*hashes, "more"])
+    assert label == plan.make_job_name(name, hashes)
+    assert label != plan.make_job_name(name, [*hashes, "more"])
 
 
 def test_the_host_names_that_jobset_makes_of_a_name_fit():
-    assert len(plan.job_name("x" * 99, ["h"]) + "-run-1023-1023") <= 63
+    assert len(plan.make_job_name("x" * 99, ["h"]) + "-run-1023-1023") <= 63
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -67,7 +67,7 @@ def test_a_run_that_does_not_fit_is_refused_by_its_name():
     small = grid.Grid("A small batch.", unit=mixture("50:50"))
     small.add("r", mixture("50:50"), seeds=[0])
     with pytest.raises(ValueError, match=r"Run r_s0 on v6e 4x4: config\.batch_size=20 .* over 16"):
-        make("gke-v6e", mine=grid.resolve(small.to_config()))
+        make("gke-v6e", mine=grid.resolve_study(small.to_config()))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_run_that_does_not_fit_is_refused_by_its_name():
 def test_a_mesh_that_does_not_divide_is_refused(mesh, message):
     where = dataclasses.replace(BY_NAME["gke-v6e"], mesh=mesh)
     with pytest.raises(ValueError, match=message):
-        plan.make(study(), where, workdir="gs://b/ratio")
+        plan.make_plan(study(), where, workdir="gs://b/ratio")
 
 
 def test_more_processes_than_rows_are_refused():
@@ -91,7 +91,7 @@ def test_more_processes_than_rows_are_refused():
         "slurm": {"tasks_per_node": 128},
     }
     with pytest.raises(ValueError, match=r"batch_size=64 cannot be split over 128 devices"):
-        plan.make(study(), profile.parse("x", values), workdir="/shared/ratio")
+        plan.make_plan(study(), profile.parse_profile("x", values), workdir="/shared/ratio")
 
 
 def test_what_lies_where_the_jobs_cannot_reach_it_is_refused():
@@ -104,9 +104,9 @@ def test_what_lies_where_the_jobs_cannot_reach_it_is_refused():
 def test_text_that_is_named_by_where_a_job_runs_is_refused():
     where = dataclasses.replace(BY_NAME["gke-v6e"], data_dir="")
     with pytest.raises(ValueError, match=r"Set data_dir in the profile .* gs://BUCKET/data"):
-        plan.make(study(), where, workdir="gs://b/ratio")
+        plan.make_plan(study(), where, workdir="gs://b/ratio")
     where = dataclasses.replace(BY_NAME["local"], data_dir="")
-    assert plan.make(study(), where, workdir="/home/me/ratio").jobs
+    assert plan.make_plan(study(), where, workdir="/home/me/ratio").jobs
 
 
 def test_a_large_study_is_sent_elsewhere_than_to_queued_resources():
@@ -125,8 +125,10 @@ def test_members_of_a_pack_are_runs_of_one_shape():
 
 
 def test_a_host_pack_gives_each_run_a_part_of_the_machine():
-    where = profile.parse("x", {"engine": "slurm", "data_dir": "/d", "slurm": {"gpus_per_node": 8}})
-    mine = plan.make(study(seeds=3), where, workdir="/s/ratio", pack="host", pack_size=4)
+    where = profile.parse_profile(
+        "x", {"engine": "slurm", "data_dir": "/d", "slurm": {"gpus_per_node": 8}}
+    )
+    mine = plan.make_plan(study(seeds=3), where, workdir="/s/ratio", pack="host", pack_size=4)
     assert [len(job.members) for job in mine.jobs] == [4, 2]
     assert mine.jobs[0].command[:3] == ("python", "-m", "launch.pack")
     assert "--devices=2" in mine.jobs[0].command

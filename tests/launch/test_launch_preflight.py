@@ -10,28 +10,28 @@ from imbalance_jax import cli
 from imbalance_jax.bench import topology
 from launch import plan, preflight, profile
 
-BY_NAME = {path.stem: profile.read(str(path)) for path in PROFILES}
+BY_NAME = {path.stem: profile.read_profile(str(path)) for path in PROFILES}
 V6E = BY_NAME["gke-v6e"]
 
 
 def make(where: profile.Profile, **options: object) -> plan.Plan:
-    return plan.make(study(seeds=2), where, workdir="gs://b/ratio", **options)
+    return plan.make_plan(study(seeds=2), where, workdir="gs://b/ratio", **options)
 
 
 def test_runs_that_compile_the_same_step_are_compiled_once():
     where = dataclasses.replace(V6E, mesh={"fsdp": 2})
-    (shape,) = preflight.shapes(study(seeds=2), make(where), where)
+    (shape,) = preflight.list_step_shapes(study(seeds=2), make(where), where)
     assert sorted(shape.runs) == sorted(study(seeds=2).runs)
     assert (shape.members, shape.config.mesh.fsdp) == (1, 2)
     packed = make(where, pack="member", pack_size=3)
-    found = preflight.shapes(study(seeds=2), packed, where)
+    found = preflight.list_step_shapes(study(seeds=2), packed, where)
     assert [(shape.members, len(shape.runs)) for shape in found] == [(3, 3), (1, 1)]
 
 
 def test_a_profile_without_tpus_is_sent_to_a_dry_run():
     where = BY_NAME["gke-h100"]
     with pytest.raises(ValueError, match=r"only TPUs .* --dry_run"):
-        preflight.run(study(), make(where), where)
+        preflight.run_preflight(study(), make(where), where)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_each_shape_is_compiled_and_held_against_a_chips_memory(
         asked.append((name, num_slices))
         return jax.devices()
 
-    monkeypatch.setattr(topology, "devices", devices)
+    monkeypatch.setattr(topology, "get_topology_devices", devices)
     monkeypatch.setattr(topology, "CHIPS", {"v6e": topology.Chip(1e12, hbm, 1e12)})
     options = {"pack": pack, "pack_size": 2} if pack == "member" else {}
     mine = make(V6E, runs=["r50_50_s0"], **options)
-    assert preflight.run(study(seeds=2), mine, V6E) == code
+    assert preflight.run_preflight(study(seeds=2), mine, V6E) == code
     said = capsys.readouterr().out
     assert asked == [("v6e:4x4", 1)]
     assert ("in packs of 2" in said) == (pack == "member")

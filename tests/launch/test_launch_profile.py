@@ -20,7 +20,7 @@ def changed(tmp_path: pathlib.Path, name: str, old: str, new: str) -> pathlib.Pa
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_every_profile_of_the_package_is_read(path):
-    assert profile.read(str(path)).name == path.stem
+    assert profile.read_profile(str(path)).name == path.stem
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_every_profile_of_the_package_is_read(path):
 )
 def test_a_wrong_profile_is_refused_by_its_file_and_field(tmp_path, name, old, new, message):
     with pytest.raises(ValueError, match=message) as error:
-        profile.read(str(changed(tmp_path, name, old, new)))
+        profile.read_profile(str(changed(tmp_path, name, old, new)))
     assert str(tmp_path / f"{name}.toml") in str(error.value)
 
 
@@ -68,7 +68,7 @@ def test_many_chips_on_kubernetes_are_sent_to_gke_in_place_of_sky(tmp_path):
     path = changed(tmp_path, "sky-v6e-spot", '"2x4"', '"4x4"')
     path.write_text(path.read_text().replace('infra = "gcp"', 'infra = "k8s/mine"'))
     with pytest.raises(ValueError, match=r"8 chips at most, and v6e 4x4 has 16\. Use the engine"):
-        profile.read(str(path))
+        profile.read_profile(str(path))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_other_variables_are_welcome():
 
 def test_slurm_says_itself_how_big_a_job_is():
     slurm = {"nodes": 2, "gpus_per_node": 8, "gpu_type": "h100"}
-    size = profile.parse("x", {"engine": "slurm", "slurm": slurm}).size
+    size = profile.parse_profile("x", {"engine": "slurm", "slurm": slurm}).size
     assert (size.devices, size.processes) == (16, 2)
-    size = profile.parse("x", {"engine": "slurm", "slurm": {"tasks_per_node": 2}}).size
+    size = profile.parse_profile("x", {"engine": "slurm", "slurm": {"tasks_per_node": 2}}).size
     assert (size.family, size.devices, size.processes) == ("cpu", 2, 2)

@@ -43,7 +43,7 @@ def get_config(arg=""):
 FAULTY = """
 import os, sys
 from imbalance_jax import cli, main
-from imbalance_jax.data.stream import Stream
+from imbalance_jax.data.order.stream import Stream
 batch = Stream.batch
 def fail(self, step, *rows):
     if step == 3:
@@ -53,7 +53,7 @@ if "r_s1" in " ".join(sys.argv) and not os.path.exists({mended!r}):
     Stream.batch = fail
 sys.argv = ["main", *sys.argv[4:]]  # without python -m imbalance_jax.main
 main.define_flags()
-cli.run(main.main)
+cli.run_command(main.main)
 """
 PROFILE = """
 engine = "slurm"

@@ -25,7 +25,7 @@ from imbalance_jax.reference import (
 )
 from imbalance_jax.reference.catalogue import FIGURES
 from imbalance_jax.reference.panels import HeatMap
-from imbalance_jax.reference.reported import Result
+from imbalance_jax.reference.reported import PaperResult
 
 UNIT = 1_000_000
 
@@ -54,11 +54,11 @@ def studied(rows, spread=0.02):
 
 def test_all_fourteen_figures_and_four_tables_are_written(page):
     stems = {path.stem for path in page.parent.iterdir() if path.suffix == ".csv"}
-    assert stems == {paper_figures.file_name(n) for n in (*FIGURES, *paper_tables.TABLES)}
+    assert stems == {paper_figures.make_file_stem(n) for n in (*FIGURES, *paper_tables.TABLES)}
     assert len(FIGURES) == 14 and len(paper_tables.TABLES) == 4
-    assert paper_figures.left_out(reference.results()) == []
+    assert paper_figures.list_left_out_figures(reference.read_reference_results()) == []
     for name in FIGURES:
-        stem = page.parent / paper_figures.file_name(name)
+        stem = page.parent / paper_figures.make_file_stem(name)
         assert stem.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         xml.etree.ElementTree.parse(stem.with_suffix(".svg"))
 
@@ -66,15 +66,15 @@ def test_all_fourteen_figures_and_four_tables_are_written(page):
 def test_every_reported_row_of_a_figure_is_in_its_csv(page):
     shown = set()
     for name in FIGURES:
-        for row in read_csv(page.parent / f"{paper_figures.file_name(name)}.csv"):
+        for row in read_csv(page.parent / f"{paper_figures.make_file_stem(name)}.csv"):
             if row["metric"]:
                 shown.add((name, row["setting"], row["metric"], float(row["value"])))
-    for row in reference.results():
+    for row in reference.read_reference_results():
         if row.figure.startswith("Figure"):
             setting = "; ".join(f"{key}={value}" for key, value in row.setting.items())
             assert any(
                 (name, setting, row.metric, row.value) in shown
-                for name in reference.split_figures(row.figure)
+                for name in reference.split_figure_names(row.figure)
             )
 
 
@@ -102,7 +102,7 @@ def test_the_page_shows_each_of_them_once_and_is_well_formed(page):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_points_lie_where_the_results_are(name):
-    panels = FIGURES[name].panels(reference.results())
+    panels = FIGURES[name].panels(reference.read_reference_results())
     for panel in panels:
         if isinstance(panel, HeatMap):
             assert len(panel.cells) == 192
@@ -118,7 +118,7 @@ def test_points_lie_where_the_results_are(name):
 
 def test_panels_are_those_of_the_original():
     titles = {
-        name: [panel.title for panel in FIGURES[name].panels(reference.results())]
+        name: [panel.title for panel in FIGURES[name].panels(reference.read_reference_results())]
         for name in FIGURES
     }
     assert titles["Figure 2"] == [
@@ -134,23 +134,23 @@ def test_panels_are_those_of_the_original():
     ]
     assert len(titles["Figure 5"]) == 6
     assert titles["Figure 11"] == ["50/50", "90/10"]
-    assert FIGURES["Figure 6"].panels(reference.results())[0].y_range == (0, 1)
+    assert FIGURES["Figure 6"].panels(reference.read_reference_results())[0].y_range == (0, 1)
 
 
 def test_the_mlpe_curve_goes_through_what_was_given_for_single_ratios():
-    panel = FIGURES["Figure 1 left"].panels(reference.results())[0]
+    panel = FIGURES["Figure 1 left"].panels(reference.read_reference_results())[0]
     curve = next(line for line in panel.lines if line.name == "MLPE EN2")
     given = [point for point in curve.points if point.result]
     assert len(given) == 6 and len(curve.points) > 20
-    law = paper_panels.laws(reference.results())["EN", "small"]
+    law = paper_panels.collect_laws(reference.read_reference_results())["EN", "small"]
     for point in given:
-        assert paper_panels.law_perplexity(law, point.x) == pytest.approx(point.y, abs=0.01)
+        assert paper_panels.compute_law_perplexity(law, point.x) == pytest.approx(point.y, abs=0.01)
 
 
 def test_a_curve_joins_the_given_values_where_the_law_is_another():
     rows = [
         dataclasses.replace(row, value=1.3 * row.value) if row.metric == "mlpe_EN2" else row
-        for row in reference.results()
+        for row in reference.read_reference_results()
     ]
     panel = FIGURES["Figure 1 left"].panels(rows)[0]
     points = {line.name: len(line.points) for line in panel.lines if line.kind == "curve"}
@@ -158,7 +158,7 @@ def test_a_curve_joins_the_given_values_where_the_law_is_another():
 
 
 def test_dotted_levels_of_figure_8_are_named_by_their_part_of_the_data():
-    panel = FIGURES["Figure 8"].panels(reference.results())[0]
+    panel = FIGURES["Figure 8"].panels(reference.read_reference_results())[0]
     levels = [line.name.partition(",")[0] for line in panel.lines if line.kind == "level"]
     assert levels == [f"{percent} % of the data" for percent in (50, 60, 70, 80, 90)]
 
@@ -167,9 +167,11 @@ def test_dotted_levels_of_figure_8_are_named_by_their_part_of_the_data():
 
 
 def test_a_study_shows_its_seeds_intervals_and_what_was_reported():
-    rows = reference.of(reference.results(), "Figure 1 left")
+    rows = reference.select_figure_results(reference.read_reference_results(), "Figure 1 left")
     study = studied(rows, spread=0.1)
-    drawn = paper_figures.draw("Figure 1 left", study, reference.results()).figure
+    drawn = paper_figures.draw_paper_figure(
+        "Figure 1 left", study, reference.read_reference_results()
+    ).figure
     axes = drawn.axes[0]
     dots = [line for line in axes.lines if line.get_marker() == "."]
     assert sum(len(line.get_xdata()) for line in dots) == 3 * 12
@@ -194,8 +196,8 @@ def test_a_study_of_other_sizes_ratios_and_layers_has_panels_of_its_own():
             setting = {"languages": "EN1+EN2", "split": split, "model": model, "tokens": tokens}
             setting |= {"unit_tokens": str(UNIT)}
             for metric, value in (("ppl", 30.0), ("mlte", 4e5), ("teff", 0.9)):
-                rows.append(Result("Figure 2/Figure 9", setting, f"{metric}_EN1", value))
-                rows.append(Result("Figure 2/Figure 9", setting, f"{metric}_EN2", value))
+                rows.append(PaperResult("Figure 2/Figure 9", setting, f"{metric}_EN1", value))
+                rows.append(PaperResult("Figure 2/Figure 9", setting, f"{metric}_EN2", value))
     panels = FIGURES["Figure 9"].panels(rows)
     assert [panel.title for panel in panels[::3]] == ["2x32: perplexity", "8x64: perplexity"]
     # Of clones in equal parts the first stands for both.
@@ -203,23 +205,23 @@ def test_a_study_of_other_sizes_ratios_and_layers_has_panels_of_its_own():
     assert panels[1].lines[0].points[0].y == pytest.approx(0.4)
     sizes = FIGURES["Figure 2"].panels(rows)[2]
     assert sizes.title == "perplexity at 0.5x" and sizes.names == ("2x32", "8x64")
-    assert paper_figures.draw("Figure 9", rows) is not None
+    assert paper_figures.draw_paper_figure("Figure 9", rows) is not None
 
 
 def test_a_language_that_diverged_leaves_the_others_in_the_figure():
-    rows = reference.of(reference.results(), "Figure 1 left")
+    rows = reference.select_figure_results(reference.read_reference_results(), "Figure 1 left")
     rows = [
         dataclasses.replace(row, value=math.inf) if row.metric.endswith("EN2") else row
         for row in rows
     ]
-    drawn = paper_figures.draw("Figure 1 left", rows)
+    drawn = paper_figures.draw_paper_figure("Figure 1 left", rows)
     labels = {text.get_text() for text in drawn.figure.axes[0].texts}
     assert "EN1" in labels and "EN2" not in labels
 
 
 def test_heat_maps_of_a_study_stand_beside_the_reported_ones():
     rows = [
-        Result(
+        PaperResult(
             "Figure 11",
             {"split": split, "model": "3x24", "param": parameter, "layer": str(layer)},
             "gradient_cossim",
@@ -230,7 +232,9 @@ def test_heat_maps_of_a_study_stand_beside_the_reported_ones():
         for parameter in (paper_panels.KEYS_BIAS, "ln1.bias")
         for layer in (1, 2, 3)
     ]
-    panels = paper_catalogue.panels("Figure 11", rows, reference.results())
+    panels = paper_catalogue.make_figure_panels(
+        "Figure 11", rows, reference.read_reference_results()
+    )
     assert [panel.title for panel in panels] == [
         "60/40",
         "80/20",
@@ -238,26 +242,31 @@ def test_heat_maps_of_a_study_stand_beside_the_reported_ones():
         "reported: 90/10",
     ]
     assert panels[0].columns == (1, 2, 3)
-    assert paper_figures.draw("Figure 11", rows, reference.results()) is not None
+    assert (
+        paper_figures.draw_paper_figure("Figure 11", rows, reference.read_reference_results())
+        is not None
+    )
 
 
 def test_figures_without_results_are_left_out_and_named(tmp_path):
-    rows = studied(reference.of(reference.results(), "Figure 8"))
-    rows += studied(reference.of(reference.results(), "Table 2"))
-    written = paper_figures.write_all(rows, tmp_path, reference.results())
+    rows = studied(reference.select_figure_results(reference.read_reference_results(), "Figure 8"))
+    rows += studied(reference.select_figure_results(reference.read_reference_results(), "Table 2"))
+    written = paper_figures.write_figures_and_tables(
+        rows, tmp_path, reference.read_reference_results()
+    )
     names = ["figure_8.png", "figure_8.svg", "figure_8.csv", "table_2.csv"]
     assert [path.name for path in written] == names
-    left_out = paper_figures.left_out(rows)
+    left_out = paper_figures.list_left_out_figures(rows)
     assert len(left_out) == 16 and "Figure 8" not in left_out and "Table 1" in left_out
-    assert paper_figures.draw("Figure 1 right", rows) is None
+    assert paper_figures.draw_paper_figure("Figure 1 right", rows) is None
     kinds = {row["shown_as"] for row in read_csv(tmp_path / "figure_8.csv")}
     assert kinds == {"point", "level", "reported point"}
     assert all(len(r["seeds"].split()) == 3 for r in read_csv(tmp_path / "figure_8.csv")[:8])
 
 
 def test_the_same_results_give_the_same_files(tmp_path):
-    rows = reference.of(reference.results(), "Figure 8")
+    rows = reference.select_figure_results(reference.read_reference_results(), "Figure 8")
     for name in ("first", "second"):
-        paper_figures.write_all(rows, tmp_path / name)
+        paper_figures.write_figures_and_tables(rows, tmp_path / name)
     for file in ("figure_8.svg", "figure_8.csv"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()

@@ -13,12 +13,12 @@ from imbalance_jax.analysis import transfer_results
 from imbalance_jax.reference import paper_page, paper_tables
 from imbalance_jax.reference import reported as reference
 from imbalance_jax.reference.catalogue import FIGURES
-from imbalance_jax.reference.paper_results import law_results, study_results
-from imbalance_jax.reference.reported import Result
+from imbalance_jax.reference.paper_results import collect_study_results, make_law_results
+from imbalance_jax.reference.reported import PaperResult
 
 
 def test_every_group_has_as_many_rows_as_the_specification_counts():
-    groups = collections.Counter(row.figure for row in reference.results())
+    groups = collections.Counter(row.figure for row in reference.read_reference_results())
     assert sum(groups.values()) == 2035
     assert groups == {
         "Table 1": 55,
@@ -42,20 +42,24 @@ def test_every_group_has_as_many_rows_as_the_specification_counts():
 
 
 def test_no_two_rows_say_the_value_of_the_same_thing():
-    keys = [(r.figure, tuple(r.setting.items()), r.metric) for r in reference.results()]
+    keys = [
+        (r.figure, tuple(r.setting.items()), r.metric) for r in reference.read_reference_results()
+    ]
     assert len(set(keys)) == len(keys)
 
 
 def test_an_interval_is_the_value_with_its_uncertainty_on_both_sides():
-    row = next(row for row in reference.results() if row.value == 22.18)
+    row = next(row for row in reference.read_reference_results() if row.value == 22.18)
     assert (row.figure, row.metric, row.values) == ("Figure 1 left", "ppl_EN1", ())
     assert (row.low, row.high) == pytest.approx((22.14, 22.22))
 
 
 def test_rows_of_two_figures_are_found_by_either():
-    rows = reference.results()
-    assert reference.of(rows, "Figure 2") == reference.of(rows, "Figure 9")
-    assert len(reference.of(rows, "Figure 10")) == 84
+    rows = reference.read_reference_results()
+    assert reference.select_figure_results(rows, "Figure 2") == reference.select_figure_results(
+        rows, "Figure 9"
+    )
+    assert len(reference.select_figure_results(rows, "Figure 10")) == 84
 
 
 @pytest.mark.parametrize(
@@ -63,11 +67,11 @@ def test_rows_of_two_figures_are_found_by_either():
     [("2.4x (2.87153e9 tok)", 2.4), ("0.003 (hidden)", 0.003), ("5.0e-07", 5e-7)],
 )
 def test_a_number_is_read_from_the_beginning_of_a_text(text, number):
-    assert reference.leading_number(text) == number
+    assert reference.parse_leading_number(text) == number
 
 
 def test_tokens_seen_are_unknown_where_a_row_is_of_no_run():
-    law = next(row for row in reference.results() if row.metric == "law_a")
+    law = next(row for row in reference.read_reference_results() if row.metric == "law_a")
     assert math.isnan(law.tokens)
 
 
@@ -75,7 +79,7 @@ def test_tokens_seen_are_unknown_where_a_row_is_of_no_run():
 
 
 def test_table_1_has_its_rows_in_the_order_of_the_specification():
-    table = paper_tables.table("Table 1", reference.results())
+    table = paper_tables.make_paper_table("Table 1", reference.read_reference_results())
     column = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
     order = list(zip(column["split"], column["data"], column["schedule"], strict=True))
     assert order == [
@@ -96,25 +100,25 @@ def test_table_1_has_its_rows_in_the_order_of_the_specification():
         ("50/50", "3x", "none"),
     ]
     assert [cell and cell.value for cell in column["TEff EN2"]][3:5] == [0.885111, 2.076345]
-    assert "9.15e10" in paper_tables.as_html(table)
+    assert "9.15e10" in paper_tables.render_table_html(table)
 
 
 def test_tables_of_layers_have_a_row_for_each_and_the_difference():
-    table = paper_tables.table("Table 4", reference.results())
+    table = paper_tables.make_paper_table("Table 4", reference.read_reference_results())
     assert table.header[:4] == ("layer", "disjoint 50/50", "disjoint 90/10", "disjoint difference")
     assert [row[0] for row in table.rows] == [str(layer) for layer in range(1, 13)]
     assert [table.rows[0][column].value for column in (1, 2, 4, 5)] == [0.68, 0.71, 0.73, 0.78]
 
 
 def test_rows_of_a_study_stand_in_the_reported_order_beside_what_was_reported():
-    reported = reference.of(reference.results(), "Table 1")
+    reported = reference.select_figure_results(reference.read_reference_results(), "Table 1")
     study = [
-        Result(row.figure, row.setting, row.metric, row.value + 1, values=(row.value + 1,) * 3)
+        PaperResult(row.figure, row.setting, row.metric, row.value + 1, values=(row.value + 1,) * 3)
         for row in reversed(reported)
     ]
-    table = paper_tables.table("Table 1", study, reported)
+    table = paper_tables.make_paper_table("Table 1", study, reported)
     assert table.header[5:7] == ("PPL EN1", "PPL EN1 reported")
-    first = next(csv.DictReader(io.StringIO(paper_tables.as_csv(table))))
+    first = next(csv.DictReader(io.StringIO(paper_tables.render_table_csv(table))))
     assert first["data"] == "0.1x"
     assert float(first["PPL EN1"]) - float(first["PPL EN1 reported"]) == pytest.approx(1)
     assert len(first["PPL EN1 seeds"].split()) == 3
@@ -122,10 +126,12 @@ def test_rows_of_a_study_stand_in_the_reported_order_beside_what_was_reported():
 
 def test_the_difference_of_a_study_is_worked_out_where_it_is_not_given():
     rows = [
-        Result("Table 2", {"split": split, "vocab": "cloned", "layer": "1"}, "hidden_cossim", value)
+        PaperResult(
+            "Table 2", {"split": split, "vocab": "cloned", "layer": "1"}, "hidden_cossim", value
+        )
         for split, value in (("50/50", 0.25), ("90/10", 0.75))
     ]
-    table = paper_tables.table("Table 2", rows)
+    table = paper_tables.make_paper_table("Table 2", rows)
     assert table.header == ("layer", "50/50", "90/10", "difference")
     assert table.rows[0][3].value == 0.5
 
@@ -167,7 +173,7 @@ def make_table(losses, figures, reference_setting=None):
 def test_a_studys_cell_becomes_a_row_with_its_seeds_and_geometric_mean():
     table = make_table([(3.0, 4.0), (3.2, 4.4), (3.4, 4.2)], ["Figure 1 left"])
     worth = types.SimpleNamespace(teff=2.0, mlte=4e5, mlpe=math.nan)
-    rows = study_results(
+    rows = collect_study_results(
         table,
         {("r90_10-0", "en2"): worth},
         interval=lambda values: (min(values), max(values)),
@@ -187,7 +193,7 @@ def test_a_studys_cell_becomes_a_row_with_its_seeds_and_geometric_mean():
 
 def test_the_setting_that_a_study_gives_comes_before_what_its_runs_say():
     table = make_table([(3.0, 4.0)], ["Table 1", "Figure 2/Figure 9"], {"model": "small"})
-    rows = study_results(table, {}, intervals={("r90_10", "ppl_EN1"): (1.0, 2.0)})
+    rows = collect_study_results(table, {}, intervals={("r90_10", "ppl_EN1"): (1.0, 2.0)})
     assert [row.figure for row in rows] == ["Table 1"] * 2 + ["Figure 2/Figure 9"] * 2
     assert {row.setting["model"] for row in rows} == {"small"}
     assert (rows[0].low, rows[0].high) == (1.0, 2.0) and math.isnan(rows[1].low)
@@ -210,7 +216,7 @@ def test_what_was_measured_of_states_gradients_and_embeddings_becomes_rows():
         },
     }
     evaluations = {"r90_10-0": {"alignment": {"pairs": {"en1-en2": pair}}}}
-    rows = study_results(table, {}, evaluations=evaluations)
+    rows = collect_study_results(table, {}, evaluations=evaluations)
     hidden = [(r.setting["layer"], r.value) for r in rows if r.metric == "hidden_cossim"]
     # The blocks' layers, without the embedding's output and the final norm.
     assert hidden == [("1", 0.1), ("2", 0.2), ("3", 0.3)]
@@ -231,7 +237,7 @@ def test_word2vec_is_a_model_of_its_own_in_the_figure_of_embeddings():
     }
     deep = {"en1-en2": {"embed_in": {"cosine_all_ids": 0.5}}}
     evaluation = {"alignment": {"pairs": deep}, "word2vec": word2vec}
-    rows = study_results(table, {}, evaluations={"r90_10-0": evaluation})
+    rows = collect_study_results(table, {}, evaluations={"r90_10-0": evaluation})
     keys = ("embedding", "pairs")
     shallow = {
         tuple(row.setting[key] for key in keys): row.value
@@ -249,7 +255,7 @@ def test_accuracies_after_fine_tuning_in_the_first_clone_are_those_of_figure_1()
 
     def row(accuracy):
         right = np.arange(100) < round(100 * accuracy)
-        return transfer_results.accuracy(right[None], range(100), majority=0.5)
+        return transfer_results.estimate_accuracy(right[None], range(100), majority=0.5)
 
     tasks = {
         name: {"languages": {"en1": row(0.7), "en2": row(0.5 + 0.01 * place)}}
@@ -257,7 +263,7 @@ def test_accuracies_after_fine_tuning_in_the_first_clone_are_those_of_figure_1()
     }
     # Another language and another protocol are not what was reported.
     others = {"intended": {"en1": tasks}, "reference": {"en2": tasks, "en1": tasks}}
-    rows = study_results(table, {}, evaluations={"r90_10-0": {"transfer": others}})
+    rows = collect_study_results(table, {}, evaluations={"r90_10-0": {"transfer": others}})
     found = {row.metric: row.value for row in rows}
     expected = {"glue_acc_EN1": 0.7, "glue_acc_majority": 0.5, "glue_acc_EN2": 0.55}
     assert found == pytest.approx(expected)
@@ -265,7 +271,7 @@ def test_accuracies_after_fine_tuning_in_the_first_clone_are_those_of_figure_1()
     assert panel.title == "mean GLUE accuracy, trained on EN1 alone"
     # Those of other tasks are no GLUE.
     some = {"reference": {"en1": {"rte": tasks["rte"]}}}
-    rows = study_results(table, {}, evaluations={"r90_10-0": {"transfer": some}})
+    rows = collect_study_results(table, {}, evaluations={"r90_10-0": {"transfer": some}})
     assert {row.metric for row in rows} >= {"transfer_acc_EN1", "transfer_acc_EN2"}
     (panel,) = FIGURES["Figure 1 right"].panels(rows)
     assert panel.title == "mean accuracy of rte"
@@ -284,7 +290,7 @@ def test_hidden_states_are_those_logged_where_there_is_no_evaluation():
         )
         for layer in range(5)
     ]
-    rows = study_results(table, {})
+    rows = collect_study_results(table, {})
     assert [(row.setting["layer"], row.value) for row in rows] == [
         ("1", 0.1),
         ("2", 0.2),
@@ -293,7 +299,7 @@ def test_hidden_states_are_those_logged_where_there_is_no_evaluation():
 
 
 def test_a_law_becomes_the_three_rows_that_curves_are_drawn_from():
-    rows = law_results("EN", "4x128", (0.04, 0.2, 0.08), unit_tokens=10**6, source="pico")
+    rows = make_law_results("EN", "4x128", (0.04, 0.2, 0.08), unit_tokens=10**6, source="pico")
     assert {row.metric: row.value for row in rows} == {"law_a": 0.04, "law_b": 0.2, "law_c": 0.08}
 
 

@@ -140,7 +140,7 @@ def plain(path: pathlib.Path, ratio: Mapping[str, int] = CLONES) -> RunDirectory
 
 def section_of(run: RunDirectory) -> str:
     """Returns the section alone, which is faster than all of the page."""
-    return alignment_page.section(record.read(run))
+    return alignment_page.render_alignment_section(record.read_run_contents(run))
 
 
 def not_finite(part: str) -> list[str]:
@@ -194,8 +194,10 @@ def test_the_table_of_pairs_has_means_over_the_blocks(part):
 
 
 def test_what_was_logged_is_drawn_as_means_over_the_blocks(complete, part):
-    run = record.read(complete)
-    curve = alignment_page._over_blocks(run, ["en1-en2"], "hidden", "hidden_shuffled")["en1-en2"]
+    run = record.read_run_contents(complete)
+    curve = alignment_page._average_logged_blocks(run, ["en1-en2"], "hidden", "hidden_shuffled")[
+        "en1-en2"
+    ]
     assert curve.steps == [0, 50, 100]
     assert curve.values == pytest.approx([0.12] * 3)
     words = words_of(part)
@@ -219,7 +221,7 @@ def test_the_heat_map_has_the_value_of_every_parameter_and_layer_in_its_place(pa
 
 
 def test_a_colour_says_the_sign_and_the_size_and_ends_at_one():
-    drawing = alignment_figures.heat_map("what", ["a", "b"], [[-0.25], [4.0]], noise="")
+    drawing = alignment_figures.plot_heat_map("what", ["a", "b"], [[-0.25], [4.0]], noise="")
     cold, warm = (
         re.findall(
             r'v21h[^"]*" opacity="([\d.]+)"',

@@ -157,7 +157,7 @@ def test_markup_in_the_files_of_a_run_stays_text(tmp_path):
 
 
 def test_markup_in_the_name_of_a_language_stays_text():
-    drawn = figures.language_curves(
+    drawn = figures.plot_language_curves(
         "name",
         "of <i>",
         {"<i>$x^2$": figures.Curve([1, 2], [3.0, 4.0])},
@@ -183,7 +183,7 @@ def test_an_unfinished_run_shows_its_newest_evaluation(tmp_path):
     run = make_run(tmp_path / "run", steps=200, until=110)
     words = words_of(page_of(run))
     assert "Unfinished at step 110 of 200" in words
-    ppl = figures.significant(run.series("eval/ppl/en2")[1][-1])
+    ppl = figures.format_significant(run.series("eval/ppl/en2")[1][-1])
     assert f"en2, 10 % of the sequences, is at perplexity {ppl}" in words
     assert "on the validation split at step 100." in words
 
@@ -238,24 +238,24 @@ def test_the_page_of_a_long_run_of_ten_languages_stays_small_and_keeps_every_spi
     assert "Of 10 languages, en10, the rarest with 1 % of the sequences" in words_of(text)
     steps, values = list(range(10_000)), [1.0] * 10_000
     values[6_789] = 7.0
-    thinned = figures._thinned(figures.Curve(steps, values))
+    thinned = figures._thin_curve(figures.Curve(steps, values))
     assert len(thinned.steps) <= 1000 and thinned.steps == sorted(thinned.steps)
     assert (6_789, 7.0) in zip(thinned.steps, thinned.values, strict=True)
     assert thinned.steps[0] == 0 and thinned.steps[-1] == 9_999
 
 
 def test_labels_move_apart_and_stay_in_the_frame_and_in_order():
-    moved = figures._apart([10, 10, 11, 80, 99], gap=14, low=0, high=100)
+    moved = figures.spread_heights([10, 10, 11, 80, 99], gap=14, low=0, high=100)
     assert all(b - a >= 14 - 1e-9 for a, b in zip(moved, moved[1:], strict=False))
     assert min(moved) >= 0 and max(moved) <= 100
-    assert figures._apart([10, 40, 70], gap=14, low=0, high=100) == [10, 40, 70]
+    assert figures.spread_heights([10, 40, 70], gap=14, low=0, high=100) == [10, 40, 70]
 
 
 def test_stages_count_in_what_was_requested(tmp_path):
     values = config_lib.to_dict(make_config(CLONES, steps=100))
     values["mixture"]["stages"] = [[0, {"en1": 9, "en2": 1}], [50, {"en1": 1, "en2": 1}]]
     run = RunDirectory(tmp_path / "run")
-    run.claim(config_lib.resolve(values))
+    run.claim(config_lib.resolve_config(values))
     run.log(100, {f"eval/{name}/{tag}": 3.0 for tag in CLONES for name in ("loss", "ppl")})
     assert "en2, 30 % of the sequences" in words_of(page_of(run))
 
@@ -265,7 +265,7 @@ def test_stages_count_in_what_was_requested(tmp_path):
     [(93.14, "93.1"), (1234.5, "1,234"), (0.03051, "0.0305"), (9.996, "10.0"), (0, "0.00")],
 )
 def test_numbers_are_written_with_three_digits(value, written):
-    assert figures.significant(value) == written
+    assert figures.format_significant(value) == written
 
 
 def test_importing_the_command_loads_neither_jax_nor_flax():
@@ -301,7 +301,7 @@ def test_the_command_refuses_a_study_of_another_version(tmp_path):
 def test_ticks_drop_only_zeros_that_say_nothing():
     written = {409_600: "410 k", 40_000: "40 k", 1_024_000: "1.02 M", 1_500_000: "1.5 M"}
     for value, expected in written.items():
-        assert figures._compact_tick(value) == expected
+        assert figures.format_compact_tick(value) == expected
 
 
 def test_a_hash_is_shown_and_is_no_value_that_is_not_finite(tmp_path):

@@ -20,9 +20,9 @@ from imbalance_jax.study.study_directory import StudyDirectory
 
 
 def page_of(directory):
-    table = study_table.read(directory)
-    study_table.write(table, directory)
-    path = study_page.write(table, directory, resamples=20)
+    table = study_table.read_study_table(directory)
+    study_table.write_study_table(table, directory)
+    path = study_page.write_study_page(table, directory, resamples=20)
     return path.read_text()
 
 
@@ -127,7 +127,7 @@ def test_sentences_of_alignment_name_what_is_alike_and_follow_from_the_intervals
 
     cells = [aligned("up", 0.1, 0.01), aligned("down", -0.1, 0.01), aligned("wide", 0.1, 0.1)]
     found = types.SimpleNamespace(alignments=[*cells, aligned("once", 0.1, 0)])
-    words = words_of(study_page._rises(found))
+    words = words_of(study_page._render_excess_note(found))
     assert "more alike than those of shuffled pairs in up (en1-en2)." in words
     assert "less alike than those of shuffled pairs in down (en1-en2)." in words
     assert "is not decided in wide (en1-en2): the 95 % interval" in words
@@ -148,7 +148,7 @@ def test_sentences_of_alignment_name_what_is_alike_and_follow_from_the_intervals
 def test_a_number_has_digits_enough_to_show_its_side_of_nothing_and_of_what_matters(
     effect, factor, written
 ):
-    assert study_page._told_apart(effect, 0.01, factor) == written
+    assert study_page._format_effect(effect, 0.01, factor) == written
 
 
 def test_validity_and_how_to_do_it_again_are_on_the_page(finished):
@@ -161,7 +161,7 @@ def test_validity_and_how_to_do_it_again_are_on_the_page(finished):
 
 def test_a_study_before_its_first_run_has_a_page(tmp_path):
     directory = StudyDirectory(tmp_path / "study")
-    directory.claim(grid.resolve(made_studies.small_grid(**CLAIMS)))
+    directory.claim(grid.resolve_study(made_studies.small_grid(**CLAIMS)))
     words = words_of(page_of(directory))
     assert "0 of 36 runs are done; 36 not begun" in words
     assert f"Of {len(CLAIMS)} claims made before the runs: {len(CLAIMS)} not measured." in words
@@ -265,7 +265,7 @@ def test_runs_of_a_figure_of_the_reference_are_shown_as_it_was(tmp_path):
 
 def test_the_report_command_writes_the_page_of_a_study(tmp_path):
     directory = StudyDirectory(tmp_path / "study")
-    directory.claim(grid.resolve(made_studies.small_grid(seeds=1)))
+    directory.claim(grid.resolve_study(made_studies.small_grid(seeds=1)))
     command = [sys.executable, "-m", "imbalance_jax.report", f"--workdir={directory}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

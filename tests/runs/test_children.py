@@ -21,7 +21,7 @@ def main(names):
     except KeyboardInterrupt:
         file.write_text("saved")
     return cli.PREEMPTED
-cli.run(main, names=True)
+cli.run_command(main, names=True)
 """
 
 
@@ -51,7 +51,7 @@ def test_a_child_saves_when_its_parent_is_killed_and_its_siblings_do_not_keep_it
         import os, subprocess, sys, time
         from imbalance_jax.runs import children
         for file in sys.argv[2:]:
-            tied = children.tied_to_this_process(os.environ)
+            tied = children.make_tied_popen_arguments(os.environ)
             subprocess.Popen([sys.executable, sys.argv[1], file], **tied)
         time.sleep(60)
         """
@@ -87,8 +87,8 @@ def test_workers_that_read_the_embedded_text_end_with_a_parent_that_is_killed(tm
             """
             import sys
             from imbalance_jax.data.text import docstrings
-            docstrings.cores = lambda: 2
-            found = docstrings._map([[]] * 2, 1000)
+            docstrings.count_cores = lambda: 2
+            found = docstrings._extract_chunks([[]] * 2, 1000)
             next(found)
             print("reads", flush=True)
             sys.stdin.read()

@@ -118,7 +118,7 @@ def test_other_stores_and_text_in_one_are_refused(tmp_path):
         RunDirectory("s3://bucket/runs/one")
     source = SourceConfig(kind="files", train="gs://bucket/*.jsonl")
     with pytest.raises(ValueError, match=r"config\.sources\.en\.train='gs://.*mount the bucket"):
-        files.check("en", source)
+        files.check_source("en", source)
 
 
 # Against the emulator.
@@ -166,7 +166,7 @@ def test_two_processes_that_prepare_the_same_text_leave_one_that_is_whole(
     bucket, english, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("IMBALANCE_JAX_CACHE", str(tmp_path))
-    path = storage.path_of(bucket) / "twice" / "en"
+    path = storage.parse_path(bucket) / "twice" / "en"
 
     def documents(rows):
         yield "train", "a", np.arange(rows), 3
@@ -175,7 +175,9 @@ def test_two_processes_that_prepare_the_same_text_leave_one_that_is_whole(
         yield "validation", "b", np.arange(4), 3
 
     def write(rows):
-        sources.write(path, name="en", text="f", tokenizer=english.model, documents=documents(rows))
+        sources.write_source(
+            path, name="en", text="f", tokenizer=english.model, documents=documents(rows)
+        )
 
     write(7)
     source = sources.open_source("en", path, tmp_path)
@@ -189,10 +191,12 @@ def test_what_was_prepared_here_and_copied_to_a_store_is_found_there(
     bucket, english, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("IMBALANCE_JAX_CACHE", str(tmp_path))
-    monkeypatch.setattr(prepare, "_make", None)
-    storage.upload(english.path, storage.path_of(bucket) / "copied" / english.path.name)
+    monkeypatch.setattr(prepare, "_make_prepared_source", None)
+    storage.upload_directory(
+        english.path, storage.parse_path(bucket) / "copied" / english.path.name
+    )
     config = tiny_config(pathlib.Path("unused"))
-    there = prepare.prepare("en", config.sources["en"], f"{bucket}/copied")
+    there = prepare.prepare_source("en", config.sources["en"], f"{bucket}/copied")
     assert there.path == epath.Path(bucket) / "copied" / english.path.name
     for split in ("train", "test"):
         np.testing.assert_array_equal(there.tokens(split), english.tokens(split))
@@ -212,20 +216,24 @@ def test_text_opens_from_a_store_alone_by_its_statement_and_by_its_fingerprint(
     )
     (tmp_path / "en.model").write_bytes(english.model)
     there = f"{bucket}/alone"
-    before = prepare.prepare("en", source, there)  # written to the store, where it has a name more
+    before = prepare.prepare_source(
+        "en", source, there
+    )  # written to the store, where it has a name more
     (tmp_path / "en.jsonl").unlink()
     (tmp_path / "en.model").unlink()
-    opened = prepare.prepare("en", source, there)
+    opened = prepare.prepare_source("en", source, there)
     assert opened.fingerprint == before.fingerprint
     np.testing.assert_array_equal(opened.tokens("test"), before.tokens("test"))
     other = dataclasses.replace(source, field="body")
     with pytest.raises(ValueError, match="Nor does gs://bucket/alone have config.sources.en"):
-        prepare.prepare("en", other, there)
-    assert prepare.prepare("en", other, there, recorded=before.fingerprint).path == opened.path
+        prepare.prepare_source("en", other, there)
+    assert (
+        prepare.prepare_source("en", other, there, recorded=before.fingerprint).path == opened.path
+    )
 
 
 def test_a_study_is_claimed_and_found_in_a_store(bucket):
-    study, directory = grid.resolve(small_grid()), StudyDirectory(f"{bucket}/studies/one")
+    study, directory = grid.resolve_study(small_grid()), StudyDirectory(f"{bucket}/studies/one")
     directory.check(study)
     directory.claim(study)
     again = StudyDirectory(f"{bucket}/studies/one/")
@@ -310,7 +318,7 @@ def test_a_run_in_a_store_is_stopped_and_goes_on_to_the_results_of_one_on_disk(
     in_store = [f"--config.data_dir={bucket}/data", f"--workdir={bucket}/run"]
     run, local = RunDirectory(f"{bucket}/run"), RunDirectory(tmp_path / "run")
 
-    storage.upload(english.path, run.path.parent / "data" / english.path.name)
+    storage.upload_directory(english.path, run.path.parent / "data" / english.path.name)
     stopped = start(config, *in_store, **cache)
     while not (run.checkpoints / "40" / "commit_success.txt").exists():
         assert stopped.poll() is None, stopped.communicate()

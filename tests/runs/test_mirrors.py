@@ -167,4 +167,4 @@ def test_a_mirror_that_fails_later_is_left_behind(tmp_path, config, wandb, capsy
 def test_a_mirror_whose_package_is_absent_is_refused_with_its_extra(monkeypatch):
     monkeypatch.setattr(mirrors.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
-        mirrors.check(["wandb"])
+        mirrors.check_mirror_packages(["wandb"])

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from imbalance_jax.runs.progress import Progress, RunWork, share_out
+from imbalance_jax.runs.progress import Progress, RunWork, split_progress
 
 
 @pytest.mark.parametrize("every", [0, 4, 5])
@@ -22,7 +22,7 @@ def test_the_work_of_a_run_is_its_steps_and_its_evaluations(every):
 
 def test_parts_are_shown_as_shares_of_the_whole():
     shown = []
-    first, second, none = share_out(shown.append, [3, 1, 0])
+    first, second, none = split_progress(shown.append, [3, 1, 0])
     for show, share in ((first, 0.5), (first, 1.0), (second, 0.5), (second, 1.0), (none, 1.0)):
         show(share)
     assert shown == [0.375, 0.75, 0.875, 1.0, 1.0]

@@ -23,7 +23,7 @@ HOLD = textwrap.dedent(
 
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path):
-    config = config_lib.resolve(mixture("1:1"))
+    config = config_lib.resolve_config(mixture("1:1"))
     run = RunDirectory(tmp_path / "run")
     run.claim(config)
     run.release()
@@ -49,7 +49,7 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
     ],
 )
 def test_what_a_run_would_write_over_is_in_its_way_and_nothing_else_is(tmp_path, name):
-    config = config_lib.resolve(mixture("1:1"))
+    config = config_lib.resolve_config(mixture("1:1"))
     (tmp_path / "slurm-1.out").touch()
     RunDirectory(tmp_path).check(config)
     (tmp_path / name).touch()
@@ -73,7 +73,7 @@ def test_a_step_comes_after_the_last_at_sign(name, path, step):
 
 
 def test_a_run_whose_name_ends_like_a_step_is_itself(tmp_path):
-    RunDirectory(tmp_path / "a@5").claim(config_lib.resolve(mixture("1:1")))
+    RunDirectory(tmp_path / "a@5").claim(config_lib.resolve_config(mixture("1:1")))
     run, step = run_and_step(f"{tmp_path}/a@5")
     assert (str(run), step) == (f"{tmp_path}/a@5", None)
     assert run_and_step(f"{tmp_path}/a@5@20")[1] == 20
@@ -82,7 +82,7 @@ def test_a_run_whose_name_ends_like_a_step_is_itself(tmp_path):
 def test_a_directory_that_was_only_held_is_still_empty(tmp_path):
     run = RunDirectory(tmp_path)
     (tmp_path / ".lock").touch()
-    run.check(config_lib.resolve(mixture("1:1")))
+    run.check(config_lib.resolve_config(mixture("1:1")))
 
 
 def test_a_run_says_which_text_it_was_begun_with(tmp_path):

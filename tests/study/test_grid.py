@@ -14,7 +14,7 @@ from imbalance_jax.study.study_directory import StudyDirectory
 
 
 def only(config: ml_collections.ConfigDict, cell: str) -> config_lib.Config:
-    study = grid.resolve(config)
+    study = grid.resolve_study(config)
     return next(spec.config for spec in study.runs.values() if spec.cell == cell)
 
 
@@ -22,7 +22,7 @@ def test_baselines_are_added_once_however_many_mixtures_share_them():
     study = grid.Grid("Two ratios.", unit=mixture("50:50"))
     for ratio in ("50:50", "90:10"):
         study.baselines(mixture(ratio), "en2", fractions=(0.1, 1), seeds=(0, 1))
-    cells = {spec.cell for spec in grid.resolve(study.to_config()).runs.values()}
+    cells = {spec.cell for spec in grid.resolve_study(study.to_config()).runs.values()}
     assert cells == {"mono_en1_10", "mono_en1_100", "matched_en1_10"}
 
 
@@ -31,31 +31,33 @@ def test_a_short_baseline_has_its_own_schedule_and_a_matched_one_the_mixtures_up
     short, matched = only(study, "mono_en1_10"), only(study, "matched_en1_10")
     assert (short.steps, short.batch_size) == (100, 20)
     assert (matched.steps, matched.batch_size) == (1000, 2)
-    assert costs.training_tokens(short) == costs.training_tokens(matched)
+    assert costs.count_training_tokens(short) == costs.count_training_tokens(matched)
     assert short.tags == matched.tags == ("en1",)
 
 
 def test_a_run_is_the_same_in_any_number_of_micro_batches():
     configs = [mixture("90:10"), mixture("90:10")]
     configs[1].optimizer.accumulate = 4
-    whole, parts = (grid.RunSpec(config_lib.resolve(config)) for config in configs)
+    whole, parts = (grid.RunSpec(config_lib.resolve_config(config)) for config in configs)
     assert whole.hash == whole.earlier_hash == parts.hash != parts.earlier_hash
 
 
 def test_a_wide_baseline_has_the_ids_of_the_mixture():
     config = mixture("90:10")
-    wide = config_lib.resolve(grid.alone(config, "en1", 0.5, "wide"))
-    assert costs.vocab_size(wide) == costs.vocab_size(config_lib.resolve(config))
-    assert costs.tokens(wide)["en2"] == 0
+    wide = config_lib.resolve_config(grid.make_baseline(config, "en1", 0.5, "wide"))
+    assert costs.compute_vocab_size(wide) == costs.compute_vocab_size(
+        config_lib.resolve_config(config)
+    )
+    assert costs.count_language_tokens(wide)["en2"] == 0
 
 
 def test_a_baseline_matched_in_epochs_goes_through_its_part_of_the_text_as_often():
     config = mixture("90:10")
-    epochs = config_lib.resolve(grid.alone(config, "en2", 0.1, "epochs"))
-    mixed = config_lib.resolve(config)
+    epochs = config_lib.resolve_config(grid.make_baseline(config, "en2", 0.1, "epochs"))
+    mixed = config_lib.resolve_config(config)
     text = 1e6
-    mine = costs.training_tokens(epochs) / (text * epochs.mixture.text_share)
-    assert mine == pytest.approx(costs.training_tokens(mixed) / text)
+    mine = costs.count_training_tokens(epochs) / (text * epochs.mixture.text_share)
+    assert mine == pytest.approx(costs.count_training_tokens(mixed) / text)
 
 
 def test_runs_that_would_repeat_each_other_are_refused_by_their_names():
@@ -63,7 +65,7 @@ def test_runs_that_would_repeat_each_other_are_refused_by_their_names():
     study.add("a", mixture("50:50"), seeds=(0,))
     study.add("b", mixture("5:5"), seeds=(0,))
     with pytest.raises(ValueError, match="Runs a_s0 and b_s0 of the study are the same run"):
-        grid.resolve(study.to_config())
+        grid.resolve_study(study.to_config())
 
 
 def test_one_cell_cannot_have_two_configs():
@@ -79,7 +81,7 @@ def test_what_is_wrong_with_a_run_is_told_with_its_name():
     wrong.optimizer.b1 = 2.0
     study.add("a", wrong, seeds=(0,))
     with pytest.raises(ValueError, match=r"Run a_s0 of the study: config\.optimizer\.b1=2\.0"):
-        grid.resolve(study.to_config())
+        grid.resolve_study(study.to_config())
 
 
 @pytest.mark.parametrize(
@@ -108,25 +110,25 @@ def test_what_is_wrong_with_a_run_is_told_with_its_name():
 def test_a_claim_that_cannot_be_decided_is_refused(fields, message):
     claim = {"cell": "r90_10", "language": "en2", "against": "placebo90_10"} | fields
     with pytest.raises(ValueError, match=message):
-        grid.resolve(small_grid(x=claim))
+        grid.resolve_study(small_grid(x=claim))
 
 
 def test_a_run_config_is_no_study():
     with pytest.raises(ValueError, match="no field `runs`"):
-        grid.resolve(mixture("50:50"))
+        grid.resolve_study(mixture("50:50"))
 
 
 def test_every_cell_comes_with_its_first_seed_before_any_comes_with_its_second():
-    seeds = [spec.config.seed for spec in grid.resolve(small_grid()).runs.values()]
+    seeds = [spec.config.seed for spec in grid.resolve_study(small_grid()).runs.values()]
     assert seeds == sorted(seeds)
 
 
 def test_a_study_reads_back_as_it_was_written():
-    study = grid.resolve(small_grid())
-    plain = grid.to_dict(study)
+    study = grid.resolve_study(small_grid())
+    plain = grid.convert_study_to_dict(study)
     for spec in plain["runs"].values():
         del spec["hash"], spec["seed"]
-    assert grid.resolve(plain) == study
+    assert grid.resolve_study(plain) == study
 
 
 def without_hashes(plain):
@@ -139,8 +141,10 @@ def without_hashes(plain):
 
 
 def test_a_study_that_was_begun_is_read_with_claims_and_runs_that_are_no_longer_allowed(tmp_path):
-    plain = grid.to_dict(
-        grid.resolve(small_grid(x={"cell": "r90_10", "language": "en2", "against": "placebo90_10"}))
+    plain = grid.convert_study_to_dict(
+        grid.resolve_study(
+            small_grid(x={"cell": "r90_10", "language": "en2", "against": "placebo90_10"})
+        )
     )
     plain["claims"]["x"] |= {"measure": "alignment", "language": "en1", "against": "wide"}
     name, spec = next(iter(plain["runs"].items()))
@@ -152,18 +156,20 @@ def test_a_study_that_was_begun_is_read_with_claims_and_runs_that_are_no_longer_
     assert study.claims["x"].against == "wide"
     assert study.runs["again"].hash == study.runs[name].hash
     with pytest.raises(ValueError, match="are the same run"):
-        grid.resolve(without_hashes(plain))
+        grid.resolve_study(without_hashes(plain))
 
 
 @pytest.mark.parametrize("scale", ["demo", "mini", "medium"])
 def test_the_costs_in_closed_form_are_those_of_the_model(scale):
-    config = config_lib.resolve(config_lib.cloned(scale=scale, ratio="1:1"))
-    V = costs.vocab_size(config)
-    assert costs.parameters(config.model, V) == model_lib.count_parameters(config.model, V)
+    config = config_lib.resolve_config(config_lib.cloned(scale=scale, ratio="1:1"))
+    V = costs.compute_vocab_size(config)
+    assert costs.compute_parameter_count(config.model, V) == model_lib.count_parameters(
+        config.model, V
+    )
 
 
 def test_a_tied_model_has_one_table():
     config = mixture("1:1")
     config.model.tied = True
-    model = config_lib.resolve(config).model
-    assert costs.parameters(model, 768) == model_lib.count_parameters(model, 768)
+    model = config_lib.resolve_config(config).model
+    assert costs.compute_parameter_count(model, 768) == model_lib.count_parameters(model, 768)

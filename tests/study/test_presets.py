@@ -42,7 +42,7 @@ MIXTURES = {
 
 def study(file, arg=""):
     values = runpy.run_path(str(file))["get_config"](arg)
-    return grid.resolve(values)
+    return grid.resolve_study(values)
 
 
 def named(name, arg=""):
@@ -55,13 +55,13 @@ def configs(found, kind):
 
 
 def part_of(config, tag):
-    totals = config_lib.totals(config)
+    totals = config_lib.compute_sequence_totals(config)
     return fractions.Fraction(totals[tag], sum(totals.values()))
 
 
 def total(found):
-    tokens = sum(grid.tokens_of(spec) for spec in found.runs.values())
-    return tokens, sum(costs.training_flops(spec.config) for spec in found.runs.values())
+    tokens = sum(grid.count_run_tokens(spec) for spec in found.runs.values())
+    return tokens, sum(costs.compute_training_flops(spec.config) for spec in found.runs.values())
 
 
 @pytest.mark.parametrize("file", STUDIES + PAPER, ids=name_of)
@@ -78,7 +78,7 @@ def test_every_study_says_how_it_is_run(file):
     folder = file.parent.name
     assert commands[0].startswith(f"configs/{folder}/{file.name}")
     for command in commands:
-        grid.resolve(cli.load(f"{ROOT}/{command}"))
+        grid.resolve_study(cli.load_config_file(f"{ROOT}/{command}"))
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=name_of)
@@ -152,7 +152,7 @@ def test_a_part_that_a_study_does_not_have_is_refused():
 def test_half_of_the_learning_rate_is_spent_before_the_boundary():
     config = study_presets.clones(study_presets.parse("steps=500"), "50:50")
     boundary = study_presets.half_learning_rate(config)
-    typed = config_lib.resolve(config)
+    typed = config_lib.resolve_config(config)
     rates = np.array(step.learning_rate(typed.optimizer, typed.steps)(np.arange(500)))
     assert rates[:boundary].sum() / rates.sum() == pytest.approx(0.5, abs=0.01)
     with pytest.raises(ValueError, match="optimizer.schedule='constant'"):
@@ -164,7 +164,7 @@ def test_weighted_schedules_balance_the_learning_rate_and_not_the_tokens():
     found = named("schedules", "seeds=1")
     config = found.runs["weighted_s10_90_s0"].config
     rates = np.array(step.learning_rate(config.optimizer, config.steps)(np.arange(config.steps)))
-    (_, _), (boundary, _) = config_lib.stages(config)
+    (_, _), (boundary, _) = config_lib.list_stages(config)
     share = np.where(np.arange(config.steps) < boundary, 0.1, 0.9)
     assert np.average(share, weights=rates) == pytest.approx(0.5, abs=1e-3)
     assert part_of(config, "en2") > 0.6
@@ -183,11 +183,11 @@ def test_adding_a_language_leaves_the_rare_one_its_tokens():
     for arg in ("seeds=1", "seeds=1,pair=en_fr,files=DIR,scale=small"):
         found = named("addon", arg)
         rare = {
-            tuple(sorted(costs.tokens(config).values()))[0]
+            tuple(sorted(costs.count_language_tokens(config).values()))[0]
             for config in configs(found, "mixture").values()
         }
         config = next(c for n, c in configs(found, "monolingual").items() if "_10_" in n)
-        assert rare == {costs.training_tokens(config)}
+        assert rare == {costs.count_training_tokens(config)}
 
 
 def test_a_temperature_weighs_toy_languages_of_different_size():
@@ -248,7 +248,7 @@ def test_the_costs_in_a_files_docstring_are_what_it_costs(file):
 @pytest.mark.parametrize("file", PAPER, ids=name_of)
 def test_the_labels_of_a_run_meet_reported_rows(file):
     rows = {}
-    for row in reference.results():
+    for row in reference.read_reference_results():
         rows.setdefault(row.figure, []).append(row.setting)
     for name, spec in study(file).runs.items():
         for figure in spec.figures:
@@ -270,7 +270,7 @@ def test_every_reported_run_has_its_run():
             for figure in spec.figures:
                 named_runs.setdefault(figure, []).append(dict(spec.reference).items())
     keys = ("languages", "split", "model", "tokens", "schedule", "vocab", "anchor_fraction")
-    for row in reference.results():
+    for row in reference.read_reference_results():
         derived = (
             row.metric.startswith(("law_", "mlpe_"))
             or row.setting["split"].startswith("delta")
@@ -302,7 +302,7 @@ def test_the_paper_can_be_run_small(file):
 def test_sizes_keep_their_places_at_another_scale():
     choice = paper_presets.parse("scale=pico,files=docstrings")
     models = {
-        size: config_lib.resolve(paper_presets.clones(choice, "90:10", size=size))
+        size: config_lib.resolve_config(paper_presets.clones(choice, "90:10", size=size))
         for size in ("mini", "small", "medium")
     }
     assert {s: (c.model.N, c.model.D, c.model.H) for s, c in models.items()} == {
@@ -310,7 +310,7 @@ def test_sizes_keep_their_places_at_another_scale():
         "small": (4, 128, 4),
         "medium": (8, 256, 8),
     }
-    assert len({costs.training_tokens(c) for c in models.values()}) == 1
+    assert len({costs.count_training_tokens(c) for c in models.values()}) == 1
     assert (models["medium"].batch_size, models["medium"].steps) == (64, 1000)
 
 

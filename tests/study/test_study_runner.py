@@ -58,23 +58,23 @@ def fake(tmp_path: pathlib.Path, *, fails: str = "-", slow: bool = False) -> tup
 
 
 def begin(tmp_path: pathlib.Path, **options) -> tuple[StudyDirectory, grid.StudyConfig]:
-    study = grid.resolve(small_grid(seeds=1, fractions=(0.5, 1), **options))
+    study = grid.resolve_study(small_grid(seeds=1, fractions=(0.5, 1), **options))
     directory = StudyDirectory(tmp_path / "study")
     directory.claim(study)
     return directory, study
 
 
 def train(directory, study, command, *, jobs=2, pack=0, retry=False) -> tuple[int, list[str]]:
-    runner = study_runner.Runner(directory, study, command=command)
+    runner = study_runner.StudyRunner(directory, study, command=command)
     left = runner.left(retry=retry)
-    return runner.run(study_runner.packs(study, left, pack), jobs=jobs), left
+    return runner.run(study_runner.group_into_packs(study, left, pack), jobs=jobs), left
 
 
 def test_a_study_trains_what_is_left_and_a_larger_one_only_what_is_new(tmp_path):
     directory, study = begin(tmp_path)
     code, left = train(directory, study, fake(tmp_path))
     assert code == cli.DONE and left == list(study.runs)
-    larger = grid.resolve(small_grid(seeds=1, fractions=(0.25, 0.5, 1)))
+    larger = grid.resolve_study(small_grid(seeds=1, fractions=(0.25, 0.5, 1)))
     directory.check(larger)
     _, left = train(directory, larger, fake(tmp_path))
     assert left == ["mono_en1_25_s0", "matched_en1_25_s0"]
@@ -112,7 +112,9 @@ def test_an_interruption_reaches_every_process_and_the_study_goes_on_later(tmp_p
 def test_runs_that_another_process_trains_are_waited_for_and_not_called_failed(tmp_path, capsys):
     """As after SIGKILL of `study run`: its pack goes on until it has saved."""
     directory, study = begin(tmp_path)
-    [pack] = [p for p in study_runner.packs(study, list(study.runs), 4) if "r50_50_s0" in p]
+    [pack] = [
+        p for p in study_runner.group_into_packs(study, list(study.runs), 4) if "r50_50_s0" in p
+    ]
     other = directory.run("r50_50_s0")
     other.claim(study.runs["r50_50_s0"].config)
     held_at: list[str] = []
@@ -143,21 +145,21 @@ def test_runs_that_another_process_trains_are_waited_for_and_not_called_failed(t
 def test_a_run_that_is_held_is_told_from_one_that_is_not(tmp_path):
     directory, study = begin(tmp_path)
     run = directory.run("r50_50_s0")
-    assert not runs.is_held(run.path)
+    assert not runs.is_directory_locked(run.path)
     run.claim(study.runs["r50_50_s0"].config)
-    assert runs.is_held(run.path) and runs.is_held(run.path)
+    assert runs.is_directory_locked(run.path) and runs.is_directory_locked(run.path)
     run.release()
-    assert not runs.is_held(run.path)
+    assert not runs.is_directory_locked(run.path)
 
 
 def test_runs_that_differ_in_ratio_seed_and_rate_are_packed_and_others_are_not():
-    study = grid.resolve(small_grid(seeds=2, fractions=(0.5, 1)))
-    found = study_runner.packs(study, list(study.runs), 8)
+    study = grid.resolve_study(small_grid(seeds=2, fractions=(0.5, 1)))
+    found = study_runner.group_into_packs(study, list(study.runs), 8)
     assert ("r50_50_s0", "r90_10_s0", "placebo90_10_s0", "r50_50_s1", "r90_10_s1",
             "placebo90_10_s1") in found  # fmt: skip
     assert ("mono_en1_50_s0", "mono_en1_50_s1") in found
     assert sorted(name for pack in found for name in pack) == sorted(study.runs)
-    assert max(map(len, study_runner.packs(study, list(study.runs), 2))) == 2
+    assert max(map(len, study_runner.group_into_packs(study, list(study.runs), 2))) == 2
 
 
 def test_the_directory_of_another_grid_is_refused_with_the_field(tmp_path):
@@ -165,18 +167,18 @@ def test_the_directory_of_another_grid_is_refused_with_the_field(tmp_path):
     changed = small_grid(seeds=1, fractions=(0.5, 1))
     changed.runs.r90_10_s0.config.optimizer.peak_lr = 0.5
     with pytest.raises(ValueError, match=r"run r90_10_s0 has config\.optimizer\.peak_lr=0\.003"):
-        directory.check(grid.resolve(changed))
-    fewer = grid.resolve(small_grid(ratios=("50:50",), seeds=1, fractions=(0.5, 1)))
+        directory.check(grid.resolve_study(changed))
+    fewer = grid.resolve_study(small_grid(ratios=("50:50",), seeds=1, fractions=(0.5, 1)))
     with pytest.raises(ValueError, match="study of another grid: it has a run"):
         directory.check(fewer)
 
 
 def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "slurm-1.out").write_text("of a job that trains the study")
-    StudyDirectory(tmp_path).check(grid.resolve(small_grid()))
+    StudyDirectory(tmp_path).check(grid.resolve_study(small_grid()))
     (tmp_path / "table.csv").write_text("mine")
     with pytest.raises(ValueError, match=r"table\.csv would be written over.* --workdir"):
-        StudyDirectory(tmp_path).check(grid.resolve(small_grid()))
+        StudyDirectory(tmp_path).check(grid.resolve_study(small_grid()))
     with pytest.raises(FileNotFoundError, match=r"has no study\.json"):
         StudyDirectory(tmp_path).study()
 
@@ -199,7 +201,7 @@ def test_a_run_changed_by_hand_is_found(tmp_path, file, change, message):
     directory = make(tmp_path / "study", small_grid(seeds=1))
     edit(pathlib.Path(directory.run("r90_10_s0").path) / file, change)
     with pytest.raises(ValueError, match=message):
-        study_table.read(directory)
+        study_table.read_study_table(directory)
 
 
 def test_a_study_file_changed_by_hand_is_found(tmp_path):
@@ -216,8 +218,8 @@ def test_a_study_of_more_micro_batches_is_the_study_that_was_begun(tmp_path):
     directory, study = begin(tmp_path)
     changed = small_grid(seeds=1, fractions=(0.5, 1))
     changed.runs.r90_10_s0.config.optimizer.accumulate = 2
-    directory.check(grid.resolve(changed))
-    directory.claim(grid.resolve(changed))
+    directory.check(grid.resolve_study(changed))
+    directory.claim(grid.resolve_study(changed))
     assert directory.study().runs["r90_10_s0"].config.optimizer.accumulate == 2
     # As versions wrote it that took micro-batches for a part of a run.
     spec = directory.study().runs["r90_10_s0"]
@@ -232,17 +234,17 @@ def test_a_study_serves_another_that_reuses_it(tmp_path):
     make(tmp_path / "first", small_grid(seeds=1))
     config = small_grid(seeds=2)
     config.reuse = (str(tmp_path / "first"),)
-    study = grid.resolve(config)
+    study = grid.resolve_study(config)
     directory = StudyDirectory(tmp_path / "second")
     directory.claim(study)
-    left = study_runner.Runner(directory, study).left(retry=False)
+    left = study_runner.StudyRunner(directory, study).left(retry=False)
     assert left == [name for name in study.runs if name.endswith("_s1")]
-    assert {row.seed for row in study_table.read(directory).observations} == {0}
+    assert {row.seed for row in study_table.read_study_table(directory).observations} == {0}
 
 
 def test_the_table_has_a_row_for_each_trained_language_of_a_finished_run(tmp_path):
     directory = make(tmp_path / "study", small_grid(seeds=2))
-    table = study_table.read(directory)
+    table = study_table.read_study_table(directory)
     rows = {(row.run, row.language): row for row in table.observations}
     rare = rows["r90_10_s1", "en2"]
     assert (rare.tokens, rare.share, rare.source) == (0.1 * table.unit_tokens, 0.1, "en")
@@ -251,7 +253,7 @@ def test_the_table_has_a_row_for_each_trained_language_of_a_finished_run(tmp_pat
     hidden = [row for row in table.alignments if row.run == "r50_50_s0" and row.measure == "hidden"]
     assert [row.layer for row in hidden] == [0, 1, 2, 3]
     assert hidden[0].excess == pytest.approx(0.05, abs=0.05)
-    written = [pathlib.Path(path).name for path in study_table.write(table, directory)]
+    written = [pathlib.Path(path).name for path in study_table.write_study_table(table, directory)]
     assert written == ["table.csv", "table.parquet", "alignment.csv", "alignment.parquet"]
     lines = (tmp_path / "study" / "table.csv").read_text().splitlines()
     assert len(lines) == 1 + len(table.observations) and "ppl" in lines[0]
@@ -259,12 +261,12 @@ def test_the_table_has_a_row_for_each_trained_language_of_a_finished_run(tmp_pat
 
 def test_a_plan_counts_tokens_and_hours_of_what_is_left(tmp_path):
     directory = make(tmp_path / "study", small_grid(seeds=1))
-    larger = grid.resolve(small_grid(seeds=2))
-    speeds = study_plan.measured(directory, larger)
+    larger = grid.resolve_study(small_grid(seeds=2))
+    speeds = study_plan.read_measured_speeds(directory, larger)
     states = directory.states(larger)
-    text = study_plan.describe("study", larger, states, speeds, pack=8)
+    text = study_plan.describe_study_plan("study", larger, states, speeds, pack=8)
     left = [spec for name, spec in larger.runs.items() if name.endswith("_s1")]
-    tokens = sum(grid.tokens_of(spec) for spec in left)
+    tokens = sum(grid.count_run_tokens(spec) for spec in left)
     assert f"left: {len(left)} runs, {tokens:,} tokens" in text
     # A made run takes 0.01 s a step.
     steps = sum(spec.config.steps for spec in left)
@@ -272,7 +274,7 @@ def test_a_plan_counts_tokens_and_hours_of_what_is_left(tmp_path):
 
 
 def test_what_a_plan_tries_is_computed_as_the_study_would_be(monkeypatch):
-    study, asked = grid.resolve(small_grid(ratios=("50:50",), seeds=1)), []
+    study, asked = grid.resolve_study(small_grid(ratios=("50:50",), seeds=1)), []
 
     def note(command, **options):
         asked.append(command)
@@ -280,8 +282,8 @@ def test_what_a_plan_tries_is_computed_as_the_study_would_be(monkeypatch):
 
     monkeypatch.setattr(study_plan.subprocess, "run", note)
     name = next(iter(study.runs))
-    size = study_plan.size_of(study.runs[name].config)
-    found = study_plan.tried(study, [size], ["--accumulate=2"])
+    size = study_plan.make_size_key(study.runs[name].config)
+    found = study_plan.measure_trial_speeds(study, [size], ["--accumulate=2"])
     assert found[size].source == "measured over 3 steps"
     assert asked[0][-3:] == [f"--members={name}", "--dry_run", "--accumulate=2"]
 
@@ -300,7 +302,7 @@ def test_the_commands_refuse_what_they_cannot_do(tmp_path):
 
 
 def test_a_study_keeps_which_text_its_runs_open(tmp_path):
-    study, directory = grid.resolve(small_grid(seeds=2)), StudyDirectory(tmp_path / "s")
+    study, directory = grid.resolve_study(small_grid(seeds=2)), StudyDirectory(tmp_path / "s")
     directory.claim(study)
     assert directory.texts() == {}
     first, second, *_ = study.runs
@@ -324,9 +326,9 @@ def test_a_plan_names_batch_sizes_that_every_language_divides(tmp_path):
         made = grid.Grid("Parts of a batch.", unit=sized("90:10"))
         made.add("r90_10", sized("90:10"), seeds=(0,))
         made.baselines(sized("90:10"), "en1", fractions=(0.1, 0.5, 1), seeds=(0,))
-        study = grid.resolve(made.to_config())
+        study = grid.resolve_study(made.to_config())
         states = StudyDirectory(tmp_path / "none").states(study)
-        return study_plan.describe("study", study, states, {}, pack=0)
+        return study_plan.describe_study_plan("study", study, states, {}, pack=0)
 
     text = planned(32)
     assert "batch 32: 3 sequences a step stand for the 3.2 of r90_10 en2 in a matched" in text

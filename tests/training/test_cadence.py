@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imbalance_jax.training.cadence import Cadence, choose
+from imbalance_jax.training.cadence import Cadence, choose_interval
 
 many = settings(max_examples=300, deadline=None)
 
@@ -49,7 +49,7 @@ def test_the_least_multiple_is_chosen_that_keeps_within_the_budget(case):
         hypothesis.assume(abs(found - case["budget"]) > 1e-9 * case["budget"])
         return found < case["budget"]
 
-    chosen = choose(**case)
+    chosen = choose_interval(**case)
     if chosen == 0:
         # Even with one multiple beyond the end, so that the last step is all there is.
         assert not any(within(multiple) for multiple in range(every, steps + least, least))
@@ -61,18 +61,18 @@ def test_the_least_multiple_is_chosen_that_keeps_within_the_budget(case):
 @given(case=cases(), budget=st.sampled_from([1, 1.0]))
 @settings(max_examples=50, deadline=None)
 def test_a_budget_of_one_is_no_limit(case, budget):
-    assert choose(**case | {"budget": budget}) == case["every"]
+    assert choose_interval(**case | {"budget": budget}) == case["every"]
 
 
 def test_no_more_is_measured_when_not_even_the_last_is_within_the_budget():
     run = dict(every=10, least=10, budget=0.5, left=90, done=10)
     # 100 seconds of training, half of all time is as much: for two measurements, or not quite.
-    assert choose(cost=50.0, spent=50.0, ahead=150.0, **run) == 100
-    assert choose(cost=50.1, spent=50.1, ahead=150.1, **run) == 0
+    assert choose_interval(cost=50.0, spent=50.0, ahead=150.0, **run) == 100
+    assert choose_interval(cost=50.1, spent=50.1, ahead=150.1, **run) == 0
 
 
 def test_a_measurement_that_takes_no_time_is_made_whenever_it_may_be():
-    assert choose(10, 10, 0.02, 90, 10, cost=0.0, spent=0.0, ahead=100.0) == 10
+    assert choose_interval(10, 10, 0.02, 90, 10, cost=0.0, spent=0.0, ahead=100.0) == 10
 
 
 # Cadence.

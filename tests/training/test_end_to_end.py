@@ -22,7 +22,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax import evaluate, generate
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
-from imbalance_jax.training import exporting
+from imbalance_jax.training import exporting, reopening
 
 # A file in the manner of configs/: the tiny run of helpers.py.
 TINY = """
@@ -53,7 +53,7 @@ def tiny(tmp_path_factory, english, data_dir) -> list[str]:
 
 
 def parameters(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    return exporting.named_arrays(imbalance_jax.load(workdir).params)
+    return exporting.flatten_params(imbalance_jax.load(workdir).params)
 
 
 def training_records(workdir: pathlib.Path) -> list[dict[str, float]]:
@@ -161,9 +161,9 @@ def test_evaluate_does_not_depend_on_devices(evaluated, monkeypatch, devices):
     # Here, on several devices in place of one, and in other batches.
     here = jax.devices()[:devices]
     monkeypatch.setattr(jax, "devices", lambda: here)
-    trainer, state = evaluate.open_run(RunDirectory(copy))
+    trainer, state = reopening.open_run(RunDirectory(copy), RunDirectory(copy).config())
     assert trainer.mesh.size == devices
-    again = evaluate.measure(trainer, state, 12, losses=False)["alignment"]
+    again = evaluate.evaluate_state(trainer, state, 12, losses=False)["alignment"]
     assert_close(again["pairs"], found["alignment"]["pairs"])
     assert_close(again["probe"], found["alignment"]["probe"])
     assert_close(again["leak"], found["alignment"]["leak"])
@@ -522,7 +522,7 @@ def test_a_loaded_run_predicts_as_its_evaluation_says(finished, english):
 
 def test_generated_text_stays_in_its_language(finished):
     run = imbalance_jax.load(finished)
-    ids_BT = generate.generate(run, "Returns", "en2", tokens=30, samples=2, temperature=1.0)
+    ids_BT = generate.generate_ids(run, "Returns", "en2", tokens=30, samples=2, temperature=1.0)
     prompt = run.encode("Returns", "en2")
     assert ids_BT.shape == (2, len(prompt) + 30)
     assert (ids_BT[:, : len(prompt)] == prompt).all()
@@ -572,7 +572,7 @@ def test_every_command_of_the_readme_names_things_that_exist():
 
             get_config = runpy.run_path(str(ROOT / path))["get_config"]
             config = get_config(choices) if choices else get_config()
-            (grid.resolve if "runs" in config else config_lib.resolve)(config)
+            (grid.resolve_study if "runs" in config else config_lib.resolve_config)(config)
 
 
 @pytest.mark.slow

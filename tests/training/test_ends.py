@@ -25,11 +25,11 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def trainer(data_dir, english) -> train.Trainer:
+def trainer(data_dir, english) -> train.Experiment:
     changes = {"steps": STEPS, "model__N": 1, "log_every": 1, "checkpoint__every": 0}
     config = tiny_config(data_dir, **changes, evaluation__every=4, evaluation__stride=16)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    return train.Trainer.make(config, {"en": english}, mesh)
+    return train.Experiment.make(config, {"en": english}, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,15 @@ def programs(trainer, compiled, monkeypatch) -> types.SimpleNamespace:
     monkeypatch.setattr(train, "compile_programs", lambda _: (found.update, found.evaluator))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, trainer.abstract_state())
     monkeypatch.setattr(
-        train.Trainer, "init_state", lambda _: jax.device_put(state, shardings, may_alias=False)
+        train.Experiment, "init_state", lambda _: jax.device_put(state, shardings, may_alias=False)
     )
     return found
 
 
 def start(trainer, run: RunDirectory, interrupts=None) -> None:
-    train.train(trainer, run, train.Clock(), interrupts or distributed.Interrupts())
+    train.train_single_run(
+        trainer, run, train.RunTimer(), interrupts or distributed.SharedInterrupts()
+    )
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_a_last_checkpoint_that_cannot_be_written_fails_the_run_and_loses_nothin
 ):
     run = RunDirectory(tmp_path / "run")
     small_files(20_000)
-    with pytest.raises(train.Failed, match="checkpoints: File too large.*ulimit -f"):
+    with pytest.raises(train.RunFailed, match="checkpoints: File too large.*ulimit -f"):
         start(trainer, run)
     small_files(resource.RLIM_INFINITY)
     details = run.read_json("FAILED.json")
@@ -101,12 +103,14 @@ def test_metrics_that_cannot_be_written_fail_the_run(trainer, programs, tmp_path
         log(self, step, metrics)
 
     monkeypatch.setattr(RunDirectory, "log", full)
-    with pytest.raises(train.Failed, match="metrics.jsonl: No space left on device. Of the disk"):
+    with pytest.raises(
+        train.RunFailed, match="metrics.jsonl: No space left on device. Of the disk"
+    ):
         start(trainer, run)
     assert run.read_json("FAILED.json")["error"] == "OSError"
 
 
-class Stop(distributed.Interrupts):
+class Stop(distributed.SharedInterrupts):
     """Is asked to stop when some function says so."""
 
     def __init__(self, when) -> None:
@@ -126,7 +130,7 @@ def test_a_run_that_is_stopped_in_the_step_that_diverges_has_failed(trainer, pro
         return state, metrics | {"loss": np.float32("nan")} if len(steps) == 2 else metrics
 
     programs.update = diverge
-    with pytest.raises(train.Failed, match="The loss of step 2 is nan"):
+    with pytest.raises(train.RunFailed, match="The loss of step 2 is nan"):
         start(trainer, run, Stop(lambda: len(steps) == 2))
     assert run.read_json("FAILED.json")["error"] == "FloatingPointError"
     assert run.steps() == []
@@ -192,7 +196,7 @@ def test_running_out_of_memory_suggests_accumulation(data_dir):
 
     def flags(devices: int, **changes: object) -> list[str]:
         mesh = {"data": devices, "fsdp": 1}
-        said = train.advice(tiny_config(data_dir, **changes), error, mesh)
+        said = train.explain_error(tiny_config(data_dir, **changes), error, mesh)
         return re.findall(r"--[a-z]+=\w+", said)
 
     assert flags(1) == ["--accumulate=2", "--remat=full"]
@@ -200,9 +204,9 @@ def test_running_out_of_memory_suggests_accumulation(data_dir):
     assert flags(8) == ["--remat=full"]  # one sequence each
     assert flags(8, model__remat="full") == []
     config = tiny_config(data_dir)
-    assert "This machine is out of memory" in train.advice(config, MemoryError(), ONE_DEVICE)
+    assert "This machine is out of memory" in train.explain_error(config, MemoryError(), ONE_DEVICE)
     other = jax.errors.JaxRuntimeError("INTERNAL: RESOURCE_EXHAUSTED of a callback")
-    assert train.advice(config, other, ONE_DEVICE) == str(other)
+    assert train.explain_error(config, other, ONE_DEVICE) == str(other)
 
 
 # What TensorStore says of a full disk, as a ValueError.
@@ -225,7 +229,7 @@ def test_a_full_disk_is_not_taken_for_memory(tmp_path, data_dir, monkeypatch):
     checkpoints.close()
     error = raised.value
     assert error.errno == errno.ENOSPC and not hardware.is_out_of_memory(error)
-    said = train.advice(tiny_config(data_dir), error, ONE_DEVICE)
+    said = train.explain_error(tiny_config(data_dir), error, ONE_DEVICE)
     assert f"{tmp_path}/checkpoints: No space left on device. Of the disk of" in said
     assert "MB are free" in said and "accumulate" not in said
 
@@ -242,13 +246,13 @@ def test_an_error_of_the_system_names_the_file_and_the_fix():
 def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, small_files):
     small_files(1000)
     with pytest.raises(OSError, match="File too large: .*results.json"):
-        storage.write_bytes(storage.path_of(tmp_path / "results.json"), b"x" * 5000)
+        storage.write_file_atomically(storage.parse_path(tmp_path / "results.json"), b"x" * 5000)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_names_the_file_and_not_what_it_is_written_as(tmp_path):
     file = tmp_path / "results.json"
-    with pytest.raises(PermissionError, match="/results.json"), storage.naming_file(file):
+    with pytest.raises(PermissionError, match="/results.json"), storage.name_file_in_errors(file):
         raise PermissionError(errno.EACCES, "refused", "/.results.1a2b.tmp")
 
 
@@ -275,7 +279,7 @@ COMMAND = textwrap.dedent(
         {what}
         return cli.DONE
 
-    cli.run(main)
+    cli.run_command(main)
     """
 )
 # An interrupt where an exception cannot be raised, as jax's callback of garbage collections is.

@@ -32,7 +32,7 @@ def make_run(path: pathlib.Path, config: config_lib.Config, english: sources.Sou
     run.claim(config)
     run.release()
     run.write_bytes("tokenizer-en.model", english.model)
-    vocabulary = languages.vocabulary(config, {"en": english.pieces})
+    vocabulary = languages.build_vocabulary(config, {"en": english.pieces})
     run.write_bytes("vocabulary.npz", vocabulary.to_bytes())
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
     state = step_lib.init_state(config, vocabulary.size, mesh)
@@ -92,9 +92,11 @@ def test_the_loss_of_a_long_text_is_the_evaluators(run, english):
     text, config = TEXT * 3, run.config
     L, stride = config.model.L, config.eval_stride
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
-    evaluator = perplexity.Evaluator(config.model, run.vocabulary, mesh, 4, np.dtype(np.uint16))
+    evaluator = perplexity.PerplexityEvaluator(
+        config.model, run.vocabulary, mesh, 4, np.dtype(np.uint16)
+    )
     base = np.array([english.tokenizer.separator, *english.tokenizer.encode(text)])
-    windows = perplexity.strided_windows(base.astype(np.uint16), L, stride)
+    windows = perplexity.cut_strided_windows(base.astype(np.uint16), L, stride)
     assert len(windows.ids_nW) > 8
     found = evaluator(run.params, [windows, windows])
     for tag in ("en1", "en2"):
@@ -115,7 +117,7 @@ def test_one_sequence_needs_no_batch_axis(run):
     np.testing.assert_array_equal(run.forward(ids[None])[0], logits_LV)
     np.testing.assert_array_equal(run.hidden_states(ids[None])[:, 0], states_NLD)
     # The head of the last of them makes the logits.
-    head_VD = np.asarray(model_lib.head(run.params))
+    head_VD = np.asarray(model_lib.get_output_embeddings(run.params))
     np.testing.assert_allclose(states_NLD[-1] @ head_VD.T, logits_LV, rtol=1e-3, atol=1e-3)
 
 
@@ -151,7 +153,7 @@ def test_a_text_is_read_in_the_order_of_its_languages_words(run):
 
 def test_generation_begins_behind_the_separator_of_its_language(run):
     prompt = run.encode("Returns the", "en2")
-    ids_BT = generate.generate(run, "Returns the", "en2", tokens=1, temperature=0)
+    ids_BT = generate.generate_ids(run, "Returns the", "en2", tokens=1, temperature=0)
     np.testing.assert_array_equal(ids_BT[0, :-1], prompt)
     last_V = log_probabilities(run, np.concatenate([[run.separator("en2")], prompt]))[-1]
     own_V = run.vocabulary.own_GV[run.vocabulary.index("en2")]
@@ -168,7 +170,7 @@ def going_on(begun: str, **changes: object) -> config_lib.Config:
 
 def check(config: config_lib.Config, english: sources.Source) -> None:
     loading.check_init_from(config)
-    vocabulary = languages.vocabulary(config, {"en": english.pieces})
+    vocabulary = languages.build_vocabulary(config, {"en": english.pieces})
     loading.check_vocabulary(config, vocabulary, {"en": english.model})
 
 
@@ -176,7 +178,7 @@ def test_the_same_languages_may_go_on_in_another_ratio_or_in_one_of_them(begun, 
     before = RunDirectory(begun).config()
     ratio = dataclasses.replace(before.mixture, ratio={"en1": 0, "en2": 1})
     check(going_on(begun, mixture=ratio, steps=5), english)
-    check(config_lib.resolve(config_lib.continued(before, begun, "en2", 5)), english)
+    check(config_lib.resolve_config(config_lib.continued(before, begun, "en2", 5)), english)
 
 
 def with_languages(begun: str, **changed: config_lib.LanguageConfig | None) -> config_lib.Config:
@@ -239,7 +241,7 @@ def test_another_tokenizer_of_the_same_size_is_refused_and_the_message_mends_it(
     with pytest.raises(ValueError, match="another tokenizer of en1: its piece 382 is") as refused:
         loading.check_init_from(read_with(other))
     with pytest.raises(ValueError, match="another tokenizer of en1: its piece 382 is"):
-        vocabulary = languages.vocabulary(before, {"en": english.pieces})
+        vocabulary = languages.build_vocabulary(before, {"en": english.pieces})
         loading.check_vocabulary(going_on(begun), vocabulary, {"en": other.read_bytes()})
     path = str(refused.value).partition("config.sources.en.tokenizer.path=")[2].partition(",")[0]
     loading.check_init_from(read_with(path))
@@ -252,9 +254,9 @@ def test_what_a_trainer_cannot_begin_with_is_refused_as_its_text_is_ready(
     anchored = config_lib.LanguageConfig(clone_of="en1", anchors=0.5)
     config = with_languages(begun, en2=anchored)
     with pytest.raises(ValueError, match="other ids for"):
-        train.Trainer.of_run(config, RunDirectory(tmp_path / "new"), mesh)
+        train.Experiment.of_run(config, RunDirectory(tmp_path / "new"), mesh)
     same = going_on(begun)
-    vocabulary = languages.vocabulary(same, {"en": english.pieces})
+    vocabulary = languages.build_vocabulary(same, {"en": english.pieces})
     params = loading.restore_params(same, mesh, vocabulary, {"en": english.model})
     jax.tree.map(np.testing.assert_array_equal, params, imbalance_jax.load(begun).params)
 
@@ -264,13 +266,13 @@ def test_a_run_that_has_begun_needs_the_other_one_no_more(begun, tmp_path):
 
     config = dataclasses.replace(going_on(begun), init_from="no/run")
     with pytest.raises(ValueError, match="config.init_from='no/run' .*: no/run holds no run"):
-        main._check(RunDirectory(tmp_path / "new"), config)
-    main._check(RunDirectory(begun), config)
+        main._check_run_inputs(RunDirectory(tmp_path / "new"), config)
+    main._check_run_inputs(RunDirectory(begun), config)
 
 
 def test_an_exported_vocabulary_names_the_separator_of_every_language(begun, run, tmp_path):
     from imbalance_jax.training import exporting
 
-    exporting.export(RunDirectory(begun), tmp_path)
+    exporting.export_run(RunDirectory(begun), tmp_path)
     written = json.loads((tmp_path / "vocabulary.json").read_text())
     assert written["separator"] == {tag: run.separator(tag) for tag in ("en1", "en2")}

@@ -44,8 +44,8 @@ def alone(data_dir, english) -> list[list[float]]:
     update = make = None
     for seed in range(8):
         seeded = dataclasses.replace(config, seed=seed)
-        trainer = train.Trainer.make(seeded, {"en": english}, mesh)
-        make = make or step_lib.jit_init(config, trainer.vocabulary.size, mesh)
+        trainer = train.Experiment.make(seeded, {"en": english}, mesh)
+        make = make or step_lib.jit_init_state(config, trainer.vocabulary.size, mesh)
         state = trainer.init_state(make)
         update = update or trainer.compile_step(state)
         losses = []
@@ -63,12 +63,12 @@ def curves_on(shape: tuple[int, ...], data_dir: pathlib.Path, english) -> list[l
     config = make_config(data_dir, **sizes)
     mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
     members = [
-        pack.Member(
+        pack.PackMember(
             f"seed{seed}",
-            train.Trainer.make(
+            train.Experiment.make(
                 make_config(data_dir, seed, **sizes),
                 {"en": english},
-                sharding.of_one_member(mesh),
+                sharding.make_one_member_mesh(mesh),
                 training=False,
             ),
             RunDirectory("unused"),

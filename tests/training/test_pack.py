@@ -54,12 +54,12 @@ def make_pack(
 ) -> pack.Pack:
     mesh_config = next(iter(configs.values())).mesh
     mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices], packed=True)
-    alone = sharding.of_one_member(mesh)
+    alone = sharding.make_one_member_mesh(mesh)
     return pack.Pack(
         [
-            pack.Member(
+            pack.PackMember(
                 name,
-                train.Trainer.make(config, {"en": english}, alone, training=False),
+                train.Experiment.make(config, {"en": english}, alone, training=False),
                 RunDirectory(root / name),
             )
             for name, config in configs.items()
@@ -69,13 +69,15 @@ def make_pack(
 
 
 def train_pack(made: pack.Pack) -> dict[str, str]:
-    return pack.train(made, train.Clock(), distributed.Interrupts())
+    return pack.train_members(made, train.RunTimer(), distributed.SharedInterrupts())
 
 
 def train_alone(config: Config, english: Any, path: pathlib.Path) -> None:
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = train.Trainer.make(config, {"en": english}, mesh)
-    train.train(trainer, RunDirectory(path), train.Clock(), distributed.Interrupts())
+    trainer = train.Experiment.make(config, {"en": english}, mesh)
+    train.train_single_run(
+        trainer, RunDirectory(path), train.RunTimer(), distributed.SharedInterrupts()
+    )
 
 
 def saved(path: pathlib.Path, step: int) -> dict[str, np.ndarray]:
@@ -322,7 +324,7 @@ def command(study, monkeypatch) -> Callable[..., int]:
         flags |= {"data_dir": None, "mesh": [], "devices": 0, "accumulate": 0, "remat": None}
         flags |= {"config": None, "workdir": None, "extend": False, "export": None}
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**flags))
-        return main._study()
+        return main._train_study_members()
 
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
@@ -340,9 +342,11 @@ def test_members_take_the_number_of_micro_batches_that_the_command_gives(
         ({"accumulate": 0, "remat": None}, (1, configs["cosine"].model.remat)),
     ):
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**given, **flags))
-        config, _ = main._members()["cosine"]
+        config, _ = main._read_member_configs()["cosine"]
         assert (config.optimizer.accumulate, config.model.remat) == expected
-        assert config_lib.identity(config) == config_lib.identity(configs["cosine"])
+        assert config_lib.build_run_identity(config) == config_lib.build_run_identity(
+            configs["cosine"]
+        )
 
 
 def steps_of(path: pathlib.Path) -> list[int]:
@@ -361,8 +365,8 @@ def test_a_dry_run_says_what_a_pack_would_take_and_writes_nothing(command, study
 def test_a_study_s_runs_that_were_stopped_go_on_in_groups_and_alone_to_the_same_bits(
     command, study, english, alone, configs, monkeypatch, capsys
 ):
-    interrupts, place = distributed.Interrupts(), pack.Pack.place
-    monkeypatch.setattr(distributed, "Interrupts", lambda: interrupts)
+    interrupts, place = distributed.SharedInterrupts(), pack.Pack.place
+    monkeypatch.setattr(distributed, "SharedInterrupts", lambda: interrupts)
 
     def stopping(self: pack.Pack, step: int, alive_E: np.ndarray) -> Any:
         interrupts.requested = step == 5
@@ -436,7 +440,7 @@ def test_runs_of_other_shapes_are_refused_by_the_field(data_dir, english, tmp_pa
 )
 def test_runs_that_a_study_packs_can_be_stacked(data_dir, english, tmp_path, changes):
     configs = {"one": make_config(data_dir), "other": make_config(data_dir, **changes)}
-    assert len({pack_shape.pack_key(config) for config in configs.values()}) == 1
+    assert len({pack_shape.compute_pack_key(config) for config in configs.values()}) == 1
     assert len(make_pack(configs, english, tmp_path).members) == 2
 
 
@@ -450,14 +454,14 @@ def test_runs_that_a_study_packs_can_be_stacked(data_dir, english, tmp_path, cha
 )
 def test_runs_that_may_not_be_stacked_are_not_packed_by_a_study(data_dir, changes):
     configs = make_config(data_dir), make_config(data_dir, **changes)
-    assert len({pack_shape.pack_key(config) for config in configs}) == 2
+    assert len({pack_shape.compute_pack_key(config) for config in configs}) == 2
 
 
 def test_runs_that_end_with_their_text_are_packed_if_they_read_the_same(data_dir):
     stop = {"mixture__on_exhaustion": "stop"}
     more = {"mixture__ratio": {"en1": 1, "en2": 1}}
     first, same, other = (make_config(data_dir, **stop, **c) for c in ({}, {"log_every": 2}, more))
-    keys = [pack_shape.pack_key(config) for config in (first, same, other)]
+    keys = [pack_shape.compute_pack_key(config) for config in (first, same, other)]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -467,7 +471,7 @@ def test_a_run_that_weights_and_biases_follows_is_trained_alone(data_dir, englis
         make_pack({"one": config}, english, tmp_path)
     runs = {name: grid.RunSpec(config, cell="r") for name in ("r_s0", "r_s1")}
     study = grid.StudyConfig("Two.", unit_tokens=1, runs=runs)
-    assert study_runner.packs(study, list(runs), 8) == [("r_s0",), ("r_s1",)]
+    assert study_runner.group_into_packs(study, list(runs), 8) == [("r_s0",), ("r_s1",)]
 
 
 def test_a_run_alone_gives_the_devices_of_members_to_its_data():
@@ -476,7 +480,7 @@ def test_a_run_alone_gives_the_devices_of_members_to_its_data():
         assert (shape["member"], shape["data"]) == (1, data)
     mesh = sharding.make_mesh(MeshConfig(member=2, fsdp=2), jax.devices(), packed=True)
     assert dict(mesh.shape) == {"member": 2, "data": 2, "fsdp": 2, "tensor": 1}
-    one = sharding.of_one_member(mesh)
+    one = sharding.make_one_member_mesh(mesh)
     assert dict(one.shape) == {"member": 1, "data": 4, "fsdp": 2, "tensor": 1}
 
 

@@ -16,8 +16,10 @@ UNITS = {"B": 1, "KB": 1e3, "MB": 1e6}
 def test_the_table_says_what_a_device_really_holds():
     config = helpers.tiny_config(pathlib.Path("unused"))
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), jax.devices())
-    lines = list(placement.table(step.abstract_state(config, 96, mesh), mesh, (8, 17)))
-    state = step.jit_init(config, 96, mesh)(jax.random.key(0))
+    lines = list(
+        placement.render_sharding_table(step.make_abstract_state(config, 96, mesh), mesh, (8, 17))
+    )
+    state = step.jit_init_state(config, 96, mesh)(jax.random.key(0))
     held = {
         name: sum(leaf.addressable_shards[3].data.nbytes for leaf in jax.tree.leaves(part))
         for name, part in {"parameters": state.params, "optimizer": state.opt_state}.items()

@@ -30,11 +30,11 @@ from imbalance_jax.training import train
 STEPS = 24
 # Of fp32 sums in another order: 1, 2 or 4 devices add up parts of a batch.
 TOLERANCE = 2e-6
-MAIN = "from imbalance_jax import cli, main; main.define_flags(); cli.run(main.main)"
+MAIN = "from imbalance_jax import cli, main; main.define_flags(); cli.run_command(main.main)"
 # What happens in process 1 when it reads the batch of a step.
 AT_STEP = """
 import os, signal, time
-from imbalance_jax.data.stream import Stream
+from imbalance_jax.data.order.stream import Stream
 batch = Stream.batch
 def hurt(self, step, *rows):
     if step == {step} and os.environ["IMB_PROCESS_ID"] == "1":
@@ -57,12 +57,12 @@ RunDirectory.log = fail
 REFUSING = """
 import os
 from imbalance_jax.data import prepare
-prepare_all = prepare.prepare_all
+prepare_all = prepare.prepare_run_sources
 def refuse(config, *recorded):
     if os.environ["IMB_PROCESS_ID"] == "1":
         raise ValueError("config.data_dir cannot be read here.")
     return prepare_all(config, *recorded)
-prepare.prepare_all = refuse
+prepare.prepare_run_sources = refuse
 """
 
 
@@ -112,8 +112,10 @@ def start_together(count: int, code: str, args: tuple[str, ...]) -> list[tuple[i
 
 def train_alone(config: Config, english, path: pathlib.Path) -> None:
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = train.Trainer.make(config, {"en": english}, mesh)
-    train.train(trainer, RunDirectory(path), train.Clock(), distributed.Interrupts())
+    trainer = train.Experiment.make(config, {"en": english}, mesh)
+    train.train_single_run(
+        trainer, RunDirectory(path), train.RunTimer(), distributed.SharedInterrupts()
+    )
 
 
 def losses(path: pathlib.Path) -> dict[tuple[int, str], float]:

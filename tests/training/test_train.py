@@ -17,14 +17,16 @@ from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import planning, train
 
 
-def make_trainer(config: config_lib.Config) -> train.Trainer:
-    prepared = prepare.prepare_all(config)
+def make_trainer(config: config_lib.Config) -> train.Experiment:
+    prepared = prepare.prepare_run_sources(config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    return train.Trainer.make(config, prepared, mesh, parallel.prepare_all(config, prepared))
+    return train.Experiment.make(
+        config, prepared, mesh, parallel.prepare_all_parallel_sets(config, prepared)
+    )
 
 
 @pytest.fixture(scope="module")
-def toys(tmp_path_factory) -> train.Trainer:
+def toys(tmp_path_factory) -> train.Experiment:
     """Two toy languages of a merged vocabulary, a clone of the second, and their pairs."""
     sources = {}
     for index, name in enumerate(("toy0", "toy1")):
@@ -39,7 +41,7 @@ def toys(tmp_path_factory) -> train.Trainer:
     config.mixture.ratio.toy2 = 1
     config.model.update({"L": 32, "D": 16, "H": 2, "K": 8, "F": 24, "N": 1})
     config.parallel.both = config_lib.declared(ParallelConfig, sources=("toy0", "toy1"))
-    return make_trainer(config_lib.resolve(config))
+    return make_trainer(config_lib.resolve_config(config))
 
 
 def nats_of(trainer, params, tag) -> float:
@@ -53,7 +55,8 @@ def nats_of(trainer, params, tag) -> float:
     for ids_L, length in zip(pairs.ids[name], pairs.lengths[name], strict=True):
         ids_W = map_U[np.array([separator, *ids_L[:length]])]
         logits_LV = np.asarray(
-            model_lib.logits(params, trainer.config.model, ids_W[None, :-1])[0], np.float64
+            model_lib.compute_next_token_logits(params, trainer.config.model, ids_W[None, :-1])[0],
+            np.float64,
         )
         chosen_L = logits_LV[np.arange(length), ids_W[1:]]
         total += float(np.sum(np.log(np.exp(logits_LV).sum(axis=1)) - chosen_L))
@@ -63,33 +66,33 @@ def nats_of(trainer, params, tag) -> float:
 def test_what_an_earlier_version_made_is_refused_before_a_run_goes_on(tmp_path, data_dir, english):
     config, run = tiny_config(data_dir), RunDirectory(tmp_path)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    made = train.Trainer.of_run(config, run, mesh).vocabulary
+    made = train.Experiment.of_run(config, run, mesh).vocabulary
     run.write_bytes("vocabulary.npz", made.to_bytes())
-    train.Trainer.of_run(config, run, mesh)
+    train.Experiment.of_run(config, run, mesh)
     run.write_bytes("vocabulary.npz", dataclasses.replace(made, map_GU=made.map_GU + 1).to_bytes())
     with pytest.raises(ValueError, match="gave its languages other ids of the model"):
-        train.Trainer.of_run(config, run, mesh)
+        train.Experiment.of_run(config, run, mesh)
     about = {"fingerprint": english.fingerprint}  # of text in a format without a number
     run.write_json("provenance.json", {"sources": {"en": about}})
     with pytest.raises(ValueError, match="prepares source en in another format"):
-        train.Trainer.of_run(config, run, mesh)
+        train.Experiment.of_run(config, run, mesh)
 
 
 def test_a_run_goes_on_with_the_ratio_that_it_has_and_with_no_other_text(tmp_path, data_dir):
     config = tiny_config(data_dir, mixture__temperature=1.0, mixture__ratio={})
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     run = RunDirectory(tmp_path / "run")
-    assert dict(train.Trainer.of_run(config, run, mesh).config.mixture.ratio) == {
+    assert dict(train.Experiment.of_run(config, run, mesh).config.mixture.ratio) == {
         "en1": 500,
         "en2": 500,
     }
     ratio = {"en1": 501, "en2": 499}  # as another version would have rounded it
     run.claim(tiny_config(data_dir, mixture__temperature=1.0, mixture__ratio=ratio))
     run.release()
-    assert dict(train.Trainer.of_run(config, run, mesh).config.mixture.ratio) == ratio
+    assert dict(train.Experiment.of_run(config, run, mesh).config.mixture.ratio) == ratio
     refused = "the study was begun with the text of fingerprint 0123"
     with pytest.raises(ValueError, match=refused):
-        train.Trainer.of_run(config, RunDirectory(tmp_path / "other"), mesh, {"en": "0123"})
+        train.Experiment.of_run(config, RunDirectory(tmp_path / "other"), mesh, {"en": "0123"})
     with pytest.raises(ValueError, match=refused):
         prepare.prepare_runs({"r": config}, {"r": {"en": "0123"}})
 
@@ -100,10 +103,10 @@ def test_a_run_says_of_its_text_what_the_ratio_alone_does_not_show(data_dir, eng
     plain["sources"]["same"] = plain["sources"]["en"]
     plain["languages"]["en2"] |= {"clone_of": "", "source": "same"}
     plain["mixture"] |= {"content": "disjoint", "ratio": {"en1": 1, "en2": 0}}
-    config = config_lib.resolve(plain)
+    config = config_lib.resolve_config(plain)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = train.Trainer.make(config, {"en": english, "same": english}, mesh)
-    said = planning.describe(trainer)
+    trainer = train.Experiment.make(config, {"en": english, "same": english}, mesh)
+    said = planning.describe_planned_run(trainer)
     assert "\n  en2 gets none of the 160 sequences of this run: its ratio is 0" in said
     assert "\n  100.0% of the documents of same have an id that another source has too" in said
     assert "\n  content=disjoint takes NOTHING away" in said
@@ -121,12 +124,12 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
             "pairs_P": pairs.pairs_P[-5:],
         }
     )
-    trainer = train.Trainer(
+    trainer = train.Experiment(
         toys.config, toys.sources, toys.stream, toys.vocabulary, toys.mesh, {"both": few}
     )
     state = trainer.init_state()
     windows = trainer.parallel_windows(few)
-    scores = train._score_parallel(
+    scores = train._score_parallel_set(
         trainer, trainer.evaluator(), state, few, windows, lambda share: None
     )
     assert scores["pairs"] == few.pairs_P.sum() > 5
@@ -142,7 +145,11 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
 def test_the_least_loss_of_a_toy_language_is_its_entropy_and_less_than_an_untrained_model_s(toys):
     known = toys.entropy("toy2")
     config = toys.config.sources["toy1"].synthetic
-    assert known["per_token"] == synthetic.entropy(config).per_token == known["least_loss"][0]
+    assert (
+        known["per_token"]
+        == synthetic.compute_language_entropy(config).per_token
+        == known["least_loss"][0]
+    )
     assert known["least_loss"][0] < known["least_loss"][1] < np.log(toys.vocabulary.size)
 
 
@@ -166,7 +173,7 @@ def test_a_language_of_other_words_is_left_out_of_the_parallel_texts(toys):
     for source in plain["sources"].values():
         source["synthetic"]["tokens"] = 5000
     plain["languages"]["toy2"]["words"] = "reversed"
-    trainer = make_trainer(config_lib.resolve(plain))
+    trainer = make_trainer(config_lib.resolve_config(plain))
     counts = [len(w.ids_nW) for w in trainer.parallel_windows(trainer.parallel["both"])]
     assert counts[0] == counts[1] > 0 and counts[2] == 0
 
@@ -174,9 +181,9 @@ def test_a_language_of_other_words_is_left_out_of_the_parallel_texts(toys):
 def test_a_clone_with_copied_rows_starts_with_those_of_its_parent(data_dir, english):
     config = tiny_config(data_dir, languages__en2__rows="copied")
     mesh = sharding.make_mesh(config.mesh, jax.devices())
-    trainer = train.Trainer.make(config, {"en": english}, mesh)
+    trainer = train.Experiment.make(config, {"en": english}, mesh)
     params, alone = trainer.init_state().params, tiny_config(data_dir)
-    plain = train.Trainer.make(alone, {"en": english}, mesh).init_state().params
+    plain = train.Experiment.make(alone, {"en": english}, mesh).init_state().params
     en1_U, en2_U = trainer.vocabulary.map_GU
     for name in ("embed_VD", "head_VD"):
         table, before = np.asarray(params[name]), np.asarray(plain[name])

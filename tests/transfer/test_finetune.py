@@ -28,16 +28,20 @@ from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import loading
 from imbalance_jax.transfer import __main__ as command
 from imbalance_jax.transfer import finetune as transfer
-from imbalance_jax.transfer.finetune import Classifier, Encoded, Settings
+from imbalance_jax.transfer.finetune import ClassifierTrainer, EncodedExamples, FineTuningSettings
 
 # A model of two clones, and a task: which of two ids is somewhere in the text.
 
 # The tiny run of helpers.py, so that the command's programs are the same ones.
 CONFIG = tiny_config(pathlib.Path("none"), model__attention="einsum")
-MODEL = dataclasses.replace(tuning.settled(CONFIG.model, jax.devices()[0]), loss_chunk=0)
+MODEL = dataclasses.replace(
+    tuning.resolve_auto_fields(CONFIG.model, jax.devices()[0]), loss_chunk=0
+)
 U, L = 384, 16
 MAP_GU = np.stack([np.arange(U), np.arange(U) + U * (np.arange(U) > 0)]).astype(np.int32)
-QUICK = Settings(seeds=2, epochs=8, batch_size=32, learning_rate=1e-2, length=L, evaluate_every=20)
+QUICK = FineTuningSettings(
+    seeds=2, epochs=8, batch_size=32, learning_rate=1e-2, length=L, evaluate_every=20
+)
 
 
 @functools.cache
@@ -58,7 +62,7 @@ def examples(n, seed):
         ids = rng.integers(5, 20, rng.integers(2, 11))
         ids[rng.integers(len(ids))] = 3 + label
         texts.append([ids.tolist()])
-    encoded = transfer.encode(texts, separator=2, pad=0, length=L)
+    encoded = transfer.encode_examples(texts, separator=2, pad=0, length=L)
     return encoded, label_n
 
 
@@ -68,13 +72,17 @@ TRAIN, TEST = examples(320, 0), examples(200, 1)
 @functools.cache
 def trained(protocol):
     """Returns the classifier, the weights of its seeds and the updates made."""
-    classifier = Classifier(MODEL, dataclasses.replace(QUICK, protocol=protocol))
-    score = lambda params: transfer.score(classifier.predict(params, TEST[0]), TEST[1], 2)
+    classifier = ClassifierTrainer(MODEL, dataclasses.replace(QUICK, protocol=protocol))
+    score = lambda params: transfer.compute_selection_score(
+        classifier.predict(params, TEST[0]), TEST[1], 2
+    )
     return classifier, *classifier.train(pretrained(), *TRAIN, 2, score)
 
 
 def scored(classifier, params, language):
-    predicted_Sn = classifier.predict(params, transfer.in_language(TEST[0], MAP_GU[language]))
+    predicted_Sn = classifier.predict(
+        params, transfer.map_ids_to_language(TEST[0], MAP_GU[language])
+    )
     return np.mean(predicted_Sn == TEST[1], axis=1)
 
 
@@ -108,7 +116,7 @@ def test_a_language_with_the_rows_of_another_is_scored_exactly_as_it():
     classifier, params, _ = trained("reference")
     row_V = np.tile(np.arange(U), 2)
     copied = with_copied_rows(params, row_V)
-    encoded = [transfer.in_language(TEST[0], map_U) for map_U in MAP_GU]
+    encoded = [transfer.map_ids_to_language(TEST[0], map_U) for map_U in MAP_GU]
     assert not np.array_equal(encoded[0].ids_nL, encoded[1].ids_nL)
     first, second = (classifier.predict(copied, each) for each in encoded)
     np.testing.assert_array_equal(first, second)
@@ -119,7 +127,7 @@ def test_what_fine_tuning_teaches_carries_over_to_rows_that_began_as_copies():
     row_V = np.tile(np.arange(U), 2)
     model = {**pretrained(), **tables(pretrained(), row_V)}
     model["embed_VD"] = 10 * model["embed_VD"]  # so that it parts little in few updates
-    classifier = Classifier(MODEL, dataclasses.replace(QUICK, learning_rate=5e-3))
+    classifier = ClassifierTrainer(MODEL, dataclasses.replace(QUICK, learning_rate=5e-3))
     params, _ = classifier.train(model, *TRAIN, 2, lambda params: np.zeros(2))
     assert (scored(classifier, params, 1) > 0.9).all()
 
@@ -128,21 +136,23 @@ def test_what_fine_tuning_teaches_carries_over_to_rows_that_began_as_copies():
 
 
 def test_texts_get_a_separator_each_and_padding_up_to_the_length():
-    found = transfer.encode([[[5, 6], [7]], [[9]]], separator=2, pad=0, length=8)
+    found = transfer.encode_examples([[[5, 6], [7]], [[9]]], separator=2, pad=0, length=8)
     assert found.ids_nL.tolist() == [[5, 6, 2, 7, 2, 0, 0, 0], [9, 2, 0, 0, 0, 0, 0, 0]]
     assert found.last_n.tolist() == [4, 1]
 
 
 def test_the_end_of_the_second_text_is_what_truncation_loses_with_its_separator():
-    found = transfer.encode([[[5, 6], [7, 8, 9]], [[5] * 5, [8]]], separator=2, pad=0, length=6)
+    found = transfer.encode_examples(
+        [[[5, 6], [7, 8, 9]], [[5] * 5, [8]]], separator=2, pad=0, length=6
+    )
     assert found.ids_nL.tolist() == [[5, 6, 2, 7, 8, 9], [5, 5, 5, 5, 5, 2]]
     assert found.last_n.tolist() == [5, 5] and found.cut == 2
-    assert transfer.encode([[[5], [7]]], separator=2, pad=0, length=4).cut == 0
+    assert transfer.encode_examples([[[5], [7]]], separator=2, pad=0, length=4).cut == 0
 
 
 def test_a_clone_has_all_ids_but_padding_moved_by_the_vocabulary():
-    encoded = transfer.encode([[[5, 6]]], separator=2, pad=0, length=5)
-    moved = transfer.in_language(encoded, MAP_GU[1])
+    encoded = transfer.encode_examples([[[5, 6]]], separator=2, pad=0, length=5)
+    moved = transfer.map_ids_to_language(encoded, MAP_GU[1])
     assert moved.ids_nL.tolist() == [[5 + U, 6 + U, 2 + U, 0, 0]]
     assert moved.last_n.tolist() == encoded.last_n.tolist()
 
@@ -153,14 +163,14 @@ def test_a_clone_has_all_ids_but_padding_moved_by_the_vocabulary():
 @jax.jit
 def states(params, ids_BL, position_B):
     """Returns what is pooled, and what the model makes of all positions."""
-    pooled_BD = transfer.pool(params, MODEL, ids_BL, position_B)
-    return pooled_BD, model_lib.forward(params, MODEL, ids_BL)
+    pooled_BD = transfer.pool_states(params, MODEL, ids_BL, position_B)
+    return pooled_BD, model_lib.compute_last_hidden_state(params, MODEL, ids_BL)
 
 
 def test_the_reference_reads_the_last_position_and_intended_that_of_the_text():
-    encoded = transfer.encode([[[5, 6]], [[7] * 20]], separator=2, pad=0, length=L)
+    encoded = transfer.encode_examples([[[5, 6]], [[7] * 20]], separator=2, pad=0, length=L)
     places = {
-        protocol: Classifier(MODEL, dataclasses.replace(QUICK, protocol=protocol))
+        protocol: ClassifierTrainer(MODEL, dataclasses.replace(QUICK, protocol=protocol))
         .positions(encoded)
         .tolist()
         for protocol in transfer.PROTOCOLS
@@ -198,9 +208,9 @@ def scripted(protocol, scores, **changes):
     settings = dataclasses.replace(
         QUICK, protocol=protocol, epochs=1, batch_size=1, evaluate_every=1, learning_rate=1.0
     )
-    classifier = Classifier(MODEL, dataclasses.replace(settings, **changes))
+    classifier = ClassifierTrainer(MODEL, dataclasses.replace(settings, **changes))
     n, given, calls = 6, iter(scores), []
-    encoded = Encoded(np.full((n, L), 5, np.int32), np.zeros(n, np.int32))
+    encoded = EncodedExamples(np.full((n, L), 5, np.int32), np.zeros(n, np.int32))
 
     def score(params):
         calls.append(1)
@@ -210,10 +220,10 @@ def scripted(protocol, scores, **changes):
         params = {"mark": state.params["mark"] + 1}
         return dataclasses.replace(state, params=params), jnp.zeros(2)
 
-    begun = transfer.State({"mark": jnp.zeros((2, 1))}, None, None)
+    begun = transfer.FineTuningState({"mark": jnp.zeros((2, 1))}, None, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "init", lambda params, seeds, C: begun)
-        patch.setattr(transfer, "_update", update)
+        patch.setattr(transfer, "init_states", lambda params, seeds, C: begun)
+        patch.setattr(transfer, "_update_states", update)
         found, updates = classifier.train({}, encoded, np.zeros(n, int), 2, score)
     return found["mark"][:, 0].tolist(), updates, len(calls)
 
@@ -246,9 +256,12 @@ def test_a_training_too_short_to_be_scored_keeps_its_last_weights():
 
 def test_intended_chooses_by_f1_of_the_second_class_or_by_accuracy():
     said = np.array([[1, 1, 0, 0], [0, 0, 0, 0]])
-    assert transfer.score(said, np.array([1, 0, 1, 0]), 2).tolist() == [0.5, 0.0]
-    assert transfer.score(said, np.array([1, 1, 1, 0]), 2).tolist() == [0.8, 0.0]
-    assert transfer.score(said, np.array([1, 0, 0, 0]), 3).tolist() == [0.75, 0.75]
+    assert transfer.compute_selection_score(said, np.array([1, 0, 1, 0]), 2).tolist() == [0.5, 0.0]
+    assert transfer.compute_selection_score(said, np.array([1, 1, 1, 0]), 2).tolist() == [0.8, 0.0]
+    assert transfer.compute_selection_score(said, np.array([1, 0, 0, 0]), 3).tolist() == [
+        0.75,
+        0.75,
+    ]
 
 
 # Training.
@@ -256,17 +269,17 @@ def test_intended_chooses_by_f1_of_the_second_class_or_by_accuracy():
 
 def test_the_rate_falls_to_zero_and_the_last_batch_of_an_epoch_has_what_is_left():
     seen = []
-    classifier = Classifier(MODEL, dataclasses.replace(QUICK, epochs=2))
+    classifier = ClassifierTrainer(MODEL, dataclasses.replace(QUICK, epochs=2))
     n = 40  # 2 updates an epoch, the second with 8 examples
-    encoded, label_n = Encoded(TRAIN[0].ids_nL[:n], TRAIN[0].last_n[:n]), TRAIN[1][:n]
-    original = transfer._update
+    encoded, label_n = EncodedExamples(TRAIN[0].ids_nL[:n], TRAIN[0].last_n[:n]), TRAIN[1][:n]
+    original = transfer._update_states
 
     def watched(state, batch, step, rate, config, together):
         seen.append((int(step), float(rate), np.sum(batch.weight_B, axis=1).tolist()))
         return original(state, batch, step, rate, config, together)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "_update", watched)
+        patch.setattr(transfer, "_update_states", watched)
         classifier.train(pretrained(), encoded, label_n, 2, lambda params: np.zeros(2))
     assert [step for step, _, _ in seen] == [0, 1, 2, 3]
     np.testing.assert_allclose([rate for _, rate, _ in seen], [1e-2, 7.5e-3, 5e-3, 2.5e-3])
@@ -274,17 +287,19 @@ def test_the_rate_falls_to_zero_and_the_last_batch_of_an_epoch_has_what_is_left(
 
 
 def test_the_first_update_is_adams_after_clipping():
-    state = transfer.init(pretrained(), seeds=2, C=2)
-    encoded, label_n = Encoded(TRAIN[0].ids_nL[:32], TRAIN[0].last_n[:32]), TRAIN[1][:32]
+    state = transfer.init_states(pretrained(), seeds=2, C=2)
+    encoded, label_n = EncodedExamples(TRAIN[0].ids_nL[:32], TRAIN[0].last_n[:32]), TRAIN[1][:32]
     stacked = lambda values: np.stack([values] * 2)
-    batch = transfer.Batch(
+    batch = transfer.ExampleBatch(
         stacked(encoded.ids_nL),
         stacked(np.full(32, L - 1, np.int32)),
         stacked(label_n.astype(np.int32)),
         np.ones((2, 32), np.float32),
     )
     before = np.asarray(state.params["head"]["b_C"])
-    after, loss_S = transfer._update(state, batch, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1)
+    after, loss_S = transfer._update_states(
+        state, batch, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1
+    )
     assert np.isfinite(loss_S).all()
     # Adam's first step is the sign of the gradient, whatever clipping made of its size.
     moved = np.asarray(after.params["head"]["b_C"]) - before
@@ -299,12 +314,14 @@ def test_what_fills_up_a_batch_is_not_learnt_from():
     weight_B = np.array([1, 1, 1, 0], np.float32)
 
     def update(label_B):
-        state = transfer.init(pretrained(), seeds=1, C=2)
+        state = transfer.init_states(pretrained(), seeds=1, C=2)
         given = (ids_BL, position_B, np.asarray(label_B, np.int32), weight_B)
-        batch = transfer.Batch(*(value[None] for value in given))
+        batch = transfer.ExampleBatch(*(value[None] for value in given))
         head = jax.tree.map(np.asarray, state.params["head"])
         # No other test has batches of this size, which are compiled without dropout from here on.
-        after, (loss,) = transfer._update(state, batch, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1)
+        after, (loss,) = transfer._update_states(
+            state, batch, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1
+        )
         return head, jax.tree.leaves(after.params), float(loss)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -320,10 +337,12 @@ def test_what_fills_up_a_batch_is_not_learnt_from():
 
 
 def test_every_seed_goes_through_all_examples_once_an_epoch_in_an_order_of_its_own():
-    classifier = Classifier(MODEL, dataclasses.replace(QUICK, batch_size=3, epochs=2))
+    classifier = ClassifierTrainer(MODEL, dataclasses.replace(QUICK, batch_size=3, epochs=2))
     n = 7
     ids_nL = np.repeat(np.arange(n, dtype=np.int32)[:, None], L, 1)
-    batches = list(classifier._batches(Encoded(ids_nL, np.zeros(n, np.int32)), np.arange(n)))
+    batches = list(
+        classifier._batches(EncodedExamples(ids_nL, np.zeros(n, np.int32)), np.arange(n))
+    )
     assert classifier.updates(n) == len(batches) == 6
     orders = np.array(
         [
@@ -337,7 +356,7 @@ def test_every_seed_goes_through_all_examples_once_an_epoch_in_an_order_of_its_o
 
 
 def test_the_head_begins_as_pytorch_begins_a_linear_layer():
-    head = transfer.init(pretrained(), seeds=2, C=2).params["head"]
+    head = transfer.init_states(pretrained(), seeds=2, C=2).params["head"]
     for name in ("w_DC", "b_C"):
         assert np.abs(head[name]).max() <= 1 / 4
     # 64 values: three standard errors.
@@ -358,7 +377,7 @@ def seeds_of(*shares, n=10):
 
 
 def row(*shares, majority=0.5, n=10):
-    return transfer_results.accuracy(seeds_of(*shares, n=n), range(n), majority=majority)
+    return transfer_results.estimate_accuracy(seeds_of(*shares, n=n), range(n), majority=majority)
 
 
 def test_intervals_are_those_of_scipy():
@@ -375,32 +394,32 @@ def test_intervals_are_those_of_scipy():
     assert alone["over_seeds"] is None
     low, high = row(1.0)["interval"]  # ten of ten are not all there are
     assert 0.6 < low < 0.8 and high == pytest.approx(1)
-    assert transfer_results.t_interval([0.5]) is None
-    assert transfer_results.t_interval([0.4, 0.9]) == [0, 1]  # no accuracy is beyond
+    assert transfer_results.estimate_t_interval([0.5]) is None
+    assert transfer_results.estimate_t_interval([0.4, 0.9]) == [0, 1]  # no accuracy is beyond
 
 
 def test_examples_of_one_text_count_as_one():
-    once = transfer_results.accuracy(seeds_of(0.7, n=50), range(50), majority=0.5)
+    once = transfer_results.estimate_accuracy(seeds_of(0.7, n=50), range(50), majority=0.5)
     eight_times = np.repeat(seeds_of(0.7, n=50), 8, axis=1)
     groups = np.repeat(np.arange(50), 8)
-    found = transfer_results.accuracy(eight_times, groups, majority=0.5)
+    found = transfer_results.estimate_accuracy(eight_times, groups, majority=0.5)
     for name in ("accuracy", "error", "interval", "over_examples", "groups"):
         assert found[name] == pytest.approx(once[name]), name
-    alone = transfer_results.accuracy(eight_times, range(400), majority=0.5)
+    alone = transfer_results.estimate_accuracy(eight_times, range(400), majority=0.5)
     assert alone["error"] == pytest.approx(once["error"] / math.sqrt(8))
 
 
 def test_what_was_measured_before_there_were_intervals_is_not_shown(tmp_path):
     run = RunDirectory(tmp_path)
-    assert transfer_results.read(run) == {}
+    assert transfer_results.read_transfer_results(run) == {}
     old = {"languages": {"en1": {"accuracy": 0.5, "seeds": [0.5], "majority": 0.5}}}
     new = {"languages": {"en1": row(0.5)}}
     run.write_json("transfer.json", {"reference": {"en1": {"rte": old}, "en2": {"rte": new}}})
-    assert list(transfer_results.read(run)["reference"]) == ["en2"]
+    assert list(transfer_results.read_transfer_results(run)["reference"]) == ["en2"]
 
 
 def test_a_single_text_says_next_to_nothing_of_others():
-    found = transfer_results.accuracy(seeds_of(0.6, 0.7, 0.8), [0] * 10, majority=0.5)
+    found = transfer_results.estimate_accuracy(seeds_of(0.6, 0.7, 0.8), [0] * 10, majority=0.5)
     for name in ("interval", "over_examples"):
         low, high = found[name]
         assert low < 0.02 and high > 0.98
@@ -420,7 +439,7 @@ def test_the_interval_covers_other_seeds_on_other_examples_as_often_as_it_says(s
         level += spread["group"] * rng.normal(size=60)[groups]
         level = level + spread["seed"] * rng.normal(size=(seeds, 1))
         correct = level + rng.normal(size=(seeds, 240)) > 0
-        low, high = transfer_results.accuracy(correct, groups, majority=0.5)["interval"]
+        low, high = transfer_results.estimate_accuracy(correct, groups, majority=0.5)["interval"]
         covered += low <= truth <= high
     # 0.95 in 400 trials, within three standard errors below; adding the two parts counts what a
     # seed and an example have between them twice, so that it may be more.
@@ -432,20 +451,25 @@ def test_the_mean_is_over_tasks_and_of_languages_that_have_all_of_them():
         "a": {"languages": {"en1": row(0.8, 0.6), "fr": row(0.5)}},
         "b": {"languages": {"en1": row(0.4, 0.6, majority=0.7)}},
     }
-    found = transfer_results.means(tasks)
+    found = transfer_results.average_over_tasks(tasks)
     assert list(found) == ["en1"] and found["en1"]["accuracy"] == pytest.approx(0.6)
     assert found["en1"]["seeds"] == pytest.approx([0.6, 0.6])
     assert found["en1"]["majority"] == pytest.approx(0.6)
     errors = [tasks[name]["languages"]["en1"]["error"] for name in "ab"]
     assert found["en1"]["error"] == pytest.approx(math.sqrt(sum(np.square(errors))) / 2)
     # What was learnt in different ways has no mean.
-    assert transfer_results.means({**tasks, "b": {**tasks["b"], "settings": {"epochs": 1}}}) == {}
+    assert (
+        transfer_results.average_over_tasks(
+            {**tasks, "b": {**tasks["b"], "settings": {"epochs": 1}}}
+        )
+        == {}
+    )
 
 
 def test_a_study_shows_accuracy_over_the_part_of_the_other_languages():
     runs, observations = {}, []
     for name, ratio, second in (("a0", "9:1", 0.7), ("a1", "9:1", 0.8), ("b0", "1:1", 0.5)):
-        config = config_lib.resolve(config_lib.cloned(scale="pico", ratio=ratio))
+        config = config_lib.resolve_config(config_lib.cloned(scale="pico", ratio=ratio))
         languages_ = {"en1": row(0.9), "en2": row(second)}
         found = {"reference": {"en1": {"rte": {"languages": languages_}}}}
         runs[name] = types.SimpleNamespace(
@@ -457,7 +481,7 @@ def test_a_study_shows_accuracy_over_the_part_of_the_other_languages():
         share = config.mixture.ratio["en1"] / sum(config.mixture.ratio.values())
         observations.append(types.SimpleNamespace(run=name, language="en1", share=share))
     table = types.SimpleNamespace(runs=runs, observations=observations)
-    (panel,) = study_figures._transfer_panels(table)
+    (panel,) = study_figures._make_transfer_panels(table)
     assert panel.title == "rte, fine-tuned in en1 (reference): accuracy" and panel.level == 0.5
     second = {series.name: series for series in panel.series}["en2"]
     rare, even = second.marks
@@ -470,7 +494,7 @@ def test_a_study_shows_accuracy_over_the_part_of_the_other_languages():
     runs["b0"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 1}
     runs["a0"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 2}
     runs["a1"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 2}
-    first, second = study_figures._transfer_panels(table)
+    first, second = study_figures._make_transfer_panels(table)
     assert first.title.endswith("accuracy, epochs=2") and second.title.endswith("epochs=1")
 
 
@@ -485,7 +509,7 @@ def run_directory(english, data_dir, tmp_path_factory):
     run.claim(config)
     run.release()
     run.write_bytes("tokenizer-en.model", english.model)
-    vocabulary = languages.vocabulary(config, {"en": english.pieces})
+    vocabulary = languages.build_vocabulary(config, {"en": english.pieces})
     run.write_bytes("vocabulary.npz", vocabulary.to_bytes())
     checkpoints = Checkpoints(run.checkpoints)
     checkpoints.save(begun())
@@ -552,7 +576,7 @@ def test_each_language_is_scored_under_its_own_ids(run_directory, tmp_path, give
     (tmp_path / "sst2.valid.json").write_text("\n".join(map(json.dumps, rows)))
     # A classifier that tells the languages apart: bad in the first, good in the second.
     predict = lambda self, params, encoded: np.array([encoded.ids_nL.max(axis=1) >= U] * 2, int)
-    monkeypatch.setattr(Classifier, "predict", predict)
+    monkeypatch.setattr(ClassifierTrainer, "predict", predict)
     args = (f"--workdir={run_directory}", f"--tasks_dir={tmp_path}", "--tasks=sst2", *SMALL)
     assert given(*args, "--overwrite") == 0
     found = run_directory.read_json("transfer.json")["reference"]["en1"]["sst2"]["languages"]
@@ -570,7 +594,7 @@ def test_what_is_known_is_not_measured_again_and_not_replaced_unasked(
     assert given(*args) == 0
     before = run_directory.read_json("transfer.json")
     with monkeypatch.context() as patch:
-        patch.setattr(command.Transfer, "measure", None)
+        patch.setattr(command.TransferRun, "measure", None)
         assert given(*args) == 0
     assert "sst2 is known already" in capsys.readouterr().out
     # Said before anything is trained on.
@@ -594,13 +618,13 @@ def test_a_loss_that_is_no_number_ends_the_command_and_writes_nothing(
 
 
 def test_the_flags_are_the_settings_with_their_defaults(given):
-    for field in dataclasses.fields(Settings):
+    for field in dataclasses.fields(FineTuningSettings):
         default = command.FLAGS[field.name].default
         assert default == (None if field.name == "length" else field.default), field.name
     command.FLAGS(["transfer"])
-    assert command._settings(512) == Settings()
+    assert command._read_settings(512) == FineTuningSettings()
     # A smaller model has all of its positions read.
-    assert command._settings(64) == Settings(length=64)
+    assert command._read_settings(64) == FineTuningSettings(length=64)
 
 
 @pytest.mark.parametrize(
@@ -632,10 +656,10 @@ def test_a_directory_that_cannot_be_written_to_is_refused_before_anything_is_tra
 
 def test_a_training_too_short_to_choose_from_is_said_to_be():
     settings = dataclasses.replace(QUICK, epochs=2, protocol="intended")
-    assert Classifier(MODEL, settings).never_scored(32 * 9)  # 18 updates, and 20 are scored
-    assert not Classifier(MODEL, settings).never_scored(32 * 10)
+    assert ClassifierTrainer(MODEL, settings).never_scored(32 * 9)  # 18 updates, and 20 are scored
+    assert not ClassifierTrainer(MODEL, settings).never_scored(32 * 10)
     reference = dataclasses.replace(settings, protocol="reference")
-    assert not Classifier(MODEL, reference).never_scored(1)
+    assert not ClassifierTrainer(MODEL, reference).never_scored(1)
 
 
 def test_tasks_are_not_made_of_another_text_than_the_run_was_trained_on(
@@ -668,17 +692,17 @@ def test_a_language_in_another_order_of_words_is_left_out(run_directory):
     config = dataclasses.replace(run.config, languages={**run.config.languages, "en2": shuffled})
     run = dataclasses.replace(run, config=config)
     settings = dataclasses.replace(QUICK, length=16)
-    found = command.Transfer.make(run, settings)
+    found = command.TransferRun.make(run, settings)
     assert found.scored == ("en1",) and "en2 is left out" in found.notes[0]
     with pytest.raises(ValueError, match="--train_language=en2: its words are shuffled"):
-        command.Transfer.make(run, settings, "en2")
+        command.TransferRun.make(run, settings, "en2")
 
 
 def test_texts_are_encoded_by_the_runs_tokenizer_in_either_language(run_directory, english):
     from imbalance_jax.transfer.tasks import Examples
 
     run = loading.load(run_directory.path)
-    transferring = command.Transfer.make(run, dataclasses.replace(QUICK, length=16))
+    transferring = command.TransferRun.make(run, dataclasses.replace(QUICK, length=16))
     encoded = {
         tag: transferring.encode(Examples([("a b", "c")], np.zeros(1, int), [""]), tag)
         for tag in run.vocabulary.tags
@@ -698,10 +722,10 @@ def test_texts_are_encoded_by_the_runs_tokenizer_in_either_language(run_director
 def test_a_run_goes_on_in_one_language_and_its_page_has_what_the_others_lost(
     run_directory, tmp_path
 ):
-    from imbalance_jax.cli import load
+    from imbalance_jax.cli import load_config_file
 
     choices = f"run={run_directory},language=en2,steps=30"
-    config = config_lib.resolve(load(f"configs/lm_transfer.py:{choices}"))
+    config = config_lib.resolve_config(load_config_file(f"configs/lm_transfer.py:{choices}"))
     before = run_directory.config()
     assert config.init_from == str(run_directory) and config.steps == 30
     assert config.mixture.ratio == {"en1": 0, "en2": 1} and config.evaluation.every == 3
@@ -715,7 +739,7 @@ def test_a_run_goes_on_in_one_language_and_its_page_has_what_the_others_lost(
     run.claim(config)
     run.log(0, {"eval/loss/en1": 3.0, "eval/loss/en2": 4.0})
     run.log(30, {"eval/loss/en1": 3.5, "eval/loss/en2": 3.25})
-    found = transfer_page.losses(page.read(run))
+    found = transfer_page.find_first_last_losses(page.read(run))
     assert found == {"en1": (3.0, 3.5), "en2": (4.0, 3.25)}
     written = page.write_run_page(run).read_text()
     assert "What was gained and forgotten" in written

@@ -26,8 +26,8 @@ def write(path, rows):
 
 
 def load(name, directory="", sources=EN, trained="en", **more):
-    (task,) = tasks.named([str(name)])
-    return tasks.load(task, sources, trained, directory=str(directory), **more)
+    (task,) = tasks.find_tasks([str(name)])
+    return tasks.load_task(task, sources, trained, directory=str(directory), **more)
 
 
 def cola(directory, train=((0, "Bad it."), (1, "It is good.")), test=((1, "Fine."),), end="json"):
@@ -37,7 +37,7 @@ def cola(directory, train=((0, "Bad it."), (1, "It is good.")), test=((1, "Fine.
 
 
 def test_all_are_the_eleven_tasks_of_the_reference_each_once():
-    every = tasks.named(["all", "cola"])
+    every = tasks.find_tasks(["all", "cola"])
     names = tuple(task.name for task in every)
     assert names == tuple(tasks.GLUE) == transfer_results.GLUE and len(names) == 11
 
@@ -194,11 +194,11 @@ def test_without_any_examples_it_says_what_to_download_and_where_to_put_it(tmp_p
 
 def test_an_unknown_task_is_answered_with_the_one_that_was_meant():
     with pytest.raises(ValueError, match=r"--tasks=multric: .* Did you mean multirc\?"):
-        tasks.named(["multric"])
+        tasks.find_tasks(["multric"])
     with pytest.raises(ValueError, match="There are: cola, "):
-        tasks.named(["zzz"])
+        tasks.find_tasks(["zzz"])
     with pytest.raises(ValueError, match="--tasks is empty"):
-        tasks.named([])
+        tasks.find_tasks([])
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,9 @@ def own(tmp_path):
 
 
 def test_half_of_the_pairs_follow_each_other_and_the_others_are_of_two_documents(own):
-    rows = sentence_tasks.next_sentence("en", own["en"], {"train": 10**6, "test": 10**6})["test"]
+    rows = sentence_tasks.make_next_sentence_rows("en", own["en"], {"train": 10**6, "test": 10**6})[
+        "test"
+    ]
     assert [row["label"] for row in rows] == ["follows", "other"] * (len(rows) // 2)
     # The first document has none before it.
     assert len(rows) == 2 * 3 * 5

@@ -14,9 +14,9 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.word2vec import __main__ as command
 from imbalance_jax.word2vec import vectors as word2vec
-from imbalance_jax.word2vec.vectors import Settings
+from imbalance_jax.word2vec.vectors import Word2VecSettings
 
-SMALL = Settings(dimension=16, window=2, negatives=4, sample=0, positions=12, group=3)
+SMALL = Word2VecSettings(dimension=16, window=2, negatives=4, sample=0, positions=12, group=3)
 
 
 def sigmoid(x):
@@ -64,7 +64,7 @@ def test_an_update_is_the_sum_of_what_word2vec_does_at_each_position(method):
     negative_Qn = rng.integers(0, V, (T // settings.group, settings.negatives)).astype(np.int32)
     update = (id_C, sentence_C, width_T, negative_Qn, np.float32(0.1))
     expected = one_update_by_hand(tables, *update, method=method, window=w)
-    found = word2vec._update(
+    found = word2vec._update_tables(
         tuple(map(jnp.asarray, tables)), tuple(x[None] for x in update), method=method, window=w
     )
     for ours, theirs in zip(found, expected, strict=True):
@@ -72,9 +72,9 @@ def test_an_update_is_the_sum_of_what_word2vec_does_at_each_position(method):
 
 
 def collected(blocks, settings, V):
-    count_V = word2vec.count(lambda: blocks, V)
+    count_V = word2vec.count_ids(lambda: blocks, V)
     keep_V = word2vec.keep_probability(count_V, settings)
-    return list(word2vec._chunks(lambda: blocks, count_V, keep_V, settings))
+    return list(word2vec._make_chunks(lambda: blocks, count_V, keep_V, settings))
 
 
 # What is left for the last chunk is a part of one, or a little more than one, or nothing.
@@ -117,7 +117,12 @@ def test_frequent_ids_are_left_out_as_often_as_word2vec_says_and_rare_ones_alway
     assert keep_V[2:].tolist() == [1, 0]
     blocks = [np.random.default_rng(s).permutation(np.repeat(range(4), count_V)) for s in range(4)]
     kept = np.concatenate(
-        [ids for ids, _, _ in word2vec._kept(lambda: [b[None] for b in blocks], keep_V, settings)]
+        [
+            ids
+            for ids, _, _ in word2vec._subsample_blocks(
+                lambda: [b[None] for b in blocks], keep_V, settings
+            )
+        ]
     )
     assert np.bincount(kept, minlength=4)[2:].tolist() == [36, 0]
     assert np.sum(kept == 0) == pytest.approx(3600 * keep_V[0], rel=0.15)  # 4 standard errors
@@ -157,7 +162,7 @@ def within_cluster(input_VD: np.ndarray) -> float:
 
 
 V = (CLUSTERS + 1) * WORDS
-PLANTED = Settings(
+PLANTED = Word2VecSettings(
     dimension=24, window=3, negatives=5, sample=0, positions=4, group=1, start_rate=0.05
 )
 
@@ -166,7 +171,7 @@ PLANTED = Settings(
 def test_words_with_the_same_neighbours_become_each_others(method):
     blocks = clustered(12_800, 16)
     settings = dataclasses.replace(PLANTED, method=method, positions=32, group=8, epochs=2)
-    found = word2vec.train(lambda: blocks, word2vec.count(lambda: blocks, V), settings)
+    found = word2vec.train_vectors(lambda: blocks, word2vec.count_ids(lambda: blocks, V), settings)
     assert found.kept == 2 * 12_800
     assert within_cluster(found.input_VD) > 0.95  # 0.13 by chance
 
@@ -177,7 +182,7 @@ def test_vectors_and_their_neighbours_are_like_those_of_gensim(method, tolerance
     models = pytest.importorskip("gensim.models", reason="pip install -e '.[test]'")
     blocks = clustered(12_800, 16)
     settings = dataclasses.replace(PLANTED, method=method)
-    ours = word2vec.train(lambda: blocks, word2vec.count(lambda: blocks, V), settings)
+    ours = word2vec.train_vectors(lambda: blocks, word2vec.count_ids(lambda: blocks, V), settings)
     theirs = models.Word2Vec(
         [[str(v) for v in row] for block in blocks for row in block],
         vector_size=settings.dimension,
@@ -222,7 +227,7 @@ def given(monkeypatch):
 
 def test_the_flags_are_the_settings_with_their_defaults(given):
     given()
-    for field in dataclasses.fields(Settings):
+    for field in dataclasses.fields(Word2VecSettings):
         assert command.FLAGS[field.name].default == field.default, field.name
 
 
@@ -241,13 +246,13 @@ def test_the_flags_are_the_settings_with_their_defaults(given):
 )
 def test_a_setting_that_cannot_be_is_refused_by_its_flag(wrong, said):
     with pytest.raises(ValueError, match=said):
-        Settings(**wrong)
+        Word2VecSettings(**wrong)
 
 
 def test_text_without_two_ids_that_are_frequent_enough_is_refused():
     settings = dataclasses.replace(SMALL, min_count=9)
     with pytest.raises(ValueError, match="--min_count=9 leaves fewer than two ids"):
-        word2vec.train(lambda: [], np.array([10, 8, 8]), settings)
+        word2vec.train_vectors(lambda: [], np.array([10, 8, 8]), settings)
 
 
 def test_a_run_is_measured_on_its_own_tokens_and_what_other_methods_found_is_kept(
@@ -286,7 +291,7 @@ def test_a_run_is_measured_on_its_own_tokens_and_what_other_methods_found_is_kep
     assert "word2vec on the same tokens" in page and "CBOW, en1-en2, output" in page
 
     # It is not trained again, and not replaced unasked.
-    monkeypatch.setattr(command, "measure", None)
+    monkeypatch.setattr(command, "train_and_measure_vectors", None)
     assert command.main() == 0
     assert run.read_json(command.RESULTS) == found
     given(f"--workdir={run}", "--dimension=8", "--epochs=1")

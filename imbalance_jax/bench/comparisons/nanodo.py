@@ -31,27 +31,31 @@ def main() -> None:
     args = parser.parse_args()
     case = json.load(sys.stdin)
     if not os.path.exists(os.path.join(args.code, "nanodo", "train.py")):
-        stop(
+        exit_with_message(
             f"--code={args.code} is no checkout of NanoDO: "
             "git clone https://github.com/google-deepmind/nanodo"
         )
     if case["D"] % case["K"]:
-        stop(f"D={case['D']} is not a multiple of K={case['K']}, which NanoDO's heads need.")
+        exit_with_message(
+            f"D={case['D']} is not a multiple of K={case['K']}, which NanoDO's heads need."
+        )
     # In front: this file has the same name as the package.
     sys.path.insert(0, os.path.abspath(args.code))
     try:
-        found = measure(case, args.dtype or case["dtype"])
+        found = time_train_step(case, args.dtype or case["dtype"])
     except ModuleNotFoundError as error:
-        stop(f"{error.name} is missing: pip install jax flax optax ml-collections absl-py")
+        exit_with_message(
+            f"{error.name} is missing: pip install jax flax optax ml-collections absl-py"
+        )
     print(json.dumps(found))
 
 
-def stop(message: str) -> NoReturn:
+def exit_with_message(message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(2)
 
 
-def measure(case: dict[str, Any], dtype: str) -> dict[str, Any]:
+def time_train_step(case: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Returns what the protocol asks for."""
     import flax
     import jax
@@ -94,7 +98,7 @@ def measure(case: dict[str, Any], dtype: str) -> dict[str, Any]:
         "parameters": sum(size.values()),
         "loss": float(metrics["train_loss"]),
         "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
-        "notes": notes(case, dtype, H, device.platform),
+        "notes": list_step_notes(case, dtype, H, device.platform),
     }
 
 
@@ -126,7 +130,7 @@ def build_trainer(case: dict[str, Any], dtype: str, device: Any) -> tuple[Any, i
     return train.Trainer(c, state, mesh, shardings, get_loss_fn), H
 
 
-def notes(case: dict[str, Any], dtype: str, H: int, platform: str) -> list[str]:
+def list_step_notes(case: dict[str, Any], dtype: str, H: int, platform: str) -> list[str]:
     said = [
         "each step also computes its norms of gradients, parameters and updates",
         "one device, and ids that wait there instead of arriving from the host",

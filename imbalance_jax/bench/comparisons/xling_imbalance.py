@@ -29,25 +29,27 @@ def main() -> None:
     case = json.load(sys.stdin)
     project = os.path.join(args.code, "languini", "projects", "gpt")
     if not os.path.exists(os.path.join(project, "model.py")):
-        stop(
+        exit_with_message(
             f"--code={args.code} is no checkout of the reference study: "
             "git clone https://github.com/antonschafer/xling-imbalance"
         )
     # Its scripts import both `languini` and the modules that lie beside them.
     sys.path[:0] = [os.path.abspath(project), os.path.abspath(args.code)]
     try:
-        found = measure(case, args.dtype or case["dtype"], args.compile, args.flash)
+        found = time_train_step(case, args.dtype or case["dtype"], args.compile, args.flash)
     except ModuleNotFoundError as error:
-        stop(f"{error.name} is missing: pip install torch munch psutil sentencepiece")
+        exit_with_message(f"{error.name} is missing: pip install torch munch psutil sentencepiece")
     print(json.dumps(found))
 
 
-def stop(message: str) -> NoReturn:
+def exit_with_message(message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(2)
 
 
-def measure(case: dict[str, Any], dtype: str, compiled: bool, flash: bool) -> dict[str, Any]:
+def time_train_step(
+    case: dict[str, Any], dtype: str, compiled: bool, flash: bool
+) -> dict[str, Any]:
     """Returns what the protocol asks for."""
     import torch
 
@@ -82,7 +84,7 @@ def measure(case: dict[str, Any], dtype: str, compiled: bool, flash: bool) -> di
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "loss": loss,
         "peak_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
-        "notes": notes(case, dtype, on_gpu),
+        "notes": list_step_notes(case, dtype, on_gpu),
     }
 
 
@@ -133,7 +135,7 @@ def build_step(
     return step, model
 
 
-def notes(case: dict[str, Any], dtype: str, on_gpu: bool) -> list[str]:
+def list_step_notes(case: dict[str, Any], dtype: str, on_gpu: bool) -> list[str]:
     said = ["one process, without the DistributedDataParallel that its main.py always wraps"]
     if case["tied"]:
         said.append("its head is a matrix of its own, though a tied one was asked for")

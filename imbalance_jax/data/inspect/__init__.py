@@ -30,7 +30,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data.order import audit, corpora
-from imbalance_jax.data.order.stream import Stream, with_ratio
+from imbalance_jax.data.order.stream import Stream, resolve_ratio
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
 
@@ -38,7 +38,7 @@ DIFFERENT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class TrainingData:
     """A config's stream, and the text that it is made of."""
 
     config: Config
@@ -51,7 +51,7 @@ class Opened:
         config: Config,
         begun: Config | None = None,
         recorded: Mapping[str, str] = types.MappingProxyType({}),
-    ) -> "Opened":
+    ) -> "TrainingData":
         """Opens what is prepared; text that is not is prepared first.
 
         Args:
@@ -59,12 +59,12 @@ class Opened:
           begun: what it was begun with, if it was.
           recorded: source -> the fingerprint of the text that it was begun with.
         """
-        prepared = prepare.prepare_all(config, recorded)
-        config = with_ratio(config, prepared, begun)
+        prepared = prepare.prepare_run_sources(config, recorded)
+        config = resolve_ratio(config, prepared, begun)
         return cls(config, prepared, Stream(config, prepared))
 
     @classmethod
-    def of_run(cls, path: str) -> "Opened":
+    def of_run(cls, path: str) -> "TrainingData":
         """Opens what a run was trained on.
 
         Raises:
@@ -81,7 +81,7 @@ class Opened:
 # One batch
 
 
-def describe_batch(opened: Opened, step: int, rows: int) -> str:
+def describe_batch(opened: TrainingData, step: int, rows: int) -> str:
     """Returns the rows of the batch that step + 1 is the update of, decoded.
 
     Args:
@@ -102,7 +102,7 @@ def describe_batch(opened: Opened, step: int, rows: int) -> str:
     lines = [f"step {step}: {len(language_B)} sequences of {config.model.L} tokens ({held})"]
     for row in range(min(rows or len(language_B), len(language_B))):
         g = language_B[row]
-        source = opened.sources[languages.source_of(config, config.tags[g])]
+        source = opened.sources[languages.get_source_name(config, config.tags[g])]
         # Line ends and the like, so that a row is a line.
         text = json.dumps(source.tokenizer.decode(batch.ids_BW[row]), ensure_ascii=False)
         where = f"{stream.pools[g]} window {start_B[row] // config.model.L}"
@@ -113,7 +113,9 @@ def describe_batch(opened: Opened, step: int, rows: int) -> str:
 # Two runs
 
 
-def compare(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> tuple[bool, str]:
+def compare_runs(
+    first: TrainingData, second: TrainingData, hashes: list[dict[int, str]]
+) -> tuple[bool, str]:
     """Returns whether two runs see the same tokens, and up to which step.
 
     Args:
@@ -122,9 +124,9 @@ def compare(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> tupl
       hashes: step -> hash of the order after it, as each recorded them. Up to the last step
         with equal ones, batches need no comparing; hashes of an earlier version prove nothing.
     """
-    proven = _proven(first, second, hashes)
+    proven = _find_last_proven_step(first, second, hashes)
     same, said = _compare_batches(first, second, proven)
-    early = {version for versions in map(_versions, hashes) for version in versions}
+    early = {version for versions in map(_list_hash_versions, hashes) for version in versions}
     if not proven and early - {audit.HASH_VERSION}:
         said += (
             f"\nHashes of the order that these runs recorded are of version "
@@ -134,11 +136,13 @@ def compare(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> tupl
     return same, said
 
 
-def _versions(hashes: Mapping[int, str]) -> set[int]:
-    return {audit.hash_version_of(recorded) for recorded in hashes.values()}
+def _list_hash_versions(hashes: Mapping[int, str]) -> set[int]:
+    return {audit.parse_hash_version(recorded) for recorded in hashes.values()}
 
 
-def _proven(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> int:
+def _find_last_proven_step(
+    first: TrainingData, second: TrainingData, hashes: list[dict[int, str]]
+) -> int:
     """Returns the last step up to which recorded hashes prove that two runs saw the same."""
     steps = min(first.stream.steps, second.stream.steps)
     equal = [
@@ -146,19 +150,19 @@ def _proven(first: Opened, second: Opened, hashes: list[dict[int, str]]) -> int:
         for step, recorded in hashes[0].items()
         if step <= steps
         and hashes[1].get(step) == recorded
-        and audit.hash_version_of(recorded) == audit.HASH_VERSION
+        and audit.parse_hash_version(recorded) == audit.HASH_VERSION
     ]
     return max(equal, default=0)
 
 
-def _compare_batches(first: Opened, second: Opened, same: int) -> tuple[bool, str]:
-    """Returns what `compare` does, of runs that saw the same up to a step."""
+def _compare_batches(first: TrainingData, second: TrainingData, same: int) -> tuple[bool, str]:
+    """Returns what `compare_runs` does, of runs that saw the same up to a step."""
     steps = min(first.stream.steps, second.stream.steps)
     tags = [np.array(opened.config.tags) for opened in (first, second)]
     with Progress("Comparing batches", steps, start=same) as progress:
         for step in range(same, steps):
             ours, theirs = first.stream.batch(step), second.stream.batch(step)
-            said = _difference(ours, theirs, tags)
+            said = _describe_batch_difference(ours, theirs, tags)
             if said:
                 return False, f"The same tokens up to step {step}; then {said}"
             progress.show(step + 1)
@@ -168,18 +172,18 @@ def _compare_batches(first: Opened, second: Opened, same: int) -> tuple[bool, st
             f"{max(first.stream.steps, second.stream.steps):,}."
         )
     said = f"The same tokens in the same languages in all {steps:,} steps."
-    maps = [_map(opened) for opened in (first, second)]
+    maps = [_serialize_vocabulary(opened) for opened in (first, second)]
     if maps[0] != maps[1]:
         said += " The vocabularies differ, so they are other ids to the models."
     return True, said
 
 
-def _map(opened: Opened) -> bytes:
+def _serialize_vocabulary(opened: TrainingData) -> bytes:
     pieces = {name: source.pieces for name, source in opened.sources.items()}
-    return languages.vocabulary(opened.config, pieces).to_bytes()
+    return languages.build_vocabulary(opened.config, pieces).to_bytes()
 
 
-def _difference(ours: Any, theirs: Any, tags: list[np.ndarray]) -> str:
+def _describe_batch_difference(ours: Any, theirs: Any, tags: list[np.ndarray]) -> str:
     """Returns how two batches differ; "" where they do not."""
     if ours.ids_BW.shape != theirs.ids_BW.shape:
         return (
@@ -198,14 +202,14 @@ def _difference(ours: Any, theirs: Any, tags: list[np.ndarray]) -> str:
     )
 
 
-def batch_hashes(run: RunDirectory) -> dict[int, str]:
+def read_order_hashes(run: RunDirectory) -> dict[int, str]:
     return {r["step"]: r[audit.ORDER_METRIC] for r in run.metrics() if audit.ORDER_METRIC in r}
 
 
 # One run's record
 
 
-def check_run(run: RunDirectory, opened: Opened) -> list[str]:
+def check_run(run: RunDirectory, opened: TrainingData) -> list[str]:
     """Makes the audit of a run again, and returns what does not agree with its record.
 
     Raises:
@@ -215,19 +219,19 @@ def check_run(run: RunDirectory, opened: Opened) -> list[str]:
     records = [record for record in run.metrics() if audit.ORDER_METRIC in record]
     if not records:
         raise ValueError(f"{run} has recorded no step yet.")
-    versions = _versions(batch_hashes(run))
+    versions = _list_hash_versions(read_order_hashes(run))
     if max(versions) > audit.HASH_VERSION:
         raise ValueError(
             f"{run} has hashes of version {max(versions)}, and this code makes those up to "
             f"{audit.HASH_VERSION}. Use the version of the code that the run was trained with."
         )
     wrong = []
-    audits = {v: audit.Audit(config, stream, hash_version=v) for v in versions}
+    audits = {v: audit.OrderAudit(config, stream, hash_version=v) for v in versions}
     total = records[-1]["step"]
     sequences_G = np.zeros(len(config.tags), np.int64)
     with Progress("Checking the order", total) as progress:
         for record in records:
-            again = audits[audit.hash_version_of(record[audit.ORDER_METRIC])]
+            again = audits[audit.parse_hash_version(record[audit.ORDER_METRIC])]
             while again.step < record["step"]:
                 language_B, _ = stream.order_of(again.step)
                 sequences_G += np.bincount(language_B, minlength=len(sequences_G))
@@ -245,7 +249,7 @@ def check_run(run: RunDirectory, opened: Opened) -> list[str]:
                     )
             progress.show(again.step)
     written = run.read_csv("mixture.csv")
-    rows = audit.requested_and_realised(config, stream, records)
+    rows = audit.build_mixture_rows(config, stream, records)
     as_text = [{name: str(value) for name, value in row.items()} for row in rows]
     # A run that goes on has a table of its newest checkpoint.
     if run.done and written != as_text:
@@ -253,10 +257,10 @@ def check_run(run: RunDirectory, opened: Opened) -> list[str]:
     return wrong
 
 
-def describe_balance(opened: Opened, records: Sequence[Mapping[str, Any]]) -> str:
+def describe_balance(opened: TrainingData, records: Sequence[Mapping[str, Any]]) -> str:
     """Returns what was asked for and trained on, per language, up to the newest record."""
     config = opened.config
-    rows = audit.requested_and_realised(config, opened.stream, records)
+    rows = audit.build_mixture_rows(config, opened.stream, records)
     lines = ["language   requested    realised  sequences"]
     for tag in config.tags:
         mine = [row for row in rows if row["language"] == tag]
@@ -275,7 +279,7 @@ def compare_totals(first: Config, second: Config) -> tuple[bool, str]:
 
     Same means nearer than one update: a stage cannot begin within one.
     """
-    totals = [config_lib.totals(config) for config in (first, second)]
+    totals = [config_lib.compute_sequence_totals(config) for config in (first, second)]
     tolerance = max(first.batch_size, second.batch_size)
     lines, same = [], True
     for tag in [*first.tags, *(tag for tag in second.tags if tag not in first.tags)]:

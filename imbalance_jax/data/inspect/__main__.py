@@ -6,13 +6,13 @@ from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.data.inspect import (
     DIFFERENT,
-    Opened,
-    batch_hashes,
+    TrainingData,
     check_run,
-    compare,
+    compare_runs,
     compare_totals,
     describe_balance,
     describe_batch,
+    read_order_hashes,
 )
 from imbalance_jax.data.order import audit
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -21,7 +21,7 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    cli.define_config()
+    cli.define_config_flag()
     flags.DEFINE_string("workdir", None, "A run, in place of a config.")
     flags.DEFINE_integer("step", None, "Print the batch after so many updates.")
     flags.DEFINE_integer("rows", 0, "With --step: how many rows; 0 is all.")
@@ -32,40 +32,42 @@ def define_flags() -> None:
 
 def main(names: list[str]) -> int:
     if FLAGS.diff is not None:
-        paths = [FLAGS.diff, _second("--diff", names)]
-        first, second = (Opened.of_run(path) for path in paths)
-        hashes = [batch_hashes(RunDirectory(path)) for path in paths]
-        same, said = compare(first, second, hashes)
+        paths = [FLAGS.diff, _require_second_name("--diff", names)]
+        first, second = (TrainingData.of_run(path) for path in paths)
+        hashes = [read_order_hashes(RunDirectory(path)) for path in paths]
+        same, said = compare_runs(first, second, hashes)
         print(said)
         return cli.DONE if same else DIFFERENT
     if FLAGS.totals is not None:
-        paths = [FLAGS.totals, _second("--totals", names)]
-        same, said = compare_totals(*(config_lib.resolve(cli.load(path)) for path in paths))
+        paths = [FLAGS.totals, _require_second_name("--totals", names)]
+        same, said = compare_totals(
+            *(config_lib.resolve_config(cli.load_config_file(path)) for path in paths)
+        )
         print(said)
         return cli.DONE if same else DIFFERENT
     if names:
         raise ValueError(f"{names[0]!r} is not a flag. Write --name=value.")
     if FLAGS.check is not None:
-        return _check(FLAGS.check)
+        return _print_run_check(FLAGS.check)
     if FLAGS.step is None:
         raise ValueError("Say what to do: --step=N, --diff A B, --check RUN or --totals A B.")
     if FLAGS.workdir:
-        opened_run = Opened.of_run(FLAGS.workdir)
+        opened_run = TrainingData.of_run(FLAGS.workdir)
     else:
-        opened_run = Opened.of(config_lib.resolve(cli.required_config()))
+        opened_run = TrainingData.of(config_lib.resolve_config(cli.require_config()))
     print(describe_batch(opened_run, FLAGS.step, FLAGS.rows))
     return cli.DONE
 
 
-def _second(flag: str, names: list[str]) -> str:
+def _require_second_name(flag: str, names: list[str]) -> str:
     if len(names) != 1:
         raise ValueError(f"{flag} takes two names, such as {flag} A B.")
     return names[0]
 
 
-def _check(path: str) -> int:
+def _print_run_check(path: str) -> int:
     run = RunDirectory(path)
-    opened = Opened.of_run(path)
+    opened = TrainingData.of_run(path)
     wrong = check_run(run, opened)
     records = [record for record in run.metrics() if audit.ORDER_METRIC in record]
     print(describe_balance(opened, records))
@@ -82,4 +84,4 @@ def _check(path: str) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, names=True)
+    cli.run_command(main, names=True)

@@ -27,13 +27,13 @@ HASH_VERSION = 2
 _MOST_WINDOWS = 25
 
 
-def hash_version_of(recorded: str) -> int:
+def parse_hash_version(recorded: str) -> int:
     """Returns the version of a recorded hash of the order."""
     version, colon, _ = recorded.partition(":")
     return int(version.removeprefix("v")) if colon else 1
 
 
-class Audit:
+class OrderAudit:
     """Follows the batches of a run in turn.
 
     `repeats_G` counts the sequences whose text an earlier sequence had in another language,
@@ -91,7 +91,7 @@ class Audit:
                 if ORDER_METRIC not in record or record["step"] > step:
                     continue
                 recorded = record[ORDER_METRIC]
-                if hash_version_of(recorded) == self._version:
+                if parse_hash_version(recorded) == self._version:
                     self.step, self._hex = record["step"], recorded.rpartition(":")[2]
         while self.step < step:
             self.follow()
@@ -105,7 +105,7 @@ class Audit:
         return found
 
 
-def requested_and_realised(
+def build_mixture_rows(
     config: Config, stream: Stream, records: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Returns the rows of mixture.csv: for windows of steps that follow each other, what was
@@ -144,9 +144,9 @@ def requested_and_realised(
                     "language": tag,
                     "pool": pool,
                     "ratio": ", then ".join(ratios),
-                    "requested_sequences": _plain(asked_G[g]),
+                    "requested_sequences": _drop_zero_fraction(asked_G[g]),
                     "realised_sequences": tokens // L,
-                    "requested_tokens": _plain(asked_G[g] * L),
+                    "requested_tokens": _drop_zero_fraction(asked_G[g] * L),
                     "realised_tokens": tokens,
                     "cross_language_repeats": record.get(repeats, 0) - before.get(repeats, 0),
                     "pool_windows": windows,
@@ -157,6 +157,6 @@ def requested_and_realised(
     return rows
 
 
-def _plain(value: float) -> float | int:
+def _drop_zero_fraction(value: float) -> float | int:
     """Returns a number without a fraction where it has none."""
     return round(value) if abs(value - round(value)) < 1e-6 else round(value, 6)

@@ -23,7 +23,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import languages
 from imbalance_jax.data import word_order as views
-from imbalance_jax.data.order.mixture import draw, key
+from imbalance_jax.data.order.mixture import derive_key, draw_bits
 from imbalance_jax.data.sources import Source
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.synthetic import SyntheticSource
@@ -33,7 +33,7 @@ AnySource: TypeAlias = Source | SyntheticSource
 _COMPARED = 2_000_000  # documents whose ids are compared in a second or two
 
 
-class Readable(Protocol):
+class TokenSequence(Protocol):
     """A text whose ids have places 0 .. len - 1."""
 
     def __len__(self) -> int: ...
@@ -43,7 +43,7 @@ class Readable(Protocol):
         ...
 
 
-class Text:
+class TokenArray:
     """One array of ids."""
 
     def __init__(self, tokens: np.ndarray) -> None:
@@ -60,7 +60,7 @@ class Text:
         return ids_nW
 
 
-class Joined:
+class JoinedDocuments:
     """Documents of an array of ids, as if nothing lay between them."""
 
     def __init__(self, tokens: np.ndarray, starts_n: np.ndarray, lengths_n: np.ndarray) -> None:
@@ -93,7 +93,7 @@ class TooFewDocuments(ValueError):
     """Not every row of a batch can have a queue."""
 
 
-class Queues:
+class DocumentQueues:
     """A queue of documents for each row of a batch, read on and on in sequence.
 
     As the reference study has it: documents in their order, each given to the queue that
@@ -104,14 +104,14 @@ class Queues:
         self, tokens: np.ndarray, starts_n: np.ndarray, lengths_n: np.ndarray, rows: int
     ) -> None:
         """Raises TooFewDocuments if there are fewer than rows."""
-        queue_n = _deal(lengths_n - 1, rows)  # a separator is no token of a document here
+        queue_n = _assign_queues(lengths_n - 1, rows)  # a separator is no token of a document here
         if len(np.unique(queue_n)) < rows:
             raise TooFewDocuments(
                 f"has {len(starts_n)} documents, and config.mixture.order='sequential' needs one "
                 f"for each of config.batch_size={rows} rows at least."
             )
         order_n = np.argsort(queue_n, kind="stable")
-        self._text = Joined(tokens, starts_n[order_n], lengths_n[order_n])
+        self._text = JoinedDocuments(tokens, starts_n[order_n], lengths_n[order_n])
         self.length_B = np.bincount(queue_n, lengths_n, minlength=rows).astype(np.int64)
         self._base_B = np.cumsum(self.length_B) - self.length_B
 
@@ -128,7 +128,7 @@ class Queues:
         return ids_nW
 
 
-def _deal(lengths_n: np.ndarray, rows: int) -> np.ndarray:
+def _assign_queues(lengths_n: np.ndarray, rows: int) -> np.ndarray:
     """Returns the queue of each document."""
 
     queues = [(0, row) for row in range(rows)]
@@ -147,21 +147,21 @@ class Corpus:
     pool: str
     source: AnySource
     # All ids of the source's, in this language's order of words.
-    tokens: np.ndarray | synthetic.Text
+    tokens: np.ndarray | synthetic.LazyTokens
     mine_n: np.ndarray | None  # which documents of the source are in it; None is all
 
-    def text(self) -> Readable:
+    def text(self) -> TokenSequence:
         if not isinstance(self.tokens, np.ndarray):
             return self.tokens
         if self.mine_n is None:
-            return Text(self.tokens)
-        return Joined(self.tokens, *self.documents())
+            return TokenArray(self.tokens)
+        return JoinedDocuments(self.tokens, *self.documents())
 
-    def queues(self, rows: int) -> Queues:
+    def queues(self, rows: int) -> DocumentQueues:
         try:
             starts_n, lengths_n = self.documents()
             assert isinstance(self.tokens, np.ndarray)  # or it would have no documents
-            return Queues(self.tokens, starts_n, lengths_n, rows)
+            return DocumentQueues(self.tokens, starts_n, lengths_n, rows)
         except TooFewDocuments as error:
             raise ValueError(f"config.sources.{self.source.name} {error}") from error
 
@@ -174,14 +174,14 @@ class Corpus:
         return starts_n[self.mine_n], lengths_n[self.mine_n]
 
 
-def corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corpus]:
+def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corpus]:
     """Returns the corpus of each language, in the order of `config.tags`.
 
     Raises:
       ValueError: documents are to be parted, and a source has no table of them.
     """
-    demand = config_lib.totals(config)
-    names = [languages.source_of(config, tag) for tag in config.tags]
+    demand = config_lib.compute_sequence_totals(config)
+    names = [languages.get_source_name(config, tag) for tag in config.tags]
     used = list(dict.fromkeys(names))
     mine: dict[str, np.ndarray | None] = dict.fromkeys(used)
     if config.mixture.content == "disjoint":
@@ -190,7 +190,7 @@ def corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corpus]:
         for tag, name in zip(config.tags, names, strict=True):
             wanted[name] += demand[tag]
         if len(ids) > 1:
-            mine.update(part_sources(ids, wanted, config.data_seed))
+            mine.update(partition_documents(ids, wanted, config.data_seed))
     found = []
     for tag, name in zip(config.tags, names, strict=True):
         source = sources[name]
@@ -199,20 +199,22 @@ def corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corpus]:
         if config.mixture.switch == "document" and len(sharing) > 1:
             ids_n = source.documents("train")["id"]
             pool = f"{name}/{tag}"
-            owner_n = _drawn(key(config.data_seed, "switch"), ids_n, [demand[t] for t in sharing])
+            owner_n = _draw_owners(
+                derive_key(config.data_seed, "switch"), ids_n, [demand[t] for t in sharing]
+            )
             given_n = owner_n == sharing.index(tag)
             mine_n = given_n if mine_n is None else given_n & mine_n
         language = config.languages[tag]
         tokens = (
             source.tokens("train")
             if isinstance(source, SyntheticSource)
-            else views.tokens(source, "train", language)
+            else views.load_language_tokens(source, "train", language)
         )
         found.append(Corpus(pool, source, tokens, mine_n))
     return found
 
 
-def part_sources(
+def partition_documents(
     ids: Mapping[str, np.ndarray], wanted: Mapping[str, fractions.Fraction], seed: int
 ) -> dict[str, np.ndarray]:
     """Returns which documents each source keeps, so that none is in two of them.
@@ -231,17 +233,19 @@ def part_sources(
         for has_S in np.unique(has_nS, axis=0):
             alike = (has_nS == has_S).all(axis=1)
             weights = [wanted[n] if has else 0 for n, has in zip(names, has_S, strict=True)]
-            owner_n[alike] = _drawn(key(seed, "content"), ids[name][alike], weights)
+            owner_n[alike] = _draw_owners(derive_key(seed, "content"), ids[name][alike], weights)
         keep[name] = owner_n == index
     return keep
 
 
-def _drawn(key_: int, ids_n: np.ndarray, weights: Sequence[int | fractions.Fraction]) -> np.ndarray:
+def _draw_owners(
+    key_: int, ids_n: np.ndarray, weights: Sequence[int | fractions.Fraction]
+) -> np.ndarray:
     """Returns which of the weights is drawn for each id, in proportion to them."""
     total, ends = sum(weights), []
     for i in range(1, len(weights)):
         ends.append(int(sum(weights[:i]) * (1 << 63) / total) if total else 0)
-    drawn_n = draw(key_, ids_n) >> np.uint64(1)
+    drawn_n = draw_bits(key_, ids_n) >> np.uint64(1)
     return np.searchsorted(np.array(ends, np.uint64), drawn_n, side="right")
 
 
@@ -249,7 +253,7 @@ def _shares_ids(config: Config, name: str) -> bool:
     return config.sources[name].ids == "shared"
 
 
-def taken_documents(parted: Sequence[Corpus]) -> dict[str, float]:
+def measure_taken_documents(parted: Sequence[Corpus]) -> dict[str, float]:
     """Returns the share of each source's documents that none of its languages is trained on."""
     kept: dict[str, np.ndarray] = {}
     for corpus in parted:
@@ -267,21 +271,21 @@ def describe_documents(
     Args:
       config: of the run.
       sources: its text, by name.
-      taken: of `taken_documents`.
+      taken: of `measure_taken_documents`.
     """
     content = config.mixture.content
     lines = [
         f"{share:.1%} of the documents of {name} are in another source too (content {content})"
-        for name, share in shared_documents(config, sources).items()
+        for name, share in measure_shared_documents(config, sources).items()
         if _shares_ids(config, name)
     ]
     lines += [
         f"{share:.1%} of the documents of {name} have an id that another source has too, and are "
         f"taken for other documents, as config.sources.{name}.ids={config.sources[name].ids}"
-        for name, share in equal_ids(config, sources).items()
+        for name, share in measure_equal_ids(config, sources).items()
         if share
     ]
-    names = {languages.source_of(config, tag) for tag in config.tags}
+    names = {languages.get_source_name(config, tag) for tag in config.tags}
     if content == "disjoint" and len(names) > 1:
         lines += [
             f"content=disjoint takes {share:.1%} of the documents of {name} AWAY: their ids are "
@@ -294,28 +298,28 @@ def describe_documents(
     return lines
 
 
-def shared_documents(config: Config, sources: Mapping[str, AnySource]) -> dict[str, float]:
+def measure_shared_documents(config: Config, sources: Mapping[str, AnySource]) -> dict[str, float]:
     """Returns the share of each source's training documents that another source has too.
 
     Those are of an equal id, in sources whose ids are shared. Nothing is returned of corpora so
     large that finding it would hold up a start.
     """
-    return _equal_documents(config, sources, of_shared=True)
+    return _measure_equal_documents(config, sources, of_shared=True)
 
 
-def equal_ids(config: Config, sources: Mapping[str, AnySource]) -> dict[str, float]:
+def measure_equal_ids(config: Config, sources: Mapping[str, AnySource]) -> dict[str, float]:
     """Returns the share of each source's documents whose id happens to be another's too.
 
     At least one of the two sources has ids of its own. Nothing is returned where
-    `shared_documents` returns nothing.
+    `measure_shared_documents` returns nothing.
     """
-    return _equal_documents(config, sources, of_shared=False)
+    return _measure_equal_documents(config, sources, of_shared=False)
 
 
-def _equal_documents(
+def _measure_equal_documents(
     config: Config, sources: Mapping[str, AnySource], *, of_shared: bool
 ) -> dict[str, float]:
-    names = sorted({languages.source_of(config, tag) for tag in config.tags})
+    names = sorted({languages.get_source_name(config, tag) for tag in config.tags})
     finite = [name for name in names if isinstance(sources[name], Source)]
     if sum(sources[name].about["documents"]["train"] for name in finite) > _COMPARED:
         return {}

@@ -4,7 +4,7 @@ A position is a place in the training stream: row r of the batch of step s is po
 s * B + r. Everything here is arithmetic on positions. There is no state to save, so the
 order is the same on any number of hosts, after a resume, and when a run is made longer.
 
-Randomness is a keyed function of position (`draw`), with our own integer arithmetic: no
+Randomness is a keyed function of position (`draw_bits`), with our own integer arithmetic: no
 library's generator can change it. Whatever changes the order changes ORDER_VERSION, which
 every run records.
 """
@@ -34,23 +34,23 @@ _AT_ONCE = 1 << 20
 
 
 @functools.lru_cache(maxsize=4096)
-def key(*parts: int | str) -> int:
+def derive_key(*parts: int | str) -> int:
     """Returns a 64-bit key for a purpose, such as key(seed, "languages", stage).
 
     Other parts give another key: none of them has the sign that joins them. The name of a pool is
-    taken apart by `parts_of_pool`.
+    taken apart by `split_pool_name`.
     """
     text = "/".join(str(part) for part in parts)
     assert text.count("/") == len(parts) - 1, f"a part of {parts} has a slash in it"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def parts_of_pool(pool: str) -> list[str]:
+def split_pool_name(pool: str) -> list[str]:
     """Returns the parts of a key that stand for a pool: one of SOURCE, two of SOURCE/TAG."""
     return pool.split("/")
 
 
-def draw(key_: int, index: np.ndarray | int) -> np.ndarray:
+def draw_bits(key_: int, index: np.ndarray | int) -> np.ndarray:
     """Returns the index-th 64 random bits of a key, for any indices at once.
 
     SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
@@ -65,7 +65,7 @@ def draw(key_: int, index: np.ndarray | int) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-def permute(key_: int, index: np.ndarray, size: int) -> np.ndarray:
+def permute_indices(key_: int, index: np.ndarray, size: int) -> np.ndarray:
     """Returns where a keyed permutation of range(size) sends each index.
 
     A Feistel network over the next power of two; an image outside the range is sent on
@@ -78,18 +78,20 @@ def permute(key_: int, index: np.ndarray, size: int) -> np.ndarray:
     result = np.asarray(index).astype(np.uint64)
     outside = np.ones(result.shape, bool)
     while outside.any():
-        result[outside] = _feistel(key_, result[outside], low_bits, high_bits)
+        result[outside] = _apply_feistel_network(key_, result[outside], low_bits, high_bits)
         outside = result >= size
     return result.astype(np.int64)
 
 
-def _feistel(key_: int, value: np.ndarray, low_bits: int, high_bits: int) -> np.ndarray:
+def _apply_feistel_network(
+    key_: int, value: np.ndarray, low_bits: int, high_bits: int
+) -> np.ndarray:
     """One pass over numbers of low_bits + high_bits bits; a bijection of them."""
     # An even number of rounds: the halves change places, and widths, in each.
     for round_ in range(8):
         low = value & np.uint64((1 << low_bits) - 1)
         high = value >> np.uint64(low_bits)
-        mixed = high ^ (draw(key(key_, round_), low) >> np.uint64(64 - high_bits))
+        mixed = high ^ (draw_bits(derive_key(key_, round_), low) >> np.uint64(64 - high_bits))
         value = (low << np.uint64(high_bits)) | mixed
         low_bits, high_bits = high_bits, low_bits
     return value
@@ -184,7 +186,7 @@ class Sampler(abc.ABC):
         """Returns the cells that hold a language's ranks."""
 
 
-class SortedBlocks(Sampler):
+class SortedBlockSampler(Sampler):
     """Blocks of sum(count_G) positions with count_G of each language, sorted by draws."""
 
     def __init__(self, key_: int, count_G: Sequence[int]) -> None:
@@ -193,7 +195,7 @@ class SortedBlocks(Sampler):
     def _make(self, cell_k: np.ndarray) -> np.ndarray:
         position_kT = cell_k[:, None] * self.size + np.arange(self.size)
         sorted_T = np.repeat(np.arange(self.languages), self._count_G)
-        return sorted_T[np.argsort(draw(self._key, position_kT), axis=1, kind="stable")]
+        return sorted_T[np.argsort(draw_bits(self._key, position_kT), axis=1, kind="stable")]
 
     def _counts_at(self, cell_n: np.ndarray) -> np.ndarray:
         return cell_n[:, None] * self._count_G
@@ -202,7 +204,7 @@ class SortedBlocks(Sampler):
         return rank_n // self._count_G[language]
 
 
-class SpreadBlocks(Sampler):
+class SpreadBlockSampler(Sampler):
     """Blocks too large to be sorted: each language lies evenly over the block.
 
     A block is cut into cells. The first n positions of a block have n c / S sequences of the
@@ -243,7 +245,7 @@ class SpreadBlocks(Sampler):
         sorted_kT = np.zeros((len(cell_k), self.size), np.int64)
         for end_k1 in np.cumsum(held_kG, axis=1).T[:-1, :, None]:
             sorted_kT += ticket_T >= end_k1
-        draws_kT = draw(self._key, self._first_of(cell_k)[:, None] + ticket_T)
+        draws_kT = draw_bits(self._key, self._first_of(cell_k)[:, None] + ticket_T)
         beyond_kT = ticket_T >= (end_k - begin_k)[:, None]
         draws_kT[beyond_kT] = ~np.uint64(0)  # these stay at the end
         order_kT = np.argsort(draws_kT, axis=1, kind="stable")
@@ -266,7 +268,7 @@ class SpreadBlocks(Sampler):
         return block_n * self._cells + low_n
 
 
-class Draws(Sampler):
+class BernoulliSampler(Sampler):
     """An independent draw at every position; counts of the cells before are kept."""
 
     def __init__(self, key_: int, count_G: Sequence[int]) -> None:
@@ -280,7 +282,7 @@ class Draws(Sampler):
         return self._drawn(np.arange(first, first + n))
 
     def _drawn(self, positions: np.ndarray) -> np.ndarray:
-        draws = draw(self._key, positions) >> np.uint64(1)
+        draws = draw_bits(self._key, positions) >> np.uint64(1)
         return np.searchsorted(self._ends, draws, side="right")
 
     def _make(self, cell_k: np.ndarray) -> np.ndarray:
@@ -307,7 +309,7 @@ class Draws(Sampler):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class MixtureStage:
     """A stretch of positions with one ratio; it begins a new block."""
 
     first: int  # position
@@ -332,7 +334,9 @@ class Mixture:
     ) -> None:
         """Args: stages are (first position, sequences of each language in a block)."""
         self.stages = [
-            Stage(first, _sampler_of(sampler, key(seed, "languages", index), count_G))
+            MixtureStage(
+                first, _make_sampler(sampler, derive_key(seed, "languages", index), count_G)
+            )
             for index, (first, count_G) in enumerate(stages)
         ]
         self.languages = len(stages[0][1])
@@ -346,7 +350,7 @@ class Mixture:
     @property
     def order_version(self) -> int:
         """The version of the order that this mixture has: ORDER_VERSION, but for large blocks."""
-        spread = any(isinstance(stage.sampler, SpreadBlocks) for stage in self.stages)
+        spread = any(isinstance(stage.sampler, SpreadBlockSampler) for stage in self.stages)
         return _SPREAD_VERSION if spread else ORDER_VERSION
 
     def at(self, first: int, n: int) -> np.ndarray:
@@ -391,14 +395,14 @@ class Mixture:
         return result
 
 
-def _sampler_of(name: str, key_: int, count_G: Sequence[int]) -> Sampler:
+def _make_sampler(name: str, key_: int, count_G: Sequence[int]) -> Sampler:
     if name == "bernoulli":
-        return Draws(key_, count_G)
-    kind = SortedBlocks if sum(count_G) <= _LARGEST_SORTED else SpreadBlocks
+        return BernoulliSampler(key_, count_G)
+    kind = SortedBlockSampler if sum(count_G) <= _LARGEST_SORTED else SpreadBlockSampler
     return kind(key_, count_G)
 
 
-class Order:
+class ShuffledOrder:
     """Which window of which pool lies at a position.
 
     Languages that share a pool of text draw from one running count over it, so no window is
@@ -505,9 +509,9 @@ class Order:
             mine = epochs == epoch
             # A source is parted between all of its languages or shared by them, so the two parts
             # of SOURCE/TAG are no other language's purpose.
-            parts = [part for name in purpose for part in parts_of_pool(name)]
-            key_ = key(self._seed, "windows", *parts, int(epoch))
-            result[mine] = permute(key_, inside[mine], windows)
+            parts = [part for name in purpose for part in split_pool_name(name)]
+            key_ = derive_key(self._seed, "windows", *parts, int(epoch))
+            result[mine] = permute_indices(key_, inside[mine], windows)
         return result
 
     def _own_again(self, pool: str, language: int, ranks: np.ndarray) -> np.ndarray:

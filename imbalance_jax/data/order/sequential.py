@@ -18,7 +18,7 @@ _CHUNK = 128  # steps between two counts that are kept, at first
 _MOST = 1024  # counts that are kept
 
 
-class Sequential:
+class SequentialOrder:
     """Which window of its queue each position draws; the counterpart of `mixture.Order`.
 
     A window is named by its number in its row's queue, from 0 on, past the queue's end too:

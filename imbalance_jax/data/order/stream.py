@@ -35,7 +35,7 @@ class HostBatch:
     language_B: np.ndarray  # int32
 
 
-def with_ratio(
+def resolve_ratio(
     config: Config, sources: Mapping[str, corpora.AnySource], begun: Config | None = None
 ) -> Config:
     """Returns the config with its ratio filled in, where that follows from the sources' sizes.
@@ -59,20 +59,21 @@ def with_ratio(
     if begun is not None:
         ratio = dict(begun.mixture.ratio)
     else:
-        exact_G = _shares_by_size(config, sources)
+        exact_G = _compute_size_shares(config, sources)
         small, large = _TEMPERATURE_BLOCKS
         enough = small * exact_G.min() > 1 - 1e-9  # one part, but for rounding
-        count_G = _rounded_parts(exact_G, small if enough else large)
+        count_G = _round_to_parts(exact_G, small if enough else large)
         ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
     mixture = dataclasses.replace(config.mixture, ratio=ratio)
     return dataclasses.replace(config, mixture=mixture)
 
 
-def _shares_by_size(config: Config, sources: Mapping[str, corpora.AnySource]) -> np.ndarray:
+def _compute_size_shares(config: Config, sources: Mapping[str, corpora.AnySource]) -> np.ndarray:
     """Returns the share of each language that the temperature makes of the sources' sizes."""
     temperature = config.mixture.temperature
     sizes_G = np.array(
-        [sources[languages.source_of(config, tag)].count("train") for tag in config.tags], float
+        [sources[languages.get_source_name(config, tag)].count("train") for tag in config.tags],
+        float,
     )
     if sizes_G.max() >= synthetic.ENDLESS:
         raise ValueError(
@@ -84,7 +85,7 @@ def _shares_by_size(config: Config, sources: Mapping[str, corpora.AnySource]) ->
     return weight_G / weight_G.sum()
 
 
-def _rounded_parts(share_G: np.ndarray, block: int) -> np.ndarray:
+def _round_to_parts(share_G: np.ndarray, block: int) -> np.ndarray:
     """Returns shares as whole parts of a block, by largest remainders, with 1 as the least."""
     exact_G = share_G * block
     count_G = np.maximum(1, np.floor(exact_G)).astype(int)
@@ -112,11 +113,13 @@ class Stream:
         self._L = config.model.L
         # Each stream has its own cache, because the streams of a pack alternate.
         self._steps = functools.lru_cache(maxsize=2)(self._work_out_steps)
-        self._corpora = corpora.corpora(config, sources)
+        self._corpora = corpora.build_corpora(config, sources)
         self.pools = [corpus.pool for corpus in self._corpora]
         self._dtype = np.result_type(*(corpus.tokens.dtype for corpus in self._corpora))
         self.sequential = config.mixture.order == "sequential"
-        stages = [(first * config.batch_size, count_G) for first, count_G in _stages(config)]
+        stages = [
+            (first * config.batch_size, count_G) for first, count_G in _list_stage_counts(config)
+        ]
         self.mixture = mixture_lib.Mixture(
             stages, seed=config.data_seed, sampler=config.mixture.sampler
         )
@@ -170,14 +173,14 @@ class Stream:
         if self._config.mixture.text_share < 1:
             # A part of the text drawn from all of it: its beginning may be of another kind.
             pool = self.pools[language]
-            parts = mixture_lib.parts_of_pool(pool)
-            key = mixture_lib.key(self._config.data_seed, "text_share", *parts)
-            window_n = mixture_lib.permute(key, window_n, self._whole[pool])
+            parts = mixture_lib.split_pool_name(pool)
+            key = mixture_lib.derive_key(self._config.data_seed, "text_share", *parts)
+            window_n = mixture_lib.permute_indices(key, window_n, self._whole[pool])
         return window_n * self._L
 
     def _read(self, language: int, row_n: np.ndarray, starts_n: np.ndarray) -> np.ndarray:
         readable = self._readable[language]
-        if isinstance(readable, corpora.Queues):
+        if isinstance(readable, corpora.DocumentQueues):
             return readable.windows(row_n, starts_n, self._L + 1)
         return readable.windows(starts_n, self._L + 1)
 
@@ -211,7 +214,10 @@ class Stream:
         """Returns a sentence on each language that has no sequence in the whole run."""
         config, said = self._config, []
         held_G = self.mixture.counts_before(np.array([self.steps * config.batch_size]))[0]
-        whole, asked = config_lib.totals(config), config_lib.totals(config, before=self.steps)
+        whole, asked = (
+            config_lib.compute_sequence_totals(config),
+            config_lib.compute_sequence_totals(config, before=self.steps),
+        )
         for tag, held in zip(config.tags, held_G.tolist(), strict=True):
             if held:
                 continue
@@ -232,7 +238,7 @@ class Stream:
         if not config.mixture.temperature:
             return said
         ratio, epochs = config.mixture.ratio, self.epochs()
-        exact_G = _shares_by_size(config, self._sources).tolist()
+        exact_G = _compute_size_shares(config, self._sources).tolist()
         for tag, pool, exact in zip(config.tags, self.pools, exact_G, strict=True):
             given = ratio[tag] / sum(ratio.values())
             if abs(given - exact) > _ROUNDED * exact:
@@ -245,11 +251,16 @@ class Stream:
 
     def requested(self, step: int) -> np.ndarray:
         """Returns the sequences per language that the ratio asks for before a step."""
-        return np.array([float(n) for n in config_lib.totals(self._config, before=step).values()])
+        return np.array(
+            [
+                float(n)
+                for n in config_lib.compute_sequence_totals(self._config, before=step).values()
+            ]
+        )
 
     def ratios(self, first: int, last: int) -> list[Mapping[str, int]]:
         """Returns the ratios of the stages that steps first .. last - 1 are in."""
-        stages = config_lib.stages(self._config)
+        stages = config_lib.list_stages(self._config)
         ends = [*(after for after, _ in stages[1:]), last]
         return [
             ratio
@@ -266,7 +277,7 @@ class Stream:
 
     def taken_documents(self) -> dict[str, float]:
         """Returns what `corpora.taken_documents` finds of the run."""
-        return corpora.taken_documents(self._corpora)
+        return corpora.measure_taken_documents(self._corpora)
 
     def digest(self) -> str:
         """Returns hex digits that stand for the text and the rules that batches are made of.
@@ -278,12 +289,12 @@ class Stream:
                 "tag": tag,
                 "source": corpus.source.fingerprint,
                 "words": self._words_key(tag),
-                "documents": _digest_of(corpus.mine_n),
+                "documents": _hash_documents(corpus.mine_n),
                 "pool": corpus.pool,
             }
             for tag, corpus in zip(self._config.tags, self._corpora, strict=True)
         ]
-        return config_lib.digest(
+        return config_lib.hash_plain_values(
             {
                 "order_version": self.order_version,
                 "order": self._config.mixture.order,
@@ -331,12 +342,12 @@ class Stream:
 
     # Setting up.
 
-    def _make_shuffled(self) -> mixture_lib.Order:
+    def _make_shuffled(self) -> mixture_lib.ShuffledOrder:
         self._readable: list[Any] = [corpus.text() for corpus in self._corpora]
         for corpus, text in zip(self._corpora, self._readable, strict=True):
             self._whole[corpus.pool] = windows = (len(text) - 1) // self._L
             self._count(corpus, len(text), int(windows * self._config.mixture.text_share))
-        return mixture_lib.Order(
+        return mixture_lib.ShuffledOrder(
             self.mixture,
             tags=self._config.tags,
             pools=self.pools,
@@ -346,7 +357,7 @@ class Stream:
             reuse=self._config.mixture.reuse,
         )
 
-    def _make_sequential(self) -> sequential.Sequential:
+    def _make_sequential(self) -> sequential.SequentialOrder:
         B = self._config.batch_size
         drawn = self._drawn_pools()
         self._readable = [
@@ -362,7 +373,7 @@ class Stream:
                 total = int(self._queues[corpus.pool].length_B.sum())
                 self._count(corpus, total, total // self._L)
         nothing = dict.fromkeys(self.pools, np.zeros(B, np.int64))
-        return sequential.Sequential(
+        return sequential.SequentialOrder(
             self.mixture,
             pools=self.pools,
             lengths=nothing | {pool: queues.length_B for pool, queues in self._queues.items()},
@@ -372,7 +383,7 @@ class Stream:
 
     def _drawn_pools(self) -> set[str]:
         """Returns the pools of the languages that the run asks any sequence of."""
-        asked = config_lib.totals(self._config)
+        asked = config_lib.compute_sequence_totals(self._config)
         tags = zip(self._config.tags, self.pools, strict=True)
         return {pool for tag, pool in tags if asked[tag] > 0}
 
@@ -406,14 +417,16 @@ class Stream:
         return dry[name]
 
 
-def _digest_of(mine_n: np.ndarray | None) -> str:
+def _hash_documents(mine_n: np.ndarray | None) -> str:
     """Returns hex digits that stand for a choice of documents."""
     if mine_n is None:
         return "all"
     return hashlib.sha256(np.packbits(mine_n).tobytes()).hexdigest()[:16]
 
 
-def _stages(config: Config) -> list[tuple[int, list[int]]]:
+def _list_stage_counts(config: Config) -> list[tuple[int, list[int]]]:
     """Returns (first step, sequences of each language in a block) of every stage."""
-    reduced = [(first, config_lib.reduced(ratio)) for first, ratio in config_lib.stages(config)]
+    reduced = [
+        (first, config_lib.reduce_ratio(ratio)) for first, ratio in config_lib.list_stages(config)
+    ]
     return [(first, [counts[tag] for tag in config.tags]) for first, counts in reduced]

@@ -28,8 +28,9 @@ from imbalance_jax.data.order import mixture
 from imbalance_jax.data.text import coverage as coverage_lib
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text import synthetic
+from imbalance_jax.data.text.documents import Document
 from imbalance_jax.data.tokenizer import TextTokenizer
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import children, storage
 from imbalance_jax.runs.progress import Progress
 
 # Bytes of text that a tokenizer is trained on; of a larger corpus a share of its paragraphs,
@@ -44,7 +45,7 @@ _BATCH_CHARACTERS = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokenizer:
+class JointTokenizer:
     """A SentencePiece model that sources share: what stands for it, and how to get it."""
 
     key: str
@@ -52,7 +53,7 @@ class Tokenizer:
     stated: Mapping[str, object]  # what the config says of it; see prepared.state_joint
 
 
-def prepare_all(
+def prepare_run_sources(
     config: Config, recorded: Mapping[str, str] = types.MappingProxyType({})
 ) -> dict[str, sources.Source | synthetic.SyntheticSource]:
     """Returns the prepared source of every language of a run, making what is missing.
@@ -65,88 +66,99 @@ def prepare_all(
       ValueError: a text or tokenizer cannot be used, or neither it nor its prepared form is here.
     """
     # All sources are checked before the first one is worked on.
-    found = find_all(config, recorded)
-    for name in _read_by(config, found):
+    found = find_all_prepared_sources(config, recorded)
+    for name in _list_required_sources(config, found):
         if name not in found:
-            check(name, config.sources[name])
-    joint = _joint(config, found) if config.vocabulary.layout == "joint" else None
+            check_source_inputs(name, config.sources[name])
+    joint = _make_joint_tokenizer(config, found) if config.vocabulary.layout == "joint" else None
     made = {
-        name: prepare(name, config.sources[name], config.data_dir, joint, recorded.get(name, ""))
-        for name in sources_of(config)
+        name: prepare_source(
+            name, config.sources[name], config.data_dir, joint, recorded.get(name, "")
+        )
+        for name in list_language_sources(config)
     }
     if joint:
-        _check_joint(made, config.data_dir)
+        _check_joint_tokenizer(made, config.data_dir)
     return made
 
 
-def sources_of(config: Config) -> list[str]:
+def list_language_sources(config: Config) -> list[str]:
     """Returns the names of the sources that the languages of a run have."""
     return sorted({language.source for language in config.languages.values() if language.source})
 
 
-def _read_by(config: Config, found: Mapping[str, prepared.Prepared]) -> list[str]:
+def _list_required_sources(
+    config: Config, found: Mapping[str, prepared.PreparedDirectory]
+) -> list[str]:
     """Returns the sources that a run opens, and those that its joint tokenizer is trained on.
 
     Args:
       config: of the run.
       found: prepared texts; if they are those of all languages, no tokenizer is trained.
     """
-    used = sources_of(config)
+    used = list_language_sources(config)
     if config.vocabulary.layout != "joint" or found.keys() >= set(used):
         return used
-    return [*used, *(n for n, part in _parts(config).items() if part and n not in used)]
+    return [
+        *used,
+        *(n for n, part in _resolve_joint_parts(config).items() if part and n not in used),
+    ]
 
 
-def find_all(
+def find_all_prepared_sources(
     config: Config, recorded: Mapping[str, str] = types.MappingProxyType({})
-) -> dict[str, prepared.Prepared]:
+) -> dict[str, prepared.PreparedDirectory]:
     """Returns the prepared text of each source of a run whose own text is not on this machine.
 
     Raises:
       ValueError: neither a text nor its prepared form is here, or the latter in several versions.
     """
-    joint = state_joint(config)
-    found: dict[str, prepared.Prepared] = {}
+    joint = resolve_joint_statement(config)
+    found: dict[str, prepared.PreparedDirectory] = {}
 
     def look(names: Iterable[str]) -> None:
         for name in names:
             source = config.sources[name]
-            opened = _find_prepared(name, source, config.data_dir, joint, recorded.get(name, ""))
+            opened = _find_prepared_or_raise(
+                name, source, config.data_dir, joint, recorded.get(name, "")
+            )
             if opened:
                 found[name] = opened
 
-    used = sources_of(config)
+    used = list_language_sources(config)
     look(used)
-    look(name for name in _read_by(config, found) if name not in used)
+    look(name for name in _list_required_sources(config, found) if name not in used)
     return found
 
 
-def _find_prepared(
+def _find_prepared_or_raise(
     name: str,
     source: SourceConfig,
     data_dir: str,
     joint: Mapping[str, object] | None,
     recorded: str,
-) -> prepared.Prepared | None:
+) -> prepared.PreparedDirectory | None:
     """Returns what `prepared.find_source` does.
 
     Raises:
       ValueError: as it does; or the text is not here, and nothing is found in its place.
     """
-    found = prepared.find_source(name, source, data_dir, joint, recorded)
+    found = prepared.find_prepared_source(name, source, data_dir, joint, recorded)
     if found is None and source.kind != "synthetic":
-        path = prepared.tokenizer_path(source, joint)
+        path = prepared.resolve_tokenizer_path(source, joint)
         if not (prepared.is_text_here(name, source) and prepared.is_file_here(path)):
             try:
-                check(name, source)
-                _check_model("config.vocabulary.tokenizer.path", TokenizerConfig(path=path))
+                check_source_inputs(name, source)
+                _check_tokenizer_path(
+                    "config.vocabulary.tokenizer.path", TokenizerConfig(path=path)
+                )
             except ValueError as error:
                 advice = prepared.advise_preparing(f"config.sources.{name}", name, data_dir)
                 raise ValueError(f"{error} {advice}") from error
     return found
 
 
-def _check_joint(
+def _check_joint_tokenizer(
     made: Mapping[str, sources.Source | synthetic.SyntheticSource], data_dir: str
 ) -> None:
     """Raises ValueError if sources of a joint tokenizer were prepared with different ones."""
@@ -161,18 +173,18 @@ def _check_joint(
         )
 
 
-def check(name: str, source: SourceConfig) -> None:
+def check_source_inputs(name: str, source: SourceConfig) -> None:
     """Raises ValueError for whatever can be seen to be wrong without reading the text."""
     if source.kind != "synthetic":
-        text.check(name, source)
-        _check_model(f"config.sources.{name}.tokenizer.path", source.tokenizer)
+        text.check_source_text(name, source)
+        _check_tokenizer_path(f"config.sources.{name}.tokenizer.path", source.tokenizer)
 
 
-def _check_model(field: str, tokenizer: TokenizerConfig) -> None:
+def _check_tokenizer_path(field: str, tokenizer: TokenizerConfig) -> None:
     """Raises ValueError if a tokenizer's path is not one that can be used."""
     if not tokenizer.path:
         return
-    path = storage.path_of(tokenizer.path)
+    path = storage.parse_path(tokenizer.path)
     field = f"{field}={tokenizer.path!r}"
     if not path.exists() or path.is_dir():
         raise ValueError(f"{field}: there is no such file.")
@@ -184,11 +196,11 @@ def _check_model(field: str, tokenizer: TokenizerConfig) -> None:
         raise ValueError(f"{field}: {error}") from error
 
 
-def prepare(
+def prepare_source(
     name: str,
     source: SourceConfig,
     data_dir: str,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: JointTokenizer | None = None,
     recorded: str = "",
 ) -> sources.Source | synthetic.SyntheticSource:
     """Returns a prepared source, from disk if its text and tokenizer are there already.
@@ -208,35 +220,37 @@ def prepare(
     if source.kind == "synthetic" and not source.synthetic.tokens:
         return synthetic.SyntheticSource(name, source.synthetic)
     joint = tokenizer.stated if tokenizer else None
-    found = _find_prepared(name, source, data_dir, joint, recorded)
+    found = _find_prepared_or_raise(name, source, data_dir, joint, recorded)
     if found:
-        print(prepared.describe_opened(f"config.sources.{name}", found, data_dir), flush=True)
-        return sources.open_source(name, found.path, sources.cache_dir(data_dir))
-    text_key = _text_fingerprint(name, source, data_dir)
+        print(
+            prepared.describe_prepared_text(f"config.sources.{name}", found, data_dir), flush=True
+        )
+        return sources.open_source(name, found.path, sources.resolve_data_cache_dir(data_dir))
+    text_key = _fingerprint_source(name, source, data_dir)
     # Of what is asked for; the fingerprint follows from what is made.
-    key = config_lib.digest(
+    key = config_lib.hash_plain_values(
         {
             "format": sources.FORMAT,
             "text": text_key,
-            "tokenizer": tokenizer.key if tokenizer else _tokenizer_key(source),
+            "tokenizer": tokenizer.key if tokenizer else _make_tokenizer_key(source),
         }
     )
-    path = storage.path_of(data_dir) / f"{name}-{key}"
-    made_of = prepared.describe_source(source, text_key, joint)
+    path = storage.parse_path(data_dir) / f"{name}-{key}"
+    made_of = prepared.describe_source_origin(source, text_key, joint)
     if sources.is_prepared(path):
         prepared.add_statement(path, sources.MARKER, made_of)
     else:
-        _make(name, source, path, text_key, key, tokenizer, made_of)
-    return sources.open_source(name, path, sources.cache_dir(data_dir))
+        _make_prepared_source(name, source, path, text_key, key, tokenizer, made_of)
+    return sources.open_source(name, path, sources.resolve_data_cache_dir(data_dir))
 
 
-def _text_fingerprint(name: str, source: SourceConfig, data_dir: str) -> str:
+def _fingerprint_source(name: str, source: SourceConfig, data_dir: str) -> str:
     if source.kind == "synthetic":
         return synthetic.SyntheticSource(name, source.synthetic).fingerprint
     return prepared.fingerprint_text(name, source, data_dir)
 
 
-def _tokenizer_key(source: SourceConfig) -> object:
+def _make_tokenizer_key(source: SourceConfig) -> object:
     if source.kind == "synthetic":
         return "words"
     if source.tokenizer.path:
@@ -244,35 +258,35 @@ def _tokenizer_key(source: SourceConfig) -> object:
     return config_lib.to_dict(source.tokenizer)
 
 
-def _make(
+def _make_prepared_source(
     name: str,
     source: SourceConfig,
     path: epath.Path,
     text_key: str,
     key: str,
-    tokenizer: Tokenizer | None,
+    tokenizer: JointTokenizer | None,
     made_of: Mapping[str, object],
 ) -> None:
     write = functools.partial(
-        sources.write, path, name=name, text=text_key, key=key, made_of=made_of
+        sources.write_source, path, name=name, text=text_key, key=key, made_of=made_of
     )
     if source.kind == "synthetic":
         model = synthetic.SyntheticSource(name, source.synthetic).model
-        write(tokenizer=model, documents=synthetic.documents(source.synthetic))
+        write(tokenizer=model, documents=synthetic.generate_documents(source.synthetic))
         return
-    documents = _reader(name, source)
+    documents = _make_document_reader(name, source)
     if tokenizer:
         model = tokenizer.model()
     elif source.tokenizer.path:
         model = epath.Path(source.tokenizer.path).read_bytes()
     else:
-        sample = _sample(name, source, documents, _SAMPLE_BYTES)
+        sample = _sample_paragraphs(name, source, documents, _SAMPLE_BYTES)
         field = f"config.sources.{name}.tokenizer"
         print(f"Training the tokenizer of {name}: {source.tokenizer.vocab_size} pieces", flush=True)
         model = train_tokenizer(field, source.tokenizer, sample)
 
     with Progress(f"Tokenizing {name}", 1) as progress:
-        write(tokenizer=model, documents=_encode(model, documents(progress)))
+        write(tokenizer=model, documents=_encode_documents(model, documents(progress)))
     made = sources.open_source(name, path, pathlib.Path())
     print(f"Prepared {path}: {made.count('train'):,} tokens to train on", flush=True)
     lost, whole = (sum(made.about[of].values()) for of in ("lost_bytes", "bytes"))
@@ -285,25 +299,25 @@ def _make(
         )
 
 
-Reader = Callable[[Progress], Iterable[tuple[str, text.Document]]]
+Reader = Callable[[Progress], Iterable[tuple[str, Document]]]
 
 
-def _reader(name: str, source: SourceConfig) -> Reader:
+def _make_document_reader(name: str, source: SourceConfig) -> Reader:
     """Returns what yields the documents of a source, as often as it is called."""
     if source.kind != "docstrings":
-        return lambda progress: text.documents(name, source, progress.show)
-    kept: list[tuple[str, text.Document]] = []
+        return lambda progress: text.read_documents(name, source, progress.show)
+    kept: list[tuple[str, Document]] = []
 
-    def read(progress: Progress) -> Iterable[tuple[str, text.Document]]:
+    def read(progress: Progress) -> Iterable[tuple[str, Document]]:
         # Small, and slow to extract: read once and kept.
         if not kept:
-            kept.extend(text.documents(name, source, progress.show))
+            kept.extend(text.read_documents(name, source, progress.show))
         return kept
 
     return read
 
 
-def _parts(config: Config) -> dict[str, int]:
+def _resolve_joint_parts(config: Config) -> dict[str, int]:
     """Returns the part of each source in the text of a joint tokenizer; {} if it has a path.
 
     Sources without a language count too, so that a language alone has the tokenizer of the mixture
@@ -316,14 +330,18 @@ def _parts(config: Config) -> dict[str, int]:
     return {name: mix.get(name, 0) if mix else 1 for name in sorted(config.sources)}
 
 
-def state_joint(config: Config) -> dict[str, object] | None:
+def resolve_joint_statement(config: Config) -> dict[str, object] | None:
     """Returns what a config says of the tokenizer of its sources; None if each has its own."""
     if config.vocabulary.layout != "joint":
         return None
-    return prepared.state_joint(config.vocabulary.tokenizer, _parts(config), config.sources)
+    return prepared.make_joint_statement(
+        config.vocabulary.tokenizer, _resolve_joint_parts(config), config.sources
+    )
 
 
-def _joint(config: Config, found: Mapping[str, prepared.Prepared]) -> Tokenizer:
+def _make_joint_tokenizer(
+    config: Config, found: Mapping[str, prepared.PreparedDirectory]
+) -> JointTokenizer:
     """Returns the tokenizer of all sources, which is trained when it is first needed.
 
     Args:
@@ -331,41 +349,45 @@ def _joint(config: Config, found: Mapping[str, prepared.Prepared]) -> Tokenizer:
       found: the prepared texts of sources whose own text is not on this machine.
     """
     tokenizer, mix = config.vocabulary.tokenizer, config.vocabulary.mix
-    names, parts, stated = sources_of(config), _parts(config), state_joint(config) or {}
+    names, parts, stated = (
+        list_language_sources(config),
+        _resolve_joint_parts(config),
+        resolve_joint_statement(config) or {},
+    )
     if found.keys() >= set(names):
         model = (found[names[0]].path / "tokenizer.model").read_bytes()
-        return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
-    _check_model("config.vocabulary.tokenizer.path", tokenizer)
+        return JointTokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
+    _check_tokenizer_path("config.vocabulary.tokenizer.path", tokenizer)
     if tokenizer.path:
         model = epath.Path(tokenizer.path).read_bytes()
-        return Tokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
+        return JointTokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
     if not any(parts[name] for name in names):
         raise ValueError(
             f"config.vocabulary.mix={dict(mix)} has no source of a language. Give one of "
             f"{', '.join(names)} a part."
         )
-    key = config_lib.digest(
+    key = config_lib.hash_plain_values(
         {
             "tokenizer": config_lib.to_dict(tokenizer),
             "parts": parts,
             "texts": [
                 found[name].made_of.get("text", "")
                 if name in found
-                else _text_fingerprint(name, config.sources[name], config.data_dir)
+                else _fingerprint_source(name, config.sources[name], config.data_dir)
                 for name, part in parts.items()
                 if part
             ],
         }
     )
-    path = storage.path_of(config.data_dir) / f"tokenizer-{key}.model"
+    path = storage.parse_path(config.data_dir) / f"tokenizer-{key}.model"
 
     def model_of_all() -> bytes:
         if not path.exists():
-            sample = _joint_sample(config, parts)
+            sample = _sample_joint_paragraphs(config, parts)
             print(f"Training the joint tokenizer: {tokenizer.vocab_size} pieces", flush=True)
             trained = train_tokenizer("config.vocabulary.tokenizer", tokenizer, sample)
             path.parent.mkdir(parents=True, exist_ok=True)
-            storage.write_bytes(path, trained)
+            storage.write_file_atomically(path, trained)
         model = path.read_bytes()
         try:
             TextTokenizer(model)
@@ -375,17 +397,19 @@ def _joint(config: Config, found: Mapping[str, prepared.Prepared]) -> Tokenizer:
             ) from error
         return model
 
-    return Tokenizer(key, model_of_all, stated)
+    return JointTokenizer(key, model_of_all, stated)
 
 
-def _joint_sample(config: Config, parts: Mapping[str, int]) -> list[str]:
+def _sample_joint_paragraphs(config: Config, parts: Mapping[str, int]) -> list[str]:
     """Returns paragraphs of all sources, whose bytes are in proportion to their parts."""
     total = sum(parts.values())
     samples = {}
     for name, part in parts.items():
         if part:
             source = config.sources[name]
-            samples[name] = _sample(name, source, _reader(name, source), _SAMPLE_BYTES)
+            samples[name] = _sample_paragraphs(
+                name, source, _make_document_reader(name, source), _SAMPLE_BYTES
+            )
             if not any(samples[name]):
                 raise ValueError(f"config.sources.{name}: no text to train a tokenizer on.")
     held = {name: sum(len(p.encode()) for p in found) for name, found in samples.items()}
@@ -394,15 +418,17 @@ def _joint_sample(config: Config, parts: Mapping[str, int]) -> list[str]:
     chosen = []
     for name, paragraphs in samples.items():
         keep = whole * parts[name] / total / max(1, held[name])
-        drawn = mixture.draw(mixture.key("joint tokenizer", name), np.arange(len(paragraphs)))
+        drawn = mixture.draw_bits(
+            mixture.derive_key("joint tokenizer", name), np.arange(len(paragraphs))
+        )
         kept = drawn.astype(np.float64) < keep * 2.0**64
         chosen += [paragraphs[i] for i in np.nonzero(kept)[0]]
     return chosen
 
 
-def _sample(name: str, source: SourceConfig, documents: Reader, most: int) -> list[str]:
+def _sample_paragraphs(name: str, source: SourceConfig, documents: Reader, most: int) -> list[str]:
     """Returns paragraphs of training documents, about `most` bytes of them at most."""
-    share = min(1.0, most / max(1, text.size(source)))
+    share = min(1.0, most / max(1, text.estimate_text_bytes(source)))
     threshold = int(share * 2**64)
     paragraphs = []
     with Progress(f"Reading {name} for a tokenizer", 1) as progress:
@@ -412,7 +438,7 @@ def _sample(name: str, source: SourceConfig, documents: Reader, most: int) -> li
             # Names of files need not be UTF-8, and documents without ids are named after them.
             named = document.id.encode("utf-8", "surrogatepass")
             keyed = hashlib.blake2b(named, digest_size=8, key=b"tokenizer")
-            for number, line in enumerate(_lines(document.text)):
+            for number, line in enumerate(_split_long_lines(document.text)):
                 drawn = keyed.copy()
                 drawn.update(b"/%d" % number)
                 if share == 1 or int.from_bytes(drawn.digest(), "big") < threshold:
@@ -420,7 +446,7 @@ def _sample(name: str, source: SourceConfig, documents: Reader, most: int) -> li
     return paragraphs
 
 
-def _lines(document: str) -> Iterator[str]:
+def _split_long_lines(document: str) -> Iterator[str]:
     for line in document.split("\n"):
         for start in range(0, len(line), _LINE_CHARACTERS):
             yield line[start : start + _LINE_CHARACTERS]
@@ -444,12 +470,16 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
     if not paragraphs:
         raise ValueError(f"{field}: there is no text to train it on.")
     try:
-        return _train_tokenizer(field, tokenizer, paragraphs)
+        return _train_with_config_coverage(field, tokenizer, paragraphs)
     except coverage_lib.TooManyCharacters:
-        return coverage_lib.train_with_less(field, tokenizer, paragraphs, _train_tokenizer)
+        return coverage_lib.train_with_lower_coverage(
+            field, tokenizer, paragraphs, _train_with_config_coverage
+        )
 
 
-def _train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str]) -> bytes:
+def _train_with_config_coverage(
+    field: str, tokenizer: TokenizerConfig, paragraphs: list[str]
+) -> bytes:
     """Does what `train_tokenizer` does, with the coverage of the config alone."""
     import sentencepiece
 
@@ -488,12 +518,12 @@ def _train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[st
             **options,
         )
     except RuntimeError as error:
-        reason = _reason(error)
+        reason = _parse_error_reason(error)
         if "required_chars" in reason:
             raise coverage_lib.TooManyCharacters(
                 f"{field} is too small for the characters of the text. Set it higher."
             ) from error
-        most = _too_many(reason)
+        most = _parse_max_pieces(reason)
         if most:
             raise ValueError(
                 f"{field} is more than the text allows. Set it to {most} or less."
@@ -511,26 +541,26 @@ def _train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[st
     return model.getvalue()
 
 
-def _too_many(reason: str) -> str:
+def _parse_max_pieces(reason: str) -> str:
     """Returns the most pieces that a text allows, where SentencePiece says so."""
     return reason.rpartition("<= ")[2].rstrip(".") if "too high" in reason else ""
 
 
-def _reason(error: RuntimeError) -> str:
+def _parse_error_reason(error: RuntimeError) -> str:
     """Returns what SentencePiece says, without its place in the source."""
     return str(error).strip().splitlines()[-1].rpartition("] ")[2].strip(" .") or "no reason given"
 
 
-def _encode(
-    model: bytes, documents: Iterable[tuple[str, text.Document]]
-) -> Iterator[sources.Encoded]:
+def _encode_documents(
+    model: bytes, documents: Iterable[tuple[str, Document]]
+) -> Iterator[sources.EncodedDocument]:
     """Yields what `sources.write` takes, encoding on all cores."""
     tokenizer = TextTokenizer(model)
-    for batch in _batches(documents):
+    for batch in _batch_documents(documents):
         texts = [document.text for _, document in batch]
-        encoded = tokenizer.encode_all(texts, num_threads=text.cores())
+        encoded = tokenizer.encode_all(texts, num_threads=children.count_cores())
         for (split, document), ids in zip(batch, encoded, strict=True):
-            yield sources.Encoded(
+            yield sources.EncodedDocument(
                 split,
                 document.identity,
                 np.array([*ids, tokenizer.separator]),
@@ -539,9 +569,9 @@ def _encode(
             )
 
 
-def _batches(
-    documents: Iterable[tuple[str, text.Document]],
-) -> Iterator[list[tuple[str, text.Document]]]:
+def _batch_documents(
+    documents: Iterable[tuple[str, Document]],
+) -> Iterator[list[tuple[str, Document]]]:
     batch, characters = [], 0
     for split, document in documents:
         batch.append((split, document))
@@ -564,13 +594,13 @@ def prepare_runs(
 
     Args:
       configs: by run.
-      recorded: by run, as of `prepare_all`.
+      recorded: by run, as of `prepare_run_sources`.
 
     Returns:
       the prepared sources of each run by name.
 
     Raises:
-      ValueError: as `prepare_all`, or the text is not the recorded one.
+      ValueError: as `prepare_run_sources`, or the text is not the recorded one.
     """
     from imbalance_jax.data import parallel
 
@@ -581,15 +611,15 @@ def prepare_runs(
         parts = (config.sources, config.languages, config.vocabulary, config.parallel)
         key = repr((config.data_dir, parts, config.model.L, dict(mine)))
         if key not in known:
-            made = prepare_all(config, mine)
-            check_recorded(made, mine, config.data_dir)
-            parallel.prepare_all(config, made)
+            made = prepare_run_sources(config, mine)
+            check_recorded_texts(made, mine, config.data_dir)
+            parallel.prepare_all_parallel_sets(config, made)
             known[key] = made
         found[run] = known[key]
     return found
 
 
-def check_recorded(
+def check_recorded_texts(
     made: Mapping[str, sources.Source | synthetic.SyntheticSource],
     recorded: Mapping[str, str],
     data_dir: str,
@@ -606,7 +636,7 @@ def check_recorded(
             )
 
 
-def fingerprints_of(
+def collect_fingerprints(
     made: Mapping[str, Mapping[str, sources.Source | synthetic.SyntheticSource]],
 ) -> dict[str, dict[str, str]]:
     """Returns source -> fingerprint for each run, of what `prepare_runs` returns."""

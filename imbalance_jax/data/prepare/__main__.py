@@ -7,7 +7,7 @@ from absl import flags
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data.prepare import fingerprints_of, prepare_runs
+from imbalance_jax.data.prepare import collect_fingerprints, prepare_runs
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
 
@@ -15,7 +15,7 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    cli.define_config()
+    cli.define_config_flag()
     flags.DEFINE_string("study", None, "A study's directory, in place of --config.")
     flags.DEFINE_string("data_dir", None, "Where to, if not to config.data_dir.")
 
@@ -24,27 +24,27 @@ def main() -> int:
     if FLAGS.study:
         directory = StudyDirectory(FLAGS.study)
         study = directory.study()
-        made = prepare_runs(_placed(study), directory.binding_texts())
-        directory.claim(study, fingerprints_of(made))
-    elif "runs" in cli.required_config():
-        made = prepare_runs(_placed(grid.resolve(cli.required_config())))
+        made = prepare_runs(_collect_run_configs(study), directory.binding_texts())
+        directory.claim(study, collect_fingerprints(made))
+    elif "runs" in cli.require_config():
+        made = prepare_runs(_collect_run_configs(grid.resolve_study(cli.require_config())))
     else:
-        made = prepare_runs({"": _place(config_lib.resolve(cli.required_config()))})
+        made = prepare_runs({"": _set_data_dir(config_lib.resolve_config(cli.require_config()))})
     different = {(n, s.fingerprint): s for found in made.values() for n, s in found.items()}
     for (name, _), source in sorted(different.items()):
         print(f"{name}: {source.fingerprint}, {source.count('train'):,} tokens to train on")
     return cli.DONE
 
 
-def _placed(study: grid.StudyConfig) -> dict[str, Config]:
-    return {name: _place(spec.config) for name, spec in study.runs.items()}
+def _collect_run_configs(study: grid.StudyConfig) -> dict[str, Config]:
+    return {name: _set_data_dir(spec.config) for name, spec in study.runs.items()}
 
 
-def _place(config: Config) -> Config:
+def _set_data_dir(config: Config) -> Config:
     """Returns a run's config with the place that --data_dir names."""
     return dataclasses.replace(config, data_dir=FLAGS.data_dir or config.data_dir)
 
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    cli.run_command(main)

@@ -36,14 +36,14 @@ def apply_coverage(paragraphs: Sequence[str], coverage: float) -> tuple[list[str
     if coverage >= _LEAST:
         return list(paragraphs), {"character_coverage": coverage}
     counts = _count_characters(paragraphs)
-    rare = [character for character, _ in counts[_covering(counts, coverage) :]]
+    rare = [character for character, _ in counts[_count_covering_characters(counts, coverage) :]]
     if rare:
         cut = re.compile("[" + "".join(map(re.escape, rare)) + "]+")
         paragraphs = [part for each in paragraphs for part in cut.split(each) if part]
     return list(paragraphs), {"character_coverage": 1.0}
 
 
-def train_with_less(
+def train_with_lower_coverage(
     field: str, tokenizer: TokenizerConfig, paragraphs: list[str], train: Train
 ) -> bytes:
     """Returns a tokenizer that covers fewer characters than its config asks for.
@@ -60,11 +60,11 @@ def train_with_less(
       ValueError: the config states a coverage of its own, or as `train`.
     """
     counts = _count_characters(paragraphs)
-    wanted = _META + _covering(counts, tokenizer.character_coverage)
+    wanted = _META + _count_covering_characters(counts, tokenizer.character_coverage)
     free = tokenizer.vocab_size - _META
     for share in (1 / 2, 3 / 4, 7 / 8, 1):
         kept = max(1, int(free * share))
-        lower = dataclasses.replace(tokenizer, character_coverage=_share_of(counts, kept))
+        lower = dataclasses.replace(tokenizer, character_coverage=_compute_coverage(counts, kept))
         try:
             model = train(field, lower, paragraphs)
             break
@@ -94,7 +94,7 @@ def train_with_less(
     return model
 
 
-def _share_of(counts: Sequence[tuple[str, int]], kept: int) -> float:
+def _compute_coverage(counts: Sequence[tuple[str, int]], kept: int) -> float:
     """Returns the share of a text that its most frequent characters are.
 
     It is rounded down to as many digits as are shown, so that no character more is covered.
@@ -111,7 +111,7 @@ def _count_characters(paragraphs: Sequence[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _covering(counts: Sequence[tuple[str, int]], coverage: float) -> int:
+def _count_covering_characters(counts: Sequence[tuple[str, int]], coverage: float) -> int:
     """Returns how many of the most frequent characters make up a share of all."""
     total, covered = sum(count for _, count in counts), 0
     for number, (_, count) in enumerate(counts):

@@ -26,8 +26,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import files as files_lib
-from imbalance_jax.data.text.reading import SPLITS, Document, Reading, cores
+from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
 from imbalance_jax.runs import children
+from imbalance_jax.runs.children import count_cores
 
 # Without an argument of its own, the docstrings source reads these, in this order; one that
 # is not installed is left out. All belong to the dependencies of this project.
@@ -81,7 +82,9 @@ PACKAGES = (
 _SHARE = 0.02
 
 
-def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Reading:
+def read_raw_documents(
+    name: str, source: SourceConfig, report: Callable[[float], None]
+) -> RawDocuments:
     """Returns the documents: one for every module, and for every topic of pydoc.
 
     Args:
@@ -90,20 +93,20 @@ def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Re
       report: called now and then with the share of the modules that are read, from 0 to 1.
 
     Raises:
-      ValueError: as `check`.
+      ValueError: as `check_source`.
     """
-    check(name, source)
-    return Reading(_documents(source, report), carved=SPLITS[1:], share=_SHARE)
+    check_source(name, source)
+    return RawDocuments(_read_docstring_documents(source, report), carved=SPLITS[1:], share=_SHARE)
 
 
-def check(name: str, source: SourceConfig) -> None:
+def check_source(name: str, source: SourceConfig) -> None:
     """Finds what is wrong with a source without reading its text.
 
     Raises:
       ValueError: a package is not installed.
     """
     for package in source.packages:
-        if not _locations(package):
+        if not _locate_package(package):
             raise ValueError(
                 f"config.sources.{name}.packages has {package!r}, but there is no such package "
                 f"with Python sources here. Install it, or take it out; () takes all of "
@@ -111,27 +114,29 @@ def check(name: str, source: SourceConfig) -> None:
             )
 
 
-def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
+def list_fingerprint_parts(
+    name: str, source: SourceConfig, cache: pathlib.Path | None
+) -> list[object]:
     """Returns what the text follows from: the versions of Python and of the packages.
 
     Of the standard library, and of packages that no installation stands behind or that are
     edited where they lie, a version says nothing: their files' digests take its place.
 
     Raises:
-      ValueError: as `check`.
+      ValueError: as `check_source`.
     """
-    check(name, source)
-    return [list(sys.version_info), *_package_versions(source, cache)]
+    check_source(name, source)
+    return [list(sys.version_info), *_list_package_versions(source, cache)]
 
 
-def size(source: SourceConfig) -> int:
+def estimate_source_bytes(source: SourceConfig) -> int:
     """Returns 0: there is little text, and nothing is known of it before it is read."""
     return 0
 
 
-def is_here(name: str, source: SourceConfig) -> bool:
+def is_source_here(name: str, source: SourceConfig) -> bool:
     """Whether every package that a source names is installed."""
-    return all(_locations(package) for package in source.packages)
+    return all(_locate_package(package) for package in source.packages)
 
 
 # Which files
@@ -144,7 +149,7 @@ _SKIPPED = frozenset(
 _TOPICS = "pydoc_data.topics"
 
 
-def _locations(package: str) -> list[str]:
+def _locate_package(package: str) -> list[str]:
     """Returns the directories or the file of a package, without importing it; [] if absent."""
     if package == "stdlib":
         return [sysconfig.get_path("stdlib")]
@@ -170,16 +175,16 @@ def _is_source_file(path: str) -> bool:
     return path.endswith(".py") and os.path.isfile(path)
 
 
-def _modules(packages: Iterable[str]) -> list[tuple[str, str]]:
+def _list_modules(packages: Iterable[str]) -> list[tuple[str, str]]:
     """Returns (dotted module name, path) of every module, each file once."""
     modules: dict[str, str] = {}  # by path
     for package in packages:
-        for location in _locations(package):
+        for location in _locate_package(package):
             if os.path.isfile(location):
                 modules.setdefault(location, package)
                 continue
             prefix = [] if package == "stdlib" else [package]
-            for path in sorted(_sources_below(location)):
+            for path in sorted(_find_source_files(location)):
                 parts = os.path.relpath(path, location).removesuffix(".py").split(os.sep)
                 if parts[-1] == "__init__":
                     parts.pop()
@@ -187,7 +192,7 @@ def _modules(packages: Iterable[str]) -> list[tuple[str, str]]:
     return [(module, path) for path, module in modules.items()]
 
 
-def _sources_below(directory: str) -> Iterator[str]:
+def _find_source_files(directory: str) -> Iterator[str]:
     for here, subdirectories, files in os.walk(directory):
         # Python packages only: this also keeps site-packages out of the standard library.
         subdirectories[:] = [d for d in subdirectories if d.isidentifier() and d not in _SKIPPED]
@@ -198,7 +203,7 @@ def _sources_below(directory: str) -> Iterator[str]:
                 yield os.path.join(here, file)
 
 
-def _package_versions(source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
+def _list_package_versions(source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
     """Returns what tells the text of the packages from that of other versions of them."""
     distributions = importlib.metadata.packages_distributions()
     versions: list[object] = []
@@ -207,8 +212,8 @@ def _package_versions(source: SourceConfig, cache: pathlib.Path | None) -> list[
         version: list[object] = [[d, importlib.metadata.version(d)] for d in found]
         # The standard library as well: some systems ship it in parts, or mended.
         if not found or any(map(_is_editable, found)):
-            modules = _modules([package])
-            known = files_lib.digests([path for _, path in modules], cache)
+            modules = _list_modules([package])
+            known = files_lib.compute_file_digests([path for _, path in modules], cache)
             version += [[module, known[path]] for module, path in modules]
         if version:
             versions.append([package, version])
@@ -230,13 +235,13 @@ _MIN_PARAGRAPH = 20  # characters
 _MIN_DOCUMENT = 200  # characters
 
 
-def _documents(
+def _read_docstring_documents(
     source: SourceConfig, report: Callable[[float], None]
 ) -> Iterator[tuple[str, Document]]:
-    modules = _modules(source.packages or PACKAGES)
+    modules = _list_modules(source.packages or PACKAGES)
     chunks = [modules[start : start + _CHUNK] for start in range(0, len(modules), _CHUNK)]
     seen: set[str] = set()
-    for index, extracted in enumerate(_map(chunks, len(modules))):
+    for index, extracted in enumerate(_extract_chunks(chunks, len(modules))):
         for document_id, paragraphs in extracted:
             # Inherited and copied docstrings would otherwise repeat, and leak into held-out
             # text. dict.fromkeys removes repetitions within the document.
@@ -248,13 +253,13 @@ def _documents(
         report(min(1.0, (index + 1) * _CHUNK / len(modules)))
 
 
-def _map(
+def _extract_chunks(
     chunks: Sequence[Sequence[tuple[str, str]]], num_modules: int
 ) -> Iterator[list[tuple[str, list[str]]]]:
-    """Yields `_extract` of every chunk in order, from several processes if that pays."""
-    workers = min(cores(), len(chunks))
+    """Yields `_extract_paragraphs` of every chunk in order, from several processes if that pays."""
+    workers = min(count_cores(), len(chunks))
     if workers < 2 or num_modules < _MIN_PARALLEL:
-        yield from map(_extract, chunks)
+        yield from map(_extract_paragraphs, chunks)
         return
     # Not fork: jax may be loaded, and its threads do not survive one.
     executor = concurrent.futures.ProcessPoolExecutor(
@@ -263,15 +268,15 @@ def _map(
         initializer=children.end_worker_with_parent,
     )
     try:
-        with _anonymous_main():
-            results = executor.map(_extract, chunks)  # submits all: starts every worker
+        with _hide_main_module():
+            results = executor.map(_extract_paragraphs, chunks)  # submits all: starts every worker
         yield from results
     finally:
         executor.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
-def _anonymous_main() -> Iterator[None]:
+def _hide_main_module() -> Iterator[None]:
     """Keeps processes that are started meanwhile from running the main module again.
 
     They need nothing from it. It may import jax, or be a script without a guard.
@@ -284,7 +289,7 @@ def _anonymous_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _extract(modules: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+def _extract_paragraphs(modules: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     """Returns (document id, paragraphs) of the modules that have any."""
     found = []
     collecting = gc.isenabled()
@@ -292,8 +297,8 @@ def _extract(modules: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     gc.disable()
     try:
         for module, path in modules:
-            for document_id, docstrings in _docstrings(module, path):
-                paragraphs = [p for docstring in docstrings for p in _paragraphs(docstring)]
+            for document_id, docstrings in _read_module_docstrings(module, path):
+                paragraphs = [p for docstring in docstrings for p in _extract_prose(docstring)]
                 if paragraphs:
                     found.append((document_id, paragraphs))
     finally:
@@ -302,7 +307,7 @@ def _extract(modules: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _docstrings(module: str, path: str) -> Iterator[tuple[str, list[str]]]:
+def _read_module_docstrings(module: str, path: str) -> Iterator[tuple[str, list[str]]]:
     """Yields (document id, docstrings): a module is one document, a topic of pydoc too."""
     try:
         source = pathlib.Path(path).read_bytes()
@@ -315,19 +320,19 @@ def _docstrings(module: str, path: str) -> Iterator[tuple[str, list[str]]]:
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return
     if module == _TOPICS:
-        yield from _topics(tree)
+        yield from _find_pydoc_topics(tree)
     else:
-        yield module, list(_strings(tree.body))
+        yield module, list(_find_docstrings(tree.body))
 
 
-def _topics(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
+def _find_pydoc_topics(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
             for topic, text in ast.literal_eval(statement.value).items():
                 yield f"{_TOPICS}.{topic}", [text]
 
 
-def _strings(body: Iterable[ast.stmt]) -> Iterator[str]:
+def _find_docstrings(body: Iterable[ast.stmt]) -> Iterator[str]:
     """Yields the docstrings of a body and of what it defines, in the order of the source."""
     for statement in body:
         match statement:
@@ -346,13 +351,13 @@ def _strings(body: Iterable[ast.stmt]) -> Iterator[str]:
                 if docstring:
                     yield docstring
             case ast.ClassDef() | ast.With():
-                yield from _strings(statement.body)
+                yield from _find_docstrings(statement.body)
             case ast.If() | ast.Try():
-                yield from _strings(statement.body)
+                yield from _find_docstrings(statement.body)
                 for handler in getattr(statement, "handlers", ()):
-                    yield from _strings(handler.body)
-                yield from _strings(statement.orelse)
-                yield from _strings(getattr(statement, "finalbody", ()))
+                    yield from _find_docstrings(handler.body)
+                yield from _find_docstrings(statement.orelse)
+                yield from _find_docstrings(getattr(statement, "finalbody", ()))
 
 
 # From markup to prose
@@ -384,17 +389,20 @@ class _Line:
     text: str
 
 
-def _paragraphs(docstring: str) -> list[str]:
+def _extract_prose(docstring: str) -> list[str]:
     """Returns the prose of a docstring, a line per paragraph: no code, tables or markup."""
     lines = [
         _Line(len(line) - len(line.lstrip()), line.strip())
         for line in inspect.cleandoc(docstring).split("\n")
     ]
-    paragraphs = (_plain(paragraph) for paragraph in _joined(_without_blocks(lines)))
+    paragraphs = (
+        _strip_inline_markup(paragraph)
+        for paragraph in _join_wrapped_lines(_remove_markup_blocks(lines))
+    )
     return [paragraph for paragraph in paragraphs if _is_prose(paragraph)]
 
 
-def _without_blocks(lines: Sequence[_Line]) -> Iterator[_Line]:
+def _remove_markup_blocks(lines: Sequence[_Line]) -> Iterator[_Line]:
     """Drops code, tables, directives and section underlines, and leaves empty lines there."""
     at = 0
     while at < len(lines):
@@ -409,7 +417,7 @@ def _without_blocks(lines: Sequence[_Line]) -> Iterator[_Line]:
             while at < len(lines) and lines[at].text:  # the output
                 at += 1
         elif _BORDER.match(text):
-            at = _end_of_table(lines, at)
+            at = _find_table_end(lines, at)
         elif _SHELL.match(text) or _GRID.match(text) or _UNDERLINE.match(text):
             pass
         elif text.startswith(".. ") or text == "..":
@@ -425,32 +433,32 @@ def _without_blocks(lines: Sequence[_Line]) -> Iterator[_Line]:
                 deeper = at < len(lines) and lines[at].text and lines[at].indent > line.indent
                 yield _Line(lines[at].indent if deeper else line.indent, argument)
                 continue
-            at = _end_of_block(lines, at, line.indent)
+            at = _find_block_end(lines, at, line.indent)
         elif field := _FIELD.match(text):
             yield _Line(0, "")
             kind, _, named = field[1].partition(" ")
             if kind in ("type", "rtype", "vartype"):
-                at = _end_of_block(lines, at, line.indent)
+                at = _find_block_end(lines, at, line.indent)
             else:
                 name = named.split()[-1] if named else ""
                 yield _Line(line.indent, f"{name}: {field[2] or ''}" if name else field[2] or "")
             continue
         elif text.endswith("::"):
             yield _Line(line.indent, text.removesuffix("::").rstrip() + ":" * (text != "::"))
-            at = _end_of_block(lines, at, line.indent)
+            at = _find_block_end(lines, at, line.indent)
         else:
             yield line
             continue
         yield _Line(0, "")
 
 
-def _end_of_block(lines: Sequence[_Line], at: int, indent: int) -> int:
+def _find_block_end(lines: Sequence[_Line], at: int, indent: int) -> int:
     while at < len(lines) and (not lines[at].text or lines[at].indent > indent):
         at += 1
     return at
 
 
-def _end_of_table(lines: Sequence[_Line], at: int) -> int:
+def _find_table_end(lines: Sequence[_Line], at: int) -> int:
     """Returns where a simple table ends: with the border that an empty line follows."""
     for end in range(at, len(lines)):
         last = end + 1 == len(lines) or not lines[end + 1].text
@@ -459,7 +467,7 @@ def _end_of_table(lines: Sequence[_Line], at: int) -> int:
     return at
 
 
-def _joined(lines: Iterable[_Line]) -> Iterator[str]:
+def _join_wrapped_lines(lines: Iterable[_Line]) -> Iterator[str]:
     """Puts the wrapped lines of each paragraph, list item and definition on one line."""
     parts: list[str] = []
     start = body = 0  # indent of the first line and of those that continue it
@@ -468,11 +476,11 @@ def _joined(lines: Iterable[_Line]) -> Iterator[str]:
         text, indent = line.text, line.indent
         item = _ITEM.match(text)
         if parts and text and not item:
-            term = _term(parts[0]) if len(parts) == 1 and indent > start else None
+            term = _find_definition_term(parts[0]) if len(parts) == 1 and indent > start else None
             if term:
                 parts, body = [term, text], indent
                 continue
-            if indent > body and _continues(parts, text, is_item):
+            if indent > body and _continues_paragraph(parts, text, is_item):
                 body = indent
             # An entry right below another one is the next of a list of arguments.
             next_entry = indent == start and _ENTRY.match(text) and _ENTRY.match(parts[0])
@@ -494,7 +502,7 @@ def _joined(lines: Iterable[_Line]) -> Iterator[str]:
         yield " ".join(parts)
 
 
-def _term(line: str) -> str | None:
+def _find_definition_term(line: str) -> str | None:
     """Returns the term of a line that an indented definition follows, or None."""
     entry = _ENTRY.match(line)
     if entry:  # of numpydoc: its type is little text, and much the same everywhere
@@ -505,7 +513,7 @@ def _term(line: str) -> str | None:
     return None
 
 
-def _continues(parts: Sequence[str], text: str, is_item: bool) -> bool:
+def _continues_paragraph(parts: Sequence[str], text: str, is_item: bool) -> bool:
     """Returns whether a line that stands deeper than those above goes on with them."""
     if len(parts) == 1 and (is_item or _ENTRY.match(parts[0])):
         return True
@@ -529,7 +537,7 @@ _MARKUP = (
 )
 
 
-def _plain(paragraph: str) -> str:
+def _strip_inline_markup(paragraph: str) -> str:
     for pattern, replacement in _MARKUP:
         paragraph = pattern.sub(replacement, paragraph)
     return paragraph.strip()

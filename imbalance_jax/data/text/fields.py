@@ -15,7 +15,7 @@ NO_IDS = (None, "", b"")  # values of a field of ids that name no document
 _NAMED = 40  # fields in a message
 
 
-def find_path(values: Mapping[str, Any], field: str) -> tuple[str, ...]:
+def find_field_path(values: Mapping[str, Any], field: str) -> tuple[str, ...]:
     """Returns the names of a field from the outside in; () where there is none."""
     if field in values:
         return (field,)
@@ -23,32 +23,32 @@ def find_path(values: Mapping[str, Any], field: str) -> tuple[str, ...]:
     for count in range(1, len(parts)):
         outer = ".".join(parts[:count])
         if isinstance(values.get(outer), Mapping):
-            inner = find_path(values[outer], ".".join(parts[count:]))
+            inner = find_field_path(values[outer], ".".join(parts[count:]))
             if inner:
                 return (outer, *inner)
     return ()
 
 
-def find_value(values: Mapping[str, Any], field: str) -> Any:
+def find_field_value(values: Mapping[str, Any], field: str) -> Any:
     """Returns the value of a field, or ABSENT."""
-    path = find_path(values, field)
+    path = find_field_path(values, field)
     value: Any = values
     for name in path:
         value = value[name]
     return value if path else ABSENT
 
 
-def names_of(values: Mapping[str, Any]) -> str:
+def format_field_names(values: Mapping[str, Any]) -> str:
     """Returns the names of all fields, for a message."""
-    names = list(_names(values))
+    names = list(_list_field_names(values))
     more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
     return ", ".join([*names[:_NAMED], *more]) or "none"
 
 
-def _names(values: Mapping[str, Any]) -> Iterator[str]:
+def _list_field_names(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from (f"{name}.{inner}" for inner in _names(value))
+            yield from (f"{name}.{inner}" for inner in _list_field_names(value))
         else:
             yield name
 
@@ -56,17 +56,17 @@ def _names(values: Mapping[str, Any]) -> Iterator[str]:
 # Parquet
 
 
-def parquet_fields(schema: "pyarrow.Schema | pyarrow.StructType") -> dict[str, Any]:
+def list_column_types(schema: "pyarrow.Schema | pyarrow.StructType") -> dict[str, Any]:
     """Returns the types of columns by name, and those of a struct as a group."""
     from pyarrow import types
 
     return {
-        field.name: parquet_fields(field.type) if types.is_struct(field.type) else field.type
+        field.name: list_column_types(field.type) if types.is_struct(field.type) else field.type
         for field in schema
     }
 
 
-def nested_column(batch: "pyarrow.RecordBatch", path: tuple[str, ...]) -> "pyarrow.Array":
+def select_nested_column(batch: "pyarrow.RecordBatch", path: tuple[str, ...]) -> "pyarrow.Array":
     """Returns a column of a batch, or one within a column of structs."""
     from pyarrow import compute
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import patterns
-from imbalance_jax.data.text.reading import SPLITS, Document, Reading
+from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
 from imbalance_jax.runs import storage
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ _CLOCK = 2_000_000_000
 _SAMPLE = 4096  # bytes of a file's beginning, middle and end
 
 
-def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Reading:
+def read_raw_documents(
+    name: str, source: SourceConfig, report: Callable[[float], None]
+) -> RawDocuments:
     """Returns the documents of all files, those of train first.
 
     Args:
@@ -65,16 +67,16 @@ def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Re
       report: called now and then with how much of the files is read, from 0 to 1.
 
     Raises:
-      ValueError: as `check`; and from the documents: a file cannot be read as what its ending
-        says, naming file and line or row.
+      ValueError: as `check_source`; and from the documents: a file cannot be read as what its
+        ending says, naming file and line or row.
     """
-    files = _split_files(name, source)
+    files = _list_source_files(name, source)
     _check_named_fields(name, source, files)
     carved = [split for split in SPLITS if not patterns.split_patterns(getattr(source, split))]
-    return Reading(_documents(name, source, files, report), carved, _SHARE)
+    return RawDocuments(_read_file_documents(name, source, files, report), carved, _SHARE)
 
 
-def check(name: str, source: SourceConfig) -> None:
+def check_source(name: str, source: SourceConfig) -> None:
     """Finds what is wrong with a source without reading more than its first documents.
 
     Raises:
@@ -82,31 +84,33 @@ def check(name: str, source: SourceConfig) -> None:
         file has not the fields that it should have, or none has a field that the config
         names.
     """
-    files = _split_files(name, source)
+    files = _list_source_files(name, source)
     begun: dict[str, object] = {}  # splits with a .jsonl file
     for file in files:
         if file.path.endswith(".parquet"):
             with _open_parquet(file.path) as table:
-                _columns(name, source, file.path, table)
-        elif ".jsonl" in _ending(file.path) and file.split not in begun:
+                _find_parquet_columns(name, source, file.path, table)
+        elif ".jsonl" in _find_file_ending(file.path) and file.split not in begun:
             # A field that is not there is found before another source is worked on for hours.
-            begun[file.split] = next(_read_lines(name, source, file), None)
+            begun[file.split] = next(_read_text_documents(name, source, file), None)
     _check_named_fields(name, source, files)
 
 
-def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
+def list_fingerprint_parts(
+    name: str, source: SourceConfig, cache: pathlib.Path | None
+) -> list[object]:
     """Returns what the text follows from: the places and bytes of the files, in their order.
 
     Args:
       name: of the source in config.sources, for messages.
       source: which files they are.
-      cache: as of `digests`.
+      cache: as of `compute_file_digests`.
 
     Raises:
       ValueError: a pattern matches nothing that could be read, or a file is in two splits.
     """
-    files = _split_files(name, source)
-    known = digests([file.path for file in files], cache)
+    files = _list_source_files(name, source)
+    known = compute_file_digests([file.path for file in files], cache)
     return [
         source.field,
         source.id_field,
@@ -114,38 +118,40 @@ def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[obj
     ]
 
 
-def size(source: SourceConfig) -> int:
+def estimate_source_bytes(source: SourceConfig) -> int:
     """Returns about how many bytes of text there are to train on."""
-    return sum(_text_size(source, path) for path in patterns.find_paths(source.train))
+    return sum(_estimate_file_bytes(source, path) for path in patterns.find_paths(source.train))
 
 
-def is_here(name: str, source: SourceConfig) -> bool:
+def is_source_here(name: str, source: SourceConfig) -> bool:
     """Whether any pattern of a source matches a file of this machine."""
-    matched = (patterns.match_pattern(pattern) for pattern in patterns_of(source))
+    matched = (patterns.match_pattern(pattern) for pattern in list_source_patterns(source))
     return any(paths for alternatives in matched for _, paths in alternatives)
 
 
-def patterns_of(source: SourceConfig) -> list[str]:
+def list_source_patterns(source: SourceConfig) -> list[str]:
     """Returns the paths and patterns of all splits of a source."""
     return [p for split in SPLITS for p in patterns.split_patterns(getattr(source, split))]
 
 
-def _text_size(source: SourceConfig, path: str) -> int:
+def _estimate_file_bytes(source: SourceConfig, path: str) -> int:
     if path.endswith(".parquet"):
-        return _column_size(path, source.field)
+        return _measure_column_bytes(path, source.field)
     return os.path.getsize(path) * (_EXPANSION if path.endswith(_COMPRESSED) else 1)
 
 
-def _documents(
+def _read_file_documents(
     name: str,
     source: SourceConfig,
-    files: list["_File"],
+    files: list["_SourceFile"],
     report: Callable[[float], None],
 ) -> Iterator[tuple[str, Document]]:
     total = sum(os.path.getsize(file.path) for file in files)
     before = 0
     for file in files:
-        read_file = _read_parquet if file.path.endswith(".parquet") else _read_lines
+        read_file = (
+            _read_parquet_documents if file.path.endswith(".parquet") else _read_text_documents
+        )
         for consumed, document in read_file(name, source, file):
             report((before + consumed) / total)
             yield file.split, document
@@ -156,7 +162,7 @@ def _documents(
 
 
 @dataclasses.dataclass(frozen=True)
-class _File:
+class _SourceFile:
     """A file of a source. Documents without an id of their own are named after its place."""
 
     split: str
@@ -169,9 +175,9 @@ class _File:
         return Document(made_up, text, named_by=name)
 
 
-def _split_files(name: str, source: SourceConfig) -> list[_File]:
+def _list_source_files(name: str, source: SourceConfig) -> list[_SourceFile]:
     """Returns every file, in the order in which they are read."""
-    files: dict[str, _File] = {}  # by real path
+    files: dict[str, _SourceFile] = {}  # by real path
     for split in SPLITS:
         value = getattr(source, split)
         field = f"config.sources.{name}.{split}={value!r}"
@@ -179,12 +185,12 @@ def _split_files(name: str, source: SourceConfig) -> list[_File]:
         if split == "train" and not listed:
             raise ValueError(f"{field} is empty. Set it to a {', '.join(ENDINGS)} file or pattern.")
         for number, pattern in enumerate(listed, start=1):
-            storage.check_local(field, pattern)
+            storage.check_local_path(field, pattern)
             # Two patterns may match files whose paths are alike from there on.
             which = "" if (split, number) == ("train", 1) else f"//{split}{number}"
-            for path in _paths(field, pattern):
-                place = patterns.relative_path(pattern, path) + which
-                file = files.setdefault(os.path.realpath(path), _File(split, path, place))
+            for path in _find_pattern_paths(field, pattern):
+                place = patterns.strip_fixed_directories(pattern, path) + which
+                file = files.setdefault(os.path.realpath(path), _SourceFile(split, path, place))
                 if file.split != split:
                     raise ValueError(
                         f"{field}: {path} is also in config.sources.{name}.{file.split}. A file "
@@ -193,7 +199,7 @@ def _split_files(name: str, source: SourceConfig) -> list[_File]:
     return list(files.values())
 
 
-def _paths(field: str, pattern: str) -> Iterator[str]:
+def _find_pattern_paths(field: str, pattern: str) -> Iterator[str]:
     for alternative, paths in patterns.match_pattern(pattern):
         if not paths:
             where = os.path.abspath(os.path.expanduser(alternative))
@@ -225,35 +231,35 @@ def _check_file(field: str, path: str) -> None:
 # Fields
 
 
-def _check_named_fields(name: str, source: SourceConfig, files: Sequence[_File]) -> None:
+def _check_named_fields(name: str, source: SourceConfig, files: Sequence[_SourceFile]) -> None:
     """Raises ValueError if the config names a field that no file can have, or no document has."""
     stated = [
         f"{which}={getattr(source, which)!r}"
         for which in ("field", "id_field", "ids")
         if getattr(source, which) != getattr(SourceConfig, which)
     ]
-    if stated and all(".txt" in _ending(file.path) for file in files):
+    if stated and all(".txt" in _find_file_ending(file.path) for file in files):
         raise ValueError(
             f"config.sources.{name}.{stated[0]}: the files of the source are .txt, which have no "
             f"fields. Leave it out, or set config.sources.{name}.train to .jsonl or .parquet files."
         )
     if source.names_ids:
-        _check_ids(name, source, files)
+        _check_id_field(name, source, files)
 
 
-def _check_ids(name: str, source: SourceConfig, files: Iterable[_File]) -> None:
+def _check_id_field(name: str, source: SourceConfig, files: Iterable[_SourceFile]) -> None:
     """Raises ValueError if no first document has an id in the field of ids."""
     has: Mapping[str, Any] = {}
     for file in files:
         if file.path.endswith(".parquet"):
             with _open_parquet(file.path) as table:
-                schema = fields_lib.parquet_fields(table.schema_arrow)
-            if fields_lib.find_value(schema, source.id_field) is not fields_lib.ABSENT:
+                schema = fields_lib.list_column_types(table.schema_arrow)
+            if fields_lib.find_field_value(schema, source.id_field) is not fields_lib.ABSENT:
                 return
             has = has or schema
-        elif ".jsonl" in _ending(file.path):
-            for values in itertools.islice(_objects(source, file.path), _PEEKED):
-                value = fields_lib.find_value(values, source.id_field)
+        elif ".jsonl" in _find_file_ending(file.path):
+            for values in itertools.islice(_parse_json_lines(source, file.path), _PEEKED):
+                value = fields_lib.find_field_value(values, source.id_field)
                 if value is not fields_lib.ABSENT and value not in fields_lib.NO_IDS:
                     return
                 has = has or values
@@ -262,40 +268,43 @@ def _check_ids(name: str, source: SourceConfig, files: Iterable[_File]) -> None:
         stated = f"id_field={source.id_field!r}"
     raise ValueError(
         f"config.sources.{name}.{stated}: none of the first {_PEEKED:,} documents of each file has "
-        f"a field {source.id_field!r} with an id; the first has: {fields_lib.names_of(has)}. Set "
+        f"a field {source.id_field!r} with an id; the first has: "
+        f"{fields_lib.format_field_names(has)}. Set "
         f"config.sources.{name}.id_field to the field of the ids, with dots to a nested one, or "
         "leave id_field and ids out."
     )
 
 
-def _objects(source: SourceConfig, path: str) -> Iterator[Mapping[str, Any]]:
-    for number, (_, line) in enumerate(lines(path), start=1):
+def _parse_json_lines(source: SourceConfig, path: str) -> Iterator[Mapping[str, Any]]:
+    for number, (_, line) in enumerate(read_file_lines(path), start=1):
         if line.strip():
             example = f'{{"{source.field}": "..."}}'
-            yield parse_object(line, path, number, example)
+            yield parse_json_object(line, path, number, example)
 
 
 # Plain text and JSON lines
 
 
-def _read_lines(name: str, source: SourceConfig, file: _File) -> Iterator[tuple[int, Document]]:
+def _read_text_documents(
+    name: str, source: SourceConfig, file: _SourceFile
+) -> Iterator[tuple[int, Document]]:
     """Yields (bytes of the file consumed so far, document)."""
     path = file.path
-    if ".txt" in _ending(path):
-        text = decode(b"".join(line for _, line in lines(path)), path, of="file")
+    if ".txt" in _find_file_ending(path):
+        text = decode_utf8(b"".join(line for _, line in read_file_lines(path)), path, of="file")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         yield os.path.getsize(path), file.document(name, text)
         return
-    for number, (consumed, line) in enumerate(lines(path), start=1):
+    for number, (consumed, line) in enumerate(read_file_lines(path), start=1):
         if line.strip():
-            yield consumed, _parse(name, source, line, file, number)
+            yield consumed, _parse_json_document(name, source, line, file, number)
 
 
-def _ending(path: str) -> str:
+def _find_file_ending(path: str) -> str:
     return next(ending for ending in ENDINGS if path.endswith(ending))
 
 
-def lines(path: str) -> Iterator[tuple[int, bytes]]:
+def read_file_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Yields (bytes of the file consumed so far, line), decompressed if it ends in .gz or .zst.
 
     Raises:
@@ -305,15 +314,15 @@ def lines(path: str) -> Iterator[tuple[int, bytes]]:
     number = 0
     with open(path, "rb") as file:
         try:
-            for number, line in enumerate(_decompressed(file, path), start=1):  # noqa: B007
+            for number, line in enumerate(_decompress_file(file, path), start=1):  # noqa: B007
                 yield file.tell(), line
         except (EOFError, OSError, zlib.error) as error:
             if getattr(error, "errno", None):  # not of the data, but of the disk
                 raise
-            raise _damaged(path, f"after line {number}", error) from error
+            raise _make_damaged_file_error(path, f"after line {number}", error) from error
 
 
-def _decompressed(file: BinaryIO, path: str) -> Iterable[bytes]:
+def _decompress_file(file: BinaryIO, path: str) -> Iterable[bytes]:
     if path.endswith(".gz"):
         return gzip.GzipFile(fileobj=file)
     if path.endswith(".zst"):
@@ -323,7 +332,7 @@ def _decompressed(file: BinaryIO, path: str) -> Iterable[bytes]:
     return file
 
 
-def _damaged(path: str, where: str, error: Exception) -> ValueError:
+def _make_damaged_file_error(path: str, where: str, error: Exception) -> ValueError:
     kind = {".gz": "gzip", ".zst": "zstd"}.get(os.path.splitext(path)[1], "Parquet")
     reason = str(error).rstrip(".") or type(error).__name__
     return ValueError(
@@ -332,7 +341,7 @@ def _damaged(path: str, where: str, error: Exception) -> ValueError:
     )
 
 
-def decode(data: bytes, path: str, line: int = 1, *, of: str = "line") -> str:
+def decode_utf8(data: bytes, path: str, line: int = 1, *, of: str = "line") -> str:
     """Returns text from UTF-8, without the byte order mark that may begin a file.
 
     Args:
@@ -355,7 +364,7 @@ def decode(data: bytes, path: str, line: int = 1, *, of: str = "line") -> str:
     return text.removeprefix("\ufeff") if line == 1 else text
 
 
-def parse_object(data: bytes, path: str, number: int, example: str) -> dict[str, Any]:
+def parse_json_object(data: bytes, path: str, number: int, example: str) -> dict[str, Any]:
     """Returns a line of a file as a JSON object.
 
     Args:
@@ -368,7 +377,7 @@ def parse_object(data: bytes, path: str, number: int, example: str) -> dict[str,
       ValueError: it is not UTF-8 or not an object, naming file and line.
     """
     where = f"{path}, line {number}"
-    text = decode(data, path, number).removeprefix("\ufeff")
+    text = decode_utf8(data, path, number).removeprefix("\ufeff")
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError alone: a number of 5,000 digits
@@ -386,16 +395,19 @@ def parse_object(data: bytes, path: str, number: int, example: str) -> dict[str,
     return values
 
 
-def _parse(name: str, source: SourceConfig, data: bytes, file: _File, number: int) -> Document:
+def _parse_json_document(
+    name: str, source: SourceConfig, data: bytes, file: _SourceFile, number: int
+) -> Document:
     where = f"{file.path}, line {number}"
-    values = parse_object(data, file.path, number, f'{{"{source.field}": "..."}}')
-    text = fields_lib.find_value(values, source.field)
+    values = parse_json_object(data, file.path, number, f'{{"{source.field}": "..."}}')
+    text = fields_lib.find_field_value(values, source.field)
     if text is fields_lib.ABSENT:
         raise ValueError(
-            f"{where}: has no field {source.field!r}; it has: {fields_lib.names_of(values)}. "
+            f"{where}: has no field {source.field!r}; it has: "
+            f"{fields_lib.format_field_names(values)}. "
             f"Set config.sources.{name}.field."
         )
-    document_id = fields_lib.find_value(values, source.id_field)
+    document_id = fields_lib.find_field_value(values, source.id_field)
     if document_id is fields_lib.ABSENT:
         document_id = None
     for field, value, kinds in (
@@ -407,13 +419,13 @@ def _parse(name: str, source: SourceConfig, data: bytes, file: _File, number: in
                 f"{where}: its field {getattr(source, field)!r} is a JSON {_json_type(value)}, "
                 f"not a string. Set config.sources.{name}.{field}."
             )
-    text = whole_characters(text)
+    text = replace_lone_surrogates(text)
     if document_id in fields_lib.NO_IDS:
         return file.document(name, text, number)
-    return Document(whole_characters(str(document_id)), text)
+    return Document(replace_lone_surrogates(str(document_id)), text)
 
 
-def whole_characters(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     r"""Replaces halves of surrogate pairs: JSON can spell them as \ud800, UTF-8 cannot."""
     try:
         text.encode()
@@ -430,18 +442,22 @@ def _json_type(value: object) -> str:
 # Parquet
 
 
-def _read_parquet(name: str, source: SourceConfig, file: _File) -> Iterator[tuple[int, Document]]:
+def _read_parquet_documents(
+    name: str, source: SourceConfig, file: _SourceFile
+) -> Iterator[tuple[int, Document]]:
     """Yields (bytes of the file consumed so far, document)."""
     import pyarrow
 
     path, file_size, row = file.path, os.path.getsize(file.path), 0
     with _open_parquet(path) as table:
-        columns = _columns(name, source, path, table)
+        columns = _find_parquet_columns(name, source, path, table)
         leaves = [".".join(column) for column in columns.values()]
         try:
             for batch in table.iter_batches(_ROWS, columns=leaves, use_threads=False):
                 values = {
-                    which: _values(fields_lib.nested_column(batch, column), path, row)
+                    which: _decode_column_values(
+                        fields_lib.select_nested_column(batch, column), path, row
+                    )
                     for which, column in columns.items()
                 }
                 texts = values["field"]
@@ -449,7 +465,9 @@ def _read_parquet(name: str, source: SourceConfig, file: _File) -> Iterator[tupl
                 for text, document_id in zip(texts, ids, strict=True):
                     row += 1
                     if text is None:
-                        raise _not_a_string(name, path, row, "field", source.field, "null")
+                        raise _make_column_type_error(
+                            name, path, row, "field", source.field, "null"
+                        )
                     document = file.document(name, text, row)
                     if document_id not in fields_lib.NO_IDS:
                         document = Document(str(document_id), text)
@@ -457,7 +475,7 @@ def _read_parquet(name: str, source: SourceConfig, file: _File) -> Iterator[tupl
         except (pyarrow.ArrowException, OSError) as error:
             if getattr(error, "errno", None):  # not of the data, but of the disk
                 raise
-            raise _damaged(path, f"after row {row}", error) from error
+            raise _make_damaged_file_error(path, f"after row {row}", error) from error
 
 
 def _open_parquet(path: str) -> "parquet.ParquetFile":
@@ -470,47 +488,50 @@ def _open_parquet(path: str) -> "parquet.ParquetFile":
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None):
             raise
-        raise _damaged(path, "at its end", error) from error
+        raise _make_damaged_file_error(path, "at its end", error) from error
 
 
-def _columns(
+def _find_parquet_columns(
     name: str, source: SourceConfig, path: str, table: "parquet.ParquetFile"
 ) -> dict[str, tuple[str, ...]]:
     """Returns where the text is and, if they are there, the ids: names from the outside in."""
     from pyarrow import types
 
-    schema = fields_lib.parquet_fields(table.schema_arrow)
+    schema = fields_lib.list_column_types(table.schema_arrow)
     columns = {}
     for which in ("field", "id_field"):
         column = getattr(source, which)
-        kind = fields_lib.find_value(schema, column)
+        kind = fields_lib.find_field_value(schema, column)
         if kind is fields_lib.ABSENT:
             if which == "id_field":
                 continue
             raise ValueError(
-                f"{path}: has no column {column!r}; it has: {fields_lib.names_of(schema)}. Set "
+                f"{path}: has no column {column!r}; it has: "
+                f"{fields_lib.format_field_names(schema)}. Set "
                 f"config.sources.{name}.field."
             )
-        columns[which] = fields_lib.find_path(schema, column)
+        columns[which] = fields_lib.find_field_path(schema, column)
         if isinstance(kind, Mapping):
-            raise _not_a_string(name, path, 1, which, column, "struct")
+            raise _make_column_type_error(name, path, 1, which, column, "struct")
         if types.is_dictionary(kind):
             kind = kind.value_type
         strings = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
         integers = which == "id_field" and types.is_integer(kind)
         if not (strings or integers or types.is_null(kind)) and table.metadata.num_rows:
-            raise _not_a_string(name, path, 1, which, column, str(kind))
+            raise _make_column_type_error(name, path, 1, which, column, str(kind))
     return columns
 
 
-def _not_a_string(name: str, path: str, row: int, which: str, column: str, kind: str) -> ValueError:
+def _make_column_type_error(
+    name: str, path: str, row: int, which: str, column: str, kind: str
+) -> ValueError:
     return ValueError(
         f"{path}, row {row}: its column {column!r} is a Parquet {kind}, not a string. "
         f"Set config.sources.{name}.{which}."
     )
 
 
-def _values(column: "pyarrow.Array", path: str, before: int) -> list[Any]:
+def _decode_column_values(column: "pyarrow.Array", path: str, before: int) -> list[Any]:
     """Returns the values of some rows, after as many others."""
     try:
         return column.to_pylist()
@@ -526,11 +547,11 @@ def _values(column: "pyarrow.Array", path: str, before: int) -> list[Any]:
         raise
 
 
-def _column_size(path: str, column: str) -> int:
+def _measure_column_bytes(path: str, column: str) -> int:
     """Returns the bytes of a column's values."""
     with _open_parquet(path) as table:
         metadata = table.metadata
-        names = fields_lib.find_path(fields_lib.parquet_fields(table.schema_arrow), column)
+        names = fields_lib.find_field_path(fields_lib.list_column_types(table.schema_arrow), column)
         chunks = [
             metadata.row_group(group).column(index)
             for group in range(metadata.num_row_groups)
@@ -542,7 +563,7 @@ def _column_size(path: str, column: str) -> int:
 # Digests
 
 
-def digests(paths: Iterable[str], cache: pathlib.Path | None) -> dict[str, str]:
+def compute_file_digests(paths: Iterable[str], cache: pathlib.Path | None) -> dict[str, str]:
     """Returns the sha256 of each file; what the cache knows is not read.
 
     A file is known by `storage.file_status` and a sample of its bytes. One that has changed
@@ -550,24 +571,24 @@ def digests(paths: Iterable[str], cache: pathlib.Path | None) -> dict[str, str]:
     system that does not keep the time of change itself, if size, time of modification and inode
     stay as well, and only where the sample is not.
     """
-    known = _load_cache(cache)
+    known = _load_digest_cache(cache)
     found, fresh = {}, {}
     for path in paths:
         with open(path, "rb") as file:
             now, before = time.time_ns(), os.fstat(file.fileno())
-            status = storage.file_status(before)
-            key = f"{os.path.abspath(path)}:{status}:{_sample_of(file)}"
+            status = storage.format_file_status(before)
+            key = f"{os.path.abspath(path)}:{status}:{_hash_file_sample(file)}"
             found[path] = known.get(key) or hashlib.file_digest(file, "sha256").hexdigest()
-            unchanged = storage.file_status(os.fstat(file.fileno())) == status
+            unchanged = storage.format_file_status(os.fstat(file.fileno())) == status
             if key not in known and unchanged and before.st_ctime_ns <= now - _CLOCK:
                 fresh[key] = found[path]
     if cache is not None and fresh:
         # Hashing may have taken long, and other runs add to the same file.
-        _save_cache(cache, _load_cache(cache) | fresh)
+        _save_digest_cache(cache, _load_digest_cache(cache) | fresh)
     return found
 
 
-def _sample_of(file: BinaryIO) -> str:
+def _hash_file_sample(file: BinaryIO) -> str:
     """Returns a digest of the beginning, the middle and the end of a file, left at its start."""
     size = os.fstat(file.fileno()).st_size
     sample = hashlib.blake2b(digest_size=8)
@@ -578,7 +599,7 @@ def _sample_of(file: BinaryIO) -> str:
     return sample.hexdigest()
 
 
-def _load_cache(cache: pathlib.Path | None) -> dict[str, str]:
+def _load_digest_cache(cache: pathlib.Path | None) -> dict[str, str]:
     if cache is None:
         return {}
     try:
@@ -590,7 +611,7 @@ def _load_cache(cache: pathlib.Path | None) -> dict[str, str]:
     return {key: value for key, value in known.items() if isinstance(value, str)}
 
 
-def _save_cache(cache: pathlib.Path, known: dict[str, str]) -> None:
+def _save_digest_cache(cache: pathlib.Path, known: dict[str, str]) -> None:
     # Only a shortcut: where it cannot be written, the next run hashes again.
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def split_patterns(value: str) -> list[str]:
     while first < len(parts):
         # A comma may be part of a name: the longest name that there is.
         lasts = range(min(len(parts), first + 1 + _COMMAS), first + 1, -1)
-        last = next((n for n in lasts if _exists(",".join(parts[first:n]))), first + 1)
+        last = next((n for n in lasts if _path_exists(",".join(parts[first:n]))), first + 1)
         pattern = ",".join(parts[first:last]).strip()
         found += [pattern] if pattern else []
         first = last
@@ -34,7 +34,7 @@ def split_patterns(value: str) -> list[str]:
 
 def match_pattern(pattern: str) -> Iterator[tuple[str, list[str]]]:
     """Yields each alternative of a pattern, and the paths that match it in sorted order."""
-    if _exists(pattern):
+    if _path_exists(pattern):
         yield pattern, [os.path.expanduser(pattern)]
         return
     for alternative in _expand_braces(pattern):
@@ -58,20 +58,20 @@ def find_paths(value: str) -> list[str]:
     return found
 
 
-def relative_path(pattern: str, path: str) -> str:
+def strip_fixed_directories(pattern: str, path: str) -> str:
     """Returns a path that matches a pattern from the pattern's fixed directories on.
 
     It stays what it is when the directories are moved. Of a pattern that names one file it is
     the file's name. Names in UTF-8 are read as that in every locale.
     """
     whole = os.path.expanduser(pattern)
-    magic = None if _exists(pattern) else _MAGIC.search(whole)
+    magic = None if _path_exists(pattern) else _MAGIC.search(whole)
     fixed = os.path.dirname(whole[: magic.start()] if magic else whole)
     place = path.removeprefix(fixed).lstrip("/")
     return os.fsencode(place).decode("utf-8", "surrogateescape")
 
 
-def _exists(pattern: str) -> bool:
+def _path_exists(pattern: str) -> bool:
     return os.path.exists(os.path.expanduser(pattern.strip()))
 
 

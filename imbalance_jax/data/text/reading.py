@@ -1,10 +1,11 @@
 """Documents of a source, as they are before any tokenizer sees them.
 
-`documents` yields them one by one, each with its split; `check` finds what is wrong with a
-source before a byte of it is read, and `fingerprint` stands for all that would be yielded.
+`read_documents` yields them one by one, each with its split; `check_source_text` finds what is
+wrong with a source before a byte of it is read, and `compute_text_fingerprint` stands for all that
+would be yielded.
 
 Each kind of source is read by a module of its own: files.py, docstrings.py (the embedded text)
-and datasets.py (TFDS). What they have in common is here: which documents are held out where a
+and tfds.py (TFDS). What they have in common is here: which documents are held out where a
 source says nothing of it, and what markup becomes.
 """
 
@@ -12,15 +13,14 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from imbalance_jax.config import SourceConfig
-
-SPLITS = ("train", "validation", "test")
+from imbalance_jax.data.text import docstrings, files, tfds
+from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
 
 # Part of every fingerprint: raise it when the same input begins to yield other text.
 _VERSION = 2
@@ -32,55 +32,31 @@ _ARTICLE = "_START_ARTICLE_"  # every article begins with it
 _UNMARKED = 1000  # documents without a marker after which a text is refused
 
 
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """One text; a line of it is a paragraph."""
-
-    id: str  # decides the split, and pairs a document with its versions in other languages
-    text: str
-    # The source that made the id up from where it found the text; "" where the text gave it.
-    named_by: str = dataclasses.field(default="", compare=False)
-
-    @property
-    def identity(self) -> str:
-        """The id, such that one which is made up is that of no other source's document."""
-        return f"\0{self.named_by}\0{self.id}" if self.named_by else self.id
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What the module of a kind of source hands over: documents before any is held out."""
-
-    documents: Iterator[tuple[str, Document]]  # each with its split, also if without text
-    carved: Sequence[str]  # the splits without text of their own
-    share: float  # of the documents of train that each of these gets, 0 to 1
-
-
-class _Kind(Protocol):
+class _SourceReader(Protocol):
     """The functions of the module of a kind; they are described here, by their namesakes."""
 
-    def read(self, name: str, source: SourceConfig, report: Callable[[float], None]) -> Reading: ...
+    def read_raw_documents(
+        self, name: str, source: SourceConfig, report: Callable[[float], None]
+    ) -> RawDocuments: ...
 
-    def check(self, name: str, source: SourceConfig) -> None: ...
+    def check_source(self, name: str, source: SourceConfig) -> None: ...
 
-    def key(self, name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[object]: ...
+    def list_fingerprint_parts(
+        self, name: str, source: SourceConfig, cache: pathlib.Path | None
+    ) -> list[object]: ...
 
-    def size(self, source: SourceConfig) -> int: ...
+    def estimate_source_bytes(self, source: SourceConfig) -> int: ...
 
-    def is_here(self, name: str, source: SourceConfig) -> bool: ...
+    def is_source_here(self, name: str, source: SourceConfig) -> bool: ...
 
 
-def _kind(source: SourceConfig) -> _Kind:
-    # Not above: these modules begin with what is defined here.
-    from imbalance_jax.data.text import docstrings, files
-    from imbalance_jax.data.text import tfds as datasets
-
-    kinds: dict[str, _Kind] = {"docstrings": docstrings, "files": files, "tfds": datasets}
+def _select_source_reader(source: SourceConfig) -> _SourceReader:
+    kinds: dict[str, _SourceReader] = {"docstrings": docstrings, "files": files, "tfds": tfds}
     assert source.kind in kinds, f"text of kind {source.kind} is not read here"
     return kinds[source.kind]
 
 
-def documents(
+def read_documents(
     name: str, source: SourceConfig, progress: Callable[[float], None] | None = None
 ) -> Iterator[tuple[str, Document]]:
     """Yields (split, document) in an order that depends on the text alone.
@@ -98,7 +74,7 @@ def documents(
     Raises:
       ValueError: something cannot be read as what it is said to be, naming file and line or
         dataset and record; no document has the markup or a field that the config names; or
-        whatever `check` raises.
+        whatever `check_source_text` raises.
     """
     count, given, marked = 0, 0, source.markup == "none"
     reported = 0.0
@@ -109,34 +85,34 @@ def documents(
             reported = min(1.0, fraction)
             progress(reported)
 
-    reading = _kind(source).read(name, source, report)
+    reading = _select_source_reader(source).read_raw_documents(name, source, report)
     for split, document in reading.documents:
         count += 1
         given += not document.named_by
         marked = marked or _ARTICLE in document.text
         if count == _UNMARKED and not marked:
-            raise _no_markup(name, source, f"none of the first {count:,} documents has")
+            raise _make_markup_error(name, source, f"none of the first {count:,} documents has")
         if source.markup == "wiki40b":
-            document = dataclasses.replace(document, text=_without_wiki40b(document.text))
+            document = dataclasses.replace(document, text=_strip_wiki40b_markup(document.text))
         if document.text.strip():
             if split == "train":
-                split = _carved_split(document.id, reading.carved, reading.share)
+                split = _assign_split(document.id, reading.carved, reading.share)
             yield split, document
     if count and not marked:
-        raise _no_markup(name, source, "no document has")
-    _say_missing_ids(name, source, count, given)
+        raise _make_markup_error(name, source, "no document has")
+    _report_missing_ids(name, source, count, given)
     if progress:
         progress(1.0)
 
 
-def _no_markup(name: str, source: SourceConfig, what: str) -> ValueError:
+def _make_markup_error(name: str, source: SourceConfig, what: str) -> ValueError:
     return ValueError(
         f"config.sources.{name}.markup={source.markup!r}: {what} its marker {_ARTICLE}. Set "
         f"config.sources.{name}.markup=none, or read text that still has its markup."
     )
 
 
-def _say_missing_ids(name: str, source: SourceConfig, count: int, given: int) -> None:
+def _report_missing_ids(name: str, source: SourceConfig, count: int, given: int) -> None:
     """Prints how many documents have no id of their own, where any is expected."""
     field = f"config.sources.{name}.id_field={source.id_field!r}"
     if source.names_ids and count and not given:
@@ -157,18 +133,20 @@ def _print_once(line: str) -> None:
     print(line, flush=True)
 
 
-def check(name: str, source: SourceConfig) -> None:
+def check_source_text(name: str, source: SourceConfig) -> None:
     """Finds what is wrong with a source without reading more than its first documents.
 
     Raises:
       ValueError: a file, package, dataset or split is not there or not of a kind that can be
         read, or text is in two splits; naming the field, its value and the fix.
     """
-    _kind(source).check(name, source)
+    _select_source_reader(source).check_source(name, source)
 
 
-def fingerprint(name: str, source: SourceConfig, cache: pathlib.Path | None = None) -> str:
-    """Returns hex digits that stand for the text which `documents` would yield.
+def compute_text_fingerprint(
+    name: str, source: SourceConfig, cache: pathlib.Path | None = None
+) -> str:
+    """Returns hex digits that stand for the text which `read_documents` would yield.
 
     For files and datasets they follow from the bytes, not from where or how old a file is (and
     from where files lie within a pattern, which documents without ids are named after). For
@@ -182,33 +160,28 @@ def fingerprint(name: str, source: SourceConfig, cache: pathlib.Path | None = No
         it, a corpus that stays as it is is read once.
 
     Raises:
-      ValueError: as `check`.
+      ValueError: as `check_source_text`.
     """
-    key = _kind(source).key(name, source, cache)
+    key = _select_source_reader(source).list_fingerprint_parts(name, source, cache)
     if source.markup != "none":
         key.append(["markup", source.markup])
     return hashlib.sha256(json.dumps([_VERSION, source.kind, key]).encode()).hexdigest()
 
 
-def size(source: SourceConfig) -> int:
+def estimate_text_bytes(source: SourceConfig) -> int:
     """Returns about how many bytes of text there are to train on; 0 if that is not known."""
-    return _kind(source).size(source)
+    return _select_source_reader(source).estimate_source_bytes(source)
 
 
-def is_here(name: str, source: SourceConfig) -> bool:
+def is_any_text_here(name: str, source: SourceConfig) -> bool:
     """Whether this machine has any of the text of a source, as far as that shows unread.
 
-    Where it has only some, `check` says what is missing.
+    Where it has only some, `check_source_text` says what is missing.
     """
-    return _kind(source).is_here(name, source)
+    return _select_source_reader(source).is_source_here(name, source)
 
 
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _carved_split(document_id: str, splits: Sequence[str], share: float) -> str:
+def _assign_split(document_id: str, splits: Sequence[str], share: float) -> str:
     """Returns which of the splits, of `share` each, a document of train goes to, if any."""
     digest = hashlib.blake2b(
         document_id.encode("utf-8", "surrogatepass"), digest_size=8, key=b"imbalance_jax split"
@@ -221,7 +194,7 @@ def _carved_split(document_id: str, splits: Sequence[str], share: float) -> str:
     return "train"
 
 
-def _without_wiki40b(text: str) -> str:
+def _strip_wiki40b_markup(text: str) -> str:
     """Returns the title, the titles of sections and the paragraphs of an article, one a line."""
     lines = (line.strip() for line in _WIKI40B.split(text))
     return "\n".join(line for line in lines if line)

@@ -39,8 +39,8 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import SPECIALS, SyntheticConfig
 from imbalance_jax.data import sources
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.data.order.mixture import draw, key, permute
-from imbalance_jax.data.text.reading import SPLITS
+from imbalance_jax.data.order.mixture import derive_key, draw_bits, permute_indices
+from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
 
 VERSION = 1  # part of every fingerprint: raise it when a config begins to yield another text
@@ -81,7 +81,7 @@ class World:
         """The topic that a lemma selects, by its rank and topic: for left children, for right."""
         shape = (self._config.lemmas // self._config.topics, self._config.topics)
         lemma_RT = np.arange(self._config.lemmas).reshape(shape)
-        drawn = [draw(self._key("selects", side), lemma_RT) for side in ("left", "right")]
+        drawn = [draw_bits(self._key("selects", side), lemma_RT) for side in ("left", "right")]
         return np.argsort(np.stack(drawn), axis=2, kind="stable")
 
     def sentences(self, split: str, number_n: np.ndarray) -> np.ndarray:
@@ -95,9 +95,11 @@ class World:
         number_n = np.asarray(number_n, np.int64)
         node_Jn = number_n * self.words + np.arange(self.words)[:, None]
         # The 53 bits that a float in [0, 1) holds.
-        uniform_Jn = (draw(self._key("rank", split), node_Jn) >> np.uint64(11)) * 2.0**-53
+        uniform_Jn = (draw_bits(self._key("rank", split), node_Jn) >> np.uint64(11)) * 2.0**-53
         lemma_Jn = np.searchsorted(self._ends_R, uniform_Jn, side="right") * topics
-        lemma_Jn[0] += (draw(self._key("topic", split), number_n) % np.uint64(topics)).astype(int)
+        lemma_Jn[0] += (draw_bits(self._key("topic", split), number_n) % np.uint64(topics)).astype(
+            int
+        )
         left, right = self.selects_SRT.reshape(2, -1)
         for level in range(depth - 1):
             # The nodes of a level lie together: 2**level - 1 and those after it.
@@ -109,10 +111,10 @@ class World:
         return lemma_Jn
 
     def _key(self, *purpose: str) -> int:
-        return key("synthetic", self._config.world, *purpose)
+        return derive_key("synthetic", self._config.world, *purpose)
 
 
-class Language:
+class SyntheticLanguage:
     """How one language says what its world says."""
 
     def __init__(self, config: SyntheticConfig) -> None:
@@ -123,7 +125,7 @@ class Language:
         # The last piece is a lone space: no text has it, but a prompt may.
         self.size = FIRST_WORD + config.lemmas + 1
         self.dtype = np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)
-        self.node_J = np.array(_nodes(config.order, 0, self.world.words))  # of each word
+        self.node_J = np.array(_order_tree_nodes(config.order, 0, self.world.words))  # of each word
 
     # The lexicon.
 
@@ -140,7 +142,9 @@ class Language:
         return round(self.config.overlap * self.config.lemmas)
 
     def _by_overlap(self) -> np.ndarray:
-        drawn = draw(key("synthetic", self.config.world, "overlap"), np.arange(self.config.lemmas))
+        drawn = draw_bits(
+            derive_key("synthetic", self.config.world, "overlap"), np.arange(self.config.lemmas)
+        )
         return np.argsort(drawn, kind="stable")
 
     def words(self) -> list[str]:
@@ -156,7 +160,7 @@ class Language:
         numbers differ by a multiple of how many these are.
         """
         config = self.config
-        stems = _stems(config.lemmas)
+        stems = _make_word_stems(config.lemmas)
         own = self._by_overlap()[self._num_shared :]
         words = list(stems)
         if config.shared_words:
@@ -259,12 +263,12 @@ class Language:
 
     @functools.cached_property
     def _said(self) -> str:
-        return config_lib.digest([VERSION, {n: getattr(self.config, n) for n in _SAID}])
+        return config_lib.hash_plain_values([VERSION, {n: getattr(self.config, n) for n in _SAID}])
 
-    def text(self, split: str) -> "Text":
+    def text(self, split: str) -> "LazyTokens":
         endless = split == "train" and not self.config.tokens
         size = ENDLESS if endless else self.num_documents(split) * self.document_length
-        return Text(self, split, size)
+        return LazyTokens(self, split, size)
 
     # What is known of it.
 
@@ -278,12 +282,12 @@ class Language:
         return share_U / self.document_length
 
 
-class Text:
+class LazyTokens:
     """All ids of a split as something like an array, made where they are looked at."""
 
     ndim = 1
 
-    def __init__(self, language: Language, split: str, size: int) -> None:
+    def __init__(self, language: SyntheticLanguage, split: str, size: int) -> None:
         self._language, self._split, self._size = language, split, size
         self.dtype = language.dtype
 
@@ -336,13 +340,13 @@ class SyntheticSource:
     config: SyntheticConfig
 
     @functools.cached_property
-    def language(self) -> Language:
-        return Language(self.config)
+    def language(self) -> SyntheticLanguage:
+        return SyntheticLanguage(self.config)
 
     @property
     def fingerprint(self) -> str:
         """Stands for the text and the tokenizer together."""
-        return config_lib.digest([VERSION, config_lib.to_dict(self.config)])
+        return config_lib.hash_plain_values([VERSION, config_lib.to_dict(self.config)])
 
     @functools.cached_property
     def pieces(self) -> Pieces:
@@ -381,14 +385,14 @@ class SyntheticSource:
             "tokens": tokens,
             "bytes": {"train": round(tokens["train"] * float(shares_U @ bytes_U))} | sizes,
             "lost_bytes": dict.fromkeys(SPLITS, 0),
-            "entropy": dataclasses.asdict(entropy(self.config)),
+            "entropy": dataclasses.asdict(compute_language_entropy(self.config)),
         }
 
     def count(self, split: str) -> int:
         """Returns the number of ids in a split, separators included."""
         return len(self.language.text(split))
 
-    def tokens(self, split: str) -> np.ndarray | Text:
+    def tokens(self, split: str) -> np.ndarray | LazyTokens:
         """Returns all ids of a split: as an array if it is held out."""
         return self._held_out[split] if split in HELD_OUT else self.language.text(split)
 
@@ -406,28 +410,28 @@ class SyntheticSource:
           ValueError: the split is without end.
         """
         if split == "train":
-            _require_end(f"sources.{self.name}", self.config)
+            _check_finite_text(f"sources.{self.name}", self.config)
         language = self.language
         table = np.empty(language.num_documents(split), sources.DOCUMENT)
         table["start"] = np.arange(len(table)) * language.document_length
         ids = (language.document_id(split, number) for number in range(len(table)))
-        table["id"] = np.fromiter(map(sources.document_hash, ids), np.uint64, len(table))
+        table["id"] = np.fromiter(map(sources.hash_document_id, ids), np.uint64, len(table))
         bytes_n = self.pieces.bytes_U[self.tokens(split)[:]]
         table["bytes"] = np.add.reduceat(bytes_n, table["start"], dtype=np.int64)
         return table
 
 
-def documents(config: SyntheticConfig) -> Iterator[sources.Encoded]:
+def generate_documents(config: SyntheticConfig) -> Iterator[sources.EncodedDocument]:
     """Yields all documents of a text with an end, as `sources.write` takes them.
 
     Raises:
       ValueError: the text has no end.
     """
-    _require_end("sources.*", config)
-    return _documents(Language(config))
+    _check_finite_text("sources.*", config)
+    return _generate_language_documents(SyntheticLanguage(config))
 
 
-def _documents(language: Language) -> Iterator[sources.Encoded]:
+def _generate_language_documents(language: SyntheticLanguage) -> Iterator[sources.EncodedDocument]:
     # A space is written as U+2581 and is one byte; the separator is no text.
     bytes_U = np.array([len(piece) for piece in language.pieces()])
     bytes_U[SEPARATOR] = 0
@@ -440,10 +444,10 @@ def _documents(language: Language) -> Iterator[sources.Encoded]:
             ids_nW = language.ids(split, np.array(numbers) * length, length)
             sizes = bytes_U[ids_nW].sum(axis=1).tolist()
             for number, ids, size in zip(numbers, ids_nW, sizes, strict=True):
-                yield sources.Encoded(split, language.document_id(split, number), ids, size)
+                yield sources.EncodedDocument(split, language.document_id(split, number), ids, size)
 
 
-def _require_end(field: str, config: SyntheticConfig) -> None:
+def _check_finite_text(field: str, config: SyntheticConfig) -> None:
     if not config.tokens:
         raise ValueError(
             f"config.{field}.synthetic.tokens=0 is text without end, which has no table of "
@@ -451,7 +455,7 @@ def _require_end(field: str, config: SyntheticConfig) -> None:
         )
 
 
-def parallel(
+def generate_parallel_sentences(
     config_a: SyntheticConfig, config_b: SyntheticConfig, n: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Returns the first n sentences of the test split, or all if it has fewer, in two languages.
@@ -469,7 +473,7 @@ def parallel(
                 f"config.sources.*.synthetic.{name} is {ours} in one language and {theirs} in "
                 f"the other, so they do not say the same. Set {name} of both to one value."
             )
-    languages = (Language(config_a), Language(config_b))
+    languages = (SyntheticLanguage(config_a), SyntheticLanguage(config_b))
     numbers = np.arange(min(n, languages[0].num_documents("test") * SENTENCES))
     first, second = (list(language.sentences("test", numbers)) for language in languages)
     return first, second
@@ -484,20 +488,22 @@ class Entropy:
     unigram: float  # the mean loss of a model that knows how often ids occur, and no more
 
 
-def entropy(config: SyntheticConfig) -> Entropy:
+def compute_language_entropy(config: SyntheticConfig) -> Entropy:
     """Returns the entropy of a language, exactly.
 
     Given its parent, all that is open about a word is its rank, and about the root its topic
     too: log(T) + J H(Zipf) a sentence, whatever the order of words, by the chain rule. All 16
     sentences of a document are independent, and where it stands in one says what else it has.
     """
-    language = Language(config)
-    per_sentence = math.log(config.topics) + language.world.words * _nats(language.world.p_R)
+    language = SyntheticLanguage(config)
+    per_sentence = math.log(config.topics) + language.world.words * _compute_entropy(
+        language.world.p_R
+    )
     per_token = SENTENCES * per_sentence / language.document_length
-    return Entropy(per_sentence, per_token, _nats(language.shares_U()))
+    return Entropy(per_sentence, per_token, _compute_entropy(language.shares_U()))
 
 
-def bounds(config: SyntheticConfig, L: int) -> tuple[float, float]:
+def compute_loss_bounds(config: SyntheticConfig, L: int) -> tuple[float, float]:
     """Returns what the best mean loss over L ids lies between, for windows cut at any place.
 
     A window is L + 1 ids, of which the first is read only; every phase of a document is cut at
@@ -511,7 +517,7 @@ def bounds(config: SyntheticConfig, L: int) -> tuple[float, float]:
     the edges of the tree that pass over the first id, and nothing else. So it loses at most
     log(phases) + E(edges) log(T), and never does worse than the frequencies of the ids.
     """
-    language, known = Language(config), entropy(config)
+    language, known = SyntheticLanguage(config), compute_language_entropy(config)
     place_J = np.argsort(language.node_J)
     child = np.arange(1, language.world.words)
     # The places between a parent and its child: with the first id at one, the edge is cut.
@@ -521,28 +527,28 @@ def bounds(config: SyntheticConfig, L: int) -> tuple[float, float]:
     return known.per_token, min(known.per_token + lost / L, known.unigram)
 
 
-def _nats(p_n: np.ndarray) -> float:
+def _compute_entropy(p_n: np.ndarray) -> float:
     """Returns the entropy of a distribution."""
     p_n = p_n[p_n > 0]
     return -math.fsum(p_n * np.log(p_n))
 
 
-def _nodes(order: str, node: int, count: int) -> list[int]:
+def _order_tree_nodes(order: str, node: int, count: int) -> list[int]:
     """Returns the nodes below and with one, in the order of their words; count is of all."""
     if node >= count:
         return []
-    left, right = (_nodes(order, child, count) for child in (2 * node + 1, 2 * node + 2))
+    left, right = (_order_tree_nodes(order, child, count) for child in (2 * node + 1, 2 * node + 2))
     if order == "head_first":
         return [node, *left, *right]
     return [*left, node, *right] if order == "head_middle" else [*left, *right, node]
 
 
-def _stems(count: int) -> list[str]:
+def _make_word_stems(count: int) -> list[str]:
     """Returns as many different words of syllables, each of equally many letters."""
     base, syllables = len(_SYLLABLES), 2
     while base**syllables < count:
         syllables += 1
     # Scattered over all that are possible: frequent words look no more alike than others.
-    code_n = permute(key("synthetic", "stems"), np.arange(count), base**syllables)
+    code_n = permute_indices(derive_key("synthetic", "stems"), np.arange(count), base**syllables)
     parts = [np.array(_SYLLABLES)[code_n // base**place % base] for place in range(syllables)]
     return ["".join(part) for part in zip(*parts, strict=True)]

@@ -32,7 +32,7 @@ import numpy as np
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files
-from imbalance_jax.data.text.reading import SPLITS, Document, Reading
+from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
 from imbalance_jax.runs import storage
 
 # The share of documents that a split carved out of train gets.
@@ -54,7 +54,9 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _LISTED = 60  # names of configs in a message
 
 
-def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Reading:
+def read_raw_documents(
+    name: str, source: SourceConfig, report: Callable[[float], None]
+) -> RawDocuments:
     """Returns the documents: one for every record, those of train first.
 
     A document's id is the record's feature `id_field` if there is one, and else
@@ -66,15 +68,15 @@ def read(name: str, source: SourceConfig, report: Callable[[float], None]) -> Re
       report: called now and then with the share of the records that are read, from 0 to 1.
 
     Raises:
-      ValueError: as `check`; the dataset cannot be prepared; and from the documents: a record
-        cannot be read.
+      ValueError: as `check_source`; the dataset cannot be prepared; and from the documents: a
+        record cannot be read.
     """
-    dataset = _open(name, source)
+    dataset = _open_or_prepare_dataset(name, source)
     carved = [split for split in SPLITS if not dataset.parts[split]]
-    return Reading(_documents(dataset, report), carved, _SHARE)
+    return RawDocuments(_read_dataset_documents(dataset, report), carved, _SHARE)
 
 
-def check(name: str, source: SourceConfig) -> None:
+def check_source(name: str, source: SourceConfig) -> None:
     """Finds what is wrong with a source without reading its text, or downloading it.
 
     Raises:
@@ -82,17 +84,19 @@ def check(name: str, source: SourceConfig) -> None:
         installed; it is in a format that only TensorFlow reads, or a file of it is missing; or
         it does not have the feature or a split, or a record is in two splits.
     """
-    path = _find(name, source)
+    path = _find_dataset(name, source)
     if path:
-        _opened(name, source, path)
+        _open_dataset(name, source, path)
         return
-    builder = _builder(name, source)
+    builder = _make_builder(name, source)
     _check_features(name, source, builder.info)
     for split in SPLITS:
         _parse_split(name, source, split)
 
 
-def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
+def list_fingerprint_parts(
+    name: str, source: SourceConfig, cache: pathlib.Path | None
+) -> list[object]:
     """Returns what the text follows from: the records and the bytes of their files.
 
     Args:
@@ -101,11 +105,11 @@ def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[obj
       cache: as of `files.digests`.
 
     Raises:
-      ValueError: as `check`; or the dataset cannot be prepared.
+      ValueError: as `check_source`; or the dataset cannot be prepared.
     """
-    dataset = _open(name, source)
+    dataset = _open_or_prepare_dataset(name, source)
     paths = dataset.files()
-    known = files.digests(paths, cache)
+    known = files.compute_file_digests(paths, cache)
     return [
         dataset.info.full_name,
         dataset.field,
@@ -115,12 +119,12 @@ def key(name: str, source: SourceConfig, cache: pathlib.Path | None) -> list[obj
     ]
 
 
-def size(source: SourceConfig) -> int:
+def estimate_source_bytes(source: SourceConfig) -> int:
     """Returns about how many bytes of text there are to train on; 0 before it is prepared."""
-    path = _find("*", source)
+    path = _find_dataset("*", source)
     if not path:
         return 0
-    dataset = _opened("*", source, path)
+    dataset = _open_dataset("*", source, path)
     splits = dataset.info.splits
     return sum(
         int(splits[part.split].num_bytes) * len(part) // splits[part.split].num_examples
@@ -128,45 +132,45 @@ def size(source: SourceConfig) -> int:
     )
 
 
-def is_here(name: str, source: SourceConfig) -> bool:
+def is_source_here(name: str, source: SourceConfig) -> bool:
     """Whether a dataset lies prepared in its dataset_dir; one that TFDS could download does not."""
-    return bool(_find(name, source))
+    return bool(_find_dataset(name, source))
 
 
 # Datasets with labels, for the tasks of tasks.py
 
 
-def labelled_path(dataset: str, directory: str) -> str:
+def find_labelled_dataset(dataset: str, directory: str) -> str:
     """Returns where a dataset lies prepared, and "" where it does not.
 
     Args:
       dataset: its name and config, such as glue/cola.
       directory: where datasets lie; "" is TFDS's own choice.
     """
-    return _find("tasks", SourceConfig(kind="tfds", dataset=dataset, dataset_dir=directory))
+    return _find_dataset("tasks", SourceConfig(kind="tfds", dataset=dataset, dataset_dir=directory))
 
 
-def label_names(dataset: str, directory: str, field: str) -> tuple[str, ...]:
+def read_label_names(dataset: str, directory: str, field: str) -> tuple[str, ...]:
     """Returns the names of the classes of a feature of a prepared dataset; () if it has none."""
-    features = _nested_features(_labelled(dataset, directory).info.features)
+    features = _flatten_features(_open_labelled_builder(dataset, directory).info.features)
     return tuple(getattr(features.get(field), "names", None) or ())
 
 
-def labelled(dataset: str, directory: str, split: str) -> Iterator[dict[str, Any]]:
+def read_labelled_records(dataset: str, directory: str, split: str) -> Iterator[dict[str, Any]]:
     """Yields the records of a split: text as text, whole numbers, and classes by their names.
 
     Raises:
       ValueError: there is no such split, or it cannot be read.
     """
-    builder = _labelled(dataset, directory)
+    builder = _open_labelled_builder(dataset, directory)
     if split not in builder.info.splits:
         raise ValueError(
             f"{dataset} in {builder.data_path} has no split {split}. It has: "
             f"{', '.join(builder.info.splits)}."
         )
-    features = _nested_features(builder.info.features)
+    features = _flatten_features(builder.info.features)
     names = {field: getattr(feature, "names", None) or [] for field, feature in features.items()}
-    part = _Part(split, 0, builder.info.splits[split].num_examples)
+    part = _RecordRange(split, 0, builder.info.splits[split].num_examples)
     whole = _Dataset("tasks", os.fspath(builder.data_path), builder, {}, "", None)
 
     def plain(field: str, value: Any) -> Any:
@@ -179,11 +183,11 @@ def labelled(dataset: str, directory: str, split: str) -> Iterator[dict[str, Any
             return names[field][value]
         return value.item() if isinstance(value, np.generic) else value
 
-    for _, record in _records(whole, part):
+    for _, record in _read_records(whole, part):
         yield {field: plain(field, value) for field, value in record.items()}
 
 
-def how_to_get(dataset: str, directory: str) -> str:
+def describe_dataset_download(dataset: str, directory: str) -> str:
     """Returns a sentence, without its full stop, on how to prepare a dataset and where."""
     from tensorflow_datasets.core import constants
 
@@ -196,12 +200,12 @@ def how_to_get(dataset: str, directory: str) -> str:
     )
 
 
-def _labelled(dataset: str, directory: str) -> Any:
-    return _readable(dataset, labelled_path(dataset, directory), "--tasks_dir")
+def _open_labelled_builder(dataset: str, directory: str) -> Any:
+    return _open_builder(dataset, find_labelled_dataset(dataset, directory), "--tasks_dir")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
+class _RecordRange:
     """A range of the records of one of the dataset's splits."""
 
     split: str
@@ -211,7 +215,7 @@ class _Part:
     def __len__(self) -> int:
         return self.end - self.start
 
-    def meets(self, other: "_Part") -> bool:
+    def meets(self, other: "_RecordRange") -> bool:
         return self.split == other.split and self.start < other.end and other.start < self.end
 
 
@@ -222,7 +226,7 @@ class _Dataset:
     source_name: str  # in config.sources
     path: str
     builder: Any  # tfds.core.DatasetBuilder
-    parts: Mapping[str, Sequence[_Part]]  # by split of the source; () where it is carved
+    parts: Mapping[str, Sequence[_RecordRange]]  # by split of the source; () where it is carved
     field: str
     id_field: str | None
 
@@ -230,7 +234,7 @@ class _Dataset:
     def info(self) -> Any:
         return self.builder.info
 
-    def all_parts(self) -> Iterator[tuple[str, _Part]]:
+    def all_parts(self) -> Iterator[tuple[str, _RecordRange]]:
         for split in SPLITS:
             for part in self.parts[split]:
                 yield split, part
@@ -241,25 +245,25 @@ class _Dataset:
         for _, part in self.all_parts():
             split, start = self.info.splits[part.split], 0
             for path, records in zip(split.filepaths, split.shard_lengths, strict=True):
-                if _Part(part.split, start, start + records).meets(part):
+                if _RecordRange(part.split, start, start + records).meets(part):
                     paths[os.fspath(path)] = None
                 start += records
         return list(paths)
 
 
-def _documents(
+def _read_dataset_documents(
     dataset: _Dataset, report: Callable[[float], None]
 ) -> Iterator[tuple[str, Document]]:
     total = sum(len(part) for _, part in dataset.all_parts())
     done = 0
     for split, part in dataset.all_parts():
-        for index, record in _records(dataset, part):
+        for index, record in _read_records(dataset, part):
             done += 1
             report(done / total)
-            yield split, _document(dataset, part.split, index, record)
+            yield split, _make_document(dataset, part.split, index, record)
 
 
-def _records(dataset: _Dataset, part: _Part) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _read_records(dataset: _Dataset, part: _RecordRange) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yields (index in its split, record)."""
     index = part.start
     try:
@@ -272,28 +276,33 @@ def _records(dataset: _Dataset, part: _Part) -> Iterator[tuple[int, Mapping[str,
     except Exception as error:
         raise ValueError(
             f"{dataset.path}: split {part.split} cannot be read from record {index} on "
-            f"({_reason(error)}). Copy the dataset again, or delete the directory and have it "
+            f"({_summarize_error(error)}). Copy the dataset again, or delete the directory and "
+            "have it "
             "prepared again."
         ) from error
 
 
-def _document(dataset: _Dataset, split: str, index: int, record: Mapping[str, Any]) -> Document:
+def _make_document(
+    dataset: _Dataset, split: str, index: int, record: Mapping[str, Any]
+) -> Document:
     where = f"{dataset.path}: record {index} of split {split}"
-    text = fields_lib.find_value(record, dataset.field)
+    text = fields_lib.find_field_value(record, dataset.field)
     if text is None:
         raise ValueError(
             f"{where} has nothing in its feature {dataset.field!r}. Copy the dataset again if it "
             f"should have, or set config.sources.{dataset.source_name}.field to another one."
         )
-    text = _decode(text, where)
-    document_id = fields_lib.find_value(record, dataset.id_field) if dataset.id_field else None
+    text = _decode_feature(text, where)
+    document_id = (
+        fields_lib.find_field_value(record, dataset.id_field) if dataset.id_field else None
+    )
     if document_id in fields_lib.NO_IDS:
         name = dataset.info.full_name.rpartition("/")[0]  # without the version
         return Document(f"{name}:{split}:{index}", text, named_by=dataset.source_name)
-    return Document(_decode(document_id, where), text)
+    return Document(_decode_feature(document_id, where), text)
 
 
-def _decode(value: bytes | int, where: str) -> str:
+def _decode_feature(value: bytes | int, where: str) -> str:
     try:
         return value.decode() if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:
@@ -306,58 +315,62 @@ def _decode(value: bytes | int, where: str) -> str:
 # Where it is
 
 
-def _open(name: str, source: SourceConfig) -> _Dataset:
+def _open_or_prepare_dataset(name: str, source: SourceConfig) -> _Dataset:
     """Returns the dataset, and has it prepared before if it is not."""
-    storage.check_local(f"config.sources.{name}.dataset_dir", source.dataset_dir)
-    return _opened(name, source, _find(name, source) or _prepare(name, source))
+    storage.check_local_path(f"config.sources.{name}.dataset_dir", source.dataset_dir)
+    return _open_dataset(
+        name, source, _find_dataset(name, source) or _prepare_dataset(name, source)
+    )
 
 
-def _field(name: str, source: SourceConfig) -> str:
+def _format_dataset_field(name: str, source: SourceConfig) -> str:
     return f"config.sources.{name}.dataset={source.dataset!r}"
 
 
-def _parse_name(name: str, source: SourceConfig) -> tuple[str, str, str]:
+def _parse_dataset_name(name: str, source: SourceConfig) -> tuple[str, str, str]:
     """Returns the name, the config or '', and the version or ''."""
     parsed = _NAME.fullmatch(source.dataset)
     if not parsed:
         raise ValueError(
-            f"{_field(name, source)} is not the name of a TFDS dataset. Write <name>, "
+            f"{_format_dataset_field(name, source)} is not the name of a TFDS dataset. Write "
+            "<name>, "
             "<name>/<config> or <name>/<config>:<version>, such as wiki40b/fr:1.3.0."
         )
     return parsed["name"], parsed["config"] or "", parsed["version"] or ""
 
 
-def _directory(source: SourceConfig) -> str:
+def _resolve_dataset_dir(source: SourceConfig) -> str:
     """Returns where datasets lie, and where they are prepared."""
     from tensorflow_datasets.core import constants
 
     return os.path.expanduser(source.dataset_dir or constants.DATA_DIR)
 
 
-def _find(name: str, source: SourceConfig) -> str:
+def _find_dataset(name: str, source: SourceConfig) -> str:
     """Returns the directory of the dataset's version if it is prepared, and else ''."""
     if "://" in source.dataset_dir:
         raise ValueError(
             f"config.sources.{name}.dataset_dir={source.dataset_dir!r} is not a directory of this "
             "machine. Copy or mount it, and set the field to where it is then."
         )
-    dataset, config, version = _parse_name(name, source)
-    root = os.path.join(_directory(source), dataset)
-    directory = os.path.join(root, config or _default_config(name, source, root))
-    versions = [each for each in _versions(directory) if version in ("", each)]
+    dataset, config, version = _parse_dataset_name(name, source)
+    root = os.path.join(_resolve_dataset_dir(source), dataset)
+    directory = os.path.join(root, config or _find_default_config(name, source, root))
+    versions = [each for each in _list_versions(directory) if version in ("", each)]
     if not versions:
         return ""
     path = os.path.join(directory, versions[-1])
     for file in ("dataset_info.json", "features.json"):
         if not os.path.exists(os.path.join(path, file)):
             raise ValueError(
-                f"{_field(name, source)}: {path} has no {file}, so it is not a whole dataset. "
+                f"{_format_dataset_field(name, source)}: {path} has no {file}, so it is not a "
+                "whole dataset. "
                 "Copy it again, or delete the directory and have it prepared again."
             )
     return path
 
 
-def _versions(directory: str) -> list[str]:
+def _list_versions(directory: str) -> list[str]:
     """Returns the versions in a directory, the oldest first."""
     if not os.path.isdir(directory):
         return []
@@ -365,19 +378,20 @@ def _versions(directory: str) -> list[str]:
     return sorted(found, key=lambda version: [int(part) for part in version.split(".")])
 
 
-def _default_config(name: str, source: SourceConfig, root: str) -> str:
+def _find_default_config(name: str, source: SourceConfig, root: str) -> str:
     """Returns the config of a dataset that is named without one; '' if it has none there."""
     from etils import epath
     from tensorflow_datasets.core import dataset_builder
 
-    if not os.path.isdir(root) or _versions(root):
+    if not os.path.isdir(root) or _list_versions(root):
         return ""
     default = dataset_builder.load_default_config_name(epath.Path(root))
-    configs = [entry for entry in sorted(os.listdir(root)) if _versions(f"{root}/{entry}")]
+    configs = [entry for entry in sorted(os.listdir(root)) if _list_versions(f"{root}/{entry}")]
     if default or len(configs) < 2:
         return default or "".join(configs)
     raise ValueError(
-        f"{_field(name, source)} has several configs in {root}: {_listed(configs)}. Write which "
+        f"{_format_dataset_field(name, source)} has several configs in {root}: "
+        f"{_format_name_list(configs)}. Write which "
         f"one, such as {os.path.basename(root)}/{configs[0]}."
     )
 
@@ -385,29 +399,32 @@ def _default_config(name: str, source: SourceConfig, root: str) -> str:
 # What is read of it
 
 
-def _opened(name: str, source: SourceConfig, path: str) -> _Dataset:
+def _open_dataset(name: str, source: SourceConfig, path: str) -> _Dataset:
     """Returns the dataset in a directory.
 
     Raises:
       ValueError: it is in a format that only TensorFlow reads, or a file of it is missing; or
         it does not have the feature or a split, or a record is in two splits.
     """
-    builder = _readable(_field(name, source), path, f"config.sources.{name}.dataset_dir")
+    builder = _open_builder(
+        _format_dataset_field(name, source), path, f"config.sources.{name}.dataset_dir"
+    )
     info = builder.info
     id_field = _check_features(name, source, info)
-    parts = {split: _parts(name, source, split, info.splits) for split in SPLITS}
+    parts = {split: _resolve_record_ranges(name, source, split, info.splits) for split in SPLITS}
     _check_overlap(name, source, parts)
     dataset = _Dataset(name, path, builder, parts, source.field, id_field)
     for file in dataset.files():
         if not os.path.exists(file):
             raise ValueError(
-                f"{_field(name, source)}: {file} is missing. Copy the dataset again, or delete "
+                f"{_format_dataset_field(name, source)}: {file} is missing. Copy the dataset "
+                "again, or delete "
                 f"{path} and have it prepared again."
             )
     return dataset
 
 
-def _readable(what: str, path: str, place: str) -> Any:
+def _open_builder(what: str, path: str, place: str) -> Any:
     """Returns a tfds.core.DatasetBuilder that reads the dataset in a directory.
 
     Args:
@@ -421,7 +438,7 @@ def _readable(what: str, path: str, place: str) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        with _quiet():
+        with _silence_tfds():
             builder = tfds.builder_from_directory(path)
             info = builder.info
             formats = sorted(each.value for each in info.available_file_formats())
@@ -430,7 +447,7 @@ def _readable(what: str, path: str, place: str) -> Any:
     # Whatever TFDS raises for damaged files, and for features of its past or future.
     except Exception as error:
         raise ValueError(
-            f"{what}: {path} cannot be opened ({_reason(error)}). Copy it again, "
+            f"{what}: {path} cannot be opened ({_summarize_error(error)}). Copy it again, "
             "or delete the directory and have it prepared again."
         ) from error
     if _FORMAT not in formats:
@@ -450,7 +467,7 @@ def _check_features(name: str, source: SourceConfig, info: Any) -> str | None:
     Raises:
       ValueError: there is no such feature of text, or of ids.
     """
-    features = _nested_features(info.features)
+    features = _flatten_features(info.features)
     texts = sorted(feature for feature in features if _is_scalar(features[feature], "OSU"))
     if source.field not in texts:
         field = f"config.sources.{name}.field={source.field!r}"
@@ -472,7 +489,7 @@ def _check_features(name: str, source: SourceConfig, info: Any) -> str | None:
     return None
 
 
-def _nested_features(features: Any) -> dict[str, Any]:
+def _flatten_features(features: Any) -> dict[str, Any]:
     """Returns the features of a dataset by name, and those within others with dots."""
     import tensorflow_datasets as tfds
 
@@ -480,7 +497,7 @@ def _nested_features(features: Any) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for name, feature in features.items():
-        inner = _nested_features(feature)
+        inner = _flatten_features(feature)
         found |= {f"{name}.{each}": value for each, value in inner.items()} or {name: feature}
     return found
 
@@ -512,7 +529,9 @@ def _parse_split(name: str, source: SourceConfig, split: str) -> Any:
         ) from error
 
 
-def _parts(name: str, source: SourceConfig, split: str, splits: Mapping[str, Any]) -> list[_Part]:
+def _resolve_record_ranges(
+    name: str, source: SourceConfig, split: str, splits: Mapping[str, Any]
+) -> list[_RecordRange]:
     """Returns what a split of the source is made of; [] if it is to be carved out of train."""
     value = getattr(source, split)
     if not value and split != "train" and not (split in splits and splits[split].num_examples):
@@ -520,7 +539,7 @@ def _parts(name: str, source: SourceConfig, split: str, splits: Mapping[str, Any
     instruction = _parse_split(name, source, split)
     try:
         ranges = [
-            _Part(part.splitname, part.from_ or 0, _end(part, splits))
+            _RecordRange(part.splitname, part.from_ or 0, _resolve_range_end(part, splits))
             for part in instruction.to_absolute(splits)
         ]
         problem = "there is no record in it"
@@ -537,11 +556,13 @@ def _parts(name: str, source: SourceConfig, split: str, splits: Mapping[str, Any
     )
 
 
-def _end(part: Any, splits: Mapping[str, Any]) -> int:
+def _resolve_range_end(part: Any, splits: Mapping[str, Any]) -> int:
     return splits[part.splitname].num_examples if part.to is None else part.to
 
 
-def _check_overlap(name: str, source: SourceConfig, parts: Mapping[str, Sequence[_Part]]) -> None:
+def _check_overlap(
+    name: str, source: SourceConfig, parts: Mapping[str, Sequence[_RecordRange]]
+) -> None:
     flat = [(split, part) for split in SPLITS for part in parts[split]]
     for index, (split, part) in enumerate(flat):
         for other, earlier in flat[:index]:
@@ -558,64 +579,78 @@ def _check_overlap(name: str, source: SourceConfig, parts: Mapping[str, Sequence
 # How it is prepared
 
 
-def _prepare(name: str, source: SourceConfig) -> str:
+def _prepare_dataset(name: str, source: SourceConfig) -> str:
     """Has TFDS download and prepare a dataset, and returns its directory."""
-    builder = _builder(name, source)
+    builder = _make_builder(name, source)
     path = os.fspath(builder.data_path)
     print(f"Downloading and preparing {builder.info.full_name} with TFDS, in {path}", flush=True)
     try:
-        with _quiet(progress=sys.stderr.isatty()):
+        with _silence_tfds(progress=sys.stderr.isatty()):
             builder.download_and_prepare(file_format=_FORMAT)
     except ImportError as error:
-        raise _missing(name, source, type(builder), [_module(error)]) from error
+        raise _make_missing_package_error(
+            name, source, type(builder), [_find_missing_module(error)]
+        ) from error
     # Whatever the code of a dataset raises, and the libraries that it downloads with.
     except Exception as error:
         raise ValueError(
-            f"{_field(name, source)}: TFDS could not download and prepare it ({_reason(error)}). "
-            f"Try it again where there is a network, or {_elsewhere(name, source, type(builder))}"
+            f"{_format_dataset_field(name, source)}: TFDS could not download and prepare it "
+            f"({_summarize_error(error)}). "
+            "Try it again where there is a network, or "
+            f"{_advise_copying_dataset(name, source, type(builder))}"
         ) from error
     return path
 
 
-def _builder(name: str, source: SourceConfig) -> Any:
+def _make_builder(name: str, source: SourceConfig) -> Any:
     """Returns the code that makes a dataset, ready to do so.
 
     Raises:
       ValueError: there is none, or not for this config or version; or what it needs is not
         installed.
     """
-    dataset, config, version = _parse_name(name, source)
+    dataset, config, version = _parse_dataset_name(name, source)
     kind = None
     try:
-        with _quiet():
-            kind = _builder_class(dataset)
+        with _silence_tfds():
+            kind = _find_builder_class(dataset)
     except ImportError as error:
-        raise _missing(name, source, kind, [_module(error)]) from error
+        raise _make_missing_package_error(
+            name, source, kind, [_find_missing_module(error)]
+        ) from error
     if kind is None:
-        raise _unknown(name, source, dataset)
+        raise _make_unknown_dataset_error(name, source, dataset)
     if config and config not in kind.builder_configs:
-        raise _unknown_config(name, source, kind)
+        raise _make_unknown_config_error(name, source, kind)
     try:
-        with _quiet():
+        with _silence_tfds():
             builder = kind(
-                config=config or None, version=version or None, data_dir=_directory(source)
+                config=config or None,
+                version=version or None,
+                data_dir=_resolve_dataset_dir(source),
             )
             _ = builder.info  # computed by the dataset's code, which may import what is missing
-            missing = [package for package in _needs(kind) if not _is_installed(package)]
+            missing = [
+                package for package in _list_required_packages(kind) if not _is_installed(package)
+            ]
     except ImportError as error:
-        raise _missing(name, source, kind, [_module(error)]) from error
+        raise _make_missing_package_error(
+            name, source, kind, [_find_missing_module(error)]
+        ) from error
     # Whatever the code of a dataset raises, for a version that it does not make above all.
     except Exception as error:
         raise ValueError(
-            f"{_field(name, source)} is not prepared in {_directory(source)}, and TFDS cannot do "
-            f"so ({_reason(error)}). Correct the version, or {_elsewhere(name, source, kind)}"
+            f"{_format_dataset_field(name, source)} is not prepared in "
+            f"{_resolve_dataset_dir(source)}, and TFDS cannot do "
+            f"so ({_summarize_error(error)}). Correct the version, or "
+            f"{_advise_copying_dataset(name, source, kind)}"
         ) from error
     if missing:
-        raise _missing(name, source, kind, missing)
+        raise _make_missing_package_error(name, source, kind, missing)
     return builder
 
 
-def _builder_class(dataset: str) -> Any:
+def _find_builder_class(dataset: str) -> Any:
     """Returns the class of a dataset's code, or None if there is none.
 
     Unlike tfds.builder it neither looks for one on the network, nor stops at a package with
@@ -638,7 +673,7 @@ def _import_packages() -> None:
             importlib.import_module(f"tensorflow_datasets.{package}")
 
 
-def _needs(kind: Any) -> Iterable[str]:
+def _list_required_packages(kind: Any) -> Iterable[str]:
     """Yields the packages that it takes to prepare a dataset, as far as its code shows them."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.utils import lazy_imports_utils
@@ -661,48 +696,56 @@ def _is_installed(package: str) -> bool:
 # What went wrong
 
 
-def _unknown(name: str, source: SourceConfig, dataset: str) -> ValueError:
+def _make_unknown_dataset_error(name: str, source: SourceConfig, dataset: str) -> ValueError:
     from tensorflow_datasets.core import registered
 
     close = difflib.get_close_matches(dataset, set(registered.list_imported_builders()))
     similar = f" (it has {', '.join(sorted(close))})" if close else ""
     return ValueError(
-        f"{_field(name, source)}: TFDS has no dataset {dataset}{similar}, and none is prepared in "
-        f"{_directory(source)}. Correct the name, or set config.sources.{name}.dataset_dir to a "
-        f"directory that holds it as {_layout(source, None)}."
+        f"{_format_dataset_field(name, source)}: TFDS has no dataset {dataset}{similar}, and "
+        "none is prepared in "
+        f"{_resolve_dataset_dir(source)}. Correct the name, or set "
+        f"config.sources.{name}.dataset_dir to a "
+        f"directory that holds it as {_format_dataset_path(source, None)}."
     )
 
 
-def _unknown_config(name: str, source: SourceConfig, kind: Any) -> ValueError:
-    configs = _listed(kind.builder_configs)
+def _make_unknown_config_error(name: str, source: SourceConfig, kind: Any) -> ValueError:
+    configs = _format_name_list(kind.builder_configs)
     fix = f"Write one of its configs: {configs}" if configs else "It has none: write it without"
     return ValueError(
-        f"{_field(name, source)}: there is no such config of {kind.name} in TFDS. {fix}; or set "
+        f"{_format_dataset_field(name, source)}: there is no such config of {kind.name} in TFDS. "
+        f"{fix}; or set "
         f"config.sources.{name}.dataset_dir to where it is prepared."
     )
 
 
-def _missing(name: str, source: SourceConfig, kind: Any, packages: Sequence[str]) -> ValueError:
+def _make_missing_package_error(
+    name: str, source: SourceConfig, kind: Any, packages: Sequence[str]
+) -> ValueError:
     others = [package for package in packages if package.partition(".")[0] not in _EXTRA]
     fix = f"Install it, pip install {' '.join(others)}"
     if not others:
         fix = "Install the extra, pip install -e '.[tfds]'"
     return ValueError(
-        f"{_field(name, source)} is not prepared in {_directory(source)}, and to prepare it takes "
-        f"{', '.join(packages)}, not installed here. {fix}; or {_elsewhere(name, source, kind)}"
+        f"{_format_dataset_field(name, source)} is not prepared in "
+        f"{_resolve_dataset_dir(source)}, and to prepare it takes "
+        f"{', '.join(packages)}, not installed here. {fix}; or "
+        f"{_advise_copying_dataset(name, source, kind)}"
     )
 
 
-def _elsewhere(name: str, source: SourceConfig, kind: Any) -> str:
-    layout = _layout(source, kind)
+def _advise_copying_dataset(name: str, source: SourceConfig, kind: Any) -> str:
+    layout = _format_dataset_path(source, kind)
     return (
         f"prepare it on another machine with file_format='{_FORMAT}' and copy it to "
-        f"{os.path.join(_directory(source), layout)}, or set config.sources.{name}.dataset_dir to "
+        f"{os.path.join(_resolve_dataset_dir(source), layout)}, or set "
+        f"config.sources.{name}.dataset_dir to "
         f"a directory that holds it as {layout}."
     )
 
 
-def _layout(source: SourceConfig, kind: Any) -> str:
+def _format_dataset_path(source: SourceConfig, kind: Any) -> str:
     """Returns where a dataset lies in dataset_dir."""
     name, _, version = source.dataset.partition(":")
     if kind and not version:
@@ -712,26 +755,26 @@ def _layout(source: SourceConfig, kind: Any) -> str:
     return f"{name}/{version or '<version>'}"
 
 
-def _listed(names: Iterable[str]) -> str:
+def _format_name_list(names: Iterable[str]) -> str:
     listed = sorted(names)
     more = len(listed) - _LISTED
     return ", ".join(listed[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _module(error: ImportError) -> str:
+def _find_missing_module(error: ImportError) -> str:
     """Returns what could not be imported."""
     named = re.search(r"No module named '([\w.]+)'", str(error))
-    return error.name or (named[1] if named else _reason(error))
+    return error.name or (named[1] if named else _summarize_error(error))
 
 
-def _reason(error: Exception) -> str:
+def _summarize_error(error: Exception) -> str:
     """Returns the kind of an error and the first line of what it says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, *lines[:1]]).rstrip(".:")
 
 
 @contextlib.contextmanager
-def _quiet(progress: bool = False) -> Iterator[None]:
+def _silence_tfds(progress: bool = False) -> Iterator[None]:
     """Keeps TFDS from printing and logging, which it does of much that is handled here.
 
     Args:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from imbalance_jax import config as config_lib
 from imbalance_jax.data.order import audit, mixture
 from imbalance_jax.data.order import stream as stream_lib
-from imbalance_jax.data.order.audit import ORDER_METRIC, REPEATS_METRIC, Audit
+from imbalance_jax.data.order.audit import ORDER_METRIC, REPEATS_METRIC, OrderAudit
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.sources import DOCUMENT
 
@@ -66,7 +66,7 @@ def run_of(sources_of=("en", "en"), windows=60, *, text=None, **changes):
     for name, value in changes.items():
         group, _, field = name.rpartition("__")
         (config[group] if group else config)[field] = value
-    resolved = config_lib.resolve(config)
+    resolved = config_lib.resolve_config(config)
     sources = {
         name: Numbered(windows, 1_000_000 * i, **text or {})
         for i, name in enumerate(dict.fromkeys(sources_of))
@@ -76,7 +76,7 @@ def run_of(sources_of=("en", "en"), windows=60, *, text=None, **changes):
 
 def digests(config, stream, steps=20):
     """Returns the hash before any step and after each."""
-    following = Audit(config, stream)
+    following = OrderAudit(config, stream)
     found = [following.digest]
     for _ in range(steps):
         following.follow()
@@ -141,7 +141,7 @@ def test_the_hash_stands_for_the_words_the_documents_and_the_length_of_windows(
 ):
     def first(**changes):
         config = tiny_config(data_dir, **changes)
-        return Audit(config, Stream(config, {"en": english})).digest
+        return OrderAudit(config, Stream(config, {"en": english})).digest
 
     assert first() == first() != first(**field) == first(**field)
     if "languages.en2.words_block" in field:
@@ -150,19 +150,21 @@ def test_the_hash_stands_for_the_words_the_documents_and_the_length_of_windows(
 
 def test_the_hash_stands_for_which_documents_each_language_has():
     def first(**changes):
-        return Audit(*run_of(windows=300, mixture__switch="document", **changes)).digest
+        return OrderAudit(*run_of(windows=300, mixture__switch="document", **changes)).digest
 
     assert first(mixture__seed=0) == first(mixture__seed=0) != first(mixture__seed=1)
     # Before the first batch, two seeds differ in nothing else.
-    assert Audit(*run_of(mixture__seed=0)).digest == Audit(*run_of(mixture__seed=1)).digest
+    assert (
+        OrderAudit(*run_of(mixture__seed=0)).digest == OrderAudit(*run_of(mixture__seed=1)).digest
+    )
 
 
 def test_before_any_step_the_hash_stands_for_the_rules_of_the_order(monkeypatch):
     changes = {"mixture__reuse": "any"}
-    shuffled = Audit(*run_of(**changes)).digest
-    assert Audit(*run_of(mixture__order="sequential", **changes)).digest != shuffled
+    shuffled = OrderAudit(*run_of(**changes)).digest
+    assert OrderAudit(*run_of(mixture__order="sequential", **changes)).digest != shuffled
     monkeypatch.setattr(mixture, "ORDER_VERSION", mixture.ORDER_VERSION + 1)
-    assert Audit(*run_of(**changes)).digest != shuffled
+    assert OrderAudit(*run_of(**changes)).digest != shuffled
 
 
 class Forged:
@@ -209,21 +211,21 @@ def test_equal_hashes_are_equal_tokens_whatever_share_of_whatever_text():
 def test_hashes_of_version_1_stand_for_numbers_of_windows_and_say_so_by_having_no_version():
     whole, most = run_of(windows=1000), run_of(windows=1001, mixture__text_share=0.9991)
     early = [
-        Audit(config, stream, hash_version=1) for config, stream in (whole, most)
+        OrderAudit(config, stream, hash_version=1) for config, stream in (whole, most)
     ]  # both draw from 1,000 windows: of other text
     for following in early:
         following.follow()
     assert early[0].digest == early[1].digest
-    assert audit.hash_version_of(early[0].digest) == 1
+    assert audit.parse_hash_version(early[0].digest) == 1
     late = [digests(*run, 1)[1] for run in (whole, most)]
-    assert late[0] != late[1] and {audit.hash_version_of(digest) for digest in late} == {2}
+    assert late[0] != late[1] and {audit.parse_hash_version(digest) for digest in late} == {2}
 
 
 def test_a_run_with_hashes_of_version_1_goes_on_with_those_of_a_run_from_the_first_step():
     config, stream = run_of()
-    early = Audit(config, stream, hash_version=1)
+    early = OrderAudit(config, stream, hash_version=1)
     early.follow()
-    going_on = Audit(config, stream)
+    going_on = OrderAudit(config, stream)
     going_on.resume([{"step": 1, ORDER_METRIC: early.digest}], 3)
     assert going_on.digest == digests(config, stream, 3)[3]
 
@@ -257,7 +259,7 @@ def test_the_hash_stands_for_which_row_has_what():
 
 def records_of(config, stream, steps, every):
     """Returns the records that a run makes, and what its audit says in the end."""
-    following, records = Audit(config, stream), []
+    following, records = OrderAudit(config, stream), []
     tokens_G = np.zeros(len(config.tags), int)
     for step in range(steps):
         following.follow()
@@ -281,11 +283,11 @@ def records_of(config, stream, steps, every):
 def test_going_on_from_the_records_is_following_from_the_first_step(step, every, order, sources_of):
     config, stream = run_of(sources_of, mixture__order=order, mixture__reuse="any")
     records, whole = records_of(config, stream, 20, every)
-    from_zero = Audit(config, stream)
+    from_zero = OrderAudit(config, stream)
     for _ in range(step):
         from_zero.follow()
     # With records of later steps among them, as a run has that was set back to a checkpoint.
-    resumed = Audit(config, stream)
+    resumed = OrderAudit(config, stream)
     resumed.resume(records, step)
     for audit_ in (from_zero, resumed):
         assert audit_.step == step
@@ -307,10 +309,10 @@ def test_going_on_goes_through_no_step_that_a_record_is_about():
             return self._stream.order_of(step)
 
     counted = Counted(stream, 0, 0, 0, 0)
-    resumed = Audit(config, counted)
+    resumed = OrderAudit(config, counted)
     resumed.resume(records, 18)
     assert set(counted.asked) == {15, 16, 17}
-    resumed = Audit(config, counted)
+    resumed = OrderAudit(config, counted)
     resumed.resume([], 2)  # a run of which nothing is recorded yet
     assert set(counted.asked) == {0, 1, 15, 16, 17}
 
@@ -401,7 +403,7 @@ def test_a_queue_read_at_other_cuts_counts_as_the_text_that_its_windows_begin_in
 )
 def test_where_no_text_can_come_in_another_language_nothing_is_counted(changes):
     config, stream = run_of(**changes)
-    following = Audit(config, stream)
+    following = OrderAudit(config, stream)
     for _ in range(20):
         following.follow()
     assert slow_repeats(config, stream, 20) == [0] * len(config.tags)
@@ -459,8 +461,8 @@ def test_windows_of_steps_follow_each_other_and_add_up_to_the_run(made):
     config, stream = run_of(**changes)
     steps, stages = config.steps, changes["mixture__stages"]
     records, following = records_of(config, stream, steps, every)
-    rows = audit.requested_and_realised(config, stream, records)
-    totals = config_lib.totals(config)
+    rows = audit.build_mixture_rows(config, stream, records)
+    totals = config_lib.compute_sequence_totals(config)
     language_SB = np.stack([stream.batch(step).language_B for step in range(steps)])
     pool_SB = np.array(stream.pools)[language_SB]
     for g, tag in enumerate(config.tags):
@@ -504,9 +506,7 @@ def test_a_long_run_has_few_rows_and_all_but_the_last_cover_as_many_steps(count)
         {"step": step, "train/tokens/l0": 6 * L * step, "train/tokens/l1": 2 * L * step}
         for step in range(1, count + 1)
     ]
-    rows = [
-        r for r in audit.requested_and_realised(config, stream, records) if r["language"] == "l0"
-    ]
+    rows = [r for r in audit.build_mixture_rows(config, stream, records) if r["language"] == "l0"]
     lengths = [row["last_step"] - row["first_step"] for row in rows]
     assert sum(lengths) == count and len(rows) <= 26 and len(rows) >= min(count, 13)
     assert len(set(lengths[:-1])) <= 1 and lengths[-1] <= lengths[0]
@@ -519,7 +519,7 @@ def test_realised_counts_are_those_of_the_devices_whatever_was_asked_for():
         {"step": 10, "train/tokens/l0": 7 * L, "train/tokens/l1": L},
         {"step": 20, "train/tokens/l0": 9 * L, "train/tokens/l1": 4 * L},
     ]
-    rows = audit.requested_and_realised(config, stream, records)
+    rows = audit.build_mixture_rows(config, stream, records)
     assert [row["realised_sequences"] for row in rows] == [7, 1, 2, 3]
     assert [row["requested_sequences"] for row in rows] == [60, 20, 60, 20]
     assert all(type(row["requested_sequences"]) is int for row in rows)
@@ -528,12 +528,12 @@ def test_realised_counts_are_those_of_the_devices_whatever_was_asked_for():
 def test_a_request_that_is_no_whole_number_is_shown_as_it_is():
     config, stream = run_of(batch_size=3, steps=1, mixture__ratio={"l0": 2, "l1": 5})
     record = {"step": 1, "train/tokens/l0": L, "train/tokens/l1": 2 * L}
-    rows = audit.requested_and_realised(config, stream, [record])
+    rows = audit.build_mixture_rows(config, stream, [record])
     assert [row["requested_sequences"] for row in rows] == [0.857143, 2.142857]
 
 
 def test_a_run_without_records_of_what_it_was_trained_on_has_no_rows():
     config, stream = run_of()
-    assert audit.requested_and_realised(config, stream, []) == []
+    assert audit.build_mixture_rows(config, stream, []) == []
     only_one = [{"step": 5, "eval/loss/l0": 1.0}, {"step": 5, "train/tokens/l0": 3}]
-    assert audit.requested_and_realised(config, stream, only_one) == []
+    assert audit.build_mixture_rows(config, stream, only_one) == []

@@ -77,14 +77,14 @@ def config_of(languages, ratio, *, sources_=None, **changes):
     for name, value in changes.items():
         group, _, field = name.rpartition("__")
         (config[group] if group else config)[field] = value
-    return config_lib.resolve(config)
+    return config_lib.resolve_config(config)
 
 
 def kept(config, sources_):
     """Returns the ids of the documents of each language that has any sequence."""
     found = {}
-    for tag, corpus in zip(config.tags, corpora.corpora(config, sources_), strict=True):
-        if config_lib.totals(config)[tag]:
+    for tag, corpus in zip(config.tags, corpora.build_corpora(config, sources_), strict=True):
+        if config_lib.compute_sequence_totals(config)[tag]:
             ids = corpus.source.documents("train")["id"]
             found[tag] = set(ids[slice(None) if corpus.mine_n is None else corpus.mine_n].tolist())
     return found
@@ -121,7 +121,7 @@ def test_joined_documents_are_read_as_if_copied_after_each_other(made, data):
     lengths, chosen = made
     starts = np.cumsum(lengths) - lengths
     tokens = np.random.default_rng(0).integers(0, 1000, lengths.sum()).astype(np.uint16)
-    joined = corpora.Joined(tokens, starts[chosen], lengths[chosen])
+    joined = corpora.JoinedDocuments(tokens, starts[chosen], lengths[chosen])
     pieces = [tokens[s : s + n] for s, n in zip(starts[chosen], lengths[chosen], strict=True)]
     copied = np.concatenate([np.zeros(0, np.uint16), *pieces])
     assert len(joined) == len(copied)
@@ -136,9 +136,9 @@ def test_joined_documents_are_read_as_if_copied_after_each_other(made, data):
 
 def test_a_text_is_read_as_slices_of_it():
     tokens = np.arange(50, dtype=np.uint16)
-    found = corpora.Text(tokens).windows(np.array([0, 33, 45]), 5)
+    found = corpora.TokenArray(tokens).windows(np.array([0, 33, 45]), 5)
     assert found.tolist() == [list(range(s, s + 5)) for s in (0, 33, 45)]
-    assert found.dtype == np.uint16 and len(corpora.Text(tokens)) == 50
+    assert found.dtype == np.uint16 and len(corpora.TokenArray(tokens)) == 50
 
 
 @few
@@ -150,7 +150,7 @@ def test_queues_go_round_their_documents_for_ever(made, W, data):
     starts = starts + np.arange(len(starts))
     rows = data.draw(st.integers(1, len(lengths)))
     tokens = np.arange(starts[-1] + lengths[-1] + 3)
-    queues = corpora.Queues(tokens, starts, lengths, rows)
+    queues = corpora.DocumentQueues(tokens, starts, lengths, rows)
     # The fewest tokens first, separators not counted.
     held, endless = [0] * rows, [[] for _ in range(rows)]
     for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
@@ -169,13 +169,13 @@ def test_queues_go_round_their_documents_for_ever(made, W, data):
 
 def test_queues_for_more_rows_than_documents_are_refused():
     with pytest.raises(corpora.TooFewDocuments, match="has 2 documents"):
-        corpora.Queues(np.arange(20), np.array([0, 10]), np.array([10, 10]), 3)
+        corpora.DocumentQueues(np.arange(20), np.array([0, 10]), np.array([10, 10]), 3)
 
 
 # A document for each clone
 
 CLONES = {"en1": "en", "en2": "=en1", "en3": "=en1"}
-IDS = mixture.draw(99, np.arange(4000)).tolist()  # hashes, as documents have
+IDS = mixture.draw_bits(99, np.arange(4000)).tolist()  # hashes, as documents have
 
 
 def by_document(ratio=(6, 3, 1), n=4000, **changes):
@@ -250,7 +250,7 @@ def test_a_single_language_of_a_source_has_all_of_its_documents():
         {"en": "en", "fr": "fr", "fr2": "=fr"}, (1, 1, 1), mixture__switch="document"
     )
     sources_ = {"en": Library(IDS[:100]), "fr": Library(IDS[:100], first=FIRST["b"], name="fr")}
-    found = corpora.corpora(config, sources_)
+    found = corpora.build_corpora(config, sources_)
     assert [corpus.pool for corpus in found] == ["en", "fr/fr", "fr/fr2"]
     assert found[0].mine_n is None
     assert ((found[1].mine_n.astype(int) + found[2].mine_n) == 1).all()
@@ -259,7 +259,7 @@ def test_a_single_language_of_a_source_has_all_of_its_documents():
 def test_a_text_without_end_has_no_documents_to_give_out():
     config = config_of({"en1": "en", "en2": "=en1"}, (1, 1), mixture__switch="document")
     with pytest.raises(ValueError, match=r"config\.sources\.en\.synthetic\.tokens"):
-        corpora.corpora(config, {"en": SyntheticSource("en", SyntheticConfig(lemmas=64))})
+        corpora.build_corpora(config, {"en": SyntheticSource("en", SyntheticConfig(lemmas=64))})
 
 
 # A document for each source
@@ -375,7 +375,7 @@ def test_another_seed_is_another_choice_of_documents(field):
 
 def test_one_source_has_nothing_to_part():
     config = config_of({"en1": "en", "en2": "=en1"}, (1, 1), mixture__content="disjoint")
-    found = corpora.corpora(config, {"en": Library(IDS[:100])})
+    found = corpora.build_corpora(config, {"en": Library(IDS[:100])})
     assert [corpus.mine_n for corpus in found] == [None, None]
     assert [corpus.pool for corpus in found] == ["en", "en"]
 
@@ -383,7 +383,7 @@ def test_one_source_has_nothing_to_part():
 def test_documents_of_the_same_id_in_one_source_stay_together():
     sources_ = libraries({"a": IDS[:50] * 2, "b": IDS[:50]})
     config = config_of(TWO, (1, 1), mixture__content="disjoint")
-    first, second = corpora.corpora(config, sources_)
+    first, second = corpora.build_corpora(config, sources_)
     assert np.array_equal(first.mine_n[:50], first.mine_n[50:])
     assert np.array_equal(first.mine_n[:50], ~second.mine_n)
 
@@ -449,7 +449,9 @@ def prepared(english, tmp_path_factory):
         documents = [("train", str(id_), np.array([300, 2]), 7) for id_ in ids]
         # Held-out documents are no part of it.
         documents.append(("test", "0", np.array([300, 2]), 7))
-        sources.write(path / name, name=name, text="f" * 16, tokenizer=model, documents=documents)
+        sources.write_source(
+            path / name, name=name, text="f" * 16, tokenizer=model, documents=documents
+        )
         return sources.open_source(name, path / name, path / "cache")
 
     return {
@@ -460,8 +462,11 @@ def prepared(english, tmp_path_factory):
 
 
 def test_shared_documents_are_those_whose_id_any_other_source_has(prepared):
-    assert corpora.shared_documents(config_of(TWO, (1, 1)), prepared) == {"a": 0.5, "b": 0.25}
-    three = corpora.shared_documents(config_of(THREE, (1, 1, 1)), prepared)
+    assert corpora.measure_shared_documents(config_of(TWO, (1, 1)), prepared) == {
+        "a": 0.5,
+        "b": 0.25,
+    }
+    three = corpora.measure_shared_documents(config_of(THREE, (1, 1, 1)), prepared)
     assert three == {"a": 0.5, "b": 0.25, "c": 0.75}
 
 
@@ -470,34 +475,34 @@ def own_ids(config, *names):
     plain = config_lib.to_dict(config)
     for name in names:
         plain["sources"][name]["ids"] = "own"
-    return config_lib.resolve(plain)
+    return config_lib.resolve_config(plain)
 
 
 def test_an_id_counts_in_another_source_only_where_both_say_so(prepared):
     config = config_of(THREE, (1, 1, 1), mixture__content="disjoint")
     own = own_ids(config, "c")
-    assert corpora.shared_documents(own, prepared) == {"a": 0.5, "b": 0.25, "c": 0.0}
-    assert corpora.equal_ids(own, prepared) == {"a": 0.3, "b": 0.15, "c": 0.75}
-    assert corpora.equal_ids(config, prepared) == dict.fromkeys("abc", 0.0)
-    found = corpora.corpora(own, prepared)
+    assert corpora.measure_shared_documents(own, prepared) == {"a": 0.5, "b": 0.25, "c": 0.0}
+    assert corpora.measure_equal_ids(own, prepared) == {"a": 0.3, "b": 0.15, "c": 0.75}
+    assert corpora.measure_equal_ids(config, prepared) == dict.fromkeys("abc", 0.0)
+    found = corpora.build_corpora(own, prepared)
     assert found[2].mine_n is None
-    two = corpora.corpora(config_of(TWO, (1, 1), mixture__content="disjoint"), prepared)
+    two = corpora.build_corpora(config_of(TWO, (1, 1), mixture__content="disjoint"), prepared)
     assert all(np.array_equal(a.mine_n, b.mine_n) for a, b in zip(two, found, strict=False))
-    alone = corpora.corpora(own_ids(config, "a", "b"), prepared)
+    alone = corpora.build_corpora(own_ids(config, "a", "b"), prepared)
     assert [corpus.mine_n for corpus in alone] == [None] * 3
 
 
 def test_the_share_of_documents_that_disjoint_content_takes_away_is_said(prepared):
     config = config_of(TWO, (1, 1), mixture__content="disjoint")
-    parted = corpora.corpora(config, prepared)
-    taken = corpora.taken_documents(parted)
+    parted = corpora.build_corpora(config, prepared)
+    taken = corpora.measure_taken_documents(parted)
     # Five documents of each are in both, and are kept by one of the two.
     assert taken["a"] * 10 + taken["b"] * 20 == pytest.approx(5)
     said = "\n".join(corpora.describe_documents(config, prepared, taken))
     assert "50.0% of the documents of a are in another source too (content disjoint)" in said
     assert f"content=disjoint takes {taken['b']:.1%} of the documents of b AWAY" in said
     own = own_ids(config, "b")
-    nothing = corpora.taken_documents(corpora.corpora(own, prepared))
+    nothing = corpora.measure_taken_documents(corpora.build_corpora(own, prepared))
     said = "\n".join(corpora.describe_documents(own, prepared, nothing))
     assert nothing == {} and "content=disjoint takes NOTHING away" in said
     assert "0.0% of the documents of a are in another source too" in said
@@ -508,22 +513,25 @@ def test_the_share_of_documents_that_disjoint_content_takes_away_is_said(prepare
 
 def test_only_sources_with_a_table_of_documents_share_any(prepared):
     alone = config_of({"a": "a", "a2": "=a"}, (1, 1))
-    assert corpora.shared_documents(alone, prepared) == {}
+    assert corpora.measure_shared_documents(alone, prepared) == {}
     endless = SyntheticSource("b", SyntheticConfig(lemmas=64))
-    assert corpora.shared_documents(config_of(TWO, (1, 1)), prepared | {"b": endless}) == {}
+    assert corpora.measure_shared_documents(config_of(TWO, (1, 1)), prepared | {"b": endless}) == {}
 
 
 def test_of_very_many_documents_no_share_is_found_as_that_would_hold_up_a_start(
     prepared, monkeypatch
 ):
     monkeypatch.setattr(corpora, "_COMPARED", 30)  # of a and b together
-    assert corpora.shared_documents(config_of(TWO, (1, 1)), prepared) == {"a": 0.5, "b": 0.25}
+    assert corpora.measure_shared_documents(config_of(TWO, (1, 1)), prepared) == {
+        "a": 0.5,
+        "b": 0.25,
+    }
     monkeypatch.setattr(corpora, "_COMPARED", 29)
-    assert corpora.shared_documents(config_of(TWO, (1, 1)), prepared) == {}
+    assert corpora.measure_shared_documents(config_of(TWO, (1, 1)), prepared) == {}
 
 
 def test_documents_of_prepared_sources_are_parted_by_their_ids(prepared):
     config = config_of(TWO, (1, 1), mixture__content="disjoint")
-    first, second = corpora.corpora(config, prepared)
+    first, second = corpora.build_corpora(config, prepared)
     assert first.mine_n[:5].all() and second.mine_n[5:].all()
     assert np.array_equal(first.mine_n[5:], ~second.mine_n[:5])

@@ -102,7 +102,7 @@ def stream_of(sources_of, sources, **changes):
     for name, value in changes.items():
         group, _, field = name.rpartition("__")
         (config[group] if group else config)[field] = value
-    return Stream(config_lib.resolve(config), sources)
+    return Stream(config_lib.resolve_config(config), sources)
 
 
 def slow_batches(stream, sources_of, sources, steps):
@@ -252,7 +252,7 @@ def test_the_languages_drawn_are_those_of_the_shuffled_order(sampler):
 def test_documents_that_were_parted_between_clones_are_read_from_queues_of_their_own():
     source = books(some_lengths(60))
     stream = stream_of(["a", "a"], {"a": source}, steps=60, mixture__switch="document")
-    bits = mixture.draw(mixture.key(0, "switch"), np.arange(60, dtype=np.uint64))
+    bits = mixture.draw_bits(mixture.derive_key(0, "switch"), np.arange(60, dtype=np.uint64))
     second = bits >= 3 << 62  # a quarter of all draws, for a ratio of 3 to 1
     parts = {
         name: Books([d for d, g in zip(source.documents_, second, strict=True) if g == is_second])
@@ -345,7 +345,7 @@ def test_no_more_counts_are_kept_of_a_longer_run(monkeypatch):
     monkeypatch.setattr(sequential, "_MOST", 4)
     mix = mixture.Mixture([(0, (2, 1))], seed=0)
     lengths = {name: np.full(8, 10**6) for name in "ab"}
-    order = sequential.Sequential(mix, pools=["a", "b"], lengths=lengths, L=16, reuse="any")
+    order = sequential.SequentialOrder(mix, pools=["a", "b"], lengths=lengths, L=16, reuse="any")
     far = order.at(8 * 500, 8)
     assert len(order._counts) <= 4
     seen = [order.at(8 * step, 8) for step in range(500)]  # in any order of asking

@@ -23,7 +23,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import SyntheticConfig
 from imbalance_jax.data.order import mixture as mixture_lib
 from imbalance_jax.data.order import stream as stream_lib
-from imbalance_jax.data.order.stream import Stream, with_ratio
+from imbalance_jax.data.order.stream import Stream, resolve_ratio
 from imbalance_jax.data.sources import DOCUMENT
 from imbalance_jax.data.text.synthetic import SyntheticSource
 
@@ -72,7 +72,7 @@ def mixed(tmp_path, windows, **changes):
         for g, (name, size) in enumerate(windows.items())
     }
     config["mixture"]["ratio"] = dict(zip(windows, (3, 1), strict=True))
-    return Stream(config_lib.resolve(config), sources)
+    return Stream(config_lib.resolve_config(config), sources)
 
 
 def windows_of(stream, first_step, last_step):
@@ -178,7 +178,7 @@ def test_the_order_does_not_depend_on_how_the_config_orders_its_languages(tmp_pa
     for group in (config["languages"], config["mixture"]["ratio"]):
         for tag in reversed(list(group)):
             group[tag] = group.pop(tag)
-    backwards = Stream(config_lib.resolve(config), {"en": Numbered(1000)})
+    backwards = Stream(config_lib.resolve_config(config), {"en": Numbered(1000)})
     forwards = make(tmp_path, windows=1000)
     assert np.array_equal(windows_of(backwards, 0, 10), windows_of(forwards, 0, 10))
 
@@ -342,8 +342,8 @@ def test_what_would_come_after_the_end_of_a_run_does_not_keep_it_from_its_batche
         assert size > 0  # or it would look for a window among none for ever
         return mixture_lib_permute(key, index, size)
 
-    mixture_lib_permute = mixture_lib.permute
-    monkeypatch.setattr(mixture_lib, "permute", permute)
+    mixture_lib_permute = mixture_lib.permute_indices
+    monkeypatch.setattr(mixture_lib, "permute_indices", permute)
     monkeypatch.setattr(stream_lib, "_ORDER_CHUNK", 4096)
     stream = make(tmp_path, windows=60, **changes)
     assert realised(stream, 0, stream.steps) == [stream.steps * B, 0]
@@ -374,7 +374,7 @@ def config_of(sources_of, **changes):
     for name, value in changes.items():
         group, _, field = name.rpartition("__")
         (config[group] if group else config)[field] = value
-    return config_lib.resolve(config)
+    return config_lib.resolve_config(config)
 
 
 # Sources a, b, c: where their ids begin.
@@ -628,7 +628,7 @@ def ratio_of(sizes, temperature):
     names = [f"s{g}" for g in range(len(sizes))]
     config = config_of(names, mixture__temperature=temperature)
     sized = {name: Sized(size) for name, size in zip(names, sizes, strict=True)}
-    found = with_ratio(config, sized).mixture.ratio
+    found = resolve_ratio(config, sized).mixture.ratio
     return [found[f"l{g}"] for g in range(len(sizes))]
 
 
@@ -666,10 +666,10 @@ def test_a_ratio_by_temperature_is_in_proportion_where_a_thousandth_would_be_too
 def test_a_run_goes_on_with_the_ratio_that_an_earlier_version_made_of_its_temperature():
     config = config_of(["a", "b"], mixture__temperature=1.0)
     sources = {"a": Sized(99_997), "b": Sized(3)}
-    fresh = with_ratio(config, sources)
+    fresh = resolve_ratio(config, sources)
     early = {"l0": 999, "l1": 1}
     begun = dataclasses.replace(fresh, mixture=dataclasses.replace(fresh.mixture, ratio=early))
-    assert with_ratio(config, sources, begun).mixture.ratio == early != fresh.mixture.ratio
+    assert resolve_ratio(config, sources, begun).mixture.ratio == early != fresh.mixture.ratio
 
 
 def test_a_share_by_temperature_that_was_rounded_is_said_with_both_numbers_and_the_epochs():
@@ -685,7 +685,7 @@ def test_a_share_by_temperature_that_was_rounded_is_said_with_both_numbers_and_t
         "l1 gets 0.1 % of the sequences (1 of 1,000), where the size of its text makes "
         "0.0101 %: that is 1 epochs of it"
     )
-    assert said(with_ratio(config, sources).mixture.ratio) == []
+    assert said(resolve_ratio(config, sources).mixture.ratio) == []
 
 
 def test_a_language_joins_in_a_later_stage_at_its_ratio_on_text_that_was_not_seen():
@@ -745,19 +745,19 @@ def test_a_ratio_by_temperature_is_the_formula_rounded_to_whole_parts(sizes, tem
 
 def test_a_language_and_its_clone_count_the_size_of_their_source_each():
     config = config_of(["a", "a", "b"], mixture__temperature=1.0)
-    found = with_ratio(config, {"a": Sized(400), "b": Sized(200)}).mixture.ratio
+    found = resolve_ratio(config, {"a": Sized(400), "b": Sized(200)}).mixture.ratio
     assert dict(found) == {"l0": 400, "l1": 400, "l2": 200}
 
 
 def test_without_a_temperature_the_ratio_stays_as_the_config_says():
     config = config_of(["a"], mixture__ratio={"l0": 3})
-    assert with_ratio(config, {"a": Sized(10)}) is config
+    assert resolve_ratio(config, {"a": Sized(10)}) is config
 
 
 def test_a_stream_has_the_ratio_that_the_temperature_makes(tmp_path):
     config = config_of(["a", "b"], steps=250, mixture__temperature=2.0)
     sources = {"a": Numbered(900, 0, np.uint32), "b": Numbered(100, FIRST["b"], np.uint32)}
-    stream = Stream(with_ratio(config, sources), sources)
+    stream = Stream(resolve_ratio(config, sources), sources)
     assert realised(stream, 0, 250) == [1500, 500]
 
 
@@ -765,9 +765,9 @@ def test_text_without_end_has_no_size_to_take_a_ratio_from():
     config = config_of(["a", "b"], mixture__temperature=1.0)
     sources = {"a": Sized(10), "b": SyntheticSource("b", SyntheticConfig(lemmas=64))}
     with pytest.raises(ValueError, match=r"config\.mixture\.temperature=1\.0 .*synthetic\.tokens"):
-        with_ratio(config, sources)
+        resolve_ratio(config, sources)
     sources["b"] = SyntheticSource("b", SyntheticConfig(lemmas=64, tokens=5000))
-    assert sum(with_ratio(config, sources).mixture.ratio.values()) == 1000
+    assert sum(resolve_ratio(config, sources).mixture.ratio.values()) == 1000
 
 
 @pytest.mark.parametrize("field", ["mixture__stages", "mixture__same_total_as"])
@@ -796,7 +796,7 @@ def reference_run(tmp_path, **changes):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_schedules_of_the_reference_study_have_its_stage_lengths(tmp_path, name):
     config = reference_run(tmp_path, mixture__stages=config_lib.equal_stages(name, "en1", "en2"))
-    found = config_lib.stages(config)
+    found = config_lib.list_stages(config)
     ends = [*(first for first, _ in found[1:]), config.steps]
     assert [end - first for (first, _), end in zip(found, ends, strict=True)] == SCHEDULES[name]
     shares = [ratio["en2"] / (ratio["en1"] + ratio["en2"]) for _, ratio in found]
@@ -819,7 +819,7 @@ def test_a_fraction_of_all_steps_is_rounded_down_to_a_step(parts, steps):
     unused = pathlib.Path("unused")
     ours = tiny_config(unused, steps=steps, mixture__stages=written)
     theirs = tiny_config(unused, steps=steps, mixture__stages=by_step)
-    assert config_lib.stages(ours) == config_lib.stages(theirs)
+    assert config_lib.list_stages(ours) == config_lib.list_stages(theirs)
 
 
 @pytest.mark.parametrize("order", ["shuffled", "sequential"])
@@ -894,10 +894,10 @@ def test_the_totals_of_a_run_are_those_of_a_loop_over_its_steps(run):
         ratio = next(r for first, r in reversed(config.mixture.stages) if first <= step)
         for tag in config.tags:
             total[tag] += fractions.Fraction(ratio[tag] * config.batch_size, sum(ratio.values()))
-    assert config_lib.totals(config) == total
+    assert config_lib.compute_sequence_totals(config) == total
     plain_ = dict.fromkeys(config.tags, 1)
     equal = fractions.Fraction(config.steps * config.batch_size, len(config.tags))
-    assert set(config_lib.totals(config, ((0, plain_),)).values()) == {equal}
+    assert set(config_lib.compute_sequence_totals(config, ((0, plain_),)).values()) == {equal}
 
 
 def test_a_share_of_the_text_is_drawn_from_all_of_it_and_comes_back_each_epoch(tmp_path):

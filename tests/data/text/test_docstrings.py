@@ -9,14 +9,16 @@ import textwrap
 import types
 
 import pytest
+from helpers import ROOT
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import docstrings
 from imbalance_jax.data.text import reading as text
+from imbalance_jax.data.text.documents import SPLITS
 
 
 def read(source, name="en"):
-    return list(text.documents(name, source))
+    return list(text.read_documents(name, source))
 
 
 SMALL = SourceConfig(packages=("json", "email", "asyncio"))
@@ -48,7 +50,7 @@ FILLER = "\n\n".join(
 
 def prose(docstring):
     """Returns the paragraphs that are left of one docstring."""
-    return docstrings._paragraphs(textwrap.dedent(docstring))
+    return docstrings._extract_prose(textwrap.dedent(docstring))
 
 
 def test_a_module_is_a_document_of_its_docstrings_in_source_order(package):
@@ -93,9 +95,9 @@ def test_no_module_is_imported(package, tmp_path):
     package(f'"""{FILLER.replace("sentences", "phrases")}"""\n1 / 0\n', "deeper/module")
     package("", "deeper/__init__")
     deeper = dataclasses.replace(source, packages=("sample_package_of_text.deeper",))
-    text.check("en", source)
-    text.check("en", deeper)
-    text.fingerprint("en", deeper)
+    text.check_source_text("en", source)
+    text.check_source_text("en", deeper)
+    text.compute_text_fingerprint("en", deeper)
     assert [d.id for _, d in read(source)] == [
         "sample_package_of_text",
         "sample_package_of_text.deeper.module",
@@ -224,14 +226,14 @@ def test_the_topics_of_pydoc_are_documents():
 
 def test_docstrings_are_the_same_each_time_and_on_any_number_of_workers(monkeypatch):
     once = read(SMALL)
-    assert len(once) > 30 and {split for split, _ in once} == set(text.SPLITS)
+    assert len(once) > 30 and {split for split, _ in once} == set(SPLITS)
     assert read(SMALL) == once
     monkeypatch.setattr(docstrings, "_MIN_PARALLEL", 1)
     monkeypatch.setattr(docstrings, "_CHUNK", 7)
     for cores in (1, 2):
-        monkeypatch.setattr(docstrings, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(docstrings, "count_cores", lambda cores=cores: cores)
         seen = []
-        assert list(text.documents("en", SMALL, seen.append)) == once
+        assert list(text.read_documents("en", SMALL, seen.append)) == once
         assert seen == sorted(seen) and seen[-1] == 1.0 and len(seen) > 5
 
 
@@ -255,11 +257,11 @@ def test_workers_do_not_run_a_main_module_without_a_guard_again(tmp_path):
         from imbalance_jax.config import SourceConfig
         from imbalance_jax.data.text import docstrings
         from imbalance_jax.data.text import reading as text
-        docstrings._MIN_PARALLEL, docstrings.cores = 1, lambda: 2
-        print(len(list(text.documents("en", SourceConfig(packages=("json", "email"))))))
+        docstrings._MIN_PARALLEL, docstrings.count_cores = 1, lambda: 2
+        print(len(list(text.read_documents("en", SourceConfig(packages=("json", "email"))))))
         """)
     )
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = str(ROOT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
     result = subprocess.run(
         [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60
@@ -277,18 +279,22 @@ def test_most_words_of_the_docstrings_are_words_of_english_prose():
 def test_a_package_that_is_not_installed_is_named_if_the_config_asks_for_it(monkeypatch):
     for missing in ("no_such_package", "json.missing", "no_such.module", "", "../etc", "_io"):
         source = SourceConfig(packages=("json", missing))
-        for call in (text.check, text.fingerprint, lambda n, s: list(text.documents(n, s))):
+        for call in (
+            text.check_source_text,
+            text.compute_text_fingerprint,
+            lambda n, s: list(text.read_documents(n, s)),
+        ):
             with pytest.raises(ValueError, match=r"config\.sources\.en\.packages") as caught:
                 call("en", source)
             assert repr(missing) in str(caught.value)
     monkeypatch.setattr(docstrings, "PACKAGES", ("json", "no_such_package"))
-    text.check("en", SourceConfig())
-    text.fingerprint("en", SourceConfig())
+    text.check_source_text("en", SourceConfig())
+    text.compute_text_fingerprint("en", SourceConfig())
     assert read(SourceConfig()) == read(SourceConfig(packages=("json",)))
 
 
 def test_the_standard_library_does_not_include_installed_packages():
-    modules = [module for module, _ in docstrings._modules(["stdlib"])]
+    modules = [module for module, _ in docstrings._list_modules(["stdlib"])]
     tops = {module.partition(".")[0] for module in modules}
     assert {"json", "os", "pydoc_data", "asyncio"} <= tops
     assert not {"pytest", "numpy", "site-packages", "test"} & tops
@@ -296,20 +302,26 @@ def test_the_standard_library_does_not_include_installed_packages():
 
 def test_the_fingerprint_of_docstrings_follows_versions_and_packages(package, monkeypatch):
     json_only, numpy = SourceConfig(packages=("json",)), SourceConfig(packages=("numpy",))
-    first = text.fingerprint("en", json_only), text.fingerprint("en", numpy)
-    assert first == (text.fingerprint("fr", json_only), text.fingerprint("en", numpy))
+    first = (
+        text.compute_text_fingerprint("en", json_only),
+        text.compute_text_fingerprint("en", numpy),
+    )
+    assert first == (
+        text.compute_text_fingerprint("fr", json_only),
+        text.compute_text_fingerprint("en", numpy),
+    )
     assert first[0] != first[1]
     with monkeypatch.context() as patch:
         patch.setattr(docstrings.importlib.metadata, "version", lambda name: "0.0.1")
-        assert text.fingerprint("en", json_only) == first[0]
-        assert text.fingerprint("en", numpy) != first[1]
+        assert text.compute_text_fingerprint("en", json_only) == first[0]
+        assert text.compute_text_fingerprint("en", numpy) != first[1]
     with monkeypatch.context() as patch:
         patch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
-        assert text.fingerprint("en", json_only) != first[0]
+        assert text.compute_text_fingerprint("en", json_only) != first[0]
     # A package without metadata: by the sizes of its files.
-    before = text.fingerprint("en", package('"""Short."""'))
-    assert before == text.fingerprint("en", package('"""Short."""'))
-    assert before != text.fingerprint("en", package('"""Other."""'))  # of equal length
+    before = text.compute_text_fingerprint("en", package('"""Short."""'))
+    assert before == text.compute_text_fingerprint("en", package('"""Short."""'))
+    assert before != text.compute_text_fingerprint("en", package('"""Other."""'))  # of equal length
 
 
 def test_a_package_that_is_edited_where_it_lies_has_another_fingerprint_at_one_version(
@@ -322,12 +334,12 @@ def test_a_package_that_is_edited_where_it_lies_has_another_fingerprint_at_one_v
     )
     monkeypatch.setattr(metadata, "version", lambda name: "1.0")
     monkeypatch.setattr(metadata, "distribution", lambda name: distribution)
-    before = text.fingerprint("en", package('"""Short."""'))
-    assert before != text.fingerprint("en", package('"""Other."""'))
+    before = text.compute_text_fingerprint("en", package('"""Short."""'))
+    assert before != text.compute_text_fingerprint("en", package('"""Other."""'))
     distribution.read_text = lambda name: None  # an installation, which keeps to its version
-    before = text.fingerprint("en", package('"""Short."""'))
-    assert before == text.fingerprint("en", package('"""Other."""'))
+    before = text.compute_text_fingerprint("en", package('"""Short."""'))
+    assert before == text.compute_text_fingerprint("en", package('"""Other."""'))
 
 
 def test_the_size_of_the_embedded_text_is_not_known_before_it_is_read():
-    assert text.size(SMALL) == 0
+    assert text.estimate_text_bytes(SMALL) == 0

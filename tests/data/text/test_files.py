@@ -13,11 +13,13 @@ import time
 
 import pyarrow
 import pytest
+from helpers import ROOT
 from pyarrow import parquet
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import files as files_lib
 from imbalance_jax.data.text import reading as text
+from imbalance_jax.data.text.documents import Document
 from imbalance_jax.runs import storage
 
 
@@ -55,7 +57,7 @@ def write(path, rows):
 
 
 def read(source, name="en"):
-    return list(text.documents(name, source))
+    return list(text.read_documents(name, source))
 
 
 def test_each_kind_of_file_yields_its_documents_in_order(tmp_path):
@@ -88,15 +90,15 @@ def test_the_fields_of_text_and_id_are_those_of_the_config(tmp_path):
     table = write_table(tmp_path / "b.parquet", id=[1], url=["v"], text=["no"], body=["yes"])
     for source, document_id in ((path, "u"), (table, "v")):
         [(_, document)] = read(files(source, field="body", id_field="url"))
-        assert document == text.Document(document_id, "yes")
+        assert document == Document(document_id, "yes")
 
 
 def test_documents_without_text_and_empty_lines_are_skipped_but_counted(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": " \\n"}\n\n{"text": ""}\n{"text": "Kept."}\r\n')
-    assert [d for _, d in read(files(path))] == [text.Document("a.jsonl:4", "Kept.")]
+    assert [d for _, d in read(files(path))] == [Document("a.jsonl:4", "Kept.")]
     table = write_table(tmp_path / "b.parquet", text=["", " \n", "Kept."])
-    assert [d for _, d in read(files(table))] == [text.Document("b.parquet:3", "Kept.")]
+    assert [d for _, d in read(files(table))] == [Document("b.parquet:3", "Kept.")]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_rows_keep_their_order_across_batches_and_groups_of_rows(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"text": rows}), path, row_group_size=150)
     assert [d for _, d in read(files(path))] == [
-        text.Document(f"a.parquet:{number}", row) for number, row in enumerate(rows, start=1)
+        Document(f"a.parquet:{number}", row) for number, row in enumerate(rows, start=1)
     ]
 
 
@@ -131,7 +133,7 @@ def test_half_a_surrogate_pair_becomes_text_that_can_be_encoded(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": "\\ud800", "text": "x \\udc00 \\ud83d\\ude00"}\n')
     [(_, document)] = read(files(path))
-    assert document == text.Document("\ufffd", "x \ufffd \U0001f600")
+    assert document == Document("\ufffd", "x \ufffd \U0001f600")
 
 
 def test_a_pattern_is_expanded_and_a_name_with_brackets_is_a_file(tmp_path, monkeypatch):
@@ -156,12 +158,12 @@ def test_a_corpus_is_streamed(tmp_path, ending):
         from imbalance_jax.config import SourceConfig
         from imbalance_jax.data.text import reading as text
         source = SourceConfig(kind="files", train={str(path)!r})
-        next(text.documents("en", source))
+        next(text.read_documents("en", source))
         tracemalloc.start()
-        print(sum(len(document.text) for _, document in text.documents("en", source)))
+        print(sum(len(document.text) for _, document in text.read_documents("en", source)))
         print(tracemalloc.get_traced_memory()[1], pyarrow.default_memory_pool().max_memory())
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = str(ROOT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -182,7 +184,7 @@ def test_progress_rises_to_one_as_the_file_is_consumed(tmp_path, ending):
     write(tmp_path / f"a.{ending}", rows[:15_000])
     write(tmp_path / f"b.{ending}", rows[15_000:])
     seen, at = [], {}
-    for index, _ in enumerate(text.documents("en", files(tmp_path / "*"), seen.append)):
+    for index, _ in enumerate(text.read_documents("en", files(tmp_path / "*"), seen.append)):
         at[index] = seen[-1] if seen else 0.0
     assert seen == sorted(seen) and seen[-1] == 1.0 and 10 < len(seen) < 1000
     # Buffers are read ahead.
@@ -203,7 +205,9 @@ def test_documents_without_ids_are_named_after_their_place_wherever_the_corpus_l
                 (corpus / tree / folder / "text.txt").write_text(f"{tree} {folder}")
         source = files(f"{corpus}/one/*/text.txt, {corpus}/two/{{b,c}}/*.txt")
         found.append([d.id for _, d in read(source)])
-        assert text.fingerprint("en", source) == text.fingerprint("en", source)
+        assert text.compute_text_fingerprint("en", source) == text.compute_text_fingerprint(
+            "en", source
+        )
     assert found[0] == found[1]
     assert len(set(found[0])) == len(found[0]) == 5
     assert found[0][0] == "a/text.txt"
@@ -241,20 +245,20 @@ def test_a_field_of_ids_that_no_document_has_is_refused_with_those_there_are(
 ):
     path = write(tmp_path / f"a.{ending}", [{"text": "Text.", "url": "u"}])
     stated = "id_field='nonsense'" if "id_field" in fields else "ids='shared'"
-    for call in (text.check, lambda name, source: read(source, name)):
+    for call in (text.check_source_text, lambda name, source: read(source, name)):
         refused(
             lambda call=call: call("fr", files(path, **fields)),
             f"config.sources.fr.{stated}",
             "the first has: text, url.",
         )
-    text.check("fr", files(path))
+    text.check_source_text("fr", files(path))
 
 
 @pytest.mark.parametrize("field", [{"field": "body"}, {"id_field": "url"}, {"ids": "shared"}])
 def test_a_field_is_refused_where_all_files_are_plain_text(tmp_path, field):
     (tmp_path / "a.txt").write_text("Text.")
     [(name, value)] = field.items()
-    for call in (text.check, lambda name, source: read(source, name)):
+    for call in (text.check_source_text, lambda name, source: read(source, name)):
         refused(
             lambda call=call: call("fr", files(tmp_path / "a.txt", **field)),
             f"config.sources.fr.{name}={value!r}: the files of the source are .txt",
@@ -308,7 +312,7 @@ def test_dots_lead_to_a_field_within_another_unless_a_name_has_them(tmp_path):
             "'translation.de'; it has: warc_headers.warc-record-id, warc_headers.warc.date, "
             "translation.fr, translation.en",
         )
-    assert text.size(files(table, field="translation.fr")) > 0
+    assert text.estimate_text_bytes(files(table, field="translation.fr")) > 0
 
 
 def test_a_field_within_one_that_is_null_is_absent(tmp_path):
@@ -360,7 +364,7 @@ def test_check_names_the_field_of_what_it_finds(tmp_path):
     field = "config.sources.fr.train="
 
     def check(train, **fields):
-        return lambda: text.check("fr", files(train, **fields))
+        return lambda: text.check_source_text("fr", files(train, **fields))
 
     check(good)()
     refused(check(tmp_path / "no*.txt"), field, "matches no file", tmp_path / "no*.txt")
@@ -379,7 +383,7 @@ def test_check_names_the_field_of_what_it_finds(tmp_path):
 def test_what_check_refuses_is_refused_by_the_others_too(tmp_path):
     source = files(tmp_path / "missing.txt")
     refused(lambda: read(source, "fr"), "config.sources.fr.train=")
-    refused(lambda: text.fingerprint("fr", source), "config.sources.fr.train=")
+    refused(lambda: text.compute_text_fingerprint("fr", source), "config.sources.fr.train=")
 
 
 def test_a_line_that_cannot_be_read_is_named(tmp_path):
@@ -412,7 +416,9 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_field_that_the_first_line_lacks_is_found_by_check(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
-    refused(lambda: text.check("fr", files(path)), f"{path}, line 1: has no field 'text'")
+    refused(
+        lambda: text.check_source_text("fr", files(path)), f"{path}, line 1: has no field 'text'"
+    )
 
 
 def test_bytes_that_are_not_utf8_are_named_in_a_text_file(tmp_path):
@@ -431,7 +437,7 @@ def test_truncated_or_damaged_compressed_data_is_named_after_what_could_be_read(
     counts = []
     for data in (*cut, *wrong_checksum, b"not compressed at all"):
         path.write_bytes(data)
-        stream, count = text.documents("en", files(path)), 0
+        stream, count = text.read_documents("en", files(path)), 0
         with pytest.raises(ValueError, match=f"the {kind} data is truncated or corrupt") as caught:
             for _ in stream:
                 count += 1
@@ -455,7 +461,7 @@ def test_an_error_of_the_disk_is_not_taken_for_damaged_data(tmp_path, monkeypatc
         raise OSError(errno.EIO, "Input/output error")
 
     source = files(write_lines(tmp_path / "a.jsonl.gz", [{"text": "One."}]))
-    monkeypatch.setattr(files_lib, "_decompressed", failing)
+    monkeypatch.setattr(files_lib, "_decompress_file", failing)
     with pytest.raises(OSError, match="Input/output error"):
         read(source)
 
@@ -465,13 +471,13 @@ def test_an_error_of_the_disk_is_not_taken_for_damaged_data(tmp_path, monkeypatc
 
 def test_a_parquet_file_without_the_column_is_refused_before_it_is_read(tmp_path):
     path = write_table(tmp_path / "a.parquet", body=["x"], url=["u"])
-    for call in (text.check, lambda name, source: read(source, name)):
+    for call in (text.check_source_text, lambda name, source: read(source, name)):
         refused(
             lambda call=call: call("fr", files(path)),
             f"{path}: has no column 'text'; it has: body, url",
             "config.sources.fr.field",
         )
-    text.check("fr", files(path, field="body"))
+    text.check_source_text("fr", files(path, field="body"))
 
 
 def test_a_value_of_parquet_that_is_not_a_string_is_named_by_its_row(tmp_path):
@@ -498,7 +504,7 @@ def test_a_value_of_parquet_that_is_not_a_string_is_named_by_its_row(tmp_path):
 
 def test_what_a_parquet_file_has_instead_of_strings_is_found_by_check(tmp_path):
     path = write_table(tmp_path / "a.parquet", text=[1, 2])
-    refused(lambda: text.check("en", files(path)), f"{path}, row 1:", "Parquet int64")
+    refused(lambda: text.check_source_text("en", files(path)), f"{path}, row 1:", "Parquet int64")
 
 
 def test_bytes_of_parquet_that_are_not_utf8_are_named_by_their_row(tmp_path):
@@ -519,16 +525,20 @@ def test_a_truncated_or_damaged_parquet_file_is_named(tmp_path):
     message = "the Parquet data is truncated or corrupt"
     for data in (whole[: len(whole) // 2], whole[:-1], b"not Parquet at all"):
         path.write_bytes(data)
-        for call in (text.check, text.size, lambda name, source: read(source, name)):
-            arguments = (files(path),) if call is text.size else ("en", files(path))
+        for call in (
+            text.check_source_text,
+            text.estimate_text_bytes,
+            lambda name, source: read(source, name),
+        ):
+            arguments = (files(path),) if call is text.estimate_text_bytes else ("en", files(path))
             refused(
                 lambda call=call, arguments=arguments: call(*arguments),
                 f"{path}, at its end: {message}",
             )
     half = len(whole) // 2
     path.write_bytes(whole[:half] + bytes(len(whole) // 4) + whole[half + len(whole) // 4 :])
-    text.check("en", files(path))
-    stream, count = text.documents("en", files(path)), 0
+    text.check_source_text("en", files(path))
+    stream, count = text.read_documents("en", files(path)), 0
     with pytest.raises(ValueError, match=message) as caught:
         for _ in stream:
             count += 1
@@ -544,8 +554,8 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
         (tmp_path / directory).mkdir()
         path = write_lines(tmp_path / directory / "a.jsonl", [{"text": "One."}])
         os.utime(path, (len(prints), len(prints)))
-        prints.append(text.fingerprint("en", files(path)))
-    assert prints[0] == prints[1] == text.fingerprint("other_name", files(path))
+        prints.append(text.compute_text_fingerprint("en", files(path)))
+    assert prints[0] == prints[1] == text.compute_text_fingerprint("other_name", files(path))
     # Whatever changes the documents or their splits changes it.
     other = write_lines(tmp_path / "b.jsonl", [{"text": "Two."}])
     changed = [
@@ -556,11 +566,11 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
         files(f"{path},{other}"),
         files(f"{other},{path}"),
     ]
-    prints += [text.fingerprint("en", source) for source in changed]
+    prints += [text.compute_text_fingerprint("en", source) for source in changed]
     path.write_text('{"text": "Two."}\n')
-    prints.append(text.fingerprint("en", files(path)))
+    prints.append(text.compute_text_fingerprint("en", files(path)))
     path.rename(tmp_path / "renamed.jsonl")
-    prints.append(text.fingerprint("en", files(tmp_path / "renamed.jsonl")))
+    prints.append(text.compute_text_fingerprint("en", files(tmp_path / "renamed.jsonl")))
     assert len(set(prints[1:])) == len(prints[1:])
 
 
@@ -578,14 +588,18 @@ def test_a_cached_digest_saves_reading_the_file_until_it_changes(tmp_path, monke
     (tmp_path / "a.txt").write_text("One.")
     (tmp_path / "b.txt").write_text("Two.")
     source = files(tmp_path / "*.txt")
-    first = text.fingerprint("en", source, cache)
-    assert text.fingerprint("en", source, cache) == first == text.fingerprint("en", source)
+    first = text.compute_text_fingerprint("en", source, cache)
+    assert (
+        text.compute_text_fingerprint("en", source, cache)
+        == first
+        == text.compute_text_fingerprint("en", source)
+    )
     assert hashed == ["a.txt", "b.txt"] * 2  # the second time without a cache
 
     (tmp_path / "b.txt").write_text("Too.")
     os.utime(tmp_path / "b.txt", ns=(5, 5))
-    assert text.fingerprint("en", source, cache) != first
-    text.fingerprint("en", files(tmp_path / "a.txt"), cache)  # still known
+    assert text.compute_text_fingerprint("en", source, cache) != first
+    text.compute_text_fingerprint("en", files(tmp_path / "a.txt"), cache)  # still known
     assert hashed[4:] == ["b.txt"]
     assert os.listdir(cache.parent) == ["digests.json"]
 
@@ -596,8 +610,8 @@ def test_another_text_of_equal_size_and_time_has_another_digest(tmp_path, monkey
     path, cache = tmp_path / "x.txt", tmp_path / "digests.json"
     path.write_text("One." + "x" * 100_000)
     os.utime(path, ns=(5, 5))
-    first = files_lib.digests([str(path)], cache)
-    assert files_lib.digests([str(path)], cache) == first
+    first = files_lib.compute_file_digests([str(path)], cache)
+    assert files_lib.compute_file_digests([str(path)], cache) == first
     time.sleep(0.02)  # a clock of file systems may tick a hundred times a second
     if keep == "in place":
         path.write_text("Two." + "x" * 100_000)
@@ -605,26 +619,26 @@ def test_another_text_of_equal_size_and_time_has_another_digest(tmp_path, monkey
         (tmp_path / "y.txt").write_text("Two." + "x" * 100_000)
         (tmp_path / "y.txt").replace(path)
     os.utime(path, ns=(5, 5))
-    second = files_lib.digests([str(path)], cache)
+    second = files_lib.compute_file_digests([str(path)], cache)
     assert second == {str(path): hashlib.sha256(path.read_bytes()).hexdigest()} != first
 
 
 def test_a_file_that_has_just_changed_is_hashed_and_not_remembered(tmp_path):
     path, cache = tmp_path / "x.txt", tmp_path / "digests.json"
     path.write_text("One.")
-    files_lib.digests([str(path)], cache)
+    files_lib.compute_file_digests([str(path)], cache)
     assert not cache.exists()
 
 
 def test_what_the_times_do_not_show_a_sample_of_the_bytes_may(tmp_path, monkeypatch):
     """As on a file system that keeps no time of change of its own."""
     monkeypatch.setattr(files_lib, "_CLOCK", 0)
-    monkeypatch.setattr(storage, "file_status", lambda status: f"{status.st_size}")
+    monkeypatch.setattr(storage, "format_file_status", lambda status: f"{status.st_size}")
     path, cache = tmp_path / "x.txt", tmp_path / "digests.json"
     found = []
     for place in (0, 50_000, 99_999):
         path.write_bytes(b"a" * place + b"b" + b"a" * (99_999 - place))
-        found += files_lib.digests([str(path)], cache).values()
+        found += files_lib.compute_file_digests([str(path)], cache).values()
     assert len(set(found)) == 3
 
 
@@ -635,7 +649,9 @@ def test_a_corrupt_cache_is_ignored_and_replaced(tmp_path, content, monkeypatch)
     cache.write_text(content)
     (tmp_path / "a.txt").write_text("One.")
     source = files(tmp_path / "a.txt")
-    assert text.fingerprint("en", source, cache) == text.fingerprint("en", source)
+    assert text.compute_text_fingerprint("en", source, cache) == text.compute_text_fingerprint(
+        "en", source
+    )
     assert list(json.loads(cache.read_text()).values()) == [hashlib.sha256(b"One.").hexdigest()]
 
 
@@ -645,7 +661,7 @@ def test_the_size_of_a_source_counts_what_there_is_to_train_on(tmp_path):
     packed = write_lines(tmp_path / "b.jsonl.gz", row)
     packed_more = write_lines(tmp_path / "c.jsonl.zst", row)
     expected = plain.stat().st_size + 3 * (packed.stat().st_size + packed_more.stat().st_size)
-    assert text.size(files(tmp_path / "*", test="elsewhere")) == expected
+    assert text.estimate_text_bytes(files(tmp_path / "*", test="elsewhere")) == expected
 
 
 def test_the_size_of_a_parquet_file_is_that_of_its_text(tmp_path):
@@ -654,4 +670,4 @@ def test_the_size_of_a_parquet_file_is_that_of_its_text(tmp_path):
     others = [noise.randbytes(1000).hex() for _ in range(300)]
     path = write_table(tmp_path / "a.parquet", id=list(range(300)), text=texts, other=others)
     # Lengths, and what Parquet says of each page, are little beside the text.
-    assert text.size(files(path)) == pytest.approx(600_000, rel=0.05)
+    assert text.estimate_text_bytes(files(path)) == pytest.approx(600_000, rel=0.05)

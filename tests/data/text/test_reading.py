@@ -7,6 +7,7 @@ import pytest
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import reading as text
+from imbalance_jax.data.text.documents import SPLITS, Document
 
 
 def files(train, **fields):
@@ -20,7 +21,7 @@ def write_lines(path, rows):
 
 
 def read(source, name="en"):
-    return list(text.documents(name, source))
+    return list(text.read_documents(name, source))
 
 
 def splits_by_id(source):
@@ -31,10 +32,10 @@ def splits_by_id(source):
 
 
 def test_files_of_a_split_are_in_that_split(tmp_path):
-    for split in text.SPLITS:
+    for split in SPLITS:
         rows = [{"id": f"{split}{i}", "text": "Text."} for i in range(500)]
         write_lines(tmp_path / f"{split}.jsonl", rows)
-    paths = {split: f"{tmp_path}/{split}.jsonl" for split in text.SPLITS}
+    paths = {split: f"{tmp_path}/{split}.jsonl" for split in SPLITS}
     found = splits_by_id(SourceConfig(kind="files", **paths))
     assert len(found) == 1500
     assert all(document_id.startswith(split) for document_id, split in found.items())
@@ -42,7 +43,7 @@ def test_files_of_a_split_are_in_that_split(tmp_path):
 
 def test_a_carved_split_gets_a_hundredth_of_the_documents(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"id": i, "text": "Text."} for i in range(20_000)])
-    counts = {split: list(splits_by_id(files(path)).values()).count(split) for split in text.SPLITS}
+    counts = {split: list(splits_by_id(files(path)).values()).count(split) for split in SPLITS}
     # 200 expected, with a standard deviation of 14.
     assert 140 < counts["validation"] < 260 and 140 < counts["test"] < 260
     assert sum(counts.values()) == 20_000
@@ -55,7 +56,7 @@ def test_documents_of_equal_id_share_a_split_whatever_their_source(tmp_path):
     french = write_lines(tmp_path / "fr.jsonl.gz", rows)
     in_english, in_french = splits_by_id(files(english)), splits_by_id(files(french))
     assert {in_english[i] == in_french[i] for i in in_french} == {True}
-    assert set(in_french.values()) == set(text.SPLITS)
+    assert set(in_french.values()) == set(SPLITS)
 
 
 def test_which_documents_are_validation_does_not_depend_on_where_test_comes_from(tmp_path):
@@ -88,7 +89,7 @@ De la Scanie à la Laponie. _NEWLINE_Et retour.
 def test_an_article_of_wiki40b_becomes_a_line_for_each_title_and_paragraph(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"id": 1, "text": ARTICLE}])
     [(_, document)] = read(files(path, markup="wiki40b"))
-    assert document == text.Document(
+    assert document == Document(
         "1",
         "Nils Holgersson\n"
         "Nils est un garçon.\n"
@@ -104,7 +105,7 @@ def test_markers_alone_are_no_text_and_leave_no_empty_lines(tmp_path):
     doubled = "\n_START_ARTICLE_\nTitre\n_START_PARAGRAPH_\nUn._NEWLINE__NEWLINE_\nDeux.\n"
     path = write_lines(tmp_path / "a.jsonl", [{"text": empty}, {"text": doubled}])
     assert [d for _, d in read(files(path, markup="wiki40b"))] == [
-        text.Document("a.jsonl:2", "Titre\nUn.\nDeux.")
+        Document("a.jsonl:2", "Titre\nUn.\nDeux.")
     ]
 
 
@@ -116,16 +117,16 @@ def test_text_without_markup_to_take_out_is_left_as_it_is(tmp_path):
 
 def test_the_markup_is_part_of_the_fingerprint(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"text": ARTICLE}])
-    plain = text.fingerprint("fr", files(path))
-    assert plain == text.fingerprint("fr", files(path, markup="none"))
-    assert plain != text.fingerprint("fr", files(path, markup="wiki40b"))
+    plain = text.compute_text_fingerprint("fr", files(path))
+    assert plain == text.compute_text_fingerprint("fr", files(path, markup="none"))
+    assert plain != text.compute_text_fingerprint("fr", files(path, markup="wiki40b"))
 
 
 @pytest.mark.parametrize("documents", [3, 1500])
 def test_markup_that_no_document_has_is_refused(tmp_path, documents):
     rows = [{"text": "Plain text."}] * documents
     path = write_lines(tmp_path / "a.jsonl", rows)
-    stream, count = text.documents("fr", files(path, markup="wiki40b")), 0
+    stream, count = text.read_documents("fr", files(path, markup="wiki40b")), 0
     with pytest.raises(ValueError, match=r"config\.sources\.fr\.markup='wiki40b'.*markup=none"):
         for _ in stream:
             count += 1
@@ -142,7 +143,7 @@ def test_the_fingerprint_of_a_text_stays_what_it_was(tmp_path):
     (tmp_path / "b.txt").write_text("Two.")
     source = files(tmp_path / "a.jsonl", test=str(tmp_path / "b.txt"))
     # Of the second version: another value would have every prepared source prepared again.
-    assert text.fingerprint("en", source) == (
+    assert text.compute_text_fingerprint("en", source) == (
         "1d417dff362b625b6476aa1e6c7b93a81a04b61e62090d3b91cb858f3a51e14e"
     )
 
@@ -152,4 +153,4 @@ def test_the_fingerprint_of_a_text_stays_what_it_was(tmp_path):
 
 def test_synthetic_text_is_not_asked_for_here():
     with pytest.raises(AssertionError, match="synthetic"):
-        text.check("en", SourceConfig(kind="synthetic"))
+        text.check_source_text("en", SourceConfig(kind="synthetic"))

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from imbalance_jax.config import LanguageConfig, SyntheticConfig, VocabularyConfig
 from imbalance_jax.data import languages, sources
-from imbalance_jax.data.order.mixture import draw, key
+from imbalance_jax.data.order.mixture import derive_key, draw_bits
 from imbalance_jax.data.text import synthetic
-from imbalance_jax.data.text.synthetic import Language, SyntheticSource, Text, World
+from imbalance_jax.data.text.synthetic import LazyTokens, SyntheticLanguage, SyntheticSource, World
 
 few = settings(max_examples=30, deadline=None)
 
@@ -59,8 +59,10 @@ def selected(config, lemma, side):
     """The topic of a child: where a permutation that belongs to the parent's rank sends it."""
     topics = range(config.topics)
     first = lemma - lemma % config.topics
-    key_ = key("synthetic", config.world, "selects", side)
-    return sorted(topics, key=lambda topic: int(draw(key_, first + topic)))[lemma % config.topics]
+    key_ = derive_key("synthetic", config.world, "selects", side)
+    return sorted(topics, key=lambda topic: int(draw_bits(key_, first + topic)))[
+        lemma % config.topics
+    ]
 
 
 def slow_tree(config, split, number):
@@ -69,7 +71,9 @@ def slow_tree(config, split, number):
     lemmas, total = [0] * size, sum(weights(config))
 
     def grow(node, topic):
-        bits = int(draw(key("synthetic", config.world, "rank", split), number * size + node))
+        bits = int(
+            draw_bits(derive_key("synthetic", config.world, "rank", split), number * size + node)
+        )
         uniform, rank, end = (bits >> 11) / 2**53, 0, 0.0
         for rank, weight in enumerate(weights(config)):  # noqa: B007
             end += weight / total
@@ -80,8 +84,8 @@ def slow_tree(config, split, number):
             if child < size:
                 grow(child, selected(config, lemmas[node], side))
 
-    topic_key = key("synthetic", config.world, "topic", split)
-    grow(0, int(draw(topic_key, number)) % config.topics)
+    topic_key = derive_key("synthetic", config.world, "topic", split)
+    grow(0, int(draw_bits(topic_key, number)) % config.topics)
     return lemmas
 
 
@@ -112,13 +116,13 @@ def slow_document(config, split, number):
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_text_is_documents_of_16_sentences_that_are_made_word_by_word(config, split):
     expected = slow_document(config, split, 0) + slow_document(config, split, 1)
-    ids = Language(config).ids(split, np.array([0]), len(expected))
+    ids = SyntheticLanguage(config).ids(split, np.array([0]), len(expected))
     assert ids[0].tolist() == expected
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_document_far_out_in_the_text_is_made_without_those_before_it(config):
-    language = Language(config)
+    language = SyntheticLanguage(config)
     number = 2**40 // language.document_length
     start = np.array([number * language.document_length])
     far = language.ids("train", start, language.document_length)
@@ -128,7 +132,7 @@ def test_a_document_far_out_in_the_text_is_made_without_those_before_it(config):
 @few
 @given(st.sampled_from(CONFIGS), st.lists(st.integers(0, 2**40), max_size=5), st.data())
 def test_a_window_anywhere_is_a_slice_of_any_longer_one(config, starts, data):
-    language = Language(config)
+    language = SyntheticLanguage(config)
     W = data.draw(st.integers(0, 3 * language.document_length))
     before, after = data.draw(st.integers(0, 300)), data.draw(st.integers(0, 300))
     starts_n = np.array(starts, np.int64) + before
@@ -140,7 +144,7 @@ def test_a_window_anywhere_is_a_slice_of_any_longer_one(config, starts, data):
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 def test_how_much_is_made_at_once_does_not_change_the_text(monkeypatch, chunk):
-    language = Language(SMALL)
+    language = SyntheticLanguage(SMALL)
     starts_n = np.array([0, 5, 128, 129, 2**39])
     expected = language.ids("test", starts_n, 700)
     monkeypatch.setattr(synthetic, "_CHUNK", chunk)
@@ -149,7 +153,7 @@ def test_how_much_is_made_at_once_does_not_change_the_text(monkeypatch, chunk):
 
 def test_the_text_of_a_version_never_changes():
     config = SyntheticConfig(world=1, language=2, overlap=0.25, order="head_last")
-    language = Language(config)
+    language = SyntheticLanguage(config)
     ids = language.ids("train", np.array([10**9]), 10_000).astype("<u2").tobytes()
     words = "\n".join(language.pieces()).encode()
     # Where this fails, prepared text and the records of runs are of another text: raise VERSION.
@@ -160,9 +164,11 @@ def test_the_text_of_a_version_never_changes():
 
 def test_more_words_than_16_bits_can_number_are_numbered_with_32():
     small, large = (SyntheticConfig(lemmas=n, topics=1) for n in (65_536 - 261, 65_536 - 260))
-    assert (Language(small).size, Language(large).size) == (65_536, 65_537)
-    assert Language(small).dtype == np.uint16 and Language(large).dtype == np.uint32
-    ids = Language(large).ids("train", np.array([0]), 129)
+    assert (SyntheticLanguage(small).size, SyntheticLanguage(large).size) == (65_536, 65_537)
+    assert (
+        SyntheticLanguage(small).dtype == np.uint16 and SyntheticLanguage(large).dtype == np.uint32
+    )
+    ids = SyntheticLanguage(large).ids("train", np.array([0]), 129)
     assert ids.dtype == np.uint32 and ids[0].tolist() == slow_document(large, "train", 0)
 
 
@@ -246,12 +252,12 @@ def test_no_two_splits_have_text_in_common():
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_words_are_in_the_order_that_is_written_down(order):
-    assert Language(changed(SMALL, order=order)).node_J.tolist() == NODES[order]
-    assert Language(changed(SMALL, order=order, depth=1)).node_J.tolist() == [0]
+    assert SyntheticLanguage(changed(SMALL, order=order)).node_J.tolist() == NODES[order]
+    assert SyntheticLanguage(changed(SMALL, order=order, depth=1)).node_J.tolist() == [0]
 
 
 def words_of(config):
-    return Language(config).words()
+    return SyntheticLanguage(config).words()
 
 
 @few
@@ -281,7 +287,7 @@ def test_a_lexicon_has_one_word_for_each_lemma(lemmas, language, overlap, shared
 def test_exactly_the_overlap_has_the_same_word_in_every_language(shared_words, overlap):
     config = changed(SMALL, lemmas=999, overlap=overlap, shared_words=shared_words)
     lexicons = [words_of(changed(config, language=n)) for n in (0, 1, 2, 17)]
-    shared = set(Language(config).shared().tolist())
+    shared = set(SyntheticLanguage(config).shared().tolist())
     assert len(shared) == round(overlap * 999)
     if shared_words and len(shared) == 998:
         shared = set(range(999))  # a single word has no other to change places with
@@ -294,7 +300,10 @@ def test_a_smaller_overlap_is_part_of_every_larger_one_in_each_world():
     chosen = []
     for world in (0, 1):
         config = changed(SMALL, world=world)
-        sets = [set(Language(changed(config, overlap=o / 24)).shared().tolist()) for o in range(25)]
+        sets = [
+            set(SyntheticLanguage(changed(config, overlap=o / 24)).shared().tolist())
+            for o in range(25)
+        ]
         assert [len(found) for found in sets] == list(range(25))
         assert all(one < other for one, other in itertools.pairwise(sets))
         words = [words_of(changed(config, overlap=o / 24)) for o in range(25)]
@@ -326,7 +335,7 @@ def test_with_shared_words_languages_have_one_set_of_words_and_mean_other_things
         assert set(words) == set(common)
     # A false friend is as likely frequent as rare: its ranks in two languages say nothing of
     # each other.
-    own = sorted(set(range(300)) - set(Language(config).shared().tolist()))
+    own = sorted(set(range(300)) - set(SyntheticLanguage(config).shared().tolist()))
     meant = [common.index(word) for word in words_of(changed(config, language=1))]
     correlation = scipy.stats.spearmanr(own, [meant[n] for n in own])
     assert correlation.pvalue > 1e-2
@@ -355,7 +364,7 @@ def test_texts_in_two_languages_are_translations_sentence_by_sentence(order, sha
     second = changed(first, language=1, order=order, shared_words=shared_words, overlap=0.5)
     texts = []
     for config in (first, second):
-        document = Language(config).ids("train", np.array([129 * 7]), 128)[0]
+        document = SyntheticLanguage(config).ids("train", np.array([129 * 7]), 128)[0]
         texts.append(tokenizer_of(config).decode(document.tolist()))
     assert texts[0] != texts[1]
     expected = [slow_tree(SMALL, "train", 16 * 7 + i) for i in range(16)]
@@ -371,7 +380,7 @@ def test_texts_in_two_languages_are_translations_sentence_by_sentence(order, sha
 )
 def test_sentences_are_encoded_as_they_were_written(config):
     tokenizer = tokenizer_of(config)
-    ids = Language(config).sentences("test", np.arange(40)).reshape(-1).tolist()
+    ids = SyntheticLanguage(config).sentences("test", np.arange(40)).reshape(-1).tolist()
     text = tokenizer.decode(ids)
     assert tokenizer.encode(text) == ids
     assert text.startswith(" ") and text.count(".") == 40
@@ -382,7 +391,10 @@ def test_the_first_ids_are_those_of_every_tokenizer_and_then_come_period_and_wor
     assert tokenizer_of(SMALL).separator == 2
     tokenizer = tokenizer_of(SMALL).processor
     strings = [tokenizer.id_to_piece(n) for n in range(tokenizer.get_piece_size())]
-    assert strings == Language(SMALL).pieces() and len(strings) == Language(SMALL).size
+    assert (
+        strings == SyntheticLanguage(SMALL).pieces()
+        and len(strings) == SyntheticLanguage(SMALL).size
+    )
     assert strings[:3] == ["<pad>", "<unk>", "<D>"]
     assert strings[3:259] == [f"<0x{byte:02X}>" for byte in range(256)]
     assert strings[259:] == [".", *("\u2581" + word for word in words_of(SMALL)), "\u2581"]
@@ -402,7 +414,7 @@ def test_any_other_text_is_encoded_without_loss(text):
 
 
 def test_the_same_config_makes_the_same_model_bytes():
-    assert Language(SMALL).model() == Language(SMALL).model()
+    assert SyntheticLanguage(SMALL).model() == SyntheticLanguage(SMALL).model()
 
 
 def test_in_a_merged_vocabulary_languages_share_the_rows_of_equal_words():
@@ -413,10 +425,10 @@ def test_in_a_merged_vocabulary_languages_share_the_rows_of_equal_words():
         vocabulary=VocabularyConfig(layout="merged"),
     )
     pieces = {tag: SyntheticSource(tag, configs[n]).pieces for n, tag in enumerate("ab")}
-    merged = languages.vocabulary(run, pieces)
+    merged = languages.build_vocabulary(run, pieces)
     assert merged.size == 261 + 24 + 18
     same_U = merged.map_GU[0] == merged.map_GU[1]
-    shared = sorted(260 + lemma for lemma in Language(configs[0]).shared())
+    shared = sorted(260 + lemma for lemma in SyntheticLanguage(configs[0]).shared())
     assert np.nonzero(~same_U)[0].tolist() == [n for n in range(260, 284) if n not in shared]
 
 
@@ -437,8 +449,8 @@ def test_splits_hold_whole_documents_and_no_more_than_it_takes(config):
 
 
 def test_tokens_that_fill_their_documents_add_no_other():
-    assert len(Language(changed(SMALL, tokens=129 * 3)).text("train")) == 129 * 3
-    assert len(Language(changed(SMALL, tokens=129 * 3 + 1)).text("train")) == 129 * 4
+    assert len(SyntheticLanguage(changed(SMALL, tokens=129 * 3)).text("train")) == 129 * 3
+    assert len(SyntheticLanguage(changed(SMALL, tokens=129 * 3 + 1)).text("train")) == 129 * 4
 
 
 def test_the_held_out_text_does_not_depend_on_how_much_there_is_to_train_on():
@@ -451,7 +463,7 @@ def test_the_held_out_text_does_not_depend_on_how_much_there_is_to_train_on():
 def test_documents_are_the_text_in_pieces_with_their_bytes():
     config = changed(SMALL, tokens=1000, overlap=0.5, language=77)
     source = SyntheticSource("en", config)
-    found = list(synthetic.documents(config))
+    found = list(synthetic.generate_documents(config))
     for split in sources.SPLITS:
         ids = np.concatenate([d.ids for d in found if d.split == split])
         assert np.array_equal(ids, source.tokens(split)[:])
@@ -464,12 +476,12 @@ def test_documents_are_the_text_in_pieces_with_their_bytes():
 def test_a_prepared_source_of_the_documents_is_the_same_text(tmp_path):
     config = changed(SMALL, tokens=30_000, language=3)
     made = SyntheticSource("en", config)
-    sources.write(
+    sources.write_source(
         tmp_path / "en",
         name="en",
         text=made.fingerprint,
         tokenizer=made.model,
-        documents=synthetic.documents(config),
+        documents=synthetic.generate_documents(config),
     )
     read = sources.open_source("en", tmp_path / "en", tmp_path / "cache")
     for split in sources.SPLITS:
@@ -484,7 +496,7 @@ def test_a_prepared_source_of_the_documents_is_the_same_text(tmp_path):
 
 
 def document_ids(config):
-    return [document.id for document in synthetic.documents(config)]
+    return [document.id for document in synthetic.generate_documents(config)]
 
 
 def test_documents_and_their_translations_have_one_id_and_no_others_have_it():
@@ -504,7 +516,7 @@ def test_text_without_end_has_no_documents_and_says_what_to_set():
     with pytest.raises(ValueError, match=r"config\.sources\.toy\.synthetic\.tokens=0.*above 0"):
         source.documents("train")
     with pytest.raises(ValueError, match=r"config\.sources\.\*\.synthetic\.tokens=0.*above 0"):
-        synthetic.documents(SMALL)
+        synthetic.generate_documents(SMALL)
     assert len(source.documents("test")) == source.about["documents"]["test"]
 
 
@@ -512,9 +524,9 @@ def test_text_without_end_has_no_documents_and_says_what_to_set():
 
 
 def test_a_text_is_read_like_an_array():
-    text = Language(changed(SMALL, tokens=1000)).text("train")
+    text = SyntheticLanguage(changed(SMALL, tokens=1000)).text("train")
     whole = text[:]
-    assert isinstance(whole, np.ndarray) and isinstance(text, Text)
+    assert isinstance(whole, np.ndarray) and isinstance(text, LazyTokens)
     assert len(text) == 129 * 8 and text.shape == whole.shape == (len(text),)
     assert text.ndim == whole.ndim == 1 and text.dtype == whole.dtype == np.uint16
     for index in (
@@ -543,11 +555,11 @@ def test_a_text_is_read_like_an_array():
 @pytest.mark.parametrize("index", [1032, -1033, np.array([0, 1032]), [0.5], np.array([True])])
 def test_a_place_outside_a_text_is_an_error(index):
     with pytest.raises(IndexError):
-        Language(changed(SMALL, tokens=1000)).text("train")[index]
+        SyntheticLanguage(changed(SMALL, tokens=1000)).text("train")[index]
 
 
 def test_a_window_that_is_not_inside_its_text_is_an_error():
-    text = Language(changed(SMALL, tokens=1000)).text("train")
+    text = SyntheticLanguage(changed(SMALL, tokens=1000)).text("train")
     assert text.windows(np.array([0, 1000]), 32).shape == (2, 32)
     for starts in ([1001], [-1], [0, 5000]):
         with pytest.raises(IndexError, match="window of 32 ids"):
@@ -567,12 +579,12 @@ def test_text_without_end_is_read_at_any_place_and_claims_2_to_the_40_ids():
 
 
 def test_text_has_no_state():
-    text = Language(SMALL).text("train")
+    text = SyntheticLanguage(SMALL).text("train")
     starts_n = np.array([9, 10**10, 5])
     first = text.windows(starts_n, 50)
     text[:300], text[np.array([4, 2])]
     assert np.array_equal(text.windows(starts_n[::-1], 50)[::-1], first)
-    assert np.array_equal(Language(SMALL).text("train").windows(starts_n, 50), first)
+    assert np.array_equal(SyntheticLanguage(SMALL).text("train").windows(starts_n, 50), first)
 
 
 # The source
@@ -613,8 +625,8 @@ def test_a_source_says_what_a_prepared_one_says_and_its_entropy():
         assert source.tokens(split) is source.tokens(split)
         assert not source.tokens(split).flags.writeable
     assert about["documents"]["train"] == 2**40 // 129
-    assert about["entropy"] == dataclasses.asdict(synthetic.entropy(SMALL))
-    assert source.model == Language(SMALL).model()
+    assert about["entropy"] == dataclasses.asdict(synthetic.compute_language_entropy(SMALL))
+    assert source.model == SyntheticLanguage(SMALL).model()
 
 
 def test_the_bytes_and_counts_to_expect_are_those_of_a_long_text():
@@ -638,7 +650,7 @@ def test_the_bytes_and_counts_to_expect_are_those_of_a_long_text():
 def test_pairs_are_the_sentences_of_the_test_split_in_both_languages():
     first = changed(SMALL, order="head_middle")
     second = changed(SMALL, language=1, order="head_last", overlap=0.5)
-    ours, theirs = synthetic.parallel(first, second, 40)
+    ours, theirs = synthetic.generate_parallel_sentences(first, second, 40)
     assert len(ours) == len(theirs) == 40
     for number, pair in enumerate(zip(ours, theirs, strict=True)):
         for config, ids in zip((first, second), pair, strict=True):
@@ -650,14 +662,14 @@ def test_pairs_are_the_sentences_of_the_test_split_in_both_languages():
 
 def test_there_are_no_more_pairs_than_the_test_split_has_sentences():
     config = changed(SMALL, depth=8)
-    ours, theirs = synthetic.parallel(config, config, 10**6)
+    ours, theirs = synthetic.generate_parallel_sentences(config, config, 10**6)
     assert len(ours) == len(theirs) == 16 * SyntheticSource("en", config).about["documents"]["test"]
 
 
 @pytest.mark.parametrize("dial", ["world", "lemmas", "topics", "zipf", "depth"])
 def test_languages_that_do_not_say_the_same_are_no_pair(dial):
     with pytest.raises(ValueError, match=rf"config\.sources\.\*\.synthetic\.{dial} is"):
-        synthetic.parallel(SMALL, changed(SMALL, **{dial: DIALS[dial]}), 3)
+        synthetic.generate_parallel_sentences(SMALL, changed(SMALL, **{dial: DIALS[dial]}), 3)
 
 
 # Entropy
@@ -702,7 +714,7 @@ def test_the_sentences_of_a_text_have_the_probabilities_that_the_tree_gives_them
     config = changed(config, order=order)
     sentences = law(config)
     assert math.fsum(sentences.values()) == pytest.approx(1)
-    ids = Language(config).sentences("train", np.arange(40_000))
+    ids = SyntheticLanguage(config).sentences("train", np.arange(40_000))
     seen = collections.Counter(map(tuple, (ids[:, :-1] - 260).tolist()))
     assert set(seen) <= set(sentences)
     # Rare ones are taken together, as the test needs counts of some size.
@@ -720,13 +732,13 @@ def test_the_sentences_of_a_text_have_the_probabilities_that_the_tree_gives_them
 @pytest.mark.parametrize("config", TINY)
 def test_the_rate_is_the_loss_of_an_ideal_model_that_has_all_context(config, order):
     config = changed(config, order=order)
-    known, begins = synthetic.entropy(config), beginnings(law(config))
+    known, begins = synthetic.compute_language_entropy(config), beginnings(law(config))
     exact = -sum(p * math.log(p) for p in law(config).values())
     assert known.per_sentence == pytest.approx(exact)
     # A model that reads the text from its beginning: each word given those before it.
     documents = 600
     loss = []
-    for ids in Language(config).sentences("test", np.arange(16 * documents)).tolist():
+    for ids in SyntheticLanguage(config).sentences("test", np.arange(16 * documents)).tolist():
         words = tuple(n - 260 for n in ids[:-1])
         given_ = [begins[words[: i + 1]] / begins[words[:i]] for i in range(len(words))]
         loss.append(-sum(map(math.log, given_)))
@@ -739,23 +751,29 @@ def test_the_rate_is_the_loss_of_an_ideal_model_that_has_all_context(config, ord
 
 @pytest.mark.parametrize("config", [SMALL, *TINY, CONFIGS[4], CONFIGS[5]])
 def test_the_unigram_loss_is_that_of_the_frequencies_of_a_long_text(config):
-    ids = Language(config).ids("train", np.array([0]), 129 * 4000)[0]
+    ids = SyntheticLanguage(config).ids("train", np.array([0]), 129 * 4000)[0]
     seen = np.bincount(ids) / len(ids)
     measured = -sum(p * math.log(p) for p in seen if p)
     # Frequencies of a finite text are a little off, and it is cut within a document.
-    assert synthetic.entropy(config).unigram == pytest.approx(measured, abs=3e-3)
+    assert synthetic.compute_language_entropy(config).unigram == pytest.approx(measured, abs=3e-3)
 
 
 def test_entropies_have_their_closed_forms():
-    even = synthetic.entropy(SyntheticConfig(lemmas=32, topics=4, zipf=0.0, depth=3))
+    even = synthetic.compute_language_entropy(
+        SyntheticConfig(lemmas=32, topics=4, zipf=0.0, depth=3)
+    )
     assert even.per_sentence == pytest.approx(math.log(4) + 7 * math.log(8))
     assert even.per_token == pytest.approx(16 * even.per_sentence / 129)
-    certain = synthetic.entropy(SyntheticConfig(lemmas=6, topics=1, zipf=2000.0, depth=1))
+    certain = synthetic.compute_language_entropy(
+        SyntheticConfig(lemmas=6, topics=1, zipf=2000.0, depth=1)
+    )
     assert certain.per_sentence == certain.per_token == 0
     share = np.array([16, 16, 1]) / 33  # the word, the period, the separator
     assert certain.unigram == pytest.approx(-(share * np.log(share)).sum())
     for order in ORDERS:
-        assert synthetic.entropy(changed(SMALL, order=order)) == synthetic.entropy(SMALL)
+        assert synthetic.compute_language_entropy(
+            changed(SMALL, order=order)
+        ) == synthetic.compute_language_entropy(SMALL)
 
 
 # What a model can reach that sees windows
@@ -831,9 +849,9 @@ WINDOWS = [(TINY[0], 1), (TINY[0], 4), (TINY[0], 8), (TINY[1], 5), (TINY[2], 3),
 @pytest.mark.parametrize(("config", "L"), WINDOWS)
 def test_the_loss_of_an_ideal_model_of_windows_lies_within_the_bounds(config, L, order):
     config = changed(config, order=order)
-    lower, upper = synthetic.bounds(config, L)
+    lower, upper = synthetic.compute_loss_bounds(config, L)
     first, losses = window_losses(config, L, phase_known=False)
-    known = synthetic.entropy(config)
+    known = synthetic.compute_language_entropy(config)
     assert first == pytest.approx(known.unigram)
     assert lower == known.per_token < sum(losses) / L <= upper <= known.unigram
     # The longer the context, the lower the loss, but for rounding.
@@ -845,22 +863,22 @@ def test_the_loss_of_an_ideal_model_of_windows_lies_within_the_bounds(config, L,
 @pytest.mark.parametrize(("config", "L"), WINDOWS)
 def test_a_model_that_knows_the_phase_loses_no_more_than_the_edges_that_are_cut(config, L, order):
     config = changed(config, order=order)
-    lower, upper = synthetic.bounds(config, L)
+    lower, upper = synthetic.compute_loss_bounds(config, L)
     length = 3 * 2**config.depth + 1
     _, losses = window_losses(config, L, phase_known=True)
     edges = 3 * CUTS[config.depth][order] * math.log(config.topics) / length
     assert lower - 1e-9 <= sum(losses) / L <= lower + edges / L + 1e-9
-    if upper < synthetic.entropy(config).unigram:
+    if upper < synthetic.compute_language_entropy(config).unigram:
         assert upper == pytest.approx(lower + (edges + math.log(length)) / L)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_bounds_close_in_on_the_rate_as_windows_grow(order):
     config = SyntheticConfig(order=order)
-    uppers = [synthetic.bounds(config, 2**n)[1] for n in range(2, 14)]
+    uppers = [synthetic.compute_loss_bounds(config, 2**n)[1] for n in range(2, 14)]
     assert uppers == sorted(uppers, reverse=True)
-    rate = synthetic.entropy(config).per_token
+    rate = synthetic.compute_language_entropy(config).per_token
     edges = CUTS[3][order]
     expected = rate + (math.log(129) + 16 * edges / 129 * math.log(8)) / 64
-    assert synthetic.bounds(config, 64) == pytest.approx((rate, expected))
+    assert synthetic.compute_loss_bounds(config, 64) == pytest.approx((rate, expected))
     assert uppers[-1] - rate < 1e-3

@@ -13,11 +13,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers import ROOT
 from tensorflow_datasets.core import constants
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import files
 from imbalance_jax.data.text import reading as text
+from imbalance_jax.data.text.documents import SPLITS
 
 FEATURES = {"id": tfds.features.Text(), "number": np.int64, "text": tfds.features.Text()}
 
@@ -56,12 +58,12 @@ def source(root, dataset="toy", **fields):
 
 
 def read(source, name="fr"):
-    return list(text.documents(name, source))
+    return list(text.read_documents(name, source))
 
 
 def ids(source):
     """Returns the ids of the documents of each split."""
-    found = {split: [] for split in text.SPLITS}
+    found = {split: [] for split in SPLITS}
     for split, document in read(source):
         found[split].append(document.id)
     return found
@@ -121,7 +123,7 @@ def test_a_feature_of_ids_that_the_dataset_lacks_is_refused_with_those_it_has(tm
     examples = [{"number": 1, "text": "Texte."}]
     write(tmp_path, "toy", "1.0.0", {"train": examples}, features)
     with pytest.raises(ValueError, match=r"sources\.fr\.id_field='\w+': .* it has: number, text"):
-        text.check("fr", source(tmp_path, **fields))
+        text.check_source_text("fr", source(tmp_path, **fields))
 
 
 def test_features_within_features_are_named_with_dots(tmp_path):
@@ -145,7 +147,7 @@ def test_records_without_text_are_left_out_and_their_markup_too(tmp_path):
 
 def test_progress_rises_to_one_as_records_are_read(toy):
     seen, at = [], {}
-    for index, _ in enumerate(text.documents("fr", source(toy), seen.append)):
+    for index, _ in enumerate(text.read_documents("fr", source(toy), seen.append)):
         at[index] = seen[-1]
     assert seen == sorted(seen) and seen[-1] == 1.0
     assert at[26] == pytest.approx(0.25) and at[80] == pytest.approx(0.75)
@@ -193,7 +195,7 @@ def test_a_split_that_the_dataset_lacks_or_leaves_empty_is_carved_as_from_files(
 
 def test_a_record_can_be_in_one_split_only(toy):
     def check(**splits):
-        return lambda: text.check("fr", source(toy, **splits))
+        return lambda: text.check_source_text("fr", source(toy, **splits))
 
     check(train="train[:50%]", validation="train[50%:]", test="validation+test")()
     refused(
@@ -212,7 +214,7 @@ def test_a_record_can_be_in_one_split_only(toy):
 def test_a_split_that_does_not_exist_is_answered_with_those_that_do(toy):
     has = "train (100 records), validation (5 records), test (3 records)"
     refused(
-        lambda: text.check("fr", source(toy, validation="dev[:5]")),
+        lambda: text.check_source_text("fr", source(toy, validation="dev[:5]")),
         "config.sources.fr.validation='dev[:5]'",
         "Unknown split 'dev'",
         has,
@@ -220,7 +222,7 @@ def test_a_split_that_does_not_exist_is_answered_with_those_that_do(toy):
     )
     write(toy, "other", "1.0.0", {"fr": rows("fr", 4)})
     refused(
-        lambda: text.check("fr", source(toy, "other")),
+        lambda: text.check_source_text("fr", source(toy, "other")),
         "config.sources.fr.train=''",
         "Unknown split 'train'",
         "other are: fr (4 records)",
@@ -241,7 +243,11 @@ def test_a_split_that_does_not_exist_is_answered_with_those_that_do(toy):
     ],
 )
 def test_a_slice_that_cannot_be_read_is_named(toy, spec, problem):
-    for call in (text.check, text.fingerprint, lambda name, source: read(source, name)):
+    for call in (
+        text.check_source_text,
+        text.compute_text_fingerprint,
+        lambda name, source: read(source, name),
+    ):
         refused(
             lambda call=call: call("fr", source(toy, train=spec)),
             f"config.sources.fr.train={spec!r}",
@@ -269,7 +275,7 @@ def test_without_a_config_the_default_one_is_taken_or_the_only_one(tmp_path):
     assert ids(source(tmp_path))["train"] == ["fr-0"]
     write(tmp_path, "toy", "1.0.0", {"train": rows("de", 1)}, config="de")
     refused(
-        lambda: text.check("x", source(tmp_path)),
+        lambda: text.check_source_text("x", source(tmp_path)),
         "config.sources.x.dataset='toy'",
         "has several configs",
         "de, fr",
@@ -289,7 +295,7 @@ def test_datasets_lie_where_tfds_has_them_unless_the_config_says_where(toy, tmp_
 
 def test_a_directory_of_another_machine_is_refused():
     refused(
-        lambda: text.check("fr", source("gs://bucket/datasets")),
+        lambda: text.check_source_text("fr", source("gs://bucket/datasets")),
         "config.sources.fr.dataset_dir='gs://bucket/datasets'",
         "Copy or mount it",
     )
@@ -301,7 +307,7 @@ def test_a_directory_of_another_machine_is_refused():
 def test_a_feature_that_is_not_text_is_answered_with_those_that_are(toy):
     for field, problem in (("body", "is not there"), ("number", "is not text")):
         refused(
-            lambda field=field: text.check("fr", source(toy, field=field)),
+            lambda field=field: text.check_source_text("fr", source(toy, field=field)),
             f"config.sources.fr.field={field!r}",
             problem,
             "its features of text are: id, text",
@@ -309,7 +315,7 @@ def test_a_feature_that_is_not_text_is_answered_with_those_that_are(toy):
         )
     write(toy, "numbers", "1.0.0", {"train": [{"x": 1}]}, {"x": np.int64})
     refused(
-        lambda: text.check("fr", source(toy, "numbers")),
+        lambda: text.check_source_text("fr", source(toy, "numbers")),
         "its features of text are: none",
         "Set config.sources.fr.dataset",
     )
@@ -321,7 +327,7 @@ def test_a_dataset_that_only_tensorflow_reads_is_refused_with_the_way_to_convert
     info["fileFormat"] = "tfrecord"
     (path / "dataset_info.json").write_text(json.dumps(info))
     refused(
-        lambda: text.check("fr", source(toy)),
+        lambda: text.check_source_text("fr", source(toy)),
         "config.sources.fr.dataset='toy'",
         f"{path} holds it as tfrecord, which takes TensorFlow to read",
         "pip install -e '.[tfds]'",
@@ -331,7 +337,7 @@ def test_a_dataset_that_only_tensorflow_reads_is_refused_with_the_way_to_convert
     # As convert_format leaves it.
     info["alternativeFileFormats"] = ["array_record"]
     (path / "dataset_info.json").write_text(json.dumps(info))
-    text.check("fr", source(toy))
+    text.check_source_text("fr", source(toy))
     assert len(read(source(toy))) == 108
 
 
@@ -339,18 +345,18 @@ def test_a_dataset_that_is_not_whole_is_refused(toy):
     path = toy / "toy" / "1.0.0"
     [first, *_] = sorted(path.glob("toy-train.array_record*"))
     first.rename(toy / "away")
-    refused(lambda: text.check("fr", source(toy)), f"{first} is missing")
-    text.check("fr", source(toy, train="train[4:]"))  # not in that file
+    refused(lambda: text.check_source_text("fr", source(toy)), f"{first} is missing")
+    text.check_source_text("fr", source(toy, train="train[4:]"))  # not in that file
     (path / "features.json").unlink()
-    refused(lambda: text.check("fr", source(toy)), f"{path} has no features.json")
+    refused(lambda: text.check_source_text("fr", source(toy)), f"{path} has no features.json")
     (path / "features.json").write_text("{")
-    refused(lambda: text.check("fr", source(toy)), f"{path} cannot be opened")
+    refused(lambda: text.check_source_text("fr", source(toy)), f"{path} cannot be opened")
 
 
 def test_damaged_records_are_found_where_they_are_read(toy):
     third = sorted((toy / "toy" / "1.0.0").glob("toy-train.array_record*"))[2]
     third.write_bytes(third.read_bytes()[:100] + bytes(1000) + third.read_bytes()[1100:])
-    text.check("fr", source(toy))
+    text.check_source_text("fr", source(toy))
     where = f"{third.parent}: split train cannot be read from record"
     refused(lambda: read(source(toy, train="train[7:]")), f"{where} 7 on (RuntimeError: Corrupted")
     assert len(ids(source(toy, train="train[:8]+train[12:]"))["train"]) == 96
@@ -412,17 +418,20 @@ class ToyLanguages(tfds.core.GeneratorBasedBuilder):
 def test_what_is_not_prepared_is_prepared_once_as_array_record(tmp_path, capsys, caplog):
     dataset = source(tmp_path, "toy_languages/fr", validation="dev")
     before = ToyLanguages.prepared
-    text.check("fr", dataset)
-    assert text.size(dataset) == 0 and not os.listdir(tmp_path)  # nothing yet
-    first = text.fingerprint("fr", dataset)
+    text.check_source_text("fr", dataset)
+    assert text.estimate_text_bytes(dataset) == 0 and not os.listdir(tmp_path)  # nothing yet
+    first = text.compute_text_fingerprint("fr", dataset)
     assert ids(dataset) == {
         "train": [f"fr-train-{i}" for i in range(3)],
         "validation": [f"fr-dev-{i}" for i in range(3)],
         "test": [],
     }
     path = tmp_path / "toy_languages" / "fr" / "1.2.0"
-    assert ToyLanguages.prepared == before + 1 and text.fingerprint("fr", dataset) == first
-    assert list(path.glob("*.array_record*")) and text.size(dataset) > 0
+    assert (
+        ToyLanguages.prepared == before + 1
+        and text.compute_text_fingerprint("fr", dataset) == first
+    )
+    assert list(path.glob("*.array_record*")) and text.estimate_text_bytes(dataset) > 0
     said = f"Downloading and preparing toy_languages/fr/1.2.0 with TFDS, in {path}\n"
     assert capsys.readouterr() == (said, "") and not caplog.records
 
@@ -439,9 +448,9 @@ def test_what_fails_in_preparing_is_said_with_where_to_put_a_prepared_dataset(
 ):
     monkeypatch.setattr(ToyLanguages, "error", ConnectionError("no route to host.\nA page of more"))
     dataset = source(tmp_path, "toy_languages/fr")
-    text.check("fr", dataset)
+    text.check_source_text("fr", dataset)
     path = tmp_path / "toy_languages" / "fr" / "1.2.0"
-    for call in (text.fingerprint, lambda name, source: read(source, name)):
+    for call in (text.compute_text_fingerprint, lambda name, source: read(source, name)):
         message = refused(
             lambda call=call: call("fr", dataset),
             "config.sources.fr.dataset='toy_languages/fr'",
@@ -469,7 +478,7 @@ def test_a_module_that_is_found_missing_in_preparing_is_named(tmp_path, monkeypa
 
 def test_check_finds_what_is_wrong_with_a_dataset_that_is_not_prepared(tmp_path):
     def check(dataset="toy_languages/fr", **fields):
-        return lambda: text.check("fr", source(tmp_path, dataset, **fields))
+        return lambda: text.check_source_text("fr", source(tmp_path, dataset, **fields))
 
     refused(check(field="body"), "config.sources.fr.field='body'", "text are: id, text")
     refused(check(train="train["), "config.sources.fr.train='train['")
@@ -521,7 +530,7 @@ def test_check_says_what_is_missing_to_prepare_a_dataset(
 ):
     without(*missing)
     refused(
-        lambda: text.check("fr", source(tmp_path, dataset, field=field)),
+        lambda: text.check_source_text("fr", source(tmp_path, dataset, field=field)),
         f"config.sources.fr.dataset={dataset!r} is not prepared in {tmp_path}",
         f"it takes {', '.join(missing)}, not installed here",
         "pip install -e '.[tfds]'",
@@ -531,11 +540,16 @@ def test_check_says_what_is_missing_to_prepare_a_dataset(
 
 def test_check_accepts_a_dataset_that_could_be_prepared_here(tmp_path, without):
     without()
-    text.check("fr", source(tmp_path, "wiki40b/fr", id_field="wikidata_id", train="train[:1%]"))
-    refused(lambda: text.check("fr", source(tmp_path, "wiki40b/xx")), "sv, th, tl, tr, uk, vi")
+    text.check_source_text(
+        "fr", source(tmp_path, "wiki40b/fr", id_field="wikidata_id", train="train[:1%]")
+    )
+    refused(
+        lambda: text.check_source_text("fr", source(tmp_path, "wiki40b/xx")),
+        "sv, th, tl, tr, uk, vi",
+    )
     without("apache_beam")
     # It could not download what needs no Beam.
-    text.check("fr", source(tmp_path, "pg19", field="book_text"))
+    text.check_source_text("fr", source(tmp_path, "pg19", field="book_text"))
 
 
 @pytest.mark.skipif(
@@ -545,15 +559,16 @@ def test_check_accepts_a_dataset_that_could_be_prepared_here(tmp_path, without):
 def test_without_the_extra_nothing_but_the_error_is_said_of_wiki40b(tmp_path):
     script = (
         "from imbalance_jax.config import SourceConfig\n"
-        "from imbalance_jax.data import text\n"
+        "from imbalance_jax.data.text import reading as text\n"
         f"source = SourceConfig(kind='tfds', dataset='wiki40b/fr', dataset_dir={str(tmp_path)!r})\n"
-        "for call in (text.check, text.fingerprint, lambda *args: list(text.documents(*args))):\n"
+        "def read(*args): return list(text.read_documents(*args))\n"
+        "for call in (text.check_source_text, text.compute_text_fingerprint, read):\n"
         "    try:\n"
         "        call('fr', source)\n"
         "    except ValueError as error:\n"
         "        print(error)\n"
     )
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = str(ROOT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
     result = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
@@ -567,7 +582,7 @@ def test_without_the_extra_nothing_but_the_error_is_said_of_wiki40b(tmp_path):
 
 def test_what_tfds_logs_and_prints_elsewhere_is_left_alone(toy, capsys):
     with contextlib.suppress(ValueError):
-        text.check("fr", source(toy, "no_such_dataset"))
+        text.check_source_text("fr", source(toy, "no_such_dataset"))
     assert logging.root.manager.disable == logging.NOTSET
     print("said")
     assert capsys.readouterr() == ("said\n", "")
@@ -581,13 +596,13 @@ def test_the_fingerprint_follows_the_records_and_not_their_place(tmp_path):
     for directory in ("here", "there"):
         write(tmp_path / directory, "toy", "1.0.0", splits, config="fr")
     base = source(tmp_path / "here", "toy/fr")
-    first = text.fingerprint("fr", base)
+    first = text.compute_text_fingerprint("fr", base)
     same = [
         source(tmp_path / "there", "toy/fr:1.0.0"),
         dataclasses.replace(base, train="train[:10]"),
         dataclasses.replace(base, train="train[:100%]", test="test"),
     ]
-    assert {text.fingerprint("de", each) for each in same} == {first}
+    assert {text.compute_text_fingerprint("de", each) for each in same} == {first}
 
     other = {**splits, "train": rows("other", 10)}
     write(tmp_path / "other", "toy", "1.0.0", other, config="fr")
@@ -606,38 +621,40 @@ def test_the_fingerprint_follows_the_records_and_not_their_place(tmp_path):
         dataclasses.replace(base, id_field="number"),
         dataclasses.replace(base, markup="wiki40b"),
     ]
-    prints = [text.fingerprint("fr", each) for each in changed]
+    prints = [text.compute_text_fingerprint("fr", each) for each in changed]
     assert len({first, *prints}) == len(prints) + 1
 
 
 def test_digests_of_record_files_are_remembered(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_CLOCK", 0)
     cache = tmp_path / "digests.json"
-    first = text.fingerprint("fr", source(toy), cache)
+    first = text.compute_text_fingerprint("fr", source(toy), cache)
     known = json.loads(cache.read_text())
     assert len(known) == 25 + 2 + 1  # files of four records
     for key in known:
         known[key] = "0" * 64
     cache.write_text(json.dumps(known))
-    assert text.fingerprint("fr", source(toy), cache) != first  # nothing was read
-    assert text.fingerprint("fr", source(toy)) == first
+    assert text.compute_text_fingerprint("fr", source(toy), cache) != first  # nothing was read
+    assert text.compute_text_fingerprint("fr", source(toy)) == first
 
 
 def test_only_the_files_that_a_slice_needs_are_hashed(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_CLOCK", 0)
     cache = tmp_path / "digests.json"
     sliced = source(toy, train="train[4:9]", validation="train[0:2]", test="test")
-    text.fingerprint("fr", sliced, cache)
+    text.compute_text_fingerprint("fr", sliced, cache)
     names = sorted(os.path.basename(key.partition(":")[0]) for key in json.loads(cache.read_text()))
     assert [name[:9] for name in names] == ["toy-test.", *["toy-train"] * 3]
     assert [name[-1] for name in names[1:]] == ["0", "1", "2"]
 
 
 def test_the_size_is_the_share_of_the_bytes_that_is_read(toy):
-    whole = text.size(source(toy))
+    whole = text.estimate_text_bytes(source(toy))
     written = sum(len(row["text"]) for row in rows("train", 100))
     assert written < whole < 8 * written  # with ids, numbers and the names of the features
-    assert text.size(source(toy, train="train[:25%]")) == pytest.approx(whole / 4, rel=0.01)
-    assert text.size(source(toy, train="train[:25%]+train[75%:]")) == pytest.approx(
+    assert text.estimate_text_bytes(source(toy, train="train[:25%]")) == pytest.approx(
+        whole / 4, rel=0.01
+    )
+    assert text.estimate_text_bytes(source(toy, train="train[:25%]+train[75%:]")) == pytest.approx(
         whole / 2, rel=0.01
     )
