@@ -1,8 +1,7 @@
 """A run and a study of an earlier version are gone on with, scored and reported.
 
 `tests/earlier_runs/README.txt` says what is there and how it was made. Everything is done by
-commands, so
-that nothing here knows how the package is arranged inside.
+commands, so that nothing here knows how the package is arranged inside.
 """
 
 import csv
