@@ -426,6 +426,11 @@ class Config:
         # en2 and en02 have equal numbers; the tags themselves then decide.
         return tuple(sorted(self.languages, key=lambda tag: (make_natural_sort_key(tag), tag)))
 
+    def source_of(self, tag: str) -> str:
+        """Returns the name of the source whose text a language has: a clone has its parent's."""
+        language = self.languages[tag]
+        return language.source or self.languages[language.clone_of].source
+
     @property
     def data_seed(self) -> int:
         """The seed of the order of languages and windows."""
