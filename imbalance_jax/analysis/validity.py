@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.analysis import statistics
-from imbalance_jax.analysis.effects import (
-    BaselineGroup,
-    Effects,
-    LanguageCondition,
+from imbalance_jax.analysis.baselines import (
     count_baseline_tokens,
     find_nearest_baseline,
     list_baseline_kinds,
 )
+from imbalance_jax.analysis.effects import Effects, LanguageCondition
 from imbalance_jax.analysis.study_table import Observation, StudyTable
 from imbalance_jax.study import grid
 
@@ -231,8 +229,7 @@ def _check_baseline_tokens(table: StudyTable, effects: Effects) -> ValidityCheck
         if condition.kind in (*grid.BASELINES, "sweep") or not condition.plain:
             continue
         for kind in list_baseline_kinds(table):
-            group = BaselineGroup.of(condition.config, condition.first.source, kind)
-            run = find_nearest_baseline(table, group, condition.first.tokens)
+            run = find_nearest_baseline(table, condition.baselines(kind), condition.first.tokens)
             held += bool(run)
             if not run or count_baseline_tokens(table, run) == condition.first.tokens:
                 continue

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from imbalance_jax.analysis import laws as efficiency
+from imbalance_jax.analysis.efficiency import Efficiency, compute_efficiency
+from imbalance_jax.analysis.law_choice import choose_law
+from imbalance_jax.analysis.laws import Law, ReferenceLaw
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.reference import paper_results
 from imbalance_jax.reference import reported as reference
@@ -159,7 +161,7 @@ def compare_with_reference(
 
 def compute_reference_efficiencies(
     table: StudyTable,
-) -> tuple[dict[tuple[str, str], efficiency.Efficiency], list[str]]:
+) -> tuple[dict[tuple[str, str], Efficiency], list[str]]:
     """Returns what each language of each run is worth by the law 1/PPL = c - a x^-b.
 
     The law is that of the study's short monolingual runs of the same source and size. Where
@@ -174,12 +176,12 @@ def compute_reference_efficiencies(
     for (source, size), group in groups.items():
         baselines = [seen for seen in group if seen.kind == "monolingual"]
         points = [run.tokens for run in baselines], [run.loss for run in baselines]
-        law: efficiency.Law
+        law: Law
         try:
-            law = efficiency.ReferenceLaw.fit(*points, table.unit_tokens)
+            law = ReferenceLaw.fit(*points, table.unit_tokens)
         except ValueError as error:
             try:
-                choice = efficiency.choose_law(*points, table.unit_tokens)
+                choice = choose_law(*points, table.unit_tokens)
             except ValueError:
                 without.append(f"no law for {source} at {size}: {error}")
                 continue
@@ -187,9 +189,7 @@ def compute_reference_efficiencies(
             stands = f"the {choice.family} law stands in for the reference's: {error}"
             without.append(f"for {source} at {size} {stands}")
         for seen in group:
-            found = efficiency.compute_efficiency_or_limit(
-                law, seen.loss, seen.tokens, seen.other_tokens
-            )
+            found = compute_efficiency(law, seen.loss, seen.tokens, seen.other_tokens)
             if 0 < found.mlte < math.inf and found.mlpe < math.inf:
                 worth[seen.run, seen.language] = found
     return worth, without

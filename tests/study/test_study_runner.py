@@ -17,6 +17,7 @@ from made_studies import make, mixture, small_grid
 from imbalance_jax import cli
 from imbalance_jax.analysis import study_table
 from imbalance_jax.runs import run_directory as runs
+from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.study import grid, study_plan, study_runner
 from imbalance_jax.study.study_directory import StudyDirectory
 
@@ -270,7 +271,7 @@ def test_a_plan_counts_tokens_and_hours_of_what_is_left(tmp_path):
     assert f"left: {len(left)} runs, {tokens:,} tokens" in text
     # A made run takes 0.01 s a step.
     steps = sum(spec.config.steps for spec in left)
-    assert f"time: {study_plan.clock(0.01 * steps)} one after another" in text
+    assert f"time: {format_duration(0.01 * steps)} one after another" in text
 
 
 def test_what_a_plan_tries_is_computed_as_the_study_would_be(monkeypatch):
