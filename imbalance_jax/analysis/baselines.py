@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.config import Config, costs
-from imbalance_jax.study import grid
+from imbalance_jax.study.run_spec import BASELINES, NEAR, RunSpec
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -15,7 +15,7 @@ class BaselineGroup:
 
     source: str  # of the text
     size: str  # of the model, N x D
-    kind: str  # one of grid.BASELINES
+    kind: str  # one of BASELINES
     shape: int = 0  # steps, of matched and epochs; ids of the vocabulary, of wide; else 0
 
     @classmethod
@@ -27,7 +27,7 @@ class BaselineGroup:
         return cls(source, f"{config.model.N}x{config.model.D}", kind, shape)
 
     @classmethod
-    def of_baseline(cls, run: grid.RunSpec) -> "BaselineGroup":
+    def of_baseline(cls, run: RunSpec) -> "BaselineGroup":
         config = run.config
         only = next(tag for tag in config.tags if config.mixture.ratio.get(tag))
         return cls.of(config, config.source_of(only), run.kind)
@@ -42,11 +42,11 @@ def list_baseline_runs(table: StudyTable, group: BaselineGroup) -> list[str]:
     batches = {
         run.config.batch_size
         for run in table.runs.values()
-        if run.spec.kind not in grid.BASELINES and run.config.steps == group.shape
+        if run.spec.kind not in BASELINES and run.config.steps == group.shape
     }
     names = []
     for name, run in table.runs.items():
-        if run.spec.kind not in grid.BASELINES:
+        if run.spec.kind not in BASELINES:
             continue
         alone = BaselineGroup.of_baseline(run.spec)
         whole = (
@@ -68,14 +68,19 @@ def find_nearest_baseline(table: StudyTable, group: BaselineGroup, own_tokens: f
     """Returns the run of a group whose tokens are nearest to a language's.
 
     A batch has whole sequences and a run has whole steps, so few are equal. The name is "" where
-    none is within `grid.NEAR`.
+    none is within `NEAR`.
     """
     distances = {
         name: abs(count_baseline_tokens(table, name) - own_tokens)
         for name in list_baseline_runs(table, group)
     }
-    near = [name for name, distance in distances.items() if distance <= grid.NEAR * own_tokens]
+    near = [name for name, distance in distances.items() if distance <= NEAR * own_tokens]
     return min(near, key=lambda name: distances[name], default="")
+
+
+def format_token_difference(part: float) -> str:
+    """Returns by how much of its tokens a baseline is off, in words."""
+    return f"{100 * abs(part):.3g} % {'more' if part > 0 else 'fewer'}"
 
 
 def list_baseline_kinds(table: StudyTable) -> list[str]:
@@ -84,7 +89,7 @@ def list_baseline_kinds(table: StudyTable) -> list[str]:
     for claim in table.claims.values():
         kinds |= {claim.against, claim.baseline if claim.measure == "log_teff" else ""}
     # Whatever a study has, a loss alone says nothing without these.
-    return [k for k in grid.BASELINES if k in kinds] or ["monolingual", "matched"]
+    return [k for k in BASELINES if k in kinds] or ["monolingual", "matched"]
 
 
 @dataclasses.dataclass
@@ -147,7 +152,7 @@ def list_missing_baselines(demand: BaselineDemand, have: Iterable[float]) -> lis
 def find_flops_per_token(table: StudyTable, group: BaselineGroup) -> float | None:
     """Returns the FLOPs per token of the study's own baselines of a group; None without any."""
     for run in table.runs.values():
-        if run.spec.kind in grid.BASELINES and (run.spec.kind == "wide") == (group.kind == "wide"):
+        if run.spec.kind in BASELINES and (run.spec.kind == "wide") == (group.kind == "wide"):
             own = BaselineGroup.of_baseline(run.spec)
             if (own.source, own.size) == (group.source, group.size):
                 vocab_size = costs.compute_vocab_size(run.config)

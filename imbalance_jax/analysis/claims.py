@@ -16,6 +16,7 @@ from imbalance_jax.analysis.baselines import (
     BaselineGroup,
     count_baseline_tokens,
     find_nearest_baseline,
+    format_token_difference,
     list_baseline_runs,
 )
 from imbalance_jax.analysis.effects import Effects, LanguageCondition
@@ -25,8 +26,8 @@ from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.analysis.verdicts import Verdict
 from imbalance_jax.config import costs
-from imbalance_jax.study import grid
-from imbalance_jax.study.grid import Claim
+from imbalance_jax.study.claim import PAIR_MEASURES, Claim
+from imbalance_jax.study.run_spec import BASELINES, NEAR
 
 ALPHA = 0.05
 NOT_MEASURED = "not measured"
@@ -113,13 +114,13 @@ def _has_ended(table: StudyTable, run: str) -> bool:
 
 
 def _measure_claim(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
-    if claim.measure in grid.PAIR_MEASURES:
+    if claim.measure in PAIR_MEASURES:
         return _measure_language_pair(claim, table, effects)
     if claim.measure == "accuracy":
         return _measure_accuracy(claim, table)
     if claim.measure == "log_teff":
         return _measure_log_teff(claim, table, effects)
-    if claim.against in grid.BASELINES and not _list_cell_runs(table, claim.against):
+    if claim.against in BASELINES and not _list_cell_runs(table, claim.against):
         return _compare_with_baselines(claim, table, effects)
     return _compare_with_cell(claim, table, effects)
 
@@ -220,7 +221,7 @@ def _compare_with_baselines(claim: Claim, table: StudyTable, effects: Effects) -
         return _compare_with_nearest(claim, table, effects, nearest, own_tokens)
     effect = _ClaimEffect(
         f"the law of the {claim.against} baselines, of which none has tokens within "
-        f"{grid.NEAR:.0%} of its own",
+        f"{NEAR:.0%} of its own",
         [*runs, *list_baseline_runs(table, group)],
     )
     condition = effects.condition(claim.cell, claim.language)
@@ -247,7 +248,7 @@ def _compare_with_nearest(
     cell = table.runs[nearest].spec.cell
     tokens = count_baseline_tokens(table, nearest)
     off = tokens / own_tokens - 1
-    as_many = f"{_format_token_difference(off)} tokens" if off else "as many tokens"
+    as_many = f"{format_token_difference(off)} tokens" if off else "as many tokens"
     effect = _ClaimEffect(
         f"the {claim.against} baseline {cell}, which has {as_many}",
         [*_list_cell_runs(table, claim.cell), *_list_cell_runs(table, cell)],
@@ -287,10 +288,6 @@ def _compare_with_nearest(
         f"and without the correction this effect would be {corrected.value - scale * nats:+.3f}."
     ).replace("-", "−")
     return effect.of(dataclasses.replace(corrected, se=math.hypot(corrected.se, error)), note)
-
-
-def _format_token_difference(off: float) -> str:
-    return f"{100 * abs(off):.3g} % {'more' if off > 0 else 'fewer'}"
 
 
 def _measure_log_teff(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:

@@ -42,7 +42,7 @@ from imbalance_jax.analysis.fitted_laws import FittedLaw as FittedLaw
 from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.analysis.study_table import AlignmentObservation, Observation, StudyTable
 from imbalance_jax.config import Config, costs
-from imbalance_jax.study import grid
+from imbalance_jax.study.run_spec import BASELINES
 
 MEASURES = ("hidden", "retrieval", "embed_in", "embed_out", "gradient")  # of alignment
 RESAMPLES = 400
@@ -224,7 +224,7 @@ def _find_placebos(configs: Mapping[Key, Config], cells: Cells) -> dict[Key, str
     placebos = {}
     for key, rows in cells.items():
         placebo = offered.get((key[1], _make_placebo_key(configs[key])))
-        if placebo and rows[0].kind not in ("placebo", *grid.BASELINES):
+        if placebo and rows[0].kind not in ("placebo", *BASELINES):
             placebos[key] = placebo
     return placebos
 
@@ -294,7 +294,7 @@ def _list_needed_runs(
     """
     demands: defaultdict[BaselineGroup, BaselineDemand] = defaultdict(BaselineDemand)
     for condition in conditions:
-        if condition.kind in (*grid.BASELINES, "sweep") or not condition.plain:
+        if condition.kind in (*BASELINES, "sweep") or not condition.plain:
             continue
         for kind in list_baseline_kinds(table):
             group = condition.baselines(kind)

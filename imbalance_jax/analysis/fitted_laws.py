@@ -25,7 +25,7 @@ from imbalance_jax.analysis.resampling import (
 from imbalance_jax.analysis.statistics import Estimate, Interval
 from imbalance_jax.analysis.study_table import Observation, StudyTable
 from imbalance_jax.config import Config
-from imbalance_jax.study import grid
+from imbalance_jax.study.run_spec import BASELINES
 
 PARTS = ("loss", "language_nats", "loss_own")
 # The reference's law is reported beside: it is biased at the ends, often does not converge,
@@ -167,7 +167,7 @@ def read_laws(
         config, first = configs[key], rows[0]
         for row in rows:
             by_run[row.run].append(row)
-        if first.kind in grid.BASELINES:  # baselines alone have laws to show too
+        if first.kind in BASELINES:  # baselines alone have laws to show too
             readers[BaselineGroup.of(config, first.source, first.kind)] += []
         elif has_plain_text(config, first.language):
             for kind in kinds:

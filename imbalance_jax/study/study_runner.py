@@ -23,7 +23,7 @@ from imbalance_jax.runs import run_directory as runs
 from imbalance_jax.runs.interrupts import Interrupts
 from imbalance_jax.runs.progress import Progress, format_duration
 from imbalance_jax.study import grid
-from imbalance_jax.study.study_directory import StudyDirectory
+from imbalance_jax.study.study_directory import StudyDirectory, describe_losses
 
 _POLL_SECONDS = 1.0
 # Between two looks at how far running processes are; each look costs requests in a store.
@@ -51,10 +51,10 @@ def group_into_packs(
         config = study.runs[name].config
         alone = pack_shape.find_packing_obstacle(config)
         groups.setdefault(name if alone else pack_shape.compute_pack_key(config), []).append(name)
-    found = [
+    packs = [
         tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)
     ]
-    return sorted(found, key=lambda members: names.index(members[0]))
+    return sorted(packs, key=lambda members: names.index(members[0]))
 
 
 class StudyRunner:
@@ -68,7 +68,7 @@ class StudyRunner:
         command: Sequence[str] = (sys.executable, "-m", "imbalance_jax.main"),
         options: Sequence[str] = (),
     ) -> None:
-        """Args: `command` is what trains the members it is given, `options` its other flags."""
+        """Reads how far each run is; `command` trains the members it is given, with `options`."""
         self._directory, self._study = directory, study
         self._command, self._options = command, options
         self._states = directory.states(study)
@@ -79,8 +79,8 @@ class StudyRunner:
         """Returns the runs that are not done; those that failed only to try them again."""
         return [
             name
-            for name, found in self._states.items()
-            if found.state != "done" and (retry or found.state != "failed")
+            for name, progress in self._states.items()
+            if progress.state != "done" and (retry or progress.state != "failed")
         ]
 
     def run(self, work: Sequence[tuple[str, ...]], *, jobs: int) -> int:
@@ -91,7 +91,7 @@ class StudyRunner:
         they have the machine until it ends, and are gone on with where it saved.
         """
         waiting, running, looked = list(work), list[_Job](), 0.0
-        told = set[str]()
+        named = set[str]()  # the runs that are waited for
         total = float(sum(grid.count_run_tokens(spec) for spec in self._study.runs.values()))
         preempted = False
         with (
@@ -100,9 +100,9 @@ class StudyRunner:
         ):
             while running or (waiting and not interrupts.requested):
                 held = {name for members in waiting for name in self._held(members)}
-                for name in sorted(held - told):
+                for name in sorted(held - named):
                     progress.line(f"waiting {name}: another process is training it")
-                told = held
+                named = held
                 free = [members for members in waiting if held.isdisjoint(members)]
                 busy = len(waiting) - len(free)
                 while free and len(running) + busy < jobs and not interrupts.requested:
@@ -179,7 +179,7 @@ class StudyRunner:
         """Returns the tokens that all runs of the study were trained on so far."""
         return sum(
             grid.count_run_tokens(spec)
-            * (1.0 if (found := self._states[name]).state == "done" else found.step / found.steps)
+            * (1.0 if (run := self._states[name]).state == "done" else run.step / run.steps)
             for name, spec in self._study.runs.items()
         )
 
@@ -200,19 +200,16 @@ class StudyRunner:
         self._look(job.members)
         took, lines = format_duration(time.monotonic() - job.began), []
         for name in job.members:
-            found = self._states[name]
-            if found.state == "done":
-                lines.append(f"done    {name}, in {took}: {self._losses(name)}")
+            run = self._states[name]
+            if run.state == "done":
+                losses = describe_losses(self._directory.run(name))
+                lines.append(f"done    {name}, in {took}: {losses}")
             elif stopped:
-                lines.append(f"saved   {name} at step {found.step:,} of {found.steps:,}")
+                lines.append(f"saved   {name} at step {run.step:,} of {run.steps:,}")
             else:
-                self.failed[name] = found.error or self._last_words(job)
-                lines.append(f"FAILED  {name} at step {found.step:,}: {self.failed[name]}")
+                self.failed[name] = run.error or self._last_words(job)
+                lines.append(f"FAILED  {name} at step {run.step:,}: {self.failed[name]}")
         return lines
-
-    def _losses(self, name: str) -> str:
-        languages = self._directory.run(name).read_json("evaluation.json")["languages"]
-        return "   ".join(f"{tag} {found['loss']:.4f}" for tag, found in languages.items())
 
     def _last_words(self, job: _Job) -> str:
         """Returns why a process ended that left no FAILED.json."""
@@ -222,13 +219,13 @@ class StudyRunner:
             name = signal.Signals(-code).name
             return f"ended by {name}; a machine that is out of memory does that. See {log}."
         lines = log.read_bytes().decode(errors="replace").strip().splitlines()
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        why = said[-1] if said else f"exit code {code}. See {log}."
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        why = errors[-1] if errors else f"exit code {code}. See {log}."
         # What was wrong with one run ended the program of all.
         return f"its program of {len(job.members)} runs: {why}" if len(job.members) > 1 else why
 
     def _describe(self, running: int) -> str:
-        states = [found.state for found in self._states.values()]
+        states = [run.state for run in self._states.values()]
         text = f"{states.count('done')} of {len(states)} runs done, {running} running"
         return text + (f", {len(self.failed)} failed" if self.failed else "")
 
