@@ -53,11 +53,8 @@ def clones(
 ) -> ml_collections.ConfigDict:
     """Returns a run on clones of English as the reference trained it.
 
-    Args:
-      choice: of the file.
-      ratio: sequences of en1, en2, ...
-      size: mini, small or medium.
-      tokens: the length of the run, in units of the small model's.
+    The ratio counts sequences of en1, en2, ...; the size is mini, small or medium; the run has
+    so many tokens in units of the small model's.
     """
     config = config_lib.cloned(scale=_choose_scale(choice, size), ratio=ratio)
     otherwise, files = "wiki40b", choice.files
@@ -180,7 +177,7 @@ def _add_run(
       choice: of the file.
       figures: as the reported results call them.
       split: such as 90/10.
-      layout: of English and French; "" are clones.
+      layout: of the vocabulary of English and French; "" for clones.
       size: mini, small or medium.
       length: such as 2x.
       schedule: of the share of the second language, such as 0.1_0.9.
@@ -251,15 +248,8 @@ def add_alone(
 
     French was trained by the bilingual program with nothing but French, so that its models
     have the vocabulary of both languages; which of the two is not known, and is merged here.
-
-    Args:
-      study: to add to.
-      choice: of the file.
-      tag: en1 beside clones, or en or fr beside each other.
-      tokens: its length, in units of the small model's.
-      size: mini, small or medium.
-      figures: as for `Grid.add`.
-      reference: as for `Grid.add`.
+    The tag is en1 beside clones, or en or fr beside each other; tokens are in units of the small
+    model's; figures and reference are as for `Grid.add`.
     """
     make = clones if tag == "en1" else spoken
     mixture = make(choice, "1:1", size=size, tokens=tokens)

@@ -64,24 +64,21 @@ class Grid:
         for seed in seeds:
             seeded = _copy_config(config)
             seeded.seed = seed
-            spec = ml_collections.ConfigDict(
-                {
-                    "config": seeded,
-                    "cell": cell,
-                    "kind": kind,
-                    "figures": tuple(figures),
-                    "reference": dict(reference or {}),
-                }
-            )
+            spec = {"config": seeded, "cell": cell, "kind": kind, "figures": tuple(figures)}
+            spec["reference"] = dict(reference or {})
             name = f"{cell}_s{seed}"
-            if name in self._study.runs:
-                if self._study.runs[name].config.to_dict() != seeded.to_dict():
-                    raise ValueError(
-                        f"The grid has two different runs {name}. Give one of the two another cell."
-                    )
-                _merge_run_labels(self._study.runs[name], spec)
+            earlier = self._study.runs.get(name)
+            if earlier is None:
+                self._study.runs[name] = ml_collections.ConfigDict(spec)
                 continue
-            self._study.runs[name] = spec
+            if earlier.config.to_dict() != seeded.to_dict():
+                raise ValueError(
+                    f"The grid has two different runs {name}. Give one of the two another cell."
+                )
+            # The run that is there already serves for other figures too.
+            earlier.figures = tuple(dict.fromkeys((*earlier.figures, *figures)))
+            if reference and not earlier.reference:
+                earlier.reference = ml_collections.ConfigDict(reference)
         return cell
 
     def baselines(
@@ -97,17 +94,10 @@ class Grid:
     ) -> list[str]:
         """Adds a language alone at parts of a mixture's tokens, in each of some kinds.
 
-        The whole of the tokens is one run for all kinds but `wide`. Baselines of equal text
-        and model are the same run, so they are added once however many mixtures share them.
-
-        Args:
-          config: of the mixture.
-          tag: the language; a clone's baseline is its parent.
-          fractions: of the mixture's tokens.
-          seeds: of the runs.
-          kinds: of BASELINES.
-          prefix: of the cells' names, where a grid has baselines of several models.
-          labels: as for `add`.
+        The fractions are of the mixture's tokens. The whole of them is one run for all kinds but
+        `wide`. Baselines of equal text and model are the same run, so they are added once
+        however many mixtures share them. A `prefix` of the cells' names tells the baselines of
+        several models apart; `labels` are as for `add`.
         """
         seeds, cells = list(seeds), []
         for kind in kinds:
@@ -148,13 +138,6 @@ class Grid:
         return self._study
 
 
-def _merge_run_labels(spec: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> None:
-    """Lets a run that is there already serve for other figures too."""
-    spec.figures = tuple(dict.fromkeys((*spec.figures, *other.figures)))
-    if other.reference and not spec.reference:
-        spec.reference = other.reference
-
-
 def _copy_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(config.to_dict())
 
@@ -162,16 +145,12 @@ def _copy_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
 def make_baseline(
     config: ml_collections.ConfigDict, tag: str, fraction: float, kind: str
 ) -> ml_collections.ConfigDict:
-    """Returns the monolingual baseline of a language of a mixture.
+    """Returns the monolingual baseline of a language, with a fraction of its mixture's tokens.
 
-    Args:
-      config: of the mixture.
-      tag: the language; a clone's baseline is its parent, whose text it has.
-      fraction: of the mixture's tokens.
-      kind: one of BASELINES. `monolingual` and `wide` have a fraction of the steps and their
-        own whole learning-rate schedule, as in the reference study; `matched` and `epochs`
-        have all steps and a fraction of the batch, to the nearest sequence; `epochs` also has
-        that fraction of the text, so that it comes as often as in the mixture.
+    A clone's baseline is its parent, whose text it has. The kinds `monolingual` and `wide` have a
+    fraction of the steps and their own whole learning-rate schedule, as in the reference study;
+    `matched` and `epochs` have all steps and a fraction of the batch, to the nearest sequence;
+    `epochs` also has that fraction of the text, so that it comes as often as in the mixture.
 
     Raises:
       ValueError: nothing is left to train on.

@@ -1,6 +1,7 @@
 """A run of a study: its config, and what it is there for."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ class RunSpec:
     # the run opens that text.
     text: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Stands for what is trained on what: equal for runs that would repeat each other."""
         return self._digest(config_lib.build_run_identity(self.config))

@@ -258,13 +258,10 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             f"with python -m imbalance_jax.evaluate --workdir={run}, or delete the directory."
         )
     for tag, result in results["languages"].items():
-        parts, ppl = (
-            result["language_nats"] + result["loss_own"],
-            math.exp(min(result["loss"], 700)),
-        )
-        if not math.isclose(result["loss"], parts, rel_tol=1e-3) or not math.isclose(
-            result["ppl"], ppl, rel_tol=1e-6
-        ):
+        parts = result["language_nats"] + result["loss_own"]
+        ppl = math.exp(min(result["loss"], 700.0))
+        adds_up = math.isclose(result["loss"], parts, rel_tol=1e-3)
+        if not (adds_up and math.isclose(result["ppl"], ppl, rel_tol=1e-6)):
             raise ValueError(
                 f"{run} was changed by hand: the loss of {tag} in evaluation.json is "
                 f"{result['loss']}, and its parts and perplexity do not add up to it. Score it "

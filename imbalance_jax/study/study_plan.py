@@ -64,12 +64,10 @@ def read_measured_speeds(
 def measure_trial_speeds(
     study: grid.StudyConfig, sizes: Iterable[str], options: Sequence[str] = ()
 ) -> dict[str, TrainingSpeed]:
-    """Returns speeds of sizes from a few steps of a run of each, on this machine.
+    """Returns speeds from a few steps of a run of each size, on this machine.
 
-    Args:
-      study: with a run of each size.
-      sizes: as `make_size_key` names them.
-      options: flags of `imbalance_jax.main` that the study's runs will be trained with.
+    Sizes are named by `make_size_key`; `options` are the flags of `imbalance_jax.main` that the
+    study's runs will be trained with.
 
     Raises:
       ValueError: a run cannot be made.
@@ -224,8 +222,7 @@ def _describe_time(
     if seconds:
         lines.append(
             f"time: {format_duration(seconds)} one after another ({'; '.join(sources)}), and on "
-            "top what it "
-            "takes to start, compile and score each"
+            "top what it takes to start, compile and score each"
         )
     if unknown:
         lines.append(

@@ -184,12 +184,7 @@ class StudyRunner:
         )
 
     def _ended(self, job: _Job, preempted: bool) -> list[str]:
-        """Returns what became of the runs of a process, in words.
-
-        Args:
-          job: the process.
-          preempted: whether it was asked to stop.
-        """
+        """Returns what became of the runs of a process, which may have been asked to stop."""
         log = self._directory.log(job.members[0])
         if job.output != log:
             job.output.copy(log, overwrite=True)

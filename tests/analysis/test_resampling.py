@@ -86,7 +86,7 @@ def test_a_mixture_below_the_floor_of_the_law_keeps_its_resamples_in_order():
 @pytest.mark.parametrize("single", [(), pytest.param((0.25, 0.5), marks=pytest.mark.slow)])
 def test_resampled_intervals_cover_the_true_efficiency_as_often_as_they_say(single):
     rng = np.random.default_rng(21)
-    repeats, covered = 60, 0  # with 39 resamples, whose ends leave out 1/40 on each side
+    repeats, covered = 40, 0  # with 39 resamples, whose ends leave out 1/40 on each side
     for _ in range(repeats):
         baselines, cells = made(rng, sd=0.01, single=single)
         found = lib.resample_efficiency(baselines, cells, 1.0, families=BOUNDED, resamples=39)
