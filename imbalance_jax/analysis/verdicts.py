@@ -48,12 +48,11 @@ class Verdict:
     """What the runs say of a claim, and on what grounds.
 
     `adjust_verdicts` adjusts both p values and both levels: `p` is below alpha exactly where the
-    interval of confidence 1 - `level` leaves out 0, and `equivalence_p` exactly where that of
-    1 - 2 `equivalence_level` lies within +-smallest. Both levels are alpha for a claim alone,
-    and less among others.
+    interval of confidence 1 - `level` leaves out 0, and `equivalence_p` exactly where
+    `equivalence_interval` lies within +-smallest. Both levels are alpha for a claim alone, and
+    less among others.
     """
 
-    word: Word
     estimate: Estimate
     direction: Direction
     smallest: float  # effect of interest, in the estimate's unit
@@ -62,6 +61,15 @@ class Verdict:
     equivalence_p: float  # against an effect of size smallest or more
     level: float  # at which `p` is held, before it is adjusted
     equivalence_level: float  # at which `equivalence_p` is
+
+    @property
+    def word(self) -> Word:
+        if self.equivalent:
+            return "supported" if self.direction == "same" else "absent"
+        if not (self.p < self.alpha and abs(self.estimate.value) >= self.smallest):
+            return "undecided"
+        as_claimed = self.direction == ("up" if self.estimate.value > 0 else "down")
+        return "supported" if as_claimed else "contradicted"
 
     @property
     def equivalent(self) -> bool:
@@ -83,6 +91,10 @@ class Verdict:
         """The interval that the word is read off."""
         return self.estimate.interval(self.confidence)
 
+    @property
+    def equivalence_interval(self) -> Interval:
+        return self.estimate.interval(1 - 2 * self.equivalence_level)
+
 
 def reach_verdict(
     estimate: Estimate, direction: Direction, smallest: float, alpha: float = 0.05
@@ -99,25 +111,14 @@ def reach_verdict(
     """
     if direction not in ("up", "down", "same"):
         raise ValueError(f"direction={direction!r} of a claim is not 'up', 'down' or 'same'.")
-    p, equivalent = estimate.p_value(), compute_equivalence_p(estimate, smallest)
-    word = _choose_verdict_word(estimate.value, direction, smallest, alpha, p, equivalent)
-    return Verdict(word, estimate, direction, smallest, alpha, p, equivalent, alpha, alpha)
-
-
-def _choose_verdict_word(
-    value: float, direction: Direction, smallest: float, alpha: float, p: float, equivalent: float
-) -> Word:
-    if equivalent < alpha:
-        return "supported" if direction == "same" else "absent"
-    if not (p < alpha and abs(value) >= smallest):
-        return "undecided"
-    as_claimed = direction == ("up" if value > 0 else "down")
-    return "supported" if as_claimed else "contradicted"
+    equivalence_p = compute_equivalence_p(estimate, smallest)
+    return Verdict(
+        estimate, direction, smallest, alpha, estimate.p_value(), equivalence_p, alpha, alpha
+    )
 
 
 def adjust_verdicts(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Judges all claims of a study again, with p values and intervals adjusted by
-    `apply_holm_correction`.
+    """Judges all claims of a study together, by `apply_holm_correction`.
 
     Holm's method is applied twice: to the p values of what was claimed (against no effect, or
     for a claim of the "same" against one as large as matters), and to those of the opposite. So
@@ -136,24 +137,11 @@ def adjust_verdicts(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
     for column in range(2):
         p[:, column], levels[:, column] = _compute_holm_levels(tests[:, column], alphas)
     p[same], levels[same] = p[same, ::-1], levels[same, ::-1]
+    fields = ("p", "equivalence_p", "level", "equivalence_level")
     return {
-        name: dataclasses.replace(
-            verdict,
-            word=_choose_verdict_word(
-                verdict.estimate.value,
-                verdict.direction,
-                verdict.smallest,
-                verdict.alpha,
-                no_effect,
-                effect,
-            ),
-            p=no_effect,
-            equivalence_p=effect,
-            level=level,
-            equivalence_level=equivalence_level,
-        )
-        for (name, verdict), (no_effect, effect), (level, equivalence_level) in zip(
-            verdicts.items(), p.tolist(), levels.tolist(), strict=True
+        name: dataclasses.replace(verdict, **dict(zip(fields, values, strict=True)))
+        for (name, verdict), values in zip(
+            verdicts.items(), np.hstack([p, levels]).tolist(), strict=True
         )
     }
 
