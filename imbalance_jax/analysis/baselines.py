@@ -122,12 +122,12 @@ def list_missing_baselines(demand: BaselineDemand, have: Iterable[float]) -> lis
     have = set(have)
     finite = [tokens for tokens in demand.tokens if math.isfinite(tokens) and tokens > 0]
     endless = math.inf in demand.tokens
-    known = [*finite, *have]
-    if not known:
+    numbers = [*finite, *have]
+    if not numbers:
         return []
-    low, high = min(finite or known), max(finite or known)
+    low, high = min(finite or numbers), max(finite or numbers)
     if endless:
-        high = max(high, 2 * max(known))
+        high = max(high, 2 * max(numbers))
     points: dict[float, str] = {}
     if len(have) < 2:
         points = dict.fromkeys(

@@ -248,8 +248,8 @@ def _estimate_alignments(
     for row in table.alignments:
         between = 0 < row.layer < row.layers - 1
         # Retrieval means nothing beside an unknown chance, as of earlier runs.
-        known = row.measure != "retrieval" or math.isfinite(row.baseline)
-        wanted = row.measure in MEASURES and (row.layer < 0 or between) and known
+        has_chance = row.measure != "retrieval" or math.isfinite(row.baseline)
+        wanted = row.measure in MEASURES and (row.layer < 0 or between) and has_chance
         if wanted and row.run not in dropped:
             rows[row.cell, row.pair, row.measure][row.seed].append(row)
     alignments = {}

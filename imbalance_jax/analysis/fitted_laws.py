@@ -122,11 +122,11 @@ def estimate_from_draws(value: float, draws: Floats, df: float, seeds: int) -> E
     Draws that left the law's range have no log. Where more than one in twenty did, the rest
     would scatter too little.
     """
-    known = draws[np.isfinite(draws)]
-    enough = len(draws) and len(known) >= 0.95 * len(draws)
+    finite = draws[np.isfinite(draws)]
+    enough = len(draws) and len(finite) >= 0.95 * len(draws)
     if seeds < 2 or not enough or not math.isfinite(value):
         return Estimate.unrepeated(value, seeds)
-    return Estimate(value, float(known.std(ddof=1)), df, seeds)
+    return Estimate(value, float(finite.std(ddof=1)), df, seeds)
 
 
 def collect_by_seed(rows: Iterable[Observation], field: str) -> dict[int, float]:

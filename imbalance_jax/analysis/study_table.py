@@ -132,7 +132,7 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
     texts: defaultdict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
     for name, spec in study.runs.items():
         state = directory.state(name, study)
-        runs[name] = StudyRun(spec, state, directory.found(name, study)[0])
+        runs[name] = StudyRun(spec, state, directory.find_run(name, study)[0])
         if state.state == "done":
             observations += _read_observations(name, runs[name])
             alignments += _read_alignments(name, runs[name])

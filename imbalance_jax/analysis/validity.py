@@ -116,12 +116,12 @@ def _check_realised_ratio(rows: Sequence[Observation]) -> ValidityCheck:
 
 
 def _check_epochs(rows: Sequence[Observation]) -> ValidityCheck:
-    known = [row for row in rows if math.isfinite(row.epochs)]
-    if not known:
+    counted = [row for row in rows if math.isfinite(row.epochs)]
+    if not counted:
         why = "The text has no end." if rows else "No run is done."
         return ValidityCheck("Epochs", "unknown", why)
-    most = max(known, key=lambda row: row.epochs)
-    past = sorted({row.run for row in known if row.epochs > 1})
+    most = max(counted, key=lambda row: row.epochs)
+    past = sorted({row.run for row in counted if row.epochs > 1})
     if not past:
         return ValidityCheck(
             "Epochs", "good", f"No text came twice: at most {most.epochs:.2f} epochs of a source."

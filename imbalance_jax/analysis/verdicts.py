@@ -20,11 +20,11 @@ def apply_holm_correction(p_values: npt.ArrayLike) -> Floats:
     A nan stays nan and still counts: it was one of the claims made.
     """
     p = np.asarray(p_values, float)
-    known = np.where(np.isnan(p), 1.0, p)
-    order = np.argsort(known, kind="stable")
+    filled = np.where(np.isnan(p), 1.0, p)
+    order = np.argsort(filled, kind="stable")
     factors = np.arange(len(p), 0, -1)
-    adjusted = np.empty_like(known)
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * known[order]), 1.0)
+    adjusted = np.empty_like(filled)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * filled[order]), 1.0)
     return np.where(np.isnan(p), np.nan, adjusted)
 
 

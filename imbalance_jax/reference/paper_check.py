@@ -129,12 +129,12 @@ class PairCheck(PaperCheck):
 
     def describe(self) -> str:
         first, second = self.languages
-        ours, reported = (
+        values, reported = (
             f"{pair[0]:.4g} and {pair[1]:.4g}" for pair in (self.values, self.reported)
         )
         agrees = "agrees" if self.agrees else "does not agree"
         return (
-            f"{self.metric} of {first} and {second}, {_format_setting(self.setting)}: {ours}, "
+            f"{self.metric} of {first} and {second}, {_format_setting(self.setting)}: {values}, "
             f"reported {reported}: {agrees} in which is higher"
         )
 
@@ -189,11 +189,11 @@ def compare_with_reference(table: StudyTable) -> list[PaperCheck]:
         for name, run in table.runs.items()
         if run.state.state == "done" and run.spec.figures
     }
-    ours = paper_results.collect_study_results(table, efficiencies, evaluations=evaluations)
+    results = paper_results.collect_study_results(table, efficiencies, evaluations=evaluations)
     checks: list[PaperCheck] = []
     for figure in figures:
         reported = [row for row in read_reference_results() if row.figure == figure]
-        cells = _check_cells(figure, [row for row in ours if row.figure == figure], reported)
+        cells = _check_cells(figure, [row for row in results if row.figure == figure], reported)
         checks += cells
         checks += _check_pairs(cells)
         checks += _check_orders(cells)
@@ -249,11 +249,11 @@ def _scale_value_to_units(row: PaperResult) -> float:
 
 
 def _check_cells(
-    figure: str, ours: Sequence[PaperResult], reported: Sequence[PaperResult]
+    figure: str, results: Sequence[PaperResult], reported: Sequence[PaperResult]
 ) -> list[CellCheck]:
     """Pairs the rows, a reported one with the study's that has all of what identifies it."""
     by_metric = defaultdict(list)
-    for row in ours:
+    for row in results:
         by_metric[row.metric].append(row)
     matched = []
     for target in reported:

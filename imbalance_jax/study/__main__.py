@@ -42,8 +42,8 @@ def define_flags() -> None:
 
 def main(names: list[str]) -> int:
     if len(names) != 1 or names[0] not in COMMANDS:
-        given = f"{' '.join(names)!r} is none" if names else "there is none"
-        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {given}.")
+        problem = f"{' '.join(names)!r} is none" if names else "there is none"
+        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {problem}.")
     directory = _get_study_directory()
     study = directory.study() if FLAGS.config is None else grid.resolve_study(FLAGS.config)
     # From wherever the study is looked at later.

@@ -160,7 +160,7 @@ class StudyDirectory:
         """Returns the file that the output of a run goes to."""
         return self.path / "logs" / f"{name}.log"
 
-    def found(self, name: str, study: grid.StudyConfig) -> tuple[RunDirectory, str]:
+    def find_run(self, name: str, study: grid.StudyConfig) -> tuple[RunDirectory, str]:
         """Returns where a run is: here, or finished in a study that is reused, with its path."""
         own = self.run(name)
         if not own.done:
@@ -176,7 +176,7 @@ class StudyDirectory:
         Raises:
           ValueError: its directory was changed by hand, or belongs to another run.
         """
-        run, reused = self.found(name, study)
+        run, reused = self.find_run(name, study)
         spec = study.runs[name]
         if not (run.path / "config.json").exists():
             if run.done or any(run.metrics()):

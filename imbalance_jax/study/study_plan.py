@@ -49,7 +49,7 @@ def read_measured_speeds(
     """Returns the speeds that the study's finished runs had, by `make_size_key`."""
     rates = defaultdict(list)
     for name, spec in study.runs.items():
-        run, _ = directory.found(name, study)
+        run, _ = directory.find_run(name, study)
         newest = run.newest("time/") if run.done else {}
         if "time/total" in newest:
             seconds = newest["time/total"] - newest["time/compile"] - newest["time/setup"]
@@ -238,7 +238,7 @@ def describe_states(study: grid.StudyConfig, directory: StudyDirectory) -> str:
     for name, state in states.items():
         if state.state == "absent":
             continue
-        run, _ = directory.found(name, study)
+        run, _ = directory.find_run(name, study)
         progress = f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}"
         lines.append(f"{progress}   {_describe_run_state(state, run)}")
     counts = Counter(state.state for state in states.values())
