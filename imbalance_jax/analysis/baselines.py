@@ -60,10 +60,6 @@ def list_baseline_runs(table: StudyTable, group: BaselineGroup) -> list[str]:
     return names
 
 
-def count_baseline_tokens(table: StudyTable, name: str) -> int:
-    return costs.count_training_tokens(table.runs[name].config)
-
-
 def find_nearest_baseline(table: StudyTable, group: BaselineGroup, own_tokens: float) -> str:
     """Returns the run of a group whose tokens are nearest to a language's.
 
@@ -71,7 +67,7 @@ def find_nearest_baseline(table: StudyTable, group: BaselineGroup, own_tokens: f
     none is within `NEAR`.
     """
     distances = {
-        name: abs(count_baseline_tokens(table, name) - own_tokens)
+        name: abs(table.runs[name].spec.tokens - own_tokens)
         for name in list_baseline_runs(table, group)
     }
     near = [name for name, distance in distances.items() if distance <= NEAR * own_tokens]

@@ -14,7 +14,6 @@ import numpy as np
 from imbalance_jax.analysis import statistics, transfer_results, verdicts
 from imbalance_jax.analysis.baselines import (
     BaselineGroup,
-    count_baseline_tokens,
     find_nearest_baseline,
     format_token_difference,
     list_baseline_runs,
@@ -233,12 +232,11 @@ def _compare_with_baselines(claim: Claim, table: StudyTable, effects: Effects) -
         return effect.because(f"No law: {why}.")
     if why := _explain_unknown(claim, condition):
         return effect.because(why)
-    assert worth.law.choice is not None
-    expected = float(worth.law.choice.law.loss(own_tokens))
+    expected = float(worth.choice.law.loss(own_tokens))
     losses = condition.by_seed(claim.measure)
     alone = _estimate_side_difference(losses, dict.fromkeys(losses, expected))
     # What the law says is itself only known to within its left-out error.
-    return effect.of(dataclasses.replace(alone, se=math.hypot(alone.se, worth.law.choice.error)))
+    return effect.of(dataclasses.replace(alone, se=math.hypot(alone.se, worth.choice.error)))
 
 
 def _compare_with_nearest(
@@ -246,7 +244,7 @@ def _compare_with_nearest(
 ) -> _ClaimEffect:
     """Holds a language against a baseline of about as many tokens, at its own tokens by the law."""
     cell = table.runs[nearest].spec.cell
-    tokens = count_baseline_tokens(table, nearest)
+    tokens = table.runs[nearest].spec.tokens
     off = tokens / own_tokens - 1
     as_many = f"{format_token_difference(off)} tokens" if off else "as many tokens"
     effect = _ClaimEffect(
@@ -277,10 +275,9 @@ def _compare_with_nearest(
         scale = math.fsum(losses.values()) / math.fsum(baseline.by_seed("loss").values())
     moved = {seed: loss - scale * nats for seed, loss in losses.items()}
     corrected = _estimate_side_difference(own.by_seed(claim.measure), moved)
-    choice = own.worths[claim.against, part].law.choice
-    assert choice is not None, "the law has said how much less the loss is"
     # What was taken away is itself only known to within the law's left-out error.
-    error = scale * min(choice.error if math.isfinite(choice.error) else math.inf, abs(nats))
+    missed = own.worths[claim.against, part].choice.error
+    error = scale * min(missed if math.isfinite(missed) else math.inf, abs(nats))
     side = "lower" if nats > 0 else "higher"
     note = (
         f"Corrected by the law of the {claim.against} baselines: their loss at the tokens of "

@@ -18,7 +18,6 @@ from imbalance_jax.analysis.baselines import (
     BaselineDemand,
     BaselineGroup,
     MissingBaseline,
-    count_baseline_tokens,
     find_flops_per_token,
     list_baseline_kinds,
     list_baseline_runs,
@@ -84,9 +83,9 @@ class LanguageCondition:
         It is nan where there is no law of the part.
         """
         worth = self.worths.get((kind, part))
-        if worth is None or worth.law.choice is None:
+        if worth is None:
             return math.nan
-        law = worth.law.choice.law
+        law = worth.choice.law
         return float(law.loss(tokens) - law.loss(self.first.tokens))
 
     def by_seed(self, field: str) -> dict[int, float]:
@@ -309,9 +308,7 @@ def _list_needed_runs(
             demand.flops_per_token = condition.first.flops_per_token if flops is None else flops
     needed = []
     for group, demand in sorted(demands.items(), key=lambda item: item[0]):
-        have = [
-            float(count_baseline_tokens(table, name)) for name in list_baseline_runs(table, group)
-        ]
+        have = [float(table.runs[name].spec.tokens) for name in list_baseline_runs(table, group)]
         for run in list_missing_baselines(demand, have):
             # Next to a baseline another one tells nothing new.
             if all(abs(math.log(run.tokens / tokens)) > _NEXT for tokens in have):

@@ -80,14 +80,18 @@ class EfficiencyEstimate:
     reference_teff: float = math.nan  # by the reference's law; nan where it has none
 
     @property
+    def choice(self) -> LawChoice:
+        assert self.law.choice is not None, "there is a law, or it could not have been read"
+        return self.law.choice
+
+    @property
     def limit(self) -> str:
         """Says "above" or "below" where the law says no more of the loss than that.
 
         The loss is outside of all that the law takes, or so far from its baselines that
         where it is read there is nothing but its form.
         """
-        assert self.law.choice is not None
-        low, high = self.law.choice.law.fitted
+        low, high = self.choice.law.fitted
         if not self.efficiency.mlte <= high * _FAR:
             return "above"
         return "below" if self.efficiency.mlte < low / _FAR else ""
@@ -95,20 +99,18 @@ class EfficiencyEstimate:
     @property
     def bound(self) -> float:
         """The TEff that is passed where there is a `limit`: that of the last baseline."""
-        assert self.law.choice is not None
-        ends = self.law.choice.law.fitted
+        ends = self.choice.law.fitted
         return ends[1 if self.limit == "above" else 0] / self.efficiency.own_tokens
 
     @property
     def law_error(self) -> float:
         """The law's own error as one of log TEff: left-out nats over the slope at MLTE."""
-        assert self.law.choice is not None
-        law, mlte = self.law.choice.law, self.efficiency.mlte
+        law, mlte = self.choice.law, self.efficiency.mlte
         if self.limit:
             return math.nan
         step = 0.01
         rise = law.loss(mlte * math.exp(-step)) - law.loss(mlte * math.exp(step))
-        return float(self.law.choice.error * 2 * step / rise) if rise > 0 else math.nan
+        return float(self.choice.error * 2 * step / rise) if rise > 0 else math.nan
 
     def uncertainty(self) -> Estimate:
         """Returns log TEff with the standard error of resamples: runs and law together."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from imbalance_jax import config as config_lib
 from imbalance_jax.analysis import statistics
 from imbalance_jax.analysis.baselines import (
-    count_baseline_tokens,
     find_nearest_baseline,
     format_token_difference,
     list_baseline_kinds,
@@ -229,7 +228,7 @@ def _check_baseline_tokens(table: StudyTable, effects: Effects) -> ValidityCheck
         for kind in list_baseline_kinds(table):
             run = find_nearest_baseline(table, condition.baselines(kind), condition.first.tokens)
             held += bool(run)
-            tokens = count_baseline_tokens(table, run) if run else condition.first.tokens
+            tokens = table.runs[run].spec.tokens if run else condition.first.tokens
             if tokens == condition.first.tokens:
                 continue
             nats = condition.less_loss(kind, "loss", tokens)

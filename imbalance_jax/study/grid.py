@@ -19,7 +19,6 @@ from typing import Any
 import ml_collections
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.config import costs
 from imbalance_jax.study.claim import Claim as Claim
 from imbalance_jax.study.claim import check_claim, check_decidable
 from imbalance_jax.study.run_spec import BASELINES as BASELINES
@@ -309,7 +308,3 @@ def convert_study_to_dict(study: StudyConfig) -> dict[str, Any]:
         plain["runs"][name]["hash"] = spec.hash
         plain["runs"][name]["seed"] = spec.config.seed
     return plain
-
-
-def count_run_tokens(spec: RunSpec) -> int:
-    return costs.count_training_tokens(spec.config)

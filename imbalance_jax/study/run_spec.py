@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.config import Config
+from imbalance_jax.config import Config, costs
 
 KINDS = {
     "mixture": "what is studied",
@@ -36,6 +36,11 @@ class RunSpec:
     # Source -> the fingerprint of its prepared text, once that is known: whatever machine trains
     # the run opens that text.
     text: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that it is trained on, of all languages together."""
+        return costs.count_training_tokens(self.config)
 
     @functools.cached_property
     def hash(self) -> str:

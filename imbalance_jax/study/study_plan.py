@@ -115,7 +115,7 @@ def describe_study_plan(
     )
     for cell, members in cells.items():
         spec = study.runs[members[0]]
-        tokens = grid.count_run_tokens(spec)
+        tokens = spec.tokens
         done = sum(states[member].state == "done" for member in members)
         lines.append(
             f"{cell:<{width}} {spec.kind:<12} {len(members):>5} {done:>5} {spec.config.steps:>8,} "
@@ -180,7 +180,7 @@ def _describe_totals(
     study: grid.StudyConfig, states: Mapping[str, RunState], left: Sequence[str]
 ) -> list[str]:
     kinds = Counter(spec.kind for spec in study.runs.values())
-    tokens = sum(grid.count_run_tokens(spec) for spec in study.runs.values())
+    tokens = sum(spec.tokens for spec in study.runs.values())
     flops = sum(costs.compute_training_flops(spec.config) for spec in study.runs.values())
     lines = [
         f"{len(study.runs)} runs ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}), "
@@ -188,9 +188,7 @@ def _describe_totals(
     ]
     reused = Counter(s.reused_from for s in states.values() if s.reused_from)
     lines += [f"{count} runs are those of {path}" for path, count in reused.items()]
-    rest = sum(
-        grid.count_run_tokens(study.runs[n]) * _compute_remaining_part(states[n]) for n in left
-    )
+    rest = sum(study.runs[n].tokens * _compute_remaining_part(states[n]) for n in left)
     lines.append(f"left: {len(left)} runs, {rest:,.0f} tokens")
     return lines
 

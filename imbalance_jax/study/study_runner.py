@@ -91,7 +91,7 @@ class StudyRunner:
         """
         waiting, running, read_at = list(work), list[_Job](), 0.0
         named = set[str]()  # the runs that are waited for
-        total = float(sum(grid.count_run_tokens(spec) for spec in self._study.runs.values()))
+        total = float(sum(spec.tokens for spec in self._study.runs.values()))
         preempted = False
         with (
             Interrupts() as interrupts,
@@ -179,7 +179,7 @@ class StudyRunner:
     def _count_trained_tokens(self) -> float:
         """Returns the tokens that all runs of the study were trained on so far."""
         return sum(
-            grid.count_run_tokens(spec)
+            spec.tokens
             * (1.0 if (run := self._states[name]).state == "done" else run.step / run.steps)
             for name, spec in self._study.runs.items()
         )

@@ -1,4 +1,4 @@
-"""Behaviours of analysis/paper_check.py, on studies whose runs are made up."""
+"""A study held against the reported results, on studies whose runs are made up."""
 
 import dataclasses
 import math

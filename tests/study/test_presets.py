@@ -62,7 +62,7 @@ def part_of(config, tag):
 
 
 def total(found):
-    tokens = sum(grid.count_run_tokens(spec) for spec in found.runs.values())
+    tokens = sum(spec.tokens for spec in found.runs.values())
     return tokens, sum(costs.compute_training_flops(spec.config) for spec in found.runs.values())
 
 
