@@ -1,6 +1,6 @@
 """What a study's runs say of the claims that it made before it ran.
 
-Every claim gets a verdict of statistics.py, Holm's correction being over all of them, those
+Every claim gets a verdict of verdicts.py, Holm's correction being over all of them, those
 that could not be measured yet included. No verdict is given before all runs of a claim are
 there: to look at some seeds and stop where they please would make any claim true.
 """
@@ -11,28 +11,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from imbalance_jax.analysis import statistics, transfer_results
-from imbalance_jax.analysis.effects import (
+from imbalance_jax.analysis import statistics, transfer_results, verdicts
+from imbalance_jax.analysis.baselines import (
     BaselineGroup,
-    Effects,
-    EfficiencyEstimate,
-    LanguageCondition,
-    count_baseline_tokens,
-    estimate_from_draws,
     find_nearest_baseline,
-    find_text_source,
+    format_token_difference,
     list_baseline_runs,
 )
-from imbalance_jax.analysis.statistics import Estimate, Verdict
+from imbalance_jax.analysis.effects import Effects, LanguageCondition
+from imbalance_jax.analysis.fitted_laws import EfficiencyEstimate, estimate_from_draws
+from imbalance_jax.analysis.resampling import resample_text
+from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.analysis.study_table import StudyTable
+from imbalance_jax.analysis.verdicts import Verdict
 from imbalance_jax.config import costs
-from imbalance_jax.study import grid
-from imbalance_jax.study.grid import Claim
+from imbalance_jax.study.claim import PAIR_MEASURES, Claim
+from imbalance_jax.study.run_spec import BASELINES, NEAR
 
 ALPHA = 0.05
 NOT_MEASURED = "not measured"
-_DIRECTIONS: Mapping[str, statistics.Direction] = {"lower": "down", "higher": "up", "same": "same"}
-_NOTHING = Estimate(math.nan, math.nan, 0, 0, "unrepeated")
+_DIRECTIONS: Mapping[str, verdicts.Direction] = {"lower": "down", "higher": "up", "same": "same"}
+_NOTHING = Estimate.unrepeated()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,96 +57,107 @@ class ClaimResult:
 class _ClaimEffect:
     """A claim's effect before it is judged."""
 
-    estimate: Estimate
     against: str
     runs: Sequence[str]  # that it needs
+    estimate: Estimate = _NOTHING
     notes: Sequence[str] = ()
+
+    def because(self, why: str) -> "_ClaimEffect":
+        """Returns the effect without an estimate, with the reason."""
+        return dataclasses.replace(self, estimate=_NOTHING, notes=(why,))
+
+    def of(self, estimate: Estimate, *notes: str) -> "_ClaimEffect":
+        return dataclasses.replace(self, estimate=estimate, notes=notes)
 
 
 def judge_claims(table: StudyTable, effects: Effects) -> list[ClaimResult]:
     """Returns a result for each claim of a study."""
-    found = {name: _measure_claim(claim, table, effects) for name, claim in table.claims.items()}
+    measured = {name: _measure_claim(claim, table, effects) for name, claim in table.claims.items()}
     waiting = {
-        name: [run for run in each.runs if table.runs[run].state.state not in ("done", "failed")]
-        for name, each in found.items()
+        name: [run for run in effect.runs if not _has_ended(table, run)]
+        for name, effect in measured.items()
     }
+    # An effect of so many seeds whose value is nan is outside of the law's range, which is known.
     unknown = {
-        name: bool(waiting[name]) or (math.isnan(each.estimate.value) and not _is_outside_law(each))
-        for name, each in found.items()
+        name: bool(waiting[name]) or (math.isnan(effect.estimate.value) and not effect.estimate.n)
+        for name, effect in measured.items()
     }
-    verdicts = {}
-    for name, claim in table.claims.items():
-        estimate = _NOTHING if unknown[name] else found[name].estimate
-        verdicts[name] = statistics.reach_verdict(
-            estimate, _DIRECTIONS[claim.direction], claim.smallest, ALPHA
+    adjusted = verdicts.adjust_verdicts(
+        {
+            name: verdicts.reach_verdict(
+                _NOTHING if unknown[name] else measured[name].estimate,
+                _DIRECTIONS[claim.direction],
+                claim.smallest,
+                ALPHA,
+            )
+            for name, claim in table.claims.items()
+        }
+    )
+    return [
+        ClaimResult(
+            name,
+            claim,
+            NOT_MEASURED if unknown[name] else adjusted[name].word,
+            dataclasses.replace(adjusted[name], estimate=measured[name].estimate),
+            measured[name].against,
+            waiting[name],
+            [run for run in measured[name].runs if table.runs[run].state.state == "failed"],
+            measured[name].notes,
         )
-    adjusted = statistics.adjust_verdicts(verdicts)
-    results = []
-    for name, claim in table.claims.items():
-        verdict = adjusted[name]
-        word = NOT_MEASURED if unknown[name] else verdict.word
-        if unknown[name]:
-            verdict = dataclasses.replace(verdict, estimate=found[name].estimate)
-        failed = [run for run in found[name].runs if table.runs[run].state.state == "failed"]
-        each = found[name]
-        results.append(
-            ClaimResult(name, claim, word, verdict, each.against, waiting[name], failed, each.notes)
-        )
-    return results
+        for name, claim in table.claims.items()
+    ]
 
 
-def _is_outside_law(found: _ClaimEffect) -> bool:
-    """Says whether an effect is unknown because its loss is outside of the law's range."""
-    return found.estimate.n > 0
+def _has_ended(table: StudyTable, run: str) -> bool:
+    return table.runs[run].state.state in ("done", "failed")
 
 
 def _measure_claim(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
-    if claim.measure in grid.PAIR_MEASURES:
+    if claim.measure in PAIR_MEASURES:
         return _measure_language_pair(claim, table, effects)
     if claim.measure == "accuracy":
         return _measure_accuracy(claim, table)
     if claim.measure == "log_teff":
         return _measure_log_teff(claim, table, effects)
-    if claim.against in grid.BASELINES and not _list_cell_runs(table, claim.against):
+    if claim.against in BASELINES and not _list_cell_runs(table, claim.against):
         return _compare_with_baselines(claim, table, effects)
     return _compare_with_cell(claim, table, effects)
 
 
-def _list_cell_runs(table: StudyTable, cell: str) -> list[str]:
-    return [name for name, run in table.runs.items() if run.spec.cell == cell]
-
-
-def _drop_unrepeated_interval(estimate: Estimate, *sides: Mapping[int, float]) -> Estimate:
-    """Returns an estimate without its interval where a side has one run: it shows no scatter."""
-    if min(len(side) for side in sides) >= 2:
-        return estimate
-    return Estimate(estimate.value, math.nan, 0, 1, "unrepeated")
+def _list_cell_runs(table: StudyTable, *cells: str) -> list[str]:
+    return list(
+        dict.fromkeys(
+            name for cell in cells for name, run in table.runs.items() if run.spec.cell == cell
+        )
+    )
 
 
 def _estimate_side_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+    """Returns first minus second; without an interval where a side has one run, or none."""
     if not first or not second:
         return _NOTHING
-    return _drop_unrepeated_interval(statistics.estimate_difference(first, second), first, second)
+    estimate = statistics.estimate_difference(first, second)
+    if min(len(first), len(second)) >= 2:
+        return estimate
+    return Estimate.unrepeated(estimate.value, 1)
 
 
 def _compare_with_cell(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
     language = claim.against_language or claim.language
-    against = f"{language} of cell {claim.against}"
-    runs = list(
-        dict.fromkeys([*_list_cell_runs(table, claim.cell), *_list_cell_runs(table, claim.against)])
-    )
-    mine = effects.condition(claim.cell, claim.language)
-    theirs = effects.condition(claim.against, language)
-    if mine is None or theirs is None:
-        return _ClaimEffect(_NOTHING, against, runs)
-    if why := _explain_unknown(claim, mine, theirs):
-        return _ClaimEffect(_NOTHING, against, runs, (why,))
-    estimate = _estimate_side_difference(mine.by_seed(claim.measure), theirs.by_seed(claim.measure))
+    runs = _list_cell_runs(table, claim.cell, claim.against)
+    effect = _ClaimEffect(f"{language} of cell {claim.against}", runs)
+    own = effects.condition(claim.cell, claim.language)
+    other = effects.condition(claim.against, language)
+    if own is None or other is None:
+        return effect
+    if why := _explain_unknown(claim, own, other):
+        return effect.because(why)
+    estimate = _estimate_side_difference(own.by_seed(claim.measure), other.by_seed(claim.measure))
     notes: tuple[str, ...] = ()
     if claim.measure == "loss":
         sides = ((claim.cell, claim.language), (claim.against, language))
         notes = _make_text_notes(table, sides)
-    return _ClaimEffect(estimate, against, runs, notes)
+    return effect.of(estimate, *notes)
 
 
 def _explain_unknown(claim: Claim, *sides: LanguageCondition) -> str:
@@ -163,7 +173,7 @@ def _explain_unknown(claim: Claim, *sides: LanguageCondition) -> str:
 
 def _make_text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """Returns how much of a difference of two losses lies in which documents were tested on."""
-    found = [
+    by_seed = [
         {
             table.runs[run].config.seed: table.texts[run, language]
             for run in _list_cell_runs(table, cell)
@@ -171,16 +181,16 @@ def _make_text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tup
         }
         for cell, language in sides
     ]
-    # The runs that `statistics.difference` compares.
-    shared = found[0].keys() & found[1].keys()
-    texts = [[side[s] for s in side if s in shared or len(shared) < 2] for side in found]
+    # The runs that `statistics.estimate_difference` compares.
+    shared = by_seed[0].keys() & by_seed[1].keys()
+    texts = [[side[s] for s in side if s in shared or len(shared) < 2] for side in by_seed]
     if not all(texts):
         return ()
     numbers = sorted(set.intersection(*(set(each) for side in texts for each in side)))
     if len(numbers) < 2:
         return ()
     every_RC = np.array([[each[n] for n in numbers] for side in texts for each in side])
-    draws_SR = statistics.resample_text(every_RC[..., 0], every_RC[..., 1])
+    draws_SR = resample_text(every_RC[..., 0], every_RC[..., 1])
     loss_R = every_RC[..., 0].sum(axis=1) / every_RC[..., 1].sum(axis=1)
     first = len(texts[0])
     low, high = statistics.compute_widened_interval(
@@ -194,129 +204,112 @@ def _make_text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tup
     )
 
 
-def _get_baseline_group(claim: Claim, table: StudyTable, cell: str, kind: str) -> BaselineGroup:
-    """Returns the baselines of a kind that a claim's language is held against."""
+def _get_baseline_group(table: StudyTable, cell: str, language: str, kind: str) -> BaselineGroup:
+    """Returns the baselines of a kind that a cell's language is held against."""
     config = table.runs[_list_cell_runs(table, cell)[0]].config
-    return BaselineGroup.of(config, find_text_source(config, claim.language), kind)
+    return BaselineGroup.of(config, config.source_of(language), kind)
 
 
 def _compare_with_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
     """Holds a loss against the baseline of the same own tokens, or else against their law."""
-    group = _get_baseline_group(claim, table, claim.cell, claim.against)
-    members = list_baseline_runs(table, group)
-    config = table.runs[_list_cell_runs(table, claim.cell)[0]].config
-    own = costs.count_language_tokens(config)[claim.language]
-    mine = effects.condition(claim.cell, claim.language)
-    nearest = find_nearest_baseline(table, group, own)
+    group = _get_baseline_group(table, claim.cell, claim.language, claim.against)
+    runs = _list_cell_runs(table, claim.cell)
+    own_tokens = costs.count_language_tokens(table.runs[runs[0]].config)[claim.language]
+    nearest = find_nearest_baseline(table, group, own_tokens)
     if nearest:
-        return _compare_with_nearest(claim, table, effects, nearest, own)
-    against = (
+        return _compare_with_nearest(claim, table, effects, nearest, own_tokens)
+    effect = _ClaimEffect(
         f"the law of the {claim.against} baselines, of which none has tokens within "
-        f"{grid.NEAR:.0%} of its own"
+        f"{NEAR:.0%} of its own",
+        [*runs, *list_baseline_runs(table, group)],
     )
-    runs = [*_list_cell_runs(table, claim.cell), *members]
-    if mine is None:
-        return _ClaimEffect(_NOTHING, against, runs)
-    worth = mine.worths.get((claim.against, claim.measure))
+    condition = effects.condition(claim.cell, claim.language)
+    if condition is None:
+        return effect
+    worth = condition.worths.get((claim.against, claim.measure))
     if worth is None:
-        why = mine.no_law.get(claim.against, "there is no law of this part of the loss")
-        return _ClaimEffect(_NOTHING, against, runs, (f"No law: {why}.",))
-    if why := _explain_unknown(claim, mine):
-        return _ClaimEffect(_NOTHING, against, runs, (why,))
-    assert worth.law.choice is not None
-    expected = float(worth.law.choice.law.loss(own))
-    losses = mine.by_seed(claim.measure)
+        why = condition.no_law.get(claim.against, "there is no law of this part of the loss")
+        return effect.because(f"No law: {why}.")
+    if why := _explain_unknown(claim, condition):
+        return effect.because(why)
+    expected = float(worth.choice.law.loss(own_tokens))
+    losses = condition.by_seed(claim.measure)
     alone = _estimate_side_difference(losses, dict.fromkeys(losses, expected))
     # What the law says is itself only known to within its left-out error.
-    wider = dataclasses.replace(alone, se=math.hypot(alone.se, worth.law.choice.error))
-    return _ClaimEffect(wider, against, runs)
+    return effect.of(dataclasses.replace(alone, se=math.hypot(alone.se, worth.choice.error)))
 
 
 def _compare_with_nearest(
-    claim: Claim, table: StudyTable, effects: Effects, nearest: str, own: float
+    claim: Claim, table: StudyTable, effects: Effects, nearest: str, own_tokens: float
 ) -> _ClaimEffect:
     """Holds a language against a baseline of about as many tokens, at its own tokens by the law."""
     cell = table.runs[nearest].spec.cell
-    tokens = count_baseline_tokens(table, nearest)
-    off = tokens / own - 1
-    against = f"the {claim.against} baseline {cell}, "
-    against += (
-        "which has as many tokens"
-        if not off
-        else f"which has {_format_token_difference(off)} tokens"
+    tokens = table.runs[nearest].spec.tokens
+    off = tokens / own_tokens - 1
+    as_many = f"{format_token_difference(off)} tokens" if off else "as many tokens"
+    effect = _ClaimEffect(
+        f"the {claim.against} baseline {cell}, which has {as_many}",
+        [*_list_cell_runs(table, claim.cell), *_list_cell_runs(table, cell)],
     )
-    runs = [*_list_cell_runs(table, claim.cell), *_list_cell_runs(table, cell)]
-    mine = effects.condition(claim.cell, claim.language)
-    theirs = next((c for c in effects.conditions if c.cell == cell), None)
-    if mine is None or theirs is None:
-        return _ClaimEffect(_NOTHING, against, runs)
-    if why := _explain_unknown(claim, mine, theirs):
-        return _ClaimEffect(_NOTHING, against, runs, (why,))
-    losses = theirs.by_seed(claim.measure)
+    own = effects.condition(claim.cell, claim.language)
+    baseline = next((c for c in effects.conditions if c.cell == cell), None)
+    if own is None or baseline is None:
+        return effect
+    if why := _explain_unknown(claim, own, baseline):
+        return effect.because(why)
+    losses = baseline.by_seed(claim.measure)
+    plain = _estimate_side_difference(own.by_seed(claim.measure), losses)
     if not off:
-        return _ClaimEffect(
-            _estimate_side_difference(mine.by_seed(claim.measure), losses), against, runs
-        )
+        return effect.of(plain)
     part = "loss" if claim.measure == "bits_per_byte" else claim.measure
-    nats = mine.less_loss(claim.against, part, tokens)
+    nats = own.less_loss(claim.against, part, tokens)
     if math.isnan(nats):
-        why = f"The baseline has {_format_token_difference(off)} tokens, which favours "
-        why += "what was trained on more; there is no law of this measure to correct it by."
-        return _ClaimEffect(
-            _estimate_side_difference(mine.by_seed(claim.measure), losses), against, runs, (why,)
+        return effect.of(
+            plain,
+            f"The baseline has {as_many}, which favours what was trained on more; there is no law "
+            "of this measure to correct it by.",
         )
     # Bits per byte of one text are its nats per token times a constant.
     scale = 1.0
     if claim.measure == "bits_per_byte":
-        scale = math.fsum(losses.values()) / math.fsum(theirs.by_seed("loss").values())
+        scale = math.fsum(losses.values()) / math.fsum(baseline.by_seed("loss").values())
     moved = {seed: loss - scale * nats for seed, loss in losses.items()}
-    found = _estimate_side_difference(mine.by_seed(claim.measure), moved)
-    choice = mine.worths[claim.against, part].law.choice
-    assert choice is not None, "the law has said how much less the loss is"
+    corrected = _estimate_side_difference(own.by_seed(claim.measure), moved)
     # What was taken away is itself only known to within the law's left-out error.
-    error = scale * min(choice.error if math.isfinite(choice.error) else math.inf, abs(nats))
+    missed = own.worths[claim.against, part].choice.error
+    error = scale * min(missed if math.isfinite(missed) else math.inf, abs(nats))
     side = "lower" if nats > 0 else "higher"
     note = (
         f"Corrected by the law of the {claim.against} baselines: their loss at the tokens of "
         f"{claim.cell} {claim.language} is {abs(nats):.3g} nats {side} than at those of {cell}, "
-        f"and without the correction this effect would be {found.value - scale * nats:+.3f}."
+        f"and without the correction this effect would be {corrected.value - scale * nats:+.3f}."
     ).replace("-", "−")
-    wider = dataclasses.replace(found, se=math.hypot(found.se, error))
-    return _ClaimEffect(wider, against, runs, (note,))
-
-
-def _format_token_difference(off: float) -> str:
-    return f"{100 * abs(off):.3g} % {'more' if off > 0 else 'fewer'}"
+    return effect.of(dataclasses.replace(corrected, se=math.hypot(corrected.se, error)), note)
 
 
 def _measure_log_teff(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
     """Log TEff, with the scatter of runs and law together: both are drawn anew."""
     law = f"the law of the {claim.baseline} baselines"
     cells = [(claim.cell, claim.language)]
+    against = f"a TEff of 1 by {law}"
     if claim.against:
-        language = claim.against_language or claim.language
-        cells.append((claim.against, language))
-        against = f"{language} of cell {claim.against}, both by {law}"
-    else:
-        against = f"a TEff of 1 by {law}"
+        cells.append((claim.against, claim.against_language or claim.language))
+        against = f"{cells[1][1]} of cell {claim.against}, both by {law}"
     runs: dict[str, None] = {}
     for cell, language in cells:
-        group = _get_baseline_group(
-            dataclasses.replace(claim, language=language), table, cell, claim.baseline
-        )
+        group = _get_baseline_group(table, cell, language, claim.baseline)
         runs |= dict.fromkeys([*_list_cell_runs(table, cell), *list_baseline_runs(table, group)])
+    effect = _ClaimEffect(against, list(runs))
     worths: list[EfficiencyEstimate] = []
     for cell, language in cells:
         condition = effects.condition(cell, language)
         if condition is None:
-            return _ClaimEffect(_NOTHING, against, list(runs))
+            return effect
         worth = condition.worths.get((claim.baseline, "loss"))
         if worth is None:
-            return _ClaimEffect(
-                _NOTHING, against, list(runs), (_explain_missing_law(condition, claim.baseline),)
-            )
+            return effect.because(_explain_missing_law(condition, claim.baseline))
         worths.append(worth)
-    return _compare_log_teffs(worths, against, list(runs))
+    return _compare_log_teffs(worths, effect)
 
 
 def _explain_missing_law(condition: LanguageCondition, kind: str) -> str:
@@ -325,63 +318,63 @@ def _explain_missing_law(condition: LanguageCondition, kind: str) -> str:
     return f"No law: {condition.no_law.get(kind, 'there are no such baselines')}."
 
 
-def _compare_log_teffs(
-    worths: Sequence[EfficiencyEstimate], against: str, runs: Sequence[str]
-) -> _ClaimEffect:
-    notes = []
+def _compare_log_teffs(worths: Sequence[EfficiencyEstimate], effect: _ClaimEffect) -> _ClaimEffect:
     seeds = min(len(worth.teff_by_seed) for worth in worths)
     for worth in worths:
         if worth.limit:
             sign = ">" if worth.limit == "above" else "<"
-            return _ClaimEffect(
-                Estimate(math.nan, math.nan, 0, seeds, "unrepeated"),
-                against,
-                runs,
-                (
-                    f"Its perplexity is far outside of what the law was fitted on: TEff {sign} "
-                    f"{worth.bound:.3g}. Nothing can be decided before there are baselines there.",
-                ),
+            return effect.of(
+                Estimate.unrepeated(n=seeds),
+                f"Its perplexity is far outside of what the law was fitted on: TEff {sign} "
+                f"{worth.bound:.3g}. Nothing can be decided before there are baselines there.",
             )
-    if len(worths) == 1:
-        estimate = worths[0].uncertainty()
-    else:
-        first, second = (worth.uncertainty() for worth in worths)
-        draws = worths[0].draws - worths[1].draws
-        df = min(worth.df for worth in worths)
-        estimate = estimate_from_draws(first.value - second.value, draws, df, seeds)
+    estimate = worths[0].uncertainty()
+    if len(worths) == 2:
+        first, second = worths
+        estimate = estimate_from_draws(
+            estimate.value - second.uncertainty().value,
+            first.draws - second.draws,
+            min(first.df, second.df),
+            seeds,
+        )
+    notes = []
     if any(worth.efficiency.extrapolated for worth in worths):
         notes.append("The law is read beyond its baselines here, so this is extrapolation.")
-    errors = [worth.law_error for worth in worths if math.isfinite(worth.law_error)]
-    if errors and math.hypot(*errors) > abs(estimate.value) > 0:
+    error = math.hypot(*(worth.law_error for worth in worths if math.isfinite(worth.law_error)))
+    if error > abs(estimate.value) > 0:
         notes.append(
-            f"The law’s own error, about {math.expm1(math.hypot(*errors)):.0%} of TEff, is larger "
-            "than this effect."
+            f"The law’s own error, about {math.expm1(error):.0%} of TEff, is larger than this "
+            "effect."
         )
-    return _ClaimEffect(estimate, against, runs, tuple(notes))
+    return effect.of(estimate, *notes)
 
 
 def _measure_language_pair(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
     """Returns the alignment of two languages, or their retrieval, above what nothing shared has."""
     measure, alone = _OF_PAIR[claim.measure]
     cells = [claim.cell] if not claim.against else [claim.cell, claim.against]
-    against = f"cell {claim.against}" if claim.against else alone
-    runs = list(dict.fromkeys(name for cell in cells for name in _list_cell_runs(table, cell)))
-    found = [effects.alignment(cell, claim.language, measure) for cell in cells]
-    waiting = any(table.runs[name].state.state not in ("done", "failed") for name in runs)
-    if any(each is None for each in found):
+    runs = _list_cell_runs(table, *cells)
+    effect = _ClaimEffect(f"cell {claim.against}" if claim.against else alone, runs)
+    alignments = [
+        aligned
+        for cell in cells
+        if (aligned := effects.alignment(cell, claim.language, measure)) is not None
+    ]
+    if len(alignments) < len(cells):
         what = claim.measure + (" and its chance" if claim.measure == "retrieval" else "")
-        why = () if waiting else (f"No {what} of {claim.language} was measured.",)
-        return _ClaimEffect(_NOTHING, against, runs, why)
-    values = [each.excess_by_seed for each in found if each is not None]
+        if not all(_has_ended(table, name) for name in runs):
+            return effect
+        return effect.because(f"No {what} of {claim.language} was measured.")
+    values = [aligned.excess_by_seed for aligned in alignments]
     notes = [
-        f"By chance it is {_average_seeds(each.baselines):.3g} in cell {each.cell}, where it was "
-        f"{_average_seeds(each.values):.3g}."
-        for each in found
-        if each is not None and claim.measure == "retrieval"
+        f"By chance it is {_average_seeds(aligned.baselines):.3g} in cell {aligned.cell}, where it "
+        f"was {_average_seeds(aligned.values):.3g}."
+        for aligned in alignments
+        if claim.measure == "retrieval"
     ]
     if len(values) == 1:
         values.append(dict.fromkeys(values[0], 0.0))
-    return _ClaimEffect(_estimate_side_difference(*values), against, runs, notes)
+    return effect.of(_estimate_side_difference(*values), *notes)
 
 
 # The measure in effects.py, and what it is held against without another cell.
@@ -398,37 +391,36 @@ def _average_seeds(by_seed: Mapping[int, float]) -> float:
 def _measure_accuracy(claim: Claim, table: StudyTable) -> _ClaimEffect:
     """Returns the mean accuracy over the tasks of transfer.json, learnt in one language."""
     trained = claim.trained_in or claim.language
+    learnt = f"after tasks learnt in {trained}"
     cells = [(claim.cell, claim.language)]
+    against = f"the accuracy of always saying the most frequent label, {learnt}"
     if claim.against:
         cells.append((claim.against, claim.against_language or claim.language))
-    runs = list(dict.fromkeys(name for cell, _ in cells for name in _list_cell_runs(table, cell)))
-    learnt = f"after tasks learnt in {trained}"
-    against = (
-        f"{cells[1][1]} of cell {claim.against}, both {learnt}"
-        if claim.against
-        else f"the accuracy of always saying the most frequent label, {learnt}"
-    )
+        against = f"{cells[1][1]} of cell {claim.against}, both {learnt}"
+    runs = _list_cell_runs(table, *(cell for cell, _ in cells))
+    effect = _ClaimEffect(against, runs)
     done = [name for name in runs if table.runs[name].state.state == "done"]
-    read = {
+    if not done:
+        return effect
+    results = {
         name: transfer_results.read_transfer_results(table.runs[name].directory) for name in done
     }
-    protocols = [p for p in _PROTOCOLS if all(read[n].get(p, {}).get(trained) for n in done)]
+    protocols = [p for p in _PROTOCOLS if all(results[n].get(p, {}).get(trained) for n in done)]
     if not protocols:
-        lacking = [n for n in done if not any(of.get(trained) for of in read[n].values())]
+        lacking = [n for n in done if not any(of.get(trained) for of in results[n].values())]
         why = (
             f"Its tasks were not learnt in {', '.join(lacking[:3])}: "
             f"python -m imbalance_jax.transfer --train_language={trained} does that."
             if lacking
             else "The runs’ tasks were learnt by different protocols."
         )
-        return _ClaimEffect(_NOTHING, against, runs, (why,) if done else ())
-    tasks = {name: read[name][protocols[0]][trained] for name in done}
+        return effect.because(why)
+    tasks = {name: results[name][protocols[0]][trained] for name in done}
     ways = {
         (frozenset(each), repr(transfer_results.get_task_settings(each))) for each in tasks.values()
     }
     if len(ways) > 1:
-        why = "The runs’ tasks differ, or the settings that they were learnt with."
-        return _ClaimEffect(_NOTHING, against, runs, (why,))
+        return effect.because("The runs’ tasks differ, or the settings that they were learnt with.")
     sides: list[dict[int, float]] = []
     chances: dict[int, float] = {}
     for cell, language in cells:
@@ -436,17 +428,17 @@ def _measure_accuracy(claim: Claim, table: StudyTable) -> _ClaimEffect:
         for name in (name for name in _list_cell_runs(table, cell) if name in done):
             row = transfer_results.average_over_tasks(tasks[name]).get(language)
             if row is None:
-                why = f"Not every task of {name} has an accuracy in {language}."
-                return _ClaimEffect(_NOTHING, against, runs, (why,))
-            side[table.runs[name].config.seed] = row["accuracy"]
-            chances.setdefault(table.runs[name].config.seed, row["majority"])
+                return effect.because(f"Not every task of {name} has an accuracy in {language}.")
+            seed = table.runs[name].config.seed
+            side[seed] = row["accuracy"]
+            chances.setdefault(seed, row["majority"])
         sides.append(side)
     if len(sides) == 1:
         sides.append({seed: chances[seed] for seed in sides[0]})
     named = transfer_results.name_tasks(next(iter(tasks.values())))
     note = f"Tasks: {named}, by the protocol {protocols[0]}; always saying the most frequent label "
     note += f"has an accuracy of {_average_seeds(chances):.3f}." if chances else "is not known."
-    return _ClaimEffect(_estimate_side_difference(*sides), against, runs, (note,))
+    return effect.of(_estimate_side_difference(*sides), note)
 
 
-_PROTOCOLS = ("reference", "intended")  # of evaluation/transfer.py, which imports jax
+_PROTOCOLS = ("reference", "intended")  # of transfer/finetune.py, which imports jax

@@ -6,12 +6,14 @@ directories alone, so a table can be made on a laptop, and of a study that is st
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from imbalance_jax.config import Config, costs
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.study import grid
+from imbalance_jax.study.claim import Claim
+from imbalance_jax.study.run_spec import RunSpec
 from imbalance_jax.study.study_directory import RunState, StudyDirectory
 
 # What a metric of alignment is held against: the same measure where nothing is shared.
@@ -32,7 +34,7 @@ class Observation:
 
     run: str
     cell: str
-    kind: str  # of grid.KINDS
+    kind: str  # of study.run_spec.KINDS
     seed: int
     language: str  # its tag
     source: str  # whose text it is: clones share it, and with it a law
@@ -86,14 +88,11 @@ class AlignmentObservation:
         return self.value - (0.0 if math.isnan(self.baseline) else self.baseline)
 
 
-Texts = Mapping[int, tuple[float, float]]
-
-
 @dataclasses.dataclass(frozen=True)
 class StudyRun:
     """One run of a study and how far it is."""
 
-    spec: grid.RunSpec
+    spec: RunSpec
     state: RunState
     directory: RunDirectory
 
@@ -110,11 +109,13 @@ class StudyTable:
     description: str
     unit_tokens: int
     runs: Mapping[str, StudyRun]
-    claims: Mapping[str, grid.Claim]
+    claims: Mapping[str, Claim]
     observations: Sequence[Observation]
     alignments: Sequence[AlignmentObservation]
     # (run, language) -> the nats and the tokens of each text of the test split, by its number.
-    texts: Mapping[tuple[str, str], Texts] = dataclasses.field(default_factory=dict)
+    texts: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def read_study_table(directory: StudyDirectory) -> StudyTable:
@@ -128,16 +129,16 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
     runs = {}
     observations: list[Observation] = []
     alignments: list[AlignmentObservation] = []
-    texts: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
+    texts: defaultdict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
     for name, spec in study.runs.items():
         state = directory.state(name, study)
-        runs[name] = StudyRun(spec, state, directory.found(name, study)[0])
+        runs[name] = StudyRun(spec, state, directory.find_run(name, study)[0])
         if state.state == "done":
             observations += _read_observations(name, runs[name])
             alignments += _read_alignments(name, runs[name])
             for row in runs[name].directory.read_csv("test_texts.csv"):
-                found = texts.setdefault((name, row["language"]), {})
-                found[int(row["text"])] = (float(row["loss"]), float(row["tokens"]))
+                scored = float(row["loss"]), float(row["tokens"])
+                texts[name, row["language"]][int(row["text"])] = scored
     return StudyTable(
         directory.name,
         study.description,
@@ -167,8 +168,8 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
     for tag in config.tags:
         if not asked[tag]:
             continue  # a model with room for a language that it never saw
-        found = results[tag]
-        source = _find_text_source(config, tag)
+        result = results[tag]
+        source = config.source_of(tag)
         yield Observation(
             run=name,
             cell=spec.cell,
@@ -187,22 +188,17 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
             vocab_size=vocab_size,
             parameters=costs.compute_parameter_count(config.model, vocab_size),
             flops_per_token=costs.compute_flops_per_token(config.model, vocab_size),
-            loss=found["loss"],
-            language_nats=found["language_nats"],
-            loss_own=found["loss_own"],
-            leak=found.get("leak", math.nan),
-            bits_per_byte=found["bits_per_byte"],
-            top1=found.get("top1", math.nan),
+            loss=result["loss"],
+            language_nats=result["language_nats"],
+            loss_own=result["loss_own"],
+            leak=result.get("leak", math.nan),
+            bits_per_byte=result["bits_per_byte"],
+            top1=result.get("top1", math.nan),
         )
 
 
 def _sum_column(parts: Sequence[Mapping[str, str]], tag: str, column: str) -> float:
     return math.fsum(float(row[column]) for row in parts if row["language"] == tag)
-
-
-def _find_text_source(config: Config, tag: str) -> str:
-    language = config.languages[tag]
-    return language.source or config.languages[language.clone_of].source
 
 
 def _count_epochs(
@@ -213,15 +209,14 @@ def _count_epochs(
     text = about.get("tokens", {}).get("train") if about.get("kind") != "synthetic" else None
     if not text:
         return math.nan
-    used = math.fsum(asked[tag] for tag in config.tags if _find_text_source(config, tag) == source)
+    used = math.fsum(asked[tag] for tag in config.tags if config.source_of(tag) == source)
     return used / (text * config.mixture.text_share)
 
 
 def _read_alignments(name: str, run: StudyRun) -> Iterator[AlignmentObservation]:
     spec, layers = run.spec, run.config.model.N + 2
-    newest = run.directory.newest("align/")
     measures: dict[tuple[str, str, int], float] = {}
-    for metric, value in newest.items():
+    for metric, value in run.directory.newest("align/").items():
         parts = metric.split("/")[1:]
         if len(parts) > 1 and "-" in parts[1] and isinstance(value, (int, float)):
             layer = int(parts[2]) if len(parts) > 2 else -1
@@ -231,27 +226,8 @@ def _read_alignments(name: str, run: StudyRun) -> Iterator[AlignmentObservation]
             continue
         below = _BASELINE_OF.get(measure, "")
         baseline = measures.get((below, pair, layer), measures.get((below, pair, -1), math.nan))
-        yield AlignmentObservation(
-            name,
-            spec.cell,
-            spec.kind,
-            run.config.seed,
-            pair,
-            measure,
-            layer,
-            layers,
-            value,
-            baseline,
-        )
-
-
-def make_columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """Returns observations or alignments as columns by name, with their properties."""
-    if not rows:
-        return {}
-    names = [field.name for field in dataclasses.fields(rows[0])]
-    derived = [n for n, value in vars(type(rows[0])).items() if isinstance(value, property)]
-    return {name: [getattr(row, name) for row in rows] for name in (*names, *derived)}
+        origin = (name, spec.cell, spec.kind, run.config.seed)
+        yield AlignmentObservation(*origin, pair, measure, layer, layers, value, baseline)
 
 
 def write_study_table(table: StudyTable, directory: StudyDirectory) -> list[str]:
@@ -264,13 +240,13 @@ def write_study_table(table: StudyTable, directory: StudyDirectory) -> list[str]
     for stem, rows in (("table", table.observations), ("alignment", table.alignments)):
         if not rows:
             continue
-        content = pyarrow.table(make_columns(rows))
-        for suffix, write_ in (
-            ("csv", pyarrow.csv.write_csv),
-            ("parquet", pyarrow.parquet.write_table),
-        ):
+        names = [field.name for field in dataclasses.fields(rows[0])]
+        names += [n for n, value in vars(type(rows[0])).items() if isinstance(value, property)]
+        content = pyarrow.table({name: [getattr(row, name) for row in rows] for name in names})
+        writers = {"csv": pyarrow.csv.write_csv, "parquet": pyarrow.parquet.write_table}
+        for suffix, write in writers.items():
             path = directory.path / f"{stem}.{suffix}"
             with path.open("wb") as file:
-                write_(content, file)
+                write(content, file)
             written.append(str(path))
     return written

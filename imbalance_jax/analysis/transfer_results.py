@@ -75,13 +75,13 @@ def _make_accuracy_row(
 
 def read_transfer_results(run: RunDirectory) -> dict[str, dict[str, dict[str, Any]]]:
     """Returns what a run's transfer.json holds, but for tasks from before there were intervals."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
     for protocol, by_language in (run.read_json(FILE) or {}).items():
         for trained, tasks in by_language.items():
             for name, task in tasks.items():
                 if all("interval" in row for row in task["languages"].values()):
-                    found.setdefault(protocol, {}).setdefault(trained, {})[name] = task
-    return found
+                    results.setdefault(protocol, {}).setdefault(trained, {})[name] = task
+    return results
 
 
 def name_tasks(tasks: Sequence[str] | Mapping[str, Any]) -> str:
@@ -109,19 +109,19 @@ def average_over_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
       tasks: of one protocol and language that was trained in.
     """
     every = [task["languages"] for task in tasks.values()]
-    found: dict[str, dict[str, Any]] = {}
+    means: dict[str, dict[str, Any]] = {}
     for tag in every[0] if every and are_tasks_alike(tasks) else ():
         if not all(tag in languages for languages in every):
             continue
         rows = [languages[tag] for languages in every]
         by_seed = zip(*(row["seeds"] for row in rows), strict=True)
-        found[tag] = _make_accuracy_row(
+        means[tag] = _make_accuracy_row(
             [statistics.fmean(values) for values in by_seed],
             math.hypot(*(row["error"] for row in rows)) / len(rows),
             sum(row["groups"] for row in rows),
             statistics.fmean(row["majority"] for row in rows),
         )
-    return found
+    return means
 
 
 def estimate_t_interval(values: Sequence[float]) -> list[float] | None:

@@ -2,20 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.analysis import statistics
-from imbalance_jax.analysis.effects import (
-    BaselineGroup,
-    Effects,
-    LanguageCondition,
-    count_baseline_tokens,
+from imbalance_jax.analysis.baselines import (
     find_nearest_baseline,
+    format_token_difference,
     list_baseline_kinds,
 )
+from imbalance_jax.analysis.effects import Effects, LanguageCondition
 from imbalance_jax.analysis.study_table import Observation, StudyTable
-from imbalance_jax.study import grid
+from imbalance_jax.study.run_spec import BASELINES
 
 _RATIO = 0.005  # how far a language's tokens may be from those that were asked for
 _RATES = ("config.optimizer.peak_lr", "config.optimizer.final_lr")
@@ -58,25 +57,25 @@ def _format_number(value: float, digits: int = 4) -> str:
 
 
 def _check_runs_done(table: StudyTable, effects: Effects) -> ValidityCheck:
+    count = len(table.runs)
     failed = [name for name, run in table.runs.items() if run.state.state == "failed"]
     left = [name for name, run in table.runs.items() if run.state.state in ("absent", "begun")]
-    said = []
+    problems = []
     if failed:
-        said.append(f"{len(failed)} of {len(table.runs)} runs failed: {join_few_names(failed)}.")
+        problems.append(f"{len(failed)} of {count} runs failed: {join_few_names(failed)}.")
     if left:
-        said.append(f"{len(left)} of {len(table.runs)} runs are not done: {join_few_names(left)}.")
+        problems.append(f"{len(left)} of {count} runs are not done: {join_few_names(left)}.")
     if effects.dropped:
-        said.append(f"Left out, their loss not being finite: {join_few_names(effects.dropped)}.")
-    if said:
-        return ValidityCheck("Runs", "look", " ".join(said))
-    return ValidityCheck("Runs", "good", f"All {len(table.runs)} runs are done, and none failed.")
+        problems.append(
+            f"Left out, their loss not being finite: {join_few_names(effects.dropped)}."
+        )
+    if problems:
+        return ValidityCheck("Runs", "look", " ".join(problems))
+    return ValidityCheck("Runs", "good", f"All {count} runs are done, and none failed.")
 
 
 def _check_seeds(effects: Effects) -> ValidityCheck:
-    counts: dict[str, int] = {}
-    for condition in effects.conditions:
-        if condition.kind != "sweep":
-            counts[condition.cell] = condition.seeds
+    counts = {c.cell: c.seeds for c in effects.conditions if c.kind != "sweep"}
     if not counts:
         return ValidityCheck("Seeds", "unknown", "No run is done.")
     single = [cell for cell, count in counts.items() if count == 1]
@@ -116,12 +115,12 @@ def _check_realised_ratio(rows: Sequence[Observation]) -> ValidityCheck:
 
 
 def _check_epochs(rows: Sequence[Observation]) -> ValidityCheck:
-    known = [row for row in rows if math.isfinite(row.epochs)]
-    if not known:
+    counted = [row for row in rows if math.isfinite(row.epochs)]
+    if not counted:
         why = "The text has no end." if rows else "No run is done."
         return ValidityCheck("Epochs", "unknown", why)
-    most = max(known, key=lambda row: row.epochs)
-    past = sorted({row.run for row in known if row.epochs > 1})
+    most = max(counted, key=lambda row: row.epochs)
+    past = sorted({row.run for row in counted if row.epochs > 1})
     if not past:
         return ValidityCheck(
             "Epochs", "good", f"No text came twice: at most {most.epochs:.2f} epochs of a source."
@@ -141,10 +140,10 @@ def _check_repeats(table: StudyTable) -> ValidityCheck:
     repeated: dict[str, tuple[float, float]] = {}
     counted = 0
     for run_name, run in table.runs.items():
-        if run.state.state != "done" or run.spec.kind in grid.BASELINES:
+        if run.state.state != "done" or run.spec.kind in BASELINES:
             continue
         rows = run.directory.read_csv("mixture.csv")
-        counts = [float(row["cross_language_repeats"]) for row in rows if _has_repeat_count(row)]
+        counts = [float(n) for row in rows if (n := row.get("cross_language_repeats"))]
         counted += bool(counts)
         if any(counts):
             whole = math.fsum(float(row["realised_sequences"]) for row in rows)
@@ -164,21 +163,16 @@ def _check_repeats(table: StudyTable) -> ValidityCheck:
     )
 
 
-def _has_repeat_count(row: Mapping[str, str]) -> bool:
-    return bool(row.get("cross_language_repeats"))
-
-
 def _check_law_error(effects: Effects) -> ValidityCheck:
     fitted = [law for law in effects.laws.values() if law.part == "loss" and law.choice]
     if not fitted:
         return ValidityCheck("Law error", "unknown", "There is no law.")
-    said = []
+    errors = []
     for law in fitted:
         assert law.choice is not None
-        group = law.group
-        error = law.choice.error
-        known = f"{error:.4f} nats" if math.isfinite(error) else "unknown, with so few baselines"
-        said.append(f"{group.kind}, {group.source}, {group.size}: {known}")
+        group, error = law.group, law.choice.error
+        nats = f"{error:.4f} nats" if math.isfinite(error) else "unknown, with so few baselines"
+        errors.append(f"{group.kind}, {group.source}, {group.size}: {nats}")
     worst = [
         worth.law_error
         for condition in effects.conditions
@@ -194,7 +188,8 @@ def _check_law_error(effects: Effects) -> ValidityCheck:
     return ValidityCheck(
         "Law error",
         "good" if worst and max(worst) < 0.05 else "look",
-        f"How far each law is off at a baseline that it was not shown. {'; '.join(said)}.{reading}",
+        "How far each law is off at a baseline that it was not shown. "
+        f"{'; '.join(errors)}.{reading}",
     )
 
 
@@ -228,29 +223,28 @@ def _check_baseline_tokens(table: StudyTable, effects: Effects) -> ValidityCheck
     held = 0
     off: dict[str, float] = {}
     for condition in effects.conditions:
-        if condition.kind in (*grid.BASELINES, "sweep") or not condition.plain:
+        if condition.kind in (*BASELINES, "sweep") or not condition.plain:
             continue
         for kind in list_baseline_kinds(table):
-            group = BaselineGroup.of(condition.config, condition.first.source, kind)
-            run = find_nearest_baseline(table, group, condition.first.tokens)
+            run = find_nearest_baseline(table, condition.baselines(kind), condition.first.tokens)
             held += bool(run)
-            if not run or count_baseline_tokens(table, run) == condition.first.tokens:
+            tokens = table.runs[run].spec.tokens if run else condition.first.tokens
+            if tokens == condition.first.tokens:
                 continue
-            tokens = count_baseline_tokens(table, run)
             nats = condition.less_loss(kind, "loss", tokens)
             size = "no law says how much that is"
             if math.isfinite(nats):
                 side = "in favour of transfer" if nats > 0 else "against transfer"
                 size = f"by the law {abs(nats):.3g} nats {side}"
-            part = 100 * (tokens / condition.first.tokens - 1)
-            said = f"{table.runs[run].spec.cell} has {abs(part):.3g} % "
-            said += f"{'more' if part > 0 else 'fewer'} tokens than {condition.cell} "
-            off[f"{said}{condition.language}, {size}"] = abs(part)
+            part = tokens / condition.first.tokens - 1
+            difference = f"{table.runs[run].spec.cell} has {format_token_difference(part)} tokens"
+            language = f"{condition.cell} {condition.language}"
+            off[f"{difference} than {language}, {size}"] = abs(part)
     if not held:
         return ValidityCheck(name, "unknown", "No baseline has about the tokens of a language.")
     if not off:
         return ValidityCheck(name, "good", "Those held against a language have exactly its tokens.")
-    worst = sorted(off, key=lambda said: -off[said])
+    worst = sorted(off, key=lambda sentence: -off[sentence])
     more = f"; and {len(off) - _LISTED} more" if len(off) > _LISTED else ""
     return ValidityCheck(
         name,
@@ -264,7 +258,7 @@ def _check_baseline_tokens(table: StudyTable, effects: Effects) -> ValidityCheck
 def _check_equal_clones(effects: Effects) -> ValidityCheck:
     """Clones of equal parts differ in nothing, so a difference would be a defect."""
     name = "Clones equal at 50:50"
-    said, states = [], []
+    differences, states = [], []
     pairs = list(_find_equal_pairs(effects))
     # All of these intervals together hold 0 in 19 of 20 studies without a defect.
     confidence = 1 - 0.05 / max(1, len(pairs))
@@ -276,12 +270,12 @@ def _check_equal_clones(effects: Effects) -> ValidityCheck:
             f"{_format_number(estimate.value)} nats"
         )
         if math.isnan(low):
-            said.append(f"{text}, one seed")
+            differences.append(f"{text}, one seed")
             states.append("unknown")
         else:
-            said.append(f"{text}, interval {_format_number(low)} to {_format_number(high)}")
+            differences.append(f"{text}, interval {_format_number(low)} to {_format_number(high)}")
             states.append("good" if low <= 0 <= high else "look")
-    if not said:
+    if not pairs:
         return ValidityCheck(name, "unknown", "No cell has two clones with equal parts.")
     worst = next(state for state in ("look", "unknown", "good") if state in states)
     doubt = ""
@@ -289,19 +283,22 @@ def _check_equal_clones(effects: Effects) -> ValidityCheck:
         doubt = (
             " An interval without 0 is a defect, or chance: in one study of twenty there is one."
         )
-    of = f" Intervals are of {100 * confidence:.3g} %, for all of them together 95 %."
-    of = of if len(pairs) > 1 else ""
-    return ValidityCheck(name, worst, f"{'; '.join(said[:_LISTED])}.{of}{doubt}")
+    shared = ""
+    if len(pairs) > 1:
+        shared = f" Intervals are of {100 * confidence:.3g} %, for all of them together 95 %."
+    return ValidityCheck(name, worst, f"{'; '.join(differences[:_LISTED])}.{shared}{doubt}")
 
 
 def _find_equal_pairs(effects: Effects) -> Iterator[tuple[LanguageCondition, LanguageCondition]]:
-    cells: dict[str, list[LanguageCondition]] = {}
+    cells = defaultdict(list)
     for condition in effects.conditions:
-        cells.setdefault(condition.cell, []).append(condition)
-    for found in cells.values():
-        if len(found) != 2 or found[0].kind != "mixture" or found[0].config.mixture.stages:
+        cells[condition.cell].append(condition)
+    for conditions in cells.values():
+        if len(conditions) != 2:
             continue
-        first, second = found
+        first, second = conditions
+        if first.kind != "mixture" or first.config.mixture.stages:
+            continue
         same_text = first.first.source == second.first.source and first.plain and second.plain
         if same_text and first.first.tokens == second.first.tokens:
             yield first, second
@@ -317,14 +314,14 @@ def _check_learning_rates(table: StudyTable, effects: Effects) -> Iterator[Valid
     for name, run in table.runs.items():
         by_cell.setdefault(run.spec.cell, name)
     sweeps = [cell for cell, name in by_cell.items() if table.runs[name].spec.kind == "sweep"]
-    around: dict[str, list[str]] = {}
+    around = defaultdict(list)
     for sweep in sweeps:
         for cell, name in by_cell.items():
             if cell in sweeps:
                 continue
             differing = config_lib.find_differences(plain[by_cell[sweep]], plain[name])
             if differing and {field for field, _, _ in differing} <= set(_RATES):
-                around.setdefault(cell, []).append(sweep)
+                around[cell].append(sweep)
     if not around:
         yield ValidityCheck(
             "Learning rate",
@@ -338,23 +335,24 @@ def _check_learning_rates(table: StudyTable, effects: Effects) -> Iterator[Valid
 
 def _check_sweep(cell: str, others: Sequence[str], effects: Effects) -> ValidityCheck:
     name = f"Learning rate of {cell}"
-    mine = [c for c in effects.conditions if c.cell in (cell, *others)]
-    here = [c for c in mine if c.cell == cell]
-    if not here or len({c.cell for c in mine}) < 1 + len(others):
+    swept = [c for c in effects.conditions if c.cell in (cell, *others)]
+    middle = [c for c in swept if c.cell == cell]
+    if not middle or len({c.cell for c in swept}) < 1 + len(others):
         return ValidityCheck(name, "unknown", "Its sweep is not done.")
-    said, edge = [], False
-    for condition in here:
+    sentences, edge = [], False
+    for condition in middle:
         losses = {
             c.first.peak_lr: math.fsum(c.by_seed("loss").values()) / c.seeds
-            for c in mine
+            for c in swept
             if c.language == condition.language
         }
         best = min(losses, key=lambda rate: losses[rate])
-        at_edge = best in (min(losses), max(losses))
-        edge |= at_edge
+        edge |= best in (min(losses), max(losses))
         factor = best / condition.first.peak_lr
-        said.append(f"{condition.language} is best at {factor:g} times its rate")
-    rates = sorted({c.first.peak_lr / here[0].first.peak_lr for c in mine})
+        sentences.append(f"{condition.language} is best at {factor:g} times its rate")
+    rates = sorted({c.first.peak_lr / middle[0].first.peak_lr for c in swept})
     tried = ", ".join(f"{rate:g}" for rate in rates)
     more = " The best is at the edge of the sweep: one beyond may be better." if edge else ""
-    return ValidityCheck(name, "look" if edge else "good", f"{'; '.join(said)}, of {tried}.{more}")
+    return ValidityCheck(
+        name, "look" if edge else "good", f"{'; '.join(sentences)}, of {tried}.{more}"
+    )

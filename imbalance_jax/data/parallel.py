@@ -27,7 +27,7 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, LanguageConfig, ParallelConfig, SourceConfig
-from imbalance_jax.data import languages, prepared
+from imbalance_jax.data import prepared
 from imbalance_jax.data import sources as sources_lib
 from imbalance_jax.data import word_order as views
 from imbalance_jax.data.order.corpora import AnySource
@@ -640,8 +640,7 @@ def list_aligned_pairs(config: Config) -> list[tuple[str, str]]:
     return [
         (a, b)
         for a, b in itertools.combinations(config.tags, 2)
-        if languages.get_source_name(config, a) == languages.get_source_name(config, b)
-        or _find_set_name(config, a, b) is not None
+        if config.source_of(a) == config.source_of(b) or _find_set_name(config, a, b) is not None
     ]
 
 
@@ -671,7 +670,7 @@ def find_aligned_sequences(
       most: rows to return at most; 0 takes all.
       split: of the text of one source, validation or test.
     """
-    source_a, source_b = languages.get_source_name(config, a), languages.get_source_name(config, b)
+    source_a, source_b = config.source_of(a), config.source_of(b)
     if source_a == source_b:
         both = [
             _load_held_out_tokens(sources[source_a], split, config.languages[tag]) for tag in (a, b)
@@ -699,7 +698,7 @@ def _find_set_name(config: Config, a: str, b: str) -> str | None:
     """Returns the name of the set of two languages' sources, in whichever order it has them."""
     if {config.languages[tag].words for tag in (a, b)} != {"as_written"}:
         return None
-    wanted = {languages.get_source_name(config, tag) for tag in (a, b)}
+    wanted = {config.source_of(tag) for tag in (a, b)}
     for name in sorted(config.parallel):
         if set(config.parallel[name].sources) == wanted:
             return name

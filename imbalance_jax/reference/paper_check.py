@@ -15,11 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from imbalance_jax.analysis import laws as efficiency
+from imbalance_jax.analysis.efficiency import Efficiency, compute_efficiency
+from imbalance_jax.analysis.law_choice import choose_law
+from imbalance_jax.analysis.laws import Law, ReferenceLaw
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.reference import paper_results
-from imbalance_jax.reference import reported as reference
-from imbalance_jax.reference.reported import PaperResult, get_base_language
+from imbalance_jax.reference.reported import (
+    PaperResult,
+    get_base_language,
+    is_ratio_metric,
+    read_reference_results,
+)
 
 # Of a setting, what says which row it is. The rest says how the reference came by it.
 _IDENTITY = (
@@ -27,14 +33,10 @@ _IDENTITY = (
     *("anchor_fraction", "layer", "matching", "param", "freq_lo", "freq_hi"),
     *("embedding", "pairs"),
 )
-# Differences of these are those of their logarithms.
-_LOGARITHMIC = ("ppl", "teff", "mlte", "mlpe")
 _CONFIDENCE = 0.95
 _EQUAL = 0.01  # reported clones nearer than this, in logarithms, count as equal
 _LISTED = 24  # cells of a metric; of more only the farthest are printed
 _FARTHEST = 6
-
-Efficiencies = Mapping[tuple[str, str], paper_results.EfficiencyProtocol]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class CellCheck(PaperCheck):
     @property
     def difference(self) -> float:
         """Ours minus the reported: of logarithms for perplexities and tokens, else of values."""
-        if not _is_logarithmic(self.metric):
+        if not is_ratio_metric(self.metric):
             return self.value - self.reported
         return math.log(self.value / self.reported)
 
@@ -83,8 +85,32 @@ class CellCheck(PaperCheck):
     @property
     def same_side(self) -> bool | None:
         """Whether both are on the same side of 1 (TEff) or 0 (cosines); None for the others."""
-        middle = _find_neutral_value(self.metric)
+        middle = self.middle
         return None if middle is None else (self.value > middle) == (self.reported > middle)
+
+    @property
+    def middle(self) -> float | None:
+        """The value that divides a measure of transfer, or None."""
+        if self.metric.startswith("teff"):
+            return 1.0
+        return 0.0 if "cossim" in self.metric else None
+
+    def describe(self) -> str:
+        words = [f"{self.value:.4g}, reported {self.reported:.4g}"]
+        if is_ratio_metric(self.metric):
+            words.append(f"{100 * math.expm1(self.difference):+.1f} %")
+        else:
+            words.append(f"{self.difference:+.3f}")
+        if self.agrees is None:
+            why = "one seed" if self.seeds == 1 else "no spread over seeds"
+            words.append(f"{why}: not tested against noise")
+        else:
+            within = "within" if self.agrees else "beyond"
+            words.append(f"{self.in_noise:+.1f} sd of a seed, {within} noise ({self.seeds} seeds)")
+        if self.same_side is not None:
+            words.append(f"the {'same' if self.same_side else 'other'} side of {self.middle:g}")
+        name = _name_metric(self.metric)
+        return f"{name}, {_format_setting(self.setting)}: {'; '.join(words)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +124,19 @@ class PairCheck(PaperCheck):
 
     @property
     def agrees(self) -> bool:
-        ours, theirs = (np.diff(pair)[0] for pair in (self.values, self.reported))
-        return bool((ours > 0) == (theirs > 0))
+        (first, second), (first_reported, second_reported) = self.values, self.reported
+        return (second > first) == (second_reported > first_reported)
+
+    def describe(self) -> str:
+        first, second = self.languages
+        values, reported = (
+            f"{pair[0]:.4g} and {pair[1]:.4g}" for pair in (self.values, self.reported)
+        )
+        agrees = "agrees" if self.agrees else "does not agree"
+        return (
+            f"{self.metric} of {first} and {second}, {_format_setting(self.setting)}: {values}, "
+            f"reported {reported}: {agrees} in which is higher"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +147,16 @@ class OrderCheck(PaperCheck):
     p: float  # of as much agreement by chance
     cells: int
 
+    def describe(self) -> str:
+        order = "no order, as all values are equal"
+        if not math.isnan(self.tau):
+            order = f"the {'reported' if self.tau > 0 else 'opposite'} direction"
+            order += "" if self.p < 0.05 else ", but no further than by chance"
+        return (
+            f"{self.metric}: order of {self.cells} cells, Kendall's tau {self.tau:+.2f} "
+            f"(p {self.p:.2g}): {order}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class MissingCheck(PaperCheck):
@@ -117,16 +164,14 @@ class MissingCheck(PaperCheck):
 
     why: str
 
+    def describe(self) -> str:
+        return f"missing: {self.metric + ': ' if self.metric else ''}{self.why}"
 
-def compare_with_reference(
-    table: StudyTable, efficiencies: Efficiencies | None = None
-) -> list[PaperCheck]:
+
+def compare_with_reference(table: StudyTable) -> list[PaperCheck]:
     """Returns all comparisons of a study with the reported results, and what is missing.
 
-    Args:
-      table: of the study.
-      efficiencies: (run, language) -> TEff and its like; None reads the reference's law, fitted
-        to the study's own monolingual runs.
+    Efficiencies are those by the reference's law, fitted to the study's own monolingual runs.
 
     Raises:
       ValueError: no run of the study belongs to a figure or table of the reference.
@@ -138,28 +183,29 @@ def compare_with_reference(
             "figure or table of the paper. Give the --workdir of one of those; the page that "
             "collect writes has this study's own claims."
         )
-    without: list[str] = []
-    if efficiencies is None:
-        efficiencies, without = compute_reference_efficiencies(table)
-    ours = paper_results.collect_study_results(
-        table, efficiencies, evaluations=dict(_read_study_evaluations(table))
-    )
-    found: list[PaperCheck] = []
+    efficiencies, without = compute_reference_efficiencies(table)
+    evaluations = {
+        name: paper_results.read_run_evaluation(run.directory)
+        for name, run in table.runs.items()
+        if run.state.state == "done" and run.spec.figures
+    }
+    results = paper_results.collect_study_results(table, efficiencies, evaluations=evaluations)
+    checks: list[PaperCheck] = []
     for figure in figures:
-        reported = [row for row in reference.read_reference_results() if row.figure == figure]
-        cells = _check_cells(figure, [row for row in ours if row.figure == figure], reported)
-        found += cells
-        found += _check_pairs(cells)
-        found += _check_orders(cells)
-        found += _find_missing(figure, table, cells, reported)
+        reported = [row for row in read_reference_results() if row.figure == figure]
+        cells = _check_cells(figure, [row for row in results if row.figure == figure], reported)
+        checks += cells
+        checks += _check_pairs(cells)
+        checks += _check_orders(cells)
+        checks += _find_missing(figure, table, cells, reported)
         if any(row.metric.startswith("teff") for row in reported):
-            found += [MissingCheck(figure, "teff", why) for why in without]
-    return found
+            checks += [MissingCheck(figure, "teff", why) for why in without]
+    return checks
 
 
 def compute_reference_efficiencies(
     table: StudyTable,
-) -> tuple[dict[tuple[str, str], efficiency.Efficiency], list[str]]:
+) -> tuple[dict[tuple[str, str], Efficiency], list[str]]:
     """Returns what each language of each run is worth by the law 1/PPL = c - a x^-b.
 
     The law is that of the study's short monolingual runs of the same source and size. Where
@@ -168,87 +214,71 @@ def compute_reference_efficiencies(
     says of which sources and sizes this is true, and why.
     """
     groups = defaultdict(list)
-    for seen in table.observations:
-        groups[seen.source, seen.size].append(seen)
-    worth, without = {}, []
+    for row in table.observations:
+        groups[row.source, row.size].append(row)
+    efficiencies, without = {}, []
     for (source, size), group in groups.items():
-        baselines = [seen for seen in group if seen.kind == "monolingual"]
-        points = [run.tokens for run in baselines], [run.loss for run in baselines]
-        law: efficiency.Law
+        baselines = [row for row in group if row.kind == "monolingual"]
+        points = [row.tokens for row in baselines], [row.loss for row in baselines]
+        law: Law
         try:
-            law = efficiency.ReferenceLaw.fit(*points, table.unit_tokens)
+            law = ReferenceLaw.fit(*points, table.unit_tokens)
         except ValueError as error:
             try:
-                choice = efficiency.choose_law(*points, table.unit_tokens)
+                choice = choose_law(*points, table.unit_tokens)
             except ValueError:
                 without.append(f"no law for {source} at {size}: {error}")
                 continue
             law = choice.law
             stands = f"the {choice.family} law stands in for the reference's: {error}"
             without.append(f"for {source} at {size} {stands}")
-        for seen in group:
-            found = efficiency.compute_efficiency_or_limit(
-                law, seen.loss, seen.tokens, seen.other_tokens
-            )
-            if 0 < found.mlte < math.inf and found.mlpe < math.inf:
-                worth[seen.run, seen.language] = found
-    return worth, without
-
-
-def _read_study_evaluations(table: StudyTable) -> Iterator[tuple[str, Mapping]]:
-    for name, run in table.runs.items():
-        if run.state.state == "done" and run.spec.figures:
-            yield name, paper_results.read_run_evaluation(run.directory)
-
-
-def _is_logarithmic(metric: str) -> bool:
-    return metric.partition("_")[0] in _LOGARITHMIC
-
-
-def _find_neutral_value(metric: str) -> float | None:
-    """Returns the value that divides a measure of transfer, or None."""
-    if metric.startswith("teff"):
-        return 1.0
-    return 0.0 if "cossim" in metric else None
+        for row in group:
+            worth = compute_efficiency(law, row.loss, row.tokens, row.other_tokens)
+            if 0 < worth.mlte < math.inf and worth.mlpe < math.inf:
+                efficiencies[row.run, row.language] = worth
+    return efficiencies, without
 
 
 def _get_row_identity(row: PaperResult) -> dict[str, str]:
     return {key: row.setting[key] for key in _IDENTITY if key in row.setting}
 
 
-def _scale_value_to_units(row: PaperResult, value: float) -> float:
-    """Returns a value as it is compared: tokens in units of 1x, so that scales can differ."""
-    return value / row.unit_tokens if row.metric.startswith("mlte") else value
+def _scale_value_to_units(row: PaperResult) -> float:
+    """Returns a row's value as it is compared: tokens in units of 1x, so that scales can differ."""
+    return row.value / row.unit_tokens if row.metric.startswith("mlte") else row.value
 
 
 def _check_cells(
-    figure: str, ours: Sequence[PaperResult], reported: Sequence[PaperResult]
+    figure: str, results: Sequence[PaperResult], reported: Sequence[PaperResult]
 ) -> list[CellCheck]:
     """Pairs the rows, a reported one with the study's that has all of what identifies it."""
     by_metric = defaultdict(list)
-    for row in ours:
+    for row in results:
         by_metric[row.metric].append(row)
     matched = []
-    for theirs in reported:
-        wanted = _get_row_identity(theirs).items()
-        mine = next(
-            (row for row in by_metric[theirs.metric] if wanted <= row.setting.items()), None
-        )
-        if mine is not None and not math.isnan(mine.value):
-            matched.append((mine, theirs))
-    noises = _estimate_noises([mine for mine, _ in matched])
-    found = []
-    for mine, theirs in matched:
-        seeds = len(mine.values)
+    for target in reported:
+        wanted = _get_row_identity(target).items()
+        own = next((row for row in by_metric[target.metric] if wanted <= row.setting.items()), None)
+        if own is not None and not math.isnan(own.value):
+            matched.append((own, target))
+    noises = _estimate_noises([own for own, _ in matched])
+    cells = []
+    for own, target in matched:
+        seeds = len(own.values)
         # One law serves all seeds, so that an MLPE is one number.
-        tested = seeds > 1 and not theirs.metric.startswith("mlpe")
-        noise, freedom = noises[theirs.metric] if tested else (math.nan, 0)
-        value, reported_ = (_scale_value_to_units(row, row.value) for row in (mine, theirs))
-        where = _get_row_identity(theirs)
-        found.append(
-            CellCheck(figure, theirs.metric, where, value, reported_, seeds, noise, freedom)
+        tested = seeds > 1 and not target.metric.startswith("mlpe")
+        cells.append(
+            CellCheck(
+                figure,
+                target.metric,
+                _get_row_identity(target),
+                _scale_value_to_units(own),
+                _scale_value_to_units(target),
+                seeds,
+                *(noises[target.metric] if tested else (math.nan, 0)),
+            )
         )
-    return found
+    return cells
 
 
 def _estimate_noises(rows: Sequence[PaperResult]) -> dict[str, tuple[float, int]]:
@@ -256,7 +286,7 @@ def _estimate_noises(rows: Sequence[PaperResult]) -> dict[str, tuple[float, int]
     squares: defaultdict[str, float] = defaultdict(float)
     freedom: Counter[str] = Counter()
     for row in rows:
-        values = np.log(row.values) if _is_logarithmic(row.metric) else np.array(row.values)
+        values = np.log(row.values) if is_ratio_metric(row.metric) else np.array(row.values)
         squares[row.metric] += float(np.sum((values - values.mean()) ** 2))
         freedom[row.metric] += len(values) - 1
     return {m: (math.sqrt(squares[m] / count), count) for m, count in freedom.items() if count}
@@ -270,10 +300,10 @@ def _check_pairs(cells: Sequence[CellCheck]) -> Iterator[PairCheck]:
         if measure in ("ppl", "teff"):
             key = (measure, get_base_language(language), tuple(cell.setting.items()))
             rows[key][language] = cell
-    for (measure, _, _), found in rows.items():
-        if len(found) != 2:
+    for (measure, _, _), pair in rows.items():
+        if len(pair) != 2:
             continue
-        (first, one), (second, other) = found.items()
+        (first, one), (second, other) = pair.items()
         if abs(math.log(one.reported / other.reported)) >= _EQUAL:
             yield PairCheck(
                 figure=one.figure,
@@ -289,21 +319,21 @@ def _check_orders(cells: Sequence[CellCheck]) -> Iterator[OrderCheck]:
     by_metric = defaultdict(list)
     for cell in cells:
         by_metric[cell.figure, cell.metric].append(cell)
-    for (figure, metric), found in by_metric.items():
-        if len(found) > 2:
-            tau = stats.kendalltau([c.value for c in found], [c.reported for c in found])
-            yield OrderCheck(figure, metric, float(tau.statistic), float(tau.pvalue), len(found))
+    for (figure, metric), group in by_metric.items():
+        if len(group) > 2:
+            tau = stats.kendalltau([c.value for c in group], [c.reported for c in group])
+            yield OrderCheck(figure, metric, float(tau.statistic), float(tau.pvalue), len(group))
 
 
 def _find_missing(
     figure: str, table: StudyTable, cells: Sequence[CellCheck], reported: Sequence[PaperResult]
 ) -> Iterator[MissingCheck]:
-    mine = {name: run for name, run in table.runs.items() if figure in run.spec.figures}
-    waiting = [name for name, run in mine.items() if run.state.state != "done"]
+    runs = {name: run for name, run in table.runs.items() if figure in run.spec.figures}
+    waiting = [name for name, run in runs.items() if run.state.state != "done"]
     if waiting:
         some = ", ".join(waiting[:_FARTHEST]) + (", ..." if len(waiting) > _FARTHEST else "")
         yield MissingCheck(
-            figure, "", f"{len(waiting)} of its {len(mine)} runs are not done: {some}"
+            figure, "", f"{len(waiting)} of its {len(runs)} runs are not done: {some}"
         )
     compared = {(cell.metric, tuple(cell.setting.items())) for cell in cells}
     left = Counter(
@@ -319,67 +349,33 @@ def describe_checks(checks: Sequence[PaperCheck]) -> str:
     """Returns the comparisons in words, figure by figure."""
     lines = []
     for figure in dict.fromkeys(check.figure for check in checks):
-        mine = [check for check in checks if check.figure == figure]
-        lines += [figure, *(f"  {line}" for line in _describe_figure_checks(mine)), ""]
-    lines += _summarise_checks(checks)
-    return "\n".join(lines)
+        of_figure = [check for check in checks if check.figure == figure]
+        lines += [figure, *(f"  {line}" for line in _describe_figure_checks(of_figure)), ""]
+    return "\n".join([*lines, *_summarise_checks(checks)])
 
 
 def _describe_figure_checks(checks: Sequence[PaperCheck]) -> Iterator[str]:
-    cells = [check for check in checks if isinstance(check, CellCheck)]
-    for metric in dict.fromkeys(cell.metric for cell in cells):
-        yield from _describe_cells(metric, [cell for cell in cells if cell.metric == metric])
-        for check in checks:
-            if isinstance(check, OrderCheck) and check.metric == metric:
-                yield (
-                    f"{metric}: order of {check.cells} cells, Kendall's tau {check.tau:+.2f} "
-                    f"(p {check.p:.2g}): {_describe_order(check)}"
-                )
+    by_metric = defaultdict(list)
     for check in checks:
-        if isinstance(check, PairCheck):
-            first, second = check.languages
-            ours, theirs = (
-                f"{pair[0]:.4g} and {pair[1]:.4g}" for pair in (check.values, check.reported)
-            )
-            yield (
-                f"{check.metric} of {first} and {second}, {_format_setting(check.setting)}: "
-                f"{ours}, "
-                f"reported {theirs}: {_describe_agreement(check.agrees)} in which is higher"
-            )
-    for check in checks:
-        if isinstance(check, MissingCheck):
-            yield f"missing: {check.metric + ': ' if check.metric else ''}{check.why}"
+        if isinstance(check, CellCheck):
+            by_metric[check.metric].append(check)
+    for metric, cells in by_metric.items():
+        if len(cells) > _LISTED:
+            name, count = _name_metric(metric), len(cells)
+            yield f"{name}: {count} cells, of which the {_FARTHEST} farthest are"
+            cells = sorted(cells, key=lambda cell: -abs(cell.difference))[:_FARTHEST]
+        yield from (cell.describe() for cell in cells)
+        yield from (
+            check.describe()
+            for check in checks
+            if isinstance(check, OrderCheck) and check.metric == metric
+        )
+    for kind in (PairCheck, MissingCheck):
+        yield from (check.describe() for check in checks if isinstance(check, kind))
 
 
-def _describe_order(check: OrderCheck) -> str:
-    if math.isnan(check.tau):
-        return "no order, as all values are equal"
-    word = "the reported direction" if check.tau > 0 else "the opposite direction"
-    return word if check.p < 0.05 else f"{word}, but no further than by chance"
-
-
-def _describe_cells(metric: str, cells: Sequence[CellCheck]) -> Iterator[str]:
-    unit = " (in units of 1x)" if metric.startswith("mlte") else ""
-    shown = cells
-    if len(cells) > _LISTED:
-        shown = sorted(cells, key=lambda cell: -abs(cell.difference))[:_FARTHEST]
-        yield f"{metric}{unit}: {len(cells)} cells, of which the {_FARTHEST} farthest are"
-    for cell in shown:
-        said = [f"{cell.value:.4g}, reported {cell.reported:.4g}"]
-        if _is_logarithmic(metric):
-            said.append(f"{100 * math.expm1(cell.difference):+.1f} %")
-        else:
-            said.append(f"{cell.difference:+.3f}")
-        if cell.agrees is None:
-            why = "one seed" if cell.seeds == 1 else "no spread over seeds"
-            said.append(f"{why}: not tested against noise")
-        else:
-            within = "within" if cell.agrees else "beyond"
-            said.append(f"{cell.in_noise:+.1f} sd of a seed, {within} noise ({cell.seeds} seeds)")
-        if cell.same_side is not None:
-            side = f"side of {_find_neutral_value(metric):g}"
-            said.append(f"the same {side}" if cell.same_side else f"the other {side}")
-        yield f"{metric}{unit}, {_format_setting(cell.setting)}: {'; '.join(said)}"
+def _name_metric(metric: str) -> str:
+    return f"{metric} (in units of 1x)" if metric.startswith("mlte") else metric
 
 
 def _format_setting(setting: Mapping[str, str]) -> str:
@@ -390,10 +386,6 @@ def _format_setting(setting: Mapping[str, str]) -> str:
         for key, value in setting.items()
         if key not in left_out and value != "none"
     )
-
-
-def _describe_agreement(agrees: bool) -> str:
-    return "agrees" if agrees else "does not agree"
 
 
 def _summarise_checks(checks: Sequence[PaperCheck]) -> list[str]:

@@ -7,9 +7,8 @@ twice the batch for half the steps, as there. Lengths are fractions of the small
 rounded down.
 """
 
-import functools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 
@@ -54,21 +53,14 @@ def clones(
 ) -> ml_collections.ConfigDict:
     """Returns a run on clones of English as the reference trained it.
 
-    Args:
-      choice: of the file.
-      ratio: sequences of en1, en2, ...
-      size: mini, small or medium.
-      tokens: the length of the run, in units of the small model's.
+    The ratio counts sequences of en1, en2, ...; the size is mini, small or medium; the run has
+    so many tokens in units of the small model's.
     """
-    scale = _choose_scale(choice, size)
-    config = config_lib.cloned(scale=scale, ratio=ratio)
-    embedded = choice.files == "docstrings"
-    fields = study_presets.make_text_fields(
-        "en",
-        "" if embedded else choice.files,
-        otherwise="docstrings" if embedded else "wiki40b",
-    )
-    config.sources.en.update(fields)
+    config = config_lib.cloned(scale=_choose_scale(choice, size), ratio=ratio)
+    otherwise, files = "wiki40b", choice.files
+    if files == "docstrings":
+        otherwise, files = "docstrings", ""
+    config.sources.en.update(study_presets.make_text_fields("en", files, otherwise=otherwise))
     return _apply_reference_settings(config, choice, size, tokens)
 
 
@@ -144,30 +136,13 @@ def setting(
 
 
 def add_clones(
-    study: grid.Grid,
-    choice: types.SimpleNamespace,
-    figure: str,
-    split: str,
-    *,
-    size: str = "small",
-    length: str = "1x",
-    schedule: str = "none",
-    **more: str,
+    study: grid.Grid, choice: types.SimpleNamespace, figure: str, split: str, **fields: str
 ) -> None:
-    """Adds a run on two clones of a figure or table.
+    """Adds a run on two clones, at a split such as 90/10, of a figure or table.
 
-    Args:
-      study: to add to.
-      choice: of the file.
-      figure: as the reported results call it.
-      split: such as 90/10.
-      size: mini, small or medium.
-      length: such as 2x.
-      schedule: of the share of en2, such as 0.1_0.9.
-      more: what else identifies the reported results, such as p_EN2.
+    The figure is named as the reported results name it; the fields are those of `_add_run`.
     """
-    make = functools.partial(clones, choice)
-    _add_run(study, make, choice, (figure,), split, CLONED, "", size, length, schedule, more)
+    _add_run(study, choice, (figure,), split, **fields)
 
 
 def add_pair(
@@ -177,41 +152,51 @@ def add_pair(
     split: str,
     *,
     layout: str = "merged",
+    **fields: str,
+) -> None:
+    """Adds a run on English and French; the split is English/French. See `add_clones`."""
+    _add_run(study, choice, figures, split, layout=layout, **fields)
+
+
+def _add_run(
+    study: grid.Grid,
+    choice: types.SimpleNamespace,
+    figures: Sequence[str],
+    split: str,
+    *,
+    layout: str = "",
     size: str = "small",
     length: str = "1x",
     schedule: str = "none",
     **more: str,
 ) -> None:
-    """Adds a run on English and French; the split is English/French. See `add_clones`."""
-    make = functools.partial(spoken, choice, layout=layout)
-    vocab = LAYOUTS[layout]
-    _add_run(study, make, choice, figures, split, vocab, layout, size, length, schedule, more)
+    """Adds a run to a study, with the setting of the reported results that it is held against.
 
-
-def _add_run(
-    study: grid.Grid,
-    make: Callable[..., ml_collections.ConfigDict],
-    choice: types.SimpleNamespace,
-    figures: Sequence[str],
-    split: str,
-    vocab: str,
-    layout: str,
-    size: str,
-    length: str,
-    schedule: str,
-    more: Mapping[str, str],
-) -> None:
-    config = make(split.replace("/", ":"), size=size, tokens=float(length.removesuffix("x")))
-    languages = "+".join(config.languages).upper()
+    Args:
+      study: to add to.
+      choice: of the file.
+      figures: as the reported results call them.
+      split: such as 90/10.
+      layout: of the vocabulary of English and French; "" for clones.
+      size: mini, small or medium.
+      length: such as 2x.
+      schedule: of the share of the second language, such as 0.1_0.9.
+      more: what else identifies the reported results, such as p_EN2.
+    """
+    ratio, tokens = split.replace("/", ":"), float(length.removesuffix("x"))
+    if layout:
+        config = spoken(choice, ratio, layout=layout, size=size, tokens=tokens)
+    else:
+        config = clones(choice, ratio, size=size, tokens=tokens)
     cell = cell_of(split, size=size, length=length, layout=layout)
     if schedule != "none":
         config = study_presets.scheduled(config, schedule)
         cell = cell_of(schedule, size=size, length=length, layout=layout)
         split = f"{split} overall"
     reference = setting(
-        languages,
+        "+".join(config.languages).upper(),
         split,
-        vocab,
+        LAYOUTS.get(layout, CLONED),
         size=size,
         tokens=_MEDIUM_TOKENS[length] if size == "medium" else length,
         schedule=schedule,
@@ -263,15 +248,8 @@ def add_alone(
 
     French was trained by the bilingual program with nothing but French, so that its models
     have the vocabulary of both languages; which of the two is not known, and is merged here.
-
-    Args:
-      study: to add to.
-      choice: of the file.
-      tag: en1 beside clones, or en or fr beside each other.
-      tokens: its length, in units of the small model's.
-      size: mini, small or medium.
-      figures: as for `Grid.add`.
-      reference: as for `Grid.add`.
+    The tag is en1 beside clones, or en or fr beside each other; tokens are in units of the small
+    model's; figures and reference are as for `Grid.add`.
     """
     make = clones if tag == "en1" else spoken
     mixture = make(choice, "1:1", size=size, tokens=tokens)

@@ -1,44 +1,27 @@
 """A study's results in the form of what the reference study reported.
 
 `collect_study_results` gives each run that belongs to a figure or table of the reference the rows
-that it would have there; reference.py holds the reported ones, paper_panels.py and
-paper_tables.py show either.
+that it would have there; reported.py holds the reported ones, panels.py and paper_tables.py show
+either.
 """
 
 import dataclasses
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from imbalance_jax.analysis import transfer_results
-from imbalance_jax.reference.reported import PaperResult, split_figure_names
+from imbalance_jax.reference.reported import PaperResult, is_ratio_metric, split_figure_names
 
 if TYPE_CHECKING:
+    from imbalance_jax.analysis.efficiency import Efficiency
     from imbalance_jax.analysis.study_table import AlignmentObservation, Observation, StudyTable
     from imbalance_jax.runs.run_directory import RunDirectory
 
-# What a figure or table shows; of those that are not named, perplexities.
-_HIDDEN = ("Table 2", "Table 4")
-_GRADIENTS = ("Figure 11", "Figure 12", "Figure 13")
-_EMBEDDINGS = ("Figure 6",)
-_FREQUENCIES = ("Figure 7",)
-_GLUE = ("Figure 1 right",)
-# Positive by nature, and as likely to be twice as half of what they are.
-_RATIOS = ("ppl", "teff", "mlte", "mlpe")
-
+Efficiencies = Mapping[tuple[str, str], "Efficiency"]  # by run and language, of those that have one
 Interval = Callable[[Sequence[float]], tuple[float, float]]
-
-
-class EfficiencyProtocol(Protocol):
-    """What a perplexity is worth beside monolingual models; NaN where it is not known."""
-
-    @property
-    def teff(self) -> float: ...  # MLTE / tokens seen of the language
-    @property
-    def mlte(self) -> float: ...  # tokens
-    @property
-    def mlpe(self) -> float: ...  # perplexity of a monolingual model on the same tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +33,27 @@ class _RunValue:
     setting: tuple[tuple[str, str], ...] = ()
 
 
+@dataclasses.dataclass
+class _RunEvidence:
+    """What is known of one run."""
+
+    observations: list["Observation"] = dataclasses.field(default_factory=list)
+    logged: list["AlignmentObservation"] = dataclasses.field(default_factory=list)
+    evaluation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    efficiencies: Efficiencies = dataclasses.field(default_factory=dict)
+
+    @property
+    def pair(self) -> Mapping[str, Any]:
+        """What was measured of the first two languages; empty where nothing was."""
+        pairs = (self.evaluation.get("alignment") or {}).get("pairs") or {}
+        return next(iter(pairs.values()), {})
+
+
 def collect_study_results(
     table: "StudyTable",
-    efficiencies: Mapping[tuple[str, str], EfficiencyProtocol],
+    efficiencies: Efficiencies,
     *,
     interval: Interval | None = None,
-    intervals: Mapping[tuple[str, str], tuple[float, float]] | None = None,
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[PaperResult]:
     """Returns a row for each figure, cell and metric, with a value for each seed.
@@ -65,51 +63,41 @@ def collect_study_results(
 
     Args:
       table: of the study. Runs without figures, or not done, are passed over.
-      efficiencies: (run, language) -> efficiency, of those that have one.
+      efficiencies: of the runs.
       interval: of the mean of at least two values; none leaves intervals out.
-      intervals: (cell, metric) -> ends, in place of those of `interval`.
       evaluations: run -> what `read_run_evaluation` returns, for gradients, embeddings and hidden
         states; of the last there is, without it, what the run logged.
     """
-    cells: dict[str, list[str]] = {}
-    for name, run in table.runs.items():
-        if run.spec.figures and run.state.state == "done":
-            cells.setdefault(run.spec.cell, []).append(name)
-    measured_layers: dict[str, list[AlignmentObservation]] = {}
-    for alignment in table.alignments:
-        measured_layers.setdefault(alignment.run, []).append(alignment)
-    by_run: dict[str, list[Observation]] = {}
+    runs: defaultdict[str, _RunEvidence] = defaultdict(_RunEvidence)
     for observation in table.observations:
-        by_run.setdefault(observation.run, []).append(observation)
-    found = []
-    for cell, names in cells.items():
-        names = [name for name in names if name in by_run]
-        if not names:
-            continue
+        runs[observation.run].observations.append(observation)
+    for alignment in table.alignments:
+        runs[alignment.run].logged.append(alignment)
+    cells = defaultdict(list)
+    for name, run in table.runs.items():
+        if run.spec.figures and run.state.state == "done" and runs[name].observations:
+            cells[run.spec.cell].append(name)
+            runs[name].evaluation = (evaluations or {}).get(name, {})
+            runs[name].efficiencies = efficiencies
+    results = []
+    for names in cells.values():
         spec = table.runs[names[0]].spec
-        setting = _make_setting(by_run[names[0]], table.unit_tokens) | dict(spec.reference)
+        setting = _make_setting(runs[names[0]].observations, table.unit_tokens)
+        setting |= dict(spec.reference)
         for figure in spec.figures:
-            rows: dict[tuple[str, tuple[tuple[str, str], ...]], list[float]] = {}
+            read = _READERS.get(split_figure_names(figure)[0], _read_perplexities)
+            rows: defaultdict[tuple[str, tuple[tuple[str, str], ...]], list[float]]
+            rows = defaultdict(list)
             for name in names:
-                evaluation = (evaluations or {}).get(name, {})
-                logged = measured_layers.get(name, [])
-                for measured in _collect_run_values(
-                    figure, by_run[name], efficiencies, evaluation, logged
-                ):
-                    key = (measured.metric, measured.setting)
-                    rows.setdefault(key, []).append(measured.value)
+                for measured in read(runs[name]):
+                    rows[measured.metric, measured.setting].append(measured.value)
             for (metric, more), values in rows.items():
-                low, high = (intervals or {}).get((cell, metric), (math.nan, math.nan))
-                value, low_here, high_here = _estimate_mean(metric, values, interval)
-                if math.isnan(low):
-                    low, high = low_here, high_here
-                settings = setting | dict(more) | {"unit_tokens": str(table.unit_tokens)}
-                found.append(
-                    PaperResult(
-                        figure, settings, metric, value, low, high, tuple(values), table.name
-                    )
+                whole = setting | dict(more) | {"unit_tokens": str(table.unit_tokens)}
+                mean, low, high = _estimate_mean(metric, values, interval)
+                results.append(
+                    PaperResult(figure, whole, metric, mean, low, high, tuple(values), table.name)
                 )
-    return found
+    return results
 
 
 def read_run_evaluation(run: "RunDirectory") -> dict[str, Any]:
@@ -133,12 +121,8 @@ def make_law_results(
       unit_tokens: of "1x".
       source: the study's name.
     """
-    setting = {
-        "languages": language,
-        "model": model,
-        "tokens": "-",
-        "unit_tokens": str(unit_tokens),
-    }
+    setting = {"languages": language, "model": model, "tokens": "-"}
+    setting["unit_tokens"] = str(unit_tokens)
     return [
         PaperResult("Figure 5", setting, f"law_{name}", value, source=source)
         for name, value in zip("abc", law, strict=True)
@@ -166,83 +150,46 @@ def _estimate_mean(
     metric: str, values: Sequence[float], interval: Interval | None
 ) -> tuple[float, float, float]:
     """Returns the mean and its interval; NaN for what there is no interval of."""
-    ratio = metric.partition("_")[0] in _RATIOS
+    ratio = is_ratio_metric(metric)
     if ratio and not all(value > 0 for value in values):
         return math.nan, math.nan, math.nan
     scaled = [math.log(value) for value in values] if ratio else list(values)
     back = math.exp if ratio else float
-    if interval is None or len(values) < 2:
-        return back(statistics.fmean(scaled)), math.nan, math.nan
-    low, high = interval(scaled)
+    low, high = interval(scaled) if interval and len(values) > 1 else (math.nan, math.nan)
     return back(statistics.fmean(scaled)), back(low), back(high)
 
 
 # What a run has for a figure.
 
 
-def _collect_run_values(
-    figure: str,
-    observations: Sequence["Observation"],
-    efficiencies: Mapping[tuple[str, str], EfficiencyProtocol],
-    evaluation: Mapping[str, Any],
-    logged: Sequence["AlignmentObservation"],
-) -> Iterator[_RunValue]:
-    name = split_figure_names(figure)[0]
-    pair = _get_first_pair(evaluation)
-    if name in _HIDDEN:
-        yield from (
-            _read_hidden_cosines(pair)
-            if pair.get("hidden")
-            else _read_logged_cosines(logged, observations)
-        )
-    elif name in _GRADIENTS:
-        yield from _read_gradient_cosines(pair)
-    elif name in _EMBEDDINGS:
-        yield from _read_embedding_cosines(pair, {"embed_in": "input", "embed_out": "output"})
-        cbow = (evaluation.get("word2vec") or {}).get("cbow") or {}  # as the reference's
-        shallow: Mapping[str, Any] = next(iter((cbow.get("pairs") or {}).values()), {})
-        for row in _read_embedding_cosines(shallow, {"input": "input", "output": "output"}):
-            setting = (("model", "word2vec"), *row.setting)
-            yield dataclasses.replace(row, setting=setting)
-    elif name in _FREQUENCIES:
-        yield from _read_frequency_cosines(pair)
-    elif name in _GLUE:
-        yield from _average_accuracies(evaluation.get("transfer") or {}, observations[0].language)
-    else:
-        for observation in observations:
-            language = observation.language.upper()
-            yield _RunValue(f"ppl_{language}", observation.ppl)
-            worth = efficiencies.get((observation.run, observation.language))
-            if worth is None:
-                continue
-            for metric in ("teff", "mlte", "mlpe"):
-                value = getattr(worth, metric)
-                if not math.isnan(value):
-                    yield _RunValue(f"{metric}_{language}", value)
+def _read_perplexities(run: _RunEvidence) -> Iterator[_RunValue]:
+    for observation in run.observations:
+        language = observation.language.upper()
+        yield _RunValue(f"ppl_{language}", observation.ppl)
+        worth = run.efficiencies.get((observation.run, observation.language))
+        for metric in ("teff", "mlte", "mlpe") if worth else ():
+            value = getattr(worth, metric)
+            if not math.isnan(value):
+                yield _RunValue(f"{metric}_{language}", value)
 
 
-def _get_first_pair(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns what was measured of the first two languages; empty where nothing was."""
-    pairs = (evaluation.get("alignment") or {}).get("pairs") or {}
-    return next(iter(pairs.values()), {})
-
-
-def _read_hidden_cosines(pair: Mapping[str, Any]) -> Iterator[_RunValue]:
+def _read_hidden_cosines(run: _RunEvidence) -> Iterator[_RunValue]:
     """The cosine after each block: of equal positions of clones, of matched ones of others."""
-    hidden = pair.get("hidden") or {}
-    clones = pair.get("positions_correspond")
+    hidden = run.pair.get("hidden")
+    if not hidden:
+        yield from _read_logged_cosines(run)
+        return
+    clones = run.pair.get("positions_correspond")
     kind, matching = ("positions", "one_by_one") if clones else ("matched", "max_matching")
     # The first is the embedding's output and the last that of the final norm.
     for layer, value in enumerate((hidden.get(kind) or {}).get("cosine", [])[1:-1], 1):
         yield _RunValue("hidden_cossim", value, (("layer", str(layer)), ("matching", matching)))
 
 
-def _read_logged_cosines(
-    logged: Sequence["AlignmentObservation"], observations: Sequence["Observation"]
-) -> Iterator[_RunValue]:
+def _read_logged_cosines(run: _RunEvidence) -> Iterator[_RunValue]:
     """The same as it was logged last while training, on the validation split."""
-    hidden = [row for row in logged if row.measure == "hidden" and row.pair == logged[0].pair]
-    clones = len({observation.source for observation in observations}) == 1
+    hidden = [r for r in run.logged if r.measure == "hidden" and r.pair == run.logged[0].pair]
+    clones = len({observation.source for observation in run.observations}) == 1
     matching = "one_by_one" if clones else "max_matching"
     for row in sorted(hidden, key=lambda row: row.layer):
         if 0 < row.layer < row.layers - 1:
@@ -250,20 +197,27 @@ def _read_logged_cosines(
             yield _RunValue("hidden_cossim", row.value, setting)
 
 
-def _read_gradient_cosines(pair: Mapping[str, Any]) -> Iterator[_RunValue]:
-    found = pair.get("gradients") or {}
-    for row, values in zip(found.get("rows", ()), found.get("per_pair", ()), strict=True):
+def _read_gradient_cosines(run: _RunEvidence) -> Iterator[_RunValue]:
+    gradients = run.pair.get("gradients") or {}
+    rows = zip(gradients.get("rows", ()), gradients.get("per_pair", ()), strict=True)
+    for row, values in rows:
         parameter = row.replace("attn ", "attn.linear_").replace("mlp ", "mlp.c_")
         for layer, value in enumerate(values, 1):
             setting = (("param", parameter), ("layer", str(layer)))
             yield _RunValue("gradient_cossim", value, setting)
-    if "mean_with_key_bias" in found:
-        yield _RunValue("gradient_cossim_mean", found["mean_with_key_bias"])
+    if "mean_with_key_bias" in gradients:
+        yield _RunValue("gradient_cossim_mean", gradients["mean_with_key_bias"])
 
 
-def _read_embedding_cosines(
-    pair: Mapping[str, Any], tables: Mapping[str, str]
-) -> Iterator[_RunValue]:
+def _read_embedding_cosines(run: _RunEvidence) -> Iterator[_RunValue]:
+    yield from _read_table_cosines(run.pair, {"embed_in": "input", "embed_out": "output"})
+    cbow = (run.evaluation.get("word2vec") or {}).get("cbow") or {}  # as the reference's
+    shallow: Mapping[str, Any] = next(iter((cbow.get("pairs") or {}).values()), {})
+    for row in _read_table_cosines(shallow, {"input": "input", "output": "output"}):
+        yield dataclasses.replace(row, setting=(("model", "word2vec"), *row.setting))
+
+
+def _read_table_cosines(pair: Mapping[str, Any], tables: Mapping[str, str]) -> Iterator[_RunValue]:
     """As the reference counts: with all ids of a model, the untrained ones too.
 
     Args:
@@ -271,27 +225,33 @@ def _read_embedding_cosines(
       tables: its names of them -> the reference's.
     """
     for where, embedding in tables.items():
-        found = pair.get(where) or {}
+        cosines = pair.get(where) or {}
         for name, kind in (("cosine_all_ids", "clones"), ("all_pairs", "all pairs")):
-            if found.get(name) is not None:
+            if cosines.get(name) is not None:
                 setting = (("embedding", embedding), ("pairs", kind))
-                yield _RunValue("embedding_cossim", found[name], setting)
+                yield _RunValue("embedding_cossim", cosines[name], setting)
 
 
-def _read_frequency_cosines(pair: Mapping[str, Any]) -> Iterator[_RunValue]:
-    bins = (pair.get("embed_in") or {}).get("by_frequency") or {}
+def _read_frequency_cosines(run: _RunEvidence) -> Iterator[_RunValue]:
+    bins = (run.pair.get("embed_in") or {}).get("by_frequency") or {}
     columns = [bins.get(name, ()) for name in ("low", "high", "cosine")]
     for low, high, cosine in zip(*columns, strict=True):
         setting = (("freq_lo", _format_bin_edge(low)), ("freq_hi", _format_bin_edge(high)))
         yield _RunValue("clone_cossim_input", cosine, setting)
 
 
-def _average_accuracies(transfer: Mapping[str, Any], trained: str) -> Iterator[_RunValue]:
+def _format_bin_edge(count: float) -> str:
+    return f"10^{round(4 * math.log10(count)) / 4:g}"
+
+
+def _average_accuracies(run: _RunEvidence) -> Iterator[_RunValue]:
     """Mean accuracies after fine-tuning in one language as the reference did.
 
     Those of its 11 tasks are what it reports; those of others are another metric.
     """
-    tasks = (transfer.get("reference") or {}).get(trained) or {}
+    trained = run.observations[0].language
+    transfer = (run.evaluation.get("transfer") or {}).get("reference") or {}
+    tasks = transfer.get(trained) or {}
     metric = "transfer_acc"
     setting: tuple[tuple[str, str], ...] = (("tasks", transfer_results.name_tasks(tasks)),)
     if set(tasks) >= set(transfer_results.GLUE):
@@ -303,5 +263,11 @@ def _average_accuracies(transfer: Mapping[str, Any], trained: str) -> Iterator[_
             yield _RunValue(f"{metric}_majority", mean["majority"], setting)
 
 
-def _format_bin_edge(count: float) -> str:
-    return f"10^{round(4 * math.log10(count)) / 4:g}"
+# What a figure or table shows; those that are not named show perplexities.
+_READERS: Mapping[str, Callable[[_RunEvidence], Iterator[_RunValue]]] = {
+    **dict.fromkeys(("Table 2", "Table 4"), _read_hidden_cosines),
+    **dict.fromkeys(("Figure 11", "Figure 12", "Figure 13"), _read_gradient_cosines),
+    "Figure 6": _read_embedding_cosines,
+    "Figure 7": _read_frequency_cosines,
+    "Figure 1 right": _average_accuracies,
+}

@@ -2,7 +2,7 @@
 
 The rows lie in results.csv: printed at full precision, printed in tables, or
 read off plots, each with how sure it is. A study's results take the same form
-(paper_results.py), so that one code draws both.
+(paper_results.py), so that the same code draws both.
 """
 
 import csv
@@ -49,8 +49,13 @@ class PaperResult:
 
 def parse_leading_number(text: str) -> float:
     """Returns the number that a text begins with, such as 2.4 of "2.4x (...)", or NaN."""
-    found = _NUMBER.match(text)
-    return float(found[0]) if found else math.nan
+    number = _NUMBER.match(text)
+    return float(number[0]) if number else math.nan
+
+
+def is_ratio_metric(metric: str) -> bool:
+    """Says whether a metric is positive by nature: its differences are those of its logarithms."""
+    return metric.partition("_")[0] in ("ppl", "teff", "mlte", "mlpe")
 
 
 def get_base_language(language: str) -> str:
@@ -62,14 +67,13 @@ def get_base_language(language: str) -> str:
 def read_reference_results() -> tuple[PaperResult, ...]:
     """Returns all that was reported, in the order of the file."""
     file = importlib.resources.files("imbalance_jax.reference") / "results.csv"
-    found = []
+    results = []
     for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
-        setting = dict(part.split("=", 1) for part in row["setting"].split("; "))
         value, uncertainty = float(row["value"]), parse_leading_number(row["uncertainty"])
-        found.append(
+        results.append(
             PaperResult(
                 figure=row["figure_or_table"],
-                setting=setting,
+                setting=dict(part.split("=", 1) for part in row["setting"].split("; ")),
                 metric=row["metric"],
                 value=value,
                 low=value - uncertainty,
@@ -77,7 +81,7 @@ def read_reference_results() -> tuple[PaperResult, ...]:
                 source=row["source"],
             )
         )
-    return tuple(found)
+    return tuple(results)
 
 
 def split_figure_names(name: str) -> tuple[str, ...]:

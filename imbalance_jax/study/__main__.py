@@ -42,8 +42,8 @@ def define_flags() -> None:
 
 def main(names: list[str]) -> int:
     if len(names) != 1 or names[0] not in COMMANDS:
-        said = f"{' '.join(names)!r} is none" if names else "there is none"
-        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {said}.")
+        problem = f"{' '.join(names)!r} is none" if names else "there is none"
+        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {problem}.")
     directory = _get_study_directory()
     study = directory.study() if FLAGS.config is None else grid.resolve_study(FLAGS.config)
     # From wherever the study is looked at later.
@@ -90,8 +90,8 @@ def _run_study(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         return code
     _collect_results(directory, study)
     states = directory.states(study)
-    failed = [name for name, found in states.items() if found.state == "failed"]
-    others = [name for name, found in states.items() if found.state not in ("failed", "done")]
+    failed = [name for name, run in states.items() if run.state == "failed"]
+    others = [name for name, run in states.items() if run.state not in ("failed", "done")]
     print(f"{len(states) - len(failed) - len(others)} of {len(states)} runs are done.")
     if failed:
         print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
@@ -105,14 +105,8 @@ def _prepare_texts(
 ) -> dict[str, dict[str, str]]:
     """Makes the text ready once, so that no two runs that begin together do it at once.
 
-    What is wrong with it is found here, before anything is trained.
-
-    Args:
-      configs: by run.
-      recorded: source -> fingerprint of its text for runs of a study that was begun.
-
-    Returns:
-      the same for all of these runs.
+    What is wrong with it is found here, before anything is trained. Both `recorded`, of a study
+    that was begun, and the result have source -> fingerprint of its text by run.
     """
     from imbalance_jax.data import prepare
 
@@ -161,11 +155,8 @@ def _print_comparison(directory: StudyDirectory, study: grid.StudyConfig) -> int
     from imbalance_jax.analysis import study_table
     from imbalance_jax.reference import paper_check
 
-    print(
-        paper_check.describe_checks(
-            paper_check.compare_with_reference(study_table.read_study_table(directory))
-        )
-    )
+    checks = paper_check.compare_with_reference(study_table.read_study_table(directory))
+    print(paper_check.describe_checks(checks))
     return cli.DONE
 
 

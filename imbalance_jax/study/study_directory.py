@@ -14,8 +14,8 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import run_directory as runs
-from imbalance_jax.runs import storage
+from imbalance_jax.config import Config
+from imbalance_jax.runs import run_directory, storage
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
 
@@ -97,20 +97,17 @@ class StudyDirectory:
             return
         before = self.study()
         for name, spec in before.runs.items():
-            mine = study.runs.get(name)
-            if mine is None:
+            wanted = study.runs.get(name)
+            if wanted is None:
                 raise ValueError(
                     f"{self.path} holds the study of another grid: it has a run {name}, and this "
                     "grid has none. Use another --workdir, or add to the grid it was begun with."
                 )
-            if mine.hash != spec.hash:
-                field, ours, theirs = config_lib.find_differences(
-                    config_lib.build_run_identity(mine.config),
-                    config_lib.build_run_identity(spec.config),
-                )[0]
+            if wanted.hash != spec.hash:
+                field, new, old = _list_differences(wanted.config, spec.config)[0]
                 raise ValueError(
                     f"{self.path} holds the study of another grid: its run {name} has "
-                    f"{field}={theirs!r}, and this grid's has {ours!r}. Use another --workdir, or "
+                    f"{field}={old!r}, and this grid's has {new!r}. Use another --workdir, or "
                     "give what is new a cell of its own."
                 )
 
@@ -136,16 +133,14 @@ class StudyDirectory:
           texts: source -> fingerprint of its prepared text for some runs. The others keep what
             is recorded of them.
         """
-        known = self.texts() | dict(texts)
-        placed = {
-            name: dataclasses.replace(spec, text=known.get(name, spec.text))
+        recorded = self.texts() | dict(texts)
+        runs = {
+            name: dataclasses.replace(spec, text=recorded.get(name, spec.text))
             for name, spec in study.runs.items()
         }
-        study = dataclasses.replace(study, runs=placed)
+        plain = grid.convert_study_to_dict(dataclasses.replace(study, runs=runs))
         self.path.mkdir(parents=True, exist_ok=True)
-        text = (
-            json.dumps({"version": VERSION, **grid.convert_study_to_dict(study)}, indent=1) + "\n"
-        )
+        text = json.dumps({"version": VERSION, **plain}, indent=1) + "\n"
         storage.write_file_atomically(self.path / "study.json", text.encode())
 
     @contextlib.contextmanager
@@ -155,7 +150,7 @@ class StudyDirectory:
         Raises:
           ValueError: another one does.
         """
-        with runs.lock_directory(self.path):
+        with run_directory.lock_directory(self.path):
             yield
 
     def run(self, name: str) -> RunDirectory:
@@ -165,15 +160,15 @@ class StudyDirectory:
         """Returns the file that the output of a run goes to."""
         return self.path / "logs" / f"{name}.log"
 
-    def found(self, name: str, study: grid.StudyConfig) -> tuple[RunDirectory, str]:
+    def find_run(self, name: str, study: grid.StudyConfig) -> tuple[RunDirectory, str]:
         """Returns where a run is: here, or finished in a study that is reused, with its path."""
-        mine = self.run(name)
-        if not mine.done:
+        own = self.run(name)
+        if not own.done:
             for other in map(StudyDirectory, study.reuse):
-                for theirs, spec in _read_reused_study(other).runs.items():
-                    if spec.hash == study.runs[name].hash and other.run(theirs).done:
-                        return other.run(theirs), str(other)
-        return mine, ""
+                for other_name, spec in _read_reused_study(other).runs.items():
+                    if spec.hash == study.runs[name].hash and other.run(other_name).done:
+                        return other.run(other_name), str(other)
+        return own, ""
 
     def state(self, name: str, study: grid.StudyConfig) -> RunState:
         """Returns how far a run is.
@@ -181,7 +176,7 @@ class StudyDirectory:
         Raises:
           ValueError: its directory was changed by hand, or belongs to another run.
         """
-        run, reused = self.found(name, study)
+        run, reused = self.find_run(name, study)
         spec = study.runs[name]
         if not (run.path / "config.json").exists():
             if run.done or any(run.metrics()):
@@ -195,7 +190,7 @@ class StudyDirectory:
         step = max(step, run.newest_checkpoint())
         if run.done:
             return RunState("done", step, spec.config.steps, reused_from=reused)
-        failed: Mapping[str, Any] | None = run.read_json("FAILED.json")
+        failed = run.read_json("FAILED.json")
         if failed:
             return RunState("failed", failed["step"], spec.config.steps, failed["message"])
         return RunState("begun", step, spec.config.steps)
@@ -204,11 +199,24 @@ class StudyDirectory:
         return {name: self.state(name, study) for name in study.runs}
 
 
+def _list_differences(first: Config, second: Config) -> list[tuple[str, Any, Any]]:
+    """Returns (field, first's, second's) of all in which two runs differ."""
+    return config_lib.find_differences(
+        config_lib.build_run_identity(first), config_lib.build_run_identity(second)
+    )
+
+
 def _read_reused_study(other: StudyDirectory) -> grid.StudyConfig:
     try:
         return other.study()
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"config.reuse names {other}, which cannot be used: {error}") from error
+
+
+def describe_losses(run: RunDirectory) -> str:
+    """Returns the loss of each language of a run that is done, on a line."""
+    languages = run.read_json("evaluation.json")["languages"]
+    return "   ".join(f"{tag} {result['loss']:.4f}" for tag, result in languages.items())
 
 
 def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
@@ -225,14 +233,12 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             f"{run}/config.json cannot be read: {error} Put it back, or delete the directory, "
             "which trains the run anew."
         ) from error
-    found = config_lib.find_differences(
-        config_lib.build_run_identity(config), config_lib.build_run_identity(spec.config)
-    )
-    if found:
-        field, theirs, ours = found[0]
+    differences = _list_differences(config, spec.config)
+    if differences:
+        field, present, wanted = differences[0]
         raise ValueError(
             f"{run} was changed by hand, or belongs to another study: its config.json has "
-            f"{field}={theirs!r}, and the study asks for {ours!r}. Put config.json back, or "
+            f"{field}={present!r}, and the study asks for {wanted!r}. Put config.json back, or "
             "delete the directory, which trains the run anew."
         )
     if not run.done:
@@ -251,13 +257,13 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             f"{run} was changed by hand: it says that it is done and has {what}. Score it again "
             f"with python -m imbalance_jax.evaluate --workdir={run}, or delete the directory."
         )
-    for tag, found in results["languages"].items():
-        parts = found["language_nats"] + found["loss_own"]
-        if not math.isclose(found["loss"], parts, rel_tol=1e-3) or not math.isclose(
-            found["ppl"], math.exp(min(found["loss"], 700.0)), rel_tol=1e-6
-        ):
+    for tag, result in results["languages"].items():
+        parts = result["language_nats"] + result["loss_own"]
+        ppl = math.exp(min(result["loss"], 700.0))
+        adds_up = math.isclose(result["loss"], parts, rel_tol=1e-3)
+        if not (adds_up and math.isclose(result["ppl"], ppl, rel_tol=1e-6)):
             raise ValueError(
                 f"{run} was changed by hand: the loss of {tag} in evaluation.json is "
-                f"{found['loss']}, and its parts and perplexity do not add up to it. Score it "
+                f"{result['loss']}, and its parts and perplexity do not add up to it. Score it "
                 f"again with python -m imbalance_jax.evaluate --workdir={run} --overwrite."
             )

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
@@ -20,7 +20,8 @@ from imbalance_jax.runs import children
 from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid, study_runner
-from imbalance_jax.study.study_directory import RunState, StudyDirectory
+from imbalance_jax.study.run_spec import BASELINES, NEAR
+from imbalance_jax.study.study_directory import RunState, StudyDirectory, describe_losses
 
 _MOST_TIMES = 4  # a batch, that a batch which divides may have
 
@@ -46,34 +47,32 @@ def read_measured_speeds(
     directory: StudyDirectory, study: grid.StudyConfig
 ) -> dict[str, TrainingSpeed]:
     """Returns the speeds that the study's finished runs had, by `make_size_key`."""
-    found: dict[str, list[float]] = {}
+    rates = defaultdict(list)
     for name, spec in study.runs.items():
-        run, _ = directory.found(name, study)
+        run, _ = directory.find_run(name, study)
         newest = run.newest("time/") if run.done else {}
         if "time/total" in newest:
             seconds = newest["time/total"] - newest["time/compile"] - newest["time/setup"]
             rate = costs.compute_training_flops(spec.config) / max(seconds, 1e-9)
-            found.setdefault(make_size_key(spec.config), []).append(rate)
+            rates[make_size_key(spec.config)].append(rate)
     return {
-        size: TrainingSpeed(statistics.median(rates), "measured in runs of this study")
-        for size, rates in found.items()
+        size: TrainingSpeed(statistics.median(of_size), "measured in runs of this study")
+        for size, of_size in rates.items()
     }
 
 
 def measure_trial_speeds(
     study: grid.StudyConfig, sizes: Iterable[str], options: Sequence[str] = ()
 ) -> dict[str, TrainingSpeed]:
-    """Returns speeds of sizes from a few steps of a run of each, on this machine.
+    """Returns speeds from a few steps of a run of each size, on this machine.
 
-    Args:
-      study: with a run of each size.
-      sizes: as `make_size_key` names them.
-      options: flags of `imbalance_jax.main` that the study's runs will be trained with.
+    Sizes are named by `make_size_key`; `options` are the flags of `imbalance_jax.main` that the
+    study's runs will be trained with.
 
     Raises:
       ValueError: a run cannot be made.
     """
-    found = {}
+    speeds = {}
     for size in sizes:
         name = next(n for n, spec in study.runs.items() if make_size_key(spec.config) == size)
         print(f"Trying a few steps of {size} ...", flush=True)
@@ -88,13 +87,13 @@ def measure_trial_speeds(
                 text=True,
                 **children.make_tied_popen_arguments(os.environ),
             )
-        said = re.search(r"^([\d.e+-]+) s a step \((.*)\): ", done.stdout, re.MULTILINE)
-        if not said:
+        step = re.search(r"^([\d.e+-]+) s a step \((.*)\): ", done.stdout, re.MULTILINE)
+        if not step:
             raise ValueError(f"Run {name} cannot be tried: {done.stderr.strip()}")
         config = study.runs[name].config
         per_step = costs.compute_training_flops(config) / config.steps
-        found[size] = TrainingSpeed(per_step / float(said[1]), said[2])
-    return found
+        speeds[size] = TrainingSpeed(per_step / float(step[1]), step[2])
+    return speeds
 
 
 def describe_study_plan(
@@ -106,14 +105,17 @@ def describe_study_plan(
 ) -> str:
     """Returns the plan of a study: its cells, and what is left to train and what that takes."""
     lines = [f"{name}: {study.description}", ""]
-    width = max(map(len, group_runs_by_cell(study)))
+    cells = defaultdict(list)
+    for member, spec in study.runs.items():
+        cells[spec.cell].append(member)
+    width = max(map(len, cells))
     lines.append(
         f"{'cell':<{width}} {'kind':<12} {'seeds':>5} {'done':>5} {'steps':>8} {'batch':>6} "
         f"{'tokens each':>15} {'of 1x':>7} {'FLOPs each':>11}"
     )
-    for cell, members in group_runs_by_cell(study).items():
+    for cell, members in cells.items():
         spec = study.runs[members[0]]
-        tokens = grid.count_run_tokens(spec)
+        tokens = spec.tokens
         done = sum(states[member].state == "done" for member in members)
         lines.append(
             f"{cell:<{width}} {spec.kind:<12} {len(members):>5} {done:>5} {spec.config.steps:>8,} "
@@ -131,38 +133,29 @@ def describe_study_plan(
     return "\n".join(lines)
 
 
-def group_runs_by_cell(study: grid.StudyConfig) -> dict[str, list[str]]:
-    """Returns the runs of each cell, in the grid's order."""
-    found: dict[str, list[str]] = {}
-    for name, spec in study.runs.items():
-        found.setdefault(spec.cell, []).append(name)
-    return found
-
-
 def _describe_rounding(study: grid.StudyConfig) -> list[str]:
     """Returns a line on each batch of which a matched baseline has a rounded part.
 
     Only languages are named that are held against one: those of which a baseline has about, and
     none has exactly, the tokens.
     """
-    alone: dict[int, set[int]] = {}  # steps -> batches of baselines
-    shares: dict[tuple[int, int], dict[str, fractions.Fraction]] = {}
+    alone = defaultdict(set)  # steps -> batches of baselines
+    shares: defaultdict[tuple[int, int], dict[str, fractions.Fraction]] = defaultdict(dict)
     for spec in study.runs.values():
         config = spec.config
         if spec.kind in ("matched", "epochs"):
-            alone.setdefault(config.steps, set()).add(config.batch_size)
-        elif spec.kind not in (*grid.BASELINES, "sweep") and not config.mixture.temperature:
+            alone[config.steps].add(config.batch_size)
+        elif spec.kind not in (*BASELINES, "sweep") and not config.mixture.temperature:
             for tag, sequences in config_lib.compute_sequence_totals(config).items():
                 share = sequences / (config.steps * config.batch_size)
-                here = shares.setdefault((config.steps, config.batch_size), {})
-                here[f"{spec.cell} {tag}"] = share
+                shares[config.steps, config.batch_size][f"{spec.cell} {tag}"] = share
     lines = []
     for (steps, batch), of_batch in shares.items():
         off = {}
         for name, share in of_batch.items():
-            near = min(alone.get(steps, ()), key=lambda n: abs(n - share * batch), default=0)
+            near = min(alone[steps], key=lambda n: abs(n - share * batch), default=0)
             part = float(near / (share * batch) - 1) if share else 0.0
-            if part and abs(part) <= grid.NEAR:
+            if part and abs(part) <= NEAR:
                 off[name] = (abs(part), part, near)
         if not off:
             continue
@@ -187,7 +180,7 @@ def _describe_totals(
     study: grid.StudyConfig, states: Mapping[str, RunState], left: Sequence[str]
 ) -> list[str]:
     kinds = Counter(spec.kind for spec in study.runs.values())
-    tokens = sum(grid.count_run_tokens(spec) for spec in study.runs.values())
+    tokens = sum(spec.tokens for spec in study.runs.values())
     flops = sum(costs.compute_training_flops(spec.config) for spec in study.runs.values())
     lines = [
         f"{len(study.runs)} runs ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}), "
@@ -195,9 +188,7 @@ def _describe_totals(
     ]
     reused = Counter(s.reused_from for s in states.values() if s.reused_from)
     lines += [f"{count} runs are those of {path}" for path, count in reused.items()]
-    rest = sum(
-        grid.count_run_tokens(study.runs[n]) * _compute_remaining_part(states[n]) for n in left
-    )
+    rest = sum(study.runs[n].tokens * _compute_remaining_part(states[n]) for n in left)
     lines.append(f"left: {len(left)} runs, {rest:,.0f} tokens")
     return lines
 
@@ -229,8 +220,7 @@ def _describe_time(
     if seconds:
         lines.append(
             f"time: {format_duration(seconds)} one after another ({'; '.join(sources)}), and on "
-            "top what it "
-            "takes to start, compile and score each"
+            "top what it takes to start, compile and score each"
         )
     if unknown:
         lines.append(
@@ -246,9 +236,9 @@ def describe_states(study: grid.StudyConfig, directory: StudyDirectory) -> str:
     for name, state in states.items():
         if state.state == "absent":
             continue
-        run, _ = directory.found(name, study)
-        said = f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}"
-        lines.append(f"{said}   {_describe_run_state(state, run)}")
+        run, _ = directory.find_run(name, study)
+        progress = f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}"
+        lines.append(f"{progress}   {_describe_run_state(state, run)}")
     counts = Counter(state.state for state in states.values())
     lines.append(", ".join(f"{count} {state}" for state, count in counts.items()))
     return "\n".join(lines)
@@ -258,9 +248,7 @@ def _describe_run_state(state: RunState, run: RunDirectory) -> str:
     if state.state == "failed":
         return state.error
     if state.state == "done":
-        languages = run.read_json("evaluation.json")["languages"]
-        losses = "   ".join(f"{tag} {found['loss']:.4f}" for tag, found in languages.items())
-        return losses + (f"   (of {state.reused_from})" if state.reused_from else "")
+        return describe_losses(run) + (f"   (of {state.reused_from})" if state.reused_from else "")
     newest = run.newest("")
     speed = newest.get("perf/tokens_per_second")
     return f"loss {newest['train/loss']:.4f}   {speed:,.0f} tokens/s" if speed else ""

@@ -199,12 +199,12 @@ def listed(text: str) -> list[str]:
 def numbers(name: str, text: str) -> list[float]:
     """Returns the numbers of a choice such as 0.5+1+2."""
     try:
-        found = [float(part) for part in listed(text)]
+        values = [float(part) for part in listed(text)]
     except ValueError:
-        found = []
-    if not found or not all(0 <= value < np.inf for value in found):
+        values = []
+    if not values or not all(0 <= value < np.inf for value in values):
         raise ValueError(f"{name}={text}: write numbers with + between them, such as 0.5+1+2.")
-    return found
+    return values
 
 
 def chosen(name: str, text: str, offered: Sequence[str]) -> list[str]:

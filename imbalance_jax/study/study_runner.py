@@ -18,16 +18,15 @@ from etils import epath
 
 from imbalance_jax import cli
 from imbalance_jax.config import pack_shape
-from imbalance_jax.runs import children, storage
-from imbalance_jax.runs import run_directory as runs
+from imbalance_jax.runs import children, run_directory, storage
 from imbalance_jax.runs.interrupts import Interrupts
 from imbalance_jax.runs.progress import Progress, format_duration
 from imbalance_jax.study import grid
-from imbalance_jax.study.study_directory import StudyDirectory
+from imbalance_jax.study.study_directory import StudyDirectory, describe_losses
 
 _POLL_SECONDS = 1.0
-# Between two looks at how far running processes are; each look costs requests in a store.
-_LOOK_SECONDS = {False: 0.0, True: 30.0}
+# Between two readings of how far running processes are; each costs requests in a store.
+_READ_SECONDS = {False: 0.0, True: 30.0}
 
 
 @dataclasses.dataclass
@@ -51,10 +50,10 @@ def group_into_packs(
         config = study.runs[name].config
         alone = pack_shape.find_packing_obstacle(config)
         groups.setdefault(name if alone else pack_shape.compute_pack_key(config), []).append(name)
-    found = [
+    packs = [
         tuple(group[i : i + most]) for group in groups.values() for i in range(0, len(group), most)
     ]
-    return sorted(found, key=lambda members: names.index(members[0]))
+    return sorted(packs, key=lambda members: names.index(members[0]))
 
 
 class StudyRunner:
@@ -68,19 +67,19 @@ class StudyRunner:
         command: Sequence[str] = (sys.executable, "-m", "imbalance_jax.main"),
         options: Sequence[str] = (),
     ) -> None:
-        """Args: `command` is what trains the members it is given, `options` its other flags."""
+        """Reads how far each run is; `command` trains the members it is given, with `options`."""
         self._directory, self._study = directory, study
         self._command, self._options = command, options
         self._states = directory.states(study)
-        self._look_seconds = _LOOK_SECONDS[storage.is_store(directory.path)]
+        self._read_seconds = _READ_SECONDS[storage.is_store(directory.path)]
         self.failed: dict[str, str] = {}  # by run: why
 
     def left(self, *, retry: bool) -> list[str]:
         """Returns the runs that are not done; those that failed only to try them again."""
         return [
             name
-            for name, found in self._states.items()
-            if found.state != "done" and (retry or found.state != "failed")
+            for name, progress in self._states.items()
+            if progress.state != "done" and (retry or progress.state != "failed")
         ]
 
     def run(self, work: Sequence[tuple[str, ...]], *, jobs: int) -> int:
@@ -90,25 +89,25 @@ class StudyRunner:
         another process trains, such as one that an earlier command left behind, are waited for:
         they have the machine until it ends, and are gone on with where it saved.
         """
-        waiting, running, looked = list(work), list[_Job](), 0.0
-        told = set[str]()
-        total = float(sum(grid.count_run_tokens(spec) for spec in self._study.runs.values()))
+        waiting, running, read_at = list(work), list[_Job](), 0.0
+        named = set[str]()  # the runs that are waited for
+        total = float(sum(spec.tokens for spec in self._study.runs.values()))
         preempted = False
         with (
             Interrupts() as interrupts,
-            Progress("Study", total, start=self._trained(), every=30) as progress,
+            Progress("Study", total, start=self._count_trained_tokens(), every=30) as progress,
         ):
             while running or (waiting and not interrupts.requested):
-                held = {name for members in waiting for name in self._held(members)}
-                for name in sorted(held - told):
+                held = {name for members in waiting for name in self._list_held(members)}
+                for name in sorted(held - named):
                     progress.line(f"waiting {name}: another process is training it")
-                told = held
+                named = held
                 free = [members for members in waiting if held.isdisjoint(members)]
                 busy = len(waiting) - len(free)
                 while free and len(running) + busy < jobs and not interrupts.requested:
                     pack = free.pop(0)
                     waiting.remove(pack)
-                    self._look(pack)
+                    self._read_states(pack)
                     if all(self._states[name].state == "done" for name in pack):
                         progress.line(f"done    {_describe_pack(pack)}, by another process")
                         continue
@@ -122,26 +121,28 @@ class StudyRunner:
                 time.sleep(_POLL_SECONDS)
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
-                    if job.process.returncode == cli.REFUSED and self._held(job.members):
+                    if job.process.returncode == cli.REFUSED and self._list_held(job.members):
                         waiting.append(job.members)  # it was begun elsewhere meanwhile
                         continue
-                    for line in self._ended(job, preempted):
+                    for line in self._describe_end(job, preempted):
                         progress.line(line)
-                if time.monotonic() - looked >= self._look_seconds:
-                    looked = time.monotonic()
+                if time.monotonic() - read_at >= self._read_seconds:
+                    read_at = time.monotonic()
                     for job in running:
-                        self._look(job.members)
+                        self._read_states(job.members)
                 members = sum(len(job.members) for job in running)
-                progress.show(self._trained(), self._describe(members))
+                progress.show(self._count_trained_tokens(), self._describe(members))
         if preempted:
             print("Stopped. Start the same command again to go on.")
             return cli.PREEMPTED
         return cli.FAILED if self.failed else cli.DONE
 
-    def _held(self, members: Sequence[str]) -> list[str]:
+    def _list_held(self, members: Sequence[str]) -> list[str]:
         """Returns the runs that a process of this machine is training."""
         return [
-            name for name in members if runs.is_directory_locked(self._directory.run(name).path)
+            name
+            for name in members
+            if run_directory.is_directory_locked(self._directory.run(name).path)
         ]
 
     def _start(self, members: tuple[str, ...], jobs: int) -> _Job:
@@ -149,7 +150,7 @@ class StudyRunner:
         environment = dict(os.environ)
         if jobs > 1:  # or the first process would take the memory of a GPU for itself
             environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.2f}")
-        output = self._output(members)
+        output = self._prepare_log(members)
         with open(output, "a") as file:
             process = subprocess.Popen(
                 [*self._command, *options, *self._options],
@@ -160,7 +161,7 @@ class StudyRunner:
             )
         return _Job(members, process, time.monotonic(), output)
 
-    def _output(self, members: Sequence[str]) -> epath.Path:
+    def _prepare_log(self, members: Sequence[str]) -> epath.Path:
         """Returns the file that a process writes to, with what is in it already."""
         log = self._directory.log(members[0])
         if not storage.is_store(log):
@@ -171,25 +172,20 @@ class StudyRunner:
             log.copy(output)
         return output
 
-    def _look(self, members: Sequence[str]) -> None:
+    def _read_states(self, members: Sequence[str]) -> None:
         for name in members:
             self._states[name] = self._directory.state(name, self._study)
 
-    def _trained(self) -> float:
+    def _count_trained_tokens(self) -> float:
         """Returns the tokens that all runs of the study were trained on so far."""
         return sum(
-            grid.count_run_tokens(spec)
-            * (1.0 if (found := self._states[name]).state == "done" else found.step / found.steps)
+            spec.tokens
+            * (1.0 if (run := self._states[name]).state == "done" else run.step / run.steps)
             for name, spec in self._study.runs.items()
         )
 
-    def _ended(self, job: _Job, preempted: bool) -> list[str]:
-        """Returns what became of the runs of a process, in words.
-
-        Args:
-          job: the process.
-          preempted: whether it was asked to stop.
-        """
+    def _describe_end(self, job: _Job, preempted: bool) -> list[str]:
+        """Returns what became of the runs of a process, which may have been asked to stop."""
         log = self._directory.log(job.members[0])
         if job.output != log:
             job.output.copy(log, overwrite=True)
@@ -197,22 +193,19 @@ class StudyRunner:
         stopped = job.process.returncode == cli.PREEMPTED
         # Asked before it listened, it has saved nothing new and lost nothing either.
         stopped |= preempted and job.process.returncode == -signal.SIGTERM
-        self._look(job.members)
+        self._read_states(job.members)
         took, lines = format_duration(time.monotonic() - job.began), []
         for name in job.members:
-            found = self._states[name]
-            if found.state == "done":
-                lines.append(f"done    {name}, in {took}: {self._losses(name)}")
+            run = self._states[name]
+            if run.state == "done":
+                losses = describe_losses(self._directory.run(name))
+                lines.append(f"done    {name}, in {took}: {losses}")
             elif stopped:
-                lines.append(f"saved   {name} at step {found.step:,} of {found.steps:,}")
+                lines.append(f"saved   {name} at step {run.step:,} of {run.steps:,}")
             else:
-                self.failed[name] = found.error or self._last_words(job)
-                lines.append(f"FAILED  {name} at step {found.step:,}: {self.failed[name]}")
+                self.failed[name] = run.error or self._last_words(job)
+                lines.append(f"FAILED  {name} at step {run.step:,}: {self.failed[name]}")
         return lines
-
-    def _losses(self, name: str) -> str:
-        languages = self._directory.run(name).read_json("evaluation.json")["languages"]
-        return "   ".join(f"{tag} {found['loss']:.4f}" for tag, found in languages.items())
 
     def _last_words(self, job: _Job) -> str:
         """Returns why a process ended that left no FAILED.json."""
@@ -222,13 +215,13 @@ class StudyRunner:
             name = signal.Signals(-code).name
             return f"ended by {name}; a machine that is out of memory does that. See {log}."
         lines = log.read_bytes().decode(errors="replace").strip().splitlines()
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        why = said[-1] if said else f"exit code {code}. See {log}."
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        why = errors[-1] if errors else f"exit code {code}. See {log}."
         # What was wrong with one run ended the program of all.
         return f"its program of {len(job.members)} runs: {why}" if len(job.members) > 1 else why
 
     def _describe(self, running: int) -> str:
-        states = [found.state for found in self._states.values()]
+        states = [run.state for run in self._states.values()]
         text = f"{states.count('done')} of {len(states)} runs done, {running} running"
         return text + (f", {len(self.failed)} failed" if self.failed else "")
 

@@ -264,9 +264,8 @@ class TransferRun:
         return cls(run, ClassifierTrainer(model, settings, together), trained, scored, notes)
 
     def _source(self, tag: str) -> str:
-        from imbalance_jax.data import languages
 
-        return languages.get_source_name(self.run.config, tag)
+        return self.run.config.source_of(tag)
 
     def load(self, task: Any, directory: str = "", most: Mapping[str, int] | None = None) -> Any:
         """Returns a task's examples; as `data.tasks.load`."""

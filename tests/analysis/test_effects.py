@@ -9,8 +9,9 @@ import made_studies
 import pytest
 from made_studies import CLAIMS, GAIN, lower
 
-from imbalance_jax.analysis import claims, effects, study_table, validity
+from imbalance_jax.analysis import baselines, claims, effects, study_table, validity
 from imbalance_jax.study import grid
+from imbalance_jax.study.study_directory import StudyDirectory
 
 
 def measured(directory, resamples=20):
@@ -127,13 +128,13 @@ def test_a_shuffled_partner_is_held_against_no_law(gaining):
 
 def test_the_whole_monolingual_run_is_a_matched_baseline_too(gaining):
     table, found, _ = gaining
-    group = effects.BaselineGroup("en", "2x16", "matched", 1000)
-    runs = effects.list_baseline_runs(table, group)
+    group = baselines.BaselineGroup("en", "2x16", "matched", 1000)
+    runs = baselines.list_baseline_runs(table, group)
     assert "mono_en1_100_s0" in runs and "mono_en1_90_s0" not in runs
     assert len(found.laws[group, "loss"].tokens) == 5
     # Of another length nothing is matched.
-    assert not effects.list_baseline_runs(
-        table, effects.BaselineGroup("en", "2x16", "matched", 2000)
+    assert not baselines.list_baseline_runs(
+        table, baselines.BaselineGroup("en", "2x16", "matched", 2000)
     )
 
 
@@ -334,6 +335,16 @@ def test_retrieval_is_claimed_above_chance_and_accuracies_and_bytes_can_be_claim
     assert results["missing"].word == claims.NOT_MEASURED
     assert "not learnt in r50_50_s0" in results["missing"].notes[0]
     assert "--train_language=en1" in results["missing"].notes[0]
+
+
+def test_a_claim_of_accuracy_waits_for_a_study_of_which_nothing_is_done(tmp_path):
+    claim = {"measure": "accuracy", "cell": "r90_10", "language": "en2", "direction": "higher"}
+    study = grid.resolve_study(made_studies.small_grid(seeds=1, fractions=(1,), waits=claim))
+    directory = StudyDirectory(tmp_path / "study")
+    directory.claim(study)
+    _, _, results = measured(directory)
+    assert results["waits"].word == claims.NOT_MEASURED
+    assert results["waits"].missing == ["r90_10_s0"]
 
 
 def test_a_measure_that_runs_have_not_is_not_measured_and_their_names_are_said(tmp_path):

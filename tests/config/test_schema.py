@@ -1291,7 +1291,7 @@ def run_shower(tmp_path, what, *args):
         def main():
             print(json.dumps({what}))
             return 0
-        cli.define_config()
+        cli.define_config_flag()
         cli.run_command(main)
     """
     done = subprocess.run(
@@ -1347,14 +1347,14 @@ def test_every_field_can_be_set_from_the_command_line(tmp_path):
             written = repr(tuple(tuple(v) if isinstance(v, list) else v for v in wanted[name]))
         args.append(f"--{name}={wanted[name] if written is None else written}")
     file = f"--config={ROOT}/configs/en_fr.py:scale=demo,files=DIR"
-    shown = {"config": run_shower(tmp_path, "cli.required_config().to_dict()", file, *args)}
+    shown = {"config": run_shower(tmp_path, "cli.require_config().to_dict()", file, *args)}
     assert {name: field_of(shown, name) for name in fields} == wanted
 
 
 def test_a_command_line_of_new_fields_is_the_config_that_it_says(tmp_path):
     shown = run_shower(
         tmp_path,
-        "config.to_dict(config.resolve(cli.required_config()))",
+        "config.to_dict(config.resolve_config(cli.require_config()))",
         f"--config={ROOT}/configs/en_fr.py:layout=joint,files=DIR",
         "--config.vocabulary.mix={'en': 9, 'fr': 1}",
         "--config.vocabulary.separator=own",

@@ -1,4 +1,4 @@
-"""Behaviours of analysis/paper_check.py, on studies whose runs are made up."""
+"""A study held against the reported results, on studies whose runs are made up."""
 
 import dataclasses
 import math
@@ -6,8 +6,8 @@ import math
 import made_studies
 import pytest
 
-from imbalance_jax.analysis import laws as efficiency
 from imbalance_jax.analysis import study_table
+from imbalance_jax.analysis.laws import ReferenceLaw
 from imbalance_jax.reference import paper_check, paper_presets
 from imbalance_jax.study import grid
 
@@ -17,7 +17,7 @@ SPLITS = ("95/5", "90/10", "70/30", "50/50")
 @pytest.fixture(autouse=True)
 def reference_law(monkeypatch):
     """Makes up losses by the law of the reference's small model of English."""
-    law = efficiency.ReferenceLaw(a=0.03868393, b=0.20725316, c=0.08406527, unit_tokens=1)
+    law = ReferenceLaw(a=0.03868393, b=0.20725316, c=0.08406527, unit_tokens=1)
     monkeypatch.setattr(made_studies, "law", lambda tokens, unit: float(law.loss(tokens / unit)))
 
 

@@ -118,9 +118,7 @@ def test_every_figure_is_a_file_of_three_kinds(finished):
 
 def test_sentences_of_alignment_name_what_is_alike_and_follow_from_the_intervals():
     def aligned(cell, value, se):
-        excess = (
-            Estimate(value, se, 2, 3, "paired") if se else Estimate(value, 0, 0, 1, "unrepeated")
-        )
+        excess = Estimate(value, se, 2, 3) if se else Estimate.unrepeated(value, 1)
         return types.SimpleNamespace(
             cell=cell, pair="en1-en2", measure="hidden", kind="mixture", excess=excess
         )

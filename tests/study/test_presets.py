@@ -1,6 +1,7 @@
 """Behaviours of configs/studies and configs/paper: what each file's grid holds."""
 
 import fractions
+import functools
 import re
 import runpy
 from collections import Counter
@@ -40,6 +41,7 @@ MIXTURES = {
 }
 
 
+@functools.cache  # what it returns is frozen
 def study(file, arg=""):
     values = runpy.run_path(str(file))["get_config"](arg)
     return grid.resolve_study(values)
@@ -60,7 +62,7 @@ def part_of(config, tag):
 
 
 def total(found):
-    tokens = sum(grid.count_run_tokens(spec) for spec in found.runs.values())
+    tokens = sum(spec.tokens for spec in found.runs.values())
     return tokens, sum(costs.compute_training_flops(spec.config) for spec in found.runs.values())
 
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data import languages
 from imbalance_jax.data import word_order as views
 from imbalance_jax.data.order.mixture import derive_key, draw_bits
 from imbalance_jax.data.sources import Source
@@ -181,7 +180,7 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
       ValueError: documents are to be parted, and a source has no table of them.
     """
     demand = config_lib.compute_sequence_totals(config)
-    names = [languages.get_source_name(config, tag) for tag in config.tags]
+    names = [config.source_of(tag) for tag in config.tags]
     used = list(dict.fromkeys(names))
     mine: dict[str, np.ndarray | None] = dict.fromkeys(used)
     if config.mixture.content == "disjoint":
@@ -285,7 +284,7 @@ def describe_documents(
         for name, share in measure_equal_ids(config, sources).items()
         if share
     ]
-    names = {languages.get_source_name(config, tag) for tag in config.tags}
+    names = {config.source_of(tag) for tag in config.tags}
     if content == "disjoint" and len(names) > 1:
         lines += [
             f"content=disjoint takes {share:.1%} of the documents of {name} AWAY: their ids are "
@@ -319,7 +318,7 @@ def measure_equal_ids(config: Config, sources: Mapping[str, AnySource]) -> dict[
 def _measure_equal_documents(
     config: Config, sources: Mapping[str, AnySource], *, of_shared: bool
 ) -> dict[str, float]:
-    names = sorted({languages.get_source_name(config, tag) for tag in config.tags})
+    names = sorted({config.source_of(tag) for tag in config.tags})
     finite = [name for name in names if isinstance(sources[name], Source)]
     if sum(sources[name].about["documents"]["train"] for name in finite) > _COMPARED:
         return {}

@@ -14,7 +14,6 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data import languages
 from imbalance_jax.data import word_order as views
 from imbalance_jax.data.order import corpora, sequential
 from imbalance_jax.data.order import mixture as mixture_lib
@@ -72,7 +71,7 @@ def _compute_size_shares(config: Config, sources: Mapping[str, corpora.AnySource
     """Returns the share of each language that the temperature makes of the sources' sizes."""
     temperature = config.mixture.temperature
     sizes_G = np.array(
-        [sources[languages.get_source_name(config, tag)].count("train") for tag in config.tags],
+        [sources[config.source_of(tag)].count("train") for tag in config.tags],
         float,
     )
     if sizes_G.max() >= synthetic.ENDLESS:
