@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imbalance_jax.drawing.numbers import format_compact as format_compact
+from imbalance_jax.drawing.numbers import format_compact_tick as format_compact_tick
+from imbalance_jax.drawing.numbers import format_significant as format_significant
+
 # Loaded where it is used: importing this module must stay cheap.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,28 +81,6 @@ class Curve:
     def last(self) -> float:
         """The newest value that is finite; NaN where there is none."""
         return next((v for v in reversed(self.values) if math.isfinite(v)), math.nan)
-
-
-def format_significant(value: float, digits: int = 3) -> str:
-    """Returns a number with about so many digits: 1,234 and 93.1 and 0.0305 and 2.1e-06."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "−∞" if value < 0 else "∞"
-    if value and abs(value) < 1e-4:
-        return f"{value:.{digits - 2}e}".replace("-", "−")
-    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
-    return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
-
-
-def format_compact(value: float) -> str:
-    """Returns a large number in thousands, millions and so on: 12.3 k, 1.60 M."""
-    if not math.isfinite(value):
-        return format_significant(value)
-    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor * 0.9995:
-            return f"{format_significant(value / factor)} {unit}"
-    return f"{value:.3g}"
 
 
 def get_language_colour(index: int) -> str:
@@ -369,13 +351,6 @@ def make_tick_locator(kind: str, count: int) -> Any:
     if kind == "log":
         return ticker.LogLocator(subs=(1.0,) if count > 2 else (1.0, 2.0, 5.0))
     return ticker.MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=kind == "whole")
-
-
-def format_compact_tick(value: float) -> str:
-    """Returns 40 k, where `format_compact` says 40.0 k."""
-    if value < 1000:
-        return f"{value:.6g}"
-    return re.sub(r"(\.\d*?)0+(?= |$)", r"\1", format_compact(value)).replace(". ", " ")
 
 
 def make_tick_formatter(write: Callable[[float], str]) -> Any:
