@@ -12,7 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imbalance_jax.drawing import plots
-from imbalance_jax.drawing.numbers import ABSENT, format_number, format_significant
+from imbalance_jax.drawing.numbers import (
+    ABSENT,
+    format_count,
+    format_number,
+    format_percent,
+    format_significant,
+)
 
 # Loaded where they are used: importing this module must stay cheap.
 if TYPE_CHECKING:
@@ -52,6 +58,8 @@ def get_environment() -> "Environment":
     )
     for mode, colours in (("light", plots.COLOURS), ("dark", plots.COLOURS_DARK)):
         environment.globals[mode] = "; ".join(f"--{name}: {c}" for name, c in colours.items())
+    environment.filters["count"] = format_count
+    environment.filters["percent"] = format_percent
     return environment
 
 
