@@ -25,13 +25,13 @@ from imbalance_jax.drawing.numbers import (
 )
 from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swatch
 from imbalance_jax.report import (
-    alignment_page,
     mixture_section,
     sources_section,
     transfer_page,
     word2vec_page,
 )
-from imbalance_jax.report.curve_figures import draw_curve_figure
+from imbalance_jax.report.alignment.section import render_alignment_section
+from imbalance_jax.report.line_figures import draw_curve_figure
 from imbalance_jax.report.record import RESULT_COLUMNS, RunContents, read_run_contents
 from imbalance_jax.runs import progress
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -97,7 +97,7 @@ def _render_run_page(run: RunContents) -> str:
         facts_note=facts_note,
         results=_tabulate_results(run),
         learning=_draw_learning(run),
-        alignment=alignment_page.render_alignment_section(run),
+        alignment=render_alignment_section(run),
         word2vec=word2vec_page.render_word2vec_section(run),
         transfer=transfer_page.render_transfer_section(run),
         forgetting=transfer_page.render_forgetting_section(run),

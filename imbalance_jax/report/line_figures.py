@@ -1,9 +1,10 @@
-"""Figures of curves over the steps of a run, with what a screen reader says of them."""
+"""Figures of curves and lines, with what a screen reader says of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.drawing import plots
+from imbalance_jax.drawing import alignment_figures, plots
+from imbalance_jax.drawing.alignment_figures import AlignmentLine
 from imbalance_jax.drawing.numbers import format_significant
 from imbalance_jax.drawing.pages import Figure
 from imbalance_jax.drawing.plots import Curve
@@ -39,4 +40,32 @@ def draw_curve_figure(
     )
     description = f"{title} At step {last_step:,}: {ends}."
     svg = plots.plot_language_curves(name, description, curves, tags=tags, behind=behind, **style)
+    return Figure(svg, title, reading)
+
+
+def draw_line_figure(
+    name: str,
+    title: str,
+    reading: str,
+    lines: Mapping[str, AlignmentLine],
+    names: Sequence[str],
+    **style: Any,
+) -> Figure | None:
+    """Draws lines over layers, counts or sizes, or nothing where no value is known.
+
+    Args:
+      names: all names of a group of figures; a line's style follows from its place here.
+      style: see `alignment_figures.plot_lines`.
+    """
+    log_x, log_y = not style.get("layers"), style.get("log", False)
+    known = {tag: line.known(log_x, log_y) for tag, line in lines.items()}
+    ends = ", ".join(
+        f"{tag} from {format_significant(line.y[0])} to {format_significant(line.y[-1])}"
+        for tag, line in known.items()
+        if line
+    )
+    if not ends:
+        return None
+    description = f"{title} From left to right: {ends}."
+    svg = alignment_figures.plot_lines(name, description, lines, names=names, **style)
     return Figure(svg, title, reading)
