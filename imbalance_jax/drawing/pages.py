@@ -91,6 +91,11 @@ def render_number(
     return get_pieces().number(f"{value:.12g}", format_number(value, form))
 
 
+def render_finite(value: float, form: str | Callable[[float], str]) -> "Markup | str":
+    """Returns a number as `render_number` does, and a dash for one that is not finite."""
+    return render_number(value if math.isfinite(value) else None, form)
+
+
 def render_swatch(tags: Sequence[str], tag: str) -> "Markup":
     """Returns the name of a language beside its colour, which follows from its place in `tags`."""
     return get_pieces().swatch(plots.get_language_colour(tags.index(tag)), tag)

@@ -27,8 +27,8 @@ from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swa
 from imbalance_jax.report import (
     mixture_section,
     sources_section,
-    transfer_page,
-    word2vec_page,
+    transfer_section,
+    word2vec_section,
 )
 from imbalance_jax.report.alignment.section import render_alignment_section
 from imbalance_jax.report.line_figures import draw_curve_figure
@@ -98,9 +98,9 @@ def _render_run_page(run: RunContents) -> str:
         results=_tabulate_results(run),
         learning=_draw_learning(run),
         alignment=render_alignment_section(run),
-        word2vec=word2vec_page.render_word2vec_section(run),
-        transfer=transfer_page.render_transfer_section(run),
-        forgetting=transfer_page.render_forgetting_section(run),
+        word2vec=word2vec_section.describe_word2vec(run),
+        transfer=transfer_section.describe_transfer(run),
+        forgetting=transfer_section.describe_forgetting(run),
         optimizer=_draw_optimizer(run),
         mixture=mixture_section.describe_mixture(run),
         times=_describe_times(run),
