@@ -1,7 +1,7 @@
 """Tables of alignment: all pairs, text after another language's, and the optimizer's view."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from imbalance_jax.drawing.numbers import (
@@ -22,7 +22,7 @@ from imbalance_jax.report.alignment.results import (
 )
 from imbalance_jax.report.record import RunContents
 
-_OPTIMIZER = {
+_OPTIMIZER: Mapping[str, tuple[str, str | Callable[[float], str]]] = {
     "embed_norm": ("norm of an embedding row", format_significant),
     "head_norm": ("norm of a head row", format_significant),
     "gradient_share": ("part of the gradient", ".1%"),
