@@ -1,7 +1,22 @@
-"""Numbers as text with few digits, on pages and on the axes of figures."""
+"""Numbers as they are read, on pages and in figures."""
 
 import math
-import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+ABSENT = "–"
+
+
+def parse_number(value: Any) -> float:
+    """Returns a value of a JSON file as a float; NaN for what is none."""
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def format_number(value: float, form: str | Callable[[float], str]) -> str:
+    """Writes a number in a format of Python, such as ".3f" or ".1%", or by a function."""
+    if callable(form):
+        return form(value)
+    return f"{value:{form}}".replace("-", "−").replace("%", " %")
 
 
 def format_significant(value: float, digits: int = 3) -> str:
@@ -30,11 +45,33 @@ def format_compact_tick(value: float) -> str:
     """Returns 40 k, where `format_compact` says 40.0 k."""
     if value < 1000:
         return f"{value:.6g}"
-    return re.sub(r"(\.\d*?)0+(?= |$)", r"\1", format_compact(value)).replace(". ", " ")
+    number, _, unit = format_compact(value).partition(" ")
+    return f"{_drop_zeros(number)} {unit}".rstrip()
 
 
 def format_two_decimals(value: float) -> str:
     """Returns a cosine as 0.25 or −0.03; a dash for what is not finite."""
     if not math.isfinite(value):
-        return "–"
+        return ABSENT
     return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def format_count(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def format_percent(fraction: float) -> str:
+    """Returns a fraction in percent, with zeros that say nothing left out."""
+    return f"{_drop_zeros(format_significant(100 * fraction))} %"
+
+
+def _drop_zeros(written: str) -> str:
+    """Returns a number without the zeros at the end of its decimals."""
+    if "." not in written or "e" in written:
+        return written
+    return written.rstrip("0").rstrip(".")
+
+
+def normalize_to_fractions(values: Mapping[str, float]) -> dict[str, float]:
+    whole = math.fsum(values.values())
+    return {name: value / whole if whole else 0.0 for name, value in values.items()}

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from made_runs import CLONES, make_run, page_of, structure_of, words_of
 
-from imbalance_jax.report import alignment_page, record
+from imbalance_jax.report import record
+from imbalance_jax.report.alignment.section import render_alignment_section
+from imbalance_jax.report.alignment.training_curves import average_logged_blocks
 from imbalance_jax.runs.run_directory import RunDirectory
 
 N = 3  # of make_run
@@ -139,7 +141,7 @@ def plain(path: pathlib.Path, ratio: Mapping[str, int] = CLONES) -> RunDirectory
 
 def section_of(run: RunDirectory) -> str:
     """Returns the section alone, which is faster than all of the page."""
-    return alignment_page.render_alignment_section(record.read_run_contents(run))
+    return render_alignment_section(record.read_run_contents(run))
 
 
 def not_finite(part: str) -> list[str]:
@@ -194,9 +196,7 @@ def test_the_table_of_pairs_has_means_over_the_blocks(part):
 
 def test_what_was_logged_is_drawn_as_means_over_the_blocks(complete, part):
     run = record.read_run_contents(complete)
-    curve = alignment_page._average_logged_blocks(run, ["en1-en2"], "hidden", "hidden_shuffled")[
-        "en1-en2"
-    ]
+    curve = average_logged_blocks(run, "en1-en2", "hidden", "hidden_shuffled")
     assert curve.steps == [0, 50, 100]
     assert curve.values == pytest.approx([0.12] * 3)
     words = words_of(part)

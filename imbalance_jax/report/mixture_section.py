@@ -1,0 +1,136 @@
+"""The ratio that was requested, and what a run was trained on."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.drawing import plots
+from imbalance_jax.drawing.numbers import (
+    format_compact,
+    format_count,
+    format_number,
+    format_percent,
+    format_significant,
+    normalize_to_fractions,
+)
+from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swatch
+from imbalance_jax.drawing.plots import Curve
+from imbalance_jax.report.record import RunContents
+
+
+def describe_mixture(run: RunContents) -> dict[str, Any] | None:
+    """Returns the values of the section on the ratio; None without mixture.csv."""
+    if not run.mixture:
+        return None
+    requested = {tag: row["requested_sequences"] for tag, row in run.mixture.items()}
+    realised = {tag: row["realised_sequences"] for tag, row in run.mixture.items()}
+    exact, verdict = _judge_ratio(run.config.mixture, requested, realised)
+    fractions = normalize_to_fractions(realised)
+    listed = ", ".join(f"{tag} {format_percent(part)}" for tag, part in fractions.items())
+    bars = plots.plot_mixture(
+        f"Realised part of the sequences: {listed}.",
+        normalize_to_fractions(requested),
+        fractions,
+        tags=run.config.tags,
+    )
+    rows = [
+        [
+            render_swatch(run.config.tags, tag),
+            render_number(row["requested_sequences"], format_count),
+            render_number(row["realised_sequences"], format_count),
+            render_number(row["realised_tokens"], format_compact),
+            run.source(tag),
+            render_number(row.get("pool_epochs"), format_significant),
+        ]
+        for tag, row in run.mixture.items()
+    ]
+    header = ["language", "sequences requested", "sequences realised", "tokens", "source", "epochs"]
+    caption = "An epoch is once through a source, over all languages that share it."
+    repeats = math.fsum(row.get("cross_language_repeats", 0.0) for row in run.mixture.values())
+    return {
+        "exact": exact,
+        "verdict": verdict,
+        "bars": Figure(
+            bars, "Part of all sequences.", "Each pair of bars should end at the same place."
+        ),
+        "table": Table(header, rows, caption),
+        "repeats": (
+            f"{format_count(repeats)} sequences "
+            f"({format_percent(repeats / math.fsum(realised.values()))}) had text that another "
+            f"language had before: config.mixture.reuse={run.config.mixture.reuse!r}."
+            if repeats
+            else ""
+        ),
+        "over_time": _draw_ratio_over_time(run),
+    }
+
+
+def _draw_ratio_over_time(run: RunContents) -> Figure | None:
+    """Returns a figure of what each stretch of the run held, where the ratio changes."""
+    stages = [first for first, _ in config_lib.list_stages(run.config)[1:]]
+    if not stages:
+        return None
+    total: dict[str, float] = {}
+    for row in run.windows:
+        sequences = float(row["realised_sequences"])
+        total[row["last_step"]] = total.get(row["last_step"], 0.0) + sequences
+    curves = {}
+    for tag in run.config.tags:
+        # Level over each stretch, from its first step to its last.
+        steps, parts = [], []
+        for row in run.windows:
+            if row["language"] == tag:
+                steps += [int(row["first_step"]), int(row["last_step"])]
+                parts += [float(row["realised_sequences"]) / total[row["last_step"]]] * 2
+        curves[tag] = Curve(steps, parts)
+    svg = plots.plot_language_curves(
+        "mixture-over-time",
+        "Realised part of the sequences of each language, over the run.",
+        curves,
+        tags=run.config.tags,
+        y_label="% of the sequences",
+        percent=True,
+        tokens_per_step=run.tokens_per_step(),
+        stage_steps=stages,
+    )
+    return Figure(
+        svg,
+        "Part of the sequences over the run.",
+        "Dotted verticals are the steps at which the config changes the ratio.",
+    )
+
+
+def _judge_ratio(
+    mixture: config_lib.MixtureConfig,
+    requested: Mapping[str, float],
+    realised: Mapping[str, float],
+) -> tuple[bool, str]:
+    """Returns whether the requested ratio is what was trained on, and a sentence on it."""
+    deviations = {tag: realised[tag] - requested[tag] for tag in realised}
+    if not any(deviations.values()):
+        return True, "Requested and realised sequences are equal for every language."
+    worst = max(deviations, key=lambda tag: abs(deviations[tag]))
+    part = abs(deviations[worst]) / requested[worst] if requested[worst] else math.inf
+    largest = (
+        f"{worst}, {format_number(deviations[worst], '+,.6g')} of "
+        f"{format_count(requested[worst])} sequences ({format_percent(part)})"
+    )
+    counts = config_lib.reduce_ratio(mixture.ratio)
+    size = sum(counts.values())
+    if (
+        mixture.sampler == "exact"
+        and not mixture.stages
+        and all(
+            abs(deviation) <= counts[tag] * (size - counts[tag]) / size
+            for tag, deviation in deviations.items()
+        )
+    ):
+        return True, (
+            f"Requested and realised sequences are equal in every whole block of {size:,}; the "
+            f"last step lies inside one. The largest deviation is {largest}."
+        )
+    sentence = f"The largest deviation is {largest}."
+    if mixture.sampler == "bernoulli":
+        sentence += " The sampler draws the language of each sequence independently."
+    return False, sentence

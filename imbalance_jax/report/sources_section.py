@@ -1,0 +1,87 @@
+"""What a run was made from: the text of its sources, and the code and machine it ran on."""
+
+from typing import Any
+
+from imbalance_jax.drawing.numbers import ABSENT, format_count
+from imbalance_jax.drawing.pages import Table, render_number
+from imbalance_jax.report.record import RunContents
+
+_SPLITS = ("train", "validation", "test")
+
+
+def describe_sources(run: RunContents) -> dict[str, Any] | None:
+    """Returns the values of the section on sources; None before they are known."""
+    sources = run.provenance.get("sources") or {}
+    if not sources:
+        return None
+    rows, fingerprints = [], []
+    for name, source in sources.items():
+        for split in _SPLITS:
+            documents, tokens, size = (
+                (source.get(kind) or {}).get(split) for kind in ("documents", "tokens", "bytes")
+            )
+            rows.append(
+                [
+                    f"{name}, {split}",
+                    *(render_number(count, format_count) for count in (documents, tokens, size)),
+                    render_number(size / tokens if size and tokens else None, ".2f"),
+                ]
+            )
+        ids = f", {source['vocab_size']:,} ids" if source.get("vocab_size") else ""
+        label = f"fingerprint of {name} ({source.get('kind')}{ids})"
+        fingerprints.append((label, source.get("fingerprint", "none")))
+    notes = ["A fingerprint stands for a source's text, its tokenizer and the ids that they gave."]
+    hashes = [(r["step"], r["data/order"]) for r in run.records if "data/order" in r]
+    if hashes:
+        step, order = hashes[-1]
+        fingerprints.append((f"hash of the order up to step {step:,}", order))
+        notes.append(
+            "Runs with equal hashes saw the same tokens in the same order."
+            if order.startswith("v")
+            else "This hash is of version 1: it stands for the numbers of windows, which are "
+            "other text under another text_share, so that equal ones prove no equal tokens."
+        )
+    if any(source.get("kind") == "docstrings" for source in sources.values()):
+        notes.append(
+            "Text of the kind docstrings is read from the installed Python packages, so its "
+            "fingerprint differs from one environment to the next."
+        )
+    for name, source in sources.items():
+        lost, whole = (sum((source.get(of) or {}).values()) for of in ("lost_bytes", "bytes"))
+        if lost and whole:
+            notes.append(
+                f"The tokenizer of {name} loses {lost:,} of its text’s {whole:,} bytes "
+                f"({lost / whole:.2%}), which are unknown to it or normalized away; bits per byte "
+                "count them all the same."
+            )
+    header = ["source", "documents", "tokens", "bytes", "bytes per token"]
+    return {
+        "table": Table(header, rows, "What was prepared from each source."),
+        "fingerprints": fingerprints,
+        "note": " ".join(notes),
+    }
+
+
+def list_provenance(run: RunContents) -> dict[str, Any]:
+    """Returns the facts of provenance.json that the page shows; empty before it is there."""
+    if not run.provenance:
+        return {}
+    return {
+        **list_environment(run),
+        "mesh": ", ".join(
+            f"{axis}={size}" for axis, size in (run.provenance.get("mesh") or {}).items()
+        ),
+        "order of the data": f"version {run.provenance.get('order_version', ABSENT)}",
+        "seed": run.config.seed,
+    }
+
+
+def list_environment(run: RunContents) -> dict[str, Any]:
+    """Returns the code and the device that a run rests on, as provenance.json has them."""
+    device = run.provenance.get("device") or {}
+    return {
+        "git revision": run.provenance.get("git"),
+        "Python": run.provenance.get("python"),
+        **(run.provenance.get("packages") or {}),
+        "device": ", ".join(f"{name} {value}" for name, value in device.items()),
+    }
