@@ -49,6 +49,13 @@ def format_compact_tick(value: float) -> str:
     return f"{_drop_zeros(number)} {unit}".rstrip()
 
 
+def format_two_decimals(value: float) -> str:
+    """Returns a cosine as 0.25 or −0.03; a dash for what is not finite."""
+    if not math.isfinite(value):
+        return ABSENT
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
 def format_count(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
 
