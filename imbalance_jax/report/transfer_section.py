@@ -3,14 +3,18 @@ what a run that began with another one's weights gained and forgot."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imbalance_jax.analysis import transfer_results
-from imbalance_jax.drawing import plots
+from imbalance_jax.drawing.draw import WIDE, draw_panels
 from imbalance_jax.drawing.numbers import ABSENT, format_percent, parse_number
 from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swatch
-from imbalance_jax.drawing.plots import COLOURS
+from imbalance_jax.drawing.panel import Line, Panel, Point, dodge_lines
+from imbalance_jax.drawing.svg import render_svg
 from imbalance_jax.report.record import RunContents
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 
 def describe_transfer(run: RunContents) -> list[dict[str, Any]]:
@@ -38,10 +42,10 @@ def _describe_protocol(
     ]
     header = ["task", "language", "accuracy", "interval", "over seeds", "over examples"]
     title = f"Accuracy after fine-tuning in {trained} ({protocol})."
-    drawn = _plot_task_accuracies(f"transfer-{protocol}-{trained}", title, results, run.config.tags)
+    drawing = _draw_accuracies(results, run.config.tags)
     return {
         "figure": Figure(
-            drawn,
+            render_svg(drawing, f"transfer-{protocol}-{trained}", title),
             title,
             "Short bars: always the most frequent label. Lines: 95 % over seeds and examples.",
         ),
@@ -79,37 +83,20 @@ def _render_accuracy_cells(result: Mapping[str, Any]) -> list[Any]:
     return [accuracy, *spans, majority]
 
 
-def _plot_task_accuracies(
-    name: str, description: str, every: Mapping[str, Mapping[str, Any]], tags: Sequence[str]
-) -> str:
-    """Draws a column for each task, with a marker for each language beside each other."""
-    figure = plots.make_figure(plots.WIDE, 300)
-    shown = [tag for tag in tags if any(tag in languages for languages in every.values())]
-    right = 40 + 7.5 * max(map(len, shown))
-    axes = plots.add_bare_axes(figure, (54, right, 30, 36), "accuracy")
-    step = 0.6 / max(1, len(shown))
-    for place, languages in enumerate(every.values()):
-        for index, tag in enumerate(shown):
-            if tag not in languages:
-                continue
-            row, x = languages[tag], place + (index - (len(shown) - 1) / 2) * step
-            colour = COLOURS[plots.get_language_colour(tags.index(tag))]
-            axes.vlines(x, *row["interval"], color=colour, linewidth=1.2)
-            marker = plots.MARKERS[tags.index(tag) % len(plots.MARKERS)]
-            axes.plot([x], [row["accuracy"]], marker, color=colour, markersize=6, mew=0)
-            bar = (x - step / 3, x + step / 3)
-            axes.hlines(row["majority"], *bar, color=COLOURS["muted"], linewidth=1.4)
-    axes.set_xlim(-0.6, len(every) - 0.4)
-    axes.set_xticks(range(len(every)), list(every))
-    for index, tag in enumerate(shown):
-        y = 1 - 0.08 - 0.09 * index
-        colour = COLOURS[plots.get_language_colour(tags.index(tag))]
-        marker = plots.MARKERS[tags.index(tag) % len(plots.MARKERS)]
-        look: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
-        axes.plot([1.01], [y], marker, color=colour, markersize=6, mew=0, **look)
-        text: dict[str, Any] = {"va": "center", "fontsize": 12, "color": COLOURS["ink"]}
-        axes.text(1.025, y, tag, transform=axes.transAxes, parse_math=False, **text)
-    return plots.render_svg(figure, name, description)
+def _draw_accuracies(results: Mapping[str, Mapping[str, Any]], tags: Sequence[str]) -> "Drawing":
+    """Draws the accuracy in each task, with a marker for each language beside each other."""
+    means, majorities = [], []
+    for style, tag in enumerate(tags):
+        measured = [(x, by_tag[tag]) for x, by_tag in enumerate(results.values()) if tag in by_tag]
+        if measured:
+            points = tuple(Point(x, row["accuracy"], *row["interval"]) for x, row in measured)
+            means.append(Line(tag, points, "points", style=style))
+            points = tuple(Point(x, row["majority"]) for x, row in measured)
+            look: dict[str, Any] = {"colour": "muted", "marker": "_", "size": 12}
+            majorities.append(Line(tag, points, "points", labelled=False, **look))
+    lines = dodge_lines(majorities, 18) + dodge_lines(means, 18)
+    panel = Panel("accuracy", "", lines, names=tuple(results))
+    return draw_panels([panel], width=WIDE, height=300)
 
 
 def describe_forgetting(run: RunContents) -> dict[str, Any] | None:
