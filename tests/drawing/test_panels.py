@@ -109,6 +109,8 @@ def test_ticks_drop_only_zeros_that_say_nothing():
     for value, expected in written.items():
         assert format_compact_tick(value) == format_tick(value) == expected
     assert [format_tick(value) for value in (3e-4, -2.5, 0, 1500)] == ["3e−4", "−2.5", "0", "1500"]
+    # Neighbours on an axis must not read alike.
+    assert [format_tick(value) for value in (1.45e-4, 1.5e-4)] == ["1.45e−4", "1.5e−4"]
 
 
 @pytest.mark.parametrize(
