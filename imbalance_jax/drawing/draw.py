@@ -161,7 +161,8 @@ def _draw_line(axes: "Axes", panel: Panel, line: Line, *, pale: bool = False) ->
         plot(line.points, color=colour, linestyle=dash, linewidth=width, alpha=alpha, zorder=2)
     if line.kind == "curve" or (pale and line.kind == "line" and len(line.points) > 1):
         return
-    _draw_intervals(axes, line, colour, turned)
+    if not pale:
+        _draw_intervals(axes, line, colour, turned)
     every = math.ceil(len(line.points) / _MARKED) if line.kind == "line" else 1
     # Counted from the last, which has a marker always.
     marked = line.points[::-1][::every]

@@ -25,6 +25,7 @@ from imbalance_jax.analysis.statistics import Estimate, Interval
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing import markup
 from imbalance_jax.drawing import plots as figures
+from imbalance_jax.drawing.svg import FigureFiles
 from imbalance_jax.reference import (
     paper_check,
     paper_figures,
@@ -34,8 +35,8 @@ from imbalance_jax.reference import (
 from imbalance_jax.reference import (
     reported as reference,
 )
-from imbalance_jax.report import study_figures
-from imbalance_jax.report.study_figures import StudyFigure
+from imbalance_jax.report.study import figures as study_figures
+from imbalance_jax.report.study.alignment_panels import MEASURE_NAMES
 from imbalance_jax.runs import storage
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
@@ -351,7 +352,7 @@ def _explain_verdict(result: ClaimResult) -> str:
 # Figures and what they show.
 
 
-def _render_study_figure(figure: StudyFigure) -> str:
+def _render_study_figure(figure: FigureFiles) -> str:
     links = ", ".join(
         f'<a href="figures/{figure.name}.{kind}">{kind.upper()}</a>'
         for kind in ("png", "svg", "csv")
@@ -365,7 +366,7 @@ def _render_study_figure(figure: StudyFigure) -> str:
 
 
 def _render_loss_section(
-    table: StudyTable, found: Effects, shown: Mapping[str, StudyFigure]
+    table: StudyTable, found: Effects, shown: Mapping[str, FigureFiles]
 ) -> str:
     title = "Loss against the ratio"
     if "loss_by_ratio" not in shown:
@@ -398,7 +399,7 @@ def _list_law_conditions(found: Effects) -> list[LanguageCondition]:
     return [c for c in found.conditions if c.kind not in grid.BASELINES and c.plain]
 
 
-def _render_worth_section(found: Effects, shown: Mapping[str, StudyFigure]) -> str:
+def _render_worth_section(found: Effects, shown: Mapping[str, FigureFiles]) -> str:
     title = "What a language’s loss is worth"
     if "efficiency_by_ratio" in shown:
         parts = [_render_exploratory_note(), _render_study_figure(shown["efficiency_by_ratio"])]
@@ -455,7 +456,7 @@ def _explain_teff_bound(worth: EfficiencyEstimate) -> str:
     )
 
 
-def _render_study_alignment(found: Effects, shown: Mapping[str, StudyFigure]) -> str:
+def _render_study_alignment(found: Effects, shown: Mapping[str, FigureFiles]) -> str:
     title = "Alignment of the languages"
     if "alignment_by_ratio" not in shown:
         why = "No run that is done has measured how alike it treats two languages."
@@ -469,7 +470,7 @@ def _render_study_alignment(found: Effects, shown: Mapping[str, StudyFigure]) ->
     )
 
 
-def _render_study_transfer(shown: Mapping[str, StudyFigure]) -> str:
+def _render_study_transfer(shown: Mapping[str, FigureFiles]) -> str:
     if "transfer_by_ratio" not in shown:
         return ""
     title = "Tasks learnt in one language"
@@ -521,7 +522,7 @@ def _render_alignment_table(alignments: Sequence[CellAlignment]) -> str:
         rows.append(
             [
                 markup.escape_text(f"{aligned.cell} {aligned.pair}"),
-                markup.escape_text(study_figures.MEASURE_NAMES[aligned.measure].partition(",")[0]),
+                markup.escape_text(MEASURE_NAMES[aligned.measure].partition(",")[0]),
                 str(len(aligned.values)),
                 markup.render_number(mean, lambda x: _format_signed_number(x)),
                 markup.render_number(baseline, lambda x: _format_signed_number(x))
@@ -554,7 +555,7 @@ def _render_estimate(estimate: Estimate, write: Callable[[float], str]) -> str:
     return _render_with_interval(estimate.value, estimate.interval(), write)
 
 
-def _render_scaling_section(shown: Mapping[str, StudyFigure]) -> str:
+def _render_scaling_section(shown: Mapping[str, FigureFiles]) -> str:
     drawn = [
         _render_study_figure(shown[n])
         for n in ("scaling_by_tokens", "scaling_by_size")

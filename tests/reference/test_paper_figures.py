@@ -171,7 +171,7 @@ def test_a_study_shows_its_seeds_intervals_and_what_was_reported():
     study = studied(rows, spread=0.1)
     drawn = paper_figures.draw_paper_figure(
         "Figure 1 left", study, reference.read_reference_results()
-    ).figure
+    ).drawing
     axes = drawn.axes[0]
     dots = [line for line in axes.lines if line.get_marker() == "."]
     assert sum(len(line.get_xdata()) for line in dots) == 3 * 12
@@ -215,7 +215,7 @@ def test_a_language_that_diverged_leaves_the_others_in_the_figure():
         for row in rows
     ]
     drawn = paper_figures.draw_paper_figure("Figure 1 left", rows)
-    labels = {text.get_text() for text in drawn.figure.axes[0].texts}
+    labels = {text.get_text() for text in drawn.drawing.axes[0].texts}
     assert "EN1" in labels and "EN2" not in labels
 
 
