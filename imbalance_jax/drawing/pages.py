@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from imbalance_jax.drawing import colours
 from imbalance_jax.drawing.numbers import (
     ABSENT,
+    format_compact,
     format_count,
     format_number,
     format_percent,
     format_significant,
 )
+from imbalance_jax.runs import progress
 
 # Loaded where they are used: importing this module must stay cheap.
 if TYPE_CHECKING:
@@ -44,6 +46,21 @@ class Table:
     caption: str
 
 
+# What templates write numbers with.
+_FORMS: dict[str, Callable[[float], str]] = {
+    "count": format_count,
+    "percent": format_percent,
+    "compact": format_compact,
+    "significant": format_significant,
+    "duration": progress.format_duration,
+}
+
+
+def _write_known(form: Callable[[float], str], value: float | None) -> str:
+    """Returns a number as it is read, and a dash for one that is not known."""
+    return ABSENT if value is None or math.isnan(value) else form(value)
+
+
 @functools.cache
 def get_environment() -> "Environment":
     """Returns the templates, in which every figure's colour has a CSS variable."""
@@ -60,8 +77,8 @@ def get_environment() -> "Environment":
         environment.globals[mode] = "; ".join(
             f"--{name}: {colour}" for name, colour in of_mode.items()
         )
-    environment.filters["count"] = format_count
-    environment.filters["percent"] = format_percent
+    for name, form in _FORMS.items():
+        environment.filters[name] = functools.partial(_write_known, form)
     return environment
 
 

@@ -140,7 +140,7 @@ def _tabulate_runs(columns: Sequence[_ComparedRun]) -> Table:
     rows = []
     for column in columns:
         run, config = column.run, column.run.config
-        tokens, total = run.tokens(), run.curve("time/total")
+        total = run.curve("time/total")
         parts = " : ".join(format_percent(part) for part in run.fractions().values())
         state = "failed" if run.failed else "done" if run.done else "unfinished"
         rows.append(
@@ -150,7 +150,7 @@ def _tabulate_runs(columns: Sequence[_ComparedRun]) -> Table:
                 pages.get_pieces().marked(state, state),
                 f"{run.step:,} of {config.steps:,}",
                 f"{' : '.join(config.tags)} at {parts}",
-                render_number(math.fsum(tokens.values()) if tokens else None, format_compact),
+                render_number(run.total_tokens(), format_compact),
                 render_number(run.provenance.get("parameters"), format_compact),
                 progress.format_duration(total.last) if total else ABSENT,
             ]

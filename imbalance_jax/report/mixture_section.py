@@ -27,7 +27,6 @@ def describe_mixture(run: RunContents) -> dict[str, Any] | None:
         return None
     requested = {tag: row["requested_sequences"] for tag, row in run.mixture.items()}
     realised = {tag: row["realised_sequences"] for tag, row in run.mixture.items()}
-    exact, verdict = _judge_ratio(run.config.mixture, requested, realised)
     rows = [
         [
             render_swatch(run.config.tags, tag),
@@ -43,18 +42,43 @@ def describe_mixture(run: RunContents) -> dict[str, Any] | None:
     caption = "An epoch is once through a source, over all languages that share it."
     repeats = math.fsum(row.get("cross_language_repeats", 0.0) for row in run.mixture.values())
     return {
-        "exact": exact,
-        "verdict": verdict,
+        **_find_deviation(run.config.mixture, requested, realised),
         "bars": _draw_parts(run.config.tags, requested, realised),
         "table": Table(header, rows, caption),
-        "repeats": (
-            f"{format_count(repeats)} sequences "
-            f"({format_percent(repeats / math.fsum(realised.values()))}) had text that another "
-            f"language had before: config.mixture.reuse={run.config.mixture.reuse!r}."
-            if repeats
-            else ""
-        ),
+        "repeats": repeats,
+        "repeated_part": repeats / (math.fsum(realised.values()) or 1.0),
         "over_time": _draw_ratio_over_time(run),
+    }
+
+
+def _find_deviation(
+    mixture: config_lib.MixtureConfig,
+    requested: Mapping[str, float],
+    realised: Mapping[str, float],
+) -> dict[str, Any]:
+    """Returns the language that is furthest from its requested sequences, and how far it is.
+
+    None of them deviates if `worst` is empty; `within_block` says that none deviates by more than
+    what an unfinished block explains.
+    """
+    deviations = {tag: realised[tag] - requested[tag] for tag in realised}
+    worst = max(deviations, key=lambda tag: abs(deviations[tag]))
+    counts = config_lib.reduce_ratio(mixture.ratio)
+    block = sum(counts.values())
+    return {
+        "worst": worst if deviations[worst] else "",
+        "deviation": format_number(deviations[worst], "+,.6g"),
+        "requested": requested[worst],
+        "deviating_part": (
+            abs(deviations[worst]) / requested[worst] if requested[worst] else math.inf
+        ),
+        "block": block,
+        "within_block": mixture.sampler == "exact"
+        and not mixture.stages
+        and all(
+            abs(deviation) <= counts[tag] * (block - counts[tag]) / block
+            for tag, deviation in deviations.items()
+        ),
     }
 
 
@@ -110,38 +134,3 @@ def _draw_ratio_over_time(run: RunContents) -> Figure | None:
         tokens_per_step=run.tokens_per_step(),
         stage_steps=stages,
     )
-
-
-def _judge_ratio(
-    mixture: config_lib.MixtureConfig,
-    requested: Mapping[str, float],
-    realised: Mapping[str, float],
-) -> tuple[bool, str]:
-    """Returns whether the requested ratio is what was trained on, and a sentence on it."""
-    deviations = {tag: realised[tag] - requested[tag] for tag in realised}
-    if not any(deviations.values()):
-        return True, "Requested and realised sequences are equal for every language."
-    worst = max(deviations, key=lambda tag: abs(deviations[tag]))
-    part = abs(deviations[worst]) / requested[worst] if requested[worst] else math.inf
-    largest = (
-        f"{worst}, {format_number(deviations[worst], '+,.6g')} of "
-        f"{format_count(requested[worst])} sequences ({format_percent(part)})"
-    )
-    counts = config_lib.reduce_ratio(mixture.ratio)
-    size = sum(counts.values())
-    if (
-        mixture.sampler == "exact"
-        and not mixture.stages
-        and all(
-            abs(deviation) <= counts[tag] * (size - counts[tag]) / size
-            for tag, deviation in deviations.items()
-        )
-    ):
-        return True, (
-            f"Requested and realised sequences are equal in every whole block of {size:,}; the "
-            f"last step lies inside one. The largest deviation is {largest}."
-        )
-    sentence = f"The largest deviation is {largest}."
-    if mixture.sampler == "bernoulli":
-        sentence += " The sampler draws the language of each sequence independently."
-    return False, sentence

@@ -100,6 +100,10 @@ class RunContents:
         seen = self.curves("train/tokens")
         return found or {tag: curve.values[-1] for tag, curve in seen.items()}
 
+    def total_tokens(self) -> float | None:
+        tokens = self.tokens()
+        return math.fsum(tokens.values()) if tokens else None
+
     def tokens_per_step(self) -> float:
         seen = self.curves("train/tokens").values()
         last = max((curve.steps[-1] for curve in seen), default=0)

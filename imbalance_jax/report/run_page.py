@@ -89,15 +89,30 @@ def write_run_page(run: RunDirectory) -> epath.Path:
 
 
 def _render_run_page(run: RunContents) -> str:
-    facts, facts_note = _list_key_facts(run)
+    split, step, results = run.results()
+    fractions = run.fractions()
+    languages = [
+        {"tag": tag, "ppl": result["ppl"], "part": format_percent(fractions.get(tag, 0.0))}
+        for tag, result in results.items()
+        if "ppl" in result
+    ]
+    languages.sort(key=lambda language: fractions.get(language["tag"], 0.0))
+    mixture = run.config.mixture
+    ratio = mixture.stages[0][1] if mixture.stages else mixture.ratio
     return pages.render_template(
         "run",
         title=run.name,
-        state=_describe_state(run),
-        headline=_describe_results(run),
+        run=run,
+        tags=run.config.tags,
+        split=split,
+        step=step,
+        languages=languages,
+        gap=_split_loss_gap(run, results, languages[0]["tag"], languages[-1]["tag"])
+        if len(languages) > 1
+        else None,
         nonfinite=_list_nonfinite_metrics(run),
-        facts=facts,
-        facts_note=facts_note,
+        ratio=config_lib.reduce_ratio({tag: ratio[tag] for tag in run.config.tags}).values(),
+        device=_describe_device(run.provenance),
         results=_tabulate_results(run),
         learning=_draw_learning(run),
         alignment=render_alignment_section(run),
@@ -113,77 +128,22 @@ def _render_run_page(run: RunContents) -> str:
     )
 
 
-# The head of the page.
-
-
-def _describe_state(run: RunContents) -> dict[str, str]:
-    steps = f"{run.config.steps:,}"
-    if run.failed:
-        where = f"at step {run.step:,} of {steps} with {run.failed.get('error', 'error')}"
-        return {"mark": "failed", "where": where, "message": run.failed.get("message", "")}
-    if run.done:
-        # A run may also end because its text does, and one with no metrics ended somewhere.
-        where = f"at step {run.step:,} of {steps}" if run.records else f"{steps} steps"
-        return {"mark": "done", "where": where}
-    where = f"at step {run.step:,} of {steps}" if run.step else f"before step 1 of {steps}"
-    return {"mark": "unfinished", "where": where}
-
-
-def _describe_results(run: RunContents) -> str:
-    """Returns the headline: the perplexities of the rarest and the most frequent language."""
-    split, step, results = run.results()
-    perplexity = {tag: result["ppl"] for tag, result in results.items() if "ppl" in result}
-    if not perplexity:
-        return "No language has been evaluated yet."
-    fractions = run.fractions()
-    order = sorted(perplexity, key=lambda tag: fractions.get(tag, 0.0))
-    ppl = {tag: format_significant(value) for tag, value in perplexity.items()}
-    part = {tag: format_percent(fractions.get(tag, 0.0)) for tag in order}
-    verb = "ends at" if run.evaluation else "is at"
-    where = "" if run.evaluation else f" on the {split} split at step {step:,}"
-    first, last = order[0], order[-1]
-    if len(order) == 1:
-        return f"{first} {verb} perplexity {ppl[first]}{where}."
-    if len(order) <= 3:
-        rest = "; ".join(f"{tag}, {part[tag]}, at {ppl[tag]}" for tag in order[1:])
-        sentence = (
-            f"{first}, {part[first]} of the sequences, {verb} perplexity {ppl[first]}; "
-            f"{rest}{where}."
-        )
-    elif part[first] == part[last]:
-        best, worst = min(order, key=perplexity.__getitem__), max(order, key=perplexity.__getitem__)
-        sentence = (
-            f"{len(order)} languages of {part[first]} of the sequences each: {best} {verb} the "
-            f"lowest perplexity, {ppl[best]}, and {worst} at the highest, {ppl[worst]}{where}."
-        )
-    else:
-        sentence = (
-            f"Of {len(order)} languages, {first}, the rarest with {part[first]} of the sequences, "
-            f"{verb} perplexity {ppl[first]}; {last}, the most frequent with {part[last]}, at "
-            f"{ppl[last]}{where}."
-        )
-    return sentence + _describe_loss_gap(run, first, last, results)
-
-
-def _describe_loss_gap(
-    run: RunContents, rare: str, common: str, results: Mapping[str, Mapping[str, float]]
-) -> str:
-    """Returns a sentence on where the difference of two languages lies, if one can be said."""
-    gaps = [
-        results[rare].get(name, math.nan) - results[common].get(name, math.nan)
+def _split_loss_gap(
+    run: RunContents, results: Mapping[str, Mapping[str, float]], rare: str, common: str
+) -> dict[str, str] | None:
+    """Returns where the difference of two languages lies, if that can be said."""
+    gaps = {
+        name: results[rare].get(name, math.nan) - results[common].get(name, math.nan)
         for name in ("loss", "language_nats", "loss_own")
-    ]
+    }
     # Losses of different text, or of ids of another tokenizer, differ for other reasons.
     words = {run.config.languages[tag].words for tag in (rare, common)}
     same_text = run.source(rare) == run.source(common) and len(words) == 1
-    if not same_text or not all(map(math.isfinite, gaps)):
-        return ""
-    sign, word = (1, "more") if gaps[0] >= 0 else (-1, "less")
-    whole, telling, within = (format_number(sign * gap, ".3f") for gap in gaps)
-    return (
-        f" The same text costs {whole} nats per token {word} in {rare} than in {common}: "
-        f"{telling} for telling the language and {within} for predicting within it."
-    )
+    if not same_text or not all(map(math.isfinite, gaps.values())):
+        return None
+    sign, word = (1, "more") if gaps["loss"] >= 0 else (-1, "less")
+    written = {name: format_number(sign * gap, ".3f") for name, gap in gaps.items()}
+    return {**written, "word": word}
 
 
 def _list_nonfinite_metrics(run: RunContents) -> list[tuple[str, list[int]]]:
@@ -197,65 +157,20 @@ def _list_nonfinite_metrics(run: RunContents) -> list[tuple[str, list[int]]]:
     return list(steps.items())
 
 
-def _list_key_facts(run: RunContents) -> tuple[list[tuple[str, str, str]], str]:
-    """Returns label, value and detail of each fact, and a note on them."""
-    config, provenance = run.config, run.provenance
-    count, vocab_size = provenance.get("parameters"), provenance.get("vocab_size")
-    model, tags = config.model, config.tags
-    tokens, total = run.tokens(), run.curve("time/total")
-    ratio = config.mixture.stages[0][1] if config.mixture.stages else config.mixture.ratio
-    counts = config_lib.reduce_ratio({tag: ratio[tag] for tag in tags})
-    named = " : ".join(tags) if len(tags) <= 4 else f"{tags[0]} to {tags[-1]}"
-    staged = f", first of {len(config.mixture.stages)} stages" if config.mixture.stages else ""
-    rate, mfu = run.typical("perf/tokens_per_second"), run.typical("perf/mfu")
-    peak = provenance.get("peak_flops") or {}
-    of_peak = f"of {format_compact(peak['value'])}FLOP/s *" if peak.get("value") else ""
-    facts = [
-        (
-            "parameters",
-            count and format_compact(count),
-            f"N={model.N} D={model.D} H={model.H}",
-        ),
-        ("vocabulary", vocab_size and f"{vocab_size:,}", f"{config.vocabulary.layout} ids"),
-        ("tokens trained", format_compact(math.fsum(tokens.values())) if tokens else None, ""),
-        ("batch", str(config.batch_size), f"sequences of {model.L:,} tokens"),
-        ("steps", f"{run.step:,}", f"of {config.steps:,}"),
-        ("ratio", " : ".join(map(str, counts.values())), named + staged),
-        _describe_device(provenance),
-        ("wall time", progress.format_duration(total.last) if total else None, ""),
-        ("tokens per second", rate and format_compact(rate), "median of the log"),
-        ("MFU", None if mfu is None else format_percent(mfu), of_peak),
-    ]
-    notes = []
-    if of_peak:
-        notes.append(
-            "* Model FLOP utilisation, the median of the log. The peak is "
-            f"{peak.get('source', 'of unknown origin')}."
-        )
-        if provenance.get("flops_per_token"):
-            notes.append(f"A token takes {format_compact(provenance['flops_per_token'])}FLOP.")
-        if provenance.get("flop_convention"):
-            notes.append(str(provenance["flop_convention"]))
-    if not provenance:
-        notes.append(
-            "provenance.json is not there yet, so the device and the model's size are not known."
-        )
-    absent = [
-        (label, ABSENT if value is None else str(value), detail) for label, value, detail in facts
-    ]
-    return absent, " ".join(notes)
-
-
-def _describe_device(provenance: Mapping[str, Any]) -> tuple[str, str | None, str]:
+def _describe_device(provenance: Mapping[str, Any]) -> dict[str, str]:
     device = provenance.get("device") or {}
     if not device:
-        return "device", None, ""
-    number, processes = device.get("count", 1), device.get("processes", 1)
+        return {"label": "device", "value": ABSENT, "detail": ""}
+    count, processes = device.get("count", 1), device.get("processes", 1)
     kind, platform = str(device.get("kind")), str(device.get("platform"))
     mesh = provenance.get("mesh") or {}
     details = [f"{axis}={size}" for axis, size in mesh.items() if size != 1]
     details += [platform] * (platform != kind) + [f"{processes} hosts"] * (processes != 1)
-    return "devices" if number != 1 else "device", f"{number} × {kind}", ", ".join(details)
+    return {
+        "label": "devices" if count != 1 else "device",
+        "value": f"{count} × {kind}",
+        "detail": ", ".join(details),
+    }
 
 
 # Results and what was logged.

@@ -30,35 +30,21 @@ def describe_sources(run: RunContents) -> dict[str, Any] | None:
         ids = f", {source['vocab_size']:,} ids" if source.get("vocab_size") else ""
         label = f"fingerprint of {name} ({source.get('kind')}{ids})"
         fingerprints.append((label, source.get("fingerprint", "none")))
-    notes = ["A fingerprint stands for a source's text, its tokenizer and the ids that they gave."]
     hashes = [(r["step"], r["data/order"]) for r in run.records if "data/order" in r]
-    if hashes:
-        step, order = hashes[-1]
+    step, order = hashes[-1] if hashes else (0, "")
+    if order:
         fingerprints.append((f"hash of the order up to step {step:,}", order))
-        notes.append(
-            "Runs with equal hashes saw the same tokens in the same order."
-            if order.startswith("v")
-            else "This hash is of version 1: it stands for the numbers of windows, which are "
-            "other text under another text_share, so that equal ones prove no equal tokens."
-        )
-    if any(source.get("kind") == "docstrings" for source in sources.values()):
-        notes.append(
-            "Text of the kind docstrings is read from the installed Python packages, so its "
-            "fingerprint differs from one environment to the next."
-        )
-    for name, source in sources.items():
-        lost, whole = (sum((source.get(of) or {}).values()) for of in ("lost_bytes", "bytes"))
-        if lost and whole:
-            notes.append(
-                f"The tokenizer of {name} loses {lost:,} of its text’s {whole:,} bytes "
-                f"({lost / whole:.2%}), which are unknown to it or normalized away; bits per byte "
-                "count them all the same."
-            )
+    sizes = {
+        name: [sum((source.get(of) or {}).values()) for of in ("lost_bytes", "bytes")]
+        for name, source in sources.items()
+    }
     header = ["source", "documents", "tokens", "bytes", "bytes per token"]
     return {
         "table": Table(header, rows, "What was prepared from each source."),
         "fingerprints": fingerprints,
-        "note": " ".join(notes),
+        "order": order,
+        "kinds": {source.get("kind") for source in sources.values()},
+        "lossy": [(name, lost, whole) for name, (lost, whole) in sizes.items() if lost and whole],
     }
 
 
