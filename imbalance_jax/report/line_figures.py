@@ -24,12 +24,10 @@ def draw_curve_figure(
     *,
     y_label: str,
     behind: Mapping[str, Curve] | None = None,
-    log: bool = False,
     percent: bool = False,
-    tokens_per_step: float = 0.0,
-    stage_steps: Sequence[int] = (),
     width: int = NARROW,
     height: int = 290,
+    **axes: Any,
 ) -> Figure | None:
     """Draws a curve over steps for each language, pair or run; None where no value is finite.
 
@@ -37,10 +35,8 @@ def draw_curve_figure(
       name: an identifier that no other figure of the page has.
       tags: all languages of the run; a curve's style follows from its place here.
       behind: curves drawn thin behind, which are described where there are no others.
-      log: a logarithmic y axis, where there is a positive value.
       percent: values are fractions, and the axis counts them in percent.
-      tokens_per_step: where not 0, the step axis counts tokens as well.
-      stage_steps: steps at which the mixture changes; each gets a vertical line.
+      axes: what else `Panel` says of its axes.
     """
     scale, unit = (100, " %") if percent else (1, "")
 
@@ -67,9 +63,7 @@ def draw_curve_figure(
         make_lines(curves),
         behind=make_lines(behind or {}, SOLID),
         x_scale="steps",
-        y_scale="log" if log else "linear",
-        tokens_per_step=tokens_per_step,
-        verticals=tuple(stage_steps),
+        **axes,
     )
     drawing = draw_panels([panel], width=width, height=height)
     description = f"{title} At step {last_step:,}: {ends}."

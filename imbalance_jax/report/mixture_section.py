@@ -14,7 +14,7 @@ from imbalance_jax.drawing.numbers import (
     format_significant,
     normalize_to_fractions,
 )
-from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swatch
+from imbalance_jax.drawing.pages import Figure, render_number, render_swatch
 from imbalance_jax.drawing.panel import Line, Panel, Point
 from imbalance_jax.drawing.svg import render_svg
 from imbalance_jax.report.line_figures import draw_curve_figure
@@ -38,13 +38,11 @@ def describe_mixture(run: RunContents) -> dict[str, Any] | None:
         ]
         for tag, row in run.mixture.items()
     ]
-    header = ["language", "sequences requested", "sequences realised", "tokens", "source", "epochs"]
-    caption = "An epoch is once through a source, over all languages that share it."
     repeats = math.fsum(row.get("cross_language_repeats", 0.0) for row in run.mixture.values())
     return {
         **_find_deviation(run.config.mixture, requested, realised),
         "bars": _draw_parts(run.config.tags, requested, realised),
-        "table": Table(header, rows, caption),
+        "rows": rows,
         "repeats": repeats,
         "repeated_part": repeats / (math.fsum(realised.values()) or 1.0),
         "over_time": _draw_ratio_over_time(run),
@@ -107,7 +105,7 @@ def _draw_parts(
 
 def _draw_ratio_over_time(run: RunContents) -> Figure | None:
     """Returns a figure of what each stretch of the run held, where the ratio changes."""
-    stages = [first for first, _ in config_lib.list_stages(run.config)[1:]]
+    stages = tuple(first for first, _ in config_lib.list_stages(run.config)[1:])
     if not stages:
         return None
     total: dict[str, float] = {}
@@ -132,5 +130,5 @@ def _draw_ratio_over_time(run: RunContents) -> Figure | None:
         y_label="% of the sequences",
         percent=True,
         tokens_per_step=run.tokens_per_step(),
-        stage_steps=stages,
+        verticals=stages,
     )

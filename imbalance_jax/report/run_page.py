@@ -24,7 +24,7 @@ from imbalance_jax.drawing.numbers import (
     format_significant,
     parse_number,
 )
-from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swatch
+from imbalance_jax.drawing.pages import Figure, render_number, render_swatch
 from imbalance_jax.drawing.panel import Line, Panel, make_points
 from imbalance_jax.drawing.svg import render_svg
 from imbalance_jax.report import (
@@ -61,13 +61,13 @@ _LEARNING_FIGURES: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
         "language_nats",
         "Language nats.",
         "The rest of the loss, which nears zero once the model can tell which language it reads.",
-        {"y_label": "nats per token, log scale", "log": True},
+        {"y_label": "nats per token, log scale", "y_scale": "log"},
     ),
     (
         "leak",
         "Leak.",
         "The mean probability that goes to ids of other languages; lower is better.",
-        {"y_label": "% of the probability, log scale", "log": True, "percent": True},
+        {"y_label": "% of the probability, log scale", "y_scale": "log", "percent": True},
     ),
     (
         "top1",
@@ -91,7 +91,7 @@ def write_run_page(run: RunDirectory) -> epath.Path:
 def _render_run_page(run: RunContents) -> str:
     split, step, results = run.results()
     fractions = run.fractions()
-    languages = [
+    languages: list[dict[str, Any]] = [
         {"tag": tag, "ppl": result["ppl"], "part": format_percent(fractions.get(tag, 0.0))}
         for tag, result in results.items()
         if "ppl" in result
@@ -118,7 +118,7 @@ def _render_run_page(run: RunContents) -> str:
         alignment=render_alignment_section(run),
         word2vec=word2vec_section.describe_word2vec(run),
         transfer=transfer_section.describe_transfer(run),
-        forgetting=transfer_section.describe_forgetting(run),
+        forgetting=transfer_section.tabulate_forgetting(run),
         optimizer=_draw_optimizer(run),
         mixture=mixture_section.describe_mixture(run),
         times=_describe_times(run),
@@ -176,14 +176,13 @@ def _describe_device(provenance: Mapping[str, Any]) -> dict[str, str]:
 # Results and what was logged.
 
 
-def _tabulate_results(run: RunContents) -> dict[str, Any]:
-    """Returns the newest results of every language; no table where there are none."""
-    split, step, results = run.results()
+def _tabulate_results(run: RunContents) -> dict[str, Any] | None:
+    """Returns the newest results of every language; None where there are none."""
+    _, _, results = run.results()
     if not results:
-        return {"title": "Results", "table": None}
+        return None
     columns = {**RESULT_COLUMNS, "tokens": ("tokens scored", ",.0f")}
-    parallel = run.evaluation.get("parallel", {})
-    for name, scores in parallel.items():
+    for name, scores in run.evaluation.get("parallel", {}).items():
         columns[f"parallel/{name}"] = (f"nats a pair, {name}", ",.1f")
         for tag, score in scores["languages"].items():
             results[tag][f"parallel/{name}"] = score["nats_per_pair"]
@@ -201,27 +200,17 @@ def _tabulate_results(run: RunContents) -> dict[str, Any]:
         ]
         for tag, result in results.items()
     ]
-    if run.evaluation:
-        title = f"Results on the {split} split"
-        stride = run.evaluation.get("stride")
-        scored = f"; {stride:,} positions of each window are scored." if stride else "."
-        caption = f"Final evaluation, after step {step:,}{scored}"
-    else:
-        title = "Results so far"
-        caption = f"The {split} split at step {step:,}. The final test has not been made."
-    header = ["language", "of the sequences", "tokens seen", *(columns[name][0] for name in shown)]
     return {
-        "title": title,
-        "table": Table(header, rows, caption),
+        "measures": [columns[name][0] for name in shown],
+        "rows": rows,
         "several_texts": len({run.source(tag) for tag in results}) > 1,
-        "parallel": bool(parallel),
     }
 
 
 def _draw_learning(run: RunContents) -> dict[str, Any] | None:
     """Returns the figures of the losses and of the other metrics; None before the first loss."""
     loss, tags = run.curves("eval/loss"), run.config.tags
-    stages = [first for first, _ in config_lib.list_stages(run.config)[1:]]
+    stages = tuple(first for first, _ in config_lib.list_stages(run.config)[1:])
     title = "Validation loss of each language." if loss else "Training loss of each language."
     if len({run.source(tag) for tag in tags}) < len(tags):
         reading = (
@@ -246,7 +235,7 @@ def _draw_learning(run: RunContents) -> dict[str, Any] | None:
             behind=run.curves("train/loss"),
             y_label="loss, nats per token",
             tokens_per_step=run.tokens_per_step(),
-            stage_steps=stages,
+            verticals=stages,
             width=width,
             height=height,
         )
@@ -350,5 +339,5 @@ def _describe_times(run: RunContents) -> dict[str, Any] | None:
             f"The run took {progress.format_duration(whole)}, most of it {longest} "
             f"({format_percent(parts[longest] / whole)})."
         ),
-        "table": Table(["part", "seconds", "of all"], rows, "The bar's parts from left to right."),
+        "rows": rows,
     }

@@ -3,7 +3,7 @@
 from typing import Any
 
 from imbalance_jax.drawing.numbers import ABSENT, format_count
-from imbalance_jax.drawing.pages import Table, render_number
+from imbalance_jax.drawing.pages import render_number
 from imbalance_jax.report.record import RunContents
 
 _SPLITS = ("train", "validation", "test")
@@ -38,9 +38,8 @@ def describe_sources(run: RunContents) -> dict[str, Any] | None:
         name: [sum((source.get(of) or {}).values()) for of in ("lost_bytes", "bytes")]
         for name, source in sources.items()
     }
-    header = ["source", "documents", "tokens", "bytes", "bytes per token"]
     return {
-        "table": Table(header, rows, "What was prepared from each source."),
+        "rows": rows,
         "fingerprints": fingerprints,
         "order": order,
         "kinds": {source.get("kind") for source in sources.values()},

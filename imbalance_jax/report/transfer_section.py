@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imbalance_jax.analysis import transfer_results
 from imbalance_jax.drawing.draw import WIDE, draw_panels
 from imbalance_jax.drawing.numbers import ABSENT, format_percent, parse_number
-from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swatch
+from imbalance_jax.drawing.pages import Figure, render_number, render_swatch
 from imbalance_jax.drawing.panel import Line, Panel, Point, dodge_lines
 from imbalance_jax.drawing.svg import render_svg
 from imbalance_jax.report.record import RunContents
@@ -40,7 +40,6 @@ def _describe_protocol(
         for tag, result in languages.items()
         if tag in run.config.tags
     ]
-    header = ["task", "language", "accuracy", "interval", "over seeds", "over examples"]
     title = f"Accuracy after fine-tuning in {trained} ({protocol})."
     drawing = _draw_accuracies(results, run.config.tags)
     return {
@@ -50,11 +49,9 @@ def _describe_protocol(
             "Short bars: always the most frequent label. Lines: 95 % over seeds and examples.",
         ),
         "note": _describe_fine_tuning(tasks),
-        "table": Table(
-            [*header, "most frequent label"],
-            rows,
-            f"Fine-tuned in {trained}, protocol {protocol}.",
-        ),
+        "name": protocol,
+        "trained": trained,
+        "rows": rows,
     }
 
 
@@ -101,13 +98,11 @@ def _draw_accuracies(results: Mapping[str, Mapping[str, Any]], tags: Sequence[st
     return draw_panels([panel], width=WIDE, height=300)
 
 
-def describe_forgetting(run: RunContents) -> dict[str, Any] | None:
-    """Returns a table of gain and forgetting; None for a run from random weights."""
+def tabulate_forgetting(run: RunContents) -> list[list[Any]]:
+    """Returns gain and forgetting of each language; nothing for a run from random weights."""
     losses = find_first_last_losses(run) if run.config.init_from else {}
-    if not losses:
-        return None
     fractions = run.fractions()
-    rows = [
+    return [
         [
             render_swatch(run.config.tags, tag),
             format_percent(fractions.get(tag, 0.0)),
@@ -117,9 +112,6 @@ def describe_forgetting(run: RunContents) -> dict[str, Any] | None:
         ]
         for tag, (before, after) in losses.items()
     ]
-    header = ["language", "part of the sequences", "before", "after", "difference"]
-    caption = f"Loss on the validation split, nats per token, before and after {run.step:,} steps."
-    return {"table": Table(header, rows, caption), "init_from": run.config.init_from}
 
 
 def find_first_last_losses(run: RunContents) -> dict[str, tuple[float, float]]:

@@ -11,7 +11,7 @@ from imbalance_jax.drawing.numbers import (
     format_percent,
     format_significant,
 )
-from imbalance_jax.drawing.pages import Table, render_finite, render_number, render_swatch
+from imbalance_jax.drawing.pages import render_finite, render_number, render_swatch
 from imbalance_jax.report.alignment.gradients import format_error
 from imbalance_jax.report.alignment.results import (
     collect_layer_values,
@@ -37,7 +37,7 @@ def _render_with_error(tree: Any, name: str) -> Any:
     return render_finite(get_number(tree, name), "+.3f") + error
 
 
-def tabulate_pairs(run: RunContents, alignment: Any, results: Mapping[str, Any]) -> Table:
+def tabulate_pairs(run: RunContents, results: Mapping[str, Any]) -> list[list[Any]]:
     """Returns a row for every pair, with means over the blocks."""
     rows = []
     for pair, result in results.items():
@@ -66,16 +66,7 @@ def tabulate_pairs(run: RunContents, alignment: Any, results: Mapping[str, Any])
                 _format_corrected_cosine(gradients),
             ]
         )
-    header = ["pair", "sequences", "embedding, excess", "hidden, excess", "hidden, centred excess"]
-    header += ["hidden, excess after rotation", "CKA, debiased", "retrieval (by chance)"]
-    header += ["gradient cosine", "gradient cosine, corrected"]
-    step = run.evaluation.get("step")
-    after = f" after step {step:,}" if isinstance(step, int) else ""
-    caption = (
-        f"The {alignment.get('split', 'test')} split{after}, means over the blocks; ± is one "
-        "standard error."
-    )
-    return Table(header, rows, caption)
+    return rows
 
 
 def _format_corrected_cosine(gradients: Any) -> str:
@@ -88,10 +79,10 @@ def _format_corrected_cosine(gradients: Any) -> str:
     return f"{format_number(value, '+.3f')} ± {spread}"
 
 
-def tabulate_seen_text(results: Mapping[str, Any]) -> tuple[Table | None, list[str]]:
-    """Returns losses on text that was seen in the other language, and why some have none."""
+def tabulate_seen_text(results: Mapping[str, Any]) -> tuple[list[list[Any]], dict[str, list[str]]]:
+    """Returns losses on text seen in the other language, and by reason what has none."""
     rows = []
-    reasons: dict[str, list[str]] = {}  # -> what was asked
+    reasons: dict[str, list[str]] = {}
     for result in results.values():
         for asked, seen in (result.get("seen") or {}).items():
             if get_value(seen, "skipped"):
@@ -108,22 +99,12 @@ def tabulate_seen_text(results: Mapping[str, Any]) -> tuple[Table | None, list[s
                     _render_with_error(get_value(seen, "in_first"), "gain"),
                 ]
             )
-    header = ["seen and scored", "windows seen", "never seen", "loss of seen"]
-    header += ["loss of never seen", "gain", "gain in the language seen"]
-    caption = (
-        "Text that training showed in one language only, scored in the other, in nats per token: "
-        "a gain of more than two errors is transfer."
-    )
-    notes = []
-    for reason, asked_of in reasons.items():
-        more = f"; and {len(asked_of) - 4:,} more" if len(asked_of) > 4 else ""
-        notes.append(f"{'; '.join(asked_of[:4])}{more}: not measured, because {reason}.")
-    return Table(header, rows, caption) if rows else None, notes
+    return rows, reasons
 
 
-def tabulate_prefixes(results: Mapping[str, Any]) -> Table | None:
+def tabulate_prefixes(results: Mapping[str, Any]) -> list[list[Any]]:
     """Returns losses on text after a prefix in another language."""
-    rows = [
+    return [
         [
             asked,
             render_finite(get_number(losses, "sequences"), format_count),
@@ -137,16 +118,9 @@ def tabulate_prefixes(results: Mapping[str, Any]) -> Table | None:
         for result in results.values()
         for asked, losses in (result.get("prefix") or {}).items()
     ]
-    header = ["prefix and scored", "sequences", "loss, no prefix", "unrelated prefix"]
-    header += ["related prefix", "gain", "gain of a prefix in its own language"]
-    caption = (
-        "Text after a prefix in another language that belongs before it, in nats per token: the "
-        "gain is over an unrelated prefix at the same positions."
-    )
-    return Table(header, rows, caption) if rows else None
 
 
-def tabulate_optimizer(run: RunContents, alignment: Any) -> Table | None:
+def tabulate_optimizer(run: RunContents, alignment: Any) -> dict[str, Any] | None:
     """Returns what each language has in the vocabulary's matrices and in a batch's gradient.
 
     Without an evaluation it is as last logged.
@@ -171,6 +145,5 @@ def tabulate_optimizer(run: RunContents, alignment: Any) -> Table | None:
         ]
         for tag in run.config.tags
     ]
-    when = "" if evaluated else "As last logged. "
-    caption = f"{when}Mean norms of a language's rows, and its part in the gradient of one batch."
-    return Table(["language", *(_OPTIMIZER[metric][0] for metric in values)], rows, caption)
+    measures = [_OPTIMIZER[metric][0] for metric in values]
+    return {"measures": measures, "rows": rows, "evaluated": bool(evaluated)}
