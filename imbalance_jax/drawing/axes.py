@@ -138,8 +138,8 @@ def _count_ticks(axis: "XAxis | YAxis") -> int:
 def format_tick(value: float) -> str:
     """Returns 40 k, 2500, 0.25, −1 and 3e−4."""
     if 0 < abs(value) < 1e-3:
-        digits, _, exponent = f"{value:.1e}".partition("e")
-        return f"{digits.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
+        digits, _, exponent = f"{value:.2e}".partition("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}".replace("-", "−")
     if value >= 1e4:
         return format_compact_tick(value)
     return f"{value:.6g}".replace("-", "−")

@@ -1,19 +1,15 @@
 """Pieces of HTML as text, for the pages that are not templates yet: what they take is HTML."""
 
 import html
-import math
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from imbalance_jax.drawing import pages
 from imbalance_jax.drawing.numbers import ABSENT as ABSENT
 from imbalance_jax.drawing.numbers import format_count as format_count
 from imbalance_jax.drawing.numbers import format_percent as format_percent
-from imbalance_jax.drawing.numbers import format_significant
 from imbalance_jax.drawing.numbers import normalize_to_fractions as normalize_to_fractions
 from imbalance_jax.drawing.numbers import parse_number as parse_number
-from imbalance_jax.drawing.plots import Curve
 
 
 def escape_text(value: Any) -> str:
@@ -68,22 +64,3 @@ def _mark(parts: Iterable[str]) -> list[str]:
     from markupsafe import Markup
 
     return [Markup(part) for part in parts]
-
-
-def compute_curve_median(curve: Curve) -> float:
-    return statistics.median(value for value in curve.values if math.isfinite(value))
-
-
-def format_signed(value: float) -> str:
-    return f"{value:+,.6g}".replace("-", "−")
-
-
-def describe_curve_ends(curves: Mapping[str, Curve], percent: bool = False) -> str:
-    """Returns a sentence of where each curve ends."""
-    scale, unit = (100, " %") if percent else (1, "")
-    ends = [
-        f"{tag} at {format_significant(scale * curve.values[-1], 4)}{unit}"
-        for tag, curve in curves.items()
-        if curve
-    ]
-    return f"At step {max(curve.steps[-1] for curve in curves.values()):,}: {', '.join(ends)}."

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imbalance_jax.drawing import plots
+from imbalance_jax.drawing import colours
 from imbalance_jax.drawing.numbers import (
     ABSENT,
     format_count,
@@ -56,8 +56,10 @@ def get_environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for mode, colours in (("light", plots.COLOURS), ("dark", plots.COLOURS_DARK)):
-        environment.globals[mode] = "; ".join(f"--{name}: {c}" for name, c in colours.items())
+    for mode, of_mode in (("light", colours.COLOURS), ("dark", colours.COLOURS_DARK)):
+        environment.globals[mode] = "; ".join(
+            f"--{name}: {colour}" for name, colour in of_mode.items()
+        )
     environment.filters["count"] = format_count
     environment.filters["percent"] = format_percent
     return environment
@@ -91,6 +93,11 @@ def render_number(
     return get_pieces().number(f"{value:.12g}", format_number(value, form))
 
 
+def render_finite(value: float, form: str | Callable[[float], str]) -> "Markup | str":
+    """Returns a number as `render_number` does, and a dash for one that is not finite."""
+    return render_number(value if math.isfinite(value) else None, form)
+
+
 def render_swatch(tags: Sequence[str], tag: str) -> "Markup":
     """Returns the name of a language beside its colour, which follows from its place in `tags`."""
-    return get_pieces().swatch(plots.get_language_colour(tags.index(tag)), tag)
+    return get_pieces().swatch(colours.get_language_colour(tags.index(tag)), tag)

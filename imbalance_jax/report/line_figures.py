@@ -1,13 +1,18 @@
-"""Figures of curves and lines, with what a screen reader says of them."""
+"""Figures of lines, with what a screen reader says of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.drawing import alignment_figures, plots
-from imbalance_jax.drawing.alignment_figures import AlignmentLine
+from imbalance_jax.drawing.colours import DASHED, SOLID
+from imbalance_jax.drawing.draw import NARROW, draw_panels
 from imbalance_jax.drawing.numbers import format_significant
 from imbalance_jax.drawing.pages import Figure
-from imbalance_jax.drawing.plots import Curve
+from imbalance_jax.drawing.panel import Line, Panel, Point, make_points, select_drawable
+from imbalance_jax.drawing.svg import render_svg
+from imbalance_jax.report.record import Curve
+
+Points = Mapping[str, tuple[Point, ...]]
 
 
 def draw_curve_figure(
@@ -17,55 +22,105 @@ def draw_curve_figure(
     curves: Mapping[str, Curve],
     tags: Sequence[str],
     *,
+    y_label: str,
     behind: Mapping[str, Curve] | None = None,
-    **style: Any,
+    log: bool = False,
+    percent: bool = False,
+    tokens_per_step: float = 0.0,
+    stage_steps: Sequence[int] = (),
+    width: int = NARROW,
+    height: int = 290,
 ) -> Figure | None:
-    """Draws a curve for each language, pair or run, or nothing where no value is finite.
+    """Draws a curve over steps for each language, pair or run; None where no value is finite.
 
     Args:
       name: an identifier that no other figure of the page has.
       tags: all languages of the run; a curve's style follows from its place here.
       behind: curves drawn thin behind, which are described where there are no others.
-      style: see `plots.plot_language_curves`.
+      log: a logarithmic y axis, where there is a positive value.
+      percent: values are fractions, and the axis counts them in percent.
+      tokens_per_step: where not 0, the step axis counts tokens as well.
+      stage_steps: steps at which the mixture changes; each gets a vertical line.
     """
-    curves = {tag: curve for tag, curve in curves.items() if curve}
-    described = curves or {tag: curve for tag, curve in (behind or {}).items() if curve}
+    scale, unit = (100, " %") if percent else (1, "")
+
+    def make_lines(drawn: Mapping[str, Curve], dash: Any = None) -> tuple[Line, ...]:
+        points = {
+            tag: make_points(curve.steps, [scale * value for value in curve.values])
+            for tag, curve in drawn.items()
+            if curve
+        }
+        return _make_lines(points, tags, dash)
+
+    described = {tag: curve for tag, curve in curves.items() if curve}
+    described = described or {tag: curve for tag, curve in (behind or {}).items() if curve}
     if not described:
         return None
-    scale, unit = (100, " %") if style.get("percent") else (1, "")
     last_step = max(curve.steps[-1] for curve in described.values())
     ends = ", ".join(
         f"{tag} at {format_significant(scale * curve.last, 4)}{unit}"
         for tag, curve in described.items()
     )
+    panel = Panel(
+        y_label,
+        "",
+        make_lines(curves),
+        behind=make_lines(behind or {}, SOLID),
+        x_scale="steps",
+        y_scale="log" if log else "linear",
+        tokens_per_step=tokens_per_step,
+        verticals=tuple(stage_steps),
+    )
+    drawing = draw_panels([panel], width=width, height=height)
     description = f"{title} At step {last_step:,}: {ends}."
-    svg = plots.plot_language_curves(name, description, curves, tags=tags, behind=behind, **style)
-    return Figure(svg, title, reading)
+    return Figure(render_svg(drawing, name, description), title, reading)
 
 
 def draw_line_figure(
     name: str,
     title: str,
     reading: str,
-    lines: Mapping[str, AlignmentLine],
+    lines: Points,
     names: Sequence[str],
-    **style: Any,
+    *,
+    y_label: str,
+    x_label: str = "",
+    behind: Points | None = None,
+    level: tuple[str, float] | None = None,
+    **axes: Any,
 ) -> Figure | None:
-    """Draws lines over layers, counts or sizes, or nothing where no value is known.
+    """Draws lines over layers, counts or sizes; None where no value is known.
 
     Args:
+      name: an identifier that no other figure of the page has.
       names: all names of a group of figures; a line's style follows from its place here.
-      style: see `alignment_figures.plot_lines`.
+      behind: lines drawn dashed and pale behind, for comparison.
+      level: a name and a value at which a dotted line goes across.
+      axes: what else `Panel` says of its axes.
     """
-    log_x, log_y = not style.get("layers"), style.get("log", False)
-    known = {tag: line.known(log_x, log_y) for tag, line in lines.items()}
+    levels = (Line(level[0], (Point(math.nan, level[1]),), "level"),) if level else ()
+    panel = Panel(
+        y_label,
+        x_label,
+        _make_lines(lines, names) + levels,
+        behind=_make_lines(behind or {}, names, DASHED),
+        **axes,
+    )
     ends = ", ".join(
-        f"{tag} from {format_significant(line.y[0])} to {format_significant(line.y[-1])}"
-        for tag, line in known.items()
-        if line
+        f"{line.name} from {format_significant(line.points[0].y)} to "
+        f"{format_significant(line.points[-1].y)}"
+        for line in select_drawable(panel).lines
+        if line.kind != "level"
     )
     if not ends:
         return None
     description = f"{title} From left to right: {ends}."
-    svg = alignment_figures.plot_lines(name, description, lines, names=names, **style)
-    return Figure(svg, title, reading)
+    return Figure(render_svg(draw_panels([panel], height=270), name, description), title, reading)
+
+
+def _make_lines(points: Points, names: Sequence[str], dash: Any = None) -> tuple[Line, ...]:
+    return tuple(
+        Line(name, points[name], style=index, dash=dash)
+        for index, name in enumerate(names)
+        if name in points
+    )

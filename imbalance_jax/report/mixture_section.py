@@ -1,11 +1,11 @@
 """The ratio that was requested, and what a run was trained on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.drawing import plots
+from imbalance_jax.drawing.draw import draw_panels
 from imbalance_jax.drawing.numbers import (
     format_compact,
     format_count,
@@ -15,8 +15,10 @@ from imbalance_jax.drawing.numbers import (
     normalize_to_fractions,
 )
 from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swatch
-from imbalance_jax.drawing.plots import Curve
-from imbalance_jax.report.record import RunContents
+from imbalance_jax.drawing.panel import Line, Panel, Point
+from imbalance_jax.drawing.svg import render_svg
+from imbalance_jax.report.line_figures import draw_curve_figure
+from imbalance_jax.report.record import Curve, RunContents
 
 
 def describe_mixture(run: RunContents) -> dict[str, Any] | None:
@@ -26,14 +28,6 @@ def describe_mixture(run: RunContents) -> dict[str, Any] | None:
     requested = {tag: row["requested_sequences"] for tag, row in run.mixture.items()}
     realised = {tag: row["realised_sequences"] for tag, row in run.mixture.items()}
     exact, verdict = _judge_ratio(run.config.mixture, requested, realised)
-    fractions = normalize_to_fractions(realised)
-    listed = ", ".join(f"{tag} {format_percent(part)}" for tag, part in fractions.items())
-    bars = plots.plot_mixture(
-        f"Realised part of the sequences: {listed}.",
-        normalize_to_fractions(requested),
-        fractions,
-        tags=run.config.tags,
-    )
     rows = [
         [
             render_swatch(run.config.tags, tag),
@@ -51,9 +45,7 @@ def describe_mixture(run: RunContents) -> dict[str, Any] | None:
     return {
         "exact": exact,
         "verdict": verdict,
-        "bars": Figure(
-            bars, "Part of all sequences.", "Each pair of bars should end at the same place."
-        ),
+        "bars": _draw_parts(run.config.tags, requested, realised),
         "table": Table(header, rows, caption),
         "repeats": (
             f"{format_count(repeats)} sequences "
@@ -64,6 +56,29 @@ def describe_mixture(run: RunContents) -> dict[str, Any] | None:
         ),
         "over_time": _draw_ratio_over_time(run),
     }
+
+
+def _draw_parts(
+    tags: Sequence[str], requested: Mapping[str, float], realised: Mapping[str, float]
+) -> Figure:
+    """Returns bars of the requested and the realised part of each language."""
+    asked, got = normalize_to_fractions(requested), normalize_to_fractions(realised)
+    shown = [tag for tag in tags if tag in got]
+    bars = []
+    for row, tag in enumerate(shown):
+        wanted, part = (100 * parts.get(tag, math.nan) for parts in (asked, got))
+        above = Point(row - 0.19, wanted, name=f"{format_significant(wanted)} % requested")
+        below = Point(row + 0.19, part, name=f"{format_significant(part)} % realised")
+        bars.append(Line("", (above,), "bars", colour="muted", fill="none"))
+        bars.append(Line("", (below,), "bars", style=tags.index(tag)))
+    panel = Panel("% of the sequences", "", tuple(bars), names=tuple(shown), horizontal=True)
+    drawing = draw_panels([panel], height=60 + 40 * len(shown))
+    listed = ", ".join(f"{tag} {format_percent(part)}" for tag, part in got.items())
+    return Figure(
+        render_svg(drawing, "mixture", f"Realised part of the sequences: {listed}."),
+        "Part of all sequences.",
+        "Each pair of bars should end at the same place.",
+    )
 
 
 def _draw_ratio_over_time(run: RunContents) -> Figure | None:
@@ -84,20 +99,16 @@ def _draw_ratio_over_time(run: RunContents) -> Figure | None:
                 steps += [int(row["first_step"]), int(row["last_step"])]
                 parts += [float(row["realised_sequences"]) / total[row["last_step"]]] * 2
         curves[tag] = Curve(steps, parts)
-    svg = plots.plot_language_curves(
+    return draw_curve_figure(
         "mixture-over-time",
-        "Realised part of the sequences of each language, over the run.",
+        "Part of the sequences over the run.",
+        "Dotted verticals are the steps at which the config changes the ratio.",
         curves,
-        tags=run.config.tags,
+        run.config.tags,
         y_label="% of the sequences",
         percent=True,
         tokens_per_step=run.tokens_per_step(),
         stage_steps=stages,
-    )
-    return Figure(
-        svg,
-        "Part of the sequences over the run.",
-        "Dotted verticals are the steps at which the config changes the ratio.",
     )
 
 

@@ -15,7 +15,6 @@ from imbalance_jax.drawing.numbers import (
     normalize_to_fractions,
     parse_number,
 )
-from imbalance_jax.drawing.plots import Curve
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import Record, RunDirectory
 
@@ -29,6 +28,22 @@ RESULT_COLUMNS: Mapping[str, tuple[str, str | Callable[[float], str]]] = {
     "leak": ("leak", lambda part: f"{format_significant(100 * part, 2)} %"),
     "top1": ("top-1", ".1%"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One metric over the steps of a run."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+
+    def __bool__(self) -> bool:
+        return any(math.isfinite(value) for value in self.values)
+
+    @property
+    def last(self) -> float:
+        """The newest value that is finite; NaN where there is none."""
+        return next((v for v in reversed(self.values) if math.isfinite(v)), math.nan)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.drawing import pages, plots
+from imbalance_jax.drawing import pages
+from imbalance_jax.drawing.draw import NARROW, WIDE, draw_panels
 from imbalance_jax.drawing.numbers import (
     ABSENT,
     format_compact,
@@ -24,15 +25,17 @@ from imbalance_jax.drawing.numbers import (
     parse_number,
 )
 from imbalance_jax.drawing.pages import Figure, Table, render_number, render_swatch
+from imbalance_jax.drawing.panel import Line, Panel, make_points
+from imbalance_jax.drawing.svg import render_svg
 from imbalance_jax.report import (
     mixture_section,
     sources_section,
-    transfer_page,
-    word2vec_page,
+    transfer_section,
+    word2vec_section,
 )
 from imbalance_jax.report.alignment.section import render_alignment_section
 from imbalance_jax.report.line_figures import draw_curve_figure
-from imbalance_jax.report.record import RESULT_COLUMNS, RunContents, read_run_contents
+from imbalance_jax.report.record import RESULT_COLUMNS, Curve, RunContents, read_run_contents
 from imbalance_jax.runs import progress
 from imbalance_jax.runs.run_directory import RunDirectory
 
@@ -98,9 +101,9 @@ def _render_run_page(run: RunContents) -> str:
         results=_tabulate_results(run),
         learning=_draw_learning(run),
         alignment=render_alignment_section(run),
-        word2vec=word2vec_page.render_word2vec_section(run),
-        transfer=transfer_page.render_transfer_section(run),
-        forgetting=transfer_page.render_forgetting_section(run),
+        word2vec=word2vec_section.describe_word2vec(run),
+        transfer=transfer_section.describe_transfer(run),
+        forgetting=transfer_section.describe_forgetting(run),
         optimizer=_draw_optimizer(run),
         mixture=mixture_section.describe_mixture(run),
         times=_describe_times(run),
@@ -332,7 +335,7 @@ def _draw_learning(run: RunContents) -> dict[str, Any] | None:
             width=width,
             height=height,
         )
-        for name, width, height in (("wide", plots.WIDE, 400), ("narrow", plots.NARROW, 330))
+        for name, width, height in (("wide", WIDE, 400), ("narrow", NARROW, 330))
     )
     if wide is None:
         return None
@@ -346,16 +349,24 @@ def _draw_learning(run: RunContents) -> dict[str, Any] | None:
 
 
 def _draw_optimizer(run: RunContents) -> list[Figure]:
+    """Returns the figures of the optimizer and of the speed, of what was logged."""
     learning_rate, grad_norm = run.curve("train/learning_rate"), run.curve("train/grad_norm")
-    drawn = []
+    figures = []
     if learning_rate or grad_norm:
         norm = run.typical("train/grad_norm")
         median = "" if norm is None else f" The median norm is {format_significant(norm)}."
-        title = "Learning rate and gradient norm."
-        svg = plots.plot_optimizer_curves(
-            f"Learning rate and gradient norm over steps.{median}", learning_rate, grad_norm
+        panels = [
+            _make_curve_panel("learning rate", learning_rate, 1.1),
+            _make_curve_panel("gradient norm (log scale)", grad_norm, y_scale="log"),
+        ]
+        description = f"Learning rate and gradient norm over steps.{median}"
+        figures.append(
+            Figure(
+                render_svg(draw_panels(panels, height=165), "optimizer", description),
+                "Learning rate and gradient norm.",
+                f"A norm that jumps is a step to look at.{median}",
+            )
         )
-        drawn.append(Figure(svg, title, f"A norm that jumps is a step to look at.{median}"))
     rate, mfu = run.curve("perf/tokens_per_second"), run.curve("perf/mfu")
     median_rate = run.typical("perf/tokens_per_second")
     if median_rate is not None:
@@ -365,20 +376,31 @@ def _draw_optimizer(run: RunContents) -> list[Figure]:
             for step, value in zip(mfu.steps, mfu.values, strict=True)
             if math.isfinite(value) and speeds.get(step, 0.0) > 0
         ]
-        svg = plots.plot_training_speed(
-            f"Tokens per second over steps, median {format_compact(median_rate)}.",
-            rate,
-            statistics.median(mfu_per_token) if mfu_per_token else 0.0,
-        )
-        title = "Speed, and MFU on the right axis." if mfu_per_token else "Speed."
-        reading = "A flat line is a run that is never held up."
+        right_axis = ("MFU", 100 * statistics.median(mfu_per_token)) if mfu_per_token else None
+        panel = _make_curve_panel("tokens per second", rate, 1.12, right_axis=right_axis)
+        description = f"Tokens per second over steps, median {format_compact(median_rate)}."
         waiting = run.typical("perf/data_wait_fraction")
+        reading = "A flat line is a run that is never held up."
         if waiting is not None:
             reading += (
                 f" Waiting for data took {format_percent(waiting)} of the time, in the median."
             )
-        drawn.append(Figure(svg, title, reading))
-    return drawn
+        figures.append(
+            Figure(
+                render_svg(draw_panels([panel]), "speed", description),
+                "Speed, and MFU on the right axis." if right_axis else "Speed.",
+                reading,
+            )
+        )
+    return figures
+
+
+def _make_curve_panel(title: str, curve: Curve, room: float = 0.0, **axes: Any) -> Panel:
+    """Returns a panel of one curve; with room for so many times its highest value, from 0."""
+    line = Line("", make_points(curve.steps, curve.values), kind="curve")
+    top = room * max((value for value in curve.values if math.isfinite(value)), default=1.0)
+    y_range = (0.0, top or 1.0) if room else None
+    return Panel(title, "", (line,), x_scale="steps", y_range=y_range, **axes)
 
 
 def _describe_times(run: RunContents) -> dict[str, Any] | None:

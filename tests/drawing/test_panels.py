@@ -5,11 +5,18 @@ import re
 
 import pytest
 
-from imbalance_jax.drawing import alignment_figures
 from imbalance_jax.drawing.axes import format_tick, pick_log_ticks
-from imbalance_jax.drawing.draw import draw_panels, spread_heights
+from imbalance_jax.drawing.draw import draw_heat_maps, draw_panels, spread_heights
 from imbalance_jax.drawing.numbers import format_compact_tick, format_significant
-from imbalance_jax.drawing.panel import Line, Panel, Point, dodge_lines, make_points, thin_points
+from imbalance_jax.drawing.panel import (
+    HeatMap,
+    Line,
+    Panel,
+    Point,
+    dodge_lines,
+    make_points,
+    thin_points,
+)
 from imbalance_jax.drawing.svg import FigureFiles, render_svg
 
 
@@ -102,6 +109,8 @@ def test_ticks_drop_only_zeros_that_say_nothing():
     for value, expected in written.items():
         assert format_compact_tick(value) == format_tick(value) == expected
     assert [format_tick(value) for value in (3e-4, -2.5, 0, 1500)] == ["3e−4", "−2.5", "0", "1500"]
+    # Neighbours on an axis must not read alike.
+    assert [format_tick(value) for value in (1.45e-4, 1.5e-4)] == ["1.45e−4", "1.5e−4"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +122,8 @@ def test_numbers_are_written_with_three_digits(value, written):
 
 
 def test_a_colour_of_a_heat_map_says_the_sign_and_the_size_and_ends_at_one():
-    drawing = alignment_figures.plot_heat_map("what", ["a", "b"], [[-0.25], [4.0]], noise="")
+    heat_map = HeatMap("", ("a", "b"), (1,), {("a", 1): -0.25, ("b", 1): 4.0})
+    drawing = render_svg(draw_heat_maps([heat_map]), "map", "what")
     cells = re.findall(r"fill: var\(--(cold|warm)\)(?:; fill-opacity: ([\d.]+))?", drawing)
     scale = [(colour, size) for colour in ("cold", "warm") for size in ("", "0.75", "0.5", "0.25")]
     # One of full size has no opacity.

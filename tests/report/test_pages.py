@@ -11,8 +11,10 @@ import pytest
 from made_runs import CLONES, make_config, make_run, page_of, provenance, structure_of, words_of
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.drawing import plots as figures
+from imbalance_jax.drawing.numbers import format_significant
 from imbalance_jax.report import comparison_page
+from imbalance_jax.report.line_figures import draw_curve_figure
+from imbalance_jax.report.record import Curve
 from imbalance_jax.runs.run_directory import RunDirectory
 
 
@@ -157,13 +159,10 @@ def test_markup_in_the_files_of_a_run_stays_text(tmp_path):
 
 
 def test_markup_in_the_name_of_a_language_stays_text():
-    drawn = figures.plot_language_curves(
-        "name",
-        "of <i>",
-        {"<i>$x^2$": figures.Curve([1, 2], [3.0, 4.0])},
-        tags=["<i>$x^2$"],
-        y_label="loss",
-    )
+    tag = "<i>$x^2$"
+    curves = {tag: Curve([1, 2], [3.0, 4.0])}
+    figure = draw_curve_figure("name", "<i>", "", curves, [tag], y_label="loss")
+    drawn = figure.svg
     assert "<i>" not in drawn and "&lt;i&gt;$x^2$</text>" in drawn
 
 
@@ -183,7 +182,7 @@ def test_an_unfinished_run_shows_its_newest_evaluation(tmp_path):
     run = make_run(tmp_path / "run", steps=200, until=110)
     words = words_of(page_of(run))
     assert "Unfinished at step 110 of 200" in words
-    ppl = figures.format_significant(run.series("eval/ppl/en2")[1][-1])
+    ppl = format_significant(run.series("eval/ppl/en2")[1][-1])
     assert f"en2, 10 % of the sequences, is at perplexity {ppl}" in words
     assert "on the validation split at step 100." in words
 

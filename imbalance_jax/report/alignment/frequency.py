@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.drawing.alignment_figures import AlignmentLine
 from imbalance_jax.drawing.pages import Figure
+from imbalance_jax.drawing.panel import Point
 from imbalance_jax.report.alignment.results import (
     compute_mean,
     get_number,
@@ -26,11 +26,11 @@ def draw_embedding_frequencies(results: Mapping[str, Any], pairs: Sequence[str])
         counted = _OWN if any(get_value(t, "by_own_frequency") for t in tables.values()) else _ALL
         bins = "by_own_frequency" if counted == _OWN else "by_frequency"
         lines = {
-            pair: _make_binned_line(get_value(tree, bins), "cosine")
+            pair: _make_binned_points(get_value(tree, bins), "cosine")
             for pair, tree in tables.items()
         }
         between = {
-            pair: AlignmentLine(line.x, [get_number(tables[pair], "between")] * len(line.x))
+            pair: tuple(Point(point.x, get_number(tables[pair], "between")) for point in line)
             for pair, line in lines.items()
         }
         drawn.append(
@@ -45,6 +45,7 @@ def draw_embedding_frequencies(results: Mapping[str, Any], pairs: Sequence[str])
                 behind=between,
                 y_label="cosine",
                 x_label=f"times trained on {counted}, log scale",
+                x_scale="log",
             )
         )
     return [figure for figure in drawn if figure]
@@ -67,7 +68,8 @@ def draw_leak(leak: Mapping[str, Any], tags: Sequence[str]) -> list[Figure]:
             tags,
             y_label="leak, log scale",
             x_label="ids read, log scale",
-            log=True,
+            x_scale="log",
+            y_scale="log",
         ),
         draw_line_figure(
             "align-leak-read",
@@ -75,7 +77,7 @@ def draw_leak(leak: Mapping[str, Any], tags: Sequence[str]) -> list[Figure]:
             f"By how often that id was trained on {counted}: a leak that is high on the left is "
             "due to rare ids. The outer bins hold few tokens.",
             {
-                tag: _make_binned_line(
+                tag: _make_binned_points(
                     get_value(tree, "by_own_frequency_read")
                     or get_value(tree, "by_frequency_read"),
                     "mean",
@@ -85,27 +87,27 @@ def draw_leak(leak: Mapping[str, Any], tags: Sequence[str]) -> list[Figure]:
             tags,
             y_label="leak, log scale",
             x_label=f"times trained on {counted}, log scale",
-            log=True,
+            x_scale="log",
+            y_scale="log",
         ),
     ]
     return [figure for figure in drawn if figure]
 
 
-def _make_binned_line(bins: Any, name: str) -> AlignmentLine:
+def _make_binned_points(bins: Any, name: str) -> tuple[Point, ...]:
     """Returns the value of each bin at the middle of its logarithmic width."""
     edges = zip(get_numbers(bins, "low"), get_numbers(bins, "high"), strict=False)
     middles = [math.sqrt(low * high) if low > 0 < high else math.nan for low, high in edges]
-    return AlignmentLine(middles, get_numbers(bins, name))
+    return tuple(Point(x, y) for x, y in zip(middles, get_numbers(bins, name), strict=False))
 
 
-def _average_position_bins(values: Sequence[float]) -> AlignmentLine:
+def _average_position_bins(values: Sequence[float]) -> tuple[Point, ...]:
     """Returns values over positions 1, 2, ..., those further on averaged in growing bins."""
-    x, y, first = [], [], 1
+    points, first = [], 1
     while first <= len(values):
         end = max(first + 1, math.ceil(first * 1.12))
         finite = [value for value in values[first - 1 : end - 1] if math.isfinite(value)]
         if finite:
-            x.append((first + min(end - 1, len(values))) / 2)
-            y.append(compute_mean(finite))
+            points.append(Point((first + min(end - 1, len(values))) / 2, compute_mean(finite)))
         first = end
-    return AlignmentLine(x, y)
+    return tuple(points)

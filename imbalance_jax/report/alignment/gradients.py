@@ -4,15 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.drawing import alignment_figures
-from imbalance_jax.drawing.alignment_figures import AlignmentLine
+from imbalance_jax.drawing.draw import draw_heat_maps
 from imbalance_jax.drawing.numbers import format_number
 from imbalance_jax.drawing.pages import Figure
+from imbalance_jax.drawing.panel import HeatMap, Point, make_points
+from imbalance_jax.drawing.svg import render_svg
 from imbalance_jax.report.alignment.results import get_number, get_numbers
 from imbalance_jax.report.line_figures import draw_line_figure
 
 KEY_BIAS = "attn K.bias"
 _WIDEST = 9  # layers of which two heat maps fit side by side
+_CELLS = 322  # pixels for all cells of a heat map's row, if there are few
 
 
 def describe_gradients(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -22,7 +24,7 @@ def describe_gradients(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for index, (pair, result) in enumerate(measured.items()):
         gradients = result["gradients"]
         languages = [str(tag) for tag in result.get("languages") or pair.split("-")]
-        maps = _draw_heat_maps(pair, gradients)
+        maps = _draw_heat_maps(pair, gradients, index)
         sizes = _draw_batch_sizes(pair, languages, gradients.get("batches") or {}, index)
         if maps or sizes:
             layers = max(map(len, gradients.get("per_pair") or []), default=0)
@@ -31,7 +33,7 @@ def describe_gradients(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return blocks
 
 
-def _draw_heat_maps(pair: str, gradients: Mapping[str, Any]) -> list[Figure]:
+def _draw_heat_maps(pair: str, gradients: Mapping[str, Any], index: int) -> list[Figure]:
     """Returns the maps of the cosines on one sequence, and of those corrected for noise."""
     raw = "Red means that an update for one language helps the other."
     mean, with_bias = (get_number(gradients, name) for name in ("mean", "mean_with_key_bias"))
@@ -58,7 +60,13 @@ def _draw_heat_maps(pair: str, gradients: Mapping[str, Any]) -> list[Figure]:
         corrected += "."
     rows = [str(row) for row in gradients.get("rows") or []]
     maps = (
-        _draw_heat_map(f"{pair}: {title}", reading, rows, gradients.get(values))
+        _draw_heat_map(
+            f"align-{values}-{index}".replace("_", "-"),
+            f"{pair}: {title}",
+            reading,
+            rows,
+            gradients.get(values),
+        )
         for title, reading, values in (
             ("cosine of the gradients on one sequence.", raw, "per_pair"),
             ("corrected for noise.", corrected, "corrected"),
@@ -72,13 +80,24 @@ def format_error(error: float) -> str:
     return f" ± {error:.3f}" if math.isfinite(error) else ""
 
 
-def _draw_heat_map(title: str, reading: str, rows: Sequence[str], values: Any) -> Figure | None:
+def _draw_heat_map(
+    name: str, title: str, reading: str, rows: Sequence[str], values: Any
+) -> Figure | None:
+
     values_RN = [get_numbers({"row": row}, "row") for row in values or []]
     if not rows or len(values_RN) != len(rows) or not any(values_RN):
         return None
     description = f"{title} {len(rows)} parameters by layer. {reading}"
-    svg = alignment_figures.plot_heat_map(description, rows, values_RN, KEY_BIAS)
-    return Figure(svg, title, reading)
+    N = max(map(len, values_RN))
+    cells = {
+        (row, layer): value
+        for row, values in zip(rows, values_RN, strict=True)
+        for layer, value in enumerate(values, 1)
+    }
+    heat_map = HeatMap("", tuple(rows), tuple(range(1, N + 1)), cells, framed=KEY_BIAS)
+    drawing = draw_heat_maps([heat_map], cell=min(56, max(40, _CELLS // N)))
+    # The name makes ids of the page, so it differs from map to map.
+    return Figure(render_svg(drawing, name, description, fixed=True), title, reading)
 
 
 def _draw_batch_sizes(
@@ -94,9 +113,9 @@ def _draw_batch_sizes(
     }
     half_sizes = {"halves_a": names["within_a"], "halves_b": names["within_b"]}
 
-    def make_lines(measures: Mapping[str, str]) -> dict[str, AlignmentLine]:
+    def make_lines(measures: Mapping[str, str]) -> dict[str, tuple[Point, ...]]:
         return {
-            name: AlignmentLine(sizes, [get_number(batch, measure) for batch in batches.values()])
+            name: make_points(sizes, [get_number(batch, measure) for batch in batches.values()])
             for measure, name in measures.items()
         }
 
@@ -111,5 +130,6 @@ def _draw_batch_sizes(
         y_label="cosine",
         level=("", 0.0),
         x_label="sequences in a batch, log scale",
-        ticks=sizes,
+        x_scale="log",
+        ticks=tuple(sizes),
     )

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.drawing.alignment_figures import AlignmentLine
 from imbalance_jax.drawing.pages import Figure
+from imbalance_jax.drawing.panel import Point, make_points
 from imbalance_jax.report.alignment.results import (
     collect_layer_values,
     find_comparison,
@@ -123,9 +123,9 @@ def _draw_layer_figures(run: RunContents, hidden: Mapping[str, Any], prefix: str
         else "what chance would find was not written"
     )
 
-    def make_lines(name: str, error: str = "") -> dict[str, AlignmentLine]:
+    def make_lines(name: str, error: str = "") -> dict[str, tuple[Point, ...]]:
         return {
-            pair: _make_layer_line(of_pair.get(name, []), of_pair.get(error, []))
+            pair: _make_layer_points(of_pair.get(name, []), of_pair.get(error, []))
             for pair, of_pair in values.items()
         }
 
@@ -139,7 +139,8 @@ def _draw_layer_figures(run: RunContents, hidden: Mapping[str, Any], prefix: str
             behind=make_lines(figure.behind),
             y_label=figure.y_label,
             level=("", 0.0) if figure.error else None,
-            layers=run.config.model.N + 1,
+            x_scale="layers",
+            last_layer=run.config.model.N + 1,
         )
         for name, figure in _FIGURES.items()
     ]
@@ -150,6 +151,7 @@ def draw_probe(run: RunContents, probe: Any) -> Figure | None:
     """Returns the figure of a probe that reads the language off the hidden states."""
     scored = get_number(probe, "scored_on")
     measures = {"language": "accuracy", "control": "control", "variance": "variance_explained"}
+    values = {name: get_numbers(probe, measure) for name, measure in measures.items()}
     return draw_line_figure(
         "align-probe",
         "Reading the language off the states.",
@@ -157,13 +159,14 @@ def draw_probe(run: RunContents, probe: Any) -> Figure | None:
         "which is what it can learn by heart. High accuracy with a small part of the variance "
         "between languages is one faint direction."
         + (f" {scored:,.0f} positions were scored." if math.isfinite(scored) else ""),
-        {name: _make_layer_line(get_numbers(probe, measure)) for name, measure in measures.items()},
+        {name: _make_layer_points(of_layers) for name, of_layers in values.items()},
         list(measures),
         y_label="accuracy, and part of the variance",
         level=("chance", get_number(probe, "chance")),
-        layers=run.config.model.N + 1,
+        x_scale="layers",
+        last_layer=run.config.model.N + 1,
     )
 
 
-def _make_layer_line(values: Sequence[float], errors: Sequence[float] = ()) -> AlignmentLine:
-    return AlignmentLine([float(n) for n in range(len(values))], values, errors)
+def _make_layer_points(values: Sequence[float], errors: Sequence[float] = ()) -> tuple[Point, ...]:
+    return make_points(range(len(values)), values, errors[: len(values)])

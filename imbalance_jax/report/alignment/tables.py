@@ -11,7 +11,7 @@ from imbalance_jax.drawing.numbers import (
     format_percent,
     format_significant,
 )
-from imbalance_jax.drawing.pages import Table, render_number, render_swatch
+from imbalance_jax.drawing.pages import Table, render_finite, render_number, render_swatch
 from imbalance_jax.report.alignment.gradients import format_error
 from imbalance_jax.report.alignment.results import (
     collect_layer_values,
@@ -22,7 +22,7 @@ from imbalance_jax.report.alignment.results import (
 )
 from imbalance_jax.report.record import RunContents
 
-_OPTIMIZER = {
+_OPTIMIZER: Mapping[str, tuple[str, str | Callable[[float], str]]] = {
     "embed_norm": ("norm of an embedding row", format_significant),
     "head_norm": ("norm of a head row", format_significant),
     "gradient_share": ("part of the gradient", ".1%"),
@@ -31,14 +31,10 @@ _OPTIMIZER = {
 }
 
 
-def _render_finite(value: float, form: str | Callable[[float], str]) -> Any:
-    return render_number(value if math.isfinite(value) else None, form)
-
-
 def _render_with_error(tree: Any, name: str) -> Any:
     """Returns a cell of a value and its standard error."""
     error = format_error(get_number(tree, f"{name}_error"))
-    return _render_finite(get_number(tree, name), "+.3f") + error
+    return render_finite(get_number(tree, name), "+.3f") + error
 
 
 def tabulate_pairs(run: RunContents, alignment: Any, results: Mapping[str, Any]) -> Table:
@@ -53,18 +49,18 @@ def tabulate_pairs(run: RunContents, alignment: Any, results: Mapping[str, Any])
         embedding, gradients = result.get("embed_in"), result.get("gradients")
         excess = get_number(embedding, "cosine") - get_number(embedding, "between")
         chance = get_number(result, "hidden", "sentences", "chance")
-        retrieval = _render_finite(means["retrieval"], format_percent)
+        retrieval = render_finite(means["retrieval"], format_percent)
         if math.isfinite(means["retrieval"]) and math.isfinite(chance):
             retrieval += f" ({format_percent(chance)})"
         rows.append(
             [
                 pair,
-                _render_finite(get_number(result, "sequences"), format_count),
-                _render_finite(excess, "+.3f"),
-                _render_finite(means["cosine_excess"], "+.3f"),
-                _render_finite(means["centred_excess"], "+.3f"),
-                _render_finite(means["procrustes_excess"], "+.3f"),
-                _render_finite(means["cka_debiased"], "+.3f"),
+                render_finite(get_number(result, "sequences"), format_count),
+                render_finite(excess, "+.3f"),
+                render_finite(means["cosine_excess"], "+.3f"),
+                render_finite(means["centred_excess"], "+.3f"),
+                render_finite(means["procrustes_excess"], "+.3f"),
+                render_finite(means["cka_debiased"], "+.3f"),
                 retrieval,
                 _render_with_error(gradients, "mean"),
                 _format_corrected_cosine(gradients),
@@ -106,8 +102,8 @@ def tabulate_seen_text(results: Mapping[str, Any]) -> tuple[Table | None, list[s
             rows.append(
                 [
                     asked,
-                    *(_render_finite(count, format_count) for count in counts),
-                    *(_render_finite(loss, ".3f") for loss in losses),
+                    *(render_finite(count, format_count) for count in counts),
+                    *(render_finite(loss, ".3f") for loss in losses),
                     _render_with_error(get_value(seen, "in_second"), "gain"),
                     _render_with_error(get_value(seen, "in_first"), "gain"),
                 ]
@@ -130,9 +126,9 @@ def tabulate_prefixes(results: Mapping[str, Any]) -> Table | None:
     rows = [
         [
             asked,
-            _render_finite(get_number(losses, "sequences"), format_count),
+            render_finite(get_number(losses, "sequences"), format_count),
             *(
-                _render_finite(get_number(losses, prefix), ".3f")
+                render_finite(get_number(losses, prefix), ".3f")
                 for prefix in ("none", "unrelated", "related")
             ),
             _render_with_error(losses, "gain"),

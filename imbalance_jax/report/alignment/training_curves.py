@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from imbalance_jax.drawing.numbers import format_percent
 from imbalance_jax.drawing.pages import Figure
-from imbalance_jax.drawing.plots import Curve
 from imbalance_jax.report.alignment.results import compute_mean, get_number
 from imbalance_jax.report.line_figures import draw_curve_figure
-from imbalance_jax.report.record import RunContents
+from imbalance_jax.report.record import Curve, RunContents
 
 
 @dataclasses.dataclass(frozen=True)
