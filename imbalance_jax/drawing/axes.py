@@ -170,7 +170,7 @@ def _set_name_axis(axis: "XAxis | YAxis", panel: Panel) -> None:
         axis.axes.set_ylim(count - 0.4, -0.6)
         axis.set_tick_params(labelsize=12, labelcolor=COLOURS["ink"])
     else:
-        axis.axes.set_xlim(-0.6, count - 0.4)
+        axis.axes.set_xlim(-0.45, count - 0.55)
 
 
 def _set_step_axis(axes: "Axes", last: float, tokens_per_step: float) -> None:

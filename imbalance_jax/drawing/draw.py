@@ -269,7 +269,7 @@ def _label_ends(axes: "Axes", lines: Sequence[Line]) -> None:
         xs = [(right - frame.x0) / frame.width, 1 + leader / frame.width]
         ys = [(y - frame.y0) / frame.height for y in (up, height)]
         # A long leader must not be taken for more of the line.
-        dash: Any = "-" if xs[0] > 0.9 else (0, (1, 3))
+        dash: Any = "-" if xs[0] > 0.8 else (0, (1, 3))
         style: dict[str, Any] = {"color": colour, "linewidth": 0.8, "clip_on": False}
         axes.plot(xs, ys, transform=axes.transAxes, linestyle=dash, **style)
         text = {**_LABEL_TEXT, "color": COLOURS["muted" if level else "ink"]}
@@ -360,7 +360,7 @@ def _draw_heat_map(axes: "Axes", heat_map: HeatMap, *, named: bool) -> None:
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     for (row, column), value in np.ndenumerate(values):
         quiet = framed[row] or not math.isfinite(value)
-        text = {**SMALL_TEXT, "fontsize": 10.5, "color": COLOURS["muted" if quiet else "ink"]}
+        text = {**SMALL_TEXT, "fontsize": 9.5, "color": COLOURS["muted" if quiet else "ink"]}
         place: dict[str, Any] = {"ha": "center", "va": "center"}
         axes.text(column + 0.5, row + 0.5, format_two_decimals(value), **place, **text)
     if any(framed):
