@@ -9,9 +9,9 @@ A figure is written down as panels, drawn once, and becomes an element of a page
     svg = render_svg(drawing, "loss", "Loss of en1 over the steps.")
 
 `Point` may have an interval and single runs, `Line.kind` says how its points are shown, and
-`Panel` says what its axes count. `HeatMap` has a value for each row and column. draw.py draws
-both, axes.py sets scales and ticks, svg.py writes the files. What is not finite, or not positive
-on a logarithmic axis, is left out of the drawing, and long lines are thinned.
+`Panel` says what its axes count. `HeatMap` has a value for each row and column. draw.py and
+heat_maps.py draw them, axes.py sets scales and ticks, svg.py writes the files. What is not finite,
+or not positive on a logarithmic axis, is left out of the drawing, and long lines are thinned.
 """
 
 import dataclasses

@@ -9,10 +9,19 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
-from imbalance_jax import config as config_lib
-from imbalance_jax.drawing.panel import HeatMap, Line, Panel, Point
+from imbalance_jax.drawing.panel import HeatMap, Line, Panel
+from imbalance_jax.reference.paper_lines import (
+    ResultPoint,
+    collect_laws,
+    compute_law_perplexity,
+    find_share_key,
+    list_distinct,
+    list_models,
+    make_lines,
+    make_mlpe_lines,
+    make_result_point,
+    space_values_evenly,
+)
 from imbalance_jax.reference.reported import (
     PaperResult,
     get_base_language,
@@ -21,14 +30,6 @@ from imbalance_jax.reference.reported import (
 )
 
 KEYS_BIAS = "attn.linear_K.bias"  # its gradient is 0 but for rounding: nothing to compare
-_CURVE_POINTS = 60
-
-
-@dataclasses.dataclass(frozen=True)
-class ResultPoint(Point):
-    """A point with the result that it shows."""
-
-    result: PaperResult | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,164 +43,22 @@ class ResultMap(HeatMap):
 Panels = Sequence[Panel | ResultMap]
 
 
-def make_result_point(x: float, result: PaperResult, unit: float = 1.0) -> ResultPoint:
-    """Returns the point of a result, counted in so large a unit, with its interval and seeds."""
-    return ResultPoint(
-        x,
-        result.value / unit,
-        result.low / unit,
-        result.high / unit,
-        runs=tuple(value / unit for value in result.values),
-        result=result,
-    )
-
-
-# Lines of results.
-
-
-def _make_lines(
-    rows: Sequence[PaperResult],
-    metric: str,
-    x: Callable[[PaperResult], float],
-    name: Callable[[PaperResult], str],
-    styles: Sequence[str] = (),
-    *,
-    in_units: bool = False,
-) -> tuple[Line, ...]:
-    """Returns a line for each name among the rows of a metric, its points in ascending x.
-
-    Args:
-      metric: what the metrics' names begin with, such as ppl.
-      styles: all names of the figure; a line's style is its place among them.
-      in_units: whether tokens that a loss is worth are counted in units of 1x.
-    """
-    series: dict[str, list[Point]] = {}
-    for row in rows:
-        if row.metric == metric or row.metric.startswith(f"{metric}_"):
-            unit = row.unit_tokens if in_units else 1.0
-            series.setdefault(name(row), []).append(make_result_point(x(row), row, unit))
-    names = list(styles) or list(series)
-    return tuple(
-        Line(key, tuple(sorted(points, key=lambda p: p.x)), style=names.index(key))
-        for key, points in series.items()
-    )
-
-
-def _list_distinct(values: Sequence[str]) -> list[str]:
-    """Returns the distinct values in the order in which they are first seen."""
-    return list(dict.fromkeys(values))
-
-
-def _estimate_model_size(model: str) -> float:
-    """Returns about how many parameters the blocks of a model have: N D^2.
-
-    Of a scale of the config, or a size written as NxD; infinite for others, which come last.
-    """
-    if model in config_lib.SCALES:
-        scale = config_lib.SCALES[model]
-        return scale["model.N"] * scale["model.D"] ** 2
-    depth, _, width = model.partition("x")
-    return float(depth) * float(width) ** 2 if depth.isdigit() and width.isdigit() else math.inf
-
-
-def _list_models(rows: Sequence[PaperResult]) -> list[str]:
-    """Returns the models, the smallest first."""
-    return sorted(
-        _list_distinct([row.setting.get("model", "") for row in rows]), key=_estimate_model_size
-    )
-
-
-# Laws, and what a monolingual model would reach.
-
-
-def collect_laws(rows: Sequence[PaperResult]) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """Returns a, b and c of 1/PPL = c - a x^-b for each (language, model) that has them."""
-    laws: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:
-        if row.metric in ("law_a", "law_b", "law_c"):
-            key = (row.setting["languages"], row.setting["model"])
-            laws.setdefault(key, {})[row.metric[-1]] = row.value
-    return {key: (law["a"], law["b"], law["c"]) for key, law in laws.items() if len(law) == 3}
-
-
-def compute_law_perplexity(law: tuple[float, float, float], x: float) -> float:
-    """Returns 1 / (c - a x^-b); NaN where the law has none."""
-    a, b, c = law
-    inverse = c - a * x**-b if x > 0 else math.nan
-    return 1 / inverse if inverse > 0 else math.nan
-
-
-def _space_values_evenly(low: float, high: float) -> list[float]:
-    return [low + (high - low) * k / (_CURVE_POINTS - 1) for k in range(_CURVE_POINTS)]
-
-
-def _make_mlpe_lines(
-    rows: Sequence[PaperResult], every: Sequence[PaperResult], key: str
-) -> tuple[Line, ...]:
-    """Returns the MLPE of each language over the share of the one that the key names.
-
-    The curve of the law where there is one, with what was reported for single ratios.
-    """
-    lines = []
-    languages = _list_distinct([row.language for row in rows if row.metric.startswith("ppl_")])
-    laws = collect_laws(every)
-    for index, language in enumerate(languages):
-        measured = [row for row in rows if row.metric == f"ppl_{language}"]
-        points: list[Point] = [
-            make_result_point(float(row.setting[key]), row)
-            for row in rows
-            if row.metric == f"mlpe_{language}"
-        ]
-        model = measured[0].setting.get("model", "")
-        law = laws.get((get_base_language(language), model))
-        curve = []
-        if law:
-            shares = [float(row.setting[key]) for row in measured]
-            for share in _space_values_evenly(min(shares), max(shares)):
-                own_share = share if key == f"p_{language}" else 1 - share
-                y = compute_law_perplexity(law, measured[0].tokens * own_share)
-                curve.append(ResultPoint(share, y))
-        # A law that is not the one behind the reported values must not bend their curve.
-        if all(_passes_near_point(curve, point) for point in points):
-            points += curve
-        if points:
-            points.sort(key=lambda point: point.x)
-            lines.append(Line(f"MLPE {language}", tuple(points), "curve", index))
-    return tuple(lines)
-
-
-def _passes_near_point(curve: Sequence[Point], point: Point) -> bool:
-    """Returns whether a curve passes a point within a hundredth, between its vertices."""
-    if not curve:
-        return False
-    xs, ys = [vertex.x for vertex in curve], [vertex.y for vertex in curve]
-    return math.isclose(float(np.interp(point.x, xs, ys)), point.y, rel_tol=0.01)
-
-
-def _find_share_key(rows: Sequence[PaperResult]) -> str:
-    """Returns the setting that says how much of a language a mixture has, such as p_EN2."""
-    return next((key for row in rows for key in row.setting if key.startswith("p_")), "")
-
-
-# The figures.
-
-
 def make_clone_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 1 left: perplexity over the share of the second clone."""
     every, rows = rows, select_figure_results(rows, "Figure 1 left")
-    key = _find_share_key(rows)
+    key = find_share_key(rows)
     rows = [row for row in rows if key in row.setting]
     share = lambda row: float(row.setting[key])
-    lines = _make_lines(rows, "ppl", share, lambda row: row.language) if key else ()
+    lines = make_lines(rows, "ppl", share, lambda row: row.language) if key else ()
     # The reference prints these of two ratios; its figure shows perplexities alone.
     others = [
         dataclasses.replace(line, kind="listed")
         for metric in ("teff", "mlte")
-        for line in _make_lines(rows, metric, share, lambda row: row.metric)
+        for line in make_lines(rows, metric, share, lambda row: row.metric)
     ]
     if not lines:
         return []
-    lines += (*_make_mlpe_lines(rows, every, key), *others)
+    lines += (*make_mlpe_lines(rows, every, key), *others)
     return [Panel("perplexity", _format_share_label(key), lines)]
 
 
@@ -210,7 +69,7 @@ def _format_share_label(key: str) -> str:
 def make_glue_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 1 right: accuracy over the share of the second clone."""
     rows = select_figure_results(rows, "Figure 1 right")
-    key = _find_share_key(rows)
+    key = find_share_key(rows)
     share = lambda row: float(row.setting[key])
     titles = {
         "glue_acc": lambda row: "mean GLUE accuracy, trained on EN1 alone",
@@ -219,9 +78,9 @@ def make_glue_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     panels = []
     for metric, make_title in titles.items():
         of_metric = [row for row in rows if row.metric.startswith(metric)]
-        for title in _list_distinct([make_title(row) for row in of_metric]):
+        for title in list_distinct([make_title(row) for row in of_metric]):
             shown = [row for row in of_metric if make_title(row) == title]
-            lines = _make_lines(shown, metric, share, lambda row: row.language)
+            lines = make_lines(shown, metric, share, lambda row: row.language)
             panels.append(Panel(title, _format_share_label(key), lines))
     return panels
 
@@ -262,8 +121,8 @@ def bind_scaling_panels(figure: str) -> Callable[[Sequence[PaperResult]], list[P
         rows = [row for row in rows if math.isfinite(row.tokens)]
         if not rows:
             return []
-        styles = _list_distinct([_format_split_name(row) for row in rows])
-        models = _list_models(rows)
+        styles = list_distinct([_format_split_name(row) for row in rows])
+        models = list_models(rows)
         lengths = {m: {r.tokens for r in rows if r.setting.get("model", "") == m} for m in models}
         longest = max(models, key=lambda model: len(lengths[model]))
         common = max(
@@ -275,12 +134,10 @@ def bind_scaling_panels(figure: str) -> Callable[[Sequence[PaperResult]], list[P
         place = lambda row: float(sizes.index(row.setting.get("model", "")))
         panels = []
         for metric, title in (("ppl", "perplexity"), ("teff", "token efficiency")):
-            lines = _make_lines(
-                of_model, metric, lambda row: row.tokens, _format_split_name, styles
-            )
+            lines = make_lines(of_model, metric, lambda row: row.tokens, _format_split_name, styles)
             panels.append(Panel(f"{title}, {longest}", _TOTAL, lines, ticks=_list_ticks(lines)))
         for metric, title in (("ppl", "perplexity"), ("teff", "token efficiency")):
-            lines = _make_lines(of_length, metric, place, _format_split_name, styles)
+            lines = make_lines(of_length, metric, place, _format_split_name, styles)
             title = f"{title} at {common:g}x"
             panels.append(Panel(title, "size of the model", lines, names=tuple(sizes)))
         return [panel for panel in panels if panel.lines]
@@ -294,10 +151,10 @@ def bind_all_sizes_panels(figure: str) -> Callable[[Sequence[PaperResult]], list
     def make_panels(rows: Sequence[PaperResult]) -> list[Panel]:
         rows = _drop_equal_clones(select_figure_results(rows, figure))
         rows = [row for row in rows if math.isfinite(row.tokens)]
-        styles = _list_distinct([_format_split_name(row) for row in rows])
+        styles = list_distinct([_format_split_name(row) for row in rows])
         tokens = lambda row: row.tokens
         panels = []
-        for model in _list_models(rows):
+        for model in list_models(rows):
             of_model = [row for row in rows if row.setting.get("model", "") == model]
             for metric, measure in (
                 ("ppl", "perplexity"),
@@ -305,7 +162,7 @@ def bind_all_sizes_panels(figure: str) -> Callable[[Sequence[PaperResult]], list
                 ("teff", "token efficiency"),
             ):
                 mlte = metric == "mlte"
-                lines = _make_lines(
+                lines = make_lines(
                     of_model, metric, tokens, _format_split_name, styles, in_units=mlte
                 )
                 title, ticks = f"{model}: {measure}", _list_ticks(lines)
@@ -323,17 +180,17 @@ def _list_ticks(lines: Sequence[Line]) -> tuple[float, ...]:
 def make_language_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 3: perplexity and TEff over the share of French, for each vocabulary."""
     every, rows = rows, select_figure_results(rows, "Figure 3")
-    key = _find_share_key(rows)
+    key = find_share_key(rows)
     rows = [row for row in rows if key in row.setting]
     if not rows:
         return []
-    languages = _list_distinct([row.language for row in rows if row.metric.startswith("ppl_")])
+    languages = list_distinct([row.language for row in rows if row.metric.startswith("ppl_")])
     name = lambda row: f"{row.language} {_get_vocabulary_name(row)}"
     share = lambda row: float(row.setting[key])
 
     def styled(metric: str) -> tuple[Line, ...]:
         lines = []
-        for line in _make_lines(rows, metric, share, name):
+        for line in make_lines(rows, metric, share, name):
             language, _, vocabulary = line.name.partition(" ")
             lines.append(
                 dataclasses.replace(
@@ -346,7 +203,7 @@ def make_language_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
             )
         return tuple(lines)
 
-    expected = _make_mlpe_lines(rows, every, key)
+    expected = make_mlpe_lines(rows, every, key)
     panels = [Panel("perplexity", _format_share_label(key), (*styled("ppl"), *expected))]
     if lines := styled("teff"):
         panels.append(Panel("token efficiency", _format_share_label(key), lines))
@@ -363,16 +220,16 @@ def make_law_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     rows = select_figure_results(rows, "Figure 5")
     laws = collect_laws(rows)
     measured = [row for row in rows if row.metric.startswith("ppl_")]
-    languages = _list_distinct([get_base_language(row.language) for row in measured])
+    languages = list_distinct([get_base_language(row.language) for row in measured])
     panels = []
     for index, language in enumerate(languages):
-        for model in _list_models(measured):
+        for model in list_models(measured):
             of_model = [
                 row
                 for row in measured
                 if get_base_language(row.language) == language and row.setting.get("model") == model
             ]
-            lines = _make_lines(of_model, "ppl", lambda row: row.tokens, lambda _: "runs", ["runs"])
+            lines = make_lines(of_model, "ppl", lambda row: row.tokens, lambda _: "runs", ["runs"])
             law = laws.get((language, model))
             lines = tuple(
                 dataclasses.replace(line, style=index, kind="points" if law else "line")
@@ -395,7 +252,7 @@ def _make_law_lines(
 ) -> tuple[Line, Line]:
     """Returns the curve of a law and its parameters."""
     low, high = measured.points[0].x, measured.points[-1].x
-    xs = [math.exp(x) for x in _space_values_evenly(math.log(low), math.log(high))]
+    xs = [math.exp(x) for x in space_values_evenly(math.log(low), math.log(high))]
     points = tuple(ResultPoint(x, compute_law_perplexity(law, x)) for x in xs)
     curve = Line("law", points, "curve", style)
     a, b, c = law
@@ -412,14 +269,14 @@ def _make_law_lines(
 def make_embedding_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 6: cosines of clones' embeddings over the share of the second clone."""
     rows = select_figure_results(rows, "Figure 6")
-    key = _find_share_key(rows)
+    key = find_share_key(rows)
     name = lambda row: f"{row.setting['embedding']}, {row.setting['pairs']}"
     share = lambda row: float(row.setting[key])
-    styles = _list_distinct([name(row) for row in rows])
+    styles = list_distinct([name(row) for row in rows])
     panels = []
-    for model in _list_distinct([row.setting.get("model", "") for row in rows]):
+    for model in list_distinct([row.setting.get("model", "") for row in rows]):
         of_model = [row for row in rows if row.setting.get("model", "") == model]
-        lines = _make_lines(of_model, "embedding_cossim", share, name, styles)
+        lines = make_lines(of_model, "embedding_cossim", share, name, styles)
         title = f"cosine of embeddings, {model}"
         panels.append(Panel(title, _format_share_label(key), lines, y_range=(0, 1)))
     return panels
@@ -428,9 +285,9 @@ def make_embedding_ratio_panels(rows: Sequence[PaperResult]) -> list[Panel]:
 def make_frequency_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 7: cosine of clones' input embeddings over how often a piece occurs."""
     rows = select_figure_results(rows, "Figure 7")
-    key = _find_share_key(rows)
+    key = find_share_key(rows)
     name = lambda row: f"p({key.removeprefix('p_')}) = {float(row.setting[key]):g}"
-    lines = _make_lines(rows, "clone_cossim_input", _compute_bin_centre, name)
+    lines = make_lines(rows, "clone_cossim_input", _compute_bin_centre, name)
     title = "cosine of clones' input embeddings"
     return [Panel(title, "occurrences of the piece in the training text", lines, x_scale="log")]
 
@@ -450,11 +307,11 @@ def make_anchor_panels(rows: Sequence[PaperResult]) -> list[Panel]:
     """Figure 8: perplexity over the share of pieces that the clones have in common."""
     rows = select_figure_results(rows, "Figure 8")
     points = [row for row in rows if "anchor_fraction" in row.setting]
-    languages = _list_distinct([row.language for row in points])
+    languages = list_distinct([row.language for row in points])
     # The original shows the first clone alone.
     points = [row for row in points if row.language == languages[0]]
     anchored = lambda row: float(row.setting["anchor_fraction"])
-    lines = _make_lines(points, "ppl", anchored, lambda row: row.language)
+    lines = make_lines(points, "ppl", anchored, lambda row: row.language)
     if not lines:
         return []
     total = max(row.tokens for row in points)
@@ -475,10 +332,10 @@ def bind_gradient_maps(figure: str) -> Callable[[Sequence[PaperResult]], list[Re
 
     def make_maps(rows: Sequence[PaperResult]) -> list[ResultMap]:
         rows = select_figure_results(rows, figure)
-        keys = ("split", "model") if len(_list_models(rows)) > 1 else ("split",)
+        keys = ("split", "model") if len(list_models(rows)) > 1 else ("split",)
         name = lambda row: ", ".join(row.setting[key] for key in keys)
         maps = []
-        for title in _list_distinct([name(row) for row in rows]):
+        for title in list_distinct([name(row) for row in rows]):
             of_map = [row for row in rows if name(row) == title]
             results = {
                 (row.setting["param"], int(row.setting["layer"])): row

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imbalance_jax.drawing.colours import COLOURS, DASHED, SOLID
-from imbalance_jax.drawing.draw import WIDE, draw_heat_maps, draw_panels
+from imbalance_jax.drawing.draw import WIDE, draw_panels
+from imbalance_jax.drawing.heat_maps import draw_heat_maps
 from imbalance_jax.drawing.panel import Line, Panel
 from imbalance_jax.drawing.svg import FigureFiles
 from imbalance_jax.reference import catalogue, paper_tables

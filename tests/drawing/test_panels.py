@@ -6,7 +6,8 @@ import re
 import pytest
 
 from imbalance_jax.drawing.axes import format_tick, pick_log_ticks
-from imbalance_jax.drawing.draw import draw_heat_maps, draw_panels, spread_heights
+from imbalance_jax.drawing.draw import draw_panels, spread_heights
+from imbalance_jax.drawing.heat_maps import draw_heat_maps
 from imbalance_jax.drawing.numbers import format_compact_tick, format_significant
 from imbalance_jax.drawing.panel import (
     HeatMap,

@@ -17,6 +17,7 @@ from imbalance_jax.reference import (
 )
 from imbalance_jax.reference import (
     paper_figures,
+    paper_lines,
     paper_page,
     paper_tables,
 )
@@ -142,9 +143,9 @@ def test_the_mlpe_curve_goes_through_what_was_given_for_single_ratios():
     curve = next(line for line in panel.lines if line.name == "MLPE EN2")
     given = [point for point in curve.points if point.result]
     assert len(given) == 6 and len(curve.points) > 20
-    law = paper_panels.collect_laws(reference.read_reference_results())["EN", "small"]
+    law = paper_lines.collect_laws(reference.read_reference_results())["EN", "small"]
     for point in given:
-        assert paper_panels.compute_law_perplexity(law, point.x) == pytest.approx(point.y, abs=0.01)
+        assert paper_lines.compute_law_perplexity(law, point.x) == pytest.approx(point.y, abs=0.01)
 
 
 def test_a_curve_joins_the_given_values_where_the_law_is_another():

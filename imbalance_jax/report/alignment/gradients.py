@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.drawing.draw import draw_heat_maps
+from imbalance_jax.drawing.heat_maps import draw_heat_maps
 from imbalance_jax.drawing.numbers import format_number
 from imbalance_jax.drawing.pages import Figure
 from imbalance_jax.drawing.panel import HeatMap, Point, make_points
