@@ -1,6 +1,6 @@
 """The figures of the reference study by name: what they are, and their panels as rows.
 
-paper_panels.py fills the panels; here they are listed, laid over what was reported, and
+panels.py fills the panels; here they are listed, laid over what was reported, and
 turned into the rows of a CSV of exactly what is shown.
 """
 
@@ -8,8 +8,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from imbalance_jax.drawing.panel import HeatMap, Panel
 from imbalance_jax.reference import panels as paper_panels
-from imbalance_jax.reference.panels import HeatMap, Panel, Panels
+from imbalance_jax.reference.panels import Panels, ResultMap
 from imbalance_jax.reference.reported import PaperResult
 
 
@@ -127,57 +128,63 @@ def make_figure_panels(
       reference: what was reported, to be shown behind the results.
     """
     figure = FIGURES[name]
-    found = figure.panels(results)
-    if not any(_has_content(panel) for panel in found):
+    panels = figure.panels(results)
+    if not any(_has_content(panel) for panel in panels):
         return []
-    return _overlay_reported(found, figure.panels(reference)) if reference else found
+    return _overlay_reported(panels, figure.panels(reference)) if reference else panels
 
 
 def _has_content(panel: Panel | HeatMap) -> bool:
     return bool(panel.cells if isinstance(panel, HeatMap) else panel.lines)
 
 
-def _overlay_reported(panels: Panels, reported: Panels) -> list[Panel | HeatMap]:
+def _overlay_reported(panels: Panels, reported: Panels) -> list[Panel | ResultMap]:
     """Returns the panels with what was reported for the same lines; heat maps side by side."""
     lines = {panel.title: panel.lines for panel in reported if isinstance(panel, Panel)}
-    found: list[Panel | HeatMap] = []
+    overlaid: list[Panel | ResultMap] = []
     for panel in panels:
         if isinstance(panel, Panel):
             names = {line.name for line in panel.lines}
             behind = [
-                line
+                dataclasses.replace(
+                    line, kind="points", colour="muted", fill="none", size=7, labelled=False
+                )
                 for line in lines.get(panel.title, ())
-                if line.kind == "line" and line.name in names
+                if line.kind in ("line", "points") and line.name in names
             ]
-            panel = dataclasses.replace(panel, reported=tuple(behind))
-        found.append(panel)
-    maps = [panel for panel in reported if isinstance(panel, HeatMap)]
-    return found + [dataclasses.replace(panel, title=f"reported: {panel.title}") for panel in maps]
+            panel = dataclasses.replace(panel, behind=tuple(behind))
+        overlaid.append(panel)
+    maps = [panel for panel in reported if isinstance(panel, ResultMap)]
+    titled = [dataclasses.replace(each, title=f"reported: {each.title}") for each in maps]
+    return overlaid + titled
 
 
 def list_shown_rows(panels: Panels) -> list[dict[str, object]]:
     """Returns a row for each point, curve vertex, cell and number that the panels show."""
-    found = []
+    rows = []
     for panel in panels:
-        if isinstance(panel, HeatMap):
-            for (parameter, layer), result in panel.cells.items():
-                found.append(
+        if isinstance(panel, ResultMap):
+            for (parameter, layer), result in panel.results.items():
+                rows.append(
                     _make_shown_row(panel.title, parameter, "cell", layer, result.value, result)
                 )
             if panel.mean:
                 mean = panel.mean
-                found.append(
+                rows.append(
                     _make_shown_row(panel.title, "mean", "title", math.nan, mean.value, mean)
                 )
             continue
-        for kind, lines in (("", panel.lines), ("reported ", panel.reported)):
+        for prefix, lines in (("", panel.lines), ("reported ", panel.behind)):
             for line in lines:
+                kind = "point" if line.kind in ("line", "points") else line.kind
                 for point in line.points:
-                    how = kind + ("point" if line.kind == "line" else line.kind)
-                    found.append(
-                        _make_shown_row(panel.title, line.name, how, point.x, point.y, point.result)
+                    shown = getattr(point, "result", None)
+                    rows.append(
+                        _make_shown_row(
+                            panel.title, line.name, prefix + kind, point.x, point.y, shown
+                        )
                     )
-    return found
+    return rows
 
 
 def _make_shown_row(

@@ -10,9 +10,14 @@ import dataclasses
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from imbalance_jax.drawing import markup
+from imbalance_jax.drawing.numbers import ABSENT, format_two_decimals
+from imbalance_jax.drawing.pages import Table, get_pieces, render_number
 from imbalance_jax.reference.reported import PaperResult, get_base_language, select_figure_results
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 Cell = str | PaperResult | None
 
@@ -56,59 +61,54 @@ def make_paper_table(
     return make(name, rows, select_figure_results(reference, name))
 
 
-def render_table_csv(made: PaperTable) -> str:
+def render_table_csv(table: PaperTable) -> str:
     """Returns a table as CSV; numbers of several seeds have their interval and seeds beside."""
-    cells_of = zip(*made.rows, strict=True)
-    whole = [
+    several_seeds = [
         column
-        for column, cells in enumerate(cells_of)
+        for column, cells in enumerate(zip(*table.rows, strict=True))
         if any(cell.values for cell in cells if isinstance(cell, PaperResult))
     ]
     header: list[str] = []
-    for column, head in enumerate(made.header):
+    for column, head in enumerate(table.header):
         header.append(head)
-        if column in whole:
+        if column in several_seeds:
             header += [f"{head} low", f"{head} high", f"{head} seeds"]
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(header)
-    for row in made.rows:
-        written_row: list[str] = []
+    for row in table.rows:
+        fields: list[str] = []
         for column, cell in enumerate(row):
             if not isinstance(cell, PaperResult):
-                written_row.append(cell or "")
-                written_row += [""] * (3 * (column in whole))
+                fields.append(cell or "")
+                fields += [""] * (3 * (column in several_seeds))
                 continue
-            written_row.append(repr(cell.value))
-            if column in whole:
+            fields.append(repr(cell.value))
+            if column in several_seeds:
                 ends = [repr(x) if math.isfinite(x) else "" for x in (cell.low, cell.high)]
-                written_row += [*ends, " ".join(map(repr, cell.values))]
-        writer.writerow(written_row)
+                fields += [*ends, " ".join(map(repr, cell.values))]
+        writer.writerow(fields)
     return written.getvalue()
 
 
-def render_table_html(made: PaperTable) -> str:
-    """Returns a table as a fragment of a page."""
-    rows = [[_render_cell(cell, made.name in _LAYERED) for cell in row] for row in made.rows]
-    return markup.render_table(made.header, rows, f"{made.name}. {made.title}.")
+def make_page_table(table: PaperTable) -> Table:
+    """Returns a table for a page, with as many digits as can be read."""
+    rows = [list(map(_render_cell, row)) for row in table.rows]
+    return Table(table.header, rows, f"{table.name}. {table.title}.")
 
 
-def _render_cell(cell: Cell, cosine: bool) -> str:
-    if cell is None:
-        return markup.ABSENT
+def _render_cell(cell: Cell) -> "Markup | str":
     if not isinstance(cell, PaperResult):
-        return markup.escape_text(cell)
-
-    def write(value: float) -> str:
-        if value >= 1e6:
-            return f"{value:.2e}".replace("e+", "e")
-        return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-
-    number = markup.render_number(cell.value, write)
+        return ABSENT if cell is None else cell
+    number = render_number(cell.value, _format_value)
     if cell.values and math.isfinite(cell.low) and math.isfinite(cell.high):
-        ends = f"{write(cell.low)} to {write(cell.high)}"
-        number += f"<small> {markup.escape_text(ends)}</small>"
+        ends = f"{_format_value(cell.low)} to {_format_value(cell.high)}"
+        number += get_pieces().small(ends)
     return number
+
+
+def _format_value(value: float) -> str:
+    return f"{value:.2e}".replace("e+", "e") if value >= 1e6 else format_two_decimals(value)
 
 
 # Tables 1 and 3.
@@ -119,10 +119,10 @@ def _make_condition_table(
 ) -> PaperTable:
     """A row for each condition in the order of the results, or of what was reported."""
     conditions: dict[tuple[str, ...], dict[str, PaperResult]] = {}
-    known = {_get_condition(row): place for place, row in reversed(list(enumerate(reported)))}
-    there = {row.metric for row in rows}
-    columns = [metric for metric in _list_columns([*reported, *rows]) if metric in there]
-    for row in sorted(rows, key=lambda row: known.get(_get_condition(row), len(reported))):
+    order = {_get_condition(row): place for place, row in reversed(list(enumerate(reported)))}
+    measured = {row.metric for row in rows}
+    columns = [metric for metric in _list_columns([*reported, *rows]) if metric in measured]
+    for row in sorted(rows, key=lambda row: order.get(_get_condition(row), len(reported))):
         column = _find_column(row, columns)
         if column:
             conditions.setdefault(_get_condition(row), {})[column] = row
@@ -144,15 +144,15 @@ def _make_condition_table(
             if reported
             else [_format_column_title(column)]
         )
-    made = []
+    table_rows = []
     for condition, cells in conditions.items():
         row_cells: list[Cell] = [condition[place] for place in shown]
         for column in columns:
             row_cells.append(cells.get(column))
             if reported:
                 row_cells.append(beside.get(condition, {}).get(column))
-        made.append(tuple(row_cells))
-    return PaperTable(name, TABLES[name], tuple(header), tuple(made))
+        table_rows.append(tuple(row_cells))
+    return PaperTable(name, TABLES[name], tuple(header), tuple(table_rows))
 
 
 def _get_condition(row: PaperResult) -> tuple[str, ...]:
@@ -167,9 +167,9 @@ def _list_columns(rows: Sequence[PaperResult]) -> list[str]:
     mixed = [row for row in rows if "+" in row.setting.get("languages", "")]
     two = [row for row in mixed if row.setting["languages"].count("+") == 1]
     languages = list(dict.fromkeys(row.language for row in two or mixed or rows))
-    there = {row.metric for row in rows}
+    measured = {row.metric for row in rows}
     metrics = [f"{kind}_{language}" for kind in ("ppl", "teff") for language in languages]
-    return [metric for metric in metrics if metric in there]
+    return [metric for metric in metrics if metric in measured]
 
 
 def _find_column(row: PaperResult, columns: Sequence[str]) -> str:
@@ -205,34 +205,36 @@ def _make_layer_table(
     header = ["layer"]
     for head in columns:
         header += [head, f"{head} reported"] if head in beside else [head]
-    made = []
+    table_rows = []
     for layer in layers:
         cells: list[Cell] = [str(layer)]
         for head, column in columns.items():
             cells.append(column.get(layer))
             if head in beside:
                 cells.append(beside[head].get(layer))
-        made.append(tuple(cells))
-    return PaperTable(name, TABLES[name], tuple(header), tuple(made))
+        table_rows.append(tuple(cells))
+    return PaperTable(name, TABLES[name], tuple(header), tuple(table_rows))
 
 
 def _collect_layer_columns(rows: Sequence[PaperResult]) -> dict[str, dict[int, PaperResult]]:
     """Returns column -> layer -> result, with the difference of two splits if it is missing."""
     vocabularies = list(dict.fromkeys(row.setting.get("vocab", "") for row in rows))
-    found: dict[str, dict[int, PaperResult]] = {}
+    columns: dict[str, dict[int, PaperResult]] = {}
     for vocabulary in vocabularies:
         prefix = f"{vocabulary.replace('/', ' ').partition(' ')[0]} " * (len(vocabularies) > 1)
-        mine: dict[str, dict[int, PaperResult]] = {}
+        by_split: dict[str, dict[int, PaperResult]] = {}
         for row in rows:
             if row.setting.get("vocab", "") == vocabulary and "layer" in row.setting:
                 column = row.setting["split"]
                 column = "difference" if column.startswith("delta") else column
-                mine.setdefault(column, {})[int(row.setting["layer"])] = row
-        splits = [split for split in mine if split != "difference"]
-        if "difference" not in mine and len(splits) == 2:
-            mine["difference"] = _subtract_layer_values(mine[splits[0]], mine[splits[1]])
-        found |= {f"{prefix}{column}": cells for column, cells in mine.items()}
-    return found
+                by_split.setdefault(column, {})[int(row.setting["layer"])] = row
+        splits = [split for split in by_split if split != "difference"]
+        if "difference" not in by_split and len(splits) == 2:
+            by_split["difference"] = _subtract_layer_values(
+                by_split[splits[0]], by_split[splits[1]]
+            )
+        columns |= {f"{prefix}{column}": cells for column, cells in by_split.items()}
+    return columns
 
 
 def _subtract_layer_values(

@@ -16,8 +16,7 @@ from absl import flags
 from imbalance_jax import cli
 from imbalance_jax.analysis import study_table
 from imbalance_jax.reference import paper_page
-from imbalance_jax.report import comparison_page, study_page
-from imbalance_jax.report import run_page as page
+from imbalance_jax.report import comparison_page, run_page, study_page
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study.study_directory import StudyDirectory
@@ -53,7 +52,7 @@ def main() -> int:
         study_table.write_study_table(table, directory)
         print(study_page.write_study_page(table, directory))
         return cli.DONE
-    print(page.write_run_page(RunDirectory(workdir)))
+    print(run_page.write_run_page(RunDirectory(workdir)))
     return cli.DONE
 
 

@@ -1,42 +1,35 @@
 """A page that sets runs side by side, whatever study they are of: losses, results, what differs.
 
-`write_comparison_page` reads each run directory once, and each function below turns the runs
-into one section. A run has a colour, a line style and a marker here, as a language has on the
-page of a run. Anything may be missing, because a run has just started or failed early. All that
-comes from a file passes through `markup.text` on its way into the page.
+`write_comparison_page` reads each run directory once, and the functions below turn the runs into
+the values of compared.html.j2. A run has a colour, a line style and a marker here, as a language
+has on the page of a run. Anything may be missing, because a run has just started or failed early.
 """
 
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.drawing import markup
-from imbalance_jax.drawing import plots as figures
-from imbalance_jax.report.record import RunContents, read_run_contents
+from imbalance_jax.drawing import pages
+from imbalance_jax.drawing.numbers import ABSENT, format_compact, format_percent
+from imbalance_jax.drawing.pages import Figure, Table, render_finite, render_number, render_swatch
+from imbalance_jax.report.alignment.results import get_number
+from imbalance_jax.report.line_figures import draw_curve_figure
+from imbalance_jax.report.record import RESULT_COLUMNS, RunContents, read_run_contents
+from imbalance_jax.report.sources_section import list_environment
 from imbalance_jax.runs import progress, storage
 from imbalance_jax.runs.run_directory import RunDirectory
 
 # Letters of a name that fit beside a narrow figure; runs with longer names are numbered.
 _LONGEST_LABEL = 12
-_CSS = "section > div + div { margin-top: 28px }\n"
 _LONGEST_VALUE = 60  # letters of a field in the table of differences
-# Metrics of a language: heading, and how a value and a difference of two are written.
-_RESULTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "loss": ("loss", lambda x: f"{x:.3f}"),
-    "ppl": ("perplexity", figures.format_significant),
-    "bits_per_byte": ("bits per byte", lambda x: f"{x:.4f}"),
-    "language_nats": ("language nats", lambda x: f"{x:.4f}"),
-    "loss_own": ("own loss", lambda x: f"{x:.3f}"),
-    "leak": ("leak", lambda x: f"{figures.format_significant(100 * x, 2)} %"),
-    "top1": ("top-1", lambda x: f"{100 * x:.1f} %"),
-}
-# Where the pairs of evaluation.json and the metrics of a run that still trains hold a number.
+_COLUMNS = {**RESULT_COLUMNS, "bits_per_byte": ("bits per byte", ".4f")}
+# Where the pairs of evaluation.json hold a number.
 _ALIGNED: Mapping[str, tuple[str, ...]] = {
     "rows of the embedding": ("embed_in", "cosine"),
     "any two of them": ("embed_in", "between"),
@@ -91,55 +84,27 @@ def _read_compared_runs(runs: Sequence[RunDirectory]) -> list[_ComparedRun]:
 
 
 def _render_comparison_page(columns: Sequence[_ComparedRun]) -> str:
-    title = " and ".join(column.path for column in columns)
-    sections = [
-        _render_comparison_header(columns),
-        _render_compared_runs(columns),
-        _render_differences_section(columns),
-        _render_compared_losses(columns),
-        _render_compared_results(columns),
-        _render_compared_alignment(columns),
-    ]
-    return markup.render_page(title, sections, _CSS)
-
-
-# Sections, from top to bottom.
-
-
-def _render_comparison_header(columns: Sequence[_ComparedRun]) -> str:
-    names = ", ".join(markup.escape_text(column.path) for column in columns[:-1])
-    title = f"{names} and {markup.escape_text(columns[-1].path)}"
-    unlike = _find_unlike_tests(columns)
-    warning = ""
-    if unlike:
-        listed = "; ".join(f"{markup.escape_text(tag)}: {why}" for tag, why in unlike.items())
-        warning = (
-            '<p class="warning"><strong>Not the same test:</strong> '
-            f"{listed}. Losses of these do not compare.</p>\n"
-        )
-    return (
-        f'<header>\n<h1>{title}</h1>\n<p class="state">{len(columns)} runs side by side</p>\n'
-        f"{warning}</header>"
+    *first, last = (column.path for column in columns)
+    by_language = _group_by_language(columns)
+    unlike = _find_unlike_tests(by_language)
+    return pages.render_template(
+        "compared",
+        title=f"{', '.join(first)} and {last}",
+        kind="compared",
+        count=len(columns),
+        unlike=unlike,
+        runs=_tabulate_runs(columns),
+        fields=_tabulate_differences(
+            columns,
+            {"config": [config_lib.to_dict(column.run.config) for column in columns]},
+            "Fields of the config.",
+        ),
+        environment=_tabulate_environments(columns),
+        losses=_draw_losses(columns, by_language),
+        unlike_steps=len({column.run.tokens_per_step() for column in columns}) > 1,
+        results=_tabulate_results(columns, by_language, unlike),
+        alignment=_tabulate_alignment(columns),
     )
-
-
-def _find_unlike_tests(columns: Sequence[_ComparedRun]) -> dict[str, str]:
-    """Returns why the losses of a language do not compare between the runs, where they do not."""
-    found = {}
-    for tag, having in _group_by_language(columns).items():
-        texts, windows = set(), set()
-        for column in having:
-            run, config = column.run, column.run.config
-            source = (run.provenance.get("sources") or {}).get(run.source(tag)) or {}
-            texts.add((source.get("fingerprint"), config.languages[tag].words))
-            windows.add((config.model.L, config.eval_stride))
-        reasons = ["another text or tokenizer"] * (len(texts) > 1)
-        reasons += ["windows of other lengths (config.model.L, evaluation.stride)"] * (
-            len(windows) > 1
-        )
-        if reasons:
-            found[tag] = ", and ".join(reasons)
-    return found
 
 
 def _group_by_language(columns: Sequence[_ComparedRun]) -> dict[str, list[_ComparedRun]]:
@@ -148,243 +113,197 @@ def _group_by_language(columns: Sequence[_ComparedRun]) -> dict[str, list[_Compa
     return {tag: [c for c in columns if tag in c.run.config.tags] for tag in tags}
 
 
-def _render_compared_runs(columns: Sequence[_ComparedRun]) -> str:
+def _find_unlike_tests(by_language: Mapping[str, Sequence[_ComparedRun]]) -> dict[str, str]:
+    """Returns why the losses of a language do not compare between the runs, where they do not."""
+    unlike = {}
+    for tag, columns in by_language.items():
+        texts, windows = set(), set()
+        for column in columns:
+            run, config = column.run, column.run.config
+            source = (run.provenance.get("sources") or {}).get(run.source(tag)) or {}
+            texts.add((source.get("fingerprint"), config.languages[tag].words))
+            windows.add((config.model.L, config.eval_stride))
+        reasons = ["another text or tokenizer"] * (len(texts) > 1)
+        if len(windows) > 1:
+            reasons.append("windows of other lengths (config.model.L, evaluation.stride)")
+        if reasons:
+            unlike[tag] = ", and ".join(reasons)
+    return unlike
+
+
+def _render_run_swatch(columns: Sequence[_ComparedRun], column: _ComparedRun) -> Any:
+    return render_swatch([c.label for c in columns], column.label)
+
+
+def _tabulate_runs(columns: Sequence[_ComparedRun]) -> Table:
+    numbered = columns[0].label != columns[0].path
     rows = []
     for column in columns:
         run, config = column.run, column.run.config
-        tokens, total = run.tokens(), run.curve("time/total")
-        parts = " : ".join(markup.format_percent(part) for part in run.fractions().values())
+        total = run.curve("time/total")
+        parts = " : ".join(format_percent(part) for part in run.fractions().values())
         state = "failed" if run.failed else "done" if run.done else "unfinished"
-        parameters = run.provenance.get("parameters")
         rows.append(
             [
                 _render_run_swatch(columns, column),
-                *([markup.escape_text(column.path)] if column.label != column.path else []),
-                f'<span class="{state}">{state}</span>',
+                *([column.path] if numbered else []),
+                pages.get_pieces().marked(state, state),
                 f"{run.step:,} of {config.steps:,}",
-                markup.escape_text(f"{' : '.join(config.tags)} at {parts}"),
-                markup.render_number(
-                    math.fsum(tokens.values()) if tokens else None, figures.format_compact
-                ),
-                markup.render_number(parameters, figures.format_compact),
-                markup.escape_text(progress.format_duration(total.last))
-                if total
-                else markup.ABSENT,
+                f"{' : '.join(config.tags)} at {parts}",
+                render_number(run.total_tokens(), format_compact),
+                render_number(run.provenance.get("parameters"), format_compact),
+                progress.format_duration(total.last) if total else ABSENT,
             ]
         )
-    header = ["run", *(["path"] if columns[0].label != columns[0].path else [])]
-    header += ["state", "step", "languages and their sequences", "tokens trained", "parameters"]
-    return markup.render_section(
-        "Runs",
-        markup.render_table([*header, "wall time"], rows, "Each run, as its directory has it."),
-    )
+    header = ["run", *(["path"] if numbered else []), "state", "step"]
+    header += ["languages and their sequences", "tokens trained", "parameters", "wall time"]
+    return Table(header, rows, "Each run, as its directory has it.")
 
 
-def _render_run_swatch(columns: Sequence[_ComparedRun], column: _ComparedRun) -> str:
-    return markup.render_swatch([c.label for c in columns], column.label)
+# What differs.
 
 
-def _render_differences_section(columns: Sequence[_ComparedRun]) -> str:
-    header = ["field", *(column.label for column in columns)]
-    fields = _list_unequal_fields(
-        "config", [config_lib.to_dict(column.run.config) for column in columns]
-    )
-    parts = []
-    if fields:
-        parts.append(markup.render_table(header, fields, "Fields of the config."))
-    else:
-        parts.append("<p>The configs are equal.</p>")
-    around = [_describe_environment(column.run) for column in columns]
-    names = dict.fromkeys(name for found in around for name in found)
+def _tabulate_environments(columns: Sequence[_ComparedRun]) -> Table:
+    """Returns what differs in what the runs rest on besides their configs."""
+    environments = []
+    for column in columns:
+        sources = column.run.provenance.get("sources") or {}
+        facts = list_environment(column.run) | {
+            f"fingerprint of {name}": source.get("fingerprint") for name, source in sources.items()
+        }
+        environments.append({name: str(value) for name, value in facts.items() if value})
+    names = dict.fromkeys(name for facts in environments for name in facts)
+    values = {name: [facts.get(name) for facts in environments] for name in names}
+    return _tabulate_differences(columns, values, "What the runs rest on.")
+
+
+def _tabulate_differences(
+    columns: Sequence[_ComparedRun], values: Mapping[str, Sequence[Any]], caption: str
+) -> Table:
+    """Returns a row for each field of nested plain values that is not the same in all runs."""
+    pieces = pages.get_pieces()
     rows = [
-        row
-        for name in names
-        for row in _list_unequal_fields(name, [each.get(name) for each in around])
+        [
+            pieces.code(field),
+            *(pieces.shortened(_format_field(value), _LONGEST_VALUE) for value in of_runs),
+        ]
+        for name, of_all in values.items()
+        for field, of_runs in _list_unequal_fields(name, of_all)
     ]
-    if rows:
-        parts.append(markup.render_table(header, rows, "What the runs rest on."))
-    return markup.render_section("What differs", *parts)
+    return Table(["field", *(column.label for column in columns)], rows, caption)
 
 
-def _list_unequal_fields(name: str, values: Sequence[Any]) -> list[list[str]]:
-    """Returns a row for each field of nested plain values that is not the same in all of them.
+def _list_unequal_fields(name: str, values: Sequence[Any]) -> list[tuple[str, Sequence[Any]]]:
+    """Returns the fields that are not the same in all of several nested plain values.
 
-    What some of them do not have at all, such as a language, is one row.
+    What some of them do not have at all, such as a language, is one field.
     """
     if all(value == values[0] for value in values):
         return []
-    if all(isinstance(value, Mapping) for value in values):
-        inner = dict.fromkeys(key for value in values for key in value)
-        return [
-            row
-            for key in inner
-            for row in _list_unequal_fields(f"{name}.{key}", [v.get(key) for v in values])
-        ]
+    if not all(isinstance(value, Mapping) for value in values):
+        return [(name, values)]
     return [
-        [
-            f"<code>{markup.escape_text(name)}</code>",
-            *(_render_truncated_value(_format_field(value)) for value in values),
-        ]
+        field
+        for key in dict.fromkeys(key for value in values for key in value)
+        for field in _list_unequal_fields(f"{name}.{key}", [value.get(key) for value in values])
     ]
 
 
 def _format_field(value: Any) -> str:
     """Returns a field of a config as text; of a group, those of its fields that are not empty."""
     if value is None:
-        return markup.ABSENT
+        return ABSENT
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_format_field(inner)}" for key, inner in value.items() if inner)
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
-def _render_truncated_value(value: str) -> str:
-    if len(value) <= _LONGEST_VALUE:
-        return markup.escape_text(value)
-    short = markup.escape_text(value[:_LONGEST_VALUE])
-    return f'<span title="{markup.escape_text(value)}">{short}…</span>'
+# Losses and results.
 
 
-def _describe_environment(run: RunContents) -> dict[str, str]:
-    """Returns what a run rests on besides its config, as provenance.json has it."""
-    known = run.provenance
-    found = {"git revision": known.get("git"), "Python": known.get("python")}
-    found |= known.get("packages") or {}
-    device = known.get("device") or {}
-    found["device"] = ", ".join(f"{name} {value}" for name, value in device.items())
-    for name, source in (known.get("sources") or {}).items():
-        found[f"fingerprint of {name}"] = source.get("fingerprint")
-    return {name: str(value) for name, value in found.items() if value}
-
-
-def _render_compared_losses(columns: Sequence[_ComparedRun]) -> str:
-    drawn = [
-        _render_loss_figure(tag, having, columns)
-        for tag, having in _group_by_language(columns).items()
-    ]
-    if not any(drawn):
-        return markup.render_section(
-            "Learning", markup.render_missing_note("No loss has been logged yet.")
+def _draw_losses(
+    columns: Sequence[_ComparedRun], by_language: Mapping[str, Sequence[_ComparedRun]]
+) -> list[Figure]:
+    """Returns a figure for each language, with its loss in each run that has it."""
+    figures = []
+    for index, (tag, having) in enumerate(by_language.items()):
+        what, metric = "Validation loss", f"eval/loss/{tag}"
+        if not any(column.run.curve(metric) for column in having):
+            what, metric = "Training loss", f"train/loss/{tag}"
+        curves = {column.label: column.run.curve(metric) for column in having}
+        per_step = {column.run.tokens_per_step() for column in having}
+        waiting = ", ".join(label for label, curve in curves.items() if not curve)
+        figures.append(
+            draw_curve_figure(
+                f"loss-{index}",
+                f"{what} of {tag}.",
+                f"Not logged yet: {waiting}." if waiting else "",
+                curves,
+                [column.label for column in columns],
+                y_label="loss, nats per token",
+                tokens_per_step=per_step.pop() if len(per_step) == 1 else 0.0,
+            )
         )
-    per_step = {column.run.tokens_per_step() for column in columns}
-    note = ""
-    if len(per_step) > 1:
-        note = markup.render_note(
-            "A step of these runs is not as many tokens in each. Compare them at equal tokens."
-        )
-    return markup.render_section("Learning", markup.render_side_by_side(drawn), note)
+    return [figure for figure in figures if figure]
 
 
-def _render_loss_figure(
-    tag: str, having: Sequence[_ComparedRun], columns: Sequence[_ComparedRun]
-) -> str:
-    """Returns the figure of a language's loss in each run that has it, or nothing."""
-    what, metric = "Validation loss", f"eval/loss/{tag}"
-    if not any(column.run.curve(metric) for column in having):
-        what, metric = "Training loss", f"train/loss/{tag}"
-    curves = {column.label: column.run.curve(metric) for column in having}
-    curves = {label: curve for label, curve in curves.items() if curve}
-    if not curves:
-        return ""
-    per_step = {column.run.tokens_per_step() for column in having}
-    title = f"{what} of {tag}."
-    drawn = figures.plot_language_curves(
-        f"loss-{list(_group_by_language(columns)).index(tag)}",
-        f"{title} {markup.describe_curve_ends(curves)}",
-        curves,
-        tags=[column.label for column in columns],
-        y_label="loss, nats per token",
-        tokens_per_step=per_step.pop() if len(per_step) == 1 else 0.0,
-    )
-    without = [column.label for column in having if column.label not in curves]
-    reading = f"Not logged yet: {', '.join(without)}." if without else ""
-    return markup.render_figure(drawn, title, reading)
-
-
-def _render_compared_results(columns: Sequence[_ComparedRun]) -> str:
-    rows = []
-    found = {column.label: column.run.results() for column in columns}
-    values = [by_tag for _, _, by_tag in found.values()]
-    shown = [
-        name
-        for name in _RESULTS
-        if any(name in row for by_tag in values for row in by_tag.values())
-    ]
-    unlike = _find_unlike_tests(columns)
-    for tag, having in _group_by_language(columns).items():
-        first: tuple[str, float] | None = None  # split and loss of the first run that has one
-        for column in having:
-            split, step, by_tag = found[column.label]
-            result = by_tag.get(tag, {})
-            loss = result.get("loss")
-            cells = [
-                f"{markup.escape_text(tag)}, {_render_run_swatch(columns, column)}",
-                markup.format_percent(column.run.fractions().get(tag, 0.0)),
-                markup.render_number(column.run.tokens().get(tag), figures.format_compact),
-                markup.escape_text(f"{split}, {step:,}") if result else markup.ABSENT,
-            ]
-            cells += [markup.render_number(result.get(name), _RESULTS[name][1]) for name in shown]
-            # Losses on other text, or on another split of it, differ for other reasons.
-            same = first is not None and first[0] == split and tag not in unlike
-            apart = loss - first[1] if same and first and loss is not None else None
-            cells.append(markup.render_number(apart, lambda x: f"{x:+.3f}".replace("-", "−")))
-            rows.append(cells)
-            if first is None and loss is not None:
-                first = (split, loss)
+def _tabulate_results(
+    columns: Sequence[_ComparedRun],
+    by_language: Mapping[str, Sequence[_ComparedRun]],
+    unlike: Mapping[str, str],
+) -> Table | None:
+    """Returns the newest results of every run and language; None where there are none."""
+    results = {column.label: column.run.results() for column in columns}
+    measured = {
+        name for _, _, by_tag in results.values() for result in by_tag.values() for name in result
+    }
+    shown = {name: column for name, column in _COLUMNS.items() if name in measured}
     if not shown:
-        return markup.render_section(
-            "Results", markup.render_missing_note("No language has been evaluated yet.")
-        )
+        return None
+    rows = []
+    for tag, having in by_language.items():
+        first_split, first_loss = "", math.nan  # of the first run that has a loss
+        for column in having:
+            split, step, by_tag = results[column.label]
+            result = by_tag.get(tag, {})
+            loss = result.get("loss", math.nan)
+            # Losses on other text, or on another split of it, differ for other reasons.
+            alike = first_split == split and tag not in unlike
+            rows.append(
+                [
+                    pages.get_pieces().pair(tag, _render_run_swatch(columns, column)),
+                    format_percent(column.run.fractions().get(tag, 0.0)),
+                    render_number(column.run.tokens().get(tag), format_compact),
+                    f"{split}, {step:,}" if result else ABSENT,
+                    *(render_number(result.get(name), form) for name, (_, form) in shown.items()),
+                    render_finite(loss - first_loss if alike else math.nan, "+.3f"),
+                ]
+            )
+            if not first_split and "loss" in result:
+                first_split, first_loss = split, loss
     header = ["language, run", "of the sequences", "tokens seen", "split, step"]
-    header += [_RESULTS[name][0] for name in shown]
+    header += [heading for heading, _ in shown.values()]
     caption = (
         "The newest results of every run; the last column is the loss less that of the first run, "
         "where both are of one split of one text."
     )
-    return markup.render_section(
-        "Results",
-        markup.render_table([*header, "difference"], rows, caption),
-        markup.render_note(_explain_results()),
-    )
+    return Table([*header, "difference"], rows, caption)
 
 
-def _explain_results() -> str:
-    return (
-        "Losses are in nats per token. Loss is the sum of language nats, −log of the probability "
-        "given to all of the language’s own ids together, and own loss, the loss among these ids "
-        "alone. One run of each is one seed: differences as large as those of seeds say nothing."
-    )
-
-
-def _render_compared_alignment(columns: Sequence[_ComparedRun]) -> str:
+def _tabulate_alignment(columns: Sequence[_ComparedRun]) -> Table | None:
     """Returns the alignment that `evaluate` measured, where some run has it."""
-    pairs: dict[str, list[tuple[_ComparedRun, Mapping[str, Any]]]] = {}
+    pairs: dict[str, list[tuple[_ComparedRun, Any]]] = {}
     for column in columns:
         alignment = column.run.evaluation.get("alignment") or {}
-        for name, pair in (alignment.get("pairs") or {}).items():
-            pairs.setdefault(name, []).append((column, pair))
-    if not pairs:
-        return ""
+        for pair, result in (alignment.get("pairs") or {}).items():
+            pairs.setdefault(pair, []).append((column, result))
     rows = [
-        [f"{markup.escape_text(name)}, {_render_run_swatch(columns, column)}"]
-        + [
-            markup.render_number(_get_nested_number(pair, path), _format_cosine)
-            for path in _ALIGNED.values()
+        [
+            pages.get_pieces().pair(pair, _render_run_swatch(columns, column)),
+            *(render_finite(get_number(result, *path), ".3f") for path in _ALIGNED.values()),
         ]
-        for name, having in pairs.items()
-        for column, pair in having
+        for pair, having in pairs.items()
+        for column, result in having
     ]
-    return markup.render_section(
-        "Alignment",
-        markup.render_table(["languages, run", *_ALIGNED], rows, "Cosines, on the test split."),
-    )
-
-
-def _format_cosine(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
-
-
-def _get_nested_number(tree: Any, path: Sequence[str]) -> float | None:
-    """Returns the number at a path of nested results, or None where there is none."""
-    for name in path:
-        tree = tree.get(name) if isinstance(tree, Mapping) else None
-    return None if tree is None else markup.parse_number(tree)
+    header = ["languages, run", *_ALIGNED]
+    return Table(header, rows, "Cosines, on the test split.") if rows else None

@@ -3,17 +3,47 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.analysis import transfer_results
-from imbalance_jax.drawing.markup import normalize_to_fractions, parse_number
-from imbalance_jax.drawing.plots import Curve
+from imbalance_jax.drawing.numbers import (
+    format_significant,
+    normalize_to_fractions,
+    parse_number,
+)
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import Record, RunDirectory
+
+# Metrics of a language that tables show: their heading, and how a value is written.
+RESULT_COLUMNS: Mapping[str, tuple[str, str | Callable[[float], str]]] = {
+    "loss": ("loss", ".3f"),
+    "ppl": ("perplexity", format_significant),
+    "bits_per_byte": ("bits per byte", ".3f"),
+    "language_nats": ("language nats", ".4f"),
+    "loss_own": ("own loss", ".3f"),
+    "leak": ("leak", lambda part: f"{format_significant(100 * part, 2)} %"),
+    "top1": ("top-1", ".1%"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One metric over the steps of a run."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+
+    def __bool__(self) -> bool:
+        return any(math.isfinite(value) for value in self.values)
+
+    @property
+    def last(self) -> float:
+        """The newest value that is finite; NaN where there is none."""
+        return next((v for v in reversed(self.values) if math.isfinite(v)), math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +100,10 @@ class RunContents:
         seen = self.curves("train/tokens")
         return found or {tag: curve.values[-1] for tag, curve in seen.items()}
 
+    def total_tokens(self) -> float | None:
+        tokens = self.tokens()
+        return math.fsum(tokens.values()) if tokens else None
+
     def tokens_per_step(self) -> float:
         seen = self.curves("train/tokens").values()
         last = max((curve.steps[-1] for curve in seen), default=0)
@@ -89,7 +123,7 @@ class RunContents:
             }
             return self.evaluation["split"], self.evaluation["step"], found
         found, step = {}, 0
-        for name in ("loss", "ppl", "bits_per_byte", "language_nats", "loss_own", "leak", "top1"):
+        for name in RESULT_COLUMNS:
             for tag, curve in self.curves(f"eval/{name}").items():
                 found.setdefault(tag, {})[name] = curve.values[-1]
                 step = curve.steps[-1]

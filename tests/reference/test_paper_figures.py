@@ -17,6 +17,7 @@ from imbalance_jax.reference import (
 )
 from imbalance_jax.reference import (
     paper_figures,
+    paper_lines,
     paper_page,
     paper_tables,
 )
@@ -142,9 +143,9 @@ def test_the_mlpe_curve_goes_through_what_was_given_for_single_ratios():
     curve = next(line for line in panel.lines if line.name == "MLPE EN2")
     given = [point for point in curve.points if point.result]
     assert len(given) == 6 and len(curve.points) > 20
-    law = paper_panels.collect_laws(reference.read_reference_results())["EN", "small"]
+    law = paper_lines.collect_laws(reference.read_reference_results())["EN", "small"]
     for point in given:
-        assert paper_panels.compute_law_perplexity(law, point.x) == pytest.approx(point.y, abs=0.01)
+        assert paper_lines.compute_law_perplexity(law, point.x) == pytest.approx(point.y, abs=0.01)
 
 
 def test_a_curve_joins_the_given_values_where_the_law_is_another():
@@ -171,7 +172,7 @@ def test_a_study_shows_its_seeds_intervals_and_what_was_reported():
     study = studied(rows, spread=0.1)
     drawn = paper_figures.draw_paper_figure(
         "Figure 1 left", study, reference.read_reference_results()
-    ).figure
+    ).drawing
     axes = drawn.axes[0]
     dots = [line for line in axes.lines if line.get_marker() == "."]
     assert sum(len(line.get_xdata()) for line in dots) == 3 * 12
@@ -215,7 +216,7 @@ def test_a_language_that_diverged_leaves_the_others_in_the_figure():
         for row in rows
     ]
     drawn = paper_figures.draw_paper_figure("Figure 1 left", rows)
-    labels = {text.get_text() for text in drawn.figure.axes[0].texts}
+    labels = {text.get_text() for text in drawn.drawing.axes[0].texts}
     assert "EN1" in labels and "EN2" not in labels
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from made_runs import CLONES, make_run, page_of, structure_of, words_of
 
-from imbalance_jax.drawing import alignment_figures
-from imbalance_jax.report import alignment_page, record
+from imbalance_jax.report import record
+from imbalance_jax.report.alignment.section import render_alignment_section
+from imbalance_jax.report.alignment.training_curves import average_logged_blocks
 from imbalance_jax.runs.run_directory import RunDirectory
 
 N = 3  # of make_run
@@ -140,7 +141,7 @@ def plain(path: pathlib.Path, ratio: Mapping[str, int] = CLONES) -> RunDirectory
 
 def section_of(run: RunDirectory) -> str:
     """Returns the section alone, which is faster than all of the page."""
-    return alignment_page.render_alignment_section(record.read_run_contents(run))
+    return render_alignment_section(record.read_run_contents(run))
 
 
 def not_finite(part: str) -> list[str]:
@@ -195,9 +196,7 @@ def test_the_table_of_pairs_has_means_over_the_blocks(part):
 
 def test_what_was_logged_is_drawn_as_means_over_the_blocks(complete, part):
     run = record.read_run_contents(complete)
-    curve = alignment_page._average_logged_blocks(run, ["en1-en2"], "hidden", "hidden_shuffled")[
-        "en1-en2"
-    ]
+    curve = average_logged_blocks(run, "en1-en2", "hidden", "hidden_shuffled")
     assert curve.steps == [0, 50, 100]
     assert curve.values == pytest.approx([0.12] * 3)
     words = words_of(part)
@@ -208,29 +207,17 @@ def test_the_heat_map_has_the_value_of_every_parameter_and_layer_in_its_place(pa
     drawing = re.search(r'<svg class="map".*?</svg>', part, flags=re.S)[0]
     texts = {
         (float(x), float(y)): text
-        for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', drawing)
+        for x, y, text in re.findall(r'<text [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', drawing)
     }
     names = {text: y for (_, y), text in texts.items() if text in ROWS}
     assert sorted(names, key=names.__getitem__) == ROWS
     for row, name in enumerate(ROWS):
-        cells = sorted((x, t) for (x, y), t in texts.items() if y == names[name] and t != name)
-        expected = [f"{cell(row, layer):.2f}".replace("-", "−") for layer in range(N)]
-        assert [text for _, text in cells] == expected
-    # All cells but those of the keys' bias have a colour, and so have the nine of the scale.
-    assert drawing.count(" opacity=") == 15 * N + 9
-
-
-def test_a_colour_says_the_sign_and_the_size_and_ends_at_one():
-    drawing = alignment_figures.plot_heat_map("what", ["a", "b"], [[-0.25], [4.0]], noise="")
-    cold, warm = (
-        re.findall(
-            r'v21h[^"]*" opacity="([\d.]+)"',
-            re.search(rf'<g style="fill: var\(--{colour}\)">.*?</g>', drawing)[0],
-        )
-        for colour in ("cold", "warm")
-    )
-    assert cold == [".25"] and warm == ["1.00"]
-    assert "−0.25</text>" in drawing and "4.00</text>" in drawing
+        beside = {x: text for (x, y), text in texts.items() if abs(y - names[name]) < 2}
+        expected = [name, *(f"{cell(row, layer):.2f}".replace("-", "−") for layer in range(N))]
+        assert [beside[x] for x in sorted(beside)] == expected
+    # All cells but those of the keys' bias and one of 0 have a colour, and so have those of the
+    # scale, but for its middle.
+    assert len(re.findall(r"fill: var\(--(?:warm|cold)\)", drawing)) == 15 * N - 1 + 8
 
 
 def test_gains_stand_with_their_errors_and_what_was_skipped_with_its_reason(part):

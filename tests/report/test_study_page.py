@@ -15,6 +15,7 @@ from made_studies import CLAIMS, GAIN, lower
 from imbalance_jax.analysis import study_table
 from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.report import study_page
+from imbalance_jax.report.study import alignments, claims
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
 
@@ -124,8 +125,8 @@ def test_sentences_of_alignment_name_what_is_alike_and_follow_from_the_intervals
         )
 
     cells = [aligned("up", 0.1, 0.01), aligned("down", -0.1, 0.01), aligned("wide", 0.1, 0.1)]
-    found = types.SimpleNamespace(alignments=[*cells, aligned("once", 0.1, 0)])
-    words = words_of(study_page._render_excess_note(found))
+    cells.append(aligned("once", 0.1, 0))
+    words = alignments.describe_excess(cells)
     assert "more alike than those of shuffled pairs in up (en1-en2)." in words
     assert "less alike than those of shuffled pairs in down (en1-en2)." in words
     assert "is not decided in wide (en1-en2): the 95 % interval" in words
@@ -146,7 +147,7 @@ def test_sentences_of_alignment_name_what_is_alike_and_follow_from_the_intervals
 def test_a_number_has_digits_enough_to_show_its_side_of_nothing_and_of_what_matters(
     effect, factor, written
 ):
-    assert study_page._format_effect(effect, 0.01, factor) == written
+    assert claims.format_effect(effect, 0.01, factor) == written
 
 
 def test_validity_and_how_to_do_it_again_are_on_the_page(finished):

@@ -22,8 +22,9 @@ from imbalance_jax.compute import sharding, tuning
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.data import languages
+from imbalance_jax.report import record, transfer_section
 from imbalance_jax.report import run_page as page
-from imbalance_jax.report import study_figures, transfer_page
+from imbalance_jax.report.study.alignment_panels import make_transfer_panels
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import loading
 from imbalance_jax.transfer import __main__ as command
@@ -481,20 +482,21 @@ def test_a_study_shows_accuracy_over_the_part_of_the_other_languages():
         share = config.mixture.ratio["en1"] / sum(config.mixture.ratio.values())
         observations.append(types.SimpleNamespace(run=name, language="en1", share=share))
     table = types.SimpleNamespace(runs=runs, observations=observations)
-    (panel,) = study_figures._make_transfer_panels(table)
-    assert panel.title == "rte, fine-tuned in en1 (reference): accuracy" and panel.level == 0.5
-    second = {series.name: series for series in panel.series}["en2"]
-    rare, even = second.marks
+    (panel,) = make_transfer_panels(table)
+    assert panel.title == "rte, fine-tuned in en1 (reference): accuracy"
+    lines = {line.name: line for line in panel.lines}
+    assert [point.y for point in lines[""].points] == [0.5]  # the most frequent label
+    rare, even = lines["en2"].points
     assert (round(rare.x), round(even.x)) == (10, 50)
     assert rare.y == pytest.approx(0.75) and rare.runs == (0.7, 0.8)
     low, high = scipy.stats.t.interval(0.95, 1, 0.75, scipy.stats.sem([0.7, 0.8]))
-    assert high > 1 and rare.interval == pytest.approx((low, 1))
-    assert math.isnan(even.interval[0])
+    assert high > 1 and (rare.low, rare.high) == pytest.approx((low, 1))
+    assert math.isnan(even.low)
     # Runs that were fine-tuned in another way are no points of the same line.
     runs["b0"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 1}
     runs["a0"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 2}
     runs["a1"].directory.read_json("")["reference"]["en1"]["rte"]["settings"] = {"epochs": 2}
-    first, second = study_figures._make_transfer_panels(table)
+    first, second = make_transfer_panels(table)
     assert first.title.endswith("accuracy, epochs=2") and second.title.endswith("epochs=1")
 
 
@@ -739,7 +741,7 @@ def test_a_run_goes_on_in_one_language_and_its_page_has_what_the_others_lost(
     run.claim(config)
     run.log(0, {"eval/loss/en1": 3.0, "eval/loss/en2": 4.0})
     run.log(30, {"eval/loss/en1": 3.5, "eval/loss/en2": 3.25})
-    found = transfer_page.find_first_last_losses(page.read(run))
+    found = transfer_section.find_first_last_losses(record.read_run_contents(run))
     assert found == {"en1": (3.0, 3.5), "en2": (4.0, 3.25)}
     written = page.write_run_page(run).read_text()
     assert "What was gained and forgotten" in written

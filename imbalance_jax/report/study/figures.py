@@ -1,0 +1,168 @@
+"""Figures of a study: losses, what they are worth and alignment, over ratio, length and size.
+
+`draw_study_figures` returns those that a study has something for, each as PNG, SVG, CSV and as an
+element of the page. Every run is a small dot beside its cell's mean. A series has a marker of its
+own and its name at its end, and a law a dash of its own, so that figures read without colour.
+Hollow markers are extrapolated.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+from imbalance_jax.analysis.effects import Effects
+from imbalance_jax.analysis.study_table import StudyTable
+from imbalance_jax.drawing.draw import WIDE, draw_panels
+from imbalance_jax.drawing.panel import Line, Panel, dodge_lines
+from imbalance_jax.drawing.svg import FigureFiles
+from imbalance_jax.report.study.alignment_panels import (
+    SHUFFLED,
+    make_alignment_panels,
+    make_transfer_panels,
+)
+from imbalance_jax.report.study.loss_panels import (
+    make_cell_panels,
+    make_efficiency_panels,
+    make_loss_panels,
+    make_scaling_panels,
+)
+from imbalance_jax.report.study.series import OTHER
+from imbalance_jax.study import grid
+
+# Pixels.
+_HEIGHT = 330
+_ROW = 22
+_DODGE = 5.0  # between series at one place
+# A series that is in several figures looks the same in all of them.
+_STYLES = ("mixture", "placebo", "anchored", "copied", *grid.BASELINES, OTHER, SHUFFLED)
+_SCALING = (
+    "Loss, TEff against the short monolingual baseline (dotted: 1), and alignment of hidden states "
+    "above that of shuffled pairs."
+)
+
+
+def draw_study_figures(table: StudyTable, effects: Effects) -> list[FigureFiles]:
+    """Returns the figures that a study has something for, in the order of its page."""
+    figures = [
+        (
+            "loss_by_ratio",
+            "Loss of a language against its part of the tokens.",
+            "Lines are what the language alone reaches on as many tokens, by the law of each kind "
+            "of baseline, with its runs as small hollow markers of the same form. Below the line "
+            "the other languages helped; the placebo says how much of that is no transfer. Bars "
+            "are 95 % intervals, dots single runs.",
+            make_loss_panels(table, effects),
+        ),
+        (
+            "efficiency_by_ratio",
+            "What a language’s loss is worth, against each kind of baseline.",
+            "TEff is the tokens that the language alone would need for the same loss, over those "
+            "it had: above 1 the others helped. It is inflated where the part is small; the "
+            "exchange rate, what one token of the others was worth in tokens of its own, is not. "
+            "Intervals refit the law; those of frequent languages are long, and may leave the "
+            "frame, as few other tokens share the deviation. Hollow markers are extrapolated.",
+            make_efficiency_panels(table, effects),
+        ),
+        (
+            "alignment_by_ratio",
+            "Alignment of two languages against the smaller one’s part of the tokens.",
+            "Cosine of what the model makes of the same text in both, and how often the nearest "
+            "sequence of the other language is the right one. The short bars are the same where "
+            "nothing is shared: pairs that were shuffled, and for retrieval chance. Only what "
+            "rises above them, and above the placebo, is alignment.",
+            make_alignment_panels(table, effects),
+        ),
+        (
+            "transfer_by_ratio",
+            "What is learnt in one language, asked in each.",
+            "Mean accuracy over the tasks after fine-tuning in the one language alone; dotted: "
+            "always the most frequent label. Bars are 95 % intervals over runs, dots single runs, "
+            "each the mean of its fine-tunings.",
+            make_transfer_panels(table),
+        ),
+        (
+            "scaling_by_tokens",
+            "The same ratios with more tokens.",
+            _SCALING,
+            make_scaling_panels(table, effects, "tokens"),
+        ),
+        (
+            "scaling_by_size",
+            "The same ratios in larger models.",
+            _SCALING,
+            make_scaling_panels(table, effects, "size"),
+        ),
+        (
+            "cells",
+            "Every mixture, schedules and anchors included.",
+            "A row for each language of a cell; the dotted line is a TEff of 1. Bars are 95 % "
+            "intervals, dots single runs, hollow markers extrapolated.",
+            make_cell_panels(table, effects),
+        ),
+    ]
+    return [_draw_figure(*figure) for figure in figures if figure[-1]]
+
+
+def _draw_figure(name: str, title: str, reading: str, panels: Sequence[Panel]) -> FigureFiles:
+    styled = _style_panels(panels)
+    if panels[0].horizontal:
+        height = 60 + _ROW * len(panels[0].names)
+        drawing = draw_panels(styled, width=WIDE, height=height, columns=len(panels))
+    else:
+        height = _HEIGHT if len(panels) > 1 else round(1.25 * _HEIGHT)
+        drawing = draw_panels(styled, width=WIDE, height=height, columns=2)
+    return FigureFiles(name, title, reading, drawing, list(_list_rows(panels)))
+
+
+def _style_panels(panels: Sequence[Panel]) -> list[Panel]:
+    """Returns panels whose series have a style by their name, and stand beside each other."""
+    named = [line for panel in panels for line in panel.lines if line.name]
+    styles = list(dict.fromkeys((*_STYLES, *map(_get_style_name, named))))
+
+    def style_line(line: Line, dodge: float) -> Line:
+        style = styles.index(_get_style_name(line)) if line.name else 0
+        return dataclasses.replace(line, style=style, dodge=dodge)
+
+    styled = []
+    for panel in panels:
+        means = [line for line in panel.lines if _get_shown_as(line) == "mean"]
+        beside = () if panel.horizontal else dodge_lines(means, _DODGE)
+        dodges = {line.name: line.dodge for line in beside if line.name != SHUFFLED}
+        lines = (style_line(line, dodges.get(line.name, 0.0)) for line in panel.lines)
+        styled.append(dataclasses.replace(panel, lines=tuple(lines)))
+    return styled
+
+
+def _get_style_name(line: Line) -> str:
+    """Returns the series that a line looks like: a law has the look of its baselines."""
+    return line.name.removesuffix(" law")
+
+
+def _get_shown_as(line: Line) -> str:
+    """Returns what the points of a line are: "mean", "curve", "run" or "level"."""
+    if line.kind in ("curve", "level"):
+        return line.kind
+    # Those that a law is fitted to are drawn hollow.
+    return "run" if line.fill == "none" else "mean"
+
+
+def _list_rows(panels: Sequence[Panel]) -> Iterable[dict[str, object]]:
+    """Yields all that is drawn, and where a curve passes."""
+    for panel in panels:
+        for line in panel.lines:
+            if line.kind == "level":
+                continue
+            for point in line.points:
+                low, high = ("" if math.isnan(end) else end for end in (point.low, point.high))
+                yield {
+                    "panel": panel.title,
+                    "series": line.name,
+                    "shown_as": _get_shown_as(line),
+                    "name": point.name,
+                    "x": point.x,
+                    "y": point.y,
+                    "low": low,
+                    "high": high,
+                    "runs": " ".join(map(repr, point.runs)),
+                    "extrapolated": point.hollow,
+                }
