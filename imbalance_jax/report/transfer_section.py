@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 
 def describe_transfer(run: RunContents) -> list[dict[str, Any]]:
-    """Returns figure, table and note of each protocol and language that was trained in."""
-    return [
-        _describe_protocol(run, protocol, trained, tasks)
+    """Returns figure, rows and note of each protocol and language that was trained in."""
+    trainings = [
+        (protocol, trained, tasks)
         for protocol, by_language in run.transfer.items()
         for trained, tasks in by_language.items()
     ]
+    return [_describe_training(run, index, *training) for index, training in enumerate(trainings)]
 
 
-def _describe_protocol(
-    run: RunContents, protocol: str, trained: str, tasks: Mapping[str, Any]
+def _describe_training(
+    run: RunContents, index: int, protocol: str, trained: str, tasks: Mapping[str, Any]
 ) -> dict[str, Any]:
     results: dict[str, Mapping[str, Any]] = {
         task: result["languages"] for task, result in tasks.items()
@@ -44,7 +45,7 @@ def _describe_protocol(
     drawing = _draw_accuracies(results, run.config.tags)
     return {
         "figure": Figure(
-            render_svg(drawing, f"transfer-{protocol}-{trained}", title),
+            render_svg(drawing, f"transfer-{index}", title),
             title,
             "Short bars: always the most frequent label. Lines: 95 % over seeds and examples.",
         ),

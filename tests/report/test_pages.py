@@ -158,6 +158,31 @@ def test_markup_in_the_files_of_a_run_stays_text(tmp_path):
     assert not structure_of(text).wrong
 
 
+def test_markup_in_results_of_other_commands_stays_text(tmp_path):
+    evil = '<img src="x">&$'
+    run = make_run(tmp_path / "<b>run", steps=100, log_every=200)
+    tables = {evil: {"cosine": 0.5, "retrieval": {"forth": 0.25, "back": 0.75}}}
+    found = {"pairs": {evil: tables}, "tokens": 7, "tokens_per_second": 3.0}
+    run.write_json("word2vec.json", {evil: found})
+    score = {"accuracy": 0.75, "majority": 0.5, "interval": [0.5, 1.0]}
+    score |= {"over_seeds": None, "over_examples": [0.625, 0.875]}
+    settings = {"batch_size": 8, "learning_rate": 1e-3, "length": 32}
+    examples = {"train": 64, "test": {evil: 32}}
+    task = {"languages": {"en1": score}, "settings": settings, "examples": examples}
+    task |= {"step": 100, "updates": 8}
+    run.write_json("transfer.json", {"intended": {evil: {evil: task}}})
+    other = make_run(tmp_path / "other", steps=100, log_every=200)
+    about = provenance()
+    about["python"] = about["sources"]["en"]["fingerprint"] = evil
+    other.write_json("provenance.json", about)
+    compared = comparison_page.write_comparison_page([run, other]).read_text()
+    for text in (page_of(run), compared):
+        assert "<img" not in text and "<b>run" not in text and evil in words_of(text)
+        assert not structure_of(text).wrong
+    words = words_of(page_of(run))
+    assert "50 %" in words and "0.750 0.500 to 1.000 – 0.625 to 0.875 0.500" in words
+
+
 def test_markup_in_the_name_of_a_language_stays_text():
     tag = "<i>$x^2$"
     curves = {tag: Curve([1, 2], [3.0, 4.0])}
