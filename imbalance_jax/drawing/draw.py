@@ -23,7 +23,8 @@ _LEGEND = 30  # below all panels
 _BESIDE = -6  # from a mean to its single runs, which would lie upon it
 _LABEL_GAP = 14.0
 
-_MARKED = 12  # points of a line that have a marker, at most about
+_ALL_MARKED = 30  # points of a line that each have a marker; of more, about _MARKED have one
+_MARKED = 12
 _LABEL_TEXT: dict[str, Any] = {**SMALL_TEXT, "annotation_clip": False, "va": "center"}
 
 
@@ -160,7 +161,8 @@ def _draw_line(axes: "Axes", panel: Panel, line: Line, *, pale: bool = False) ->
         return
     if not pale:
         _draw_intervals(axes, line, colour, turned)
-    every = math.ceil(len(line.points) / _MARKED) if line.kind == "line" else 1
+    many = line.kind == "line" and len(line.points) > _ALL_MARKED
+    every = math.ceil(len(line.points) / _MARKED) if many else 1
     # Counted from the last, which has a marker always.
     marked = line.points[::-1][::every]
     for hollow in (False, True):
