@@ -26,6 +26,7 @@ from imbalance_jax.config.resolve import (
     to_dict,
 )
 from imbalance_jax.config.schedule import (
+    compute_learning_rate,
     compute_sequence_totals,
     list_stages,
     reduce_ratio,

@@ -1,4 +1,4 @@
-"""What follows from a config over its steps: stages and the totals of sequences."""
+"""What follows from a config over its steps: learning rate, stages and totals of sequences."""
 
 import dataclasses
 import fractions
@@ -6,7 +6,37 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from imbalance_jax.config.schema import Config, Schedule
+import numpy as np
+
+from imbalance_jax.config.schema import Config, OptimizerConfig, Schedule
+
+
+def compute_learning_rate(config: OptimizerConfig, steps: int, t: Any, xp: Any = np) -> Any:
+    """Returns the learning rate of update t, for t = 1 .. steps.
+
+    With w warm-up updates, d updates of decay, peak p and final f:
+
+        cosine               min(t, w) / w * (f + (p - f) (1 + cos(pi t / steps)) / 2)
+        warmup_stable_decay  min(t, w) / w * (f + (p - f) min((steps - t) / d, 1))
+        constant             min(t, w) / w * p
+
+    The warm-up multiplies the cosine rather than going before it, as in the reference.
+
+    Args:
+      config: of the optimizer.
+      steps: all updates of the run.
+      t: an array of `xp` or a number.
+      xp: the array library, numpy or jax.numpy.
+    """
+    peak, final = config.peak_lr, config.final_lr
+    warmup = config.warmup if config.warmup >= 1 else max(1.0, config.warmup * steps)
+    ramp = xp.minimum(t, warmup) / warmup
+    if config.schedule == "constant":
+        return ramp * peak
+    if config.schedule == "cosine":
+        return ramp * (final + (peak - final) * (1 + xp.cos(xp.pi * t / steps)) / 2)
+    decay = max(1.0, config.decay * steps)
+    return ramp * (final + (peak - final) * xp.clip((steps - t) / decay, 0, 1))
 
 
 def list_stages(
