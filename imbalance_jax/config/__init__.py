@@ -36,6 +36,7 @@ from imbalance_jax.config.schema import (
     REMAT,
     SPECIALS,
     AlignmentConfig,
+    Attention,
     CheckpointConfig,
     Config,
     EvaluationConfig,

@@ -6,12 +6,12 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ml_collections
 
 from imbalance_jax.config.checks import check_config
-from imbalance_jax.config.schema import Config
+from imbalance_jax.config.schema import GROUP, Config
 
 
 def to_dict(
@@ -91,6 +91,10 @@ _RATIO_FIELD = r"config\.mixture\.(ratio|(stages|same_total_as)\[\d+\]\[1\])\."
 def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
     """Returns a plain value as the type that its field declares."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{field}={value!r} is not one of {', '.join(map(repr, args))}.")
+        return value
     if origin is types.UnionType:  # of plain types, such as int | float
         if not isinstance(value, args) or isinstance(value, bool):
             raise ValueError(f"{field}={value!r} must be a number.")
@@ -105,9 +109,11 @@ def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
         for declared_ in dataclasses.fields(kind):
             if declared_.name not in value and _is_required_field(declared_):
                 raise ValueError(f"{field}.{declared_.name} is missing, and has no default.")
-        return kind(
-            **{n: _parse_field_value(types_[n], v, f"{field}.{n}") for n, v in value.items()}
-        )
+        fields = {n: _parse_field_value(types_[n], v, f"{field}.{n}") for n, v in value.items()}
+        try:
+            return kind(**fields)
+        except ValueError as error:
+            raise ValueError(str(error).replace(GROUP, field)) from None
     if origin is Mapping:
         if not isinstance(value, Mapping):
             raise ValueError(f"{field}={value!r} must be a group of fields.")

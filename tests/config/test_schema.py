@@ -584,7 +584,7 @@ WRONG = {
     ),
     "markup of a text without any": (
         {"sources__en__kind": "docstrings", "sources__en__markup": "wiki40b"},
-        r"config\.sources\.en\.markup='wiki40b' .* Set config\.sources\.en\.markup=none",
+        r"config\.sources\.en\.markup='wiki40b' is for text of kind files or tfds, .*Leave it out",
     ),
     "no such markup": (
         {"sources__en__markup": "html"},
@@ -593,7 +593,7 @@ WRONG = {
     **{
         f"a {split} file that is not read": (
             {f"sources__en__{split}": "a.txt"},
-            rf"config\.sources\.en\.{split} names a file, but .*kind='docstrings' reads none. Set ",
+            rf"config\.sources\.en\.{split}='a.txt' is for .*kind='docstrings' does not read it",
         )
         for split in ("train", "validation", "test")
     },
@@ -618,7 +618,7 @@ WRONG = {
     ),
     "a dataset that is not read": (
         {"sources__en__dataset": "wiki40b/en"},
-        r"config\.sources\.en\.dataset='wiki40b/en' is a TFDS .*Set config\.sources\.en\.kind=tfds",
+        r"config\.sources\.en\.dataset='wiki40b/en' is .*, or set config\.sources\.en\.kind=tfds",
     ),
     "no such order of heads": (
         {"sources__en__synthetic__order": "head_none"},
