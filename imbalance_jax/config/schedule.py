@@ -3,15 +3,14 @@
 import dataclasses
 import fractions
 import math
+import types
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from imbalance_jax.config.schema import Config, OptimizerConfig, Schedule
 
 
-def compute_learning_rate(config: OptimizerConfig, steps: int, t: Any, xp: Any = np) -> Any:
+def compute_learning_rate(config: OptimizerConfig, steps: int, t: Any, xp: types.ModuleType) -> Any:
     """Returns the learning rate of update t, for t = 1 .. steps.
 
     With w warm-up updates, d updates of decay, peak p and final f:
@@ -26,7 +25,7 @@ def compute_learning_rate(config: OptimizerConfig, steps: int, t: Any, xp: Any =
       config: of the optimizer.
       steps: all updates of the run.
       t: an array of `xp` or a number.
-      xp: the array library, numpy or jax.numpy.
+      xp: numpy, or jax.numpy.
     """
     peak, final = config.peak_lr, config.final_lr
     warmup = config.warmup if config.warmup >= 1 else max(1.0, config.warmup * steps)

@@ -164,7 +164,7 @@ def half_learning_rate(config: ml_collections.ConfigDict) -> int:
             f"config.optimizer.schedule={optimizer.schedule!r}: stages are weighed by a cosine. "
             "Set config.optimizer.schedule=cosine."
         )
-    rates = config_lib.compute_learning_rate(optimizer, steps, np.arange(1, steps + 1))
+    rates = config_lib.compute_learning_rate(optimizer, steps, np.arange(1, steps + 1), np)
     spent = np.cumsum(rates)
     return int(np.argmin(np.abs(spent - spent[-1] / 2))) + 1
 
