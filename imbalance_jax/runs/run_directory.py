@@ -17,12 +17,9 @@ test_texts-STEP.csv; transfer.json and word2vec* are of the commands of these na
 import contextlib
 import csv
 import datetime
-import importlib.metadata
 import io
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -402,47 +399,3 @@ def is_directory_locked(directory: epath.Path) -> bool:
         except OSError:
             return True
     return False
-
-
-_PACKAGES = (
-    "imbalance-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow-datasets",
-    "sentencepiece",
-    "ml-collections",
-    "numpy",
-)
-
-
-def get_code_versions() -> dict[str, Any]:
-    """Returns what code ran: git revision, Python, and the packages that matter."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return {"git": _read_git_revision(), "python": platform.python_version(), "packages": found}
-
-
-def _read_git_revision() -> str:
-    """Returns the revision of the checkout this file lies in, or "unknown".
-
-    `git describe --dirty` would write the checkout's index, and leave a lock there if it cannot.
-    """
-    try:
-        revision = _run_git("describe", "--always", "--abbrev=40")
-        changed = _run_git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return revision + "-dirty" * bool(changed)
-
-
-def _run_git(*arguments: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", str(epath.Path(__file__).parent), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
