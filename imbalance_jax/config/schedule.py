@@ -41,11 +41,11 @@ def compute_learning_rate(config: OptimizerConfig, steps: int, t: Any, xp: types
 def list_stages(
     config: Config, schedule: Schedule | None = None
 ) -> tuple[tuple[int, Mapping[str, int]], ...]:
-    """Returns (first step, ratio) of every stage; one where the config has none.
+    """Returns (first step, ratio) of every stage; a config without stages has one.
 
     Args:
       config: of the run.
-      schedule: what to read in place of `config.mixture.stages`.
+      schedule: in place of `config.mixture.stages`.
     """
     schedule = config.mixture.stages if schedule is None else schedule
     if not schedule:
@@ -54,7 +54,7 @@ def list_stages(
 
 
 def resolve_stage_steps(config: Config) -> Config:
-    """Returns the config with the first step of each stage in place of a fraction of all steps."""
+    """Returns the config with stages that begin at a step, not at a fraction of all steps."""
     mixture = config.mixture
     schedules: dict[str, Any] = {
         name: list_stages(config, getattr(mixture, name))
@@ -71,14 +71,14 @@ def compute_sequence_totals(
 
     Args:
       config: of the run.
-      schedule: what to read in place of `config.mixture.stages`.
-      before: the step that it is counted up to; the end of the run where it is None.
+      schedule: in place of `config.mixture.stages`.
+      before: the step to count up to; None is the end of the run.
     """
-    found = list_stages(config, schedule)
+    stages = list_stages(config, schedule)
     last = config.steps if before is None else before
-    ends = [first for first, _ in found[1:]] + [last]
+    ends = [first for first, _ in stages[1:]] + [last]
     total = dict.fromkeys(config.tags, fractions.Fraction(0))
-    for (first, ratio), end in zip(found, ends, strict=True):
+    for (first, ratio), end in zip(stages, ends, strict=True):
         sequences = max(0, min(end, last) - first) * config.batch_size
         for tag in config.tags:
             total[tag] += fractions.Fraction(sequences * ratio[tag], sum(ratio.values()))
@@ -92,7 +92,7 @@ def reduce_ratio(ratio: Mapping[str, int]) -> dict[str, int]:
 
 
 def resolve_first_step(first: int | float, steps: int) -> int:
-    """Returns the step at which a stage begins, written as a step or as a fraction of all."""
+    """Returns the step at which a stage begins, given as a step or as a fraction of all steps."""
     if isinstance(first, float):
         # So that 0.7 is seven tenths exactly, and 1 / 3 a third.
         return int(fractions.Fraction(first).limit_denominator(1_000_000) * steps)
