@@ -180,8 +180,8 @@ class _PreparedTextChecker:
             )
         if self._made_by_jobs:
             lines.append(
-                f"Where data_dir has no prepared text of {', '.join(self._made_by_jobs)}, jobs make "
-                "it of what their own machines have."
+                f"Where data_dir has no prepared text of {', '.join(self._made_by_jobs)}, jobs "
+                "make it of what their own machines have."
             )
         return lines
 

@@ -1,11 +1,11 @@
 """Every field of a run: declared once, with type, default and unit.
 
-A file in `configs/` makes an `ml_collections.ConfigDict`, starting from `default()`. The
-command line may then override its fields, and `resolve_config` turns it into the frozen
-dataclasses below, once. From there on nothing writes to a config.
+A file in `configs/` makes an `ml_collections.ConfigDict`, starting from `default()`. The command
+line may override its fields, and `resolve_config` turns it into the frozen dataclasses below, once.
+From there on nothing writes to a config.
 
-What a group of fields may be is checked here, and what contradicts another group in checks.py.
-Each check raises a ValueError that names the field and what to set instead.
+A dataclass checks its own fields, and checks.py what contradicts another group. Each check raises a
+ValueError that names the field and what to set instead.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from typing import Literal
 SPECIALS = ("<pad>", "<unk>", "<D>")  # ids 0, 1 and 2 of every tokenizer that we train
 
 
-# In an error of a group of fields that a config has in several places. `parse_dataclass`, which
-# knows the place, puts its dotted name there.
+# A config has some groups of fields in several places. `parse_dataclass`, which knows the place,
+# replaces this text in their errors by its dotted name.
 GROUP = "<group>"
 
 
@@ -33,9 +33,9 @@ class TokenizerConfig:
 
     vocab_size: int = 16384  # pieces, with the 3 specials and 256 byte pieces
     model_type: Literal["bpe", "unigram"] = "bpe"
-    # The share of the text whose characters, the most frequent ones, get pieces of their own,
-    # above 0 to 1; others are written as bytes. Where the pieces are too few for 0.9995 it is
-    # lowered, which preparation says.
+    # The share of the text, above 0 to 1, that is covered by the characters with pieces of their
+    # own; they are the most frequent ones, and all others are written as bytes. Preparation lowers
+    # 0.9995, and says so, where the pieces are too few for it.
     character_coverage: float = 0.9995
     path: str = ""  # an existing .model; then the fields above are not used
 
@@ -54,7 +54,7 @@ _MOST_LEMMAS = 1 << 18  # their words and tokenizer are made at every start, in 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """A toy language. See `imbalance_jax/data/synthetic.py` for what the dials turn."""
+    """A toy language. `imbalance_jax/data/text/synthetic.py` says what each dial does."""
 
     world: int = 0  # the seed of all that is said; languages of one world are translations
     language: int = 0  # which language of the world
@@ -110,17 +110,16 @@ class SourceConfig:
     """A corpus of one tokenizer. Every kind declares all fields and reads its own."""
 
     kind: Literal["docstrings", "files", "tfds", "synthetic"] = "docstrings"
-    # files: glob patterns, several separated by commas; see data/patterns.py. Without
-    # validation or test, 1 % of the documents of train each, chosen by a hash of their ids.
+    # files: glob patterns, several separated by commas; see data/text/patterns.py. Without
+    # validation or test, each is 1 % of the documents of train, chosen by a hash of their ids.
     # tfds: names or slices of splits, such as train[:10%]; where empty, the dataset's own.
     train: str = ""
     validation: str = ""
     test: str = ""
     # files, tfds: the field or feature that holds the text; with dots if it is nested.
     field: str = "text"
-    id_field: str = "id"  # files, tfds: the one with the document's id, if there is one
-    # Whether a document's id means it in this source only, or the same document (a translation,
-    # say) in all sources whose ids are shared.
+    id_field: str = "id"  # files, tfds: the field with the document's id, if there is one
+    # shared: an id names the same document, such as a translation, in all sources with shared ids.
     ids: Literal["own", "shared"] = "own"
     packages: tuple[str, ...] = ()  # docstrings: top-level packages; () is the fixed list
     dataset: str = ""  # tfds: a dataset's name and config, such as wiki40b/fr
