@@ -1,6 +1,6 @@
-"""The fields that runs must have in common to train as one program.
+"""What runs must have in common to train as one program. Needs no jax, and no text.
 
-training/pack.py stacks such runs, and study/study_runner.py groups a study's runs by them.
+pack.py stacks runs that have it in common, and study_runner.py sorts a study's runs by it.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ from imbalance_jax.config import Config
 # Fields in which the members of a pack may differ, whatever their text.
 _OWN = ("seed", "data_dir", "init_from", "log_every", "mirrors", "parallel")
 _OWN_OF_OPTIMIZER = ("peak_lr", "final_lr", "schedule", "warmup", "decay")
-# Fields that may differ as long as the size of the vocabulary, the dtype of the ids and the number
-# of steps are the same. The tags of the languages must be the same.
+# What may differ as far as the same follows from it: the vocabulary's size, the dtype of ids
+# and the number of steps. Of the languages, the tags must be the same.
 _TEXT = ("sources", "vocabulary", "languages", "mixture")
 
 
@@ -26,7 +26,7 @@ def extract_pack_shape(config: Config) -> dict[str, Any]:
 
 
 def find_packing_obstacle(config: Config) -> str:
-    """Returns why a run can only be trained alone; "" if it can be packed."""
+    """Returns why a run can only be trained alone, or nothing where it can be packed."""
     if "wandb" in config.mirrors:
         return (
             "config.mirrors has 'wandb', which follows one run in a process. Set it to "
@@ -36,9 +36,9 @@ def find_packing_obstacle(config: Config) -> str:
 
 
 def compute_pack_key(config: Config) -> str:
-    """Returns a key that two runs share only if they can be packed, whatever their text is.
+    """Returns what two runs that can be packed have in common, judged without their text.
 
-    Runs whose text would have to decide it have different keys.
+    Where the text would have to say whether two runs can be, their keys differ.
     """
     plain = config_lib.to_dict(config)
     text: dict[str, Any] = {name: plain[name] for name in ("sources", "vocabulary")}

@@ -308,6 +308,7 @@ def losses(run, resumed):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_store_is_stopped_and_goes_on_to_the_results_of_one_on_disk(
     bucket, english, data_dir, tmp_path
 ):
