@@ -11,19 +11,15 @@ The same letters name a dimension in configs, variables, parameters and figures:
                                           P  pairs of parallel sequences
     E  members of a pack                  R  parameters of a block
 
-Map of the package, in the order of its imports:
+The rooms of the package; each imports only from itself and those before it:
 
-    config      every field of a run                 languages   what a language is: its id map
-    data/       text -> tokens -> batches             model       the transformer; also attention,
-                                                                objective
-    sharding    the mesh and who holds what           step        one update of the TrainState
-    distributed several processes as one run          storage     file systems and gs://
-    evaluation/ loss, alignment, transfer             train       the loop; also cadence, and pack:
-                                                                several runs as one program
-    runs        the run directory                     checkpoint  save and restore
-    tuning      what is fastest on which device       benchmarks/ what the command bench measures
-    grid        what a study is made of               study_*     its directory, plan and runner
-    analysis/   figures, laws, verdicts, pages        main, evaluate, study, report, ...: commands
+    config      every field of a run                 training    setting up a run, and the loop
+    runs        a run as files and as a process      study       runs of a question, and their plan
+    cli         what all commands share              analysis    laws, effects, verdicts: numbers
+    data        text -> tokens -> batches            drawing     panels and pages
+    compute     all that knows a device: model,      reference   the reference paper's results
+                step, sharding, checkpoints          report      report.html of runs and studies
+    evaluation  loss, alignment, probes              transfer, word2vec, bench: commands
 
 The package `launch` beside this one sends a study's runs to clusters.
 
@@ -40,8 +36,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-# Modules that study config files import from here, by the room that they are in.
-_ROOMS = {
+# Modules that study config files import from here -> where they are.
+_MODULES = {
     "grid": "imbalance_jax.study.grid",
     "study_presets": "imbalance_jax.study.study_presets",
     "paper_presets": "imbalance_jax.reference.paper_presets",
@@ -54,8 +50,8 @@ def __getattr__(name: str) -> Any:
         from imbalance_jax.training.loading import load
 
         return load
-    if name in _ROOMS:
-        return importlib.import_module(_ROOMS[name])
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

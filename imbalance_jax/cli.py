@@ -1,14 +1,15 @@
 """What every command shares: reading the command line, and how errors leave it.
 
-Exit codes: 0 done, 1 an error after the first step began, 2 anything wrong found before
-it, 75 preempted or interrupted and saved, 134 another process was lost. What a user can mend
-is one message without a traceback.
+Exit codes: 0 done, 1 an error after the first step began, 2 an error found before it, 75 preempted
+or interrupted and saved, 134 another process was lost. An error that a user can mend is one message
+without a traceback.
 """
 
 import dataclasses
 import functools
 import io
 import os
+import re
 import runpy
 import signal
 import sys
@@ -23,28 +24,26 @@ from ml_collections import config_flags
 from imbalance_jax import config as config_lib
 from imbalance_jax.runs import children, run_config, storage
 
-# A flag that is declared here is one of the command that asks for it, and in its --help.
+# So that --help of a command shows the flags that are declared here for it.
 flags.disclaim_key_flags()
 
 DONE = 0
 FAILED = 1
 REFUSED = 2
 PREEMPTED = 75  # EX_TEMPFAIL: start again to go on
-LOST = 134  # another process of the run has gone: what jax ends with where it notices first
+LOST = 134  # another process of the run has gone; jax exits with it where it notices first
 
 
 def define_config_flag(flag: str = "config", example: str = "90_10.py") -> None:
-    """Declares --config=FILE[:CHOICES] and the override --config.FIELD=VALUE of any field.
-
-    Args:
-      flag: another name than config.
-      example: a file in configs/.
-    """
-    config_flags.DEFINE_config_file(flag, None, f"A file in configs/, such as {example}.")
+    """Declares --config=FILE[:CHOICES] and the override --config.FIELD=VALUE of any field."""
+    config_flags.DEFINE_config_file(
+        flag, None, f"A file in configs/, such as {example}.", flag_values=flags.FLAGS
+    )
+    flags.FLAGS[flag].parser = _ConfigFileParser(flag)
 
 
 def define_compute_flags() -> None:
-    """Declares flags for how an update is computed, which may change whenever a run goes on."""
+    """Declares the flags that change how an update is computed, and not what it is."""
     flags.DEFINE_integer(
         "accumulate", 0, "Micro-batches, if not those of config.optimizer.accumulate.", 0
     )
@@ -58,8 +57,8 @@ def define_compute_flags() -> None:
 
 def format_compute_flags() -> list[str]:
     """Returns the flags of `define_compute_flags` that were given, for another command."""
-    given = {name: flags.FLAGS[name].value for name in ("accumulate", "remat")}
-    return [f"--{name}={value}" for name, value in given.items() if value]
+    values = {name: flags.FLAGS[name].value for name in ("accumulate", "remat")}
+    return [f"--{name}={value}" for name, value in values.items() if value]
 
 
 def run_command(main: Callable[..., int], *, names: bool = False) -> NoReturn:
@@ -67,11 +66,11 @@ def run_command(main: Callable[..., int], *, names: bool = False) -> NoReturn:
 
     Args:
       main: the command.
-      names: whether it takes a list of what on the command line is no flag.
+      names: whether it takes the list of arguments that are no flags.
     """
 
     def checked(argv: list[str]) -> int:
-        # The libraries that we use report each file that they open.
+        # Libraries would report each file that they open.
         logging.set_verbosity(logging.WARNING)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         sys.unraisablehook = functools.partial(_interrupt_again, sys.unraisablehook)
@@ -81,11 +80,11 @@ def run_command(main: Callable[..., int], *, names: bool = False) -> NoReturn:
         try:
             return main(argv[1:]) if names else main()
         except UnicodeError:
-            raise  # a ValueError, and never a mistake of the user: a codec names no file
+            raise  # a ValueError that is no mistake of the user and names no file
         except ValueError as error:
             exit_with_error(str(error))
         except BrokenPipeError:
-            # Who read the output has gone, as `head` does. What is left goes nowhere.
+            # The reader of the output has gone, as `head` does. The rest of it goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except OSError as error:
@@ -99,26 +98,26 @@ def run_command(main: Callable[..., int], *, names: bool = False) -> NoReturn:
 
 
 def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:
-    """Interrupts the main thread once more where what it was in has lost the exception.
+    """Interrupts the main thread again if a KeyboardInterrupt was lost.
 
-    Such are the callbacks of a garbage collection; jax has one.
+    Callbacks of the garbage collector lose exceptions, and jax has such a callback.
 
     Args:
-      report: takes other exceptions that cannot be raised.
-      unraisable: what was not raised.
+      report: takes all other exceptions that cannot be raised.
+      unraisable: the exception that was not raised.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        # Not at once, or this function would be what is interrupted. A shell has its background
-        # jobs ignore Ctrl-C, so SIGTERM it is.
+        # After a moment, or it would interrupt this function. By SIGTERM, because the background
+        # jobs of a shell ignore Ctrl-C.
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
         report(unraisable)
 
 
 def _escape_unencodable_text() -> None:
-    """Escapes what the encoding of the output has no characters for.
+    """Escapes characters that the encoding of the output does not have.
 
-    A job without a locale prints ASCII, and a file name need not be text at all.
+    A job without a locale prints ASCII, and a file name may have bytes that are no text.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -155,51 +154,74 @@ def exit_with_error(message: str) -> NoReturn:
 
 
 def check_same_measurement(what: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to measure again, in another way, what is known already.
+    """Raises ValueError if results exist that were measured with other settings.
 
     Args:
-      what: was measured, and the file that knows of it, for the message.
-      known: how it was measured.
-      now: how it would be.
-
-    Raises:
-      ValueError: they differ.
+      what: the beginning of the message: the results and their file.
+      known: the settings of the results.
+      now: the settings to measure with.
     """
-    differ = [
+    differences = [
         f"{key}={known.get(key)!r} and not {value!r}"
         for key, value in now.items()
         if known.get(key) != value
     ]
-    if differ:
-        raise ValueError(f"{what} already, with {'; '.join(differ)}. --overwrite replaces it.")
+    if differences:
+        raise ValueError(f"{what} already, with {'; '.join(differences)}. --overwrite replaces it.")
+
+
+class _ConfigFileParser(flags.ArgumentParser):
+    """Loads a config file, and refuses overrides of fields that it does not have.
+
+    The parser of config_flags refuses them too, but does not say which fields there are.
+    """
+
+    def __init__(self, flag: str) -> None:
+        self._flag = flag
+
+    def parse(self, path: str) -> ml_collections.ConfigDict:
+        config = load_config_file(path, self._flag)
+        for name in _read_flag_values(sys.argv[1:]):
+            if re.match(rf"(no)?{self._flag}\.", name):  # as in --noconfig.model.tied
+                _check_override_field(config, name.removeprefix("no"))
+        if isinstance(config, ml_collections.ConfigDict):
+            config.lock()
+        return config
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         argv = _insert_run_config(argv)
-        for flag in _list_config_flags():
-            _check_config_flag(argv[1:], flag)
-        given, sys.argv = sys.argv, argv  # where config_flags looks for overrides
+        typed, sys.argv = sys.argv, argv  # where config_flags looks for overrides
         try:
             return flags.FLAGS(argv)
         finally:
-            sys.argv = given
+            sys.argv = typed
     except flags.IllegalFlagValueError as error:
-        # absl has named the flag and its value; what kind of value it takes is ours to say.
-        name = str(error).removeprefix("flag --").partition("=")[0]
-        expected = (
-            _describe_expected_value(name) if name.partition(".")[0] in _list_config_flags() else ""
-        )
-        if expected:
-            exit_with_error(f"{str(error).removeprefix('flag ').partition(': ')[0]}: {expected}")
-        said = str(error).removeprefix("flag ")
-        if name in flags.FLAGS and "invalid literal" in said:
-            said = (
-                f"{said.partition(': ')[0]}: it must be {flags.FLAGS[name].parser.syntactic_help}."
-            )
-        exit_with_error(said)
+        exit_with_error(_describe_illegal_value(str(error).removeprefix("flag ")))
     except (flags.Error, ValueError, TypeError) as error:
         exit_with_error(" ".join(str(error).split()))
+
+
+def _describe_illegal_value(message: str) -> str:
+    """Returns absl's message on --NAME=VALUE with what kind of value the flag takes."""
+    assignment = message.partition(": ")[0]
+    name = assignment.removeprefix("--").partition("=")[0]
+    if name not in flags.FLAGS:
+        return message
+    flag = flags.FLAGS[name]
+    if name.startswith("config.mixture.ratio."):
+        expected = "a whole number of sequences. Write 92.5% to 7.5% as 37 and 3."
+    elif name.partition(".")[0] in _list_config_flags() and type(flag.default) in _KINDS:
+        expected = f"{_KINDS[type(flag.default)]}, such as {flag.default}."
+    elif "invalid literal" in message:
+        expected = f"{flag.parser.syntactic_help}."
+    else:
+        return message
+    return f"{assignment}: it must be {expected}"
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _list_config_flags() -> list[str]:
@@ -208,19 +230,16 @@ def _list_config_flags() -> list[str]:
 
 
 def _insert_run_config(argv: list[str]) -> list[str]:
-    """Returns a command line whose overrides change the config of the run in --workdir.
-
-    A command line with a --config, or without overrides, stays as it is.
-    """
+    """Adds the config of the run in --workdir to a command line with overrides but no --config."""
     values = _read_flag_values(argv[1:])
-    changed = [name for name in values if name.removeprefix("no").startswith("config.")]
-    if "config" not in _list_config_flags() or values.get("config") or not changed:
+    overrides = [name for name in values if name.removeprefix("no").startswith("config.")]
+    if "config" not in _list_config_flags() or values.get("config") or not overrides:
         return argv
     workdir = values.get("workdir", "")
     if not workdir or not (storage.parse_path(workdir) / "config.json").exists():
         of_run = ", or the --workdir of a run that has begun" if "workdir" in flags.FLAGS else ""
         exit_with_error(
-            f"--{changed[0]} changes a field of a config, and there is none. Give "
+            f"--{overrides[0]} changes a field of a config, and there is none. Give "
             f"--config=FILE{of_run}."
         )
     return [argv[0], f"--config={run_config.__file__}:{workdir}", *argv[1:]]
@@ -236,30 +255,16 @@ def _read_flag_values(args: list[str]) -> dict[str, str]:
     return values
 
 
-def _check_config_flag(args: list[str], flag: str = "config") -> None:
-    """Refuses a config file that cannot be used, and overrides of fields it does not have.
-
-    config_flags would raise for them too, without saying which fields there are.
-    """
-    values = _read_flag_values(args)
-    if not values.get(flag):
-        return
-    config = load_config_file(values[flag], flag)
-    for name in values:
-        if name.startswith(f"{flag}."):
-            _check_override_field(config, name)
-
-
 def load_config_file(value: str, flag: str = "config") -> ml_collections.ConfigDict:
     """Returns the config of a `--config=FILE[:CHOICES]`, without overrides."""
     path, _, choices = value.partition(":")
     if not os.path.isfile(path):
         exit_with_error(f"--{flag}={value}: there is no file {path}.")
     try:
-        defined = runpy.run_path(path)
-        if "get_config" not in defined:
+        names = runpy.run_path(path)
+        if "get_config" not in names:
             exit_with_error(f"--{flag}={value}: {path} defines no function get_config().")
-        get_config = defined["get_config"]
+        get_config = names["get_config"]
         return get_config(choices) if choices else get_config()
     except (ValueError, FileNotFoundError) as error:
         exit_with_error(str(error))
@@ -271,42 +276,30 @@ _FIELDS_OF_A_RUN = frozenset(field.name for field in dataclasses.fields(config_l
 
 
 def _check_override_field(config: ml_collections.ConfigDict, name: str) -> None:
-    """Refuses a dotted name that leaves the config, naming the group where it does."""
-    here: Any = config
+    """Exits if a dotted name is not in the config, and names the last group that is."""
+    group_value: Any = config
     flag, *parts = name.split(".")
     group = flag
     for part in parts:
-        if not isinstance(here, ml_collections.ConfigDict):
+        if not isinstance(group_value, ml_collections.ConfigDict):
             exit_with_error(f"--{name}: {group} is a value and has no fields.")
-        if part not in here:
+        if part not in group_value:
             if group == "config.mixture.ratio":
                 exit_with_error(
                     f"--{name} is the ratio of a language that is not declared. "
                     f"config.languages has: {', '.join(config.languages)}."
                 )
-            if not here:
+            if not group_value:
                 exit_with_error(
                     f"--{name}: {group} is empty. Set all of it, as in "
                     f"--{group}=\"{{'{part}': ...}}\"."
                 )
-            if here is config and "runs" in config and part in _FIELDS_OF_A_RUN:
-                of_all = f", or --{part}=... for all" if part in flags.FLAGS else ""
+            if group_value is config and "runs" in config and part in _FIELDS_OF_A_RUN:
+                for_all = f", or --{part}=... for all" if part in flags.FLAGS else ""
                 exit_with_error(
                     f"--{name} is a field of a run, and this config is a study. Set "
-                    f"--{flag}.runs.NAME.config.{'.'.join(parts)} for one run{of_all}."
+                    f"--{flag}.runs.NAME.config.{'.'.join(parts)} for one run{for_all}."
                 )
-            exit_with_error(config_lib.describe_unknown_field(group, part, list(here)))
-        here = here[part]
+            exit_with_error(config_lib.describe_unknown_field(group, part, list(group_value)))
+        group_value = group_value[part]
         group += f".{part}"
-
-
-def _describe_expected_value(name: str) -> str:
-    """Returns what kind of value a dotted name takes, judged by its present value."""
-    flag, *parts = name.split(".")
-    here: Any = flags.FLAGS[flag].value
-    for part in parts:
-        here = here[part]
-    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-    if name.startswith("config.mixture.ratio."):
-        return "it must be a whole number of sequences. Write 92.5% to 7.5% as 37 and 3."
-    return f"it must be {kinds[type(here)]}, such as {here}." if type(here) in kinds else ""

@@ -61,7 +61,7 @@ def generate_ids(
     ids_BT = np.tile(prompt_ids, (samples, 1))
     for key in jax.random.split(jax.random.key(seed), tokens):
         seen = ids_BT[:, -L:]
-        # Padded to one length, behind what causal attention sees: one compilation.
+        # Padded to one length, so that it compiles once. Causal attention does not see the padding.
         padded_BL = np.pad(seen, ((0, 0), (0, L - seen.shape[1])))
         new_B = np.asarray(draw(padded_BL, seen.shape[1] - 1, key))
         ids_BT = np.concatenate([ids_BT, new_B[:, None].astype(np.int32)], axis=1)
@@ -75,7 +75,7 @@ def main() -> int:
     language = FLAGS.language or run.config.tags[0]
     ids_BT = generate_ids(
         run,
-        # A job without a locale reads its command line as bytes; they are UTF-8 all the same.
+        # A job without a locale reads its command line as bytes, which are UTF-8 nevertheless.
         FLAGS.prompt.encode("utf-8", "surrogateescape").decode(errors="replace"),
         language,
         tokens=FLAGS.tokens,

@@ -4,6 +4,6 @@
     profile.py    where: project, queue, limits      scripts/   static shell, what runs a job there
     hardware.py   how big: families and topologies   pack.py    several runs on one machine
 
-Nothing here queues, retries or watches: the engines do, and how far a run is stands in its
-directory. Neither jax nor flax is imported, so that all of it works on a laptop.
+The engines queue, retry and watch; the progress of a run is in its directory. Nothing here imports
+jax or flax, so that all of it works on a laptop.
 """

@@ -1,8 +1,8 @@
 """Sends a study's runs to where they train.
 
     python -m launch plan   --study=configs/studies/ratio.py --profile=launch/profiles/local.toml
-    python -m launch render --study=... --profile=...              the files, and what to run
-    python -m launch submit --study=... --profile=... [--execute]  the same; runs it if told to
+    python -m launch render --study=... --profile=...              writes files, prints commands
+    python -m launch submit --study=... --profile=... [--execute]  the same; --execute runs them
     python -m launch status --workdir=studies/ratio                how far each run is
     python -m launch logs   --study=... --profile=... --runs=r90_10_s0
     python -m launch preflight --study=... --profile=...           compiles each shape for its TPU
@@ -27,8 +27,7 @@ from absl import flags
 from etils import epath
 
 from imbalance_jax import cli
-from imbalance_jax.runs import run_directory as runs
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import code_versions, storage
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
 from launch import engines, inputs, processes
@@ -63,8 +62,8 @@ def define_flags() -> None:
 
 def main(names: list[str]) -> int:
     if len(names) != 1 or names[0] not in COMMANDS:
-        said = f"{' '.join(names)!r} is none" if names else "there is none"
-        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {said}.")
+        problem = f"{' '.join(names)!r} is none" if names else "there is none"
+        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {problem}.")
     directory, study = _open_study()
     if names[0] == "status":
         return _run_status_command(directory, study)
@@ -80,34 +79,34 @@ def main(names: list[str]) -> int:
     )
     if names[0] == "logs":
         return _run_logs_command(plan, profile)
-    found = _check_plan_inputs(directory, study, plan, profile, names[0])
+    report = _check_plan_inputs(directory, study, plan, profile, names[0])
     if names[0] == "preflight":
         from launch import preflight
 
-        _print_notes(found)
+        _print_notes(report)
         return preflight.run_preflight(study, plan, profile)
     if names[0] == "plan":
-        return _run_plan_command(plan, found)
+        return _run_plan_command(plan, report)
     send = {"render": _run_render_command, "submit": _run_submit_command}[names[0]]
-    return send(directory, study, plan, profile, found)
+    return send(directory, study, plan, profile, report)
 
 
 def _check_plan_inputs(
     directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile, command: str
 ) -> InputReport:
-    """Returns what is known of the text and the weights that the jobs of a plan read.
+    """Returns a report on the text and the weights that the jobs of a plan read.
 
     Raises:
       ValueError: a job could not open what it reads.
     """
     reach = command == "submit" and FLAGS.execute
-    here = reach or not storage.is_store(directory.path)
-    recorded = directory.binding_texts() if here else {}
+    readable = reach or not storage.is_store(directory.path)
+    recorded = directory.binding_texts() if readable else {}
     return inputs.check_inputs(study, plan, profile, recorded=recorded, reach=reach)
 
 
-def _print_notes(found: InputReport) -> None:
-    for note in found.notes:
+def _print_notes(report: InputReport) -> None:
+    for note in report.notes:
         print(f"# {note}", file=sys.stderr if FLAGS.format == "json" else sys.stdout)
 
 
@@ -152,23 +151,23 @@ def _select_runs(study: grid.StudyConfig) -> list[str]:
     Raises:
       ValueError: there are none.
     """
-    without = [pattern[1:] for pattern in FLAGS.runs if pattern.startswith("!")]
-    wanted = [pattern for pattern in FLAGS.runs if not pattern.startswith("!")] or ["*"]
-    for pattern in (*without, *wanted):
+    excluded = [pattern[1:] for pattern in FLAGS.runs if pattern.startswith("!")]
+    included = [pattern for pattern in FLAGS.runs if not pattern.startswith("!")] or ["*"]
+    for pattern in (*excluded, *included):
         if not any(_matches_any_pattern(name, [pattern]) for name in study.runs):
             some = ", ".join(list(study.runs)[:3])
             raise ValueError(
                 f"--runs={','.join(FLAGS.runs)}: {pattern} is no run of the study. It has {some}, "
                 "..."
             )
-    found = [
+    selected = [
         name
         for name in study.runs
-        if _matches_any_pattern(name, wanted) and not _matches_any_pattern(name, without)
+        if _matches_any_pattern(name, included) and not _matches_any_pattern(name, excluded)
     ]
-    if not found:
+    if not selected:
         raise ValueError(f"--runs={','.join(FLAGS.runs)} leaves out every run.")
-    return found
+    return selected
 
 
 def _matches_any_pattern(name: str, patterns: Sequence[str]) -> bool:
@@ -183,7 +182,7 @@ def _parse_env_flags() -> dict[str, str]:
 
 
 def _get_output_directory(plan: Plan) -> epath.Path:
-    """Returns the local directory that files go to, which the commands read them from."""
+    """Returns the local directory of the files that the commands read."""
     if FLAGS.out:
         return epath.Path(os.path.abspath(FLAGS.out))
     if "://" in plan.workdir:
@@ -194,17 +193,17 @@ def _get_output_directory(plan: Plan) -> epath.Path:
 def _render_selected_jobs(
     directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
 ) -> RenderedJobs:
-    """Returns what the asked jobs need.
+    """Returns the files and commands of the jobs that --runs and --only select.
 
     Raises:
-      ValueError: no job is asked for, or the engine cannot do what is asked.
+      ValueError: they select no job, or the engine cannot do what is asked.
     """
     jobs = plan.jobs
     if FLAGS.only != "all":
         states = directory.states(study)
-        kept = ("failed",) if FLAGS.only == "failed" else ("absent", "begun")
+        wanted = ("failed",) if FLAGS.only == "failed" else ("absent", "begun")
         jobs = plan_lib.select_jobs(
-            plan, [n for n in _select_runs(study) if states[n].state in kept]
+            plan, [n for n in _select_runs(study) if states[n].state in wanted]
         )
     if not jobs:
         raise ValueError(f"--only={FLAGS.only}: there is no such run.")
@@ -238,7 +237,7 @@ def _format_plan_json(plan: Plan) -> str:
     return json.dumps(plan.to_dict(), indent=1) + "\n"
 
 
-def _run_plan_command(plan: Plan, found: InputReport) -> int:
+def _run_plan_command(plan: Plan, report: InputReport) -> int:
     _write_plan_files(_get_output_directory(plan), plan, RenderedJobs({}, ()))
     if FLAGS.format == "json":
         print(_format_plan_json(plan))
@@ -248,7 +247,7 @@ def _run_plan_command(plan: Plan, found: InputReport) -> int:
             f"\nWrote {_get_output_directory(plan) / 'plan.json'}. What would be sent: launch "
             "submit, same flags."
         )
-    _print_notes(found)
+    _print_notes(report)
     return cli.DONE
 
 
@@ -257,12 +256,12 @@ def _run_render_command(
     study: grid.StudyConfig,
     plan: Plan,
     profile: Profile,
-    found: InputReport,
+    report: InputReport,
 ) -> int:
     rendered = _render_selected_jobs(directory, study, plan, profile)
     _write_plan_files(_get_output_directory(plan), plan, rendered)
     _print_rendered(rendered)
-    _print_notes(found)
+    _print_notes(report)
     return cli.DONE
 
 
@@ -281,7 +280,7 @@ def _run_submit_command(
     study: grid.StudyConfig,
     plan: Plan,
     profile: Profile,
-    found: InputReport,
+    report: InputReport,
 ) -> int:
     rendered = _render_selected_jobs(directory, study, plan, profile)
     if not FLAGS.execute:
@@ -290,11 +289,11 @@ def _run_submit_command(
         if FLAGS.format == "text":
             print(f"# The files are in {_get_output_directory(plan)}.")
             print("# Nothing was submitted. Add --execute to run these commands.")
-        _print_notes(found)
+        _print_notes(report)
         return cli.DONE
-    _print_notes(found)
+    _print_notes(report)
     directory.check(study)
-    directory.claim(study, found.texts)
+    directory.claim(study, report.texts)
     (directory.path / "logs").mkdir(exist_ok=True)
     folder = epath.Path(plan.folder)
     for place in dict.fromkeys((_get_output_directory(plan), folder)):
@@ -311,21 +310,21 @@ def _run_submit_command(
     return cli.DONE
 
 
-def _execute_command(command: Sequence[str], here: bool, record: epath.Path) -> int:
-    """Runs a command, appends what came of it to a file, and returns its exit code.
+def _execute_command(command: Sequence[str], local: bool, record: epath.Path) -> int:
+    """Runs a command, appends its result to a file, and returns its exit code.
 
     Args:
       command: its argv.
-      here: whether it trains on this machine: what it says is shown as it comes, and what
-        interrupts us is passed on to it.
-      record: the file, a JSON object a line.
+      local: whether it trains on this machine. Then its output is shown as it comes, and an
+        interrupt is passed on to it.
+      record: the file, with a JSON object a line.
 
     Raises:
       ValueError: there is no such command.
     """
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     output = ""
-    if here:
+    if local:
         (code,) = processes.run_processes([processes.ProcessSpec(command, {}, "")], together=False)
     else:
         try:
@@ -339,9 +338,9 @@ def _execute_command(command: Sequence[str], here: bool, record: epath.Path) -> 
         "argv": command,
         "code": code,
         "output": output,
-        "git": runs.get_code_versions()["git"],
+        "git": code_versions.get_code_versions()["git"],
     }
-    # Object stores cannot append, and a few lines are soon written again.
+    # Object stores cannot append, so all lines are written again; there are few.
     before = record.read_text() if record.exists() else ""
     record.write_text(before + json.dumps(line) + "\n")
     return code

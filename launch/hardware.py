@@ -1,8 +1,8 @@
-"""How big: every accelerator's sizes, and what each engine calls them.
+"""The sizes of every accelerator, and their names in each engine.
 
-A size is a family, a topology and a number of slices, as in ("v6e", "4x4", 2), and never a
-product's name: v5p-16 has 8 chips, v6e-16 has 16. A TPU's topology is its chips along each
-axis; that of GPUs and CPUs is machines x devices of each, as in "2x8".
+A size is a family, a topology and a number of slices, as in ("v6e", "4x4", 2). Product names are
+not used: v5p-16 has 8 chips, v6e-16 has 16. A TPU's topology is its chips along each axis; that of
+GPUs and CPUs is machines x devices of each, as in "2x8".
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Gpu:
 
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-# Of every number of chips the topology that the accelerator type stands for.
+# The topology of each number of chips, as the accelerator type counts them.
 _CUBES = (
     *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x12", "8x8x16"),
     "8x16x16",
@@ -110,8 +110,8 @@ def compute_job_size(
       family: one of FAMILIES.
       topology: a TPU's, or machines x devices of each.
       num_slices: how many of them, joined by the data center's network; TPUs only.
-      chips_per_host: of a TPU; 0 is what Kubernetes' usual machine has. A 2x4 of v5e or v6e is
-        also made with all 8 on one host, as it always is as a TPU VM.
+      chips_per_host: of a TPU; 0 is that of Kubernetes' usual machine. A 2x4 of v5e or v6e may
+        also have all 8 on one host, as TPU VMs always have.
 
     Raises:
       ValueError: there is no such size.
@@ -142,11 +142,11 @@ def compute_job_size(
 
 
 def _compute_tpu_size(family: str, topology: str, num_slices: int, chips_per_host: int) -> JobSize:
-    known = TPUS[family].topologies
-    if topology not in known:
+    topologies = TPUS[family].topologies
+    if topology not in topologies:
         raise ValueError(
             f"hardware.topology={topology!r} does not exist for {family}. It has: "
-            f"{', '.join(known)}."
+            f"{', '.join(topologies)}."
         )
     chips = math.prod(map(int, topology.split("x")))
     allowed = (4, 8) if topology == "2x4" else (min(chips, 4),)
@@ -159,8 +159,8 @@ def _compute_tpu_size(family: str, topology: str, num_slices: int, chips_per_hos
     return JobSize(family, topology, num_slices, chips // each, each)
 
 
-def convert_to_tpu_vm(size_: JobSize) -> JobSize:
-    """Returns a TPU's size as TPU VMs have it: 8 chips are always one of them."""
-    if size_.topology == "2x4" and size_.is_tpu:
-        return dataclasses.replace(size_, hosts=1, devices_per_host=8)
-    return size_
+def convert_to_tpu_vm(size: JobSize) -> JobSize:
+    """Returns the size of a job on TPU VMs, one of which has all chips of a 2x4."""
+    if size.topology == "2x4" and size.is_tpu:
+        return dataclasses.replace(size, hosts=1, devices_per_host=8)
+    return size

@@ -1,7 +1,8 @@
-"""What jobs read that this machine has: text, tokenizers, weights to begin with.
+"""Checks of the text, the tokenizers and the first weights that jobs read.
 
-A job opens its text from data_dir, prepared, where the files that it was made of are not. What no
-job could open is refused before machines are paid for, and what cannot be seen from here is said.
+Where a job does not have the files that its text is made of, it opens the prepared text in
+data_dir. A plan whose jobs could not open their inputs is refused before machines are paid for. A
+note names each input that cannot be checked from this machine.
 """
 
 import dataclasses
@@ -20,9 +21,9 @@ from launch.profile import Profile
 
 @dataclasses.dataclass(frozen=True)
 class InputReport:
-    """What was found out about the inputs of a plan's jobs."""
+    """The inputs of a plan's jobs, as far as this machine can see them."""
 
-    notes: tuple[str, ...]  # what cannot be seen from here, a line each
+    notes: tuple[str, ...]  # lines on inputs that cannot be seen from here
     texts: Mapping[str, Mapping[str, str]]  # run -> source -> fingerprint of the text that it opens
 
 
@@ -34,51 +35,51 @@ def check_inputs(
     recorded: Mapping[str, Mapping[str, str]],
     reach: bool,
 ) -> InputReport:
-    """Returns what is known of the inputs of a plan's jobs.
+    """Returns a report on the inputs of a plan's jobs.
 
     Args:
-      study: what the plan trains.
-      plan: its jobs.
+      study: the plan's.
+      plan: with the jobs.
       profile: where they run.
-      recorded: run -> source -> fingerprint, of runs whose study has it recorded.
+      recorded: run -> source -> fingerprint, as the study's directory has them.
       reach: whether to look into stores, which takes a network and an account.
 
     Raises:
-      ValueError: a job could not open what it reads, naming the field and what to do.
+      ValueError: a job could not open an input; the error names its field and what to do.
     """
-    found = _PreparedTextChecker(plan.engine, reach)
+    checker = _PreparedTextChecker(plan.engine, reach)
     texts = {}
     for run in dict.fromkeys(member for job in plan.jobs for member in job.members):
         config = study.runs[run].config
         data_dir = profile.data_dir or config.data_dir
         try:
-            texts[run] = found.check_text(config, data_dir, recorded.get(run, {}))
+            texts[run] = checker.check_text(config, data_dir, recorded.get(run, {}))
             _check_init_from_path(config, plan, reach)
         except ValueError as error:
             raise ValueError(f"Run {run}: {error}") from error
-    notes = [*found.notes(), *_note_environment(plan), *_note_mirrors(study, plan, profile)]
+    notes = [*checker.notes(), *_note_environment(plan), *_note_mirrors(study, plan, profile)]
     return InputReport(tuple(notes), {run: text for run, text in texts.items() if text})
 
 
 class _PreparedTextChecker:
-    """Looks for the prepared text of each run, at the same one once."""
+    """Looks for the prepared text of each run, once for each text."""
 
     def __init__(self, engine: str, reach: bool) -> None:
         self._engine, self._reach = engine, reach
-        self._known: dict[str, str] = {}  # what was looked for -> its fingerprint, "" if unknown
-        self._unseen: dict[str, dict[str, None]] = {}  # data_dir -> what has to be there
-        self._made: dict[str, None] = {}  # sources that jobs make where they run
+        self._fingerprints: dict[str, str] = {}  # text -> its fingerprint, "" if unknown
+        self._unseen: dict[str, dict[str, None]] = {}  # data_dir -> fields whose text it must have
+        self._made_by_jobs: dict[str, None] = {}  # fields of sources that jobs prepare themselves
 
     def check_text(
         self, config: Config, data_dir: str, recorded: Mapping[str, str]
     ) -> dict[str, str]:
-        """Returns the fingerprint of each source of a run that is known.
+        """Returns source -> fingerprint of a run, for sources whose text is known.
 
         Raises:
-          ValueError: a source or a set has files that jobs do not have, and data_dir has no
-            prepared form of it.
+          ValueError: a source or a set of parallel texts has files that jobs do not have, and
+            data_dir has no prepared form of it.
         """
-        found: dict[str, str] = {}
+        fingerprints: dict[str, str] = {}
         used = prepare.list_language_sources(config)
         joint = prepare.resolve_joint_statement(config)
         for name in used:
@@ -86,16 +87,16 @@ class _PreparedTextChecker:
             if source.kind == "synthetic":
                 continue
             key = repr((data_dir, name, source, joint, recorded.get(name)))
-            if key not in self._known:
-                self._known[key] = self._check_source(
+            if key not in self._fingerprints:
+                self._fingerprints[key] = self._check_source(
                     name, config, data_dir, joint, recorded.get(name, "")
                 )
-            if self._known[key]:
-                found[name] = self._known[key]
+            if self._fingerprints[key]:
+                fingerprints[name] = self._fingerprints[key]
         for name, texts in config.parallel.items():
             if texts.path and set(texts.sources) <= set(used):
-                self._check_set(name, config, data_dir, found)
-        return found
+                self._check_set(name, config, data_dir, fingerprints)
+        return fingerprints
 
     def _check_source(
         self,
@@ -118,28 +119,28 @@ class _PreparedTextChecker:
             if missing and source.kind != "tfds":
                 self._unseen.setdefault(data_dir, {})[field] = None
             elif self._engine != "local":
-                self._made[field] = None
+                self._made_by_jobs[field] = None
             return recorded
         wanted = prepared.make_source_criteria(name, source, config.data_dir, joint)
         if recorded:
             wanted = dataclasses.replace(wanted, fingerprint=recorded)
-        here = prepared.find_matching_directories(name, data_dir, wanted)
-        if not here and source.kind == "docstrings" and not recorded:
-            # That of another machine, whose packages are others, is what the jobs are to read.
-            here = prepared.find_matching_directories(
+        matching = prepared.find_matching_directories(name, data_dir, wanted)
+        if not matching and source.kind == "docstrings" and not recorded:
+            # Another machine with other packages may have prepared the text that jobs are to read.
+            matching = prepared.find_matching_directories(
                 name, data_dir, dataclasses.replace(wanted, text="")
             )
-        chosen = prepared.choose_prepared_directory(field, here, data_dir)
+        chosen = prepared.choose_prepared_directory(field, matching, data_dir)
         if chosen:
             return chosen.fingerprint
         if missing and source.kind != "tfds":
             raise ValueError(_describe_missing_input(field, name, config, data_dir, hidden))
         if self._engine != "local":
-            self._made[field] = None
+            self._made_by_jobs[field] = None
         return ""
 
     def _check_set(
-        self, name: str, config: Config, data_dir: str, known: Mapping[str, str]
+        self, name: str, config: Config, data_dir: str, fingerprints: Mapping[str, str]
     ) -> None:
         texts, field = config.parallel[name], f"config.parallel.{name}"
         hidden = [
@@ -150,11 +151,11 @@ class _PreparedTextChecker:
         if not self._can_look(data_dir):
             self._unseen.setdefault(data_dir, {})[field] = None
             return
-        of = [known.get(source) for source in texts.sources]
-        for found in parallel.list_sets(name, data_dir):
-            if parallel.matches_config(found, texts) and found.about["L"] == config.model.L:
-                theirs = found.made_of["sources"]
-                if all(mine in (None, other) for mine, other in zip(of, theirs, strict=True)):
+        known = [fingerprints.get(source) for source in texts.sources]
+        for set_ in parallel.list_sets(name, data_dir):
+            if parallel.matches_config(set_, texts) and set_.about["L"] == config.model.L:
+                made_of = set_.made_of["sources"]
+                if all(ours in (None, of_set) for ours, of_set in zip(known, made_of, strict=True)):
                     return
         raise ValueError(
             _describe_missing_input(field, f"parallel-{name}", config, data_dir, hidden)
@@ -177,16 +178,16 @@ class _PreparedTextChecker:
                 f"{data_dir} {why}. Jobs have not the files of {', '.join(fields)}: it has to hold "
                 "them prepared, as python -m imbalance_jax.data.prepare writes them."
             )
-        if self._made:
+        if self._made_by_jobs:
             lines.append(
-                f"Where data_dir has no prepared text of {', '.join(self._made)}, jobs make it of "
-                "what their own machines have."
+                f"Where data_dir has no prepared text of {', '.join(self._made_by_jobs)}, jobs "
+                "make it of what their own machines have."
             )
         return lines
 
 
 def _list_raw_paths(source: SourceConfig) -> list[str]:
-    """Returns the paths of this machine that a source is made of."""
+    """Returns the paths of this machine that have a source's raw text."""
     if source.kind == "files":
         return files.list_source_patterns(source)
     if source.kind == "tfds":
@@ -198,7 +199,7 @@ def _is_visible_to_jobs(engine: str, path: str) -> bool:
     """Whether a job finds a path where this machine has it."""
     if storage.is_store(path) or engine == "local":
         return True
-    # Jobs of SLURM run in the study's directory, on nodes that share what is absolute.
+    # Jobs of SLURM run in the study's directory, on nodes that share absolute paths.
     return engine == "slurm" and os.path.isabs(os.path.expanduser(path))
 
 
@@ -218,7 +219,7 @@ def _describe_missing_input(
 
 
 def _check_init_from_path(config: Config, plan: Plan, reach: bool) -> None:
-    """Raises ValueError if the run that another one begins with is not where its job looks."""
+    """Raises ValueError if a job would not find the run that its run begins with."""
     path = re.sub(r"@\d+$", "", config.init_from)
     if not path:
         return
@@ -236,13 +237,13 @@ def _check_init_from_path(config: Config, plan: Plan, reach: bool) -> None:
     inside = storage.make_absolute_path(path).startswith(
         f"{storage.make_absolute_path(plan.workdir)}/"
     )
-    # A run of the study itself may still be trained before.
+    # A run of the same study may still be trained before.
     if not inside and not (storage.parse_path(path) / "config.json").exists():
         raise ValueError(f"{field}: {path} holds no run. Correct the path.")
 
 
 def _note_mirrors(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list[str]:
-    """Returns a line where runs report to an account whose key jobs are not given."""
+    """Returns a line if runs report to Weights & Biases and jobs do not get its key."""
     members = [member for job in plan.jobs for member in job.members]
     mirrored = any("wandb" in study.runs[member].config.mirrors for member in members)
     if not mirrored or getattr(profile.settings, "secrets", True):
@@ -254,7 +255,7 @@ def _note_mirrors(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list
 
 
 def _note_environment(plan: Plan) -> list[str]:
-    """Returns lines on variables of this shell that change what runs do, and reach no job."""
+    """Returns lines on variables of this shell that change what runs do but do not reach jobs."""
     name = "IMBALANCE_JAX_CACHE"
     if plan.engine == "local" or name in plan.env or name not in os.environ:
         return []

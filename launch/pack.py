@@ -2,8 +2,8 @@
 
     python -m launch.pack --study=DIR --members=r50_s0,r90_s0 --devices=1 --family=h100
 
-The members know nothing of each other, and one that fails does not end the others. Started
-again, the pack leaves out what is done.
+The members are independent: one that fails does not end the others. A pack that is started again
+leaves out the runs that are done.
 """
 
 import sys
@@ -58,7 +58,7 @@ def _make_member_process(directory: StudyDirectory, name: str, index: int) -> Pr
 
 
 def combine_exit_codes(codes: list[int]) -> int:
-    """Returns the exit code of a pack: what the engine is to do about the whole of it.
+    """Returns the exit code of a pack, by which the engine starts it again or not.
 
     It is started again if that would help a member and no member has failed for good.
     """

@@ -1,7 +1,7 @@
-"""What there is to run: a study and a profile make a list of jobs. Pure, and written as plan.json.
+"""The jobs of a study on a profile, written as plan.json. Pure.
 
-A job trains one run, or a pack of them, and has the same name whenever it is planned, so that
-what was submitted is found again. Everything that can be wrong without a machine is found here.
+A job trains one run or a pack of runs. It has the same name whenever it is planned, so that a
+submitted job is found again. All errors that show without a machine are found here.
 """
 
 import dataclasses
@@ -83,9 +83,9 @@ def make_plan(
       study: what to train.
       profile: where.
       workdir: the study's directory, as the jobs see it.
-      runs: those of the study that are meant; all by default.
-      pack: none, or what trains several runs in a job: `host` is a process for each on a part
-        of one machine, `member` one program for runs of equal shapes.
+      runs: a part of the study's runs; all by default.
+      pack: none, or the way to train several runs in a job: `host` is a process for each run on
+        a part of one machine, `member` one program for runs of equal shapes.
       pack_size: how many runs a pack has at most.
       env: environment variables on top of the profile's.
 
@@ -97,7 +97,7 @@ def make_plan(
     env = {**profile.env, **(env or {})}
     profile_lib.check_env(env, profile.engine)
     if "://" in workdir:
-        # Of the study, not of a machine: machines come and go.
+        # In the study's directory, because machines come and go.
         env.setdefault("JAX_COMPILATION_CACHE_DIR", f"{workdir}/compiled")
     size = profile.size
     each = size.devices // pack_size if pack == "host" else size.devices
@@ -107,11 +107,11 @@ def make_plan(
     else:
         packs = study_runner.group_into_packs(study, names, pack_size)
     name = workdir.rstrip("/").rpartition("/")[2]
-    asked = set(names if runs is None else runs)
+    selected = set(names if runs is None else runs)
     jobs = tuple(
         _make_job(index, name, study, profile, workdir, members, pack, each)
         for index, members in enumerate(packs)
-        if asked.intersection(members)
+        if selected.intersection(members)
     )
     _check_runs([member for job in jobs for member in job.members], study, profile, each, pack)
     _check_jobs(jobs, profile)

@@ -17,7 +17,7 @@ from launch.profile import Profile
 
 @dataclasses.dataclass(frozen=True)
 class StepShape:
-    """What is compiled once: a run's step, or that of a pack of so many members."""
+    """A step that is compiled once: of a run, or of a pack of so many members."""
 
     config: Config
     members: int
@@ -31,8 +31,8 @@ class StepShape:
 
 
 def list_step_shapes(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list[StepShape]:
-    """Returns what a plan's jobs compile, each with the profile's mesh."""
-    found: dict[tuple, list[str]] = {}
+    """Returns the steps that a plan's jobs compile, each with the profile's mesh."""
+    runs_of: dict[tuple, list[str]] = {}
     configs = {}
     for job in plan.jobs:
         config = study.runs[job.members[0]].config
@@ -47,12 +47,12 @@ def list_step_shapes(study: grid.StudyConfig, plan: Plan, profile: Profile) -> l
         )
         mesh = dataclasses.replace(config.mesh, **profile.mesh)
         configs[key] = dataclasses.replace(config, mesh=mesh)
-        found.setdefault(key, []).extend(job.members)
-    return [StepShape(configs[key], key[0], tuple(runs)) for key, runs in found.items()]
+        runs_of.setdefault(key, []).extend(job.members)
+    return [StepShape(configs[key], key[0], tuple(runs)) for key, runs in runs_of.items()]
 
 
 def run_preflight(study: grid.StudyConfig, plan: Plan, profile: Profile) -> int:
-    """Prints what each shape of step takes, and returns the command's exit code.
+    """Prints the memory of each shape of step, and returns the command's exit code.
 
     Raises:
       ValueError: the profile is not for TPUs, or libtpu cannot be had.
@@ -83,11 +83,11 @@ def _compile_step(shape: StepShape, profile: Profile) -> tuple[bool, Iterator[st
     from imbalance_jax.bench import topology
 
     size = profile.size
-    found = topology.measure_step_on_topology(
+    measured = topology.measure_step_on_topology(
         shape.config,
         costs.compute_vocab_size(shape.config),
         size.libtpu,
         num_slices=size.num_slices,
         members=shape.members,
     )
-    return found["fits"], topology.describe_topology_step(found)
+    return measured["fits"], topology.describe_topology_step(measured)

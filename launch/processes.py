@@ -2,9 +2,8 @@
 
     python -m launch.processes --processes=2 -- python -m imbalance_jax.main ...
 
-Each is told who it is and where the others are, in the variables IMB_COORDINATOR,
-IMB_NUM_PROCESSES and IMB_PROCESS_ID. When one ends badly the others are ended too: alone they
-would wait for it.
+The variables IMB_COORDINATOR, IMB_NUM_PROCESSES and IMB_PROCESS_ID tell each process its number and
+where the others are. When one fails, the others are ended too, because they would wait for it.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ from imbalance_jax.runs.interrupts import Interrupts
 
 FLAGS = flags.FLAGS
 _POLL_SECONDS = 0.2
-# How long processes may go on after one of them has ended badly: to save, if they still can.
+# Seconds that processes have to save after one of them has failed.
 _GRACE_SECONDS = 30
 
 
@@ -42,12 +41,12 @@ class ProcessSpec:
 def run_processes(programs: Sequence[ProcessSpec], *, together: bool) -> list[int]:
     """Runs processes until all have ended, and returns their exit codes as a shell has them.
 
-    SIGTERM and SIGINT are passed on to all of them, and those that are commands of imbalance_jax
-    are sent SIGTERM where this process is killed.
+    SIGTERM and SIGINT are passed on to all of them. Commands of imbalance_jax end, as on SIGTERM,
+    when this process is killed.
 
     Args:
-      programs: what to start.
-      together: whether all are to end once one has ended badly.
+      programs: the processes.
+      together: whether one that fails ends the others.
     """
     with contextlib.ExitStack() as stack, Interrupts() as interrupts:
         running = [stack.enter_context(_start_process(child)) for child in programs]
@@ -83,7 +82,7 @@ def _start_process(child: ProcessSpec) -> Iterator[subprocess.Popen]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
-            # Ctrl-C would reach them past us, and then once more from us.
+            # In one session, Ctrl-C would reach them twice: directly, and passed on.
             start_new_session=True,
         )
 
@@ -102,14 +101,14 @@ def find_free_port() -> int:
 
 
 def make_peer_environments(count: int) -> list[dict[str, str]]:
-    """Returns for each of so many processes of this machine how it finds the others."""
+    """Returns the environment of each process of this machine, by which it finds the others."""
     port = str(find_free_port())
     return [
         {
             "IMB_COORDINATOR": f"127.0.0.1:{port}",
             "IMB_NUM_PROCESSES": str(count),
             "IMB_PROCESS_ID": str(index),
-            # Where a process asks its scheduler instead, packed ones would all get one port.
+            # Processes that ask their scheduler instead would all get one port in a pack.
             "JAX_COORDINATOR_PORT": port,
         }
         for index in range(count)
@@ -117,27 +116,27 @@ def make_peer_environments(count: int) -> list[dict[str, str]]:
 
 
 def make_device_environment(platform: str, index: int, each: int) -> dict[str, str]:
-    """Returns what shows a process its part of this machine's devices.
+    """Returns the environment that shows a process its part of this machine's devices.
 
     Args:
       platform: cpu, cuda or tpu.
-      index: which of the processes it is.
+      index: the number of the process.
       each: devices of a process.
     """
-    mine = range(index * each, (index + 1) * each)
+    devices = range(index * each, (index + 1) * each)
     if platform == "cpu":
         count = f"--xla_force_host_platform_device_count={each}"
         return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
     if platform == "tpu":
         bounds = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}[each]
         return {
-            "TPU_VISIBLE_CHIPS": ",".join(map(str, mine)),
+            "TPU_VISIBLE_CHIPS": ",".join(map(str, devices)),
             "TPU_CHIPS_PER_PROCESS_BOUNDS": bounds,
             "TPU_PROCESS_BOUNDS": "1,1,1",
             "TPU_SKIP_MDS_QUERY": "1",  # which would say what the whole machine has
         }
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    names = [allowed[i] for i in mine] if allowed != [""] else [str(i) for i in mine]
+    names = [allowed[i] for i in devices] if allowed != [""] else [str(i) for i in devices]
     return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
 
 
@@ -153,20 +152,20 @@ def main(command: list[str]) -> int:
     if not command:
         raise ValueError("There is no command. Write it behind --.")
     env = dict(pair.split("=", 1) for pair in FLAGS.env)
-    children = [
+    programs = [
         ProcessSpec(
             command,
-            env | make_device_environment(FLAGS.platform, index, FLAGS.devices_per_process) | mine,
+            env | make_device_environment(FLAGS.platform, index, FLAGS.devices_per_process) | peers,
             f"{FLAGS.output}.{index}.log" if FLAGS.output else "",
         )
-        for index, mine in enumerate(make_peer_environments(FLAGS.processes))
+        for index, peers in enumerate(make_peer_environments(FLAGS.processes))
     ]
-    codes = run_processes(children, together=True)
+    codes = run_processes(programs, together=True)
     bad = [code for code in codes if code not in (cli.DONE, cli.PREEMPTED)]
     if bad:
         for index, code in enumerate(codes):
             print(f"process {index}: exit code {code}", file=sys.stderr)
-        # What went wrong is said by the process that was not ended for another one's sake.
+        # A process that was ended because of another one has a code of a signal, 128 or more.
         return min(bad, key=lambda code: code >= 128)
     return max(codes)
 

@@ -1,10 +1,10 @@
-"""A profile says where: engine, project, queue, machines, limits. Read from a TOML file.
+"""The profile of a place to train: engine, project, queue, machines, limits, from a TOML file.
 
     engine = "slurm"             which table below is read
     data_dir = "/data/text"      where prepared text is; the study's own if absent
     [mesh]                       sizes of axes, in place of the study's
     [env]                        environment variables of every run, none of them secret
-    [hardware]                   gke, sky, tpuvm: how big; slurm and local say it themselves
+    [hardware]                   gke, sky, tpuvm: the machines; slurm and local have own fields
     [slurm]                      the engine's own fields
 
 Every field is declared below with its type and default, and any other is refused.
@@ -15,7 +15,7 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import mesh_shape
@@ -25,7 +25,7 @@ from launch.hardware import JobSize
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """How big a job is; see hardware.py."""
+    """The size of a job; see hardware.py."""
 
     family: str
     topology: str
@@ -84,7 +84,7 @@ class SkySettings:
     setup: str  # shell commands that install the package, once on each machine
     code: str = ""  # a directory of this machine that setup finds there; none if empty
     spot: bool = False
-    strategy: str = "EAGER_NEXT_REGION"  # or FAILOVER
+    strategy: Literal["EAGER_NEXT_REGION", "FAILOVER"] = "EAGER_NEXT_REGION"
     max_restarts: int = 3  # after errors; preemptions do not count
     runtime_version: str = ""  # of TPU VMs; the family's own if empty
     secrets: tuple[str, ...] = ()  # names; the values are taken from the environment of `submit`
@@ -112,7 +112,7 @@ class LocalSettings:
     """Processes of this machine, one job after another."""
 
     processes: int = 1
-    platform: str = "cpu"  # cpu | cuda
+    platform: Literal["cpu", "cuda"] = "cpu"
     devices_per_process: int = 1  # simulated ones of a CPU, or GPUs
 
 
@@ -140,7 +140,7 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class _TopLevelFields:
-    """What stands in a file outside the tables of `hardware` and of the engine."""
+    """The fields of a file outside the tables of `hardware` and of the engine."""
 
     engine: str
     data_dir: str = ""
@@ -164,11 +164,7 @@ def read_profile(path: str) -> Profile:
 
 
 def parse_profile(name: str, values: Mapping[str, Any]) -> Profile:
-    """Returns the profile that a file's values make.
-
-    Args:
-      name: of the profile.
-      values: as TOML has them.
+    """Returns the profile of a file's values, as tomllib reads them.
 
     Raises:
       ValueError: a field is missing, unknown, mistyped or wrong.
@@ -197,7 +193,7 @@ def parse_profile(name: str, values: Mapping[str, Any]) -> Profile:
 
 
 def _resolve_job_size(engine: str, settings: Any, table: Any) -> JobSize:
-    """Returns how big a job is, after checking what only some engines can have."""
+    """Returns the size of a job, after checks that depend on the engine."""
     if engine in ("slurm", "local"):
         if table is not None:
             raise ValueError(
@@ -207,10 +203,8 @@ def _resolve_job_size(engine: str, settings: Any, table: Any) -> JobSize:
         return _compute_slurm_size(settings) if engine == "slurm" else _compute_local_size(settings)
     if table is None:
         raise ValueError(f"[hardware] is missing; engine={engine!r} needs its family and topology.")
-    asked = config_lib.parse_dataclass(Hardware, table, "hardware")
-    size = hardware.compute_job_size(
-        asked.family, asked.topology, asked.num_slices, asked.chips_per_host
-    )
+    machines = config_lib.parse_dataclass(Hardware, table, "hardware")
+    size = hardware.compute_job_size(**dataclasses.asdict(machines))
     checks: dict[str, Callable[[Any, JobSize], JobSize]] = {
         "gke": _check_gke,
         "sky": _check_sky,
@@ -243,8 +237,6 @@ def _compute_slurm_size(slurm: SlurmSettings) -> JobSize:
 
 def _compute_local_size(local: LocalSettings) -> JobSize:
     _check_minima("local", local, processes=1, devices_per_process=1)
-    if local.platform not in ("cpu", "cuda"):
-        raise ValueError(f"local.platform={local.platform!r} is not one of cpu, cuda.")
     devices = local.processes * local.devices_per_process
     return JobSize(
         "cpu" if local.platform == "cpu" else "gpu", f"1x{devices}", 1, 1, devices, local.processes
@@ -260,7 +252,7 @@ def _check_gke(gke: GkeSettings, size: JobSize) -> JobSize:
 
 
 def check_image(image: str) -> None:
-    """Raises ValueError if an image is not named by its digest, or what it names may change."""
+    """Raises ValueError if an image is not named by its digest, which never changes."""
     if not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", image):
         raise ValueError(
             f"gke.image={image!r} must name its digest, so that every restart runs the same code: "
@@ -285,8 +277,6 @@ def _check_sky(sky: SkySettings, size: JobSize) -> JobSize:
         )
     if not re.fullmatch(r"[a-z0-9]+(/[^/\s]+){0,2}", sky.infra):
         raise ValueError(f"sky.infra={sky.infra!r}: write CLOUD/REGION, such as gcp/us-east5.")
-    if sky.strategy not in ("EAGER_NEXT_REGION", "FAILOVER"):
-        raise ValueError(f"sky.strategy={sky.strategy!r} is not EAGER_NEXT_REGION or FAILOVER.")
     return hardware.convert_to_tpu_vm(size)
 
 

@@ -26,6 +26,7 @@ from imbalance_jax.config.resolve import (
     to_dict,
 )
 from imbalance_jax.config.schedule import (
+    compute_learning_rate,
     compute_sequence_totals,
     list_stages,
     reduce_ratio,
@@ -35,6 +36,7 @@ from imbalance_jax.config.schema import (
     REMAT,
     SPECIALS,
     AlignmentConfig,
+    Attention,
     CheckpointConfig,
     Config,
     EvaluationConfig,

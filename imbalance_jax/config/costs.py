@@ -1,4 +1,4 @@
-"""What a run costs, from its config alone: parameters, FLOPs and bytes. Closed forms, no jax."""
+"""The parameters, FLOPs and bytes of a run, as closed forms of its config."""
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, ModelConfig
@@ -31,7 +31,7 @@ def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
 
 
 def compute_vocab_size(config: Config) -> int:
-    """Returns the ids of all languages; the most that there can be where pieces are merged.
+    """Returns the number of ids of all languages; where pieces are merged, the most possible.
 
     A tokenizer that is given by its path counts as `tokenizer.vocab_size` of its source.
     """
@@ -53,9 +53,9 @@ def compute_vocab_size(config: Config) -> int:
 
 
 def count_language_tokens(config: Config) -> dict[str, float]:
-    """Returns the tokens that a run is asked to train on, per language, by its ratio.
+    """Returns the tokens that a run is asked to train on, per language.
 
-    A ratio by temperature is not known before the text is: its languages count equally.
+    A ratio by temperature depends on the text, so its languages count equally here.
     """
     L = config.model.L
     if config.mixture.temperature:
@@ -75,6 +75,6 @@ def compute_training_flops(config: Config) -> float:
 
 
 def estimate_checkpoint_bytes(config: Config) -> int:
-    """Returns about what the checkpoints of a run take: fp32 parameters and two moments."""
-    kept = 1 if not config.checkpoint.every else config.checkpoint.keep
-    return kept * 12 * compute_parameter_count(config.model, compute_vocab_size(config))
+    """Returns the size of a run's checkpoints: fp32 parameters and two moments of each."""
+    checkpoints = config.checkpoint.keep if config.checkpoint.every else 1
+    return checkpoints * 12 * compute_parameter_count(config.model, compute_vocab_size(config))

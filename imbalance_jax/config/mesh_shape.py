@@ -1,26 +1,27 @@
-"""The sizes of the mesh, and what has to divide by them. Arithmetic only, no jax.
+"""The sizes of the mesh, and the dimensions that have to divide by them.
 
-What sends a run to its machines checks its mesh before there are any devices.
+`launch` checks a run's mesh by this arithmetic before there are any devices.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from imbalance_jax.config import Config, MeshConfig
 
 AXES = ("member", "data", "fsdp", "tensor")
-# Along which axis a dimension of a parameter is cut.
+# The axis along which a dimension of a parameter is cut.
 PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "V": "tensor"}
 
 
 def resolve_axis_sizes(config: MeshConfig, devices: int, *, packed: bool = False) -> dict[str, int]:
-    """Returns the size of each axis of a config's mesh over so many devices.
+    """Returns the size of each axis of a mesh.
 
     Args:
-      config: the sizes of its axes.
-      devices: how many it is made of.
-      packed: whether it is for a pack. A run alone has one member, and its data takes the
-        devices that the config gives to members.
+      config: the sizes that are asked for.
+      devices: their number.
+      packed: whether the mesh is for a pack. In the mesh of a run alone, the data axis takes the
+        devices of the members.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
@@ -29,21 +30,19 @@ def resolve_axis_sizes(config: MeshConfig, devices: int, *, packed: bool = False
         data = -1 if -1 in (config.member, config.data) else config.member * config.data
         config = dataclasses.replace(config, member=1, data=data)
     sizes = {axis: getattr(config, axis) for axis in AXES}
-    given = 1
-    for size in sizes.values():
-        given *= size if size > 0 else 1
+    fixed = math.prod(size for size in sizes.values() if size > 0)
     rest = [axis for axis, size in sizes.items() if size == -1]
-    if devices % given or (not rest and given != devices):
+    if devices % fixed or (not rest and fixed != devices):
         wanted = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
         raise ValueError(
             f"{wanted} do not fit {devices} devices. Set sizes whose product is {devices}, with "
             "-1 for the rest."
         )
-    return sizes | {axis: devices // given for axis in rest}
+    return sizes | {axis: devices // fixed for axis in rest}
 
 
 def find_slice_axis(sizes: Mapping[str, int], slices: int) -> str:
-    """Returns the axis that lies across several slices; all others stay within one.
+    """Returns the axis that lies across several slices; the others stay within a slice.
 
     Raises:
       ValueError: neither member nor data divides over them.
@@ -59,7 +58,7 @@ def find_slice_axis(sizes: Mapping[str, int], slices: int) -> str:
 
 
 def list_micro_batch_counts(batch_size: int, sizes: Mapping[str, int]) -> list[int]:
-    """Returns into how many micro-batches a batch can be cut evenly over the devices."""
+    """Returns the numbers of micro-batches that cut a batch evenly over the devices."""
     parts, rest = divmod(batch_size, sizes["data"] * sizes["fsdp"])
     return [] if rest else [k for k in range(1, parts + 1) if parts % k == 0]
 
@@ -71,7 +70,7 @@ def check_batch(config: Config, sizes: Mapping[str, int]) -> None:
     if micro % rows:
         possible = list_micro_batch_counts(config.batch_size, sizes)
         if possible:
-            # The most that fit, as a batch is cut where memory is short.
+            # The most that fit, because a batch is cut where memory is short.
             most = max(k for k in possible if k <= max(config.optimizer.accumulate, possible[0]))
             raise ValueError(
                 f"config.batch_size={config.batch_size} in {config.optimizer.accumulate} "

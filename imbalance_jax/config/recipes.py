@@ -1,4 +1,4 @@
-"""What config files are made of: sizes of a run, its languages, and the choices of the colon."""
+"""What config files are made of: the scales, the kinds of run, and the choices of the colon."""
 
 import fractions
 import types
@@ -15,7 +15,7 @@ def parse_arg(arg: str, **defaults: str) -> types.SimpleNamespace:
     """Returns the choices behind the colon of `--config=FILE:scale=small,ratio=95:5`.
 
     Raises:
-      ValueError: a choice that the file does not offer, or one without a value.
+      ValueError: the file does not offer a choice, or a choice has no value.
     """
     choices = dict(defaults)
     for part in filter(None, arg.split(",")):
@@ -35,7 +35,7 @@ def parse_ratio(text: str) -> list[int]:
     """Returns the counts of a ratio such as `90:10`, or `1` for a single language.
 
     Raises:
-      ValueError: a part is not a whole number, or a single part is another one than 1.
+      ValueError: a part is not a whole number, or a single part is not 1.
     """
     parts = text.split(":")
     # A single 90 is more likely a percentage than a language alone.
@@ -125,7 +125,7 @@ def scaled(config: ml_collections.ConfigDict, scale: str) -> ml_collections.Conf
 
 
 def cloned(*, scale: str, ratio: str) -> ml_collections.ConfigDict:
-    """Returns a run on English and clones of it, en1, en2, ..., one for each part of a ratio."""
+    """Returns a run on English and its clones: en1, en2, ..., one for each part of a ratio."""
     config = default()
     config.sources.en = declared(SourceConfig)
     for index, count in enumerate(parse_ratio(ratio)):
@@ -159,23 +159,23 @@ def spoken(
 def continued(
     before: Config, init_from: str, language: str, steps: int
 ) -> ml_collections.ConfigDict:
-    """Returns a run that goes on from another one's weights in a single language.
+    """Returns a run that goes on from another run's weights in a single language.
 
-    The optimizer begins anew, at a tenth of the rate, and the text in another order; all
+    The optimizer begins anew at a tenth of the rate, the text comes in another order, and all
     languages are evaluated ten times.
 
     Args:
       before: the other run's config.
-      init_from: RUN or RUN@STEP.
-      language: all that is trained on.
+      init_from: the other run, RUN or RUN@STEP.
+      language: the only one that is trained on.
       steps: updates.
 
     Raises:
       ValueError: the run has no such language.
     """
     if language not in before.tags:
-        wrong = f"{language}: {init_from} has no such language." if language else " is missing."
-        raise ValueError(f"language={wrong} {init_from} has: {', '.join(before.tags)}.")
+        problem = f"{language}: {init_from} has no such language." if language else " is missing."
+        raise ValueError(f"language={problem} {init_from} has: {', '.join(before.tags)}.")
     config = build_config_dict(before)
     config.init_from, config.steps = init_from, steps
     for name in ("peak_lr", "final_lr"):
@@ -194,7 +194,7 @@ def joining_stages(text: str, ratio: Mapping[str, int]) -> Schedule:
       ratio: of all languages, from then on. Before, the last one has 0.
 
     Raises:
-      ValueError: the text is no such fraction, or there are no others to join.
+      ValueError: the text is not a fraction between 0 and 1, or there is no other language.
     """
     *others, last = ratio
     try:
@@ -217,12 +217,10 @@ def equal_stages(text: str, first: str, second: str) -> Schedule:
     """Returns a schedule of equally long stages, such as `0.1_0.9`.
 
     Stage i of m begins at step floor(i steps / m). The reference's begins at
-    i floor(steps / m), which is the same or up to m - 1 steps before.
+    i floor(steps / m), which is the same step or up to m - 1 steps earlier.
 
     Args:
-      text: the share of `second` in each stage; `first` gets the rest.
-      first: a language.
-      second: another one.
+      text: the share of the second language in each stage; the first one gets the rest.
 
     Raises:
       ValueError: a part is not a number from 0 to 1.
@@ -238,7 +236,6 @@ def equal_stages(text: str, first: str, second: str) -> Schedule:
             "between them, such as 0.1_0.9."
         )
     return tuple(
-        # Fractions of all steps, but for the first stage where both are 0.
         (i / len(shares), {first: s.denominator - s.numerator, second: s.numerator})
         for i, s in enumerate(shares)
     )

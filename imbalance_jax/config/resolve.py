@@ -1,4 +1,4 @@
-"""A config as a ConfigDict, as frozen dataclasses and as plain values, and the ways between."""
+"""Conversions of a config between ConfigDict, frozen dataclasses and plain values."""
 
 import dataclasses
 import difflib
@@ -6,22 +6,22 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ml_collections
 
 from imbalance_jax.config.checks import check_config
-from imbalance_jax.config.schema import Config
+from imbalance_jax.config.schema import GROUP, Config
 
 
 def to_dict(
     config: Any, *, leave_out: Mapping[type, tuple[str, ...]] = types.MappingProxyType({})
 ) -> Any:
-    """Returns a config as nested dicts, lists and plain values, ready for JSON.
+    """Returns a config, or a value in it, as nested dicts, lists and plain values, ready for JSON.
 
     Args:
-      config: a dataclass of this file, or a value of a field.
-      leave_out: fields of each dataclass that are left out where they have their default.
+      config: a dataclass of schema.py, or a value of a field.
+      leave_out: the fields of each dataclass that are left out at their default.
     """
     if dataclasses.is_dataclass(config):
         optional = leave_out.get(type(config), ())
@@ -39,7 +39,7 @@ def to_dict(
 
 
 def declared(kind: type, /, **changes: Any) -> ml_collections.ConfigDict:
-    """Returns a dataclass of this file as a ConfigDict of its defaults, with changes.
+    """Returns a ConfigDict of a dataclass's defaults, with changes.
 
     A config file adds a source with `config.sources.en = declared(SourceConfig)`.
     """
@@ -72,25 +72,33 @@ def resolve_config(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Con
 def parse_dataclass(
     kind: type, values: ml_collections.ConfigDict | Mapping[str, Any], field: str = "config"
 ) -> Any:
-    """Returns plain values as a dataclass of fields with declared types, as `resolve_config` does.
+    """Returns a dataclass, and those nested in it, with the types that its fields declare.
 
     Args:
       kind: the dataclass.
-      values: of its fields.
-      field: what errors call the whole.
+      values: the plain values of its fields.
+      field: the name of the whole in errors.
+
+    Raises:
+      ValueError: a field is unknown or missing, of the wrong type, or contradicts another of its
+        group.
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
     return _parse_field_value(kind, values, field)
 
 
-# The sequences of one language, in the ratio or in that of a stage.
+# The number of sequences of one language, in the ratio or in that of a stage.
 _RATIO_FIELD = r"config\.mixture\.(ratio|(stages|same_total_as)\[\d+\]\[1\])\."
 
 
 def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
     """Returns a plain value as the type that its field declares."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{field}={value!r} is not one of {', '.join(map(repr, args))}.")
+        return value
     if origin is types.UnionType:  # of plain types, such as int | float
         if not isinstance(value, args) or isinstance(value, bool):
             raise ValueError(f"{field}={value!r} must be a number.")
@@ -98,16 +106,19 @@ def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ValueError(f"{field}={value!r} must be a group of fields.")
-        types_ = typing.get_type_hints(kind)
+        kinds = typing.get_type_hints(kind)
         for name in value:
-            if name not in types_:
-                raise ValueError(describe_unknown_field(field, name, types_))
-        for declared_ in dataclasses.fields(kind):
-            if declared_.name not in value and _is_required_field(declared_):
-                raise ValueError(f"{field}.{declared_.name} is missing, and has no default.")
-        return kind(
-            **{n: _parse_field_value(types_[n], v, f"{field}.{n}") for n, v in value.items()}
-        )
+            if name not in kinds:
+                raise ValueError(describe_unknown_field(field, name, kinds))
+        for part in dataclasses.fields(kind):
+            required = part.default is part.default_factory is dataclasses.MISSING
+            if required and part.name not in value:
+                raise ValueError(f"{field}.{part.name} is missing, and has no default.")
+        parsed = {n: _parse_field_value(kinds[n], v, f"{field}.{n}") for n, v in value.items()}
+        try:
+            return kind(**parsed)
+        except ValueError as error:
+            raise ValueError(str(error).replace(GROUP, field)) from None
     if origin is Mapping:
         if not isinstance(value, Mapping):
             raise ValueError(f"{field}={value!r} must be a group of fields.")
@@ -120,10 +131,10 @@ def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             raise ValueError(f"{field}={value!r} must be a tuple.")
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(kinds) != len(value):
-            raise ValueError(f"{field}={value!r} must have {len(kinds)} parts.")
-        pairs = enumerate(zip(kinds, value, strict=True))
+        items = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(items) != len(value):
+            raise ValueError(f"{field}={value!r} must have {len(items)} parts.")
+        pairs = enumerate(zip(items, value, strict=True))
         return tuple(_parse_field_value(k, v, f"{field}[{i}]") for i, (k, v) in pairs)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -135,10 +146,6 @@ def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
     return value
 
 
-def _is_required_field(field: dataclasses.Field) -> bool:
-    return field.default is field.default_factory is dataclasses.MISSING
-
-
 def describe_unknown_field(group: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """Returns the message for a field that a group of fields does not have."""
     close = difflib.get_close_matches(name, known, n=1)
@@ -147,7 +154,7 @@ def describe_unknown_field(group: str, name: str, known: Sequence[str] | Mapping
 
 
 def build_config_dict(config: Any) -> Any:
-    """Returns what `resolve_config` made as a ConfigDict again."""
+    """Returns a dataclass of schema.py as a ConfigDict, the inverse of `resolve_config`."""
     if dataclasses.is_dataclass(config):
         fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
         return ml_collections.ConfigDict({name: build_config_dict(v) for name, v in fields.items()})

@@ -1,35 +1,30 @@
 """Every field of a run: declared once, with type, default and unit.
 
-A file in `configs/` makes an `ml_collections.ConfigDict`, starting from `default()`. The
-command line may then override its fields, and `resolve_config` turns it into the frozen
-dataclasses below, once. From there on nothing writes to a config.
+A file in `configs/` makes an `ml_collections.ConfigDict`, starting from `default()`. The command
+line may override its fields, and `resolve_config` turns it into the frozen dataclasses below, once.
+From there on nothing writes to a config.
 
-What a group of fields may be is checked here, and what contradicts another group in checks.py.
-Each check raises a ValueError that names the field and what to set instead.
+A dataclass checks its own fields, and checks.py what contradicts another group. Each check raises a
+ValueError that names the field and what to set instead.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+import typing
+from collections.abc import Mapping
+from typing import Literal
 
 SPECIALS = ("<pad>", "<unk>", "<D>")  # ids 0, 1 and 2 of every tokenizer that we train
 
 
-def require_one_of(field: str, value: Any, allowed: Sequence[Any]) -> None:
-    if value not in allowed:
-        listed = ", ".join(repr(choice) for choice in allowed)
-        raise ValueError(f"config.{field}={value!r} is not one of {listed}.")
+# A config has some groups of fields in several places. `parse_dataclass`, which knows the place,
+# replaces this text in their errors by its dotted name.
+GROUP = "<group>"
 
 
 def require_at_least(field: str, value: float, minimum: float) -> None:
     if not value >= minimum:  # also catches nan
-        raise ValueError(f"config.{field}={value} must be {minimum} or more.")
-
-
-def require_name(field: str, name: str, what: str) -> None:
-    if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise ValueError(f"config.{field}: a {what} is made of a-z, 0-9 and _ only.")
+        raise ValueError(f"{field}={value} must be {minimum} or more.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,28 +32,29 @@ class TokenizerConfig:
     """The SentencePiece model of one source."""
 
     vocab_size: int = 16384  # pieces, with the 3 specials and 256 byte pieces
-    model_type: str = "bpe"  # bpe | unigram
-    # The share of the text whose characters, the most frequent ones, get pieces of their own,
-    # above 0 to 1; others are written as bytes. Where the pieces are too few for 0.9995 it is
-    # lowered, which preparation says.
+    model_type: Literal["bpe", "unigram"] = "bpe"
+    # The share of the text, above 0 to 1, that is covered by the characters with pieces of their
+    # own; they are the most frequent ones, and all others are written as bytes. Preparation lowers
+    # 0.9995, and says so, where the pieces are too few for it.
     character_coverage: float = 0.9995
     path: str = ""  # an existing .model; then the fields above are not used
 
+    def __post_init__(self) -> None:
+        # The specials and byte pieces take the first 259 ids.
+        require_at_least(f"{GROUP}.vocab_size", self.vocab_size, 260)
+        if not 0 < self.character_coverage <= 1:
+            raise ValueError(
+                f"{GROUP}.character_coverage={self.character_coverage} must lie above 0 "
+                "and be 1 at most."
+            )
 
-def check_tokenizer(field: str, tokenizer: TokenizerConfig) -> None:
-    require_one_of(f"{field}.model_type", tokenizer.model_type, ("bpe", "unigram"))
-    # The specials and byte pieces take the first 259 ids.
-    require_at_least(f"{field}.vocab_size", tokenizer.vocab_size, 260)
-    if not 0 < tokenizer.character_coverage <= 1:
-        raise ValueError(
-            f"config.{field}.character_coverage={tokenizer.character_coverage} must lie above 0 "
-            "and be 1 at most."
-        )
+
+_MOST_LEMMAS = 1 << 18  # their words and tokenizer are made at every start, in some seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """A toy language. See `imbalance_jax/data/synthetic.py` for what the dials turn."""
+    """A toy language. `imbalance_jax/data/text/synthetic.py` says what each dial does."""
 
     world: int = 0  # the seed of all that is said; languages of one world are translations
     language: int = 0  # which language of the world
@@ -69,32 +65,88 @@ class SyntheticConfig:
     depth: int = 3  # levels of a sentence's tree: 2**depth - 1 words
     overlap: float = 0.0  # the share of lemmas whose word is the same in every language
     shared_words: bool = False  # all languages choose from one set of words: false friends
-    order: str = "head_first"  # head_first | head_middle | head_last
+    order: Literal["head_first", "head_middle", "head_last"] = "head_first"
+
+    def __post_init__(self) -> None:
+        for name in ("world", "language", "tokens", "zipf"):
+            require_at_least(f"{GROUP}.{name}", getattr(self, name), 0)
+        for name in ("lemmas", "topics", "depth"):
+            require_at_least(f"{GROUP}.{name}", getattr(self, name), 1)
+        if self.depth > 12:
+            raise ValueError(
+                f"{GROUP}.depth={self.depth} makes sentences of 2**{self.depth} - 1 words. Set it "
+                "to 12 or less."
+            )
+        if self.lemmas > _MOST_LEMMAS:
+            raise ValueError(
+                f"{GROUP}.lemmas={self.lemmas} makes a vocabulary of as many words. Set it to "
+                f"{_MOST_LEMMAS} or less."
+            )
+        if self.lemmas % self.topics:
+            raise ValueError(
+                f"{GROUP}.topics={self.topics} does not divide lemmas={self.lemmas}. Set lemmas to "
+                "a multiple of topics."
+            )
+        if not 0 <= self.overlap <= 1:
+            raise ValueError(f"{GROUP}.overlap={self.overlap} must lie in 0 to 1.")
+
+
+# The kinds of source that read a field; all read the others. Packages are not here:
+# `--config.sources.en.kind=files` may be set for a config file that has some.
+_KINDS_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "train": ("files", "tfds"),
+    "validation": ("files", "tfds"),
+    "test": ("files", "tfds"),
+    "field": ("files", "tfds"),
+    "id_field": ("files", "tfds"),
+    "markup": ("files", "tfds"),
+    "dataset": ("tfds",),
+    "dataset_dir": ("tfds",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
     """A corpus of one tokenizer. Every kind declares all fields and reads its own."""
 
-    kind: str = "docstrings"  # docstrings | files | tfds | synthetic
-    # files: glob patterns, several separated by commas; see data/patterns.py. Without
-    # validation or test, 1 % of the documents of train each, chosen by a hash of their ids.
+    kind: Literal["docstrings", "files", "tfds", "synthetic"] = "docstrings"
+    # files: glob patterns, several separated by commas; see data/text/patterns.py. Without
+    # validation or test, each is 1 % of the documents of train, chosen by a hash of their ids.
     # tfds: names or slices of splits, such as train[:10%]; where empty, the dataset's own.
     train: str = ""
     validation: str = ""
     test: str = ""
     # files, tfds: the field or feature that holds the text; with dots if it is nested.
     field: str = "text"
-    id_field: str = "id"  # files, tfds: the one with the document's id, if there is one
-    # own | shared: whether a document's id means it in this source only, or the same document
-    # (a translation, say) in all sources whose ids are shared.
-    ids: str = "own"
+    id_field: str = "id"  # files, tfds: the field with the document's id, if there is one
+    # shared: an id names the same document, such as a translation, in all sources with shared ids.
+    ids: Literal["own", "shared"] = "own"
     packages: tuple[str, ...] = ()  # docstrings: top-level packages; () is the fixed list
     dataset: str = ""  # tfds: a dataset's name and config, such as wiki40b/fr
     dataset_dir: str = ""  # tfds: where datasets lie; where empty, TFDS's own choice
-    markup: str = "none"  # files, tfds: none | wiki40b, what to take out of the text
+    markup: Literal["none", "wiki40b"] = "none"  # files, tfds: what to take out of the text
     synthetic: SyntheticConfig = SyntheticConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
+
+    def __post_init__(self) -> None:
+        for name, kinds in _KINDS_OF_FIELDS.items():
+            value = getattr(self, name)
+            if self.kind not in kinds and value != getattr(SourceConfig, name):
+                raise ValueError(
+                    f"{GROUP}.{name}={value!r} is for text of kind {' or '.join(kinds)}, and "
+                    f"{GROUP}.kind={self.kind!r} does not read it. Leave it out, or set "
+                    f"{GROUP}.kind={kinds[0]}."
+                )
+        if self.kind == "files" and not self.train:
+            raise ValueError(
+                f"{GROUP}.kind='files' needs {GROUP}.train: a .txt, .jsonl or .parquet file (.txt "
+                "and .jsonl also as .gz or .zst), or a pattern such as 'text/*.txt'."
+            )
+        if self.kind == "tfds" and not self.dataset:
+            raise ValueError(
+                f"{GROUP}.kind='tfds' needs {GROUP}.dataset: a TFDS dataset with its config, such "
+                "as wiki40b/fr."
+            )
 
     @property
     def names_ids(self) -> bool:
@@ -120,13 +172,18 @@ class LanguageConfig:
     source: str = ""  # a name in config.sources; or
     clone_of: str = ""  # the tag of the language whose text it shares under other ids
     anchors: float = 0.0  # clones: the share of ids that stay those of the parent, 0 to 1
-    anchor_measure: str = "ids"  # ids | tokens: what anchors are a share of
-    anchor_choice: str = "reference"  # reference | frequent | rare: which ids they are
-    # as_written | reversed | permuted | shuffled: see data/views.py.
-    words: str = "as_written"
+    anchor_measure: Literal["ids", "tokens"] = "ids"  # what anchors are a share of
+    anchor_choice: Literal["reference", "frequent", "rare"] = "reference"  # which ids they are
+    # The order of the words; see data/word_order.py.
+    words: Literal["as_written", "reversed", "permuted", "shuffled"] = "as_written"
     words_block: int = 8  # words that change places with each other: reversed, permuted
-    # clones: own | copied, whether their rows of the tables begin as their parent's
-    rows: str = "own"
+    # clones: whether their rows of the tables begin as their parent's
+    rows: Literal["own", "copied"] = "own"
+
+    def __post_init__(self) -> None:
+        require_at_least(f"{GROUP}.words_block", self.words_block, 2)
+        if not 0 <= self.anchors <= 1:
+            raise ValueError(f"{GROUP}.anchors={self.anchors} must lie in 0 to 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,30 +192,22 @@ class VocabularyConfig:
 
     # disjoint: a slot for each language; merged: equal pieces of different sources share
     # an id; joint: all sources have one tokenizer, `tokenizer`, trained on a mix of them.
-    layout: str = "disjoint"
+    layout: Literal["disjoint", "merged", "joint"] = "disjoint"
     tokenizer: TokenizerConfig = TokenizerConfig()  # joint only
     # joint: source -> parts of the text that the tokenizer is trained on; {} is equal parts.
     mix: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    # own | shared | layout: whether languages tell their separators of documents apart.
-    separator: str = "layout"
+    # Whether each language has its own separator of documents.
+    separator: Literal["layout", "own", "shared"] = "layout"
     # Whether a partial clone's separator and unknown piece are among the anchors:
     # as the reference's shuffle has it, never, or always.
-    anchor_specials: str = "never"
-
-    def __post_init__(self) -> None:
-        require_one_of("vocabulary.layout", self.layout, ("disjoint", "merged", "joint"))
-        require_one_of("vocabulary.separator", self.separator, ("layout", "own", "shared"))
-        check_tokenizer("vocabulary.tokenizer", self.tokenizer)
-        require_one_of(
-            "vocabulary.anchor_specials", self.anchor_specials, ("reference", "never", "always")
-        )
+    anchor_specials: Literal["reference", "never", "always"] = "never"
 
 
 def _check_ratio(field: str, ratio: Mapping[str, int]) -> None:
     for tag, count in ratio.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(
-                f"config.{field}.{tag}={count} must be a whole number of sequences, 0 or more. "
+                f"{field}.{tag}={count} must be a whole number of sequences, 0 or more. "
                 "Write 95% to 5% as 19 and 1, or as 95 and 5."
             )
 
@@ -171,7 +220,7 @@ def _check_stage_starts(field: str, schedule: Schedule) -> None:
     fractions_ = [isinstance(first, float) for first, _ in schedule if first]
     if any(fractions_) and not all(fractions_):
         raise ValueError(
-            f"config.{field} mixes steps with fractions of all steps. Write all beginnings as "
+            f"{field} mixes steps with fractions of all steps. Write all beginnings as "
             "whole numbers, or all of them as fractions."
         )
     for index, (first, ratio) in enumerate(schedule):
@@ -179,12 +228,12 @@ def _check_stage_starts(field: str, schedule: Schedule) -> None:
         before = schedule[index - 1][0] if index else -1
         if (index == 0 and first != 0) or not first > before:
             raise ValueError(
-                f"config.{field}[{index}] begins at step {first}. The first "
+                f"{field}[{index}] begins at step {first}. The first "
                 "stage must begin at step 0, and each later one after the one before it."
             )
         if isinstance(first, float) and first >= 1:
             raise ValueError(
-                f"config.{field}[{index}] begins at {first} of all steps. Write a fraction "
+                f"{field}[{index}] begins at {first} of all steps. Write a fraction "
                 "below 1, or a step as a whole number."
             )
 
@@ -200,23 +249,20 @@ class MixtureConfig:
     # firsts are steps, or all are fractions of config.steps: 0.5, rounded down to a step.
     stages: Schedule = ()
     same_total_as: Schedule = ()  # refuse the run unless each language has this one's total
-    sampler: str = "exact"  # exact | bernoulli (an independent draw per sequence)
-    order: str = "shuffled"  # shuffled | sequential (a queue of documents for each row)
+    sampler: Literal["exact", "bernoulli"] = "exact"  # bernoulli: a draw for each sequence
+    # sequential: a queue of documents for each row
+    order: Literal["shuffled", "sequential"] = "shuffled"
     seed: int = -1  # of the order of languages and windows; -1 takes config.seed
-    switch: str = "window"  # window | document: where clones of one text take turns
-    content: str = "shared"  # shared | disjoint: a document in several sources goes to one
+    switch: Literal["window", "document"] = "window"  # where clones of one text take turns
+    # disjoint: a document in several sources goes to one of them
+    content: Literal["shared", "disjoint"] = "shared"
     text_share: float = 1.0  # of the windows of each source that are trained on, above 0 to 1
-    reuse: str = "same_language"  # same_language | any | forbid, once a source is used up
-    on_exhaustion: str = "repeat"  # repeat | stop | error
+    # Once a source is used up: which languages may see a window again, and what the run does.
+    reuse: Literal["same_language", "any", "forbid"] = "same_language"
+    on_exhaustion: Literal["repeat", "stop", "error"] = "repeat"
 
     def __post_init__(self) -> None:
-        require_one_of("mixture.sampler", self.sampler, ("exact", "bernoulli"))
-        require_one_of("mixture.order", self.order, ("shuffled", "sequential"))
-        require_one_of("mixture.switch", self.switch, ("window", "document"))
-        require_one_of("mixture.content", self.content, ("shared", "disjoint"))
-        require_one_of("mixture.reuse", self.reuse, ("same_language", "any", "forbid"))
-        require_one_of("mixture.on_exhaustion", self.on_exhaustion, ("repeat", "stop", "error"))
-        require_at_least("mixture.seed", self.seed, -1)
+        require_at_least("config.mixture.seed", self.seed, -1)
         if self.reuse == "forbid" and self.on_exhaustion == "repeat":
             raise ValueError(
                 "config.mixture.reuse='forbid' contradicts config.mixture.on_exhaustion="
@@ -232,8 +278,8 @@ class MixtureConfig:
                 "config.mixture.order='sequential' reads queues of documents. Set "
                 "config.mixture.order=shuffled."
             )
-        _check_ratio("mixture.ratio", self.ratio)
-        require_at_least("mixture.temperature", self.temperature, 0)
+        _check_ratio("config.mixture.ratio", self.ratio)
+        require_at_least("config.mixture.temperature", self.temperature, 0)
         for name in ("stages", "same_total_as"):
             if self.temperature and getattr(self, name):
                 raise ValueError(
@@ -241,11 +287,13 @@ class MixtureConfig:
                     f"run from the sizes of the sources, and config.mixture.{name} says another "
                     "one. Set one of the two only."
                 )
-        _check_stage_starts("mixture.stages", self.stages)
-        _check_stage_starts("mixture.same_total_as", self.same_total_as)
+        _check_stage_starts("config.mixture.stages", self.stages)
+        _check_stage_starts("config.mixture.same_total_as", self.same_total_as)
 
 
-REMAT = ("auto", "none", "dots", "full")
+Attention = Literal["auto", "einsum", "blockwise", "fused", "cudnn", "splash"]
+Remat = Literal["auto", "none", "dots", "full"]
+REMAT: tuple[str, ...] = typing.get_args(Remat)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,25 +306,20 @@ class ModelConfig:
     K: int = 64
     F: int = 3072
     N: int = 12
-    # Of matrix products: auto | float32 | bfloat16. Parameters and their gradients, normalisation,
-    # softmax and loss are in fp32 whatever it is; auto is bfloat16 but on a CPU.
-    dtype: str = "auto"
-    param_dtype: str = "float32"
-    # What "auto" stands for on a kind of device is in imbalance_jax/tuning.py.
-    attention: str = "auto"  # auto | einsum | blockwise | fused | cudnn | splash
-    remat: str = "auto"  # auto | none | dots | full: what the backward pass computes again
+    # Of matrix products. Parameters and their gradients, normalisation, softmax and loss are in
+    # fp32 whatever it is; auto is float32 on a CPU and bfloat16 elsewhere.
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    param_dtype: Literal["float32"] = "float32"
+    # What "auto" stands for on a kind of device is in compute/tuning.py.
+    attention: Attention = "auto"
+    remat: Remat = "auto"  # what the backward pass computes again
     scan_layers: bool = True  # one compiled block run N times, or N blocks written out
     tied: bool = False  # the head is the input embedding
     loss_chunk: int = 0  # positions of a sequence whose logits exist at once; 0 chooses
 
     def __post_init__(self) -> None:
         for name in "LDHKFN":
-            require_at_least(f"model.{name}", getattr(self, name), 1)
-        require_one_of("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
-        require_one_of("model.param_dtype", self.param_dtype, ("float32",))
-        paths = ("auto", "einsum", "blockwise", "fused", "cudnn", "splash")
-        require_one_of("model.attention", self.attention, paths)
-        require_one_of("model.remat", self.remat, REMAT)
+            require_at_least(f"config.model.{name}", getattr(self, name), 1)
         if self.loss_chunk and (self.loss_chunk < 0 or self.L % self.loss_chunk):
             raise ValueError(
                 f"config.model.loss_chunk={self.loss_chunk} does not divide "
@@ -288,10 +331,10 @@ class ModelConfig:
 class OptimizerConfig:
     """Adam and the course of its learning rate."""
 
-    name: str = "adam"
+    name: Literal["adam"] = "adam"
     peak_lr: float = 6e-4
     final_lr: float = 6e-6
-    schedule: str = "cosine"  # cosine | warmup_stable_decay | constant
+    schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"
     warmup: float = 0.02  # below 1 a fraction of all updates, from 1 on a number of updates
     decay: float = 0.2  # warmup_stable_decay: the fraction of updates that decay
     b1: float = 0.9
@@ -302,13 +345,9 @@ class OptimizerConfig:
     accumulate: int = 1  # micro-batches whose gradients are averaged into one update
 
     def __post_init__(self) -> None:
-        require_one_of("optimizer.name", self.name, ("adam",))
-        require_one_of(
-            "optimizer.schedule", self.schedule, ("cosine", "warmup_stable_decay", "constant")
-        )
         for name in ("peak_lr", "final_lr", "warmup", "weight_decay", "clip_norm", "eps"):
-            require_at_least(f"optimizer.{name}", getattr(self, name), 0)
-        require_at_least("optimizer.accumulate", self.accumulate, 1)
+            require_at_least(f"config.optimizer.{name}", getattr(self, name), 0)
+        require_at_least("config.optimizer.accumulate", self.accumulate, 1)
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
@@ -328,8 +367,8 @@ class AlignmentConfig:
     budget: float = 0.02  # the share of the run's time that measuring may take; 1 is no limit
 
     def __post_init__(self) -> None:
-        require_at_least("evaluation.alignment.every", self.every, 0)
-        require_at_least("evaluation.alignment.pairs", self.pairs, 8)
+        require_at_least("config.evaluation.alignment.every", self.every, 0)
+        require_at_least("config.evaluation.alignment.pairs", self.pairs, 8)
         if not 0 < self.budget <= 1:
             raise ValueError(
                 f"config.evaluation.alignment.budget={self.budget} must lie above 0 and be 1 at "
@@ -349,7 +388,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         for name in ("every", "max_windows", "stride", "max_test_windows"):
-            require_at_least(f"evaluation.{name}", getattr(self, name), 0)
+            require_at_least(f"config.evaluation.{name}", getattr(self, name), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,8 +397,8 @@ class CheckpointConfig:
     keep: int = 2  # newest checkpoints kept
 
     def __post_init__(self) -> None:
-        require_at_least("checkpoint.every", self.every, 0)
-        require_at_least("checkpoint.keep", self.keep, 1)
+        require_at_least("config.checkpoint.every", self.every, 0)
+        require_at_least("config.checkpoint.keep", self.keep, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,7 +431,7 @@ class Config:
     # RUN or RUN@STEP: begin with the parameters of another run of these languages and tokenizers
     init_from: str = ""
     log_every: int = 10  # steps that a line of training metrics covers
-    mirrors: tuple[str, ...] = ()  # where metrics go as well: tensorboard, wandb
+    mirrors: tuple[Literal["tensorboard", "wandb"], ...] = ()  # where metrics go as well
     sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)
     languages: Mapping[str, LanguageConfig] = dataclasses.field(default_factory=dict)
     vocabulary: VocabularyConfig = VocabularyConfig()
@@ -405,11 +444,9 @@ class Config:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
-        require_at_least("seed", self.seed, 0)
+        require_at_least("config.seed", self.seed, 0)
         for name in ("steps", "batch_size", "log_every"):
-            require_at_least(name, getattr(self, name), 1)
-        for mirror in self.mirrors:
-            require_one_of("mirrors", mirror, ("tensorboard", "wandb"))
+            require_at_least(f"config.{name}", getattr(self, name), 1)
         if self.batch_size % self.optimizer.accumulate:
             raise ValueError(
                 f"config.batch_size={self.batch_size} cannot be cut into "

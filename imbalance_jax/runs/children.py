@@ -1,9 +1,8 @@
-"""Processes that end with the one that started them, however that ends.
+"""Processes that end with the process that started them, however that ends.
 
-SIGKILL, and a machine that is out of memory, leave no time to stop anybody. So a child reads
-from a pipe that its parent holds open and never writes to: the end of the parent is the end of
-the pipe. The child then does what SIGTERM has it do, which is to save and leave with exit code
-75. Needs no jax, and nothing that one system alone has.
+A parent that is killed has no time to stop its children. So a child reads from a pipe that its
+parent holds open and never writes to: when the parent ends, the pipe ends. The child then sends
+itself SIGTERM, on which it saves and leaves with exit code 75.
 """
 
 import functools
@@ -14,22 +13,19 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-# What the variable says is "FD:INODE" of the pipe's end, so that another file of that number,
-# behind a program that closes what it does not know, is not taken for it.
+# The environment variable holds "FD:INODE" of the pipe's end. Some programs between parent and
+# child close descriptors that they do not know; the inode tells the pipe from a later file of its
+# number.
 VARIABLE = "IMB_PARENT"
 
 
 def make_tied_popen_arguments(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Returns arguments of subprocess.Popen for a child that calls `end_with_parent`.
-
-    Args:
-      environment: of the child.
-    """
-    if os.name == "nt":  # no other handles than the standard ones are passed on there
+    """Returns arguments of subprocess.Popen for a child that calls `end_with_parent`."""
+    if os.name == "nt":  # only the standard handles are passed on there
         return {"env": dict(environment)}
     end, _ = _open_parent_pipe(os.getpid())
-    told = f"{end}:{os.fstat(end).st_ino}"
-    return {"env": {**environment, VARIABLE: told}, "pass_fds": (end,)}
+    value = f"{end}:{os.fstat(end).st_ino}"
+    return {"env": {**environment, VARIABLE: value}, "pass_fds": (end,)}
 
 
 @functools.cache
@@ -39,16 +35,16 @@ def _open_parent_pipe(pid: int) -> tuple[int, int]:
 
 
 def end_with_parent() -> None:
-    """Has this process sent SIGTERM when the one that started it, and said so, has ended."""
-    told = os.environ.pop(VARIABLE, "")
-    if not told:
+    """Sends this process SIGTERM when the parent that set VARIABLE for it has ended."""
+    value = os.environ.pop(VARIABLE, "")
+    if not value:
         return
-    number, _, inode = told.partition(":")
+    number, _, inode = value.partition(":")
     try:
-        found = os.fstat(int(number))
+        status = os.fstat(int(number))
     except OSError:
         return
-    if stat.S_ISFIFO(found.st_mode) and str(found.st_ino) == inode:
+    if stat.S_ISFIFO(status.st_mode) and str(status.st_ino) == inode:
         os.set_inheritable(int(number), False)
         threading.Thread(target=_terminate_at_pipe_end, args=(int(number),), daemon=True).start()
 
@@ -60,7 +56,7 @@ def _terminate_at_pipe_end(end: int) -> None:
 
 
 def end_worker_with_parent() -> None:
-    """Has this process of a multiprocessing pool end at once when its parent has ended."""
+    """Ends this worker of a multiprocessing pool at once when its parent has ended."""
     import multiprocessing
 
     parent = multiprocessing.parent_process()

@@ -1,4 +1,4 @@
-"""How a process is asked to stop. Needs no jax, so that whatever starts runs can use it too."""
+"""How a process is asked to stop."""
 
 import signal
 import types

@@ -1,11 +1,11 @@
 """The metrics of a run: one JSON object a line, with "step", in order of step.
 
-On a file system they are one file, metrics.jsonl, and every line is there once it is logged.
-The objects of a store cannot be appended to: there they are segments, metrics-00000.jsonl and
-so on. The newest segment is kept in memory, and its object is written anew every few seconds
-and by `flush`, which makes sure of all that was logged.
+On a file system they are one file, metrics.jsonl, and a line is there once it is logged. The
+objects of a store cannot be appended to, so there the metrics are segments: metrics-00000.jsonl
+and so on. The newest segment is kept in memory; its object is written anew every few seconds and
+by `flush`.
 
-Both forms are read wherever they lie: a run may have been copied from one place to the other.
+Both forms are read everywhere, because a run may have been copied from one place to the other.
 """
 
 import json
@@ -25,12 +25,12 @@ _SEGMENTS = "metrics-*.jsonl"
 
 class MetricsLog(Protocol):
     def read(self) -> Iterator[Record]:
-        """Yields all records, those not written out yet as well."""
+        """Yields all records, including those that are not written out yet."""
 
     def append(self, record: Mapping[str, Any]) -> None: ...
 
     def flush(self) -> None:
-        """Returns when all records are where other processes find them."""
+        """Returns when other processes can read all records."""
 
     def truncate(self, step: int) -> None:
         """Drops the records after a step."""
@@ -83,7 +83,14 @@ class MetricsFile:
 
 
 class MetricsSegments:
-    """Objects, of which the newest is kept in memory while it grows."""
+    """Objects of a store; the newest is kept in memory while it grows.
+
+    Args:
+      directory: of the run.
+      seconds: between two writes of the newest segment, if it is not flushed.
+      size: characters of a segment, after which it is closed.
+      now: returns the time in seconds.
+    """
 
     def __init__(
         self,
@@ -93,12 +100,6 @@ class MetricsSegments:
         size: int = 1 << 22,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args:
-        directory: of the run.
-        seconds: between two times that the open segment is written, if it is not flushed.
-        size: characters of a segment, after which it is closed.
-        now: the time in seconds.
-        """
         self._directory, self._seconds, self._size, self._now = directory, seconds, size, now
         self._written_at = now()
         self._close()
@@ -106,7 +107,8 @@ class MetricsSegments:
     def _close(self) -> None:
         """Begins a segment, which gets its number when it is first written."""
         self._object: epath.Path | None = None
-        self._text, self._written = "", 0  # of the open segment; characters that its object has
+        self._text = ""  # of the newest segment
+        self._written = 0  # characters of it that its object has
 
     def read(self) -> Iterator[Record]:
         for file in _list_metrics_files(self._directory):
@@ -136,7 +138,7 @@ class MetricsSegments:
     def truncate(self, step: int) -> None:
         self.flush()
         self._close()
-        # From the end on, so that what is left at any time has no gap.
+        # From the end on, so that a kill leaves no gap.
         for file in reversed(_list_metrics_files(self._directory)):
             records = list(_parse_records(file.read_text()))
             kept = [record for record in records if record["step"] <= step]

@@ -1,8 +1,7 @@
-"""Optional copies of metrics.jsonl for those who look at TensorBoard or Weights & Biases.
+"""Optional copies of metrics.jsonl in TensorBoard or Weights & Biases, named by `config.mirrors`.
 
-`config.mirrors` names them. metrics.jsonl stays the truth: nothing here is read back, and a mirror
-that fails while the run trains is left behind. A run that goes on from a checkpoint makes the same
-steps again; each mirror shows them once.
+Nothing reads a mirror back, and one that fails while the run trains gets no more metrics. A run
+that goes on from a checkpoint makes some steps again; each mirror shows them once.
 """
 
 import glob
@@ -16,7 +15,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
 
-# The package that each one needs; the extra of setup.cfg has the mirror's name.
+# Mirror -> the package that it needs. The extra of setup.cfg has the mirror's name.
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 # The id of a run of Weights & Biases, in the run's directory.
 _ID_FILE = "wandb.json"
@@ -31,14 +30,14 @@ class Mirror(Protocol):
 class TensorBoard:
     """Event files in the run directory: `tensorboard --logdir RUN`.
 
-    In a gs:// directory tensorboardX keeps all events in memory, and writes them anew each time.
+    In a gs:// directory tensorboardX keeps all events in memory and writes them anew each time.
     """
 
     def __init__(self, run: RunDirectory, config: config_lib.Config, start: int, sent: int) -> None:
         import tensorboardX
 
         folder = run.path / "tensorboard"
-        # Readers leave out what earlier files have from this step on.
+        # Readers leave out the records of earlier files from this step on.
         purge = (start + 1 if start else 0) if folder.exists() else None
         self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=purge)
 
@@ -53,26 +52,26 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run with the directory's name; WANDB_MODE, WANDB_PROJECT and so on apply.
 
-    The history of a run there can only grow (`resume_from`, which would cut it, is a beta that
-    needs its server). So the steps that it has already, which are the same ones, are not sent
-    again. Where the server is not asked, with WANDB_MODE=offline, these are the steps that were
-    logged; of a run that was killed, wandb may not have written the last of them.
+    The history of such a run can only grow (`resume_from`, which would cut it, is a beta that
+    needs the server). So steps that it has already are not sent again. With WANDB_MODE=offline
+    the server cannot be asked, and the logged steps count as sent; if the run was killed, wandb
+    may not have written the last of them.
     """
 
     def __init__(self, run: RunDirectory, config: config_lib.Config, start: int, sent: int) -> None:
         import wandb
 
-        known = run.read_json(_ID_FILE)
-        id_ = known["id"] if known else _find_legacy_wandb_id(run, start)
+        saved = run.read_json(_ID_FILE)
+        id_ = saved["id"] if saved else _find_legacy_wandb_id(run, start)
         self._sent = sent if id_ else -1
         id_ = id_ or secrets.token_hex(8)
-        if known is None:
+        if saved is None:
             run.write_json(_ID_FILE, {"id": id_})
         self._run = wandb.init(
             name=run.path.name,
             id=id_,
             resume="allow",
-            # In a store it cannot write: WANDB_DIR says where then, or the current directory is it.
+            # wandb cannot write to a store: it takes WANDB_DIR, or the current directory.
             dir=None if storage.is_store(run.path) else str(run.path),
             config=config_lib.to_dict(config),
         )
@@ -88,15 +87,26 @@ class WeightsAndBiases:
 
 
 def _find_legacy_wandb_id(run: RunDirectory, start: int) -> str:
-    """Returns the id of a run that was mirrored when ids were names, or nothing for another."""
+    """Returns the id of a run that an earlier version mirrored under its name; "" if none did."""
     name = run.path.name
-    if storage.is_store(run.path):  # where its files are is not known
+    if storage.is_store(run.path):  # its files may be anywhere
         return name if start else ""
     return name if any(run.path.glob(f"wandb/*run-*-{glob.escape(name)}")) else ""
 
 
 class Mirrors:
-    """The mirrors of a run, which get each metric of a step once."""
+    """The mirrors of a run. Each gets every metric of a step once.
+
+    Args:
+      names: the mirrors.
+      run: the directory, whose metrics end at `start`.
+      config: of the run.
+      start: the step that the run goes on from.
+      sent: the newest step that the run has logged before; -1 is none.
+
+    Raises:
+      ValueError: a mirror does not open.
+    """
 
     def __init__(
         self,
@@ -106,18 +116,10 @@ class Mirrors:
         start: int = 0,
         sent: int = -1,
     ) -> None:
-        """Args:
-        names: of the mirrors.
-        run: the directory, whose metrics end at `start`.
-        config: of the run.
-        start: the step that the run goes on from.
-        sent: the newest step that it had logged before; -1 is none.
-
-        Raises:
-          ValueError: a mirror does not open.
-        """
-        kinds: dict[str, Callable[..., Mirror]]
-        kinds = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+        kinds: dict[str, Callable[..., Mirror]] = {
+            "tensorboard": TensorBoard,
+            "wandb": WeightsAndBiases,
+        }
         self._open: dict[str, Mirror] = {}
         for name in names:
             try:
@@ -128,7 +130,7 @@ class Mirrors:
                     f"config.mirrors has {name!r}, which does not start: {error} Mend that, or set "
                     "config.mirrors=()."
                 ) from error
-        # A step has several records, and each of them has the clock's seconds.
+        # A step has several records, and all of them have the elapsed seconds.
         self._step, self._names = start, set[str]()
         if sent >= start and self._open:
             for record in run.metrics():
@@ -147,7 +149,7 @@ class Mirrors:
         self._open = {}
 
     def _each(self, act: Callable[[Mirror], None]) -> None:
-        """Does something for every mirror; one that it fails for is left behind."""
+        """Does something for every mirror, and drops a mirror that fails."""
         for name, mirror in list(self._open.items()):
             try:
                 act(mirror)

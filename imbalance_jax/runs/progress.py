@@ -28,15 +28,15 @@ def is_stdout_terminal() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class RunWork:
-    """The work of a training run, in training steps: its evaluations are a part of it.
+    """The work of a training run and its evaluations, in training steps.
 
-    Measuring alignment is not counted, since what it takes is known only when it is measured.
+    Alignment is not counted, because its cost is known only when it is measured.
     """
 
     steps: int
     every: int  # steps between evaluations; 0 is the first and last only
-    evaluation: float  # what one takes
-    scoring: float  # what the test split takes, after the last step
+    evaluation: float  # the work of one evaluation
+    scoring: float  # the work of the test split, after the last step
 
     @property
     def total(self) -> float:
@@ -57,11 +57,11 @@ class RunWork:
 def split_progress(
     show: Callable[[float], None], costs: Sequence[float]
 ) -> list[Callable[[float], None]]:
-    """Returns what shows the share done of each part of some work, as a share of all of it.
+    """Returns a function for each part of some work, which shows how much of the part is done.
 
     Args:
-      show: shows a share of all, 0 to 1.
-      costs: of the parts, one after another, in any unit.
+      show: shows a share of all the work, 0 to 1.
+      costs: of the parts in their order, in any unit.
     """
     total = sum(costs) or 1.0
 
@@ -73,14 +73,16 @@ def split_progress(
 
 
 class Progress:
-    """Shows how far one piece of work is, with a text of its own and the time left.
+    """Shows how far a piece of work is, and the time left.
 
-    Used as a context manager: `with Progress("Training", total=steps) as progress`, then
-    `progress.show(done, "loss 3.2")` as often as one likes.
+        with Progress("Training", total=steps) as progress:
+            progress.show(done, "loss 3.2")
+
+    Args:
+      every: the seconds between plain lines.
     """
 
     def __init__(self, title: str, total: float, *, start: float = 0, every: float = 10) -> None:
-        """Args: `every` is the number of seconds between plain lines."""
         self._title, self._total, self._start, self._every = title, total, start, every
         self._began = self._last_line = time.monotonic()
         self._finished = False
@@ -112,7 +114,7 @@ class Progress:
             self._bar.stop()
 
     def show(self, done: float, text: str = "") -> None:
-        """Says how much of the total is done; a plain line only once in a while."""
+        """Shows how much of the total is done; plain lines come only once in a while."""
         if self._bar:
             self._bar.update(self._task, completed=done, text=text)
             return
@@ -120,7 +122,7 @@ class Progress:
         finished = done >= self._total and not self._finished
         if now - self._last_line >= self._every or finished:
             self._last_line, self._finished = now, finished
-            # Rounded down: 100 % is said when all is done.
+            # Rounded down, so that 100 % means that all is done.
             share = math.floor(100 * min(done / self._total, 1.0)) / 100
             self.line(f"{self._title} {share:4.0%}  {self._left(done, now)}  {text}")
 
@@ -132,8 +134,8 @@ class Progress:
             print(text, flush=True)
 
     def _left(self, done: float, now: float) -> str:
-        made = done - self._start
-        if made <= 0 and done < self._total:
+        done_here = done - self._start
+        if done_here <= 0 and done < self._total:
             return "   ? left"
-        seconds = (now - self._began) * (self._total - done) / made if made > 0 else 0
+        seconds = (now - self._began) * (self._total - done) / done_here if done_here > 0 else 0
         return f"{format_duration(seconds)} left"

@@ -1,7 +1,7 @@
 """The config of a run that has begun, as a config file: --config=.../run_config.py:runs/90_10.
 
-Commands take it by themselves where --workdir names such a run and there is no --config, so that
---config.steps=3000 changes what the run was started with. More steps leave its stages
+A command uses it where --workdir names such a run and there is no --config, so that
+--config.steps=3000 changes the config that the run was started with. More steps leave its stages
 where they are.
 """
 

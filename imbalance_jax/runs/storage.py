@@ -1,8 +1,8 @@
 """What differs between a file system and an object store, Google Cloud Storage.
 
-A path in a store has a scheme, as in gs://bucket/runs. There an object appears when it is whole,
-cannot be appended to, and is renamed by copying it; nothing can be locked; and a directory is
-there when something is in it. Everything else `epath.Path` makes alike.
+A path in a store has a scheme, as in gs://bucket/runs. An object of a store appears when it is
+whole, cannot be appended to or locked, and is renamed by copying it. A directory exists there
+while something is in it. `epath.Path` hides all other differences.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ def is_store(path: epath.PathLike) -> bool:
 
 
 def parse_path(path: epath.PathLike) -> epath.Path:
-    """Returns a path as what reads and writes it, wherever it is.
+    """Returns a path on a file system or in a store.
 
     Raises:
-      ValueError: it is in another kind of store, or a package is missing; or its name is not
-        UTF-8, as what writes the checkpoints needs it to be.
+      ValueError: it is in another kind of store, a package is missing, or its name is not UTF-8,
+        which Orbax needs.
     """
     try:
         os.fspath(path).encode()
@@ -52,17 +52,12 @@ def _prepare_store(scheme: str) -> None:
         raise ValueError(
             f"gs:// paths need the package gcsfs ({error}). Run pip install -e '.[gcs]'."
         ) from error
-    # Listings that are kept would hide what other processes write.
+    # Cached listings would hide what other processes write.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
 def check_local_path(field: str, path: str) -> None:
-    """Raises ValueError if what is read from a file system only is in a store.
-
-    Args:
-      field: that names it, for the message.
-      path: of it.
-    """
+    """Raises ValueError if the path that a field names is in a store."""
     if is_store(path):
         raise ValueError(
             f"{field}: {path} is not on a file system, and text is read from files only. Copy it "
@@ -71,11 +66,11 @@ def check_local_path(field: str, path: str) -> None:
 
 
 def format_file_status(status: os.stat_result) -> str:
-    """Returns what stands for the content of a file that is known, until somebody changes it.
+    """Returns a text that changes whenever the content of a file does.
 
-    The time of change (ctime) is among it: unlike the time of modification, which tools that
-    copy and unpack set back, no program can set it. So is the inode, which a file that takes
-    the place of another does not have.
+    It has the time of change (ctime), which no program can set; tools that copy and unpack set
+    the time of modification back. It has the inode, by which a file that takes the place of
+    another one shows.
     """
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
@@ -106,9 +101,9 @@ def write_file_atomically(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def name_file_in_errors(path: epath.PathLike) -> Iterator[None]:
-    """Gives an OSError raised within a file's name.
+    """Puts a file's name into an OSError raised within.
 
-    That of a failed write has none, and others name a file that is there for a moment only.
+    A failed write names no file, and other errors name a temporary one.
     """
     try:
         yield
@@ -118,7 +113,14 @@ def name_file_in_errors(path: epath.PathLike) -> Iterator[None]:
         raise
 
 
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_ADVICE = {
+    errno.EDQUOT: " Remove files of this user, or ask for a larger quota.",
+    errno.EFBIG: " Raise the limit on the size of a file: ulimit -f.",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        " Allow this user to read and write there, or name another place.",
+    ),
+}
 
 
 def describe_os_error(error: OSError) -> str:
@@ -131,49 +133,42 @@ def describe_os_error(error: OSError) -> str:
     if error.errno is None or error.filename is None:
         return str(error)
     path = os.fsdecode(error.filename)
-    what = f"{path}: {os.strerror(error.errno)}."
+    advice = _ADVICE.get(error.errno, "")
     if error.errno == errno.ENOSPC:
-        return f"{what} {_describe_disk(path)} Free some of it."
-    if error.errno == errno.EDQUOT:
-        return f"{what} Remove files of this user, or ask for a larger quota."
-    if error.errno == errno.EFBIG:
-        return f"{what} Raise the limit on the size of a file: ulimit -f."
-    if error.errno in _FORBIDDEN:
-        return f"{what} Allow this user to read and write there, or name another place."
-    return what
+        advice = f" {_describe_disk(path)} Free some of it."
+    return f"{path}: {os.strerror(error.errno)}.{advice}"
 
 
 def _describe_disk(path: str) -> str:
-    """Returns how much of the disk of a path is free, in words."""
     try:
-        here = _find_existing_parent(path)
-        usage = shutil.disk_usage(here)
+        directory = _find_existing_parent(path)
+        usage = shutil.disk_usage(directory)
     except OSError:
         return "The disk is full."
     free, total = usage.free / 1e6, usage.total / 1e6
-    return f"Of the disk of {here}, {free:,.1f} of {total:,.1f} MB are free."
+    return f"Of the disk of {directory}, {free:,.1f} of {total:,.1f} MB are free."
 
 
 def count_free_bytes(path: epath.PathLike) -> int | None:
-    """Returns how many bytes can be written where a path is or will be; None of a store."""
+    """Returns the free bytes of the disk where a path is or will be; None for a store."""
     return None if is_store(path) else shutil.disk_usage(_find_existing_parent(path)).free
 
 
 def _find_existing_parent(path: epath.PathLike) -> pathlib.Path:
     """Returns a path, or the innermost directory above it that exists."""
-    here = pathlib.Path(os.path.abspath(path))
-    while not here.exists() and here != here.parent:
-        here = here.parent
-    return here
+    directory = pathlib.Path(os.path.abspath(path))
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory
 
 
 def upload_directory(directory: epath.PathLike, path: epath.Path, *, last: str = "") -> None:
-    """Copies a local directory's files, and those below it, into a directory of a store.
+    """Copies the files in and below a local directory into a directory of a store.
 
     Args:
       directory: the local one.
-      path: of the other.
-      last: the file that is copied when all others are there.
+      path: the one of the store.
+      last: the file that is copied after all others.
     """
     directory = pathlib.Path(directory)
     files = sorted(file for file in directory.rglob("*") if file.is_file())
@@ -183,10 +178,9 @@ def upload_directory(directory: epath.PathLike, path: epath.Path, *, last: str =
 
 @contextlib.contextmanager
 def stage_directory(path: epath.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a local directory for what can only write to one.
+    """Yields a local directory for libraries that can only write to one. The caller makes it.
 
-    It is the directory itself, or one whose files are copied into it in the end. Whoever writes
-    into it makes it first.
+    It is the directory itself, or for a store a temporary one that is copied there in the end.
     """
     if not is_store(path):
         yield pathlib.Path(path)
@@ -197,16 +191,11 @@ def stage_directory(path: epath.PathLike) -> Iterator[pathlib.Path]:
         upload_directory(local, parse_path(path))
 
 
-# Directories that are there whole, or not at all.
-
-
 def find_complete_directory(path: epath.Path, marker: str) -> epath.Path | None:
-    """Returns where a directory lies that was made by `make_directory_atomically`, or None where
-    it does not.
-    """
+    """Returns the directory that `make_directory_atomically` made at a path, or None."""
     if (path / marker).exists():
         return path
-    # All are whole, and whoever opens one first keeps to it.
+    # In a store, several processes may have made one each. All of them are complete.
     return min((file.parent for file in path.glob(f"*/{marker}")), default=None)
 
 
@@ -214,13 +203,13 @@ def find_complete_directory(path: epath.Path, marker: str) -> epath.Path | None:
 def make_directory_atomically(path: epath.Path, marker: str) -> Iterator[epath.Path]:
     """Yields an empty local directory to fill, which is at `path` when everything is in it.
 
-    Two processes may make the same one at once. On a file system the first one to rename its
-    directory wins. In a store, which cannot tell who was first, each has its own below `path`,
-    and `find_complete_directory` takes one of them.
+    Two processes may make the same directory at once. On a file system, the first one to rename
+    its directory wins. In a store, which cannot tell who was first, each makes its own below
+    `path`, and `find_complete_directory` takes one of them.
 
     Args:
       path: of the directory.
-      marker: a file in it; what has none is not taken for a whole directory.
+      marker: a file in it. A directory without it is not complete.
     """
     if is_store(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -228,8 +217,8 @@ def make_directory_atomically(path: epath.Path, marker: str) -> Iterator[epath.P
             if find_complete_directory(path, marker) is None:
                 upload_directory(folder, path / secrets.token_hex(4), last=marker)
         return
-    # Not the process id: it comes back, in containers above all, and would meet the rest of
-    # a process that was killed.
+    # Random, because process ids recur, in containers above all: one would meet the directory of a
+    # process that was killed.
     unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}.unfinished"
     unfinished.mkdir(parents=True)
     try:
@@ -237,7 +226,7 @@ def make_directory_atomically(path: epath.Path, marker: str) -> Iterator[epath.P
         try:
             unfinished.rename(path)
         except OSError:
-            # Another process that made the same was faster; its directory serves.
+            # Another process was faster; its directory has the same content.
             if not (path / marker).exists():
                 raise
             shutil.rmtree(unfinished, ignore_errors=True)

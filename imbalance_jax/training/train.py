@@ -34,8 +34,9 @@ from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import MeasurementPrograms
 from imbalance_jax.runs import mirrors, storage
+from imbalance_jax.runs.code_versions import get_code_versions
 from imbalance_jax.runs.progress import Progress, RunWork, split_progress
-from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
+from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import loading
 from imbalance_jax.training.cadence import Cadence
 

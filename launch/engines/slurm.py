@@ -43,7 +43,7 @@ def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJo
 
 def _list_sbatch_options(plan: Plan, slurm: SlurmSettings) -> list[str]:
     """Returns the options of sbatch that do not depend on which jobs are asked for."""
-    given = {
+    options = {
         "nodes": slurm.nodes,
         "ntasks-per-node": slurm.tasks_per_node,
         "cpus-per-task": slurm.cpus_per_task,
@@ -63,7 +63,7 @@ def _list_sbatch_options(plan: Plan, slurm: SlurmSettings) -> list[str]:
             )
     export = ",".join([*_INHERITED, *(f"{name}={value}" for name, value in plan.env.items())])
     return [
-        *(f"--{name}={value}" for name, value in given.items() if value),
+        *(f"--{name}={value}" for name, value in options.items() if value),
         # To the steps, not (B:) to the script, whose srun would then end them unsaved.
         f"--signal=TERM@{_GRACE_SECONDS}",
         # Submitted twice, the second array waits for the first, and then leaves out what is done.

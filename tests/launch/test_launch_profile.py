@@ -52,7 +52,12 @@ def test_every_profile_of_the_package_is_read(path):
             r"SkyPilot cannot join slices\. Use the engine gke, or tpuvm",
         ),
         ("sky-v6e-spot", '"2x4"', '"9x9"', r"does not exist for v6e"),
-        ("sky-v6e-spot", "spot = true", 'strategy = "EAGER"', r"sky\.strategy='EAGER' is not"),
+        (
+            "sky-v6e-spot",
+            "spot = true",
+            'strategy = "EAGER"',
+            r"sky\.strategy='EAGER' is not one of 'EAGER_NEXT",
+        ),
         ("tpuvm-v5e", '"gs://my-bucket/code', '"/my-bucket/code', r"must be a \.tar\.gz on gs"),
         ("tpuvm-v5e", '"v5e"\ntopology = "4x4"', '"h100"\ntopology = "1x8"', r"gke, slurm or sky"),
         ("local", "processes = 2", "processes = 0", r"local\.processes=0 must be 1 or more"),

@@ -21,7 +21,7 @@ def main() -> None:
     from imbalance_jax.compute import model as model_lib
     from imbalance_jax.config import costs
     from imbalance_jax.data import prepare
-    from imbalance_jax.runs.run_directory import get_code_versions
+    from imbalance_jax.runs.code_versions import get_code_versions
     from imbalance_jax.training.train import Experiment
 
     case = case_lib.parse_case(asked["case"])
