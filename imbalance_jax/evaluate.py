@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from imbalance_jax.compute.step import TrainState
     from imbalance_jax.config import Config
     from imbalance_jax.evaluation.alignment import AlignmentEvaluator, AlignmentPart
-    from imbalance_jax.training.train import Experiment
+    from imbalance_jax.training.experiment import Experiment
 
 FLAGS = flags.FLAGS
 

@@ -36,8 +36,10 @@ from imbalance_jax.runs.run_directory import RunDirectory
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from imbalance_jax.training.experiment import Experiment
+    from imbalance_jax.training.loop import Preempted
     from imbalance_jax.training.pack import PackMember
-    from imbalance_jax.training.train import Experiment, Preempted, RunTimer
+    from imbalance_jax.training.recorder import RunTimer
 
 FLAGS = flags.FLAGS
 
@@ -91,7 +93,8 @@ def _train_run(
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.data import sources
     from imbalance_jax.training import planning
-    from imbalance_jax.training.train import Experiment, RunTimer
+    from imbalance_jax.training.experiment import Experiment
+    from imbalance_jax.training.recorder import RunTimer
 
     distributed.join_processes(FLAGS.devices)
     _check_single_process_flags()
@@ -173,8 +176,9 @@ def _train_study_members() -> int:
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.data import sources
     from imbalance_jax.training import planning
+    from imbalance_jax.training.experiment import Experiment
     from imbalance_jax.training.pack import Pack, PackMember
-    from imbalance_jax.training.train import Experiment, RunTimer
+    from imbalance_jax.training.recorder import RunTimer
 
     distributed.join_processes(FLAGS.devices)
     config = next(iter(runs.values()))[1]
@@ -279,7 +283,8 @@ def _train_packs(members: "Sequence[PackMember]", mesh: "Mesh", setup: "RunTimer
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.report import run_page as page
     from imbalance_jax.training import pack
-    from imbalance_jax.training.train import PeerLost, Preempted, RunTimer
+    from imbalance_jax.training.loop import PeerLost, Preempted
+    from imbalance_jax.training.recorder import RunTimer
 
     groups: dict[int, list[PackMember]] = collections.defaultdict(list)
     for member in members:
@@ -345,7 +350,7 @@ def _get_run_directory() -> RunDirectory:
 
 def _train_and_report(trainer: "Experiment", run: RunDirectory, times: "RunTimer") -> int:
     from imbalance_jax.compute import hosts as distributed
-    from imbalance_jax.training.train import PeerLost, Preempted, RunFailed, train_single_run
+    from imbalance_jax.training.loop import PeerLost, Preempted, RunFailed, train_single_run
 
     with distributed.SharedInterrupts() as interrupts:
         try:

@@ -57,15 +57,15 @@ def _print_start_times(name: str) -> None:
 
     from imbalance_jax.compute import hardware, sharding
     from imbalance_jax.data import prepare
-    from imbalance_jax.training import train
+    from imbalance_jax.training import experiment, loop
 
     part("imports")
     hardware.use_compilation_cache("")  # the environment names it
     config = case_lib.parse_case(name).config
     mesh = sharding.make_mesh(config.mesh, jax.devices())
-    trainer = train.Experiment.make(config, prepare.prepare_run_sources(config), mesh)
+    trainer = experiment.Experiment.make(config, prepare.prepare_run_sources(config), mesh)
     part("stream")
-    train.compile_programs(trainer)
+    loop.compile_programs(trainer)
     part("programs")
     jax.block_until_ready(trainer.init_state())
     part("parameters")

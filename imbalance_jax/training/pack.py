@@ -26,16 +26,16 @@ from imbalance_jax.config import pack_shape
 from imbalance_jax.evaluation.perplexity import PerplexityEvaluator
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training.train import (
-    Experiment,
+from imbalance_jax.training.experiment import Experiment
+from imbalance_jax.training.loop import (
     PeerLost,
     Preempted,
     RunProgress,
-    RunTimer,
     explain_error,
     explain_out_of_memory,
     record_run_start,
 )
+from imbalance_jax.training.recorder import RunTimer
 
 
 @dataclasses.dataclass(frozen=True)

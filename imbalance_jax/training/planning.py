@@ -20,8 +20,8 @@ from imbalance_jax.runs import storage
 from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import placement
+from imbalance_jax.training.experiment import Experiment
 from imbalance_jax.training.pack import Pack
-from imbalance_jax.training.train import Experiment
 
 # A step expected to take longer than this is not tried out in a dry run.
 _TRIAL_SECONDS = 20.0

@@ -13,7 +13,7 @@ from imbalance_jax.compute.step import TrainState
 from imbalance_jax.config import Config
 from imbalance_jax.data import sources
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training.train import Experiment
+from imbalance_jax.training.experiment import Experiment
 
 
 def open_run(

@@ -21,7 +21,7 @@ from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.data import languages, sources
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import loading, train
+from imbalance_jax.training import experiment, loading
 
 TEXT = "The function returns the value of the argument, or None where there is no argument."
 
@@ -254,7 +254,7 @@ def test_what_a_trainer_cannot_begin_with_is_refused_as_its_text_is_ready(
     anchored = config_lib.LanguageConfig(clone_of="en1", anchors=0.5)
     config = with_languages(begun, en2=anchored)
     with pytest.raises(ValueError, match="other ids for"):
-        train.Experiment.of_run(config, RunDirectory(tmp_path / "new"), mesh)
+        experiment.Experiment.of_run(config, RunDirectory(tmp_path / "new"), mesh)
     same = going_on(begun)
     vocabulary = languages.build_vocabulary(same, {"en": english.pieces})
     params = loading.restore_params(same, mesh, vocabulary, {"en": english.model})

@@ -26,7 +26,7 @@ from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.config import Config, LanguageConfig, MeshConfig, pack_shape
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid, study_runner
-from imbalance_jax.training import pack, train
+from imbalance_jax.training import experiment, loop, pack, recorder
 
 # What members may differ in: ratio, stages, seed, anchors, and all of the learning rate.
 MEMBERS: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ def make_pack(
         [
             pack.PackMember(
                 name,
-                train.Experiment.make(config, {"en": english}, alone, training=False),
+                experiment.Experiment.make(config, {"en": english}, alone, training=False),
                 RunDirectory(root / name),
             )
             for name, config in configs.items()
@@ -69,14 +69,14 @@ def make_pack(
 
 
 def train_pack(made: pack.Pack) -> dict[str, str]:
-    return pack.train_members(made, train.RunTimer(), distributed.SharedInterrupts())
+    return pack.train_members(made, recorder.RunTimer(), distributed.SharedInterrupts())
 
 
 def train_alone(config: Config, english: Any, path: pathlib.Path) -> None:
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = train.Experiment.make(config, {"en": english}, mesh)
-    train.train_single_run(
-        trainer, RunDirectory(path), train.RunTimer(), distributed.SharedInterrupts()
+    trainer = experiment.Experiment.make(config, {"en": english}, mesh)
+    loop.train_single_run(
+        trainer, RunDirectory(path), recorder.RunTimer(), distributed.SharedInterrupts()
     )
 
 

@@ -25,7 +25,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
-from imbalance_jax.training import train
+from imbalance_jax.training import experiment, loop, recorder
 
 STEPS = 24
 # Of fp32 sums in another order: 1, 2 or 4 devices add up parts of a batch.
@@ -112,9 +112,9 @@ def start_together(count: int, code: str, args: tuple[str, ...]) -> list[tuple[i
 
 def train_alone(config: Config, english, path: pathlib.Path) -> None:
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = train.Experiment.make(config, {"en": english}, mesh)
-    train.train_single_run(
-        trainer, RunDirectory(path), train.RunTimer(), distributed.SharedInterrupts()
+    trainer = experiment.Experiment.make(config, {"en": english}, mesh)
+    loop.train_single_run(
+        trainer, RunDirectory(path), recorder.RunTimer(), distributed.SharedInterrupts()
     )
 
 

@@ -1,0 +1,189 @@
+"""What a run records of its steps, and where its time goes."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from imbalance_jax.compute import hardware
+from imbalance_jax.compute import hosts as distributed
+from imbalance_jax.compute import step as step_lib
+from imbalance_jax.data.order.audit import OrderAudit
+from imbalance_jax.runs import mirrors
+from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.training.experiment import Experiment
+
+
+class RunTimer:
+    """Seconds spent in each part of a run, over all its starts."""
+
+    PARTS = ("setup", "compile", "data", "evaluate", "align", "checkpoint")
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._total_before = 0.0
+        self.seconds = dict.fromkeys(self.PARTS, 0.0)
+
+    def go_on(self, before: Mapping[str, float]) -> None:
+        """Adds what earlier starts of the run took, from their last record."""
+        self._total_before = before.get("time/total", 0.0)
+        for part in self.PARTS:
+            self.seconds[part] += before.get(f"time/{part}", 0.0)
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.monotonic() - began
+
+    def shift(self, part: str, other: str, seconds: float) -> None:
+        """Counts seconds of one part as those of another."""
+        self.seconds[part] -= seconds
+        self.seconds[other] += seconds
+
+    @property
+    def total(self) -> float:
+        return self._total_before + time.monotonic() - self._began
+
+    @property
+    def running(self) -> float:
+        """Seconds of everything but setup and compilation."""
+        return max(self.total - self.seconds["setup"] - self.seconds["compile"], 1e-9)
+
+    @property
+    def training(self) -> float:
+        """Seconds that no part claims."""
+        return self.total - sum(self.seconds.values())
+
+    def metrics(self) -> dict[str, float]:
+        """Returns time/<part>; what no part claims is training."""
+        seconds = self.seconds | {"train": self.training, "total": self.total}
+        return {f"time/{part}": round(value, 3) for part, value in seconds.items()}
+
+
+class MetricsRecorder:
+    """Adds up what the steps report, and writes a record of it now and then."""
+
+    def __init__(
+        self,
+        trainer: Experiment,
+        run: RunDirectory,
+        times: RunTimer,
+        start: int,
+        sent: int,
+        errors: distributed.WriterErrors,
+    ) -> None:
+        """Args: as for `RunProgress`; errors keeps those of writing."""
+        self._trainer, self._run, self._times, self._errors = trainer, run, times, errors
+        self._audit = OrderAudit(trainer.config, trainer.stream)
+        names = trainer.config.mirrors if distributed.is_writer() else ()
+        self._peak = hardware.get_peak_flops(trainer.settled_model().dtype).value
+        with distributed.propagate_errors():
+            if distributed.is_writer():
+                self._audit.resume(run.metrics(), start)
+            self._mirrors = mirrors.Mirrors(names, run, trainer.config, start, sent)
+        self._pending: tuple[int, step_lib.Metrics] | None = None
+        self.newest: dict[str, Any] = {}  # the newest record of training
+        self._reset()
+
+    def _reset(self) -> None:
+        G = len(self._trainer.config.tags)
+        self._loss_G, self._tokens_G, self._steps = np.zeros(G), np.zeros(G), 0
+        self._began, self._parts = time.monotonic(), dict(self._times.seconds)
+
+    def note(self, done: int, metrics: step_lib.Metrics) -> None:
+        """Takes a step's metrics, and reads those of the step before it.
+
+        One step late, so that the device always has the next step to work on.
+        """
+        before, self._pending = self._pending, (done, metrics)
+        if before:
+            self.read(*before)
+
+    def flush(self) -> None:
+        """Reads the newest step's metrics too."""
+        before, self._pending = self._pending, None
+        if before:
+            self.read(*before)
+
+    def read(self, done: int, metrics: Mapping[str, Any]) -> None:
+        """Adds a step's metrics up.
+
+        Raises:
+          FloatingPointError: its loss or gradient is not finite.
+        """
+        values = jax.device_get(metrics)
+        if not np.isfinite(values["loss"] + values["grad_norm"]):
+            raise FloatingPointError(
+                f"The loss of step {done} is {values['loss']}, its gradient norm "
+                f"{values['grad_norm']}. In another --workdir, lower config.optimizer.peak_lr or "
+                "set config.optimizer.clip_norm=1."
+            )
+        with self._errors.kept():
+            if distributed.is_writer():
+                self._audit.follow()
+        self._loss_G += values["loss_G"]
+        self._tokens_G += values["tokens_G"]
+        self._steps += 1
+        if is_step_due(done, self._trainer.config.log_every) or done == self._trainer.stream.steps:
+            self.newest = self._record(values)
+            self.write(done, self.newest)
+            self._reset()
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """Writes a record to the run directory and its mirrors, from one process."""
+        with self._errors.kept():
+            if distributed.is_writer():
+                self._run.log(step, record)
+        numbers = {name: value for name, value in record.items() if not isinstance(value, str)}
+        self._mirrors.log(step, numbers)
+
+    def close(self) -> None:
+        self._mirrors.close()
+
+    def _record(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the metrics of the steps since the last record; losses are their means."""
+        tags, L = self._trainer.config.tags, self._trainer.config.model.L
+        tokens = float(self._tokens_G.sum())
+        parts = {part: s - self._parts[part] for part, s in self._times.seconds.items()}
+        away = sum(parts[name] for name in ("evaluate", "align", "checkpoint", "compile"))
+        elapsed = max(time.monotonic() - self._began - away, 1e-9)
+        flops = self._trainer.flops_per_step() * self._steps
+        record = {"train/loss": float(self._loss_G.sum()) / tokens}
+        for g, tag in enumerate(tags):
+            if self._tokens_G[g]:
+                record[f"train/loss/{tag}"] = float(self._loss_G[g] / self._tokens_G[g])
+            record[f"train/tokens/{tag}"] = int(values["trained_G"][g]) * L
+        return record | {
+            "train/grad_norm": float(values["grad_norm"]),
+            "train/learning_rate": float(values["learning_rate"]),
+            "perf/tokens_per_second": tokens / elapsed,
+            "perf/mfu": flops / elapsed / self._peak,
+            "perf/data_wait_fraction": parts["data"] / elapsed,
+            **self._audit.metrics(),
+            **self._times.metrics(),
+        }
+
+    @property
+    def text(self) -> str:
+        """The newest record in a few words."""
+        record = self.newest
+        if not record:
+            return ""
+        losses = [
+            f"{tag} {record[f'train/loss/{tag}']:.3f}"
+            for tag in self._trainer.config.tags
+            if f"train/loss/{tag}" in record
+        ]
+        speed, mfu = record["perf/tokens_per_second"], record["perf/mfu"]
+        return f"loss {'  '.join(losses)}   {speed:,.0f} tokens/s   MFU {mfu:.0%}"
+
+
+def is_step_due(done: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens after this one."""
+    return every > 0 and done % every == 0
