@@ -299,50 +299,46 @@ def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
     return map_GU[batch.language_B[:, None], batch.ids_BW.astype(jnp.int32)]
 
 
-def jit_step(config: Config, steps: int, mesh: Mesh, state: TrainState) -> jax.stages.Wrapped:
-    """Returns the jitted step. It takes the state's memory over and compiles once.
-
-    Without pinned output shardings the second call would see other ones than the first,
-    and compile again.
-    """
-    vocab_size = state.params["embed_VD"].shape[0]
-    state_shardings = sharding.make_state_shardings(mesh, state)
-    batch_sharding, whole = (
-        sharding.make_batch_sharding(mesh),
-        sharding.make_replicated_sharding(mesh),
-    )
-    return jax.jit(
-        sharding.bind_mesh_context(
-            mesh, train_step, resolve_auto_in_config(config, mesh, vocab_size), steps
-        ),
-        in_shardings=(state_shardings, batch_sharding, whole),
-        out_shardings=(state_shardings, whole),
-        donate_argnums=0,
-        compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
-    )
-
-
 def make_step_input_shardings(mesh: Mesh) -> StepInput:
-    """Returns where what a pack is given lies."""
+    """Returns the shardings of a pack's step inputs."""
     rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
     return sharding.stack_shardings(StepInput(Batch(rows, rows), whole, whole))
 
 
-def jit_packed_step(
-    config: Config, mesh: Mesh, state_E: TrainState, way: str
+def jit_step(
+    config: Config, steps: int, mesh: Mesh, state: TrainState, way: str = ""
 ) -> jax.stages.Wrapped:
-    """Returns the jitted step of a pack; see `train_packed_step` and `jit_step`."""
-    vocab_size = state_E.params["embed_VD"].shape[1]
-    states = jax.tree.map(lambda leaf: leaf.sharding, state_E)
-    whole = sharding.make_replicated_sharding(mesh)
-    member = sharding.stack_shardings(whole)
-    return jax.jit(
-        sharding.bind_mesh_context(
-            mesh, train_packed_step, resolve_auto_in_config(config, mesh, vocab_size), mesh, way
-        ),
-        in_shardings=(states, make_step_input_shardings(mesh), member),
+    """Returns the jitted step: `train_step`, or `train_packed_step` where `way` is given.
+
+    It takes the state's memory over and compiles once. Without pinned output shardings the
+    second call would see other ones than the first, and compile again.
+
+    Args:
+      config: of the run, or of any member of the pack.
+      steps: of the run; a pack is given its learning rates.
+      mesh: of the devices.
+      state: a state, or the shapes of one; stacked where `way` is given.
+      way: scan or vmap, for the members of a pack that share a device.
+    """
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[bool(way) :], leaf.dtype), state
+    )
+    states = sharding.make_state_shardings(mesh, one)
+    rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
+    settled = resolve_auto_in_config(config, mesh, one.params["embed_VD"].shape[0])
+    inputs: Batch | StepInput = Batch(rows, rows)
+    maps = metrics = whole
+    step = sharding.bind_mesh_context(mesh, train_step, settled, steps)
+    if way:
+        states, inputs = sharding.stack_shardings(states), make_step_input_shardings(mesh)
+        maps = sharding.stack_shardings(whole)
         # What the host reads must be on its own devices.
-        out_shardings=(states, member if jax.process_count() == 1 else whole),
+        metrics = maps if jax.process_count() == 1 else whole
+        step = sharding.bind_mesh_context(mesh, train_packed_step, settled, mesh, way)
+    return jax.jit(
+        step,
+        in_shardings=(states, inputs, maps),
+        out_shardings=(states, metrics),
         donate_argnums=0,
         compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
     )

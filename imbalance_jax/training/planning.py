@@ -1,15 +1,16 @@
 """What a run will be, in words, before it starts."""
 
-import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.compute import hardware, step
+from imbalance_jax.compute import hardware, sharding, step
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import Config, mesh_shape
@@ -18,8 +19,6 @@ from imbalance_jax.data.order.corpora import describe_documents
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.progress import format_duration
-from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import placement
 from imbalance_jax.training.experiment import Experiment
 from imbalance_jax.training.pack import Pack
 
@@ -27,6 +26,12 @@ from imbalance_jax.training.pack import Pack
 _TRIAL_SECONDS = 20.0
 # The share of the matmul peak that a step is assumed to reach where none is tried.
 _ASSUMED_MFU = 0.4
+
+
+def describe_plan(pack: Pack) -> str:
+    """Returns what a run alone will be, or the members of a pack."""
+    one = len(pack.members) == 1
+    return describe_planned_run(pack.first) if one else _describe_members(pack)
 
 
 def describe_planned_run(trainer: Experiment) -> str:
@@ -80,7 +85,7 @@ def describe_planned_run(trainer: Experiment) -> str:
         )
     if trainer.mesh.size > 1:
         batch = (config.batch_size, config.model.L + 1)
-        lines += placement.render_sharding_table(trainer.abstract_state(), trainer.mesh, batch)
+        lines += render_sharding_table(trainer.abstract_state(), trainer.mesh, batch)
     return "\n".join(lines)
 
 
@@ -144,69 +149,36 @@ def describe_extension(before: Config, trainer: Experiment) -> str:
     return text
 
 
-def forecast_run(trainer: Experiment) -> str:
-    """Returns the memory and the time that a run would take, for --dry_run.
-
-    A step is tried out where it is short; otherwise its time is an estimate.
-    """
-    state = trainer.abstract_state()
-    compiled = trainer.compile_step(state)
-    memory: Any = compiled.memory_analysis()
-    limit = hardware.get_device_memory()
-    lines = [_describe_memory(state, memory, limit)]
-    fits = not limit or _count_device_bytes(memory) <= limit
-    if limit and not fits:
-        lines.append(
-            f"It does not fit. {_suggest_micro_batches(trainer, memory, limit)} --remat=full "
-            "helps too."
-        )
-
-    def batch() -> tuple[Any, ...]:
-        return trainer.batch(0), trainer.map_GU()
-
-    trial = (
-        functools.partial(_time_trial_step, compiled, trainer.init_state, batch) if fits else None
-    )
-    lines.append(_describe_training_time(trainer, trial, runs=1))
-    return "\n".join(lines)
+def describe_disk(pack: Pack) -> str:
+    """Returns what the checkpoints of a pack take on disk, and what is free there."""
+    needed, free = _count_checkpoint_bytes(pack), storage.count_free_bytes(pack.members[0].run.path)
+    text = f"checkpoints take up to {format_bytes(needed)} on disk"
+    return text if free is None else f"{text}, where {format_bytes(free)} are free"
 
 
-def describe_disk(trainer: Experiment, run: RunDirectory, runs: int = 1) -> str:
-    """Returns what the checkpoints of a run take on disk, and what is free there.
-
-    Args:
-      trainer: of the run.
-      run: its directory.
-      runs: how many of its size lie there.
-    """
-    needed, free = _count_checkpoint_bytes(trainer, runs), storage.count_free_bytes(run.path)
-    text = f"checkpoints take up to {placement.format_bytes(needed)} on disk"
-    return text if free is None else f"{text}, where {placement.format_bytes(free)} are free"
-
-
-def warn_of_full_disk(trainer: Experiment, run: RunDirectory) -> str:
-    """Returns `describe_disk` and what to do, if a run that begins will not fit on its disk."""
+def warn_of_full_disk(pack: Pack) -> str:
+    """Returns `describe_disk` and what to do, if runs that begin will not fit on their disk."""
+    run, keep = pack.members[0].run, pack.first.config.checkpoint.keep
     free = storage.count_free_bytes(run.path)
-    if free is None or run.checkpoints.exists() or free >= _count_checkpoint_bytes(trainer, 1):
+    if free is None or run.checkpoints.exists() or free >= _count_checkpoint_bytes(pack):
         return ""
     return (
-        f"Warning: {describe_disk(trainer, run)}. Free some of it, or lower "
-        f"config.checkpoint.keep={trainer.config.checkpoint.keep}."
+        f"Warning: {describe_disk(pack)}. Free some of it, or lower config.checkpoint.keep={keep}."
     )
 
 
-def _count_checkpoint_bytes(trainer: Experiment, runs: int) -> int:
-    state = trainer.abstract_state()
+def _count_checkpoint_bytes(pack: Pack) -> int:
+    state = pack.first.abstract_state()
     each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     # The oldest one is removed when the newest is written.
-    return runs * each * (trainer.config.checkpoint.keep + 1)
+    return len(pack.members) * each * (pack.first.config.checkpoint.keep + 1)
 
 
-def describe_pack(pack: Pack) -> str:
+def _describe_members(pack: Pack) -> str:
     """Returns what the members of a pack have in common, and what each has for itself."""
     device, trainer = hardware.describe_devices(), pack.first
     parameters = model_lib.count_parameters(trainer.config.model, trainer.vocabulary.size)
-    mesh = placement.describe_mesh(pack.mesh)
+    mesh = describe_mesh(pack.mesh)
     model = trainer.settled_model()
     lines = [
         f"{len(pack.members)} runs as one program, each of {parameters:,} parameters, vocabulary "
@@ -232,22 +204,23 @@ def describe_pack(pack: Pack) -> str:
     return "\n".join(lines)
 
 
-def forecast_pack(pack: Pack) -> str:
-    """Returns the memory and the time that a pack would take, for --dry_run."""
-    state_E = pack.abstract_state()
-    compiled = pack.compile_step(state_E)
+def forecast_plan(pack: Pack) -> str:
+    """Returns the memory and the time that runs would take, for --dry_run.
+
+    A step is tried out where it is short; otherwise its time is an estimate.
+    """
+    state = pack.abstract_state()
+    compiled = pack.compile_step(state)
     memory: Any = compiled.memory_analysis()
     limit = hardware.get_device_memory()
-    lines = [_describe_memory(state_E, memory, limit)]
+    lines = [_describe_memory(state, memory, limit)]
     fits = not limit or _count_device_bytes(memory) <= limit
-    if not fits:
-        lines.append("It does not fit. List fewer --members, or use more devices.")
-
-    def batch() -> tuple[Any, ...]:
-        return pack.place(0, np.ones(pack.size, bool)), pack.map_EGU()
-
-    trial = functools.partial(_time_trial_step, compiled, pack.init_state, batch) if fits else None
-    lines.append(_describe_training_time(pack.first, trial, runs=len(pack.members)))
+    if limit and not fits:
+        advice = "List fewer --members, or use more devices."
+        if len(pack.members) == 1:
+            advice = f"{_suggest_micro_batches(pack.first, memory, limit)} --remat=full helps too."
+        lines.append(f"It does not fit. {advice}")
+    lines.append(_describe_training_time(pack, compiled if fits else None))
     return "\n".join(lines)
 
 
@@ -257,24 +230,23 @@ def _count_device_bytes(memory: Any) -> int:
 
 def _describe_memory(state: Any, memory: Any, limit: int | None) -> str:
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    need = f"a step needs {placement.format_bytes(_count_device_bytes(memory))} per device"
-    have = f" of {placement.format_bytes(limit)}" if limit else ""
-    return f"parameters and optimizer {placement.format_bytes(held)}; {need}{have}"
+    need = f"a step needs {format_bytes(_count_device_bytes(memory))} per device"
+    have = f" of {format_bytes(limit)}" if limit else ""
+    return f"parameters and optimizer {format_bytes(held)}; {need}{have}"
 
 
-def _describe_training_time(
-    trainer: Experiment, trial: Callable[[], float] | None, *, runs: int
-) -> str:
+def _describe_training_time(pack: Pack, compiled: jax.stages.Compiled | None) -> str:
     """Returns what the updates take: tried out, or guessed where they are long or do not fit."""
+    trainer = pack.first
     peak = hardware.get_peak_flops(trainer.settled_model().dtype)
-    guess = runs * trainer.flops_per_step() / (peak.value * _ASSUMED_MFU)
+    guess = len(pack.members) * trainer.flops_per_step() / (peak.value * _ASSUMED_MFU)
     # The peak that the guess rests on may have been measured, by each process for itself.
     long = bool(distributed.broadcast_from_process_0(np.bool_(guess > _TRIAL_SECONDS)))
-    if trial is None or long:
+    if compiled is None or long:
         seconds, how = guess, f"at an assumed {_ASSUMED_MFU:.0%} of {peak.source}"
     else:
-        seconds, how = trial(), "measured over 3 steps"
-    total = seconds * trainer.stream.steps
+        seconds, how = _time_trial_step(pack, compiled), "measured over 3 steps"
+    total = seconds * pack.steps
     return f"{seconds:.3g} s a step ({how}): {format_duration(total)} for training, plus evaluation"
 
 
@@ -289,15 +261,91 @@ def _suggest_micro_batches(trainer: Experiment, memory: Any, limit: int) -> str:
     return f"Try --accumulate={choices[0]}."
 
 
-def _time_trial_step(
-    compiled: jax.stages.Compiled,
-    init: Callable[[], step.TrainState],
-    batch: Callable[[], tuple[Any, ...]],
-) -> float:
-    given = batch()
-    state, _ = jax.block_until_ready(compiled(init(), *given))
+def _time_trial_step(pack: Pack, compiled: jax.stages.Compiled) -> float:
+    inputs = pack.place(0, np.ones(pack.size, bool)), pack.map_EGU()
+    state, _ = jax.block_until_ready(compiled(pack.init_state(), *inputs))
     began = time.perf_counter()
     for _ in range(3):
-        state, _ = compiled(state, *given)
+        state, _ = compiled(state, *inputs)
     jax.block_until_ready(state)
     return (time.perf_counter() - began) / 3
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """Returns the axes that have several devices, and what each lies across."""
+    axes = [axis for axis, size in mesh.shape.items() if size > 1]
+    return ", ".join(
+        f"{axis} {mesh.shape[axis]} ({sharding.describe_axis_span(mesh, axis)})" for axis in axes
+    )
+
+
+def render_sharding_table(
+    state: step.TrainState, mesh: Mesh, batch: tuple[int, int]
+) -> Iterator[str]:
+    """Yields a line for each parameter, and the sums.
+
+    Args:
+      state: a state, or the shapes and shardings of one.
+      mesh: its devices.
+      batch: sequences of a whole batch, and ids of each.
+    """
+    yield f"mesh: {describe_mesh(mesh)}"
+    rows = [("", "shape", "cut along", "each device")]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        keys = [entry.key for entry in path]
+        name, dims = ".".join(keys), "N" * ("blocks" in keys) + keys[-1].rpartition("_")[2]
+        rows.append(
+            (
+                name,
+                _format_shape(leaf.shape),
+                _describe_sharded_axes(dims, leaf.sharding),
+                format_bytes(_count_shard_bytes(leaf)),
+            )
+        )
+    sums = {
+        "parameters": sum(map(_count_shard_bytes, jax.tree.leaves(state.params))),
+        "optimizer": sum(map(_count_shard_bytes, jax.tree.leaves(state.opt_state))),
+    }
+    rows += [(name, "", "", format_bytes(count)) for name, count in sums.items()]
+    held = sharding.make_batch_sharding(mesh).shard_shape(batch)
+    rows.append(
+        (
+            "batch",
+            _format_shape(batch),
+            _describe_sharded_axes("BW", sharding.make_batch_sharding(mesh)),
+            _format_shape(held),
+        )
+    )
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        left = "  ".join(text.ljust(width) for text, width in zip(row[:3], widths, strict=True))
+        yield f"  {left}  {row[3]:>11}"
+
+
+def _count_shard_bytes(leaf: Any) -> int:
+    """Returns the bytes of an array that one device holds."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _format_shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _describe_sharded_axes(dims: str, placed: jax.sharding.NamedSharding) -> str:
+    """Returns along which mesh axes which dimensions are cut: those with several devices."""
+    found = []
+    for dim, axes in zip(dims, placed.spec, strict=False):
+        axes = axes if isinstance(axes, tuple) else (axes,)
+        several = [axis for axis in axes if axis and placed.mesh.shape[axis] > 1]
+        if several:
+            found.append(f"{dim} {' x '.join(several)}")
+    return ", ".join(found) or "whole"
+
+
+def format_bytes(count: float) -> str:
+    """Returns a number of bytes in a unit that suits it."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

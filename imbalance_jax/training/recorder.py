@@ -2,15 +2,13 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from imbalance_jax.compute import hardware
 from imbalance_jax.compute import hosts as distributed
-from imbalance_jax.compute import step as step_lib
 from imbalance_jax.data.order.audit import OrderAudit
 from imbalance_jax.runs import mirrors
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -27,7 +25,7 @@ class RunTimer:
         self._total_before = 0.0
         self.seconds = dict.fromkeys(self.PARTS, 0.0)
 
-    def go_on(self, before: Mapping[str, float]) -> None:
+    def add_earlier_starts(self, before: Mapping[str, float]) -> None:
         """Adds what earlier starts of the run took, from their last record."""
         self._total_before = before.get("time/total", 0.0)
         for part in self.PARTS:
@@ -87,7 +85,6 @@ class MetricsRecorder:
             if distributed.is_writer():
                 self._audit.resume(run.metrics(), start)
             self._mirrors = mirrors.Mirrors(names, run, trainer.config, start, sent)
-        self._pending: tuple[int, step_lib.Metrics] | None = None
         self.newest: dict[str, Any] = {}  # the newest record of training
         self._reset()
 
@@ -96,28 +93,12 @@ class MetricsRecorder:
         self._loss_G, self._tokens_G, self._steps = np.zeros(G), np.zeros(G), 0
         self._began, self._parts = time.monotonic(), dict(self._times.seconds)
 
-    def note(self, done: int, metrics: step_lib.Metrics) -> None:
-        """Takes a step's metrics, and reads those of the step before it.
-
-        One step late, so that the device always has the next step to work on.
-        """
-        before, self._pending = self._pending, (done, metrics)
-        if before:
-            self.read(*before)
-
-    def flush(self) -> None:
-        """Reads the newest step's metrics too."""
-        before, self._pending = self._pending, None
-        if before:
-            self.read(*before)
-
-    def read(self, done: int, metrics: Mapping[str, Any]) -> None:
-        """Adds a step's metrics up.
+    def read(self, done: int, values: Mapping[str, Any]) -> None:
+        """Adds up the metrics of a step, which are on the host.
 
         Raises:
           FloatingPointError: its loss or gradient is not finite.
         """
-        values = jax.device_get(metrics)
         if not np.isfinite(values["loss"] + values["grad_norm"]):
             raise FloatingPointError(
                 f"The loss of step {done} is {values['loss']}, its gradient norm "
@@ -169,19 +150,26 @@ class MetricsRecorder:
             **self._times.metrics(),
         }
 
-    @property
-    def text(self) -> str:
-        """The newest record in a few words."""
-        record = self.newest
-        if not record:
-            return ""
-        losses = [
-            f"{tag} {record[f'train/loss/{tag}']:.3f}"
-            for tag in self._trainer.config.tags
-            if f"train/loss/{tag}" in record
-        ]
-        speed, mfu = record["perf/tokens_per_second"], record["perf/mfu"]
-        return f"loss {'  '.join(losses)}   {speed:,.0f} tokens/s   MFU {mfu:.0%}"
+
+def describe_newest_records(records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the newest records of training of one member or of several, in a few words."""
+    if not records or not all(records):
+        return ""
+    speed = sum(record["perf/tokens_per_second"] for record in records)
+    if len(records) > 1:
+        losses = [record["train/loss"] for record in records]
+        return (
+            f"loss {min(losses):.3f} to {max(losses):.3f}   {len(records)} runs   "
+            f"{speed:,.0f} tokens/s together"
+        )
+    (record,) = records
+    prefix = "train/loss/"
+    losses = [
+        f"{name.removeprefix(prefix)} {value:.3f}"
+        for name, value in record.items()
+        if name.startswith(prefix)
+    ]
+    return f"loss {'  '.join(losses)}   {speed:,.0f} tokens/s   MFU {record['perf/mfu']:.0%}"
 
 
 def is_step_due(done: int, every: int) -> bool:

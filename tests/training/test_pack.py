@@ -69,15 +69,12 @@ def make_pack(
 
 
 def train_pack(made: pack.Pack) -> dict[str, str]:
-    return pack.train_members(made, recorder.RunTimer(), distributed.SharedInterrupts())
+    return loop.train_members(made, recorder.RunTimer(), distributed.SharedInterrupts())
 
 
 def train_alone(config: Config, english: Any, path: pathlib.Path) -> None:
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = experiment.Experiment.make(config, {"en": english}, mesh)
-    loop.train_single_run(
-        trainer, RunDirectory(path), recorder.RunTimer(), distributed.SharedInterrupts()
-    )
+    made = make_pack({"": config}, english, path)
+    assert made.way == "" and train_pack(made) == {}
 
 
 def saved(path: pathlib.Path, step: int) -> dict[str, np.ndarray]:
@@ -324,7 +321,7 @@ def command(study, monkeypatch) -> Callable[..., int]:
         flags |= {"data_dir": None, "mesh": [], "devices": 0, "accumulate": 0, "remat": None}
         flags |= {"config": None, "workdir": None, "extend": False, "export": None}
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**flags))
-        return main._train_study_members()
+        return main.main()
 
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
@@ -342,7 +339,8 @@ def test_members_take_the_number_of_micro_batches_that_the_command_gives(
         ({"accumulate": 0, "remat": None}, (1, configs["cosine"].model.remat)),
     ):
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**given, **flags))
-        config, _ = main._read_member_configs()["cosine"]
+        (requested,) = main._read_study_runs()
+        config = requested.config
         assert (config.optimizer.accumulate, config.model.remat) == expected
         assert config_lib.build_run_identity(config) == config_lib.build_run_identity(
             configs["cosine"]
@@ -467,8 +465,9 @@ def test_runs_that_end_with_their_text_are_packed_if_they_read_the_same(data_dir
 
 def test_a_run_that_weights_and_biases_follows_is_trained_alone(data_dir, english, tmp_path):
     config = make_config(data_dir, mirrors=("wandb",))
+    assert make_pack({"": config}, english, tmp_path).way == ""
     with pytest.raises(ValueError, match=r"one: config\.mirrors has 'wandb'"):
-        make_pack({"one": config}, english, tmp_path)
+        make_pack({"one": config, "other": config}, english, tmp_path)
     runs = {name: grid.RunSpec(config, cell="r") for name in ("r_s0", "r_s1")}
     study = grid.StudyConfig("Two.", unit_tokens=1, runs=runs)
     assert study_runner.group_into_packs(study, list(runs), 8) == [("r_s0",), ("r_s1",)]

@@ -25,7 +25,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
-from imbalance_jax.training import experiment, loop, recorder
+from imbalance_jax.training import experiment, loop, pack, recorder
 
 STEPS = 24
 # Of fp32 sums in another order: 1, 2 or 4 devices add up parts of a batch.
@@ -113,9 +113,9 @@ def start_together(count: int, code: str, args: tuple[str, ...]) -> list[tuple[i
 def train_alone(config: Config, english, path: pathlib.Path) -> None:
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     trainer = experiment.Experiment.make(config, {"en": english}, mesh)
-    loop.train_single_run(
-        trainer, RunDirectory(path), recorder.RunTimer(), distributed.SharedInterrupts()
-    )
+    member = pack.PackMember("", trainer, RunDirectory(path))
+    interrupts = distributed.SharedInterrupts()
+    assert not loop.train_members(pack.Pack([member], mesh), recorder.RunTimer(), interrupts)
 
 
 def losses(path: pathlib.Path) -> dict[tuple[int, str], float]:
