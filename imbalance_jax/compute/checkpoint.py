@@ -164,14 +164,14 @@ def _find_os_error_number(error: BaseException) -> int | None:
     full disk is a ValueError with RESOURCE_EXHAUSTED. The number is a field at the end of their
     text, and nowhere else.
     """
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError) and found.errno is not None:
-            return found.errno
-        code = re.search(r"\[os_error_code='(\d+)'", str(found))
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno
+        code = re.search(r"\[os_error_code='(\d+)'", str(cause))
         if code:
             return int(code.group(1))
-        found = found.__cause__ or found.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

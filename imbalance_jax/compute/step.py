@@ -192,8 +192,8 @@ def train_packed_step(
 
     def on_device(*args: Any) -> tuple[TrainState, Metrics]:
         if len(args[1].alive) == 1:  # as the run alone
-            found = member(jax.tree.map(lambda x: x[0], args))
-            return jax.tree.map(lambda x: x[None], found)
+            updated = member(jax.tree.map(lambda x: x[0], args))
+            return jax.tree.map(lambda x: x[None], updated)
         return jax.lax.map(member, args) if way == "scan" else jax.vmap(member)(args)
 
     if mesh.shape["member"] > 1:
@@ -242,8 +242,8 @@ def _update_state(
         parts = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Any, part: Batch) -> tuple[Any, None]:
-            found = loss_and_gradient(state.params, config.model, part, map_GU)
-            return jax.tree.map(jnp.add, total, found), None
+            sums = loss_and_gradient(state.params, config.model, part, map_GU)
+            return jax.tree.map(jnp.add, total, sums), None
 
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(

@@ -69,20 +69,20 @@ class Cadence:
         Args:
           cost: seconds of a measurement.
         """
-        said = f"Alignment takes {cost:.2g} s: "
+        line = f"Alignment takes {cost:.2g} s: "
         if not self.every:
-            return said + (
+            return line + (
                 f"more than config.evaluation.alignment.budget={self._budget:g} of this run, so "
                 "this was the last time. Lower config.evaluation.alignment.pairs, or run "
                 "python -m imbalance_jax.evaluate when it is done."
             )
-        said += f"measured every {self.every:,} steps"
+        line += f"measured every {self.every:,} steps"
         if self.every > self._least:
-            said += (
+            line += (
                 f" rather than {self._least:,}, to keep within "
                 f"config.evaluation.alignment.budget={self._budget:g} of the run's time"
             )
-        return said + "."
+        return line + "."
 
 
 def choose_interval(

@@ -119,12 +119,12 @@ class Experiment:
             prepare.check_recorded_texts(sources, text, config.data_dir)
             sets = parallel_lib.prepare_all_parallel_sets(config, sources, run.texts("parallel"))
             begun = run.begun()
-            trainer = cls.make(config, sources, mesh, sets, training=training, begun=begun)
-            run.check_text(trainer.fingerprints(), trainer.stream.order_version)
-            check_run_vocabulary(run, trainer.vocabulary)
+            experiment = cls.make(config, sources, mesh, sets, training=training, begun=begun)
+            run.check_text(experiment.fingerprints(), experiment.stream.order_version)
+            check_run_vocabulary(run, experiment.vocabulary)
             if config.init_from and not run.checkpoints.exists():
-                loading.check_vocabulary(config, trainer.vocabulary, trainer._models())
-            return trainer
+                loading.check_vocabulary(config, experiment.vocabulary, experiment._models())
+            return experiment
 
         return distributed.run_process_0_first(build)
 
@@ -180,19 +180,19 @@ class Experiment:
         if source.kind != "synthetic":
             return {}
         lower, upper = synthetic.compute_loss_bounds(source.synthetic, self.config.model.L)
-        found = dataclasses.asdict(synthetic.compute_language_entropy(source.synthetic))
-        return found | {"least_loss": [lower, upper]}
+        entropy = dataclasses.asdict(synthetic.compute_language_entropy(source.synthetic))
+        return entropy | {"least_loss": [lower, upper]}
 
     def parallel_windows(self, set_: ParallelSet) -> list[perplexity.EvaluationWindows]:
         """Returns the texts of a parallel set for each language; none for those it is not in."""
-        found = []
+        windows = []
         for tag in self.config.tags:
             name = languages.get_source_name(self.config, tag)
             inside = name in set_.sources and self.config.languages[tag].words == "as_written"
             side = name if inside else set_.sources[0]
             ids_PW, weight_PL = set_.windows(side, self.source(tag).pieces.separator)
             rows = slice(None if inside else 0)
-            found.append(
+            windows.append(
                 perplexity.EvaluationWindows(
                     ids_PW[rows],
                     weight_PL[rows],
@@ -200,7 +200,7 @@ class Experiment:
                     bytes_n=set_.bytes[side][rows],
                 )
             )
-        return found
+        return windows
 
     def scored_windows(self) -> list[list[perplexity.EvaluationWindows]]:
         """Returns what `score` scores: the test split, and then each parallel set."""
@@ -261,7 +261,7 @@ class Experiment:
         costs = [self.cost_of_scoring(each) for each in (windows, *others)]
         polls = iter(split_progress(poll, costs))
         sums, losses = evaluator.measure(state.params, windows, next(polls))
-        found = evaluator.summaries(sums)
+        by_language = evaluator.summaries(sums)
         texts = {
             tag: self._by_text(tag, losses[tag], windows[g])
             for g, tag in enumerate(self.config.tags)
@@ -273,14 +273,14 @@ class Experiment:
             for name, each in zip(self.parallel, others, strict=True)
         }
         # A loss to compare with, where the text's entropy is known.
-        floors = {tag: self.entropy(tag) for tag in found if self.entropy(tag)}
+        floors = {tag: self.entropy(tag) for tag in by_language if self.entropy(tag)}
         return {
             "split": "test",
             "stride": self.config.eval_stride,
-            "languages": found,
+            "languages": by_language,
             "parallel": parallel,
             "entropy": floors,
-            "texts": {tag: found for tag, found in texts.items() if found},
+            "texts": {tag: rows for tag, rows in texts.items() if rows},
         }
 
     def _by_text(
@@ -343,18 +343,18 @@ class Experiment:
         return dataclasses.replace(state, params=params)
 
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
-        """Args: mesh is that of the updates, if it is another one than the trainer's."""
+        """Args: mesh is that of the updates, if it is another one than the experiment's."""
         mesh = mesh or self.mesh
         config, model = self.config, self._settled_on(mesh)
         peak = hardware.get_peak_flops(model.dtype)
         computed = {name: getattr(model, name) for name in _HOW}
-        known = get_code_versions()
-        return known | {
+        versions = get_code_versions()
+        return versions | {
             "device": hardware.describe_devices(),
             "mesh": dict(mesh.shape),
             "computed": computed,
             "conditions": conditions.record_conditions(
-                known, mesh.shape, computed, config.optimizer.accumulate
+                versions, mesh.shape, computed, config.optimizer.accumulate
             ),
             "order_version": self.stream.order_version,
             "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
@@ -399,7 +399,7 @@ def check_run_vocabulary(run: RunDirectory, vocabulary: languages.Vocabulary) ->
 
 
 def _score_parallel_set(
-    trainer: Experiment,
+    experiment: Experiment,
     evaluator: perplexity.PerplexityEvaluator,
     state: step_lib.TrainState,
     set_: ParallelSet,
@@ -413,7 +413,7 @@ def _score_parallel_set(
     """
     sums = evaluator.sums(state.params, windows, poll)
     pairs = int(set_.pairs_P.sum())
-    scored = [tag for g, tag in enumerate(trainer.config.tags) if len(windows[g].ids_nW)]
+    scored = [tag for g, tag in enumerate(experiment.config.tags) if len(windows[g].ids_nW)]
     return {
         "pairs": pairs,
         "languages": {

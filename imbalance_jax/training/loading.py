@@ -59,9 +59,9 @@ class LoadedRun:
         Raises:
           ValueError: an id is none of the model's.
         """
-        known = np.asarray(ids)
-        self._check_ids(known)
-        base = self.vocabulary.base_ids(self.vocabulary.index(language), known.astype(np.int64))
+        array = np.asarray(ids)
+        self._check_ids(array)
+        base = self.vocabulary.base_ids(self.vocabulary.index(language), array.astype(np.int64))
         return self._tokenizer(language).decode([int(t) for t in base if t >= 0])
 
     def separator(self, language: str) -> int:
@@ -138,15 +138,15 @@ class LoadedRun:
     def _batch(self, ids: jax.typing.ArrayLike) -> tuple[jax.Array, bool]:
         """Returns ids as a batch, and whether they are one sequence."""
         if not isinstance(ids, jax.core.Tracer):
-            known = np.asarray(ids)
-            if not np.issubdtype(known.dtype, np.integer) or known.ndim not in (1, 2):
+            array = np.asarray(ids)
+            if not np.issubdtype(array.dtype, np.integer) or array.ndim not in (1, 2):
                 raise ValueError(
                     f"The ids of a sequence are whole numbers (L,), or (B, L) of several, and "
-                    f"these are {known.dtype} of shape {known.shape}."
+                    f"these are {array.dtype} of shape {array.shape}."
                 )
-            if not known.size:
+            if not array.size:
                 raise ValueError("There are no ids. Give one at least, such as `separator`'s.")
-            self._check_ids(known)
+            self._check_ids(array)
         ids = jnp.asarray(ids)
         return (ids[None], True) if ids.ndim == 1 else (ids, False)
 
@@ -208,38 +208,38 @@ def check_init_from(config: config_lib.Config) -> None:
         return
     run, step = run_and_step(config.init_from)
     try:
-        theirs = run.config()
+        other = run.config()
         _check_checkpoint_exists(run, step, run.steps())
-        _check_config_ids(config, run, theirs)
+        _check_config_ids(config, run, other)
     except FileNotFoundError as error:
         raise ValueError(
             f"config.init_from={config.init_from!r} is not RUN or RUN@STEP: {error}"
         ) from error
     for name in (*"LDHKFN", "tied"):
-        if getattr(theirs.model, name) != getattr(config.model, name):
+        if getattr(other.model, name) != getattr(config.model, name):
             where = f"{run}/checkpoints" + (f"/{step}" if step is not None else "")
-            found = getattr(theirs.model, name)
+            value = getattr(other.model, name)
             raise ValueError(
-                f"{where} was written with config.model.{name}={found}, but this "
+                f"{where} was written with config.model.{name}={value}, but this "
                 f"run has config.model.{name}={getattr(config.model, name)}. Use another "
-                f"config.init_from, or set config.model.{name}={found}."
+                f"config.init_from, or set config.model.{name}={value}."
             )
 
 
 def _check_config_ids(
-    config: config_lib.Config, run: RunDirectory, theirs: config_lib.Config
+    config: config_lib.Config, run: RunDirectory, other: config_lib.Config
 ) -> None:
     """Raises ValueError if a config alone says that its ids mean something else than a run's."""
-    if set(config.tags) != set(theirs.tags):
+    if set(config.tags) != set(other.tags):
         raise ValueError(
-            f"config.init_from={config.init_from!r} has the languages {', '.join(theirs.tags)}, "
+            f"config.init_from={config.init_from!r} has the languages {', '.join(other.tags)}, "
             f"and this run has {', '.join(config.tags)}: a row of its tables would get another "
             "meaning. Give this run those languages (config.mixture.ratio may be 0), or use "
             "another config.init_from."
         )
     for tag in config.tags:
         rows = config.languages[tag].rows
-        if rows == "copied" != theirs.languages[tag].rows:
+        if rows == "copied" != other.languages[tag].rows:
             raise ValueError(
                 f"config.languages.{tag}.rows={rows!r} would copy nothing: all rows come from "
                 f"config.init_from={config.init_from!r}. Leave it out."
@@ -247,15 +247,15 @@ def _check_config_ids(
         field, tokenizer = _find_tokenizer_field(config, tag)
         if config.sources[languages.get_source_name(config, tag)].kind == "synthetic":
             continue
-        model = _read_tokenizer_model(run, theirs, tag)
+        model = _read_tokenizer_model(run, other, tag)
         if tokenizer.path and storage.parse_path(tokenizer.path).exists():
             ours = storage.parse_path(tokenizer.path).read_bytes()
-            _check_tokenizer(config.init_from, tag, field, (run, theirs), ours)
+            _check_tokenizer(config.init_from, tag, field, (run, other), ours)
         elif not tokenizer.path and tokenizer.vocab_size != (size := TextTokenizer(model).size):
             raise ValueError(
                 f"config.init_from={config.init_from!r} has {size} pieces of {tag}, and this run "
                 f"has {field}.vocab_size={tokenizer.vocab_size}. Set "
-                f"{field}.path={_find_tokenizer_file(run, theirs, tag)}, or use another "
+                f"{field}.path={_find_tokenizer_file(run, other, tag)}, or use another "
                 "config.init_from."
             )
 
@@ -293,12 +293,12 @@ def check_vocabulary(
     """
     run, _ = run_and_step(config.init_from)
     try:
-        theirs, before = run.config(), _read_vocabulary(run)
+        other, before = run.config(), _read_vocabulary(run)
         for tag in config.tags:
             before.index(tag)
             field, _ = _find_tokenizer_field(config, tag)
             model = models[languages.get_source_name(config, tag)]
-            _check_tokenizer(config.init_from, tag, field, (run, theirs), model)
+            _check_tokenizer(config.init_from, tag, field, (run, other), model)
     except FileNotFoundError as error:
         raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
     for tag in config.tags:
@@ -330,10 +330,10 @@ def _check_tokenizer(
     model: bytes,
 ) -> None:
     """Raises ValueError if a run has another tokenizer of a language than this one."""
-    theirs = _read_tokenizer_model(*before, tag)
-    if theirs == model:
+    other = _read_tokenizer_model(*before, tag)
+    if other == model:
         return
-    pieces = [TextTokenizer(each).strings for each in (theirs, model)]
+    pieces = [TextTokenizer(each).strings for each in (other, model)]
     differs = [u for u, (x, y) in enumerate(zip(*pieces, strict=False)) if x != y]
     if differs:
         u = differs[0]

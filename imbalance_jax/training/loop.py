@@ -179,13 +179,13 @@ def train_members(
     with distributed.propagate_errors():
         if distributed.is_writer():
             for member in pack.members:
-                member.run.claim(member.trainer.config)
+                member.run.claim(member.experiment.config)
                 remove_unfinished_checkpoints(member.run.checkpoints)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as recorders:
         checkpoints: dict[str, Checkpoints] = {}
         for member in pack.members:
             stack.callback(member.run.release)
-            keep = member.trainer.config.checkpoint.keep
+            keep = member.experiment.config.checkpoint.keep
             checkpoints[member.name] = Checkpoints(member.run.checkpoints, keep=keep)
             stack.callback(checkpoints[member.name].close)
         start = pack.find_start()  # nobody else trains in the directories from here on
@@ -197,7 +197,7 @@ def train_members(
             state = state or pack.init_state()
         with distributed.propagate_errors():
             earlier = [
-                record_run_start(member.trainer, member.run, start, pack.provenance(member))
+                record_run_start(member.experiment, member.run, start, pack.provenance(member))
                 for member in pack.members
             ]
         for line in filter(None, dict.fromkeys(starts.change for starts in earlier)):
@@ -213,7 +213,7 @@ def train_members(
                 times,
                 interrupts,
                 checkpoints[member.name],
-                evaluator.of(member.trainer.vocabulary) if place else evaluator,
+                evaluator.of(member.experiment.vocabulary) if place else evaluator,
                 start,
                 sent=earlier[place].sent,
                 programs=alignment.programs if alignment else None,

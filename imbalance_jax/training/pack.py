@@ -31,7 +31,7 @@ class PackMember:
     """A run of a pack. Its experiment is on the mesh `sharding.make_one_member_mesh`."""
 
     name: str  # empty for a run alone
-    trainer: Experiment
+    experiment: Experiment
     run: RunDirectory
 
     def find_start(self) -> int:
@@ -54,7 +54,7 @@ class Pack:
           ValueError: the runs cannot be stacked, or their batches cut over the devices.
         """
         self.members, self.mesh = tuple(members), mesh
-        self.first = members[0].trainer
+        self.first = members[0].experiment
         _check_members_alike(members)
         sharding.check_batch(self.first.config, mesh)
         # Places in the stack: where members do not divide over their axis, the last ones are
@@ -114,7 +114,7 @@ class Pack:
         """Returns the state before the first update: each member's as it is alone."""
         first = self.first
         make = step_lib.jit_init_state(first.config, first.vocabulary.size, first.mesh)
-        return self.stack(lambda member: member.trainer.init_state(make))
+        return self.stack(lambda member: member.experiment.init_state(make))
 
     def take(self, state: step_lib.TrainState, place: int) -> step_lib.TrainState:
         """Returns one member's state, on all devices in the way of a run alone."""
@@ -133,7 +133,7 @@ class Pack:
         """Returns the members' id maps on the devices; (G, U) for a run alone."""
         if not self.way:
             return self.first.map_GU()
-        maps = np.stack([member.trainer.vocabulary.map_GU for member in self._places()])
+        maps = np.stack([member.experiment.vocabulary.map_GU for member in self._places()])
         return distributed.place_whole_arrays(maps, self._shardings.alive)
 
     @functools.cached_property
@@ -145,11 +145,11 @@ class Pack:
         """The learning rates of all steps, worked out one at a time as a run alone does."""
         steps_S = np.arange(self.steps)
 
-        def compute(trainer: Experiment) -> np.ndarray:
-            rate = step_lib.learning_rate(trainer.config.optimizer, self.steps)
+        def compute(experiment: Experiment) -> np.ndarray:
+            rate = step_lib.learning_rate(experiment.config.optimizer, self.steps)
             return np.asarray(jax.jit(functools.partial(jax.lax.map, rate))(steps_S))
 
-        return np.stack([compute(member.trainer) for member in self._places()])
+        return np.stack([compute(member.experiment) for member in self._places()])
 
     @functools.cached_property
     def _rows_E(self) -> list[np.ndarray]:
@@ -177,7 +177,7 @@ class Pack:
         for place, member in enumerate(self.members):
             rows = self._rows_E[place]
             if alive_E[place] and len(rows):
-                batch = member.trainer.stream.batch(step, rows)
+                batch = member.experiment.stream.batch(step, rows)
                 ids_EBW[place, rows], language_EB[place, rows] = batch.ids_BW, batch.language_B
         batch_E = step_lib.Batch(ids_EBW, language_EB)
         given_E = step_lib.StepInput(batch_E, self._rates_ES[:, step], alive_E)
@@ -185,7 +185,7 @@ class Pack:
 
     def provenance(self, member: PackMember) -> dict[str, Any]:
         """Returns a member's provenance, with whom it was packed and how."""
-        record = member.trainer.provenance(self.mesh)
+        record = member.experiment.provenance(self.mesh)
         if self.way:
             others = [other.name for other in self.members if other is not member]
             record |= {"packed": {"with": others, "on_a_device": self.way}}
@@ -241,7 +241,7 @@ def _check_members_alike(members: Sequence[PackMember]) -> None:
     """Raises ValueError if two runs cannot be stacked, naming what differs."""
     first, *others = members
     for member in members if others else ():
-        obstacle = pack_shape.find_packing_obstacle(member.trainer.config)
+        obstacle = pack_shape.find_packing_obstacle(member.experiment.config)
         if obstacle:
             raise ValueError(f"{member.name}: {obstacle}")
     for other in others:
@@ -257,17 +257,17 @@ def _check_members_alike(members: Sequence[PackMember]) -> None:
 
 def _get_member_shape(member: PackMember) -> dict[str, Any]:
     """Returns what the members of a pack have in common, by field."""
-    trainer = member.trainer
+    experiment = member.experiment
     # What follows from text and tokenizers, by the field that a user would look at.
-    return pack_shape.extract_pack_shape(trainer.config) | {
-        "steps": trainer.stream.steps,  # fewer than the config's where the text ends
+    return pack_shape.extract_pack_shape(experiment.config) | {
+        "steps": experiment.stream.steps,  # fewer than the config's where the text ends
         "vocabulary": {
-            "size": trainer.vocabulary.size,
-            "largest_source": trainer.vocabulary.map_GU.shape[1],
-            "dtype_of_ids": str(_find_id_dtype(trainer)),
+            "size": experiment.vocabulary.size,
+            "largest_source": experiment.vocabulary.map_GU.shape[1],
+            "dtype_of_ids": str(_find_id_dtype(experiment)),
         },
     }
 
 
-def _find_id_dtype(trainer: Experiment) -> np.dtype:
-    return trainer.stream.batch(0, slice(1)).ids_BW.dtype
+def _find_id_dtype(experiment: Experiment) -> np.dtype:
+    return experiment.stream.batch(0, slice(1)).ids_BW.dtype

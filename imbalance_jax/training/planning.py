@@ -34,18 +34,18 @@ def describe_plan(pack: Pack) -> str:
     return describe_planned_run(pack.first) if one else _describe_members(pack)
 
 
-def describe_planned_run(trainer: Experiment) -> str:
+def describe_planned_run(experiment: Experiment) -> str:
     """Returns the model, the text and the ratio of a run."""
-    config, stream = trainer.config, trainer.stream
-    parameters = model_lib.count_parameters(config.model, trainer.vocabulary.size)
+    config, stream = experiment.config, experiment.stream
+    parameters = model_lib.count_parameters(config.model, experiment.vocabulary.size)
     tokens = stream.steps * config.batch_size * config.model.L
     device = hardware.describe_devices()
     lines = [
-        f"{parameters:,} parameters, vocabulary {trainer.vocabulary.size:,}, "
+        f"{parameters:,} parameters, vocabulary {experiment.vocabulary.size:,}, "
         f"on {device['count']} {device['kind']}",
         f"{stream.steps:,} steps of {config.batch_size} x {config.model.L} = {tokens:,} tokens",
     ]
-    model = trainer.settled_model()
+    model = experiment.settled_model()
     lines.append(
         f"computed in {model.dtype}, attention {model.attention}, layers "
         f"{'scanned' if model.scan_layers else 'unrolled'}, remat {model.remat}"
@@ -55,14 +55,14 @@ def describe_planned_run(trainer: Experiment) -> str:
     for tag in config.tags:
         lines.append(
             f"  {tag}: {_describe_language_ratio(config, tag)} of the sequences, "
-            f"{_describe_language_origin(trainer, tag)}"
+            f"{_describe_language_origin(experiment, tag)}"
         )
     if config.mixture.temperature:
         lines.append(
             f"  ratio from the sizes of the sources, temperature {config.mixture.temperature:g}"
         )
-    lines += [f"  {said}" for said in stream.unexpected_shares()]
-    lines += _describe_merged_vocabulary(trainer)
+    lines += [f"  {line}" for line in stream.unexpected_shares()]
+    lines += _describe_merged_vocabulary(experiment)
     dry = stream.dry_steps()
     for pool, epochs in stream.epochs().items():
         tokens = stream.windows[pool] * config.model.L
@@ -72,9 +72,9 @@ def describe_planned_run(trainer: Experiment) -> str:
         if pool in dry:
             used += f", used up at step {dry[pool]:,} ({config.mixture.on_exhaustion})"
         lines.append(used)
-    documents = describe_documents(config, trainer.sources, stream.taken_documents())
+    documents = describe_documents(config, experiment.sources, stream.taken_documents())
     lines += [f"  {line}" for line in documents]
-    for name, set_ in trainer.parallel.items():
+    for name, set_ in experiment.parallel.items():
         first, second = set_.sources
         counts = set_.about["counts"]
         lines.append(
@@ -83,44 +83,44 @@ def describe_planned_run(trainer: Experiment) -> str:
             f"config.model.L={config.model.L}, {counts['empty']:,} with an empty side "
             f"and {counts['dropped']:,} in sequences that were too short are left out"
         )
-    if trainer.mesh.size > 1:
+    if experiment.mesh.size > 1:
         batch = (config.batch_size, config.model.L + 1)
-        lines += render_sharding_table(trainer.abstract_state(), trainer.mesh, batch)
+        lines += render_sharding_table(experiment.abstract_state(), experiment.mesh, batch)
     return "\n".join(lines)
 
 
 def _describe_language_ratio(config: Config, tag: str) -> str:
-    said = [
+    ratios = [
         f"{ratio[tag] / sum(ratio.values()):.4g}" + (f" from step {first:,}" if first else "")
         for first, ratio in config_lib.list_stages(config)
     ]
-    return ", ".join(said)
+    return ", ".join(ratios)
 
 
-def _describe_language_origin(trainer: Experiment, tag: str) -> str:
+def _describe_language_origin(experiment: Experiment, tag: str) -> str:
     """Returns where a language comes from, and what it shares with its parent."""
-    config = trainer.config
+    config = experiment.config
     language = config.languages[tag]
-    said = f"clone of {language.clone_of}" if language.clone_of else f"source {language.source}"
+    text = f"clone of {language.clone_of}" if language.clone_of else f"source {language.source}"
     if language.words != "as_written":
-        said += f", words {language.words}"
+        text += f", words {language.words}"
     if language.anchors:
-        pieces = trainer.source(tag).pieces
+        pieces = experiment.source(tag).pieces
         anchored_U = ~languages.select_cloned_ids(pieces, language, config.vocabulary)
-        said += f", {anchored_U.sum():,} anchors ({anchored_U.mean():.1%} of ids"
+        text += f", {anchored_U.sum():,} anchors ({anchored_U.mean():.1%} of ids"
         if pieces.counts_U is not None:
-            said += f", {languages.compute_token_share(pieces, anchored_U):.1%} of tokens"
-        said += ")"
-    entropy = trainer.entropy(tag)
+            text += f", {languages.compute_token_share(pieces, anchored_U):.1%} of tokens"
+        text += ")"
+    entropy = experiment.entropy(tag)
     if entropy:
         lower, upper = entropy["least_loss"]
-        said += f", least loss {lower:.4f} to {upper:.4f} nats per token"
-    return said
+        text += f", least loss {lower:.4f} to {upper:.4f} nats per token"
+    return text
 
 
-def _describe_merged_vocabulary(trainer: Experiment) -> list[str]:
+def _describe_merged_vocabulary(experiment: Experiment) -> list[str]:
     """Returns how many pieces the languages with a source of their own have in common."""
-    config, vocabulary = trainer.config, trainer.vocabulary
+    config, vocabulary = experiment.config, experiment.vocabulary
     originals = [tag for tag in config.tags if config.languages[tag].source]
     if config.vocabulary.layout == "disjoint" or len(originals) < 2:
         return []
@@ -134,9 +134,9 @@ def _describe_merged_vocabulary(trainer: Experiment) -> list[str]:
     ]
 
 
-def describe_extension(before: Config, trainer: Experiment) -> str:
+def describe_extension(before: Config, experiment: Experiment) -> str:
     """Returns what more steps do to the learning rate and to the stages."""
-    config, steps = trainer.config, trainer.stream.steps
+    config, steps = experiment.config, experiment.stream.steps
     at = min(before.steps, steps) - 1
     old = float(step.learning_rate(before.optimizer, before.steps)(at))
     new = float(step.learning_rate(config.optimizer, steps)(at))
@@ -176,26 +176,26 @@ def _count_checkpoint_bytes(pack: Pack) -> int:
 
 def _describe_members(pack: Pack) -> str:
     """Returns what the members of a pack have in common, and what each has for itself."""
-    device, trainer = hardware.describe_devices(), pack.first
-    parameters = model_lib.count_parameters(trainer.config.model, trainer.vocabulary.size)
+    device, experiment = hardware.describe_devices(), pack.first
+    parameters = model_lib.count_parameters(experiment.config.model, experiment.vocabulary.size)
     mesh = describe_mesh(pack.mesh)
-    model = trainer.settled_model()
+    model = experiment.settled_model()
     lines = [
         f"{len(pack.members)} runs as one program, each of {parameters:,} parameters, vocabulary "
-        f"{trainer.vocabulary.size:,}, on {device['count']} {device['kind']}"
+        f"{experiment.vocabulary.size:,}, on {device['count']} {device['kind']}"
         + (f" ({mesh})" if mesh else ""),
-        f"{pack.steps:,} steps of {trainer.config.batch_size} x {model.L} tokens for each; "
+        f"{pack.steps:,} steps of {experiment.config.batch_size} x {model.L} tokens for each; "
         f"computed in {model.dtype}, attention {model.attention}, the members on a device "
         + ("in turn" if pack.way == "scan" else "at once"),
     ]
     for member in pack.members:
-        config = member.trainer.config
+        config = member.experiment.config
         shares = ", ".join(f"{tag} {_describe_language_ratio(config, tag)}" for tag in config.tags)
         lines.append(
             f"  {member.name}: {shares}; seed {config.seed}, learning rate "
             f"{config.optimizer.peak_lr:g} ({config.optimizer.schedule})"
         )
-        lines += [f"    {said}" for said in member.trainer.stream.unexpected_shares()]
+        lines += [f"    {line}" for line in member.experiment.stream.unexpected_shares()]
     if pack.size > len(pack.members):
         lines.append(
             f"  {pack.size - len(pack.members)} of {pack.size} places stay empty, as "
@@ -237,9 +237,9 @@ def _describe_memory(state: Any, memory: Any, limit: int | None) -> str:
 
 def _describe_training_time(pack: Pack, compiled: jax.stages.Compiled | None) -> str:
     """Returns what the updates take: tried out, or guessed where they are long or do not fit."""
-    trainer = pack.first
-    peak = hardware.get_peak_flops(trainer.settled_model().dtype)
-    guess = len(pack.members) * trainer.flops_per_step() / (peak.value * _ASSUMED_MFU)
+    experiment = pack.first
+    peak = hardware.get_peak_flops(experiment.settled_model().dtype)
+    guess = len(pack.members) * experiment.flops_per_step() / (peak.value * _ASSUMED_MFU)
     # The peak that the guess rests on may have been measured, by each process for itself.
     long = bool(distributed.broadcast_from_process_0(np.bool_(guess > _TRIAL_SECONDS)))
     if compiled is None or long:
@@ -250,11 +250,13 @@ def _describe_training_time(pack: Pack, compiled: jax.stages.Compiled | None) ->
     return f"{seconds:.3g} s a step ({how}): {format_duration(total)} for training, plus evaluation"
 
 
-def _suggest_micro_batches(trainer: Experiment, memory: Any, limit: int) -> str:
+def _suggest_micro_batches(experiment: Experiment, memory: Any, limit: int) -> str:
     """Returns how many micro-batches should fit, as their temporary memory shrinks with them."""
     left = 0.9 * limit - memory.argument_size_in_bytes
-    now = trainer.config.optimizer.accumulate
-    possible = mesh_shape.list_micro_batch_counts(trainer.config.batch_size, trainer.mesh.shape)
+    now = experiment.config.optimizer.accumulate
+    possible = mesh_shape.list_micro_batch_counts(
+        experiment.config.batch_size, experiment.mesh.shape
+    )
     choices = [k for k in possible if k > now and memory.temp_size_in_bytes * now / k <= left]
     if left <= 0 or not choices:
         return "Use a smaller model or more devices."
@@ -333,13 +335,13 @@ def _format_shape(shape: tuple[int, ...]) -> str:
 
 def _describe_sharded_axes(dims: str, placed: jax.sharding.NamedSharding) -> str:
     """Returns along which mesh axes which dimensions are cut: those with several devices."""
-    found = []
+    cuts = []
     for dim, axes in zip(dims, placed.spec, strict=False):
         axes = axes if isinstance(axes, tuple) else (axes,)
         several = [axis for axis in axes if axis and placed.mesh.shape[axis] > 1]
         if several:
-            found.append(f"{dim} {' x '.join(several)}")
-    return ", ".join(found) or "whole"
+            cuts.append(f"{dim} {' x '.join(several)}")
+    return ", ".join(cuts) or "whole"
 
 
 def format_bytes(count: float) -> str:

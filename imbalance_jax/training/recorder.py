@@ -69,7 +69,7 @@ class MetricsRecorder:
 
     def __init__(
         self,
-        trainer: Experiment,
+        experiment: Experiment,
         run: RunDirectory,
         times: RunTimer,
         start: int,
@@ -77,14 +77,14 @@ class MetricsRecorder:
         errors: distributed.WriterErrors,
     ) -> None:
         """Args: as for `RunProgress`; errors keeps those of writing."""
-        self._trainer, self._run, self._times, self._errors = trainer, run, times, errors
-        self._audit = OrderAudit(trainer.config, trainer.stream)
-        names = trainer.config.mirrors if distributed.is_writer() else ()
-        self._peak = hardware.get_peak_flops(trainer.settled_model().dtype).value
+        self._trainer, self._run, self._times, self._errors = experiment, run, times, errors
+        self._audit = OrderAudit(experiment.config, experiment.stream)
+        names = experiment.config.mirrors if distributed.is_writer() else ()
+        self._peak = hardware.get_peak_flops(experiment.settled_model().dtype).value
         with distributed.propagate_errors():
             if distributed.is_writer():
                 self._audit.resume(run.metrics(), start)
-            self._mirrors = mirrors.Mirrors(names, run, trainer.config, start, sent)
+            self._mirrors = mirrors.Mirrors(names, run, experiment.config, start, sent)
         self.newest: dict[str, Any] = {}  # the newest record of training
         self._reset()
 

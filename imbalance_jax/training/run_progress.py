@@ -58,21 +58,21 @@ class RunProgress:
         programs: those that measure alignment for another member.
         """
         member = pack.members[place]
-        self.name, self.trainer, self.run = member.name, member.trainer, member.run
+        self.name, self.experiment, self.run = member.name, member.experiment, member.run
         self.place, self.done = place, start
         self._pack, self._times, self._interrupts = pack, times, interrupts
         self._checkpoints, self._evaluator = checkpoints, evaluator
         self._writer_errors = distributed.WriterErrors()
         self.recorder = MetricsRecorder(
-            self.trainer, self.run, times, start, sent, self._writer_errors
+            self.experiment, self.run, times, start, sent, self._writer_errors
         )
-        self._validation = self.trainer.validation_windows()
-        self.alignment, self._cadence = _build_alignment(self.trainer, self.run, programs)
+        self._validation = self.experiment.validation_windows()
+        self.alignment, self._cadence = _build_alignment(self.experiment, self.run, programs)
         self.work = RunWork(
-            steps=self.trainer.stream.steps,
-            every=self.trainer.config.evaluation.every,
-            evaluation=self.trainer.cost_of_scoring(self._validation),
-            scoring=sum(map(self.trainer.cost_of_scoring, self.trainer.scored_windows())),
+            steps=self.experiment.stream.steps,
+            every=self.experiment.config.evaluation.every,
+            evaluation=self.experiment.cost_of_scoring(self._validation),
+            scoring=sum(map(self.experiment.cost_of_scoring, self.experiment.scored_windows())),
         )
         self._progress: Progress
 
@@ -103,14 +103,14 @@ class RunProgress:
 
     @property
     def _evaluation_is_due(self) -> bool:
-        return self._is_due(self.trainer.config.evaluation.every)
+        return self._is_due(self.experiment.config.evaluation.every)
 
     @property
     def _saving_is_due(self) -> bool:
-        return self._is_due(self.trainer.config.checkpoint.every)
+        return self._is_due(self.experiment.config.checkpoint.every)
 
     def _is_due(self, every: int) -> bool:
-        return self.done == self.trainer.stream.steps or is_step_due(self.done, every)
+        return self.done == self.experiment.stream.steps or is_step_due(self.done, every)
 
     @property
     def is_due(self) -> bool:
@@ -130,9 +130,9 @@ class RunProgress:
         begun = self.work.before_evaluation(self.done)
         poll = functools.partial(self._show_and_poll, begun, self.work.evaluation, "evaluating")
         with self._times("evaluate"):
-            found = self._evaluator(state.params, self._validation, poll)
-        self._line(_describe_evaluation(self.done, found))
-        self.recorder.write(self.done, _make_evaluation_record(found) | self._times.metrics())
+            losses = self._evaluator(state.params, self._validation, poll)
+        self._line(_describe_evaluation(self.done, losses))
+        self.recorder.write(self.done, _make_evaluation_record(losses) | self._times.metrics())
 
     def _align(self, state: step_lib.TrainState) -> None:
         times, alignment, cadence = self._times, self.alignment, self._cadence
@@ -141,7 +141,7 @@ class RunProgress:
             self._line("Compiling what measures alignment")
         with times("align"):
             before, began = alignment.programs.compile_seconds, time.monotonic()
-            found = alignment.watch(state, self.trainer.stream, self._poll)
+            values = alignment.watch(state, self.experiment.stream, self._poll)
             compiling = alignment.programs.compile_seconds - before
             # The other runs of a pack are measured as often.
             cost = (time.monotonic() - began - compiling) * len(self._pack.members)
@@ -157,7 +157,7 @@ class RunProgress:
             self._line(cadence.describe(cost))
         share = times.seconds["align"] / times.running
         shares = {"align/every": cadence.every, "align/share": round(share, 5)}
-        self.recorder.write(self.done, found | shares | times.metrics())
+        self.recorder.write(self.done, values | shares | times.metrics())
 
     def _save(self, state: step_lib.TrainState) -> None:
         with self._times("checkpoint"):
@@ -167,7 +167,7 @@ class RunProgress:
             self._checkpoints.save(state)
         with self._writer_errors.kept():
             if distributed.is_writer():
-                _write_mixture(self.trainer, self.run)
+                _write_mixture(self.experiment, self.run)
 
     def save_and_wait(self, state: step_lib.TrainState) -> None:
         """Saves a state, and returns when it is on disk.
@@ -192,7 +192,7 @@ class RunProgress:
         text = "scoring the test split" + f" of {self.name}" * bool(self.name)
         poll = functools.partial(self._show_and_poll, begun, cost, text)
         with self._times("evaluate"):
-            results = self.trainer.score(state, poll, self._evaluator)
+            results = self.experiment.score(state, poll, self._evaluator)
             self._line(_describe_evaluation(self.done, results["languages"], "test"))
             for name, scores in results["parallel"].items():
                 self._line(_describe_parallel_scores(name, scores))
@@ -206,7 +206,7 @@ class RunProgress:
 
     def fail(self, error: Exception) -> str:
         """Writes down why the run ended, where another process has not done so, and returns it."""
-        message = explain_error(self.trainer.config, error, self._pack.mesh.shape)
+        message = explain_error(self.experiment.config, error, self._pack.mesh.shape)
         if jax.process_count() == 1:
             self._checkpoints.close()
             remove_unfinished_checkpoints(self._checkpoints.path)
@@ -226,7 +226,7 @@ class RunProgress:
             if distributed.is_writer():
                 self.run.log(self.done, self._times.metrics())
                 # Whoever was killed after the last checkpoint may not have written it.
-                _write_mixture(self.trainer, self.run)
+                _write_mixture(self.experiment, self.run)
                 self.run.finish()
 
     def _line(self, text: str) -> None:
@@ -235,15 +235,17 @@ class RunProgress:
 
 
 def _build_alignment(
-    trainer: Experiment, run: RunDirectory, programs: MeasurementPrograms | None
+    experiment: Experiment, run: RunDirectory, programs: MeasurementPrograms | None
 ) -> tuple[alignment_lib.AlignmentEvaluator | None, Cadence]:
     """Returns what measures alignment while the run trains, and how often."""
-    config = trainer.config.evaluation.alignment
-    every = config.every if len(trainer.config.tags) > 1 else 0
+    config = experiment.config.evaluation.alignment
+    every = config.every if len(experiment.config.tags) > 1 else 0
     name = "align/every"
     chosen = int(distributed.broadcast_from_process_0(np.int32(run.newest(name).get(name, -1))))
-    cadence = Cadence(every, config.budget, trainer.stream.steps, chosen if chosen >= 0 else None)
-    measure = trainer.alignment("validation", config.pairs, programs) if every else None
+    cadence = Cadence(
+        every, config.budget, experiment.stream.steps, chosen if chosen >= 0 else None
+    )
+    measure = experiment.alignment("validation", config.pairs, programs) if every else None
     return measure, cadence
 
 
@@ -255,26 +257,26 @@ class EarlierStarts(NamedTuple):
 
 
 def record_run_start(
-    trainer: Experiment, run: RunDirectory, start: int, provenance: Mapping[str, Any]
+    experiment: Experiment, run: RunDirectory, start: int, provenance: Mapping[str, Any]
 ) -> EarlierStarts:
     """Writes what a run records of itself before its first step, or its first after `start`."""
     if not distributed.is_writer():
         return EarlierStarts()
-    for line in run.keep_results(trainer.stream.steps):
+    for line in run.keep_results(experiment.stream.steps):
         print(line)
     before = (run.read_json("provenance.json") or {}) if start else {}
     sent = max((record["step"] for record in run.metrics()), default=-1)
     run.truncate_metrics(start)
     run.write_json("provenance.json", provenance)
-    run.write_bytes("vocabulary.npz", trainer.vocabulary.to_bytes())
-    for name, source in trainer.sources.items():
+    run.write_bytes("vocabulary.npz", experiment.vocabulary.to_bytes())
+    for name, source in experiment.sources.items():
         run.write_bytes(f"tokenizer-{name}.model", source.model)
     change = conditions.describe_change(before.get("conditions", {}), provenance["conditions"])
     return EarlierStarts(sent, change)
 
 
-def _write_mixture(trainer: Experiment, run: RunDirectory) -> None:
-    rows = build_mixture_rows(trainer.config, trainer.stream, list(run.metrics()))
+def _write_mixture(experiment: Experiment, run: RunDirectory) -> None:
+    rows = build_mixture_rows(experiment.config, experiment.stream, list(run.metrics()))
     if rows:
         run.write_csv("mixture.csv", rows)
 
@@ -284,21 +286,21 @@ def _describe_parallel_scores(name: str, scores: Mapping[str, Any]) -> str:
     return f"parallel {name}, {scores['pairs']:,} pairs: nats a pair  {'   '.join(parts)}"
 
 
-def _make_evaluation_record(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _make_evaluation_record(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     names = ("loss", "ppl", "bits_per_byte", "language_nats", "loss_own", "leak", "top1")
     return {
-        f"eval/{name}/{tag}": found[tag][name]
+        f"eval/{name}/{tag}": losses[tag][name]
         for name in names
-        for tag in found
+        for tag in losses
         # A language that has all ids for itself, as with a joint vocabulary, leaks nothing.
-        if name in found[tag]
+        if name in losses[tag]
     }
 
 
 def _describe_evaluation(
-    done: int, found: Mapping[str, Mapping[str, float]], split: str = "held-out"
+    done: int, losses: Mapping[str, Mapping[str, float]], split: str = "held-out"
 ) -> str:
     parts = [
-        f"{tag} {values['loss']:.3f} (ppl {values['ppl']:,.1f})" for tag, values in found.items()
+        f"{tag} {values['loss']:.3f} (ppl {values['ppl']:,.1f})" for tag, values in losses.items()
     ]
     return f"step {done:>6}  {split} loss  {'   '.join(parts)}"

@@ -83,7 +83,7 @@ def curves_on(shape: tuple[int, ...], data_dir: pathlib.Path, english) -> list[l
             state_E, metrics_E = update(state_E, packed.place(step, alive_E), packed.map_EGU())
             losses_SE.append(np.asarray(metrics_E["loss"]))
         return np.transpose(losses_SE).tolist()
-    trainer, losses = members[0].trainer, []
+    trainer, losses = members[0].experiment, []
     state = trainer.init_state()
     step_of = trainer.compile_step(state)
     for step in range(STEPS):

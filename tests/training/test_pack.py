@@ -185,7 +185,7 @@ def bits(leaf: Any) -> np.ndarray:
 def initial(configs, english, tmp_path_factory) -> dict[str, Any]:
     """The members' first states, in NumPy."""
     made = make_pack(configs, english, tmp_path_factory.mktemp("initial"))
-    return {member.name: jax.device_get(member.trainer.init_state()) for member in made.members}
+    return {member.name: jax.device_get(member.experiment.init_state()) for member in made.members}
 
 
 def updated(made: pack.Pack, initial: Mapping[str, Any], steps: int) -> tuple[dict[str, Any], str]:
