@@ -164,10 +164,10 @@ def _check_run_inputs(run: RunDirectory, config: config_lib.Config) -> None:
     """Finds what is wrong with what a config names, without reading any text."""
     from imbalance_jax.data import parallel
     from imbalance_jax.runs import mirrors
-    from imbalance_jax.training import loading
+    from imbalance_jax.training import init_from
 
     if not run.checkpoints.exists():  # a run that has begun needs the other one no more
-        loading.check_init_from(config)
+        init_from.check_init_from(config)
     mirrors.check_mirror_packages(config.mirrors)
     parallel.check_all_parallel_sets(config)
 

@@ -27,7 +27,7 @@ from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import MeasurementPrograms
 from imbalance_jax.runs.progress import split_progress
 from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
-from imbalance_jax.training import loading
+from imbalance_jax.training import init_from
 
 
 @dataclasses.dataclass
@@ -123,7 +123,7 @@ class Experiment:
             run.check_text(experiment.fingerprints(), experiment.stream.order_version)
             check_run_vocabulary(run, experiment.vocabulary)
             if config.init_from and not run.checkpoints.exists():
-                loading.check_vocabulary(config, experiment.vocabulary, experiment._models())
+                init_from.check_vocabulary(config, experiment.vocabulary, experiment._models())
             return experiment
 
         return distributed.run_process_0_first(build)
@@ -339,7 +339,7 @@ class Experiment:
             state = dataclasses.replace(state, params=params)
         if not self.config.init_from:
             return state
-        params = loading.restore_params(self.config, self.mesh, self.vocabulary, self._models())
+        params = init_from.restore_params(self.config, self.mesh, self.vocabulary, self._models())
         return dataclasses.replace(state, params=params)
 
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
