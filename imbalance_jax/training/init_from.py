@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
