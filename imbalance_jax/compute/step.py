@@ -87,10 +87,10 @@ def _chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.Gra
 def _mark_decayed_params(params: model_lib.Params) -> Any:
     """Marks what decays: parameters with an input and an output dimension."""
 
-    def of(path: tuple, leaf: jax.Array) -> bool:
+    def is_decayed(path: tuple, leaf: jax.Array) -> bool:
         return len(path[-1].key.rpartition("_")[2]) > 1 and not path[-1].key.startswith("b_")
 
-    return jax.tree_util.tree_map_with_path(of, params)
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
 def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
@@ -144,7 +144,7 @@ def train_step(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepInput:
-    """What the host gives a member of a pack for an update, or stacked: all of them."""
+    """What the host gives a member of a stack for an update, or stacked: all of them."""
 
     batch: Batch
     rate: Any  # the learning rate
@@ -166,8 +166,8 @@ def train_packed_step(
       mesh: of the pack. No communication crosses its axis of members.
       way: scan, which takes the members on a device in turn, or vmap, all at once.
       state_E: the members' states, stacked as everything else is.
-      given_E: see there.
-      map_EGU: id maps.
+      given_E: what the host gives them for this update.
+      map_EGU: their id maps.
 
     Returns:
       The new states, and the metrics of each member; all zero for one that is not alive.

@@ -11,15 +11,15 @@ class Cadence:
     Once the first measurement is timed, the least multiple is chosen whose measurements will
     keep within the budget. If they turn out dearer, it is stretched, and never goes back. A
     run that is resumed is given what it had chosen.
+
+    Args:
+      every: the least number of steps between measurements; 0 is never.
+      budget: the share of the run's time that they may take; 1 is no limit.
+      steps: of the run.
+      chosen: the number of steps that was chosen before, if one was.
     """
 
     def __init__(self, every: int, budget: float, steps: int, chosen: int | None = None) -> None:
-        """Args:
-        every: the least number of steps between measurements; 0 is never.
-        budget: the share of the run's time that they may take; 1 is no limit.
-        steps: of the run.
-        chosen: the number of steps that was chosen before, if one was.
-        """
         self._least, self._budget, self._steps = every, budget, steps
         self._chosen = chosen
 

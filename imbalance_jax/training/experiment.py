@@ -330,7 +330,11 @@ class Experiment:
         return step_lib.make_abstract_state(self.config, self.vocabulary.size, self.mesh)
 
     def init_state(self, make: jax.stages.Wrapped | None = None) -> step_lib.TrainState:
-        """Args: make is the `step.jit_init` of a run of the same shapes, if there is one."""
+        """Returns the state before the first update.
+
+        Args:
+          make: `step.jit_init_state` of a run of the same shapes, which is compiled already.
+        """
         make = make or step_lib.jit_init_state(self.config, self.vocabulary.size, self.mesh)
         state = make(jax.random.key(self.config.seed))
         row_V = languages.find_initial_rows(self.config, self.vocabulary)
@@ -343,7 +347,11 @@ class Experiment:
         return dataclasses.replace(state, params=params)
 
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
-        """Args: mesh is that of the updates, if it is another one than the experiment's."""
+        """Returns what provenance.json records.
+
+        Args:
+          mesh: that of the updates; by default the experiment's.
+        """
         mesh = mesh or self.mesh
         config, model = self.config, self._settled_on(mesh)
         peak = hardware.get_peak_flops(model.dtype)

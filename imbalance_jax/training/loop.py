@@ -27,7 +27,16 @@ from imbalance_jax.training.run_progress import RunProgress, record_run_start
 
 
 class TrainingLoop:
-    """Updates the members of a pack to their ends, and knows which of them still train."""
+    """Updates the members of a pack to their ends, and knows which of them still train.
+
+    Args:
+      pack: of the members.
+      runs: the members, which have had the same number of updates.
+      times: where the time of all goes.
+      interrupts: what asks them to stop.
+      update: the compiled step.
+      state: of all members.
+    """
 
     def __init__(
         self,
@@ -38,14 +47,6 @@ class TrainingLoop:
         update: jax.stages.Compiled,
         state: step_lib.TrainState,
     ) -> None:
-        """Args:
-        pack: of the members.
-        runs: the members, which have had the same number of updates.
-        times: where the time of all goes.
-        interrupts: what asks them to stop.
-        update: the compiled step.
-        state: of all members.
-        """
         self._pack, self._runs, self._times, self._interrupts = pack, runs, times, interrupts
         self._update, self._state, self._done = update, state, runs[0].done
         self._alive_E = np.arange(pack.size) < len(runs)

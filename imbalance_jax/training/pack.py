@@ -41,18 +41,19 @@ class PackMember:
 
 
 class Pack:
-    """Members and the programs that work on their states: stacked, or that of a run alone."""
+    """Members and the programs that work on their states: stacked, or that of a run alone.
+
+    Args:
+      members: one or more runs.
+      mesh: of all devices; its axis `member` shares the runs out.
+      way: how a device takes stacked members, scan or vmap; by default what tuning.py says,
+        or nothing for a run alone, which is not stacked.
+
+    Raises:
+      ValueError: the runs cannot be stacked, or their batches cut over the devices.
+    """
 
     def __init__(self, members: Sequence[PackMember], mesh: Mesh, way: str = "") -> None:
-        """Args:
-        members: one or more runs.
-        mesh: of all devices; its axis `member` shares the runs out.
-        way: how a device takes stacked members, scan or vmap; by default what tuning.py says,
-          or nothing for a run alone, which is not stacked.
-
-        Raises:
-          ValueError: the runs cannot be stacked, or their batches cut over the devices.
-        """
         self.members, self.mesh = tuple(members), mesh
         self.first = members[0].experiment
         _check_members_alike(members)
@@ -210,10 +211,10 @@ def _insert_member_state(
 ) -> step_lib.TrainState:
     """Puts a member's state into a stack: a choice at every place, which needs no other device."""
 
-    def of(leaf_E: jax.Array, leaf: jax.Array) -> jax.Array:
+    def insert(leaf_E: jax.Array, leaf: jax.Array) -> jax.Array:
         return jnp.where(_make_place_mask(leaf_E, place), leaf[None], leaf_E)
 
-    return jax.tree.map(of, state_E, state)
+    return jax.tree.map(insert, state_E, state)
 
 
 def _take_member_state(state_E: step_lib.TrainState, place: jax.Array) -> step_lib.TrainState:
@@ -223,14 +224,14 @@ def _take_member_state(state_E: step_lib.TrainState, place: jax.Array) -> step_l
     a negative zero stays one.
     """
 
-    def of(leaf_E: jax.Array) -> jax.Array:
+    def take(leaf_E: jax.Array) -> jax.Array:
         bits_E = jax.lax.bitcast_convert_type(leaf_E, jnp.uint32)
         bits = jnp.sum(
             jnp.where(_make_place_mask(leaf_E, place), bits_E, 0), axis=0, dtype=jnp.uint32
         )
         return jax.lax.bitcast_convert_type(bits, leaf_E.dtype)
 
-    return jax.tree.map(of, state_E)
+    return jax.tree.map(take, state_E)
 
 
 def _make_place_mask(leaf_E: jax.Array, place: jax.Array) -> jax.Array:
@@ -246,7 +247,7 @@ def _check_members_alike(members: Sequence[PackMember]) -> None:
             raise ValueError(f"{member.name}: {obstacle}")
     for other in others:
         for field, ours, theirs in config_lib.find_differences(
-            _get_member_shape(first), _get_member_shape(other)
+            _describe_member_shape(first), _describe_member_shape(other)
         ):
             raise ValueError(
                 f"{first.name} and {other.name} cannot train in one program: {field} is {ours!r} "
@@ -255,18 +256,15 @@ def _check_members_alike(members: Sequence[PackMember]) -> None:
             )
 
 
-def _get_member_shape(member: PackMember) -> dict[str, Any]:
-    """Returns what the members of a pack have in common, by field."""
+def _describe_member_shape(member: PackMember) -> dict[str, Any]:
     experiment = member.experiment
-    # What follows from text and tokenizers, by the field that a user would look at.
-    return pack_shape.extract_pack_shape(experiment.config) | {
-        "steps": experiment.stream.steps,  # fewer than the config's where the text ends
-        "vocabulary": {
-            "size": experiment.vocabulary.size,
-            "largest_source": experiment.vocabulary.map_GU.shape[1],
-            "dtype_of_ids": str(_find_id_dtype(experiment)),
-        },
-    }
+    return pack_shape.describe_pack_shape(
+        experiment.config,
+        steps=experiment.stream.steps,
+        vocab_size=experiment.vocabulary.size,
+        largest_source=experiment.vocabulary.map_GU.shape[1],
+        id_dtype=str(_find_id_dtype(experiment)),
+    )
 
 
 def _find_id_dtype(experiment: Experiment) -> np.dtype:

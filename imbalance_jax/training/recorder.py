@@ -65,7 +65,16 @@ class RunTimer:
 
 
 class MetricsRecorder:
-    """Adds up what the steps report, and writes a record of it now and then."""
+    """Adds up what the steps of a run report, and writes a record of it now and then.
+
+    Args:
+      experiment: of the run.
+      run: its directory.
+      times: where its time goes.
+      start: updates that it has had.
+      sent: the newest step that it had logged before; -1 is none.
+      errors: keeps those of writing.
+    """
 
     def __init__(
         self,
@@ -76,7 +85,6 @@ class MetricsRecorder:
         sent: int,
         errors: distributed.WriterErrors,
     ) -> None:
-        """Args: as for `RunProgress`; errors keeps those of writing."""
         self._trainer, self._run, self._times, self._errors = experiment, run, times, errors
         self._audit = OrderAudit(experiment.config, experiment.stream)
         names = experiment.config.mirrors if distributed.is_writer() else ()

@@ -3,7 +3,7 @@
 import functools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,17 @@ class RunProgress:
     """What a member of a pack does besides its updates: it is measured, saved, and ended.
 
     `done` is the number of updates that the states given to its methods have had.
+
+    Args:
+      pack: that it is a member of, whose members take turns at being measured.
+      place: its number among them.
+      times: where the time of all members goes.
+      interrupts: what asks them to stop.
+      checkpoints: its own.
+      evaluator: a compiled one, of its vocabulary.
+      start: updates that it has had.
+      sent: the newest step that it had logged before it went on from `start`; -1 is none.
+      programs: those that measure alignment for another member.
     """
 
     def __init__(
@@ -46,17 +57,6 @@ class RunProgress:
         sent: int = -1,
         programs: MeasurementPrograms | None = None,
     ) -> None:
-        """Args:
-        pack: that it is a member of, whose members take turns at being measured.
-        place: its number among them.
-        times: where the time of all members goes.
-        interrupts: what asks them to stop.
-        checkpoints: its own.
-        evaluator: a compiled one, of its vocabulary.
-        start: updates that it has had.
-        sent: the newest step that it had logged before it went on from `start`; -1 is none.
-        programs: those that measure alignment for another member.
-        """
         member = pack.members[place]
         self.name, self.experiment, self.run = member.name, member.experiment, member.run
         self.place, self.done = place, start
@@ -161,13 +161,9 @@ class RunProgress:
 
     def _save(self, state: step_lib.TrainState) -> None:
         with self._times("checkpoint"):
-            with self._writer_errors.kept():
-                if distributed.is_writer():
-                    self.run.flush()  # a run resumed there needs all that was logged before
+            self._write(self.run.flush)  # a run resumed there needs all that was logged before
             self._checkpoints.save(state)
-        with self._writer_errors.kept():
-            if distributed.is_writer():
-                _write_mixture(self.experiment, self.run)
+        self._write(self._write_mixture)
 
     def save_and_wait(self, state: step_lib.TrainState) -> None:
         """Saves a state, and returns when it is on disk.
@@ -196,9 +192,7 @@ class RunProgress:
             self._line(_describe_evaluation(self.done, results["languages"], "test"))
             for name, scores in results["parallel"].items():
                 self._line(_describe_parallel_scores(name, scores))
-        with self._writer_errors.kept():
-            if distributed.is_writer():
-                self.run.write_results({"step": self.done, **results})
+        self._write(lambda: self.run.write_results({"step": self.done, **results}))
 
     def has_failed_elsewhere(self) -> bool:
         """Whether the process that was lost has written down why; it may still be at it."""
@@ -222,16 +216,27 @@ class RunProgress:
         """Says that the run is done, when all that it leaves behind is on disk."""
         with self._times("checkpoint"):
             self._checkpoints.wait()
-        with self._writer_errors.kept():
-            if distributed.is_writer():
-                self.run.log(self.done, self._times.metrics())
-                # Whoever was killed after the last checkpoint may not have written it.
-                _write_mixture(self.experiment, self.run)
-                self.run.finish()
+        self._write(lambda: self.run.log(self.done, self._times.metrics()))
+        # Whoever was killed after the last checkpoint may not have written it.
+        self._write(self._write_mixture)
+        self.agree_on_errors()
+        self._write(self.run.finish)
 
     def _line(self, text: str) -> None:
-        with self._writer_errors.kept():  # only process 0 has an output that may be full
-            self._progress.line(f"{self.name}: {text}" if self.name else text)
+        # Process 0 alone has an output, which may be full.
+        self._write(lambda: self._progress.line(f"{self.name}: {text}" if self.name else text))
+
+    def _write(self, act: Callable[[], None]) -> None:
+        """Does in process 0 what only that does; an error is kept until all agree on it."""
+        with self._writer_errors.kept():
+            if distributed.is_writer():
+                act()
+
+    def _write_mixture(self) -> None:
+        experiment, records = self.experiment, list(self.run.metrics())
+        rows = build_mixture_rows(experiment.config, experiment.stream, records)
+        if rows:
+            self.run.write_csv("mixture.csv", rows)
 
 
 def _build_alignment(
@@ -273,12 +278,6 @@ def record_run_start(
         run.write_bytes(f"tokenizer-{name}.model", source.model)
     change = conditions.describe_change(before.get("conditions", {}), provenance["conditions"])
     return EarlierStarts(sent, change)
-
-
-def _write_mixture(experiment: Experiment, run: RunDirectory) -> None:
-    rows = build_mixture_rows(experiment.config, experiment.stream, list(run.metrics()))
-    if rows:
-        run.write_csv("mixture.csv", rows)
 
 
 def _describe_parallel_scores(name: str, scores: Mapping[str, Any]) -> str:

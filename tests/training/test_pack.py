@@ -455,6 +455,19 @@ def test_runs_that_may_not_be_stacked_are_not_packed_by_a_study(data_dir, change
     assert len({pack_shape.compute_pack_key(config) for config in configs}) == 2
 
 
+def test_runs_whose_anchors_widen_the_vocabulary_are_not_packed_by_a_study(
+    data_dir, english, tmp_path
+):
+    own = {"vocabulary__separator": "own", "vocabulary__anchor_specials": "always"}
+    configs = {
+        f"anchors{share}": make_config(data_dir, **own, languages__en2__anchors=share)
+        for share in (0.0, 0.5)
+    }
+    with pytest.raises(ValueError, match=r"config\.vocabulary\.size"):
+        make_pack(configs, english, tmp_path)
+    assert len({pack_shape.compute_pack_key(config) for config in configs.values()}) == 2
+
+
 def test_runs_that_end_with_their_text_are_packed_if_they_read_the_same(data_dir):
     stop = {"mixture__on_exhaustion": "stop"}
     more = {"mixture__ratio": {"en1": 1, "en2": 1}}
