@@ -164,6 +164,13 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
     assert run.done and [r["step"] for r in run.metrics() if "eval/loss/en1" in r] == [0, 4, 6]
 
 
+def test_a_step_moves_no_array_that_the_loop_has_not_placed(trainer, programs, tmp_path):
+    update = programs.update
+    programs.update = lambda state, batch, maps: update(state, batch, np.asarray(maps))
+    failed = start(trainer, RunDirectory(tmp_path / "run"))
+    assert "Disallowed host-to-device transfer" in failed
+
+
 def test_progress_says_100_percent_when_the_run_is_scored_and_not_before(
     trainer, programs, tmp_path, monkeypatch, capsys
 ):

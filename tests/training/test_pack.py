@@ -304,6 +304,14 @@ def test_a_state_goes_into_a_stack_and_out_of_it_bit_by_bit(configs, english, tm
         )
 
 
+def test_members_that_another_process_trains_meanwhile_are_refused(configs, english, tmp_path):
+    made = make_pack(configs, english, tmp_path)
+    assert made.find_start() == 0
+    (tmp_path / "decaying" / "checkpoints" / "4").mkdir(parents=True)
+    with pytest.raises(ValueError, match="cosine 0, decaying 4. Start this command again"):
+        made.find_start()
+
+
 @pytest.fixture
 def study(configs, tmp_path) -> pathlib.Path:
     configs = configs | {"twin": configs["cosine"]}
