@@ -169,6 +169,8 @@ def evaluate_state(
       ValueError: of the languages that were asked for no two say the same anywhere, or what is
         known was measured on other sequences.
     """
+    from imbalance_jax.training import scoring
+
     alignment = experiment.alignment("test", most)
     if experiment.config.evaluation.alignment.languages and not alignment.pairs:
         raise ValueError(" ".join(alignment.skipped.values()))
@@ -182,7 +184,7 @@ def evaluate_state(
     scored = not overwrite and set(experiment.config.tags) <= set(results.get("languages", ()))
     if losses and not scored:
         with Progress("Losses on the test split", 1) as progress:
-            results |= experiment.score(state, progress.show)
+            results |= scoring.score_state(experiment, state, progress.show)
         write(results)
     results["alignment"] = measured
     _measure_missing_parts(alignment, parts, measured, lambda: write(results))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,6 @@ from imbalance_jax.data.text import synthetic
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import MeasurementPrograms
-from imbalance_jax.runs.progress import split_progress
 from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
 from imbalance_jax.training import init_from
 
@@ -202,17 +201,6 @@ class Experiment:
             )
         return windows
 
-    def scored_windows(self) -> list[list[perplexity.EvaluationWindows]]:
-        """Returns what `score` scores: the test split, and then each parallel set."""
-        return [self.test_windows(), *map(self.parallel_windows, self.parallel.values())]
-
-    def cost_of_scoring(self, windows: Sequence[perplexity.EvaluationWindows]) -> float:
-        """Returns what it takes to score windows, in training steps.
-
-        A forward pass is a third of an update, whose backward pass takes twice as much.
-        """
-        return sum(len(w.ids_nW) for w in windows) / self.config.batch_size / 3
-
     def evaluator(self) -> perplexity.PerplexityEvaluator:
         each = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         size = self.config.batch_size // self.config.optimizer.accumulate
@@ -241,58 +229,6 @@ class Experiment:
             split=split,
             most=most,
             programs=programs,
-        )
-
-    def score(
-        self,
-        state: step_lib.TrainState,
-        poll: Callable[[float], None],
-        evaluator: perplexity.PerplexityEvaluator | None = None,
-    ) -> dict[str, Any]:
-        """Returns the losses of a state on the test split, for `RunDirectory.write_results`.
-
-        Args:
-          state: after some updates.
-          poll: called now and then with the share done; may raise to stop.
-          evaluator: a compiled one, where there is one.
-        """
-        evaluator = evaluator or self.evaluator()
-        windows, *others = self.scored_windows()
-        costs = [self.cost_of_scoring(each) for each in (windows, *others)]
-        polls = iter(split_progress(poll, costs))
-        sums, losses = evaluator.measure(state.params, windows, next(polls))
-        by_language = evaluator.summaries(sums)
-        texts = {
-            tag: self._by_text(tag, losses[tag], windows[g])
-            for g, tag in enumerate(self.config.tags)
-        }
-        parallel = {
-            name: _score_parallel_set(
-                self, evaluator, state, self.parallel[name], each, next(polls)
-            )
-            for name, each in zip(self.parallel, others, strict=True)
-        }
-        # A loss to compare with, where the text's entropy is known.
-        floors = {tag: self.entropy(tag) for tag in by_language if self.entropy(tag)}
-        return {
-            "split": "test",
-            "stride": self.config.eval_stride,
-            "languages": by_language,
-            "parallel": parallel,
-            "entropy": floors,
-            "texts": {tag: rows for tag, rows in texts.items() if rows},
-        }
-
-    def _by_text(
-        self, tag: str, loss_n: np.ndarray, windows: perplexity.EvaluationWindows
-    ) -> list[tuple[int, float, int]]:
-        """Returns the test loss of each text that a language's source is made of."""
-        source = self.source(tag)
-        # Other orders of words move ids between places, and synthetic text has no documents.
-        if not isinstance(source, Source) or self.config.languages[tag].words != "as_written":
-            return []
-        return perplexity.sum_loss_by_text(
-            loss_n, windows, source.documents("test")["start"], _TEXTS
         )
 
     def compile_step(self, state: step_lib.TrainState) -> jax.stages.Compiled:
@@ -379,10 +315,6 @@ class Experiment:
         }
 
 
-# Texts of the test split whose losses are kept apart, to resample them in a study.
-_TEXTS = 200
-
-
 _HOW = ("dtype", "attention", "remat", "scan_layers", "loss_chunk")
 
 
@@ -404,29 +336,3 @@ def check_run_vocabulary(run: RunDirectory, vocabulary: languages.Vocabulary) ->
             f"padding piece was shared only where its id is 0): {file} is not what this version "
             "makes. Use another --workdir, or go on with the version it was started with."
         )
-
-
-def _score_parallel_set(
-    experiment: Experiment,
-    evaluator: perplexity.PerplexityEvaluator,
-    state: step_lib.TrainState,
-    set_: ParallelSet,
-    windows: list[perplexity.EvaluationWindows],
-    poll: Callable[[float], None],
-) -> dict[str, Any]:
-    """Returns what each language of a parallel set needs for the same content.
-
-    Nats per token compare within a tokenizer, bits per byte within a language; the nats of
-    the same texts compare across.
-    """
-    sums = evaluator.sums(state.params, windows, poll)
-    pairs = int(set_.pairs_P.sum())
-    scored = [tag for g, tag in enumerate(experiment.config.tags) if len(windows[g].ids_nW)]
-    return {
-        "pairs": pairs,
-        "languages": {
-            tag: {"nats_per_pair": sums[tag]["loss"] / pairs}
-            | perplexity.compute_language_metrics(sums[tag])
-            for tag in scored
-        },
-    }

@@ -20,6 +20,7 @@ from imbalance_jax.evaluation.programs import MeasurementPrograms
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.progress import Progress, RunWork
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.training import scoring
 from imbalance_jax.training.cadence import Cadence
 from imbalance_jax.training.ends import Preempted, explain_error
 from imbalance_jax.training.experiment import Experiment
@@ -71,8 +72,11 @@ class RunProgress:
         self.work = RunWork(
             steps=self.experiment.stream.steps,
             every=self.experiment.config.evaluation.every,
-            evaluation=self.experiment.cost_of_scoring(self._validation),
-            scoring=sum(map(self.experiment.cost_of_scoring, self.experiment.scored_windows())),
+            evaluation=scoring.estimate_scoring_cost(self.experiment, self._validation),
+            scoring=sum(
+                scoring.estimate_scoring_cost(self.experiment, windows)
+                for windows in scoring.list_scored_windows(self.experiment)
+            ),
         )
         self._progress: Progress
 
@@ -188,7 +192,7 @@ class RunProgress:
         text = "scoring the test split" + f" of {self.name}" * bool(self.name)
         poll = functools.partial(self._show_and_poll, begun, cost, text)
         with self._times("evaluate"):
-            results = self.experiment.score(state, poll, self._evaluator)
+            results = scoring.score_state(self.experiment, state, poll, self._evaluator)
             self._line(_describe_evaluation(self.done, results["languages"], "test"))
             for name, scores in results["parallel"].items():
                 self._line(_describe_parallel_scores(name, scores))

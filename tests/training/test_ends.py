@@ -19,7 +19,7 @@ from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import ends, experiment, loop, pack, recorder
+from imbalance_jax.training import ends, experiment, loop, pack, recorder, scoring
 
 STEPS = 6
 
@@ -186,7 +186,10 @@ def test_progress_says_100_percent_when_the_run_is_scored_and_not_before(
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
     assert {text for share, text in shown if share > 1 - 1e-9} == {"scoring the test split"}
     # A third of a step for each sequence of a step: what a forward pass takes.
-    costs = [trainer.cost_of_scoring(windows) for windows in trainer.scored_windows()]
+    costs = [
+        scoring.estimate_scoring_cost(trainer, windows)
+        for windows in scoring.list_scored_windows(trainer)
+    ]
     share_scored = next(share for share, text in shown if text == "scoring the test split")
     evaluations = 3 * 12 / 8 / 3
     expected = (STEPS + evaluations) / (STEPS + evaluations + sum(costs))

@@ -14,7 +14,7 @@ from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import experiment, planning
+from imbalance_jax.training import experiment, planning, scoring
 
 
 def make_trainer(config: config_lib.Config) -> experiment.Experiment:
@@ -129,7 +129,7 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
     )
     state = trainer.init_state()
     windows = trainer.parallel_windows(few)
-    scores = experiment._score_parallel_set(
+    scores = scoring.score_parallel_set(
         trainer, trainer.evaluator(), state, few, windows, lambda share: None
     )
     assert scores["pairs"] == few.pairs_P.sum() > 5
