@@ -118,7 +118,6 @@ def configure_evaluation(
     """Returns the config of a trained run with what is to be evaluated now.
 
     Args:
-      run: a directory.
       languages: whose pairs are to be measured; none is all.
       data_dir: where the text is kept, if not where the run's config says.
 
@@ -157,8 +156,6 @@ def evaluate_state(
     """Returns all results of a state, as evaluation.json has them.
 
     Args:
-      experiment: of the run.
-      state: after some updates.
       most: sequences that two languages are compared on.
       losses: whether to score the test split as well.
       known: earlier results of this state, which stay as they are.

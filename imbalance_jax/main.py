@@ -91,12 +91,7 @@ def _read_single_run() -> _RequestedRun:
 
 
 def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
-    """Trains runs in their directories: one alone, several as a pack.
-
-    Args:
-      runs: that are not done.
-      packed: whether the mesh may have an axis of members.
-    """
+    """Trains runs in their directories; where they are `packed`, the mesh has an axis of members."""
     import jax
 
     from imbalance_jax.compute import hardware, sharding
@@ -250,13 +245,7 @@ def _apply_compute_flags(config: config_lib.Config) -> config_lib.Config:
 
 
 def _train_and_report(members: "Sequence[PackMember]", mesh: "Mesh", setup: "RunTimer") -> int:
-    """Trains members that have come equally far together, one group after another.
-
-    Args:
-      members: of one shape.
-      mesh: of the devices.
-      setup: the timer of the first group.
-    """
+    """Trains members that have come equally far together, one group after another."""
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.training.ends import PeerLost, Preempted
     from imbalance_jax.training.loop import train_members

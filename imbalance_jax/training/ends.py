@@ -38,13 +38,7 @@ def explain_out_of_memory(config: Config, mesh: Mapping[str, int]) -> Iterator[N
 
 
 def explain_error(config: Config, error: Exception, mesh: Mapping[str, int]) -> str:
-    """Returns an error's message, with what to do about it where that is known.
-
-    Args:
-      config: of the run.
-      error: what ended it.
-      mesh: the sizes of the mesh of its updates.
-    """
+    """Returns the message of an error that ends a run, with what to do about it if that is known."""
     if isinstance(error, MemoryError):
         return f"This machine is out of memory: {error or 'it does not say for what'}."
     if isinstance(error, OSError):

@@ -55,9 +55,6 @@ class Experiment:
 
         Args:
           config: of the run. A ratio by temperature is filled in.
-          sources: the prepared ones, by name.
-          mesh: of the devices.
-          parallel: the prepared sets of parallel text, by name.
           training: whether the batch has to suit the devices too.
           begun: what the run was begun with, if it was.
 
@@ -102,11 +99,8 @@ class Experiment:
         Process 0 prepares it, and the others find it.
 
         Args:
-          config: of the run.
-          run: its directory.
-          mesh: of the devices.
           text: source -> the fingerprint of its text, where the run's study has recorded it.
-          training: as of `make`.
+          training: as for `make`.
 
         Raises:
           ValueError: as `make`; or the run was begun with other text, or its study.

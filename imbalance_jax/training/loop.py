@@ -29,13 +29,7 @@ from imbalance_jax.training.run_progress import RunProgress, record_run_start
 class TrainingLoop:
     """Updates the members of a pack to their ends, and knows which of them still train.
 
-    Args:
-      pack: of the members.
-      runs: the members, which have had the same number of updates.
-      times: where the time of all goes.
-      interrupts: what asks them to stop.
-      update: the compiled step.
-      state: of all members.
+    `runs` are the members, which have had the same number of updates, and `state` that of all.
     """
 
     def __init__(
@@ -155,16 +149,10 @@ def train_members(
 ) -> dict[str, str]:
     """Trains the members of a pack to their ends, from the newest step that all have saved.
 
-    Args:
-      pack: one member, or several that have come equally far.
-      times: where the time of all goes.
-      interrupts: what asks them to stop.
-
-    Returns:
-      What went wrong, by the names of the members that failed.
+    Returns what went wrong, by the names of the members that failed.
 
     Raises:
-      ValueError: the states do not fit the config or the devices; nothing is written.
+      ValueError: the members have not come equally far; or the states do not fit the config or the devices; nothing is written.
       Preempted: it was asked to stop, and every member has saved the same step.
       PeerLost: another process has gone.
     """

@@ -67,13 +67,7 @@ class RunTimer:
 class MetricsRecorder:
     """Adds up what the steps of a run report, and writes a record of it now and then.
 
-    Args:
-      experiment: of the run.
-      run: its directory.
-      times: where its time goes.
-      start: updates that it has had.
-      sent: the newest step that it had logged before; -1 is none.
-      errors: keeps those of writing.
+    `start`, `sent`: as for `RunProgress`. `errors` keeps those of writing.
     """
 
     def __init__(

@@ -36,9 +36,6 @@ class RunProgress:
     Args:
       pack: that it is a member of, whose members take turns at being measured.
       place: its number among them.
-      times: where the time of all members goes.
-      interrupts: what asks them to stop.
-      checkpoints: its own.
       evaluator: a compiled one, of its vocabulary.
       start: updates that it has had.
       sent: the newest step that it had logged before it went on from `start`; -1 is none.

@@ -43,7 +43,6 @@ def score_state(
     """Returns the losses of a state on the test split, for `RunDirectory.write_results`.
 
     Args:
-      state: after some updates.
       poll: called now and then with the share done; may raise to stop.
       evaluator: a compiled one, where there is one.
     """
