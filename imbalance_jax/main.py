@@ -91,7 +91,7 @@ def _read_single_run() -> _RequestedRun:
 
 
 def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
-    """Trains runs in their directories; where they are `packed`, the mesh has an axis of members."""
+    """Trains runs in their directories; if they are `packed`, the mesh may have members."""
     import jax
 
     from imbalance_jax.compute import hardware, sharding

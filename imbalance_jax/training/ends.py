@@ -38,7 +38,7 @@ def explain_out_of_memory(config: Config, mesh: Mapping[str, int]) -> Iterator[N
 
 
 def explain_error(config: Config, error: Exception, mesh: Mapping[str, int]) -> str:
-    """Returns the message of an error that ends a run, with what to do about it if that is known."""
+    """Returns the message of an error that ends a run, with what to do about it where known."""
     if isinstance(error, MemoryError):
         return f"This machine is out of memory: {error or 'it does not say for what'}."
     if isinstance(error, OSError):

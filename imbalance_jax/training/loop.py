@@ -152,7 +152,8 @@ def train_members(
     Returns what went wrong, by the names of the members that failed.
 
     Raises:
-      ValueError: the members have not come equally far; or the states do not fit the config or the devices; nothing is written.
+      ValueError: the states do not fit the config or the devices, and nothing is written; or the
+        members have not come equally far.
       Preempted: it was asked to stop, and every member has saved the same step.
       PeerLost: another process has gone.
     """
