@@ -1,4 +1,4 @@
-"""Behaviours of train.py that need no training: what a run is scored on, and how."""
+"""Behaviours of an experiment that need no training: what a run is scored on, and how."""
 
 import dataclasses
 
