@@ -98,7 +98,7 @@ def main() -> int:
 
 
 def read_results(run: RunDirectory, name: str, step: int) -> dict[str, Any]:
-    """Returns what a file of a run knows of a step; nothing where it is absent or of another one.
+    """Returns the results of a step in a file of a run; {} if it is absent or of another step.
 
     Raises:
       ValueError: it cannot be read.
@@ -115,7 +115,7 @@ def read_results(run: RunDirectory, name: str, step: int) -> dict[str, Any]:
 def configure_evaluation(
     run: RunDirectory, *, languages: Sequence[str] = (), data_dir: str | None = None
 ) -> "Config":
-    """Returns the config of a trained run with what is to be evaluated now.
+    """Returns the config of a trained run with the languages to evaluate now.
 
     Args:
       languages: whose pairs are to be measured; none is all.

@@ -144,7 +144,7 @@ def _ensure_report(run: RunDirectory) -> os.PathLike:
 
 
 def _check_single_process_flags() -> None:
-    """Raises ValueError if flags name what only a process alone can do."""
+    """Raises ValueError if flags ask for something that several processes cannot do."""
     import jax
 
     if FLAGS.export and jax.process_count() > 1:
@@ -156,7 +156,7 @@ def _check_single_process_flags() -> None:
 
 
 def _check_run_inputs(run: RunDirectory, config: config_lib.Config) -> None:
-    """Finds what is wrong with what a config names, without reading any text."""
+    """Raises ValueError if a run, package or file that a config names is missing; reads no text."""
     from imbalance_jax.data import parallel
     from imbalance_jax.runs import mirrors
     from imbalance_jax.training import init_from
@@ -210,7 +210,7 @@ def _read_study_runs() -> list[_RequestedRun]:
 
 
 def _apply_placement_flags(config: config_lib.Config) -> config_lib.Config:
-    """Returns a run's config with what the command line says of its place and its computation.
+    """Returns a run's config with the mesh, data_dir and computation of the command line.
 
     Raises:
       ValueError: --mesh names no axis, or no size.

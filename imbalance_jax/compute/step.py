@@ -85,7 +85,7 @@ def _chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.Gra
 
 
 def _mark_decayed_params(params: model_lib.Params) -> Any:
-    """Marks what decays: parameters with an input and an output dimension."""
+    """Marks the parameters that decay: those with an input and an output dimension."""
 
     def is_decayed(path: tuple, leaf: jax.Array) -> bool:
         return len(path[-1].key.rpartition("_")[2]) > 1 and not path[-1].key.startswith("b_")
@@ -99,7 +99,7 @@ def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
 
 
 def jit_init_state(config: Config, vocab_size: int, mesh: Mesh) -> jax.stages.Wrapped:
-    """Returns what makes the first state of a run from the key of its seed.
+    """Returns the function that makes the first state of a run from the key of its seed.
 
     Runs that differ in what a pack allows have one such function, compiled once.
     """
@@ -144,7 +144,7 @@ def train_step(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepInput:
-    """What the host gives a member of a stack for an update, or stacked: all of them."""
+    """The host's input of an update, of one member of a stack or of all."""
 
     batch: Batch
     rate: Any  # the learning rate
@@ -159,7 +159,7 @@ def train_packed_step(
     given_E: StepInput,
     map_EGU: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One update of every member of a pack that is alive; `train_step` says what that is.
+    """One update, as `train_step`, of every member of a pack that is alive.
 
     Args:
       config: of a member; its seed, mixture and learning rate are not read.
@@ -198,7 +198,7 @@ def train_packed_step(
 
     if mesh.shape["member"] > 1:
         each = PartitionSpec("member")
-        # check_vma: what scans in a member begin with, such as zeros, varies over no axis.
+        # check_vma: the values that scans in a member begin with, such as zeros, vary over no axis.
         on_device = jax.shard_map(
             on_device,
             mesh=mesh,
@@ -228,7 +228,7 @@ def _update_state(
     map_GU: jax.Array,
     view: Callable[[model_lib.Params], model_lib.Params] = _keep_params,
 ) -> tuple[TrainState, Metrics]:
-    """One update; `view` says what the loss is computed with, given the parameters."""
+    """One update; the loss is computed with `view(params)`."""
 
     def mean_loss(params: model_lib.Params, *rest: Any) -> tuple[jax.Array, jax.Array]:
         return _compute_mean_loss(view(params), *rest)

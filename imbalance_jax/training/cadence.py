@@ -6,7 +6,9 @@ from imbalance_jax.compute import hosts as distributed
 
 
 class Cadence:
-    """Every so many steps, or a multiple of them that a budget allows, and after the last.
+    """The steps after which a measurement is made: every multiple of a number, and the last.
+
+    The number is `every`, or the least multiple of it that a budget allows.
 
     Once the first measurement is timed, the least multiple is chosen whose measurements will
     keep within the budget. If they turn out dearer, it is stretched, and never goes back. A
@@ -25,12 +27,12 @@ class Cadence:
 
     @property
     def every(self) -> int:
-        """Steps between measurements, as far as that is chosen; 0 is no more of them."""
+        """Steps between measurements, as chosen so far; 0 is no more of them."""
         # Whatever a resumed run had chosen, its config may have turned measuring off.
         return self._least if self._chosen is None or not self._least else self._chosen
 
     def due(self, done: int) -> bool:
-        """Whether to measure after so many steps."""
+        """Whether to measure after `done` steps."""
         return bool(self.every) and done > 0 and (done == self._steps or done % self.every == 0)
 
     def settle(
@@ -64,7 +66,7 @@ class Cadence:
         return first or self._chosen != before
 
     def describe(self, cost: float) -> str:
-        """Returns what was chosen, in words.
+        """Returns the choice in words.
 
         Args:
           cost: seconds of a measurement.

@@ -207,7 +207,7 @@ class Experiment:
     def alignment(
         self, split: str, most: int, programs: MeasurementPrograms | None = None
     ) -> alignment_lib.AlignmentEvaluator:
-        """Returns what measures the languages, on so many sequences of a held-out split.
+        """Returns the evaluator of alignment, on sequences of a held-out split.
 
         Args:
           split: validation or test.
@@ -231,7 +231,7 @@ class Experiment:
         return step.lower(state, self.batch(0), self.map_GU()).compile()
 
     def settled_model(self) -> ModelConfig:
-        """Returns the model's config with what the devices decide filled in."""
+        """Replaces each "auto" of the model's config by its value for the mesh."""
         return self._settled_on(self.mesh)
 
     def _settled_on(self, mesh: jax.sharding.Mesh) -> ModelConfig:
@@ -277,7 +277,7 @@ class Experiment:
         return dataclasses.replace(state, params=params)
 
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:
-        """Returns what provenance.json records.
+        """Returns the content of provenance.json.
 
         Args:
           mesh: that of the updates; by default the experiment's.

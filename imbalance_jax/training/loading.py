@@ -23,7 +23,7 @@ from imbalance_jax.runs.run_directory import RunDirectory
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LoadedRun:
-    """A run's config, parameters and vocabulary, and what they do to text.
+    """A run's config, parameters and vocabulary, and their use on text.
 
     All ids that its methods take and give are the model's. A sequence needs no batch axis.
     """

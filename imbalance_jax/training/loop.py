@@ -223,7 +223,7 @@ def train_members(
 
 
 def compile_programs(pack: Pack) -> tuple[jax.stages.Compiled, PerplexityEvaluator]:
-    """Returns the compiled step of a pack, and what evaluates its first member.
+    """Returns the compiled step of a pack, and the compiled evaluator of its first member.
 
     Raises:
       ValueError: they do not fit the devices.

@@ -35,7 +35,7 @@ class PackMember:
     run: RunDirectory
 
     def find_start(self) -> int:
-        """Returns the step of its newest checkpoint, or 0: in all processes what process 0 sees."""
+        """Returns the step of its newest checkpoint, or 0, as process 0 sees it."""
         newest = np.int32(self.run.newest_checkpoint())
         return int(distributed.broadcast_from_process_0(newest))
 
@@ -166,7 +166,7 @@ class Pack:
         return _find_id_dtype(self.first)
 
     def place(self, step: int, alive_E: np.ndarray) -> step_lib.StepInput | step_lib.Batch:
-        """Returns on the devices what the members that are alive train on in a step.
+        """Returns the inputs of a step for the members that are alive, on the devices.
 
         This process reads the rows that its devices hold, and leaves the others zero.
         """
@@ -197,7 +197,7 @@ class Pack:
 
 
 def stack_shapes(shapes: Any, size: int) -> Any:
-    """Returns the shapes and shardings of so many stacked, of those of one on the same mesh."""
+    """Returns the shapes and shardings of a stack, given those of one on the same mesh."""
     shardings = sharding.stack_shardings(jax.tree.map(lambda leaf: leaf.sharding, shapes))
     return jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype, sharding=placed),
@@ -239,7 +239,7 @@ def _make_place_mask(leaf_E: jax.Array, place: jax.Array) -> jax.Array:
 
 
 def _check_members_alike(members: Sequence[PackMember]) -> None:
-    """Raises ValueError if two runs cannot be stacked, naming what differs."""
+    """Raises ValueError if two runs cannot be stacked, naming the field that differs."""
     first, *others = members
     for member in members if others else ():
         obstacle = pack_shape.find_packing_obstacle(member.experiment.config)

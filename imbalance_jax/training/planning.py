@@ -1,4 +1,4 @@
-"""What a run will be, in words, before it starts."""
+"""The plan of a run or a pack, in words, before it starts."""
 
 import math
 import time
@@ -29,7 +29,7 @@ _ASSUMED_MFU = 0.4
 
 
 def describe_plan(pack: Pack) -> str:
-    """Returns what a run alone will be, or the members of a pack."""
+    """Returns the plan of a run alone, or of the members of a pack."""
     one = len(pack.members) == 1
     return describe_planned_run(pack.first) if one else _describe_members(pack)
 
@@ -98,7 +98,7 @@ def _describe_language_ratio(config: Config, tag: str) -> str:
 
 
 def _describe_language_origin(experiment: Experiment, tag: str) -> str:
-    """Returns where a language comes from, and what it shares with its parent."""
+    """Returns the source of a language, and the ids it shares with its parent."""
     config = experiment.config
     language = config.languages[tag]
     text = f"clone of {language.clone_of}" if language.clone_of else f"source {language.source}"
@@ -135,7 +135,7 @@ def _describe_merged_vocabulary(experiment: Experiment) -> list[str]:
 
 
 def describe_extension(before: Config, experiment: Experiment) -> str:
-    """Returns what more steps do to the learning rate and to the stages."""
+    """Returns the change that more steps make to the learning rate."""
     config, steps = experiment.config, experiment.stream.steps
     at = min(before.steps, steps) - 1
     old = float(step.learning_rate(before.optimizer, before.steps)(at))
@@ -150,7 +150,7 @@ def describe_extension(before: Config, experiment: Experiment) -> str:
 
 
 def describe_disk(pack: Pack) -> str:
-    """Returns what the checkpoints of a pack take on disk, and what is free there."""
+    """Returns the space that the checkpoints of a pack take on disk, and the space that is free."""
     needed, free = _count_checkpoint_bytes(pack), storage.count_free_bytes(pack.members[0].run.path)
     text = f"checkpoints take up to {format_bytes(needed)} on disk"
     return text if free is None else f"{text}, where {format_bytes(free)} are free"
@@ -175,7 +175,7 @@ def _count_checkpoint_bytes(pack: Pack) -> int:
 
 
 def _describe_members(pack: Pack) -> str:
-    """Returns what the members of a pack have in common, and what each has for itself."""
+    """Returns the common shape of the members of a pack, and a line on each."""
     device, experiment = hardware.describe_devices(), pack.first
     parameters = model_lib.count_parameters(experiment.config.model, experiment.vocabulary.size)
     mesh = describe_mesh(pack.mesh)
@@ -236,7 +236,7 @@ def _describe_memory(state: Any, memory: Any, limit: int | None) -> str:
 
 
 def _describe_training_time(pack: Pack, compiled: jax.stages.Compiled | None) -> str:
-    """Returns what the updates take: tried out, or guessed where they are long or do not fit."""
+    """Returns the time of the updates: tried out, or guessed where they are long or do not fit."""
     experiment = pack.first
     peak = hardware.get_peak_flops(experiment.settled_model().dtype)
     guess = len(pack.members) * experiment.flops_per_step() / (peak.value * _ASSUMED_MFU)
@@ -274,7 +274,7 @@ def _time_trial_step(pack: Pack, compiled: jax.stages.Compiled) -> float:
 
 
 def describe_mesh(mesh: Mesh) -> str:
-    """Returns the axes that have several devices, and what each lies across."""
+    """Returns the axes that have several devices, and whether each lies across hosts or slices."""
     axes = [axis for axis, size in mesh.shape.items() if size > 1]
     return ", ".join(
         f"{axis} {mesh.shape[axis]} ({sharding.describe_axis_span(mesh, axis)})" for axis in axes

@@ -1,4 +1,4 @@
-"""What a run records of its steps, and where its time goes."""
+"""The records of a run's steps, and the time of its parts."""
 
 import contextlib
 import time
@@ -26,7 +26,7 @@ class RunTimer:
         self.seconds = dict.fromkeys(self.PARTS, 0.0)
 
     def add_earlier_starts(self, before: Mapping[str, float]) -> None:
-        """Adds what earlier starts of the run took, from their last record."""
+        """Adds the seconds of earlier starts of the run, from their last record."""
         self._total_before = before.get("time/total", 0.0)
         for part in self.PARTS:
             self.seconds[part] += before.get(f"time/{part}", 0.0)
@@ -59,13 +59,13 @@ class RunTimer:
         return self.total - sum(self.seconds.values())
 
     def metrics(self) -> dict[str, float]:
-        """Returns time/<part>; what no part claims is training."""
+        """Returns time/<part>; seconds that no part claims are training."""
         seconds = self.seconds | {"train": self.training, "total": self.total}
         return {f"time/{part}": round(value, 3) for part, value in seconds.items()}
 
 
 class MetricsRecorder:
-    """Adds up what the steps of a run report, and writes a record of it now and then.
+    """Adds up the metrics of a run's steps, and writes a record every `config.log_every` steps.
 
     `start`, `sent`: as for `RunProgress`. `errors` keeps those of writing.
     """
@@ -175,5 +175,5 @@ def describe_newest_records(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def is_step_due(done: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens after this one."""
+    """Whether something that happens every `every` steps, or never for 0, happens after this one."""
     return every > 0 and done % every == 0

@@ -1,4 +1,4 @@
-"""What a member of a pack does besides its updates, from its start to its end."""
+"""A member of a pack besides its updates: its measurements, its checkpoints, its end."""
 
 import functools
 import sys
@@ -29,7 +29,7 @@ from imbalance_jax.training.recorder import MetricsRecorder, RunTimer, is_step_d
 
 
 class RunProgress:
-    """What a member of a pack does besides its updates: it is measured, saved, and ended.
+    """Measures, saves and ends a member of a pack; the loop updates it.
 
     `done` is the number of updates that the states given to its methods have had.
 
@@ -88,7 +88,7 @@ class RunProgress:
         self._poll()
 
     def begin(self, state: step_lib.TrainState, progress: Progress) -> None:
-        """Makes up for what was not measured of the first state; lines go to `progress`."""
+        """Makes the measurements of the first state that are missing; lines go to `progress`."""
         self._progress = progress
         missed = self.done == 0 or self._evaluation_is_due
         evaluated, aligned = distributed.broadcast_from_process_0(
@@ -119,7 +119,7 @@ class RunProgress:
         return self._evaluation_is_due or self._saving_is_due or self._cadence.due(self.done)
 
     def measure(self, state: step_lib.TrainState) -> None:
-        """Evaluates, aligns and saves a state, as far as each is due."""
+        """Evaluates, aligns and saves a state, if each is due."""
         if self._evaluation_is_due:
             self._evaluate(state)
         if self._cadence.due(self.done):
@@ -181,7 +181,7 @@ class RunProgress:
         self._finish()
 
     def agree_on_errors(self) -> None:
-        """Raises in every process what process 0 could not write; all have to call it as often."""
+        """Raises an error of writing that process 0 had, in every process; all call it as often."""
         self._writer_errors.agree()
 
     def _score(self, state: step_lib.TrainState) -> None:
@@ -218,7 +218,7 @@ class RunProgress:
         with self._times("checkpoint"):
             self._checkpoints.wait()
         self._write(lambda: self.run.log(self.done, self._times.metrics()))
-        # Whoever was killed after the last checkpoint may not have written it.
+        # A run that was killed after its last checkpoint may not have written it.
         self._write(self._write_mixture)
         self.agree_on_errors()
         self._write(self.run.finish)
@@ -228,7 +228,7 @@ class RunProgress:
         self._write(lambda: self._progress.line(f"{self.name}: {text}" if self.name else text))
 
     def _write(self, act: Callable[[], None]) -> None:
-        """Does in process 0 what only that does; an error is kept until all agree on it."""
+        """Writes something in process 0 alone; an error is kept until all agree on it."""
         with self._writer_errors.kept():
             if distributed.is_writer():
                 act()
@@ -243,7 +243,7 @@ class RunProgress:
 def _build_alignment(
     experiment: Experiment, run: RunDirectory, programs: MeasurementPrograms | None
 ) -> tuple[alignment_lib.AlignmentEvaluator | None, Cadence]:
-    """Returns what measures alignment while the run trains, and how often."""
+    """Returns the evaluator of alignment while the run trains, and its cadence."""
     config = experiment.config.evaluation.alignment
     every = config.every if len(experiment.config.tags) > 1 else 0
     name = "align/every"
@@ -256,7 +256,7 @@ def _build_alignment(
 
 
 class EarlierStarts(NamedTuple):
-    """What `record_run_start` finds of the starts of a run before this one."""
+    """The traces of a run's earlier starts in its directory."""
 
     sent: int = -1  # the newest step that was logged, which may be after that of the checkpoint
     change: str = ""  # the conditions that changed, in a line
@@ -265,7 +265,7 @@ class EarlierStarts(NamedTuple):
 def record_run_start(
     experiment: Experiment, run: RunDirectory, start: int, provenance: Mapping[str, Any]
 ) -> EarlierStarts:
-    """Writes what a run records of itself before its first step, or its first after `start`."""
+    """Writes the provenance, the vocabulary and the tokenizers before the first step from `start`."""
     if not distributed.is_writer():
         return EarlierStarts()
     for line in run.keep_results(experiment.stream.steps):

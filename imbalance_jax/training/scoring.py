@@ -27,7 +27,7 @@ def list_scored_windows(experiment: Experiment) -> list[list[perplexity.Evaluati
 def estimate_scoring_cost(
     experiment: Experiment, windows: Sequence[perplexity.EvaluationWindows]
 ) -> float:
-    """Returns what it takes to score windows, in training steps.
+    """Returns the cost of scoring windows, in training steps.
 
     A forward pass is a third of an update, whose backward pass takes twice as much.
     """
@@ -93,7 +93,7 @@ def score_parallel_set(
     windows: list[perplexity.EvaluationWindows],
     poll: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Returns what each language of a parallel set needs for the same content.
+    """Returns the nats that each language of a parallel set needs for the same content.
 
     Nats per token compare within a tokenizer, bits per byte within a language; the nats of
     the same texts compare across.
