@@ -175,5 +175,5 @@ def describe_newest_records(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def is_step_due(done: int, every: int) -> bool:
-    """Whether something that happens every `every` steps, or never for 0, happens after this one."""
+    """Whether a step is one of every `every`; with 0 none is."""
     return every > 0 and done % every == 0

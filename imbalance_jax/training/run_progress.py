@@ -265,7 +265,7 @@ class EarlierStarts(NamedTuple):
 def record_run_start(
     experiment: Experiment, run: RunDirectory, start: int, provenance: Mapping[str, Any]
 ) -> EarlierStarts:
-    """Writes the provenance, the vocabulary and the tokenizers before the first step from `start`."""
+    """Writes provenance, vocabulary and tokenizers before the first step from `start`."""
     if not distributed.is_writer():
         return EarlierStarts()
     for line in run.keep_results(experiment.stream.steps):

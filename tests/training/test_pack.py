@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from helpers import ONE_DEVICE, tiny_config
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import NamedSharding
 
 from imbalance_jax import cli, main
 from imbalance_jax import config as config_lib
@@ -310,6 +311,23 @@ def test_members_that_another_process_trains_meanwhile_are_refused(configs, engl
     (tmp_path / "decaying" / "checkpoints" / "4").mkdir(parents=True)
     with pytest.raises(ValueError, match="cosine 0, decaying 4. Start this command again"):
         made.find_start()
+
+
+def test_a_process_reads_the_rows_that_its_devices_hold(configs, english, tmp_path, monkeypatch):
+    configs = with_mesh(configs, member=2, data=2)
+    whole, part = (make_pack(configs, english, tmp_path, 4) for _ in range(2))
+    mine = set(part.mesh.devices[1, 1].flat)  # of the second member, the second half of its rows
+
+    def restrict(self: NamedSharding, shape: tuple[int, ...]) -> dict[jax.Device, Any]:
+        return {d: index for d, index in self.devices_indices_map(shape).items() if d in mine}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NamedSharding, "addressable_devices_indices_map", restrict)
+        assert [rows.tolist() for rows in part._rows_E] == [[], [4, 5, 6, 7]]
+    batches = [made.place(3, np.ones(2, bool)).batch for made in (whole, part)]
+    theirs_EBW, ours_EBW = (np.asarray(batch.ids_BW) for batch in batches)
+    assert (ours_EBW[1, 4:] == theirs_EBW[1, 4:]).all() and theirs_EBW[1, 4:].any()
+    assert not ours_EBW[0].any() and not ours_EBW[1, :4].any() and theirs_EBW[0].any()
 
 
 @pytest.fixture
