@@ -116,7 +116,7 @@ def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
                 _check_run_inputs(each.run, each.config)
         alone = sharding.make_one_member_mesh(mesh)
         members = [
-            PackMember(name, Experiment.of_run(config, run, alone, text, training=False), run)
+            PackMember(name, Experiment.of_run(config, run, alone, text), run)
             for name, run, config, text in runs
         ]
         with distributed.propagate_errors():

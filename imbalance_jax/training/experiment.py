@@ -91,16 +91,14 @@ class Experiment:
         run: RunDirectory,
         mesh: jax.sharding.Mesh,
         text: Mapping[str, str] = types.MappingProxyType({}),
-        *,
-        training: bool = True,
     ) -> "Experiment":
         """Builds and checks all parts of a run, whose text is prepared where it is not yet.
 
-        Process 0 prepares it, and the others find it.
+        Process 0 prepares it, and the others find it. The batch need not suit the devices: a
+        `Pack` checks that, and an evaluation has batches of its own.
 
         Args:
           text: source -> the fingerprint of its text, where the run's study has recorded it.
-          training: as for `make`.
 
         Raises:
           ValueError: as `make`; or the run was begun with other text, or its study.
@@ -112,7 +110,7 @@ class Experiment:
             prepare.check_recorded_texts(sources, text, config.data_dir)
             sets = parallel_lib.prepare_all_parallel_sets(config, sources, run.texts("parallel"))
             begun = run.begun()
-            experiment = cls.make(config, sources, mesh, sets, training=training, begun=begun)
+            experiment = cls.make(config, sources, mesh, sets, training=False, begun=begun)
             run.check_text(experiment.fingerprints(), experiment.stream.order_version)
             check_run_vocabulary(run, experiment.vocabulary)
             if config.init_from and not run.checkpoints.exists():

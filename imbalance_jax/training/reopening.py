@@ -40,7 +40,7 @@ def open_run(
         hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
         vocab_size = run.read_json("provenance.json")["vocab_size"]
         mesh = choose_mesh(config, vocab_size, jax.devices())
-        experiment = Experiment.of_run(config, run, mesh, training=False)
+        experiment = Experiment.of_run(config, run, mesh)
         newest = saved[-1] if step is None else step
         return experiment, checkpoints.restore(newest, experiment.abstract_state())
     finally:
