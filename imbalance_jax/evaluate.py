@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from imbalance_jax.compute.step import TrainState
     from imbalance_jax.config import Config
     from imbalance_jax.evaluation.alignment import AlignmentEvaluator, AlignmentPart
-    from imbalance_jax.training.train import Experiment
+    from imbalance_jax.training.experiment import Experiment
 
 FLAGS = flags.FLAGS
 
@@ -60,9 +60,9 @@ def main() -> int:
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.training.reopening import open_run
 
-    trainer, state = open_run(run, config, step=None if FLAGS.step < 0 else FLAGS.step)
+    experiment, state = open_run(run, config, step=None if FLAGS.step < 0 else FLAGS.step)
 
-    step, last = int(state.step), trainer.stream.steps
+    step, last = int(state.step), experiment.stream.steps
     name = "evaluation.json" if step == last else f"evaluation-{step}.json"
     known = read_results(run, name, step)
     if not FLAGS.losses and "languages" not in known:
@@ -79,7 +79,7 @@ def main() -> int:
             run.write_results(results, name)
 
     results = evaluate_state(
-        trainer,
+        experiment,
         state,
         FLAGS.pairs,
         losses=FLAGS.losses,
@@ -98,27 +98,26 @@ def main() -> int:
 
 
 def read_results(run: RunDirectory, name: str, step: int) -> dict[str, Any]:
-    """Returns what a file of a run knows of a step; nothing where it is absent or of another one.
+    """Returns the results of a step in a file of a run; {} if it is absent or of another step.
 
     Raises:
       ValueError: it cannot be read.
     """
     try:
-        found = run.read_json(name) or {}
+        results = run.read_json(name) or {}
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{run.path / name} cannot be read: {error}. Move it away, and all is measured anew."
         ) from error
-    return found if found.get("step") == step else {}
+    return results if results.get("step") == step else {}
 
 
 def configure_evaluation(
     run: RunDirectory, *, languages: Sequence[str] = (), data_dir: str | None = None
 ) -> "Config":
-    """Returns the config of a trained run with what is to be evaluated now.
+    """Returns the config of a trained run with the languages to evaluate now.
 
     Args:
-      run: a directory.
       languages: whose pairs are to be measured; none is all.
       data_dir: where the text is kept, if not where the run's config says.
 
@@ -145,7 +144,7 @@ def configure_evaluation(
 
 
 def evaluate_state(
-    trainer: "Experiment",
+    experiment: "Experiment",
     state: "TrainState",
     most: int,
     *,
@@ -157,8 +156,6 @@ def evaluate_state(
     """Returns all results of a state, as evaluation.json has them.
 
     Args:
-      trainer: of the run.
-      state: after some updates.
       most: sequences that two languages are compared on.
       losses: whether to score the test split as well.
       known: earlier results of this state, which stay as they are.
@@ -169,49 +166,51 @@ def evaluate_state(
       ValueError: of the languages that were asked for no two say the same anywhere, or what is
         known was measured on other sequences.
     """
-    alignment = trainer.alignment("test", most)
-    if trainer.config.evaluation.alignment.languages and not alignment.pairs:
+    from imbalance_jax.training import scoring
+
+    alignment = experiment.alignment("test", most)
+    if experiment.config.evaluation.alignment.languages and not alignment.pairs:
         raise ValueError(" ".join(alignment.skipped.values()))
     results: dict[str, Any] = {**known, "step": int(state.step)}
-    found = copy.deepcopy(results.get("alignment", {}))
-    parts = alignment.parts(state, trainer.stream)
+    measured = copy.deepcopy(results.get("alignment", {}))
+    parts = alignment.parts(state, experiment.stream)
     if overwrite:
         for part in parts:
-            _drop_part_results(found, part)
-    _check_same_sequences(found, alignment)
-    scored = not overwrite and set(trainer.config.tags) <= set(results.get("languages", ()))
+            _drop_part_results(measured, part)
+    _check_same_sequences(measured, alignment)
+    scored = not overwrite and set(experiment.config.tags) <= set(results.get("languages", ()))
     if losses and not scored:
         with Progress("Losses on the test split", 1) as progress:
-            results |= trainer.score(state, progress.show)
+            results |= scoring.score_state(experiment, state, progress.show)
         write(results)
-    results["alignment"] = found
-    _measure_missing_parts(alignment, parts, found, lambda: write(results))
+    results["alignment"] = measured
+    _measure_missing_parts(alignment, parts, measured, lambda: write(results))
     return results
 
 
-def _get_part_results(found: Mapping[str, Any], part: "AlignmentPart") -> Mapping[str, Any]:
+def _get_part_results(measured: Mapping[str, Any], part: "AlignmentPart") -> Mapping[str, Any]:
     """Returns the results among which those of a part would stand."""
-    return found if part.pair is None else found.get("pairs", {}).get(part.pair.name, {})
+    return measured if part.pair is None else measured.get("pairs", {}).get(part.pair.name, {})
 
 
-def _drop_part_results(found: dict[str, Any], part: "AlignmentPart") -> None:
+def _drop_part_results(measured: dict[str, Any], part: "AlignmentPart") -> None:
     """Takes the results of a part away."""
     if part.pair is None:
         for name in part.names:
-            found.pop(name, None)
+            measured.pop(name, None)
     else:
-        found.get("pairs", {}).pop(part.pair.name, None)
+        measured.get("pairs", {}).pop(part.pair.name, None)
 
 
-def _check_same_sequences(found: Mapping[str, Any], alignment: "AlignmentEvaluator") -> None:
+def _check_same_sequences(measured: Mapping[str, Any], alignment: "AlignmentEvaluator") -> None:
     """Raises ValueError if the known results are of other sequences than this command's."""
     for pair in alignment.pairs:
-        before = found.get("pairs", {}).get(pair.name)
+        before = measured.get("pairs", {}).get(pair.name)
         if before:
             now = alignment.describe_pair(pair)
             cli.check_same_measurement(f"{pair.name} is measured", before, now)
-    if "leak" in found:
-        windows = {tag: leak.get("windows") for tag, leak in found["leak"].items()}
+    if "leak" in measured:
+        windows = {tag: leak.get("windows") for tag, leak in measured["leak"].items()}
         now = alignment.describe_windows()
         cli.check_same_measurement("The leak is measured", {"windows": windows}, {"windows": now})
 
@@ -219,24 +218,26 @@ def _check_same_sequences(found: Mapping[str, Any], alignment: "AlignmentEvaluat
 def _measure_missing_parts(
     alignment: "AlignmentEvaluator",
     parts: Sequence["AlignmentPart"],
-    found: dict[str, Any],
+    measured: dict[str, Any],
     write: Callable[[], None],
 ) -> None:
     """Adds to the results of alignment the parts that are missing, and writes each down."""
     from imbalance_jax.compute import hardware
 
-    found["split"] = "test"
-    found.setdefault("pairs", {})
-    found["skipped"] = {**found.get("skipped", {}), **alignment.skipped}
-    missing = [part for part in parts if not set(part.names) <= set(_get_part_results(found, part))]
+    measured["split"] = "test"
+    measured.setdefault("pairs", {})
+    measured["skipped"] = {**measured.get("skipped", {}), **alignment.skipped}
+    missing = [
+        part for part in parts if not set(part.names) <= set(_get_part_results(measured, part))
+    ]
     if not missing:
         print("All of it is known already; --overwrite measures it again.")
         return
     if len(missing) < len(parts):
         print(f"{len(parts) - len(missing)} of {len(parts)} parts are known already.")
-    before = {name: found.get(name, 0.0) for name in ("compile_seconds", "seconds")}
-    found["device"], began = hardware.describe_devices(), time.monotonic()
-    with Progress("AlignmentEvaluator", len(missing)) as progress:
+    before = {name: measured.get(name, 0.0) for name in ("compile_seconds", "seconds")}
+    measured["device"], began = hardware.describe_devices(), time.monotonic()
+    with Progress("Alignment", len(missing)) as progress:
         for line in (*alignment.notes, *alignment.skipped.values()):
             progress.line(line)
         for number, part in enumerate(missing):
@@ -245,16 +246,16 @@ def _measure_missing_parts(
                 progress.show(min(done + share, len(missing)), title)
 
             poll(0.0)
-            measured = part.measure(poll)
+            values = part.measure(poll)
             if part.pair is None:
-                found |= measured
+                measured |= values
             else:
-                pair = found["pairs"].setdefault(part.pair.name, {})
-                pair |= alignment.describe_pair(part.pair) | measured
+                pair = measured["pairs"].setdefault(part.pair.name, {})
+                pair |= alignment.describe_pair(part.pair) | values
             compiling = alignment.programs.compile_seconds
-            found["compile_seconds"] = round(before["compile_seconds"] + compiling, 1)
+            measured["compile_seconds"] = round(before["compile_seconds"] + compiling, 1)
             spent = time.monotonic() - began - compiling
-            found["seconds"] = round(before["seconds"] + spent, 1)
+            measured["seconds"] = round(before["seconds"] + spent, 1)
             write()
         progress.show(len(missing), "done")
 
@@ -269,8 +270,8 @@ def describe_results(results: dict[str, Any]) -> list[str]:
             f"{alignment['compile_seconds']:,.0f} s."
         )
     lines += [
-        f"{tag}: loss {found['loss']:.3f}, perplexity {found['ppl']:,.1f}"
-        for tag, found in results["languages"].items()
+        f"{tag}: loss {losses['loss']:.3f}, perplexity {losses['ppl']:,.1f}"
+        for tag, losses in results["languages"].items()
     ]
     for name, pair in results["alignment"]["pairs"].items():
         lines.append(f"{name}, {pair['sequences']} sequences ({pair['origin']}):")
@@ -286,10 +287,10 @@ def describe_results(results: dict[str, Any]) -> list[str]:
                 )
         for kind in ("positions", "matched"):
             if kind in pair["hidden"]:
-                found = pair["hidden"][kind]
+                layers = pair["hidden"][kind]
                 lines.append(f"  hidden states, {kind}, layers 0 to N + 1:")
-                lines.append(f"    cosine   {_format_layer_values(found['cosine'])}")
-                lines.append(f"    shuffled {_format_layer_values(found['cosine_shuffled'])}")
+                lines.append(f"    cosine   {_format_layer_values(layers['cosine'])}")
+                lines.append(f"    shuffled {_format_layer_values(layers['cosine_shuffled'])}")
         pulls = pair["gradients"]
         if "mean" in pulls:
             lines.append(

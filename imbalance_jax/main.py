@@ -22,9 +22,8 @@ import os
 import re
 import shlex
 import sys
-import types
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
@@ -36,8 +35,9 @@ from imbalance_jax.runs.run_directory import RunDirectory
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from imbalance_jax.training.ends import Preempted
     from imbalance_jax.training.pack import PackMember
-    from imbalance_jax.training.train import Experiment, Preempted, RunTimer
+    from imbalance_jax.training.recorder import RunTimer
 
 FLAGS = flags.FLAGS
 
@@ -56,66 +56,83 @@ def define_flags() -> None:
     flags.DEFINE_integer("devices", 0, "Refuse to start with another number of them.")
 
 
+class _RequestedRun(NamedTuple):
+    """A run that the command line names."""
+
+    name: str  # its id where several are trained
+    run: RunDirectory
+    config: config_lib.Config
+    text: Mapping[str, str]  # source -> the fingerprint of its text, where a study recorded it
+
+
 def main() -> int:
-    if FLAGS.study or FLAGS.members:
-        return _train_study_members()
+    requested = _read_study_runs() if FLAGS.study or FLAGS.members else [_read_single_run()]
+    for each in requested:
+        each.run.check(each.config, extend=FLAGS.extend)
+    runs = []
+    for each in requested:
+        if each.run.done and each.config.steps == each.run.config().steps and not FLAGS.dry_run:
+            print(f"{each.run} is done. See {_ensure_report(each.run)}.")
+        else:
+            runs.append(each)
+    if not runs:
+        return _write_export(requested[0].run)
+    return _train_runs(runs, packed=len(requested) > 1)
+
+
+def _read_single_run() -> _RequestedRun:
     for name in ("data_dir", "mesh"):
         if getattr(FLAGS, name):
             raise ValueError(f"--{name} is for runs of a study. Set --config.{name} instead.")
-    run = _get_run_directory()
-    known = FLAGS.config is None and (run.path / "config.json").exists()
-    config = run.config() if known else config_lib.resolve_config(cli.require_config())
-    return _train_run(run, _apply_compute_flags(config))
+    run = RunDirectory(FLAGS.workdir or os.path.join("runs", cli.get_config_name()))
+    begun = FLAGS.config is None and (run.path / "config.json").exists()
+    config = run.config() if begun else config_lib.resolve_config(cli.require_config())
+    return _RequestedRun("", run, _apply_compute_flags(config), {})
 
 
-def _train_run(
-    run: RunDirectory,
-    config: config_lib.Config,
-    text: Mapping[str, str] = types.MappingProxyType({}),
-) -> int:
-    """Trains one run in its directory.
-
-    Args:
-      run: the directory.
-      config: of the run.
-      text: source -> the fingerprint of its text, where a study has recorded it.
-    """
-    run.check(config, extend=FLAGS.extend)
-    if run.done and config.steps == run.config().steps and not FLAGS.dry_run:
-        print(f"{run} is done. See {_ensure_report(run)}.")
-        return _write_export(run)
-
+def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
+    """Trains runs in their directories; if they are `packed`, the mesh may have members."""
     import jax
 
     from imbalance_jax.compute import hardware, sharding
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.data import sources
     from imbalance_jax.training import planning
-    from imbalance_jax.training.train import Experiment, RunTimer
+    from imbalance_jax.training.experiment import Experiment
+    from imbalance_jax.training.pack import Pack, PackMember
+    from imbalance_jax.training.recorder import RunTimer
 
     distributed.join_processes(FLAGS.devices)
     _check_single_process_flags()
+    config = runs[0].config
     hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
     times = RunTimer()
     with times("setup"):
         # What can be wrong without the text is found before its preparation takes minutes.
         with distributed.propagate_errors():
-            mesh = sharding.make_mesh(config.mesh, jax.devices())
-            sharding.check_batch(config, mesh)
-            _check_run_inputs(run, config)
-        trainer = Experiment.of_run(config, run, mesh, text)
-        print(planning.describe_planned_run(trainer))
+            mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=packed)
+            for each in runs:
+                sharding.check_batch(each.config, mesh)
+                _check_run_inputs(each.run, each.config)
+        alone = sharding.make_one_member_mesh(mesh)
+        members = [
+            PackMember(name, Experiment.of_run(config, run, alone, text), run)
+            for name, run, config, text in runs
+        ]
+        with distributed.propagate_errors():
+            pack = Pack(members, mesh)
+        print(planning.describe_plan(pack))
     if FLAGS.dry_run:
-        print(planning.forecast_run(trainer))
-        print(planning.describe_disk(trainer, run))
+        print(planning.forecast_plan(pack))
+        print(planning.describe_disk(pack))
         return cli.DONE
-    full = planning.warn_of_full_disk(trainer, run)
-    if full:
-        print(full)
-    begun = run.begun() if FLAGS.extend else None
-    if begun is not None and begun.steps < trainer.stream.steps:
-        print(planning.describe_extension(begun, trainer))
-    return _train_and_report(trainer, run, times)
+    warning = planning.warn_of_full_disk(pack)
+    if warning:
+        print(warning)
+    begun = members[0].run.begun() if FLAGS.extend else None
+    if begun is not None and begun.steps < pack.steps:
+        print(planning.describe_extension(begun, pack.first))
+    return _train_and_report(members, mesh, times)
 
 
 def _ensure_report(run: RunDirectory) -> os.PathLike:
@@ -127,7 +144,7 @@ def _ensure_report(run: RunDirectory) -> os.PathLike:
 
 
 def _check_single_process_flags() -> None:
-    """Raises ValueError if flags name what only a process alone can do."""
+    """Raises ValueError if flags ask for something that several processes cannot do."""
     import jax
 
     if FLAGS.export and jax.process_count() > 1:
@@ -139,69 +156,19 @@ def _check_single_process_flags() -> None:
 
 
 def _check_run_inputs(run: RunDirectory, config: config_lib.Config) -> None:
-    """Finds what is wrong with what a config names, without reading any text."""
+    """Raises ValueError if a run, package or file that a config names is missing; reads no text."""
     from imbalance_jax.data import parallel
     from imbalance_jax.runs import mirrors
-    from imbalance_jax.training import loading
+    from imbalance_jax.training import init_from
 
     if not run.checkpoints.exists():  # a run that has begun needs the other one no more
-        loading.check_init_from(config)
+        init_from.check_init_from(config)
     mirrors.check_mirror_packages(config.mirrors)
     parallel.check_all_parallel_sets(config)
 
 
-def _train_study_members() -> int:
-    """Trains the runs of a study that --members names: one alone, several as a pack."""
-    runs = {
-        name: (RunDirectory(os.path.join(FLAGS.study, "runs", name)), config, text)
-        for name, (config, text) in _read_member_configs().items()
-    }
-    if len(runs) == 1:
-        return _train_run(*next(iter(runs.values())))
-    for run, config, _ in runs.values():
-        run.check(config)
-    for name, (run, _, _) in list(runs.items()):
-        if run.done and not FLAGS.dry_run:
-            print(f"{run} is done. See {_ensure_report(run)}.")
-            del runs[name]
-    if not runs:
-        return cli.DONE
-
-    import jax
-
-    from imbalance_jax.compute import hardware, sharding
-    from imbalance_jax.compute import hosts as distributed
-    from imbalance_jax.data import sources
-    from imbalance_jax.training import planning
-    from imbalance_jax.training.pack import Pack, PackMember
-    from imbalance_jax.training.train import Experiment, RunTimer
-
-    distributed.join_processes(FLAGS.devices)
-    config = next(iter(runs.values()))[1]
-    hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
-    setup = RunTimer()
-    with setup("setup"):
-        with distributed.propagate_errors():
-            mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
-            for run, config, _ in runs.values():
-                _check_run_inputs(run, config)
-        alone = sharding.make_one_member_mesh(mesh)
-        members = [
-            PackMember(name, Experiment.of_run(config, run, alone, text, training=False), run)
-            for name, (run, config, text) in runs.items()
-        ]
-        with distributed.propagate_errors():
-            pack = Pack(members, mesh)
-        print(planning.describe_pack(pack))
-    if FLAGS.dry_run:
-        print(planning.forecast_pack(pack))
-        print(planning.describe_disk(pack.first, pack.members[0].run, len(pack.members)))
-        return cli.DONE
-    return _train_packs(members, mesh, setup)
-
-
-def _read_member_configs() -> dict[str, tuple[config_lib.Config, Mapping[str, str]]]:
-    """Returns config and recorded text of each run that --study and --members name.
+def _read_study_runs() -> list[_RequestedRun]:
+    """Returns the runs that --study and --members name.
 
     Raises:
       ValueError: there are no such runs, or other flags say what to train too.
@@ -217,30 +184,33 @@ def _read_member_configs() -> dict[str, tuple[config_lib.Config, Mapping[str, st
     file = storage.parse_path(FLAGS.study) / "study.json"
     if not file.exists():
         raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.")
-    known = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    recorded = json.loads(file.read_text(encoding="utf-8"))["runs"]
     if not FLAGS.members:
         raise ValueError(
             f"--study={FLAGS.study} needs --members: which of its runs to train, such as "
-            f"--members={','.join(list(known)[:2])}."
+            f"--members={','.join(list(recorded)[:2])}."
         )
     for name in FLAGS.members:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
+        if name not in recorded:
+            close = difflib.get_close_matches(name, recorded, n=3) or list(recorded)[:3]
             raise ValueError(
-                f"--members has {name!r}, which is no run of {file}. It has {len(known)}, such as "
-                f"{', '.join(close)}."
+                f"--members has {name!r}, which is no run of {file}. It has {len(recorded)}, such "
+                f"as {', '.join(close)}."
             )
-    return {
-        name: (
-            _apply_placement_flags(config_lib.resolve_config(known[name]["config"])),
-            known[name].get("text", {}),
+    names = list(dict.fromkeys(FLAGS.members))
+    return [
+        _RequestedRun(
+            name if len(names) > 1 else "",
+            RunDirectory(os.path.join(FLAGS.study, "runs", name)),
+            _apply_placement_flags(config_lib.resolve_config(recorded[name]["config"])),
+            recorded[name].get("text", {}),
         )
-        for name in FLAGS.members
-    }
+        for name in names
+    ]
 
 
 def _apply_placement_flags(config: config_lib.Config) -> config_lib.Config:
-    """Returns a run's config with what the command line says of its place and its computation.
+    """Returns a run's config with the mesh, data_dir and computation of the command line.
 
     Raises:
       ValueError: --mesh names no axis, or no size.
@@ -248,10 +218,10 @@ def _apply_placement_flags(config: config_lib.Config) -> config_lib.Config:
     sizes = {}
     for part in FLAGS.mesh:
         axis, _, size = part.partition("=")
-        known = [field.name for field in dataclasses.fields(config.mesh)]
-        if axis not in known or not re.fullmatch(r"-1|[1-9]\d*", size):
+        axes = [field.name for field in dataclasses.fields(config.mesh)]
+        if axis not in axes or not re.fullmatch(r"-1|[1-9]\d*", size):
             raise ValueError(
-                f"--mesh={part}: write an axis of {', '.join(known)} and its size, as in "
+                f"--mesh={part}: write an axis of {', '.join(axes)} and its size, as in "
                 "--mesh=data=-1,fsdp=4; -1 is the rest of the devices."
             )
         sizes[axis] = int(size)
@@ -274,52 +244,68 @@ def _apply_compute_flags(config: config_lib.Config) -> config_lib.Config:
     )
 
 
-def _train_packs(members: "Sequence[PackMember]", mesh: "Mesh", setup: "RunTimer") -> int:
+def _train_and_report(members: "Sequence[PackMember]", mesh: "Mesh", setup: "RunTimer") -> int:
     """Trains members that have come equally far together, one group after another."""
     from imbalance_jax.compute import hosts as distributed
-    from imbalance_jax.report import run_page as page
-    from imbalance_jax.training import pack
-    from imbalance_jax.training.train import PeerLost, Preempted, RunTimer
+    from imbalance_jax.training.ends import PeerLost, Preempted
+    from imbalance_jax.training.loop import train_members
+    from imbalance_jax.training.pack import Pack
+    from imbalance_jax.training.recorder import RunTimer
 
     groups: dict[int, list[PackMember]] = collections.defaultdict(list)
     for member in members:
-        groups[member.start].append(member)
+        groups[member.find_start()].append(member)
     failed: dict[str, str] = {}
     with distributed.SharedInterrupts() as interrupts:
         for number, start in enumerate(sorted(groups)):
-            times = RunTimer() if number else setup
+            group, times = groups[start], RunTimer() if number else setup
             try:
-                failed |= pack.train_members(pack.Pack(groups[start], mesh), times, interrupts)
+                failed |= train_members(Pack(group, mesh), times, interrupts)
             except Preempted as stop:
-                print(_describe_stop(stop, f"of {len(groups[start])} runs"))
+                where = f"of {len(group)} runs" if len(members) > 1 else f"in {members[0].run}"
+                print(_describe_stop(stop, where))
                 return cli.PREEMPTED
             except PeerLost as lost:
                 return _exit_after_lost_peer(str(lost))
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError) as error:  # of restoring, or of a save at the end
                 if not distributed.is_lost_peer(error):
                     raise
                 return _exit_after_lost_peer("another process was lost")
-    if not distributed.is_writer():
-        return distributed.exit_process(cli.FAILED) if failed else cli.DONE
     for member in members:
         if member.name in failed:
-            _report_failure(f"{member.name}: {failed[member.name]}", member.run)
-        else:
-            print(f"{member.name} is done. See {page.write_run_page(member.run)}.")
-    return distributed.exit_process(cli.FAILED) if failed else cli.DONE
+            _report_failure(member, failed[member.name])
+    try:
+        for member in members if distributed.is_writer() else ():
+            if member.name not in failed:
+                _report_success(member)
+    except OSError as error:  # the run is done, and the same command writes what is missing
+        print(f"error: {storage.describe_os_error(error)}", file=sys.stderr)
+        return distributed.exit_process(cli.FAILED)
+    return distributed.exit_process(cli.FAILED) if failed else _write_export(members[0].run)
+
+
+def _report_success(member: "PackMember") -> None:
+    from imbalance_jax.report import run_page as page
+
+    report = page.write_run_page(member.run)
+    if member.name:
+        print(f"{member.name} is done. See {report}.")
+    else:
+        print(f"Done. See {report}; for some text of its own:")
+        print(f"    python -m imbalance_jax.generate --workdir={shlex.quote(str(member.run))}")
+
+
+def _report_failure(member: "PackMember", why: str) -> None:
+    print(f"error: {member.name}: {why}" if member.name else f"error: {why}", file=sys.stderr)
+    details = member.run.path / "FAILED.json"
+    if details.exists():
+        print(f"{details} has the details.", file=sys.stderr)
 
 
 def _describe_stop(stop: "Preempted", where: str) -> str:
     if stop.step is None:
         return f"Stopped before the first step. {_format_resume_command()}"
     return f"Saved step {stop.step} {where}. {_format_resume_command()}"
-
-
-def _report_failure(why: str, run: RunDirectory) -> None:
-    print(f"error: {why}", file=sys.stderr)
-    details = run.path / "FAILED.json"
-    if details.exists():
-        print(f"{details} has the details.", file=sys.stderr)
 
 
 def _exit_after_lost_peer(why: str) -> int:
@@ -335,46 +321,6 @@ def _exit_after_lost_peer(why: str) -> int:
 def _format_resume_command() -> str:
     again = shlex.join([os.path.basename(sys.executable), "-m", "imbalance_jax.main"])
     return f"To go on:\n    {again} {shlex.join(sys.argv[1:])}"
-
-
-def _get_run_directory() -> RunDirectory:
-    if FLAGS.workdir:
-        return RunDirectory(FLAGS.workdir)
-    return RunDirectory(os.path.join("runs", cli.get_config_name()))
-
-
-def _train_and_report(trainer: "Experiment", run: RunDirectory, times: "RunTimer") -> int:
-    from imbalance_jax.compute import hosts as distributed
-    from imbalance_jax.training.train import PeerLost, Preempted, RunFailed, train_single_run
-
-    with distributed.SharedInterrupts() as interrupts:
-        try:
-            train_single_run(trainer, run, times, interrupts)
-        except Preempted as stop:
-            print(_describe_stop(stop, f"in {run}"))
-            return cli.PREEMPTED
-        except PeerLost as lost:
-            return _exit_after_lost_peer(str(lost))
-        except (
-            RuntimeError,
-            ValueError,
-        ) as error:  # while it was restored, or saved at the end of its time
-            if not distributed.is_lost_peer(error):
-                raise
-            return _exit_after_lost_peer("another process was lost")
-        except RunFailed as error:
-            _report_failure(str(error), run)
-            return distributed.exit_process(cli.FAILED)
-    try:
-        if distributed.is_writer():
-            from imbalance_jax.report import run_page as page
-
-            print(f"Done. See {page.write_run_page(run)}; for some text of its own:")
-            print(f"    python -m imbalance_jax.generate --workdir={shlex.quote(str(run))}")
-        return _write_export(run)
-    except OSError as error:  # the run is done, and the same command writes what is missing
-        print(f"error: {storage.describe_os_error(error)}", file=sys.stderr)
-        return cli.FAILED
 
 
 def _write_export(run: RunDirectory) -> int:

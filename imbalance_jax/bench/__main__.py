@@ -218,7 +218,7 @@ def _make_experiment(config: config_lib.Config) -> Any:
 
     from imbalance_jax.compute import sharding
     from imbalance_jax.data import prepare
-    from imbalance_jax.training.train import Experiment
+    from imbalance_jax.training.experiment import Experiment
 
     mesh = sharding.make_mesh(config.mesh, jax.devices())
     return Experiment.make(config, prepare.prepare_run_sources(config), mesh)

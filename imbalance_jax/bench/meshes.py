@@ -20,8 +20,8 @@ from imbalance_jax.compute import sharding
 from imbalance_jax.config import Config, MeshConfig
 from imbalance_jax.data import prepare
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.training.experiment import Experiment
 from imbalance_jax.training.pack import Pack, PackMember
-from imbalance_jax.training.train import Experiment
 
 
 def list_mesh_shapes(devices: int) -> Iterator[dict[str, int]]:

@@ -22,8 +22,8 @@ from imbalance_jax.config import Config
 from imbalance_jax.data import prepare
 from imbalance_jax.runs.code_versions import get_code_versions
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.training.experiment import Experiment
 from imbalance_jax.training.pack import Pack, PackMember
-from imbalance_jax.training.train import Experiment
 
 WAYS = ("scan", "vmap")
 _ROUNDS, _LEAST, _MOST = 5, 1, 300

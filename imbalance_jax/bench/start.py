@@ -57,15 +57,17 @@ def _print_start_times(name: str) -> None:
 
     from imbalance_jax.compute import hardware, sharding
     from imbalance_jax.data import prepare
-    from imbalance_jax.training import train
+    from imbalance_jax.runs.run_directory import RunDirectory
+    from imbalance_jax.training import experiment, loop, pack
 
     part("imports")
     hardware.use_compilation_cache("")  # the environment names it
     config = case_lib.parse_case(name).config
     mesh = sharding.make_mesh(config.mesh, jax.devices())
-    trainer = train.Experiment.make(config, prepare.prepare_run_sources(config), mesh)
+    trainer = experiment.Experiment.make(config, prepare.prepare_run_sources(config), mesh)
     part("stream")
-    train.compile_programs(trainer)
+    member = pack.PackMember("", trainer, RunDirectory("unused"))  # nothing is written
+    loop.compile_programs(pack.Pack([member], mesh))
     part("programs")
     jax.block_until_ready(trainer.init_state())
     part("parameters")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from imbalance_jax.data.order.stream import Stream
-from imbalance_jax.training.train import Experiment
+from imbalance_jax.training.experiment import Experiment
 
 _SECONDS = 2.0  # of batches, for each figure
 

@@ -198,7 +198,7 @@ def trace_step(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members
     each = mesh.shape["member"]
     size = -(-members // each) * each
     state_E, given_E, map_EGU = (pack_lib.stack_shapes(x, size) for x in (state, given, map_GU))
-    step = step_lib.jit_packed_step(config, mesh, state_E, tuning.choose_packing(mesh))
+    step = step_lib.jit_step(config, config.steps, mesh, state_E, tuning.choose_packing(mesh))
     return step.trace(state_E, given_E, map_EGU)
 
 

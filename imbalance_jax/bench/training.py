@@ -13,7 +13,7 @@ from imbalance_jax.compute import hardware
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import costs
 from imbalance_jax.runs.code_versions import get_code_versions
-from imbalance_jax.training.train import Experiment
+from imbalance_jax.training.experiment import Experiment
 
 # How long steps are run for each figure: so many at least, for so long, and no more than these.
 _LEAST, _SECONDS, _MOST = 3, 5.0, 300

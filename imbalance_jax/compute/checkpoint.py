@@ -77,9 +77,9 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Ends the threads that write, when they have written what they can.
+        """Ends the threads that write, after their last write.
 
-        What they could not write is raised by `save` and `wait`, and not here again.
+        Errors of writing are raised by `save` and `wait`, and not here again.
         """
         for _ in range(2):  # an error of the first one leaves the rest of it undone
             with contextlib.suppress(Exception):
@@ -112,7 +112,7 @@ class Checkpoints:
 
 
 def remove_unfinished_checkpoints(directory: epath.PathLike) -> None:
-    """Removes what is left of checkpoints that were not written whole, on a file system.
+    """Removes the remains of checkpoints that were not written whole, on a file system.
 
     Orbax leaves it where a process was killed, and a full disk may be full of it. For one
     process, while nobody writes checkpoints there.
@@ -134,7 +134,7 @@ def remove_unfinished_checkpoints(directory: epath.PathLike) -> None:
 
 @functools.cache
 def _quieten_orbax() -> None:
-    """Leaves out what orbax reports of each file, and of each error that `wait` raises."""
+    """Silences orbax's reports of each file, and of each error that `wait` raises."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("orbax").setLevel(logging.WARNING)
     absl_logging.get_absl_logger().addFilter(_is_no_traceback)
@@ -164,14 +164,14 @@ def _find_os_error_number(error: BaseException) -> int | None:
     full disk is a ValueError with RESOURCE_EXHAUSTED. The number is a field at the end of their
     text, and nowhere else.
     """
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError) and found.errno is not None:
-            return found.errno
-        code = re.search(r"\[os_error_code='(\d+)'", str(found))
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno
+        code = re.search(r"\[os_error_code='(\d+)'", str(cause))
         if code:
             return int(code.group(1))
-        found = found.__cause__ or found.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

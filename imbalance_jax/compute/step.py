@@ -73,13 +73,13 @@ def _chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.Gra
 
 
 def _mark_decayed_params(params: model_lib.Params) -> Any:
-    """Marks what decays: parameters with an input and an output dimension."""
+    """Marks the parameters that decay: those with an input and an output dimension."""
 
-    def of(path: tuple, leaf: jax.Array) -> bool:
+    def is_decayed(path: tuple, leaf: jax.Array) -> bool:
         name = path[-1].key
         return len(dimensions.parse_dimensions(name)) > 1 and not name.startswith("b_")
 
-    return jax.tree_util.tree_map_with_path(of, params)
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
 def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
@@ -88,7 +88,7 @@ def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
 
 
 def jit_init_state(config: Config, vocab_size: int, mesh: Mesh) -> jax.stages.Wrapped:
-    """Returns what makes the first state of a run from the key of its seed.
+    """Returns the function that makes the first state of a run from the key of its seed.
 
     Runs that differ in what a pack allows have one such function, compiled once.
     """
@@ -133,7 +133,7 @@ def train_step(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepInput:
-    """What the host gives a member of a pack for an update, or stacked: all of them."""
+    """The host's input of an update, of one member of a stack or of all."""
 
     batch: Batch
     rate: Any  # the learning rate
@@ -148,15 +148,15 @@ def train_packed_step(
     given_E: StepInput,
     map_EGU: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One update of every member of a pack that is alive; `train_step` says what that is.
+    """One update, as `train_step`, of every member of a pack that is alive.
 
     Args:
       config: of a member; its seed, mixture and learning rate are not read.
       mesh: of the pack. No communication crosses its axis of members.
       way: scan, which takes the members on a device in turn, or vmap, all at once.
       state_E: the members' states, stacked as everything else is.
-      given_E: see there.
-      map_EGU: id maps.
+      given_E: what the host gives them for this update.
+      map_EGU: their id maps.
 
     Returns:
       The new states, and the metrics of each member; all zero for one that is not alive.
@@ -181,13 +181,13 @@ def train_packed_step(
 
     def on_device(*args: Any) -> tuple[TrainState, Metrics]:
         if len(args[1].alive) == 1:  # as the run alone
-            found = member(jax.tree.map(lambda x: x[0], args))
-            return jax.tree.map(lambda x: x[None], found)
+            updated = member(jax.tree.map(lambda x: x[0], args))
+            return jax.tree.map(lambda x: x[None], updated)
         return jax.lax.map(member, args) if way == "scan" else jax.vmap(member)(args)
 
     if mesh.shape["member"] > 1:
         each = PartitionSpec("member")
-        # check_vma: what scans in a member begin with, such as zeros, varies over no axis.
+        # check_vma: the values that scans in a member begin with, such as zeros, vary over no axis.
         on_device = jax.shard_map(
             on_device,
             mesh=mesh,
@@ -217,7 +217,7 @@ def _update_state(
     map_GU: jax.Array,
     view: Callable[[model_lib.Params], model_lib.Params] = _keep_params,
 ) -> tuple[TrainState, Metrics]:
-    """One update; `view` says what the loss is computed with, given the parameters."""
+    """One update; the loss is computed with `view(params)`."""
 
     def mean_loss(params: model_lib.Params, *rest: Any) -> tuple[jax.Array, jax.Array]:
         return _compute_mean_loss(view(params), *rest)
@@ -231,8 +231,8 @@ def _update_state(
         parts = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Any, part: Batch) -> tuple[Any, None]:
-            found = loss_and_gradient(state.params, config.model, part, map_GU)
-            return jax.tree.map(jnp.add, total, found), None
+            sums = loss_and_gradient(state.params, config.model, part, map_GU)
+            return jax.tree.map(jnp.add, total, sums), None
 
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(
@@ -288,50 +288,46 @@ def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
     return map_GU[batch.language_B[:, None], batch.ids_BW.astype(jnp.int32)]
 
 
-def jit_step(config: Config, steps: int, mesh: Mesh, state: TrainState) -> jax.stages.Wrapped:
-    """Returns the jitted step. It takes the state's memory over and compiles once.
-
-    Without pinned output shardings the second call would see other ones than the first,
-    and compile again.
-    """
-    vocab_size = state.params["embed_VD"].shape[0]
-    state_shardings = sharding.make_state_shardings(mesh, state)
-    batch_sharding, whole = (
-        sharding.make_batch_sharding(mesh),
-        sharding.make_replicated_sharding(mesh),
-    )
-    return jax.jit(
-        sharding.bind_mesh_context(
-            mesh, train_step, resolve_auto_in_config(config, mesh, vocab_size), steps
-        ),
-        in_shardings=(state_shardings, batch_sharding, whole),
-        out_shardings=(state_shardings, whole),
-        donate_argnums=0,
-        compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
-    )
-
-
 def make_step_input_shardings(mesh: Mesh) -> StepInput:
-    """Returns where what a pack is given lies."""
+    """Returns the shardings of a pack's step inputs."""
     rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
     return sharding.stack_shardings(StepInput(Batch(rows, rows), whole, whole))
 
 
-def jit_packed_step(
-    config: Config, mesh: Mesh, state_E: TrainState, way: str
+def jit_step(
+    config: Config, steps: int, mesh: Mesh, state: TrainState, way: str = ""
 ) -> jax.stages.Wrapped:
-    """Returns the jitted step of a pack; see `train_packed_step` and `jit_step`."""
-    vocab_size = state_E.params["embed_VD"].shape[1]
-    states = jax.tree.map(lambda leaf: leaf.sharding, state_E)
-    whole = sharding.make_replicated_sharding(mesh)
-    member = sharding.stack_shardings(whole)
-    return jax.jit(
-        sharding.bind_mesh_context(
-            mesh, train_packed_step, resolve_auto_in_config(config, mesh, vocab_size), mesh, way
-        ),
-        in_shardings=(states, make_step_input_shardings(mesh), member),
+    """Returns the jitted step: `train_step`, or `train_packed_step` where `way` is given.
+
+    It takes the state's memory over and compiles once. Without pinned output shardings the
+    second call would see other ones than the first, and compile again.
+
+    Args:
+      config: of the run, or of any member of the pack.
+      steps: of the run; a pack is given its learning rates.
+      mesh: of the devices.
+      state: a state, or the shapes of one; stacked where `way` is given.
+      way: scan or vmap, for the members of a pack that share a device.
+    """
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[bool(way) :], leaf.dtype), state
+    )
+    states = sharding.make_state_shardings(mesh, one)
+    rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
+    settled = resolve_auto_in_config(config, mesh, one.params["embed_VD"].shape[0])
+    inputs: Batch | StepInput = Batch(rows, rows)
+    maps = metrics = whole
+    step = sharding.bind_mesh_context(mesh, train_step, settled, steps)
+    if way:
+        states, inputs = sharding.stack_shardings(states), make_step_input_shardings(mesh)
+        maps = sharding.stack_shardings(whole)
         # What the host reads must be on its own devices.
-        out_shardings=(states, member if jax.process_count() == 1 else whole),
+        metrics = maps if jax.process_count() == 1 else whole
+        step = sharding.bind_mesh_context(mesh, train_packed_step, settled, mesh, way)
+    return jax.jit(
+        step,
+        in_shardings=(states, inputs, maps),
+        out_shardings=(states, metrics),
         donate_argnums=0,
         compiler_options=dict(tuning.COMPILER_OPTIONS[mesh.devices.flat[0].platform]),
     )

@@ -1,1 +1,1 @@
-"""From a config to a trained run: what is set up, the loop, packs, what it will cost."""
+"""From a config to a trained run: experiment, pack, plan, loop and recorder."""

@@ -6,31 +6,33 @@ from imbalance_jax.compute import hosts as distributed
 
 
 class Cadence:
-    """Every so many steps, or a multiple of them that a budget allows, and after the last.
+    """The steps after which a measurement is made: every multiple of a number, and the last.
+
+    The number is `every`, or the least multiple of it that a budget allows.
 
     Once the first measurement is timed, the least multiple is chosen whose measurements will
     keep within the budget. If they turn out dearer, it is stretched, and never goes back. A
     run that is resumed is given what it had chosen.
+
+    Args:
+      every: the least number of steps between measurements; 0 is never.
+      budget: the share of the run's time that they may take; 1 is no limit.
+      steps: of the run.
+      chosen: the number of steps that was chosen before, if one was.
     """
 
     def __init__(self, every: int, budget: float, steps: int, chosen: int | None = None) -> None:
-        """Args:
-        every: the least number of steps between measurements; 0 is never.
-        budget: the share of the run's time that they may take; 1 is no limit.
-        steps: of the run.
-        chosen: the number of steps that was chosen before, if one was.
-        """
         self._least, self._budget, self._steps = every, budget, steps
         self._chosen = chosen
 
     @property
     def every(self) -> int:
-        """Steps between measurements, as far as that is chosen; 0 is no more of them."""
+        """Steps between measurements, as chosen so far; 0 is no more of them."""
         # Whatever a resumed run had chosen, its config may have turned measuring off.
         return self._least if self._chosen is None or not self._least else self._chosen
 
     def due(self, done: int) -> bool:
-        """Whether to measure after so many steps."""
+        """Whether to measure after `done` steps."""
         return bool(self.every) and done > 0 and (done == self._steps or done % self.every == 0)
 
     def settle(
@@ -64,25 +66,25 @@ class Cadence:
         return first or self._chosen != before
 
     def describe(self, cost: float) -> str:
-        """Returns what was chosen, in words.
+        """Returns the choice in words.
 
         Args:
           cost: seconds of a measurement.
         """
-        said = f"Alignment takes {cost:.2g} s: "
+        line = f"Alignment takes {cost:.2g} s: "
         if not self.every:
-            return said + (
+            return line + (
                 f"more than config.evaluation.alignment.budget={self._budget:g} of this run, so "
                 "this was the last time. Lower config.evaluation.alignment.pairs, or run "
                 "python -m imbalance_jax.evaluate when it is done."
             )
-        said += f"measured every {self.every:,} steps"
+        line += f"measured every {self.every:,} steps"
         if self.every > self._least:
-            said += (
+            line += (
                 f" rather than {self._least:,}, to keep within "
                 f"config.evaluation.alignment.budget={self._budget:g} of the run's time"
             )
-        return said + "."
+        return line + "."
 
 
 def choose_interval(

@@ -1,4 +1,4 @@
-"""A trained run in one call, for notebooks, generation and runs that begin with another."""
+"""A trained run in one call, for notebooks and generation."""
 
 import dataclasses
 import functools
@@ -18,13 +18,12 @@ from imbalance_jax.data import languages
 from imbalance_jax.data import word_order as views
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.evaluation import perplexity
-from imbalance_jax.runs import storage
-from imbalance_jax.runs.run_directory import RunDirectory, run_and_step
+from imbalance_jax.runs.run_directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LoadedRun:
-    """A run's config, parameters and vocabulary, and what they do to text.
+    """A run's config, parameters and vocabulary, and their use on text.
 
     All ids that its methods take and give are the model's. A sequence needs no batch axis.
     """
@@ -59,9 +58,9 @@ class LoadedRun:
         Raises:
           ValueError: an id is none of the model's.
         """
-        known = np.asarray(ids)
-        self._check_ids(known)
-        base = self.vocabulary.base_ids(self.vocabulary.index(language), known.astype(np.int64))
+        array = np.asarray(ids)
+        self._check_ids(array)
+        base = self.vocabulary.base_ids(self.vocabulary.index(language), array.astype(np.int64))
         return self._tokenizer(language).decode([int(t) for t in base if t >= 0])
 
     def separator(self, language: str) -> int:
@@ -138,15 +137,15 @@ class LoadedRun:
     def _batch(self, ids: jax.typing.ArrayLike) -> tuple[jax.Array, bool]:
         """Returns ids as a batch, and whether they are one sequence."""
         if not isinstance(ids, jax.core.Tracer):
-            known = np.asarray(ids)
-            if not np.issubdtype(known.dtype, np.integer) or known.ndim not in (1, 2):
+            array = np.asarray(ids)
+            if not np.issubdtype(array.dtype, np.integer) or array.ndim not in (1, 2):
                 raise ValueError(
                     f"The ids of a sequence are whole numbers (L,), or (B, L) of several, and "
-                    f"these are {known.dtype} of shape {known.shape}."
+                    f"these are {array.dtype} of shape {array.shape}."
                 )
-            if not known.size:
+            if not array.size:
                 raise ValueError("There are no ids. Give one at least, such as `separator`'s.")
-            self._check_ids(known)
+            self._check_ids(array)
         ids = jnp.asarray(ids)
         return (ids[None], True) if ids.ndim == 1 else (ids, False)
 
@@ -185,202 +184,40 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
     run = RunDirectory(path)
     config = run.config()
     tokenizers = {
-        config.source_of(tag): TextTokenizer(_read_tokenizer_model(run, config, tag))
+        config.source_of(tag): TextTokenizer(read_tokenizer_model(run, config, tag))
         for tag in config.tags
     }
-    vocabulary = _read_vocabulary(run)
+    vocabulary = read_vocabulary(run)
     # One device is enough to look at a model; its checkpoint may come from any mesh.
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
-    state = _restore_state(run, step, step_lib.make_abstract_state(config, vocabulary.size, mesh))
+    state = restore_state(run, step, step_lib.make_abstract_state(config, vocabulary.size, mesh))
     return LoadedRun(config, int(state.step), state.params, vocabulary, tokenizers)
 
 
-def check_init_from(config: config_lib.Config) -> None:
-    """Raises ValueError if a run cannot begin with the parameters that its config names.
-
-    Reads neither weights nor text, so that a mistake shows before any work is done. What the
-    ids of the two runs mean is known for certain when this one's text is prepared:
-    `check_vocabulary`.
-    """
-    if not config.init_from:
-        return
-    run, step = run_and_step(config.init_from)
-    try:
-        theirs = run.config()
-        _check_checkpoint_exists(run, step, run.steps())
-        _check_config_ids(config, run, theirs)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"config.init_from={config.init_from!r} is not RUN or RUN@STEP: {error}"
-        ) from error
-    for name in (*"LDHKFN", "tied"):
-        if getattr(theirs.model, name) != getattr(config.model, name):
-            where = f"{run}/checkpoints" + (f"/{step}" if step is not None else "")
-            found = getattr(theirs.model, name)
-            raise ValueError(
-                f"{where} was written with config.model.{name}={found}, but this "
-                f"run has config.model.{name}={getattr(config.model, name)}. Use another "
-                f"config.init_from, or set config.model.{name}={found}."
-            )
-
-
-def _check_config_ids(
-    config: config_lib.Config, run: RunDirectory, theirs: config_lib.Config
-) -> None:
-    """Raises ValueError if a config alone says that its ids mean something else than a run's."""
-    if set(config.tags) != set(theirs.tags):
-        raise ValueError(
-            f"config.init_from={config.init_from!r} has the languages {', '.join(theirs.tags)}, "
-            f"and this run has {', '.join(config.tags)}: a row of its tables would get another "
-            "meaning. Give this run those languages (config.mixture.ratio may be 0), or use "
-            "another config.init_from."
-        )
-    for tag in config.tags:
-        rows = config.languages[tag].rows
-        if rows == "copied" != theirs.languages[tag].rows:
-            raise ValueError(
-                f"config.languages.{tag}.rows={rows!r} would copy nothing: all rows come from "
-                f"config.init_from={config.init_from!r}. Leave it out."
-            )
-        field, tokenizer = _find_tokenizer_field(config, tag)
-        if config.sources[config.source_of(tag)].kind == "synthetic":
-            continue
-        model = _read_tokenizer_model(run, theirs, tag)
-        if tokenizer.path and storage.parse_path(tokenizer.path).exists():
-            ours = storage.parse_path(tokenizer.path).read_bytes()
-            _check_tokenizer(config.init_from, tag, field, (run, theirs), ours)
-        elif not tokenizer.path and tokenizer.vocab_size != (size := TextTokenizer(model).size):
-            raise ValueError(
-                f"config.init_from={config.init_from!r} has {size} pieces of {tag}, and this run "
-                f"has {field}.vocab_size={tokenizer.vocab_size}. Set "
-                f"{field}.path={_find_tokenizer_file(run, theirs, tag)}, or use another "
-                "config.init_from."
-            )
-
-
-def _find_tokenizer_field(
-    config: config_lib.Config, tag: str
-) -> tuple[str, config_lib.TokenizerConfig]:
-    """Returns the field that says what a language is tokenized with, and its value."""
-    if config.vocabulary.layout == "joint":
-        return "config.vocabulary.tokenizer", config.vocabulary.tokenizer
-    name = config.source_of(tag)
-    return f"config.sources.{name}.tokenizer", config.sources[name].tokenizer
-
-
-def _find_tokenizer_file(run: RunDirectory, config: config_lib.Config, tag: str) -> epath.Path:
+def find_tokenizer_file(run: RunDirectory, config: config_lib.Config, tag: str) -> epath.Path:
     return run.path / f"tokenizer-{config.source_of(tag)}.model"
 
 
-def _read_tokenizer_model(run: RunDirectory, config: config_lib.Config, tag: str) -> bytes:
-    file = _find_tokenizer_file(run, config, tag)
+def read_tokenizer_model(run: RunDirectory, config: config_lib.Config, tag: str) -> bytes:
+    file = find_tokenizer_file(run, config, tag)
     if not file.exists():
         raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
     return file.read_bytes()
 
 
-def check_vocabulary(
-    config: config_lib.Config, vocabulary: languages.Vocabulary, models: Mapping[str, bytes]
-) -> None:
-    """Raises ValueError if an id of the run that a config begins with means something else here.
-
-    Args:
-      config: with `init_from`.
-      vocabulary: of this run.
-      models: source name -> this run's tokenizer.
-    """
-    run, _ = run_and_step(config.init_from)
-    try:
-        theirs, before = run.config(), _read_vocabulary(run)
-        for tag in config.tags:
-            before.index(tag)
-            field, _ = _find_tokenizer_field(config, tag)
-            model = models[config.source_of(tag)]
-            _check_tokenizer(config.init_from, tag, field, (run, theirs), model)
-    except FileNotFoundError as error:
-        raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
-    for tag in config.tags:
-        ours_U = vocabulary.map_GU[vocabulary.index(tag)]
-        theirs_U = before.map_GU[before.index(tag)]
-        ours_U, theirs_U = ours_U[ours_U >= 0], theirs_U[theirs_U >= 0]
-        differs = np.flatnonzero(ours_U != theirs_U)
-        if len(differs):
-            u = int(differs[0])
-            piece = TextTokenizer(models[config.source_of(tag)]).strings[u]
-            raise ValueError(
-                f"config.init_from={config.init_from!r} has other ids for {len(differs)} of the "
-                f"{len(ours_U)} pieces of {tag}: {piece!r} is {theirs_U[u]} there and {ours_U[u]} "
-                "here. Give this run the config.languages (their order and anchors too) and the "
-                "config.vocabulary of that one."
-            )
-    if vocabulary.size != before.size:
-        raise ValueError(
-            f"{run} has a vocabulary of {before.size} ids, this run one of {vocabulary.size}. "
-            "Give this run the languages and tokenizers of that one."
-        )
-
-
-def _check_tokenizer(
-    init_from: str,
-    tag: str,
-    field: str,
-    before: tuple[RunDirectory, config_lib.Config],
-    model: bytes,
-) -> None:
-    """Raises ValueError if a run has another tokenizer of a language than this one."""
-    theirs = _read_tokenizer_model(*before, tag)
-    if theirs == model:
-        return
-    pieces = [TextTokenizer(each).strings for each in (theirs, model)]
-    differs = [u for u, (x, y) in enumerate(zip(*pieces, strict=False)) if x != y]
-    if differs:
-        u = differs[0]
-        what = f"its piece {u} is {pieces[0][u]!r}, and here it is {pieces[1][u]!r}"
-    elif len(pieces[0]) != len(pieces[1]):
-        what = f"it has {len(pieces[0])} pieces, and here there are {len(pieces[1])}"
-    else:
-        what = "it has the same pieces, but cuts text in another way"
-    raise ValueError(
-        f"config.init_from={init_from!r} has another tokenizer of {tag}: {what}. Set "
-        f"{field}.path={_find_tokenizer_file(*before, tag)}, or use another config.init_from."
-    )
-
-
-def restore_params(
-    config: config_lib.Config,
-    mesh: jax.sharding.Mesh,
-    vocabulary: languages.Vocabulary,
-    models: Mapping[str, bytes],
-) -> model_lib.Params:
-    """Returns the parameters that a run begins with, on its devices, after `check_init_from`.
-
-    Args: as `check_vocabulary`; mesh is that of the devices.
-
-    Raises:
-      ValueError: as `check_vocabulary`, or there is no such checkpoint.
-    """
-    check_vocabulary(config, vocabulary, models)
-    run, step = run_and_step(config.init_from)
-    like = step_lib.make_abstract_state(run.config(), vocabulary.size, mesh)
-    try:
-        return _restore_state(run, step, like).params
-    except FileNotFoundError as error:
-        raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
-
-
-def _read_vocabulary(run: RunDirectory) -> languages.Vocabulary:
+def read_vocabulary(run: RunDirectory) -> languages.Vocabulary:
     content = (run.path / "vocabulary.npz").read_bytes()
     return languages.Vocabulary.from_bytes(run.config().tags, content)
 
 
-def _check_checkpoint_exists(run: RunDirectory, step: int | None, steps: Sequence[int]) -> None:
+def check_checkpoint_exists(run: RunDirectory, step: int | None, steps: Sequence[int]) -> None:
     """Raises FileNotFoundError if a run has no such checkpoint, or none at all for None."""
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         raise FileNotFoundError(f"{run} has no {wanted}. It has: {list(steps) or 'none'}.")
 
 
-def _restore_state(
+def restore_state(
     run: RunDirectory, step: int | None, like: step_lib.TrainState
 ) -> step_lib.TrainState:
     """Returns a run's state at its newest checkpoint or another one.
@@ -391,7 +228,7 @@ def _restore_state(
     checkpoints = Checkpoints(run.checkpoints)
     try:
         steps = checkpoints.steps()
-        _check_checkpoint_exists(run, step, steps)
+        check_checkpoint_exists(run, step, steps)
         return checkpoints.restore(steps[-1] if step is None else step, like)
     finally:
         checkpoints.close()

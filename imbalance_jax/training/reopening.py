@@ -13,7 +13,7 @@ from imbalance_jax.compute.step import TrainState
 from imbalance_jax.config import Config
 from imbalance_jax.data import sources
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training.train import Experiment
+from imbalance_jax.training.experiment import Experiment
 
 
 def open_run(
@@ -35,14 +35,14 @@ def open_run(
         saved = checkpoints.steps()
         if not saved or (step is not None and step not in saved):
             wanted = "checkpoint yet" if step is None else f"checkpoint of step {step}"
-            kept = ", ".join(map(str, saved)) or "none"
-            raise ValueError(f"{run} has no {wanted}. It has: {kept}.")
+            steps = ", ".join(map(str, saved)) or "none"
+            raise ValueError(f"{run} has no {wanted}. It has: {steps}.")
         hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
         vocab_size = run.read_json("provenance.json")["vocab_size"]
         mesh = choose_mesh(config, vocab_size, jax.devices())
-        trainer = Experiment.of_run(config, run, mesh, training=False)
+        experiment = Experiment.of_run(config, run, mesh)
         newest = saved[-1] if step is None else step
-        return trainer, checkpoints.restore(newest, trainer.abstract_state())
+        return experiment, checkpoints.restore(newest, experiment.abstract_state())
     finally:
         checkpoints.close()
 

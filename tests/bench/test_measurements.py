@@ -14,7 +14,7 @@ from imbalance_jax.bench import packing, start, training
 from imbalance_jax.compute import sharding, tuning
 from imbalance_jax.config import costs
 from imbalance_jax.data import prepare
-from imbalance_jax.training.train import Experiment
+from imbalance_jax.training.experiment import Experiment
 
 TINY = "demo:2:8 model.L=16 model.D=16 model.H=2 model.K=8 model.F=24 model.N=2"
 

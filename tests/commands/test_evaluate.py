@@ -12,7 +12,7 @@ from imbalance_jax import evaluate
 from imbalance_jax.config import MeshConfig
 from imbalance_jax.evaluation.alignment import AlignmentPart
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import reopening
+from imbalance_jax.training import reopening, scoring
 
 
 class Measured:
@@ -67,6 +67,11 @@ class Measured:
 
 
 STATE = types.SimpleNamespace(step=20)
+
+
+@pytest.fixture(autouse=True)
+def scored_by_the_stand_in(monkeypatch) -> None:
+    monkeypatch.setattr(scoring, "score_state", lambda trainer, *rest: trainer.score(*rest))
 
 
 def measure(trainer: Any, run: RunDirectory, **asked: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from imbalance_jax.data import inspect, prepare
 from imbalance_jax.data.order import audit
 from imbalance_jax.data.order.mixture import ORDER_VERSION
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training.train import Experiment
+from imbalance_jax.training.experiment import Experiment
 
 
 def make_run(path, config) -> RunDirectory:

@@ -13,7 +13,7 @@ from imbalance_jax.compute import sharding
 from imbalance_jax.config import AlignmentConfig, Config, LanguageConfig, MeshConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare
 from imbalance_jax.evaluation.alignment import AlignmentEvaluator
-from imbalance_jax.training import train
+from imbalance_jax.training import experiment
 
 
 def toy_config(data_dir: str, **alignment: object) -> Config:
@@ -36,11 +36,11 @@ def toy_config(data_dir: str, **alignment: object) -> Config:
     return config_lib.resolve_config(config)
 
 
-def make_trainer(config: Config, mesh: MeshConfig, devices: int) -> train.Experiment:
+def make_trainer(config: Config, mesh: MeshConfig, devices: int) -> experiment.Experiment:
     config = dataclasses.replace(config, mesh=mesh)
     prepared = prepare.prepare_run_sources(config)
     made = sharding.make_mesh(mesh, jax.devices()[:devices])
-    return train.Experiment.make(
+    return experiment.Experiment.make(
         config, prepared, made, parallel.prepare_all_parallel_sets(config, prepared)
     )
 
@@ -51,7 +51,7 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def toys(data) -> train.Experiment:
+def toys(data) -> experiment.Experiment:
     return make_trainer(toy_config(data), MeshConfig(), 1)
 
 

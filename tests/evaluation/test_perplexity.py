@@ -16,7 +16,7 @@ from imbalance_jax.config import MeshConfig, ModelConfig
 from imbalance_jax.data import languages, sources
 from imbalance_jax.data import word_order as views
 from imbalance_jax.evaluation import perplexity
-from imbalance_jax.training import train
+from imbalance_jax.training import experiment
 
 # Every dimension has a size of its own, and the stride does not divide L.
 L, STRIDE = 12, 5
@@ -68,9 +68,9 @@ def test_a_text_shorter_than_the_context_has_no_scored_target():
 def test_a_test_split_without_a_scored_target_is_refused_before_training(data_dir, english):
     count = english.count("test")
 
-    def make(L: int, stride: int) -> train.Experiment:
+    def make(L: int, stride: int) -> experiment.Experiment:
         config = helpers.tiny_config(data_dir, model__L=L, evaluation__stride=stride)
-        return train.Experiment.make(config, {"en": english}, make_mesh(8))
+        return experiment.Experiment.make(config, {"en": english}, make_mesh(8))
 
     # The first targets of a text are context: all of its count - 1 targets, or all but one.
     with pytest.raises(ValueError, match=rf"config\.evaluation\.stride={count + 8}"):
@@ -277,7 +277,7 @@ def test_bits_per_byte_count_the_bytes_of_the_scored_text(evaluator, params, eng
 @pytest.mark.parametrize("words", ["as_written", "reversed", "shuffled"])
 def test_windows_of_a_language_hold_the_bytes_of_its_text(data_dir, english, words):
     config = helpers.tiny_config(data_dir, languages__en2__words=words)
-    trainer = train.Experiment.make(config, {"en": english}, make_mesh(8))
+    trainer = experiment.Experiment.make(config, {"en": english}, make_mesh(8))
     found = {"validation": trainer.validation_windows()[1], "test": trainer.test_windows()[1]}
     bytes_t = {
         split: views.count_bytes(

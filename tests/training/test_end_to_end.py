@@ -91,7 +91,7 @@ def test_training_evaluation_and_alignment_compile_once_each(finished):
     compiled = collections.Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", log))
     assert compiled["train_step"] == 1
     # Of all targets of a validation window, and of the last ones of a test window.
-    assert compiled["_score"] == 2
+    assert compiled["_score_batch"] == 2
     # What measures alignment: of 10 and of 20 steps, with programs of the first time.
     records = [r for r in RunDirectory(finished).metrics() if "align/every" in r]
     assert records[0]["time/compile"] == pytest.approx(records[1]["time/compile"], abs=0.02)

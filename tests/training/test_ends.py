@@ -19,17 +19,21 @@ from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import train
+from imbalance_jax.training import ends, experiment, loop, pack, recorder, scoring
 
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def trainer(data_dir, english) -> train.Experiment:
+def trainer(data_dir, english) -> experiment.Experiment:
     changes = {"steps": STEPS, "model__N": 1, "log_every": 1, "checkpoint__every": 0}
     config = tiny_config(data_dir, **changes, evaluation__every=4, evaluation__stride=16)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    return train.Experiment.make(config, {"en": english}, mesh)
+    return experiment.Experiment.make(config, {"en": english}, mesh)
+
+
+def make_pack(trainer, path="unused") -> pack.Pack:
+    return pack.Pack([pack.PackMember("", trainer, RunDirectory(path))], trainer.mesh)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def compiled(trainer):
     with pytest.MonkeyPatch.context() as patch:  # no bits are compared, so this may be quick
         options = {"cpu": {"xla_backend_optimization_level": "0"}}
         patch.setattr(tuning, "COMPILER_OPTIONS", options)
-        return (*train.compile_programs(trainer), jax.tree.map(np.asarray, state))
+        return (*loop.compile_programs(make_pack(trainer)), jax.tree.map(np.asarray, state))
 
 
 @pytest.fixture
@@ -46,18 +50,21 @@ def programs(trainer, compiled, monkeypatch) -> types.SimpleNamespace:
     """What `train` uses in place of what it would compile anew."""
     update, evaluator, state = compiled
     found = types.SimpleNamespace(update=update, evaluator=evaluator)
-    monkeypatch.setattr(train, "compile_programs", lambda _: (found.update, found.evaluator))
+    monkeypatch.setattr(loop, "compile_programs", lambda _: (found.update, found.evaluator))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, trainer.abstract_state())
     monkeypatch.setattr(
-        train.Experiment, "init_state", lambda _: jax.device_put(state, shardings, may_alias=False)
+        experiment.Experiment,
+        "init_state",
+        lambda *_: jax.device_put(state, shardings, may_alias=False),
     )
     return found
 
 
-def start(trainer, run: RunDirectory, interrupts=None) -> None:
-    train.train_single_run(
-        trainer, run, train.RunTimer(), interrupts or distributed.SharedInterrupts()
-    )
+def start(trainer, run: RunDirectory, interrupts=None) -> str:
+    """Trains a run, and returns what went wrong, or nothing."""
+    interrupts = interrupts or distributed.SharedInterrupts()
+    failed = loop.train_members(make_pack(trainer, run.path), recorder.RunTimer(), interrupts)
+    return failed.get("", "")
 
 
 @pytest.fixture
@@ -79,8 +86,7 @@ def test_a_last_checkpoint_that_cannot_be_written_fails_the_run_and_loses_nothin
 ):
     run = RunDirectory(tmp_path / "run")
     small_files(20_000)
-    with pytest.raises(train.RunFailed, match="checkpoints: File too large.*ulimit -f"):
-        start(trainer, run)
+    assert re.search("checkpoints: File too large.*ulimit -f", start(trainer, run))
     small_files(resource.RLIM_INFINITY)
     details = run.read_json("FAILED.json")
     assert details["step"] == STEPS and details["error"] == "OSError"
@@ -103,10 +109,7 @@ def test_metrics_that_cannot_be_written_fail_the_run(trainer, programs, tmp_path
         log(self, step, metrics)
 
     monkeypatch.setattr(RunDirectory, "log", full)
-    with pytest.raises(
-        train.RunFailed, match="metrics.jsonl: No space left on device. Of the disk"
-    ):
-        start(trainer, run)
+    assert "metrics.jsonl: No space left on device. Of the disk" in start(trainer, run)
     assert run.read_json("FAILED.json")["error"] == "OSError"
 
 
@@ -130,8 +133,8 @@ def test_a_run_that_is_stopped_in_the_step_that_diverges_has_failed(trainer, pro
         return state, metrics | {"loss": np.float32("nan")} if len(steps) == 2 else metrics
 
     programs.update = diverge
-    with pytest.raises(train.RunFailed, match="The loss of step 2 is nan"):
-        start(trainer, run, Stop(lambda: len(steps) == 2))
+    failed = start(trainer, run, Stop(lambda: len(steps) == 2))
+    assert "The loss of step 2 is nan" in failed
     assert run.read_json("FAILED.json")["error"] == "FloatingPointError"
     assert run.steps() == []
 
@@ -148,7 +151,7 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
             return getattr(evaluator, name)
 
     programs.evaluator = Watched()
-    with pytest.raises(train.Preempted):  # of steps 0, 4 and 6
+    with pytest.raises(ends.Preempted):  # of steps 0, 4 and 6
         start(trainer, run, Stop(lambda: len(begun) == 3))
     assert run.newest_checkpoint() == STEPS and not run.has(STEPS, "eval/")
     programs.evaluator = evaluator
@@ -161,22 +164,32 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
     assert run.done and [r["step"] for r in run.metrics() if "eval/loss/en1" in r] == [0, 4, 6]
 
 
+def test_a_step_moves_no_array_that_the_loop_has_not_placed(trainer, programs, tmp_path):
+    update = programs.update
+    programs.update = lambda state, batch, maps: update(state, batch, np.asarray(maps))
+    failed = start(trainer, RunDirectory(tmp_path / "run"))
+    assert "Disallowed host-to-device transfer" in failed
+
+
 def test_progress_says_100_percent_when_the_run_is_scored_and_not_before(
     trainer, programs, tmp_path, monkeypatch, capsys
 ):
-    shown, show = [], train.Progress.show
+    shown, show = [], loop.Progress.show
 
     def note(self, done, text=""):
         shown.append((done / self._total, text))
         show(self, done, text)
 
-    monkeypatch.setattr(train.Progress, "show", note)
+    monkeypatch.setattr(loop.Progress, "show", note)
     start(trainer, RunDirectory(tmp_path / "run"))
     shares = [share for share, _ in shown]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
     assert {text for share, text in shown if share > 1 - 1e-9} == {"scoring the test split"}
     # A third of a step for each sequence of a step: what a forward pass takes.
-    costs = [trainer.cost_of_scoring(windows) for windows in trainer.scored_windows()]
+    costs = [
+        scoring.estimate_scoring_cost(trainer, windows)
+        for windows in scoring.list_scored_windows(trainer)
+    ]
     share_scored = next(share for share, text in shown if text == "scoring the test split")
     evaluations = 3 * 12 / 8 / 3
     expected = (STEPS + evaluations) / (STEPS + evaluations + sum(costs))
@@ -196,7 +209,7 @@ def test_running_out_of_memory_suggests_accumulation(data_dir):
 
     def flags(devices: int, **changes: object) -> list[str]:
         mesh = {"data": devices, "fsdp": 1}
-        said = train.explain_error(tiny_config(data_dir, **changes), error, mesh)
+        said = ends.explain_error(tiny_config(data_dir, **changes), error, mesh)
         return re.findall(r"--[a-z]+=\w+", said)
 
     assert flags(1) == ["--accumulate=2", "--remat=full"]
@@ -204,9 +217,9 @@ def test_running_out_of_memory_suggests_accumulation(data_dir):
     assert flags(8) == ["--remat=full"]  # one sequence each
     assert flags(8, model__remat="full") == []
     config = tiny_config(data_dir)
-    assert "This machine is out of memory" in train.explain_error(config, MemoryError(), ONE_DEVICE)
+    assert "This machine is out of memory" in ends.explain_error(config, MemoryError(), ONE_DEVICE)
     other = jax.errors.JaxRuntimeError("INTERNAL: RESOURCE_EXHAUSTED of a callback")
-    assert train.explain_error(config, other, ONE_DEVICE) == str(other)
+    assert ends.explain_error(config, other, ONE_DEVICE) == str(other)
 
 
 # What TensorStore says of a full disk, as a ValueError.
@@ -229,7 +242,7 @@ def test_a_full_disk_is_not_taken_for_memory(tmp_path, data_dir, monkeypatch):
     checkpoints.close()
     error = raised.value
     assert error.errno == errno.ENOSPC and not hardware.is_out_of_memory(error)
-    said = train.explain_error(tiny_config(data_dir), error, ONE_DEVICE)
+    said = ends.explain_error(tiny_config(data_dir), error, ONE_DEVICE)
     assert f"{tmp_path}/checkpoints: No space left on device. Of the disk of" in said
     assert "MB are free" in said and "accumulate" not in said
 

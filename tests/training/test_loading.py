@@ -21,7 +21,7 @@ from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.data import languages, sources
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import loading, train
+from imbalance_jax.training import experiment, init_from, loading
 
 TEXT = "The function returns the value of the argument, or None where there is no argument."
 
@@ -169,9 +169,9 @@ def going_on(begun: str, **changes: object) -> config_lib.Config:
 
 
 def check(config: config_lib.Config, english: sources.Source) -> None:
-    loading.check_init_from(config)
+    init_from.check_init_from(config)
     vocabulary = languages.build_vocabulary(config, {"en": english.pieces})
-    loading.check_vocabulary(config, vocabulary, {"en": english.model})
+    init_from.check_vocabulary(config, vocabulary, {"en": english.model})
 
 
 def test_the_same_languages_may_go_on_in_another_ratio_or_in_one_of_them(begun, english):
@@ -196,13 +196,13 @@ def test_clones_that_were_added_or_taken_away_are_refused_before_any_text_is_rea
         with pytest.raises(
             ValueError, match=f"has the languages en1, en2, and .* {config.tags[-1]}"
         ):
-            loading.check_init_from(config)
+            init_from.check_init_from(config)
 
 
 def test_rows_that_would_be_copied_from_nothing_are_refused(begun):
     copied = config_lib.LanguageConfig(clone_of="en1", rows="copied")
     with pytest.raises(ValueError, match=r"languages\.en2\.rows='copied' would copy nothing"):
-        loading.check_init_from(with_languages(begun, en2=copied))
+        init_from.check_init_from(with_languages(begun, en2=copied))
 
 
 def test_languages_of_other_ids_are_refused_with_a_piece_as_an_example(begun, english):
@@ -219,7 +219,7 @@ def test_another_size_of_tokenizer_is_refused_before_any_text_is_read(begun):
     tokenizer = dataclasses.replace(before.sources["en"].tokenizer, vocab_size=400)
     source = dataclasses.replace(before.sources["en"], tokenizer=tokenizer)
     with pytest.raises(ValueError, match=r"384 pieces of en1, .*en.tokenizer.vocab_size=400. Set"):
-        loading.check_init_from(going_on(begun, sources={"en": source}))
+        init_from.check_init_from(going_on(begun, sources={"en": source}))
 
 
 def test_another_tokenizer_of_the_same_size_is_refused_and_the_message_mends_it(
@@ -239,12 +239,12 @@ def test_another_tokenizer_of_the_same_size_is_refused_and_the_message_mends_it(
         return going_on(begun, sources={"en": source})
 
     with pytest.raises(ValueError, match="another tokenizer of en1: its piece 382 is") as refused:
-        loading.check_init_from(read_with(other))
+        init_from.check_init_from(read_with(other))
     with pytest.raises(ValueError, match="another tokenizer of en1: its piece 382 is"):
         vocabulary = languages.build_vocabulary(before, {"en": english.pieces})
-        loading.check_vocabulary(going_on(begun), vocabulary, {"en": other.read_bytes()})
+        init_from.check_vocabulary(going_on(begun), vocabulary, {"en": other.read_bytes()})
     path = str(refused.value).partition("config.sources.en.tokenizer.path=")[2].partition(",")[0]
-    loading.check_init_from(read_with(path))
+    init_from.check_init_from(read_with(path))
 
 
 def test_what_a_trainer_cannot_begin_with_is_refused_as_its_text_is_ready(
@@ -254,10 +254,10 @@ def test_what_a_trainer_cannot_begin_with_is_refused_as_its_text_is_ready(
     anchored = config_lib.LanguageConfig(clone_of="en1", anchors=0.5)
     config = with_languages(begun, en2=anchored)
     with pytest.raises(ValueError, match="other ids for"):
-        train.Experiment.of_run(config, RunDirectory(tmp_path / "new"), mesh)
+        experiment.Experiment.of_run(config, RunDirectory(tmp_path / "new"), mesh)
     same = going_on(begun)
     vocabulary = languages.build_vocabulary(same, {"en": english.pieces})
-    params = loading.restore_params(same, mesh, vocabulary, {"en": english.model})
+    params = init_from.restore_params(same, mesh, vocabulary, {"en": english.model})
     jax.tree.map(np.testing.assert_array_equal, params, imbalance_jax.load(begun).params)
 
 

@@ -17,7 +17,7 @@ from imbalance_jax.compute import sharding
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.config import Config
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import pack, train
+from imbalance_jax.training import experiment, pack
 
 STEPS = 20
 AXES = sharding.AXES
@@ -44,7 +44,7 @@ def alone(data_dir, english) -> list[list[float]]:
     update = make = None
     for seed in range(8):
         seeded = dataclasses.replace(config, seed=seed)
-        trainer = train.Experiment.make(seeded, {"en": english}, mesh)
+        trainer = experiment.Experiment.make(seeded, {"en": english}, mesh)
         make = make or step_lib.jit_init_state(config, trainer.vocabulary.size, mesh)
         state = trainer.init_state(make)
         update = update or trainer.compile_step(state)
@@ -65,7 +65,7 @@ def curves_on(shape: tuple[int, ...], data_dir: pathlib.Path, english) -> list[l
     members = [
         pack.PackMember(
             f"seed{seed}",
-            train.Experiment.make(
+            experiment.Experiment.make(
                 make_config(data_dir, seed, **sizes),
                 {"en": english},
                 sharding.make_one_member_mesh(mesh),
@@ -83,7 +83,7 @@ def curves_on(shape: tuple[int, ...], data_dir: pathlib.Path, english) -> list[l
             state_E, metrics_E = update(state_E, packed.place(step, alive_E), packed.map_EGU())
             losses_SE.append(np.asarray(metrics_E["loss"]))
         return np.transpose(losses_SE).tolist()
-    trainer, losses = members[0].trainer, []
+    trainer, losses = members[0].experiment, []
     state = trainer.init_state()
     step_of = trainer.compile_step(state)
     for step in range(STEPS):

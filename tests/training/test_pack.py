@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from helpers import ONE_DEVICE, tiny_config
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import NamedSharding
 
 from imbalance_jax import cli, main
 from imbalance_jax import config as config_lib
@@ -26,7 +27,7 @@ from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.config import Config, LanguageConfig, MeshConfig, pack_shape
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid, study_runner
-from imbalance_jax.training import pack, train
+from imbalance_jax.training import experiment, loop, pack, recorder
 
 # What members may differ in: ratio, stages, seed, anchors, and all of the learning rate.
 MEMBERS: dict[str, dict[str, Any]] = {
@@ -59,7 +60,7 @@ def make_pack(
         [
             pack.PackMember(
                 name,
-                train.Experiment.make(config, {"en": english}, alone, training=False),
+                experiment.Experiment.make(config, {"en": english}, alone, training=False),
                 RunDirectory(root / name),
             )
             for name, config in configs.items()
@@ -69,15 +70,12 @@ def make_pack(
 
 
 def train_pack(made: pack.Pack) -> dict[str, str]:
-    return pack.train_members(made, train.RunTimer(), distributed.SharedInterrupts())
+    return loop.train_members(made, recorder.RunTimer(), distributed.SharedInterrupts())
 
 
 def train_alone(config: Config, english: Any, path: pathlib.Path) -> None:
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = train.Experiment.make(config, {"en": english}, mesh)
-    train.train_single_run(
-        trainer, RunDirectory(path), train.RunTimer(), distributed.SharedInterrupts()
-    )
+    made = make_pack({"": config}, english, path)
+    assert made.way == "" and train_pack(made) == {}
 
 
 def saved(path: pathlib.Path, step: int) -> dict[str, np.ndarray]:
@@ -188,7 +186,7 @@ def bits(leaf: Any) -> np.ndarray:
 def initial(configs, english, tmp_path_factory) -> dict[str, Any]:
     """The members' first states, in NumPy."""
     made = make_pack(configs, english, tmp_path_factory.mktemp("initial"))
-    return {member.name: jax.device_get(member.trainer.init_state()) for member in made.members}
+    return {member.name: jax.device_get(member.experiment.init_state()) for member in made.members}
 
 
 def updated(made: pack.Pack, initial: Mapping[str, Any], steps: int) -> tuple[dict[str, Any], str]:
@@ -307,6 +305,31 @@ def test_a_state_goes_into_a_stack_and_out_of_it_bit_by_bit(configs, english, tm
         )
 
 
+def test_members_that_another_process_trains_meanwhile_are_refused(configs, english, tmp_path):
+    made = make_pack(configs, english, tmp_path)
+    assert made.find_start() == 0
+    (tmp_path / "decaying" / "checkpoints" / "4").mkdir(parents=True)
+    with pytest.raises(ValueError, match="cosine 0, decaying 4. Start this command again"):
+        made.find_start()
+
+
+def test_a_process_reads_the_rows_that_its_devices_hold(configs, english, tmp_path, monkeypatch):
+    configs = with_mesh(configs, member=2, data=2)
+    whole, part = (make_pack(configs, english, tmp_path, 4) for _ in range(2))
+    mine = set(part.mesh.devices[1, 1].flat)  # of the second member, the second half of its rows
+
+    def restrict(self: NamedSharding, shape: tuple[int, ...]) -> dict[jax.Device, Any]:
+        return {d: index for d, index in self.devices_indices_map(shape).items() if d in mine}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NamedSharding, "addressable_devices_indices_map", restrict)
+        assert [rows.tolist() for rows in part._rows_E] == [[], [4, 5, 6, 7]]
+    batches = [made.place(3, np.ones(2, bool)).batch for made in (whole, part)]
+    theirs_EBW, ours_EBW = (np.asarray(batch.ids_BW) for batch in batches)
+    assert (ours_EBW[1, 4:] == theirs_EBW[1, 4:]).all() and theirs_EBW[1, 4:].any()
+    assert not ours_EBW[0].any() and not ours_EBW[1, :4].any() and theirs_EBW[0].any()
+
+
 @pytest.fixture
 def study(configs, tmp_path) -> pathlib.Path:
     configs = configs | {"twin": configs["cosine"]}
@@ -324,7 +347,7 @@ def command(study, monkeypatch) -> Callable[..., int]:
         flags |= {"data_dir": None, "mesh": [], "devices": 0, "accumulate": 0, "remat": None}
         flags |= {"config": None, "workdir": None, "extend": False, "export": None}
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**flags))
-        return main._train_study_members()
+        return main.main()
 
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
@@ -342,7 +365,8 @@ def test_members_take_the_number_of_micro_batches_that_the_command_gives(
         ({"accumulate": 0, "remat": None}, (1, configs["cosine"].model.remat)),
     ):
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**given, **flags))
-        config, _ = main._read_member_configs()["cosine"]
+        (requested,) = main._read_study_runs()
+        config = requested.config
         assert (config.optimizer.accumulate, config.model.remat) == expected
         assert config_lib.build_run_identity(config) == config_lib.build_run_identity(
             configs["cosine"]
@@ -457,6 +481,19 @@ def test_runs_that_may_not_be_stacked_are_not_packed_by_a_study(data_dir, change
     assert len({pack_shape.compute_pack_key(config) for config in configs}) == 2
 
 
+def test_runs_whose_anchors_widen_the_vocabulary_are_not_packed_by_a_study(
+    data_dir, english, tmp_path
+):
+    own = {"vocabulary__separator": "own", "vocabulary__anchor_specials": "always"}
+    configs = {
+        f"anchors{share}": make_config(data_dir, **own, languages__en2__anchors=share)
+        for share in (0.0, 0.5)
+    }
+    with pytest.raises(ValueError, match=r"config\.vocabulary\.size"):
+        make_pack(configs, english, tmp_path)
+    assert len({pack_shape.compute_pack_key(config) for config in configs.values()}) == 2
+
+
 def test_runs_that_end_with_their_text_are_packed_if_they_read_the_same(data_dir):
     stop = {"mixture__on_exhaustion": "stop"}
     more = {"mixture__ratio": {"en1": 1, "en2": 1}}
@@ -467,8 +504,9 @@ def test_runs_that_end_with_their_text_are_packed_if_they_read_the_same(data_dir
 
 def test_a_run_that_weights_and_biases_follows_is_trained_alone(data_dir, english, tmp_path):
     config = make_config(data_dir, mirrors=("wandb",))
+    assert make_pack({"": config}, english, tmp_path).way == ""
     with pytest.raises(ValueError, match=r"one: config\.mirrors has 'wandb'"):
-        make_pack({"one": config}, english, tmp_path)
+        make_pack({"one": config, "other": config}, english, tmp_path)
     runs = {name: grid.RunSpec(config, cell="r") for name in ("r_s0", "r_s1")}
     study = grid.StudyConfig("Two.", unit_tokens=1, runs=runs)
     assert study_runner.group_into_packs(study, list(runs), 8) == [("r_s0",), ("r_s1",)]

@@ -25,7 +25,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
-from imbalance_jax.training import train
+from imbalance_jax.training import experiment, loop, pack, recorder
 
 STEPS = 24
 # Of fp32 sums in another order: 1, 2 or 4 devices add up parts of a batch.
@@ -45,6 +45,7 @@ Stream.batch = hurt
 STOPPED = AT_STEP.format(step=7, what="os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)")
 BROKEN = AT_STEP.format(step=7, what="raise OSError('the disk of process 1 is gone')")
 KILLED = AT_STEP.format(step=7, what="os.kill(os.getpid(), signal.SIGKILL)")
+# What process 0 cannot write of one of two runs.
 UNLOGGED = """
 from imbalance_jax.runs import RunDirectory
 log = RunDirectory.log
@@ -53,6 +54,27 @@ def fail(self, step, metrics):
         raise OSError(28, "no space", "metrics.jsonl")
     log(self, step, metrics)
 RunDirectory.log = fail
+"""
+UNPRINTED = """
+from imbalance_jax.runs.progress import Progress
+line = Progress.line
+def fail(self, text):
+    if text.startswith("r_s1: step") and os.environ["IMB_PROCESS_ID"] == "0":
+        raise OSError(28, "no space", "stdout")
+    line(self, text)
+import os
+Progress.line = fail
+"""
+# Each process holds one member, whose seed is the number of the process. (Of step 0, any row says
+# what all are like.)
+OWN_ROWS = """
+import os
+from imbalance_jax.data.order.stream import Stream
+batch = Stream.batch
+def check(self, step, *rows):
+    assert step == 0 or self._config.seed == int(os.environ["IMB_PROCESS_ID"])
+    return batch(self, step, *rows)
+Stream.batch = check
 """
 REFUSING = """
 import os
@@ -112,10 +134,10 @@ def start_together(count: int, code: str, args: tuple[str, ...]) -> list[tuple[i
 
 def train_alone(config: Config, english, path: pathlib.Path) -> None:
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = train.Experiment.make(config, {"en": english}, mesh)
-    train.train_single_run(
-        trainer, RunDirectory(path), train.RunTimer(), distributed.SharedInterrupts()
-    )
+    trainer = experiment.Experiment.make(config, {"en": english}, mesh)
+    member = pack.PackMember("", trainer, RunDirectory(path))
+    interrupts = distributed.SharedInterrupts()
+    assert not loop.train_members(pack.Pack([member], mesh), recorder.RunTimer(), interrupts)
 
 
 def losses(path: pathlib.Path) -> dict[tuple[int, str], float]:
@@ -223,15 +245,22 @@ def two_seeds(path: pathlib.Path, config: Config) -> tuple[StudyDirectory, tuple
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "file", "step"),
+    [
+        pytest.param(UNLOGGED, "metrics.jsonl", 12, id="unlogged"),  # where all learn of it
+        pytest.param(UNPRINTED, "stdout", 0, id="unprinted"),
+    ],
+)
 def test_a_member_that_cannot_be_written_is_left_behind_by_all_processes(
-    tmp_path, alone, data_dir, english
+    tmp_path, alone, data_dir, english, code, file, step
 ):
     directory, args = two_seeds(tmp_path, make_config(data_dir))
-    ended = start_together(2, UNLOGGED, args)
+    ended = start_together(2, code, args)
     assert [code for code, _ in ended] == [cli.FAILED] * 2, ended
-    assert "r_s1: metrics.jsonl: No space left on device" in ended[0][1]
+    assert f"r_s1: {file}: No space left on device" in ended[0][1]
     failed = directory.run("r_s1").read_json("FAILED.json")
-    assert (failed["error"], failed["step"]) == ("OSError", 12)  # where all learn of it
+    assert (failed["error"], failed["step"]) == ("OSError", step)
     assert_same_run(pathlib.Path(directory.run("r_s0").path), alone)
 
 
@@ -244,7 +273,7 @@ def test_a_pack_on_two_processes_is_stopped_and_goes_on_to_the_runs_alone(
     assert [code for code, _ in ended] == [cli.PREEMPTED] * 2, ended
     saved = [directory.run(name).newest_checkpoint() for name in ("r_s0", "r_s1")]
     assert saved[0] == saved[1] and 8 <= saved[0] < STEPS
-    ended = start_together(2, "", args)
+    ended = start_together(2, OWN_ROWS, args)
     assert [code for code, _ in ended] == [cli.DONE] * 2, ended
     assert_same_run(pathlib.Path(directory.run("r_s0").path), alone)
     assert directory.run("r_s1").done

@@ -26,7 +26,7 @@ from imbalance_jax.report import record, transfer_section
 from imbalance_jax.report import run_page as page
 from imbalance_jax.report.study.alignment_panels import make_transfer_panels
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import loading
+from imbalance_jax.training import init_from, loading
 from imbalance_jax.transfer import __main__ as command
 from imbalance_jax.transfer import finetune as transfer
 from imbalance_jax.transfer.finetune import ClassifierTrainer, EncodedExamples, FineTuningSettings
@@ -733,10 +733,10 @@ def test_a_run_goes_on_in_one_language_and_its_page_has_what_the_others_lost(
     assert config.mixture.ratio == {"en1": 0, "en2": 1} and config.evaluation.every == 3
     assert config.optimizer.peak_lr == pytest.approx(before.optimizer.peak_lr / 10)
     assert (config.sources, config.model) == (before.sources, before.model)
-    loading.check_init_from(config)
+    init_from.check_init_from(config)
     wrong = dataclasses.replace(config, init_from=f"{run_directory}@7")
     with pytest.raises(ValueError, match=r"has no checkpoint of step 7. It has: \[0\]"):
-        loading.check_init_from(wrong)
+        init_from.check_init_from(wrong)
     run = RunDirectory(tmp_path / "on")
     run.claim(config)
     run.log(0, {"eval/loss/en1": 3.0, "eval/loss/en2": 4.0})

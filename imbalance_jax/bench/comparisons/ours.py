@@ -22,7 +22,7 @@ def main() -> None:
     from imbalance_jax.config import costs
     from imbalance_jax.data import prepare
     from imbalance_jax.runs.code_versions import get_code_versions
-    from imbalance_jax.training.train import Experiment
+    from imbalance_jax.training.experiment import Experiment
 
     case = case_lib.parse_case(asked["case"])
     mesh = sharding.make_mesh(case.config.mesh, jax.devices())

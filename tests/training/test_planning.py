@@ -8,7 +8,7 @@ import jax
 
 from imbalance_jax.compute import sharding, step
 from imbalance_jax.config import MeshConfig
-from imbalance_jax.training import placement
+from imbalance_jax.training import planning
 
 UNITS = {"B": 1, "KB": 1e3, "MB": 1e6}
 
@@ -17,7 +17,7 @@ def test_the_table_says_what_a_device_really_holds():
     config = helpers.tiny_config(pathlib.Path("unused"))
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), jax.devices())
     lines = list(
-        placement.render_sharding_table(step.make_abstract_state(config, 96, mesh), mesh, (8, 17))
+        planning.render_sharding_table(step.make_abstract_state(config, 96, mesh), mesh, (8, 17))
     )
     state = step.jit_init_state(config, 96, mesh)(jax.random.key(0))
     held = {

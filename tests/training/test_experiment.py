@@ -1,4 +1,4 @@
-"""Behaviours of train.py that need no training: what a run is scored on, and how."""
+"""Behaviours of an experiment that need no training: what a run is scored on, and how."""
 
 import dataclasses
 
@@ -14,19 +14,19 @@ from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import planning, train
+from imbalance_jax.training import experiment, planning, scoring
 
 
-def make_trainer(config: config_lib.Config) -> train.Experiment:
+def make_trainer(config: config_lib.Config) -> experiment.Experiment:
     prepared = prepare.prepare_run_sources(config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    return train.Experiment.make(
+    return experiment.Experiment.make(
         config, prepared, mesh, parallel.prepare_all_parallel_sets(config, prepared)
     )
 
 
 @pytest.fixture(scope="module")
-def toys(tmp_path_factory) -> train.Experiment:
+def toys(tmp_path_factory) -> experiment.Experiment:
     """Two toy languages of a merged vocabulary, a clone of the second, and their pairs."""
     sources = {}
     for index, name in enumerate(("toy0", "toy1")):
@@ -66,33 +66,33 @@ def nats_of(trainer, params, tag) -> float:
 def test_what_an_earlier_version_made_is_refused_before_a_run_goes_on(tmp_path, data_dir, english):
     config, run = tiny_config(data_dir), RunDirectory(tmp_path)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    made = train.Experiment.of_run(config, run, mesh).vocabulary
+    made = experiment.Experiment.of_run(config, run, mesh).vocabulary
     run.write_bytes("vocabulary.npz", made.to_bytes())
-    train.Experiment.of_run(config, run, mesh)
+    experiment.Experiment.of_run(config, run, mesh)
     run.write_bytes("vocabulary.npz", dataclasses.replace(made, map_GU=made.map_GU + 1).to_bytes())
     with pytest.raises(ValueError, match="gave its languages other ids of the model"):
-        train.Experiment.of_run(config, run, mesh)
+        experiment.Experiment.of_run(config, run, mesh)
     about = {"fingerprint": english.fingerprint}  # of text in a format without a number
     run.write_json("provenance.json", {"sources": {"en": about}})
     with pytest.raises(ValueError, match="prepares source en in another format"):
-        train.Experiment.of_run(config, run, mesh)
+        experiment.Experiment.of_run(config, run, mesh)
 
 
 def test_a_run_goes_on_with_the_ratio_that_it_has_and_with_no_other_text(tmp_path, data_dir):
     config = tiny_config(data_dir, mixture__temperature=1.0, mixture__ratio={})
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     run = RunDirectory(tmp_path / "run")
-    assert dict(train.Experiment.of_run(config, run, mesh).config.mixture.ratio) == {
+    assert dict(experiment.Experiment.of_run(config, run, mesh).config.mixture.ratio) == {
         "en1": 500,
         "en2": 500,
     }
     ratio = {"en1": 501, "en2": 499}  # as another version would have rounded it
     run.claim(tiny_config(data_dir, mixture__temperature=1.0, mixture__ratio=ratio))
     run.release()
-    assert dict(train.Experiment.of_run(config, run, mesh).config.mixture.ratio) == ratio
+    assert dict(experiment.Experiment.of_run(config, run, mesh).config.mixture.ratio) == ratio
     refused = "the study was begun with the text of fingerprint 0123"
     with pytest.raises(ValueError, match=refused):
-        train.Experiment.of_run(config, RunDirectory(tmp_path / "other"), mesh, {"en": "0123"})
+        experiment.Experiment.of_run(config, RunDirectory(tmp_path / "other"), mesh, {"en": "0123"})
     with pytest.raises(ValueError, match=refused):
         prepare.prepare_runs({"r": config}, {"r": {"en": "0123"}})
 
@@ -105,7 +105,7 @@ def test_a_run_says_of_its_text_what_the_ratio_alone_does_not_show(data_dir, eng
     plain["mixture"] |= {"content": "disjoint", "ratio": {"en1": 1, "en2": 0}}
     config = config_lib.resolve_config(plain)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = train.Experiment.make(config, {"en": english, "same": english}, mesh)
+    trainer = experiment.Experiment.make(config, {"en": english, "same": english}, mesh)
     said = planning.describe_planned_run(trainer)
     assert "\n  en2 gets none of the 160 sequences of this run: its ratio is 0" in said
     assert "\n  100.0% of the documents of same have an id that another source has too" in said
@@ -124,12 +124,12 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
             "pairs_P": pairs.pairs_P[-5:],
         }
     )
-    trainer = train.Experiment(
+    trainer = experiment.Experiment(
         toys.config, toys.sources, toys.stream, toys.vocabulary, toys.mesh, {"both": few}
     )
     state = trainer.init_state()
     windows = trainer.parallel_windows(few)
-    scores = train._score_parallel_set(
+    scores = scoring.score_parallel_set(
         trainer, trainer.evaluator(), state, few, windows, lambda share: None
     )
     assert scores["pairs"] == few.pairs_P.sum() > 5
@@ -181,9 +181,9 @@ def test_a_language_of_other_words_is_left_out_of_the_parallel_texts(toys):
 def test_a_clone_with_copied_rows_starts_with_those_of_its_parent(data_dir, english):
     config = tiny_config(data_dir, languages__en2__rows="copied")
     mesh = sharding.make_mesh(config.mesh, jax.devices())
-    trainer = train.Experiment.make(config, {"en": english}, mesh)
+    trainer = experiment.Experiment.make(config, {"en": english}, mesh)
     params, alone = trainer.init_state().params, tiny_config(data_dir)
-    plain = train.Experiment.make(alone, {"en": english}, mesh).init_state().params
+    plain = experiment.Experiment.make(alone, {"en": english}, mesh).init_state().params
     en1_U, en2_U = trainer.vocabulary.map_GU
     for name in ("embed_VD", "head_VD"):
         table, before = np.asarray(params[name]), np.asarray(plain[name])

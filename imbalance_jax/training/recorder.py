@@ -1,0 +1,179 @@
+"""The records of a run's steps, and the time of its parts."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imbalance_jax.compute import hardware
+from imbalance_jax.compute import hosts as distributed
+from imbalance_jax.data.order.audit import OrderAudit
+from imbalance_jax.runs import mirrors
+from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.training.experiment import Experiment
+
+
+class RunTimer:
+    """Seconds spent in each part of a run, over all its starts."""
+
+    PARTS = ("setup", "compile", "data", "evaluate", "align", "checkpoint")
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._total_before = 0.0
+        self.seconds = dict.fromkeys(self.PARTS, 0.0)
+
+    def add_earlier_starts(self, before: Mapping[str, float]) -> None:
+        """Adds the seconds of earlier starts of the run, from their last record."""
+        self._total_before = before.get("time/total", 0.0)
+        for part in self.PARTS:
+            self.seconds[part] += before.get(f"time/{part}", 0.0)
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.monotonic() - began
+
+    def shift(self, part: str, other: str, seconds: float) -> None:
+        """Counts seconds of one part as those of another."""
+        self.seconds[part] -= seconds
+        self.seconds[other] += seconds
+
+    @property
+    def total(self) -> float:
+        return self._total_before + time.monotonic() - self._began
+
+    @property
+    def running(self) -> float:
+        """Seconds of everything but setup and compilation."""
+        return max(self.total - self.seconds["setup"] - self.seconds["compile"], 1e-9)
+
+    @property
+    def training(self) -> float:
+        """Seconds that no part claims."""
+        return self.total - sum(self.seconds.values())
+
+    def metrics(self) -> dict[str, float]:
+        """Returns time/<part>; seconds that no part claims are training."""
+        seconds = self.seconds | {"train": self.training, "total": self.total}
+        return {f"time/{part}": round(value, 3) for part, value in seconds.items()}
+
+
+class MetricsRecorder:
+    """Adds up the metrics of a run's steps, and writes a record every `config.log_every` steps.
+
+    `start`, `sent`: as for `RunProgress`. `errors` keeps those of writing.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        run: RunDirectory,
+        times: RunTimer,
+        start: int,
+        sent: int,
+        errors: distributed.WriterErrors,
+    ) -> None:
+        self._trainer, self._run, self._times, self._errors = experiment, run, times, errors
+        self._audit = OrderAudit(experiment.config, experiment.stream)
+        names = experiment.config.mirrors if distributed.is_writer() else ()
+        self._peak = hardware.get_peak_flops(experiment.settled_model().dtype).value
+        with distributed.propagate_errors():
+            if distributed.is_writer():
+                self._audit.resume(run.metrics(), start)
+            self._mirrors = mirrors.Mirrors(names, run, experiment.config, start, sent)
+        self.newest: dict[str, Any] = {}  # the newest record of training
+        self._reset()
+
+    def _reset(self) -> None:
+        G = len(self._trainer.config.tags)
+        self._loss_G, self._tokens_G, self._steps = np.zeros(G), np.zeros(G), 0
+        self._began, self._parts = time.monotonic(), dict(self._times.seconds)
+
+    def read(self, done: int, values: Mapping[str, Any]) -> None:
+        """Adds up the metrics of a step, which are on the host.
+
+        Raises:
+          FloatingPointError: its loss or gradient is not finite.
+        """
+        if not np.isfinite(values["loss"] + values["grad_norm"]):
+            raise FloatingPointError(
+                f"The loss of step {done} is {values['loss']}, its gradient norm "
+                f"{values['grad_norm']}. In another --workdir, lower config.optimizer.peak_lr or "
+                "set config.optimizer.clip_norm=1."
+            )
+        with self._errors.kept():
+            if distributed.is_writer():
+                self._audit.follow()
+        self._loss_G += values["loss_G"]
+        self._tokens_G += values["tokens_G"]
+        self._steps += 1
+        if is_step_due(done, self._trainer.config.log_every) or done == self._trainer.stream.steps:
+            self.newest = self._record(values)
+            self.write(done, self.newest)
+            self._reset()
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """Writes a record to the run directory and its mirrors, from one process."""
+        with self._errors.kept():
+            if distributed.is_writer():
+                self._run.log(step, record)
+        numbers = {name: value for name, value in record.items() if not isinstance(value, str)}
+        self._mirrors.log(step, numbers)
+
+    def close(self) -> None:
+        self._mirrors.close()
+
+    def _record(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the metrics of the steps since the last record; losses are their means."""
+        tags, L = self._trainer.config.tags, self._trainer.config.model.L
+        tokens = float(self._tokens_G.sum())
+        parts = {part: s - self._parts[part] for part, s in self._times.seconds.items()}
+        away = sum(parts[name] for name in ("evaluate", "align", "checkpoint", "compile"))
+        elapsed = max(time.monotonic() - self._began - away, 1e-9)
+        flops = self._trainer.flops_per_step() * self._steps
+        record = {"train/loss": float(self._loss_G.sum()) / tokens}
+        for g, tag in enumerate(tags):
+            if self._tokens_G[g]:
+                record[f"train/loss/{tag}"] = float(self._loss_G[g] / self._tokens_G[g])
+            record[f"train/tokens/{tag}"] = int(values["trained_G"][g]) * L
+        return record | {
+            "train/grad_norm": float(values["grad_norm"]),
+            "train/learning_rate": float(values["learning_rate"]),
+            "perf/tokens_per_second": tokens / elapsed,
+            "perf/mfu": flops / elapsed / self._peak,
+            "perf/data_wait_fraction": parts["data"] / elapsed,
+            **self._audit.metrics(),
+            **self._times.metrics(),
+        }
+
+
+def describe_newest_records(records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the newest records of training of one member or of several, in a few words."""
+    if not records or not all(records):
+        return ""
+    speed = sum(record["perf/tokens_per_second"] for record in records)
+    if len(records) > 1:
+        losses = [record["train/loss"] for record in records]
+        return (
+            f"loss {min(losses):.3f} to {max(losses):.3f}   {len(records)} runs   "
+            f"{speed:,.0f} tokens/s together"
+        )
+    (record,) = records
+    prefix = "train/loss/"
+    losses = [
+        f"{name.removeprefix(prefix)} {value:.3f}"
+        for name, value in record.items()
+        if name.startswith(prefix)
+    ]
+    return f"loss {'  '.join(losses)}   {speed:,.0f} tokens/s   MFU {record['perf/mfu']:.0%}"
+
+
+def is_step_due(done: int, every: int) -> bool:
+    """Whether a step is one of every `every`; with 0 none is."""
+    return every > 0 and done % every == 0
