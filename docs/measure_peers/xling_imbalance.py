@@ -5,7 +5,7 @@
     python xling_imbalance.py --code=xling-imbalance [--compile] [--flash] < case.json
 
 Model, learning rates and config are imported from the checkout. The step does what its trainer's
-does between two batches, logging aside. `__init__.py` beside this file has the protocol.
+does between two batches, logging aside. `compare.py` beside this file has the protocol.
 """
 
 import argparse

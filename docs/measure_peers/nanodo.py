@@ -5,7 +5,7 @@
     python nanodo.py --code=nanodo < case.json
 
 Config, model, loss, optimizer, state and the jitted step of its Trainer are imported from the
-checkout. `__init__.py` beside this file has the protocol.
+checkout. `compare.py` beside this file has the protocol.
 """
 
 import argparse
