@@ -4,10 +4,10 @@
         --against="TORCH_PYTHON docs/measure_peers/xling_imbalance.py --code=CHECKOUT" \
         --against="JAX_PYTHON docs/measure_peers/nanodo.py --code=CHECKOUT"
 
-This script needs imbalance_jax, and starts `ours.py` for it. The others are scripts for environments
-of their own, which need not have this package; each drives the code of a checkout that lies
-elsewhere and holds none of that code itself. Every program is a process of its own, and they take
-turns, A B A B: the speed of a machine changes meanwhile, so a ratio is taken within each round.
+This script needs imbalance_jax, and starts `ours.py` for it. The others run in environments of
+their own, which need not have this package; each drives the code of a checkout that lies elsewhere
+and holds none of that code itself. Every program is a process of its own, and they take turns,
+A B A B: the speed of a machine changes meanwhile, so a ratio is taken within each round.
 
 A program is any command that speaks this protocol. Its stdin is one JSON object, the case:
 

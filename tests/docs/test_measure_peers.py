@@ -1,9 +1,9 @@
 """Other programs take turns with ours, need nothing of ours, and say in a sentence what they lack."""
 
+import importlib.util
 import json
 import os
 import pathlib
-import runpy
 import subprocess
 import sys
 
@@ -13,8 +13,11 @@ from helpers import ONE_DEVICE, ROOT
 from imbalance_jax.bench import case as case_lib
 
 FOLDER = ROOT / "docs" / "measure_peers"
-# The names of compare.py, which is a script and no part of the package.
-COMPARE = runpy.run_path(str(FOLDER / "compare.py"))
+# A script, and no part of the package.
+_SPEC = importlib.util.spec_from_file_location("compare", FOLDER / "compare.py")
+assert _SPEC and _SPEC.loader
+compare = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(compare)
 # What each driver looks for in a checkout, and the first package that it needs.
 DRIVERS = {
     "xling_imbalance.py": ("languini/projects/gpt/model.py", "torch"),
@@ -47,14 +50,14 @@ def other(tmp_path):
     return command
 
 
-def compare(ours: list[str], other: str, monkeypatch, **options):
-    monkeypatch.setitem(COMPARE["compare_programs"].__globals__, "OURS", ours)
-    return COMPARE["compare_programs"](case_lib.parse_case("demo:2:4"), [other], **options)
+def compare_with(ours: list[str], other: str, monkeypatch, **options):
+    monkeypatch.setattr(compare, "OURS", ours)
+    return compare.compare_programs(case_lib.parse_case("demo:2:4"), [other], **options)
 
 
 def test_programs_take_turns_and_ratios_are_within_a_round(other, tmp_path, monkeypatch):
     lines = []
-    found = compare(
+    found = compare_with(
         other("a", 1.0),
         " ".join(other("b", 3.0)),
         monkeypatch,
@@ -68,14 +71,14 @@ def test_programs_take_turns_and_ratios_are_within_a_round(other, tmp_path, monk
     assert theirs["seconds_per_step"] == [[3.0] * 2, [6.0] * 2, [9.0] * 2]
     assert (theirs["ratio"], theirs["ratio_least"], theirs["ratio_most"]) == (3.0, 3.0, 3.0)
     assert theirs["seconds"] == 6.0 and ours["ratio"] == 1.0
-    text = "\n".join(COMPARE["describe_comparison"](found))
+    text = "\n".join(compare.describe_comparison(found))
     # 4 x 64 tokens in 6 s at 100 FLOPs each, of a peak of 2,000 FLOP/s.
     assert "ours is 3.00 times as fast (3.00 to 3.00)" in text and "213%" in text
 
 
 def test_a_program_reads_the_sizes_of_the_case():
     case = case_lib.parse_case("mini:2:4 model.N=3")
-    request = COMPARE["describe_case"](case, "float32", 7)
+    request = compare.describe_case(case, "float32", 7)
     assert {name: request[name] for name in ("B", "L", "D", "H", "K", "F", "N", "V", "steps")} == {
         **{"B": 4, "L": 512, "D": 512, "H": 8, "K": 32, "F": 2048, "N": 3},
         **{"V": 32_768, "steps": 7},
@@ -93,11 +96,11 @@ def test_a_program_reads_the_sizes_of_the_case():
 )
 def test_a_program_that_fails_is_named_with_what_it_said(command, expected, other, monkeypatch):
     with pytest.raises(ValueError, match=expected):
-        compare(other("a", 1.0), command, monkeypatch, rounds=1, steps=1)
+        compare_with(other("a", 1.0), command, monkeypatch, rounds=1, steps=1)
 
 
 def run_driver(program: str, code: pathlib.Path) -> subprocess.CompletedProcess:
-    request = COMPARE["describe_case"](case_lib.parse_case("demo:2:4"), "float32", 1)
+    request = compare.describe_case(case_lib.parse_case("demo:2:4"), "float32", 1)
     # -S: an environment in which nothing is installed, this package included.
     command = [sys.executable, "-S", str(FOLDER / program), f"--code={code}"]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -127,7 +130,7 @@ def test_a_missing_package_is_one_sentence_that_says_what_to_install(program, tm
 def test_ours_speaks_the_protocol_that_it_asks_of_others(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE)
     case = case_lib.parse_case("demo:2:2 model.L=16 model.D=16 model.F=16 model.N=1 model.K=8")
-    found = COMPARE["run_program"](COMPARE["OURS"], COMPARE["describe_case"](case, "float32", 2))
+    found = compare.run_program(compare.OURS, compare.describe_case(case, "float32", 2))
     assert len(found["seconds_per_step"]) == 2 and found["dtype"] == "float32"
     assert json.dumps(found) and found["matmul_peak"]["best"] >= found["matmul_peak"]["median"] > 0
     # Of a model that has seen made-up words for three steps: less than a uniform guess.
