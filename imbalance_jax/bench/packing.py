@@ -106,13 +106,11 @@ def _vary_config(config: Config, n: int) -> Config:
 def make_pack_loop(pack: Pack, update: jax.stages.Compiled) -> training.StepLoop:
     """Returns the loop of a pack, at its first step."""
     alive_E = np.arange(pack.size) < len(pack.members)
-    return training.StepLoop(
-        pack.init_state(),
-        update,
-        lambda step: pack.place(step, alive_E),
-        pack.map_EGU(),
-        pack.steps,
-    )
+
+    def place(step: int) -> Any:
+        return pack.place(step, alive_E)
+
+    return training.StepLoop(pack.init_state(), update, place, pack.map_EGU(), pack.steps)
 
 
 def time_in_turn(loops: dict[str, training.StepLoop], seconds: float) -> dict[str, list[float]]:

@@ -5,9 +5,9 @@ is what a run will take. The time is a bound from below: that of the matrix prod
 peak, or of reading and writing the state at its bandwidth, whichever takes longer. No step is
 faster than that; how much slower, only a TPU tells.
 
-XLA's own count of FLOPs and bytes stands beside it and is no bound. It counts a loop once, so that of
-N scanned layers and of the chunks of the loss it has one of each; it leaves out what is inside Pallas
-kernels; and its bytes are also those of the chip's own memory (VMEM).
+XLA's own count of FLOPs and bytes stands beside it and is no bound. It counts a loop once, so that
+it has one of N scanned layers and one of the chunks of the loss. It leaves out what is inside
+Pallas kernels, and its bytes are also those of the chip's own memory (VMEM).
 """
 
 import dataclasses
@@ -217,9 +217,8 @@ def describe_topology_step(figures: Mapping[str, Any]) -> Iterator[str]:
     """Yields what `measure_step_on_topology` returns as lines of a table."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in figures["mesh"].items() if size > 1)
     slices = f" in {figures['slices']} slices" if figures["slices"] > 1 else ""
-    yield f"{figures['topology']}: {figures['chips']} chips{slices}" + (
-        f" ({mesh})" if mesh else ""
-    )
+    sizes = f" ({mesh})" if mesh else ""
+    yield f"{figures['topology']}: {figures['chips']} chips{slices}{sizes}"
     if "error" in figures:
         yield f"  does not fit {figures['hbm'] / 1e9:.1f} GB a chip: {figures['error']}"
         return

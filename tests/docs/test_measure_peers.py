@@ -1,4 +1,4 @@
-"""Other programs take turns with ours, need nothing of ours, and say in a sentence what they lack."""
+"""Other programs take turns with ours, and say in a sentence what they lack."""
 
 import importlib.util
 import json
