@@ -15,12 +15,14 @@ where it lay. In reversed and permuted text so does every line: window w of the 
 window w of the other says, up to what a block carries over the edge.
 """
 
+from typing import Any
+
 import numpy as np
 
 from imbalance_jax.config import LanguageConfig
 from imbalance_jax.data import flat
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.data.order.mixture import derive_key, draw_bits
+from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits
 from imbalance_jax.data.sources import Source, compute_bytes_per_id
 from imbalance_jax.data.text.synthetic import SyntheticSource
 
@@ -28,11 +30,17 @@ _CHUNK = 1 << 20  # ids that are put in order at once; no word changes places be
 VERSION = 1  # raise it when the same text and config begin to yield another order
 
 
-def load_language_tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
-    """Returns the ids of a split as a language has them, as one memory-mapped array."""
+def load_language_tokens(
+    source: Source | SyntheticSource, split: str, language: LanguageConfig
+) -> Any:
+    """Returns the ids of a split as a language has them, as one memory-mapped array.
+
+    Synthetic text to train on has no end, and is the `synthetic.LazyTokens` of its source.
+    """
     ids = source.tokens(split)
     if language.words == "as_written":
         return ids
+    assert not isinstance(source, SyntheticSource), "the config refuses it"
     block = language.words_block if language.words != "shuffled" else 0
     path = source.cached(f"{split}-{language.words}-{block}-v{VERSION}.tokens")
     order = WordOrder(source.pieces, language.words, language.words_block)
@@ -47,6 +55,15 @@ def load_language_tokens(source: Source, split: str, language: LanguageConfig) -
             first += len(chunk)
 
     return flat.load_or_make_array(path, ids.dtype, len(ids), make)
+
+
+def load_held_out_tokens(
+    source: Source | SyntheticSource, split: str, language: LanguageConfig
+) -> np.ndarray:
+    """Returns the ids of a held-out split as a language has them; all sources have an end there."""
+    ids = load_language_tokens(source, split, language)
+    assert isinstance(ids, np.ndarray)
+    return ids
 
 
 def count_bytes(

@@ -21,9 +21,8 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data import languages
-from imbalance_jax.data import word_order as views
-from imbalance_jax.data.order.mixture import derive_key, draw_bits
+from imbalance_jax.data import languages, word_order
+from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits
 from imbalance_jax.data.sources import Source
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.synthetic import SyntheticSource
@@ -148,12 +147,12 @@ class Corpus:
     source: AnySource
     # All ids of the source's, in this language's order of words.
     tokens: np.ndarray | synthetic.LazyTokens
-    mine_n: np.ndarray | None  # which documents of the source are in it; None is all
+    chosen_n: np.ndarray | None  # which documents of the source are in it; None is all
 
     def text(self) -> TokenSequence:
         if not isinstance(self.tokens, np.ndarray):
             return self.tokens
-        if self.mine_n is None:
+        if self.chosen_n is None:
             return TokenArray(self.tokens)
         return JoinedDocuments(self.tokens, *self.documents())
 
@@ -169,9 +168,9 @@ class Corpus:
         """Returns the starts and lengths, with separators, of the documents in it."""
         starts_n = self.source.documents("train")["start"]
         lengths_n = np.diff(starts_n, append=len(self.tokens))
-        if self.mine_n is None:
+        if self.chosen_n is None:
             return starts_n, lengths_n
-        return starts_n[self.mine_n], lengths_n[self.mine_n]
+        return starts_n[self.chosen_n], lengths_n[self.chosen_n]
 
 
 def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corpus]:
@@ -195,7 +194,7 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
     for tag, name in zip(config.tags, names, strict=True):
         source = sources[name]
         sharing = [t for t, n in zip(config.tags, names, strict=True) if n == name]
-        pool, mine_n = name, mine[name]
+        pool, chosen_n = name, mine[name]
         if config.mixture.switch == "document" and len(sharing) > 1:
             ids_n = source.documents("train")["id"]
             pool = f"{name}/{tag}"
@@ -203,14 +202,10 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
                 derive_key(config.data_seed, "switch"), ids_n, [demand[t] for t in sharing]
             )
             given_n = owner_n == sharing.index(tag)
-            mine_n = given_n if mine_n is None else given_n & mine_n
+            chosen_n = given_n if chosen_n is None else given_n & chosen_n
         language = config.languages[tag]
-        tokens = (
-            source.tokens("train")
-            if isinstance(source, SyntheticSource)
-            else views.load_language_tokens(source, "train", language)
-        )
-        found.append(Corpus(pool, source, tokens, mine_n))
+        tokens = word_order.load_language_tokens(source, "train", language)
+        found.append(Corpus(pool, source, tokens, chosen_n))
     return found
 
 
@@ -257,9 +252,9 @@ def measure_taken_documents(parted: Sequence[Corpus]) -> dict[str, float]:
     """Returns the share of each source's documents that none of its languages is trained on."""
     kept: dict[str, np.ndarray] = {}
     for corpus in parted:
-        if corpus.mine_n is not None:
+        if corpus.chosen_n is not None:
             name = corpus.source.name
-            kept[name] = kept.get(name, np.zeros(len(corpus.mine_n), bool)) | corpus.mine_n
+            kept[name] = kept.get(name, np.zeros(len(corpus.chosen_n), bool)) | corpus.chosen_n
     return {name: 1 - float(kept_n.mean()) for name, kept_n in kept.items()}
 
 

@@ -24,7 +24,7 @@ from etils import epath
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig, TokenizerConfig
 from imbalance_jax.data import prepared, sources
-from imbalance_jax.data.order import mixture
+from imbalance_jax.data.order import keyed_draws
 from imbalance_jax.data.text import coverage as coverage_lib
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text import synthetic
@@ -418,8 +418,8 @@ def _sample_joint_paragraphs(config: Config, parts: Mapping[str, int]) -> list[s
     chosen = []
     for name, paragraphs in samples.items():
         keep = whole * parts[name] / total / max(1, held[name])
-        drawn = mixture.draw_bits(
-            mixture.derive_key("joint tokenizer", name), np.arange(len(paragraphs))
+        drawn = keyed_draws.draw_bits(
+            keyed_draws.derive_key("joint tokenizer", name), np.arange(len(paragraphs))
         )
         kept = drawn.astype(np.float64) < keep * 2.0**64
         chosen += [paragraphs[i] for i in np.nonzero(kept)[0]]

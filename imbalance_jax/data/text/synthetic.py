@@ -39,7 +39,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import SPECIALS, SyntheticConfig
 from imbalance_jax.data import sources
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.data.order.mixture import derive_key, draw_bits, permute_indices
+from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits, permute_indices
 from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
 

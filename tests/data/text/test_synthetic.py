@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from imbalance_jax.config import LanguageConfig, SyntheticConfig, VocabularyConfig
 from imbalance_jax.data import languages, sources
-from imbalance_jax.data.order.mixture import derive_key, draw_bits
+from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.synthetic import LazyTokens, SyntheticLanguage, SyntheticSource, World
 
