@@ -1,7 +1,8 @@
 """What each language draws its windows from: a source's text, or its own documents of it.
 
-A *pool* is what has one running count of windows. Languages that share a source share its
-pool, unless the config parts the documents between them:
+A *pool* is the text that one running count of windows goes through. Its name is SOURCE for the
+languages that share a source's text, or SOURCE/TAG for a language that has documents of its own,
+where the config parts a source's documents between its languages:
 
     mixture.switch=document    a document belongs to one of the languages that share a source
     mixture.content=disjoint   a document that several sources have, by its id, belongs to one;
@@ -39,7 +40,6 @@ class TokenSequence(Protocol):
 
     def windows(self, starts_n: np.ndarray, W: int) -> np.ndarray:
         """Returns the ids (n, W) from each start on."""
-        ...
 
 
 class TokenArray:
@@ -129,7 +129,6 @@ class DocumentQueues:
 
 def _assign_queues(lengths_n: np.ndarray, rows: int) -> np.ndarray:
     """Returns the queue of each document."""
-
     queues = [(0, row) for row in range(rows)]
     queue_n = np.empty(len(lengths_n), np.int64)
     for document, length in enumerate(lengths_n.tolist()):
@@ -180,33 +179,35 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
       ValueError: documents are to be parted, and a source has no table of them.
     """
     demand = config_lib.compute_sequence_totals(config)
-    names = [languages.get_source_name(config, tag) for tag in config.tags]
-    used = list(dict.fromkeys(names))
-    mine: dict[str, np.ndarray | None] = dict.fromkeys(used)
+    tags_of: dict[str, list[str]] = {}  # by source
+    for tag in config.tags:
+        tags_of.setdefault(languages.get_source_name(config, tag), []).append(tag)
+    kept: dict[str, np.ndarray | None] = dict.fromkeys(tags_of)  # documents of each source
     if config.mixture.content == "disjoint":
-        ids = {n: sources[n].documents("train")["id"] for n in used if _shares_ids(config, n)}
-        wanted = dict.fromkeys(used, fractions.Fraction(0))
-        for tag, name in zip(config.tags, names, strict=True):
-            wanted[name] += demand[tag]
+        ids = {n: sources[n].documents("train")["id"] for n in tags_of if _shares_ids(config, n)}
+        wanted = {
+            name: fractions.Fraction(sum(demand[tag] for tag in tags))
+            for name, tags in tags_of.items()
+        }
         if len(ids) > 1:
-            mine.update(partition_documents(ids, wanted, config.data_seed))
-    found = []
-    for tag, name in zip(config.tags, names, strict=True):
-        source = sources[name]
-        sharing = [t for t, n in zip(config.tags, names, strict=True) if n == name]
-        pool, chosen_n = name, mine[name]
+            kept.update(partition_documents(ids, wanted, config.data_seed))
+    corpora = []
+    for tag in config.tags:
+        name = languages.get_source_name(config, tag)
+        source, sharing = sources[name], tags_of[name]
+        pool, chosen_n = name, kept[name]
         if config.mixture.switch == "document" and len(sharing) > 1:
-            ids_n = source.documents("train")["id"]
             pool = f"{name}/{tag}"
             owner_n = _draw_owners(
-                derive_key(config.data_seed, "switch"), ids_n, [demand[t] for t in sharing]
+                derive_key(config.data_seed, "switch"),
+                source.documents("train")["id"],
+                [demand[each] for each in sharing],
             )
-            given_n = owner_n == sharing.index(tag)
-            chosen_n = given_n if chosen_n is None else given_n & chosen_n
-        language = config.languages[tag]
-        tokens = word_order.load_language_tokens(source, "train", language)
-        found.append(Corpus(pool, source, tokens, chosen_n))
-    return found
+            own_n = owner_n == sharing.index(tag)
+            chosen_n = own_n if chosen_n is None else own_n & chosen_n
+        tokens = word_order.load_language_tokens(source, "train", config.languages[tag])
+        corpora.append(Corpus(pool, source, tokens, chosen_n))
+    return corpora
 
 
 def partition_documents(
@@ -248,13 +249,12 @@ def _shares_ids(config: Config, name: str) -> bool:
     return config.sources[name].ids == "shared"
 
 
-def measure_taken_documents(parted: Sequence[Corpus]) -> dict[str, float]:
+def measure_taken_documents(corpora: Sequence[Corpus]) -> dict[str, float]:
     """Returns the share of each source's documents that none of its languages is trained on."""
     kept: dict[str, np.ndarray] = {}
-    for corpus in parted:
+    for corpus in corpora:
         if corpus.chosen_n is not None:
-            name = corpus.source.name
-            kept[name] = kept.get(name, np.zeros(len(corpus.chosen_n), bool)) | corpus.chosen_n
+            kept[corpus.source.name] = kept.get(corpus.source.name, False) | corpus.chosen_n
     return {name: 1 - float(kept_n.mean()) for name, kept_n in kept.items()}
 
 
@@ -318,14 +318,17 @@ def _measure_equal_documents(
     finite = [name for name in names if isinstance(sources[name], Source)]
     if sum(sources[name].about["documents"]["train"] for name in finite) > _COMPARED:
         return {}
+    if len(finite) < 2:
+        return {}
     ids = {name: sources[name].documents("train")["id"] for name in finite}
-    found = {}
+    shares = {}
     for name in finite:
-        if len(finite) > 1:
-            others = [ids[name][:0]]
-            for other in finite:
-                both = _shares_ids(config, name) and _shares_ids(config, other)
-                if other != name and both == of_shared:
-                    others.append(ids[other])
-            found[name] = float(np.isin(ids[name], np.concatenate(others)).mean())
-    return found
+        others = [
+            ids[other]
+            for other in finite
+            if other != name
+            and (_shares_ids(config, name) and _shares_ids(config, other)) == of_shared
+        ]
+        in_others_n = np.isin(ids[name], np.concatenate([ids[name][:0], *others]))
+        shares[name] = float(in_others_n.mean())
+    return shares
