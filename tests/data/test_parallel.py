@@ -596,11 +596,11 @@ def test_two_runs_that_pack_the_same_pairs_at_once_share_one_directory(both, tmp
     pack = parallel.pack_pairs
 
     def overtaken(*args):
-        monkeypatch.setattr(parallel, "pack_pairs", pack)
+        monkeypatch.setattr(sets, "pack_pairs", pack)
         faster.append(prepared(both, path, tmp_path))
         return pack(*args)
 
-    monkeypatch.setattr(parallel, "pack_pairs", overtaken)
+    monkeypatch.setattr(sets, "pack_pairs", overtaken)
     assert_same(prepared(both, path, tmp_path), faster[0])
     assert directories(tmp_path) == [f"parallel-en_fr-{faster[0].fingerprint}"]
 

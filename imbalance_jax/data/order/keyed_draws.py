@@ -72,3 +72,11 @@ def _apply_feistel_network(
         value = (low << np.uint64(high_bits)) | mixed
         low_bits, high_bits = high_bits, low_bits
     return value
+
+
+def draw_raw_order(n: int, key: int | np.ndarray) -> np.ndarray:
+    """Returns range(n) in an order that depends on a key of NumPy's Philox alone.
+
+    Raw bits are used: NumPy promises that they never change, unlike the methods of Generator.
+    """
+    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
