@@ -8,11 +8,11 @@
                 each occurs, which makes a placebo of a language
 
 A word is its first piece, which begins with a space, and the pieces after it up to the next
-word. Blocks begin anew in every line. What begins a line without a space stays where it is,
-so that the text decodes to words with spaces between them; so do line ends and separators of
-documents. Hence a text in another order has as many ids as before, and every document lies
-where it lay. In reversed and permuted text so does every line: window w of the one says what
-window w of the other says, up to what a block carries over the edge.
+word. Blocks begin anew in every line. A word that begins a line without a space stays in its
+place, so that the text decodes to words with spaces between them; so do line ends and separators
+of documents. Hence a text in another order has as many ids as before, and every document keeps
+its place. In reversed and permuted text so does every line: window w of the one says what
+window w of the other says, but for the blocks that cross its edges.
 """
 
 from typing import Any

@@ -324,9 +324,9 @@ def test_modules_are_parts_of_their_packages(tmp_path):
 
 @pytest.mark.parametrize("name", ["next_sentence", "origin"])
 def test_a_made_task_reads_the_text_once(own, name, monkeypatch):
-    documents, reads = sentence_tasks.text.documents, []
+    documents, reads = sentence_tasks.text.read_documents, []
     once = lambda *args: reads.append(args) or documents(*args)
-    monkeypatch.setattr(sentence_tasks.text, "documents", once)
+    monkeypatch.setattr(sentence_tasks.text, "read_documents", once)
     load(name, sources=own)
     assert len(reads) == 1
 
