@@ -24,7 +24,6 @@ from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.data import languages
 from imbalance_jax.report import run_page as page
 from imbalance_jax.report import study_figures, transfer_page
-from imbalance_jax.report.record import read_run_contents
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import loading
 from imbalance_jax.transfer import __main__ as command
@@ -740,7 +739,7 @@ def test_a_run_goes_on_in_one_language_and_its_page_has_what_the_others_lost(
     run.claim(config)
     run.log(0, {"eval/loss/en1": 3.0, "eval/loss/en2": 4.0})
     run.log(30, {"eval/loss/en1": 3.5, "eval/loss/en2": 3.25})
-    found = transfer_page.find_first_last_losses(read_run_contents(run))
+    found = transfer_page.find_first_last_losses(page.read(run))
     assert found == {"en1": (3.0, 3.5), "en2": (4.0, 3.25)}
     written = page.write_run_page(run).read_text()
     assert "What was gained and forgotten" in written
