@@ -16,12 +16,8 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     """Returns seconds for a pair of sequences, ours and the reference's, ready for JSON.
 
     Ours matches and rotates, beside shuffled pairs, raw and centred; the reference's takes the
-    states of one pair, their mean cosines, and one assignment.
-
-    Args:
-      workdir: of a trained run.
-      most: pairs that ours is timed on.
-      compared: pairs that the reference's way is timed on.
+    states of one pair, their mean cosines, and one assignment. Ours is timed on `most` pairs, and
+    the reference's on `compared`.
     """
     from imbalance_jax.compute import hardware
     from imbalance_jax.evaluation import gradients, hidden

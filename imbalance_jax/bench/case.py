@@ -46,9 +46,7 @@ class BenchmarkCase:
 def parse_case(text: str) -> BenchmarkCase:
     """Returns the case that a text such as `small:2:16` stands for.
 
-    Args:
-      text: a scale of the config or `gpt2`, how many languages (2, gpt2 has 1), the sequences
-        of a batch (as many as the scale has), and fields of the config.
+    Without its numbers a case has 2 languages (gpt2 has 1) and the batch of its scale.
 
     Raises:
       ValueError: it cannot be read, or there is no such field.

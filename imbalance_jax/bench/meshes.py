@@ -33,9 +33,7 @@ def list_mesh_shapes(devices: int) -> Iterator[dict[str, int]]:
 def measure_meshes(config: Config, *, seconds: float = 5.0) -> Iterator[dict[str, Any]]:
     """Yields the speed of each mesh and of one device beside it, ready for JSON.
 
-    Args:
-      config: of a run.
-      seconds: how long the steps of each go on.
+    The steps of each go on for so many seconds.
     """
     alone = _compile_loop(dataclasses.replace(config, mesh=MeshConfig()), jax.devices()[:1])
     for sizes in list_mesh_shapes(jax.device_count()):

@@ -30,10 +30,7 @@ _ROUNDS = 5
 def measure_packing(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, Any]:
     """Returns the figures of packs of a config's runs on the devices at hand, ready for JSON.
 
-    Args:
-      config: of the runs, which differ from it in seed, ratio and learning rate.
-      members: runs of a pack.
-      seconds: how long the steps of each way go on.
+    The steps of each way go on for so many seconds.
 
     Raises:
       ValueError: the config does not suit its text, the devices or a pack.

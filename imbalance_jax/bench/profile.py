@@ -41,9 +41,7 @@ def measure_part_seconds(
 ) -> dict[str, float]:
     """Returns the device's seconds in each part during one call; {} where a trace has none.
 
-    Args:
-      compiled: the program.
-      call: runs it once, and waits for it.
+    `call` runs the compiled program once, and waits for it.
     """
     parts = find_operation_parts(compiled.as_text() or "")
     seconds: collections.Counter[str] = collections.Counter()

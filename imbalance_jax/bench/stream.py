@@ -20,14 +20,7 @@ _SECONDS = 2.0  # of batches, for each figure
 
 
 def measure_batch_times(stream: Stream, batch_size: int, L: int, first: int) -> dict[str, float]:
-    """Returns the host's time per batch from a step on, and the tokens a second that makes.
-
-    Args:
-      stream: of a run.
-      batch_size: sequences of a batch.
-      L: tokens of a sequence.
-      first: step of the first batch.
-    """
+    """Returns the host's time per batch from a step on, and the tokens a second that makes."""
     stream.batch(first)  # maps the files
     order, whole, batches = 0.0, 0.0, 0
     while whole < _SECONDS and first + batches < stream.steps:
@@ -48,9 +41,7 @@ def measure_batch_times(stream: Stream, batch_size: int, L: int, first: int) -> 
 def measure_stream_speed(experiment: Experiment, *, seconds: float = 5.0) -> dict[str, Any]:
     """Returns the figures of a config's stream on this machine, ready for JSON.
 
-    Args:
-      experiment: of a run.
-      seconds: how long steps are timed.
+    Steps are timed for so many seconds.
     """
     config, stream = experiment.config, experiment.stream
     sizes = (config.batch_size, config.model.L)

@@ -69,11 +69,7 @@ def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
 
 
 def get_topology_devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
-    """Returns the devices of a topology; they compile and do not run.
-
-    Args:
-      topology: as `parse_topology` reads it.
-      num_slices: how many of it, joined by the data center's network.
+    """Returns the devices of slices of a topology; they compile and do not run.
 
     Raises:
       ValueError: the chip is unknown, libtpu refuses the shape, or there is no libtpu.
@@ -115,14 +111,8 @@ def measure_step_on_topology(
 ) -> dict[str, Any]:
     """Returns the memory and the least time of a config's step on one chip of a topology.
 
-    A step that does not fit has `fits` False, the compiler's words in `error`, and no more.
-
-    Args:
-      config: of a run.
-      vocab_size: of its model.
-      topology: of a slice.
-      num_slices: how many of it.
-      members: runs that are stacked, each of the config's shape.
+    A step that does not fit has `fits` False, the compiler's words in `error`, and no more. With
+    several members it is the step of as many runs of the config's shape, stacked.
 
     Raises:
       ValueError: as `get_topology_devices`, or the mesh does not fit their number.
@@ -163,14 +153,7 @@ def measure_step_on_topology(
 
 
 def trace_step(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members: int = 1) -> Any:
-    """Returns the step traced on shapes alone, ready to be lowered for the mesh's devices.
-
-    Args:
-      config: of a run.
-      vocab_size: of its model.
-      mesh: of the devices; of a pack where there are several members.
-      members: as many runs as are stacked.
-    """
+    """Returns the step traced on shapes alone, ready to be lowered for the mesh's devices."""
     state = step_lib.make_abstract_state(config, vocab_size, mesh)
     rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
     B, W, G = config.batch_size, config.model.L + 1, len(config.languages)
@@ -196,10 +179,8 @@ def trace_step(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members
 def compute_bound(chip: Chip, flops: float, state_bytes: float) -> dict[str, float]:
     """Returns the least time of a step on a chip, and the most MFU that it leaves.
 
-    Args:
-      chip: that runs it.
-      flops: of a step on this chip, as `costs.compute_flops_per_token` counts them.
-      state_bytes: of what every step reads from HBM and writes back.
+    The FLOPs are those of one chip, as `costs.compute_flops_per_token` counts them. The state is
+    what every step reads from HBM and writes back.
     """
     compute_seconds = flops / chip.peak
     memory_seconds = 2 * state_bytes / chip.bandwidth

@@ -76,12 +76,8 @@ def measure_training_step(
 
     `step` is the time of a step in a loop as training has it. `device` is that of a step alone,
     its batch waiting on the devices. `data` and `dispatch` are the host's: making a batch and
-    placing it, and handing the step over.
-
-    Args:
-      experiment: of a run.
-      seconds: how long each of the two loops goes on.
-      profiled: whether the time of a step is split into parts of the model too.
+    placing it, and handing the step over. Each of the two loops goes on for so many seconds. With
+    `profiled`, the time of a step is split into the parts of the model too.
     """
     began = time.perf_counter()
     update = experiment.compile_step(experiment.abstract_state())

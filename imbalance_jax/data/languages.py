@@ -95,9 +95,6 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
     In every layout, the languages whose tokenizer has a padding piece share its id. Unused ids,
     such as those that a clone's anchors take the place of, stay in the vocabulary, and so in the
     softmax, as in the reference study.
-
-    Args:
-      pieces: source name -> its tokenizer's pieces.
     """
     sources = {tag: pieces[get_source_name(config, tag)] for tag in config.tags}
     ids: dict[str, np.ndarray] = {}  # by tag
@@ -233,10 +230,6 @@ def _count_text_pieces(pieces: Pieces) -> np.ndarray:
 
 
 def compute_token_share(pieces: Pieces, ids_U: np.ndarray) -> float:
-    """Returns the share of the text's tokens that some base ids hold; specials are no text.
-
-    Args:
-      ids_U: which base ids.
-    """
+    """Returns the share of the text's tokens that some base ids hold; specials are no text."""
     counts_U = _count_text_pieces(pieces)
     return float(counts_U[ids_U].sum() / max(1, counts_U.sum()))

@@ -72,13 +72,8 @@ def count_bytes(
     """Returns the UTF-8 bytes of text that each of a language's ids stands for: (n,), int32.
 
     Those of a document add up to exactly the bytes of its text. In shuffled text, where ids
-    change documents, those of the split do.
-
-    Args:
-      source: of the text.
-      split: a held-out one.
-      language: whose order of words the ids are in.
-      ids_n: all ids of the split, as `load_language_tokens` returns them.
+    change documents, those of the split do. `ids_n` are all ids of a held-out split, as
+    `load_held_out_tokens` returns them.
     """
     documents = source.documents(split)
     starts_d, bytes_d = documents["start"], documents["bytes"]
@@ -109,12 +104,7 @@ class WordOrder:
         return int(ends[-1]) + 1 if len(ends) else len(ids)
 
     def __call__(self, ids: np.ndarray, first: int) -> np.ndarray:
-        """Returns the ids of whole lines in another order.
-
-        Args:
-          ids: as they were written.
-          first: their place in the text.
-        """
+        """Returns the ids of whole lines, which begin at a place in the text, in another order."""
         if self._words == "shuffled":
             return self._shuffled(ids, first)
         ends_line = self._ends_line_U[ids]
@@ -141,12 +131,10 @@ class WordOrder:
         return ids[np.argsort((start + rank)[word], kind="stable")]
 
     def _ranks(self, place: np.ndarray, name: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """Returns where in its block each word goes.
+        """Returns the new place of each word in its block.
 
-        Args:
-          place: of each word in its block.
-          name: the number of its block, which never falls from word to word.
-          count: the words of each block, the last of a line may have fewer.
+        `place` and `name` are the place of each word and the number of its block, which never
+        falls from word to word; `count` has the words of each block.
         """
         if self._words == "reversed":
             return count[name] - 1 - place

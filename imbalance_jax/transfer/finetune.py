@@ -103,12 +103,7 @@ def encode_examples(
 
 
 def map_ids_to_language(encoded: EncodedExamples, map_U: np.ndarray) -> EncodedExamples:
-    """Returns the same texts under the model's ids of a language.
-
-    Args:
-      encoded: in ids of the language's tokenizer.
-      map_U: the language's row of `Vocabulary.map_GU`.
-    """
+    """Returns the same texts in the model's ids: map_U is a language's row of Vocabulary.map_GU."""
     return dataclasses.replace(encoded, ids_nL=map_U[encoded.ids_nL])
 
 

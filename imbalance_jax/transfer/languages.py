@@ -10,10 +10,7 @@ def choose_languages(
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Returns the language to train in, all to score in (it first), and notes on what is left out.
 
-    Args:
-      config: of a run.
-      trained: a tag; "" is the first.
-      languages: tags that are scored as well; () is all.
+    It trains in the first language and scores in all of them where nothing else is asked for.
 
     Raises:
       ValueError: the run has no such language, or cannot be trained in it.

@@ -39,13 +39,7 @@ class TransferRun:
         trained: str = "",
         languages: Sequence[str] = (),
     ) -> "TransferRun":
-        """Prepares the fine-tuning of a run.
-
-        Args:
-          run: that is fine-tuned.
-          settings: how.
-          trained: a tag; "" is the first.
-          languages: tags that are scored as well; () is all.
+        """Prepares the fine-tuning of a run in a language, which is scored in other ones as well.
 
         Raises:
           ValueError: as `choose_languages`, or the run has fewer positions than an example.

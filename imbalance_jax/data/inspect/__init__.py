@@ -52,12 +52,9 @@ class TrainingData:
         begun: Config | None = None,
         recorded: Mapping[str, str] = types.MappingProxyType({}),
     ) -> "TrainingData":
-        """Opens what is prepared; text that is not is prepared first.
+        """Opens the prepared text of a config, and prepares what is not there.
 
-        Args:
-          config: of the run.
-          begun: what it was begun with, if it was.
-          recorded: source -> the fingerprint of the text that it was begun with.
+        A run was begun with a config, and with text whose fingerprints it recorded by source.
         """
         prepared = prepare.prepare_run_sources(config, recorded)
         config = resolve_ratio(config, prepared, begun)
@@ -82,12 +79,7 @@ class TrainingData:
 
 
 def describe_batch(opened: TrainingData, step: int, rows: int) -> str:
-    """Returns the rows of the batch that step + 1 is the update of, decoded.
-
-    Args:
-      opened: of a config or a run.
-      step: updates before it.
-      rows: how many to show; 0 is all.
+    """Returns rows of the batch after so many updates, decoded; 0 rows are all.
 
     Raises:
       ValueError: the run has no such step.
@@ -118,11 +110,9 @@ def compare_runs(
 ) -> tuple[bool, str]:
     """Returns whether two runs see the same tokens, and up to which step.
 
-    Args:
-      first: of one run.
-      second: of the other.
-      hashes: step -> hash of the order after it, as each recorded them. Up to the last step
-        with equal ones, batches need no comparing; hashes of an earlier version prove nothing.
+    The hashes are those that each run recorded: step -> hash of the order after it. Up to the
+    last step with equal ones, batches need no comparing. Hashes of an earlier version prove
+    nothing.
     """
     proven = _find_last_proven_step(first, second, hashes)
     same, verdict = _compare_batches(first, second, proven)

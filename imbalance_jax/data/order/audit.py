@@ -110,12 +110,8 @@ def build_mixture_rows(
 ) -> list[dict[str, Any]]:
     """Returns the rows of mixture.csv: what was requested and realised of each language.
 
-    Each row is of one stretch of steps; the stretches follow each other.
-
-    Args:
-      config: of the run.
-      stream: its batches.
-      records: of its metrics, whose tokens per language were counted on the devices.
+    Each row is of one stretch of steps; the stretches follow each other. The records are those of
+    the run's metrics, whose tokens per language were counted on the devices.
     """
     L, tags = config.model.L, config.tags
     counted = [r for r in records if all(f"train/tokens/{tag}" in r for tag in tags)]

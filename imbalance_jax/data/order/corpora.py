@@ -215,11 +215,13 @@ def partition_documents(
 ) -> dict[str, np.ndarray]:
     """Returns which documents each source keeps, so that none is in two of them.
 
+    A draw decides where several sources have a document, in proportion to the sequences that the
+    run asks of each. A source that it asks none of leaves its documents to the others.
+
     Args:
       ids: source -> hashes of its documents' ids.
-      wanted: source -> how many sequences of it the run asks for. One that asks for none
-        leaves its documents to the others.
-      seed: of the draw that decides where a document is wanted by several.
+      wanted: source -> sequences.
+      seed: of the draw.
     """
     names = [name for name in ids if wanted[name] > 0]
     keep = {name: np.zeros(len(ids[name]), bool) for name in ids}
@@ -263,10 +265,7 @@ def describe_documents(
 ) -> list[str]:
     """Returns lines on the documents that several sources have.
 
-    Args:
-      config: of the run.
-      sources: its text, by name.
-      taken: of `measure_taken_documents`.
+    `taken` is what `measure_taken_documents` returns.
     """
     content = config.mixture.content
     lines = [

@@ -35,15 +35,7 @@ class SequentialOrder(WindowOrder):
         L: int,
         reuse: str,
     ) -> None:
-        """Makes the order of a run.
-
-        Args:
-          mixture: the language at each position.
-          pools: the pool of each language.
-          lengths: pool -> the ids in the queue of each row.
-          L: targets of a window; a window begins L after the one before it.
-          reuse: config.mixture.reuse.
-        """
+        """Args: pools name each language's pool, and lengths (B,) are the ids in its queues."""
         super().__init__(mixture, pools)
         self._reuse = reuse
         self._names = list(self._languages_of)

@@ -45,11 +45,8 @@ def resolve_ratio(
     mT5). They are rounded to parts of 1,000 by largest remainders. Where a language would have
     none of these, they are parts of 1,000,000, with 1 as the least.
 
-    Args:
-      config: of the run.
-      sources: the prepared ones, by name.
-      begun: what the run was begun with, if it was. It keeps the ratio that it has, which an
-        earlier version of this code may have rounded otherwise.
+    A run that was begun keeps the ratio that it has, which an earlier version of this code may
+    have rounded otherwise.
 
     Raises:
       ValueError: a source is without end.
@@ -192,12 +189,7 @@ class Stream:
         return self._texts[language].windows(starts_n, self._L + 1)
 
     def windows_at(self, language: int, window_n: np.ndarray) -> np.ndarray:
-        """Returns the ids (n, W) of windows of a language's pool, in shuffled order.
-
-        Args:
-          language: by its place in config.tags.
-          window_n: numbers, as `order_of` has them.
-        """
+        """Returns the ids (n, W) of windows of a language's pool, by the numbers of `order_of`."""
         assert not self.sequential, "a queue belongs to a row of the batch"
         return self._texts[language].windows(self._starts(language, window_n), self._L + 1)
 

@@ -49,16 +49,7 @@ def find_aligned_sequences(
     each in its language's order of words. For others they are the first rows of the set of
     their two sources, as in the reference study; if there are several such sets, of the
     first by name. Rows are in the order of words of their texts, so there are none for a
-    language that has another.
-
-    Args:
-      config: of the run.
-      sources: the prepared sources by name.
-      sets: the prepared sets by name.
-      a: a language's tag.
-      b: another's.
-      most: rows to return at most; 0 takes all.
-      split: of the text of one source, validation or test.
+    language that has another. At most `most` rows are returned, all where it is 0.
     """
     source_a, source_b = languages.get_source_name(config, a), languages.get_source_name(config, b)
     if source_a == source_b:

@@ -89,10 +89,7 @@ def read_pairs(
 ) -> Iterator[tuple[str, str]]:
     """Yields every pair of texts in the order of the lines.
 
-    Args:
-      name: of the set in config.parallel.
-      parallel: where the pairs are.
-      report: told the share of the first file that has been read.
+    `report` is called with the share of the first file that has been read.
 
     Raises:
       ValueError: a file cannot be read as what it should be, naming file and line.

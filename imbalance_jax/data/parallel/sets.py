@@ -72,10 +72,7 @@ def prepare_all_parallel_sets(
 ) -> dict[str, ParallelSet]:
     """Returns the sets of a run by name: those of whose sources both are prepared.
 
-    Args:
-      config: of the run.
-      sources: the prepared sources by name.
-      recorded: set -> the fingerprint that a run was begun with.
+    `recorded` has the fingerprint of each set that the run was begun with.
 
     Raises:
       ValueError: as `prepare_parallel_set`; all sets are checked before the first one is worked on.
@@ -140,16 +137,9 @@ def prepare_parallel_set(
 ) -> ParallelSet:
     """Returns the packed pairs of two sources, from disk if they are there already.
 
-    Where their files are not on this machine, the set that was made of them is opened.
-
-    Args:
-      name: of the set in config.parallel.
-      parallel: where the pairs are; without a path both sources are synthetic.
-      sources: the prepared sources by name.
-      configs: config.sources, of which the synthetic ones are read.
-      L: ids in a row.
-      data_dir: where the set is kept.
-      recorded: the fingerprint of the set that a run was begun with; "" if none.
+    Where their files are not on this machine, the set that was made of them is opened: the one
+    whose fingerprint a run recorded, if it did. Without a path both sources are synthetic, and
+    their configs say what the pairs are.
 
     Raises:
       ValueError: the files cannot be used, or no pair is left, and nothing is left half
