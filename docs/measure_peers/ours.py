@@ -45,7 +45,7 @@ def main() -> None:
         "flops_per_token": costs.compute_flops_per_token(model, vocab_size),
         "parameters": model_lib.count_parameters(model, vocab_size),
         "loss": float(metrics["loss"]),
-        "peak_bytes": hardware.count_program_memory(update)["peak"],
+        "peak_bytes": hardware.count_program_memory(update.memory_analysis())["peak"],
         "matmul_peak": {"best": max(peaks), "median": statistics.median(peaks)},
         "notes": [],
     }

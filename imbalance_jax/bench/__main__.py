@@ -139,7 +139,7 @@ def _measure_case(case: case_lib.BenchmarkCase) -> dict[str, Any]:
 
         experiment = case_lib.build_experiment(case.config)
         compiled = experiment.compile_step(experiment.abstract_state())
-        figures["memory"] = hardware.count_program_memory(compiled)
+        figures["memory"] = hardware.count_program_memory(compiled.memory_analysis())
         parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in figures["memory"].items())
         print(f"{case.name}: memory of a device, as XLA plans it: {parts}", flush=True)
     if FLAGS.start:

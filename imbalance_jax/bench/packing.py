@@ -51,7 +51,7 @@ def measure_packing(config: Config, members: int, *, seconds: float = 5.0) -> di
         "vocab_size": experiment.vocabulary.size,
         "alone": {
             "compile_seconds": time.perf_counter() - began,
-            "memory": hardware.count_program_memory(update),
+            "memory": hardware.count_program_memory(update.memory_analysis()),
         },
     }
     loops = {"alone": training.make_run_loop(experiment, update)}
@@ -61,7 +61,7 @@ def measure_packing(config: Config, members: int, *, seconds: float = 5.0) -> di
         update = pack.compile_step(pack.abstract_state())
         figures[way] = {
             "compile_seconds": time.perf_counter() - began,
-            "memory": hardware.count_program_memory(update),
+            "memory": hardware.count_program_memory(update.memory_analysis()),
         }
         loops[way] = make_pack_loop(pack, update)
     for name, steps in time_in_turn(loops, seconds).items():

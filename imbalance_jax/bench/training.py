@@ -108,7 +108,7 @@ def measure_training_step(
     full = per_token + 6.0 * model.N * model.H * model.K * model.L
     peak = max(peaks) * hardware.count_independent_devices()
     datasheet = hardware.find_datasheet_flops()
-    memory = hardware.count_program_memory(update)
+    memory = hardware.count_program_memory(update.memory_analysis())
     allocator = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in allocator:  # the most that was in use so far, by whatever program
         memory["allocator_peak"] = allocator["peak_bytes_in_use"]

@@ -144,17 +144,16 @@ def describe_devices() -> dict[str, str | int]:
     }
 
 
-def count_program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Returns the bytes that a compiled program takes of each device, as XLA reports them.
+def count_program_memory(analysis: Any) -> dict[str, int]:
+    """Returns the bytes that a program takes of each device, from its `memory_analysis()`.
 
     `arguments` are what it is given, such as the state and the batch, `temporary` is what it needs
     besides, and `peak` is the most at any one time: both, and the results that do not take the
     place of an argument. XLA sets the temporary memory aside in one piece, so it counts whole.
     (XLA's own figure of that name leaves the temporary memory out on a CPU.)
     """
-    stats: Any = compiled.memory_analysis()
-    arguments, temporary = stats.argument_size_in_bytes, stats.temp_size_in_bytes
-    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    arguments, temporary = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return {
         "arguments": arguments,
         "temporary": temporary,
