@@ -139,10 +139,8 @@ def measure_step_on_topology(
         if not hardware.is_out_of_memory(error):
             raise
         return figures | {"fits": False, "error": str(error).splitlines()[0]}
-    memory, counted = (
-        hardware.count_program_memory(compiled.memory_analysis()),
-        compiled.cost_analysis(),
-    )
+    memory = hardware.count_program_memory(compiled.memory_analysis())
+    counted = compiled.cost_analysis()
     tokens = config.batch_size * config.model.L * members
     flops = tokens * costs.compute_flops_per_token(config.model, vocab_size) / mesh.size
     return figures | {

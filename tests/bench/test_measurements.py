@@ -121,10 +121,8 @@ def test_memory_alone_is_said_without_running_a_step(tmp_path):
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["--case=huge"], "write scale:languages:batch"),
         (["--case=demo:2", "--case=small model.Q=1"], "no field config.model.Q"),
         (["--case=demo:2", "--topology=v9:2x2"], "there is no chip 'v9' in the table"),
-        (["--config=nowhere.py"], "there is no file nowhere.py"),
     ],
 )
 def test_a_mistake_is_one_message_before_anything_runs(args, expected):
