@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import os
+import re
 import runpy
 import signal
 import sys
@@ -40,7 +41,10 @@ def define_config_flag(flag: str = "config", example: str = "90_10.py") -> None:
       flag: another name than config.
       example: a file in configs/.
     """
-    config_flags.DEFINE_config_file(flag, None, f"A file in configs/, such as {example}.")
+    config_flags.DEFINE_config_file(
+        flag, None, f"A file in configs/, such as {example}.", flag_values=flags.FLAGS
+    )
+    flags.FLAGS[flag].parser = _ConfigFileParser(flag)
 
 
 def define_compute_flags() -> None:
@@ -174,32 +178,58 @@ def check_same_measurement(what: str, known: Mapping[str, Any], now: Mapping[str
         raise ValueError(f"{what} already, with {'; '.join(differ)}. --overwrite replaces it.")
 
 
+class _ConfigFileParser(flags.ArgumentParser):
+    """Loads a config file, and refuses overrides of fields that it does not have.
+
+    That of config_flags would refuse them too, without saying which fields there are.
+    """
+
+    def __init__(self, flag: str) -> None:
+        self._flag = flag
+
+    def parse(self, path: str) -> ml_collections.ConfigDict:
+        config = load_config_file(path, self._flag)
+        for name in _read_flag_values(sys.argv[1:]):
+            if re.match(rf"(no)?{self._flag}\.", name):  # as in --noconfig.model.tied
+                _check_override_field(config, name.removeprefix("no"))
+        if isinstance(config, ml_collections.ConfigDict):
+            config.lock()
+        return config
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         argv = _insert_run_config(argv)
-        for flag in _list_config_flags():
-            _check_config_flag(argv[1:], flag)
-        given, sys.argv = sys.argv, argv  # where config_flags looks for overrides
+        typed, sys.argv = sys.argv, argv  # where config_flags looks for overrides
         try:
             return flags.FLAGS(argv)
         finally:
-            sys.argv = given
+            sys.argv = typed
     except flags.IllegalFlagValueError as error:
-        # absl has named the flag and its value; what kind of value it takes is ours to say.
-        name = str(error).removeprefix("flag --").partition("=")[0]
-        expected = (
-            _describe_expected_value(name) if name.partition(".")[0] in _list_config_flags() else ""
-        )
-        if expected:
-            exit_with_error(f"{str(error).removeprefix('flag ').partition(': ')[0]}: {expected}")
-        said = str(error).removeprefix("flag ")
-        if name in flags.FLAGS and "invalid literal" in said:
-            said = (
-                f"{said.partition(': ')[0]}: it must be {flags.FLAGS[name].parser.syntactic_help}."
-            )
-        exit_with_error(said)
+        exit_with_error(_describe_illegal_value(str(error).removeprefix("flag ")))
     except (flags.Error, ValueError, TypeError) as error:
         exit_with_error(" ".join(str(error).split()))
+
+
+def _describe_illegal_value(message: str) -> str:
+    """Returns absl's message on --NAME=VALUE with what kind of value the flag takes."""
+    assignment = message.partition(": ")[0]
+    name = assignment.removeprefix("--").partition("=")[0]
+    if name not in flags.FLAGS:
+        return message
+    flag = flags.FLAGS[name]
+    if name.startswith("config.mixture.ratio."):
+        expected = "a whole number of sequences. Write 92.5% to 7.5% as 37 and 3."
+    elif name.partition(".")[0] in _list_config_flags() and type(flag.default) in _KINDS:
+        expected = f"{_KINDS[type(flag.default)]}, such as {flag.default}."
+    elif "invalid literal" in message:
+        expected = f"{flag.parser.syntactic_help}."
+    else:
+        return message
+    return f"{assignment}: it must be {expected}"
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _list_config_flags() -> list[str]:
@@ -234,20 +264,6 @@ def _read_flag_values(args: list[str]) -> dict[str, str]:
             name, equals, value = arg.lstrip("-").partition("=")
             values[name] = value if equals else following
     return values
-
-
-def _check_config_flag(args: list[str], flag: str = "config") -> None:
-    """Refuses a config file that cannot be used, and overrides of fields it does not have.
-
-    config_flags would raise for them too, without saying which fields there are.
-    """
-    values = _read_flag_values(args)
-    if not values.get(flag):
-        return
-    config = load_config_file(values[flag], flag)
-    for name in values:
-        if name.startswith(f"{flag}."):
-            _check_override_field(config, name)
 
 
 def load_config_file(value: str, flag: str = "config") -> ml_collections.ConfigDict:
@@ -298,15 +314,3 @@ def _check_override_field(config: ml_collections.ConfigDict, name: str) -> None:
             exit_with_error(config_lib.describe_unknown_field(group, part, list(here)))
         here = here[part]
         group += f".{part}"
-
-
-def _describe_expected_value(name: str) -> str:
-    """Returns what kind of value a dotted name takes, judged by its present value."""
-    flag, *parts = name.split(".")
-    here: Any = flags.FLAGS[flag].value
-    for part in parts:
-        here = here[part]
-    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-    if name.startswith("config.mixture.ratio."):
-        return "it must be a whole number of sequences. Write 92.5% to 7.5% as 37 and 3."
-    return f"it must be {kinds[type(here)]}, such as {here}." if type(here) in kinds else ""

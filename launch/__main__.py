@@ -27,8 +27,7 @@ from absl import flags
 from etils import epath
 
 from imbalance_jax import cli
-from imbalance_jax.runs import run_directory as runs
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import code_versions, storage
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
 from launch import engines, inputs, processes
@@ -339,7 +338,7 @@ def _execute_command(command: Sequence[str], here: bool, record: epath.Path) -> 
         "argv": command,
         "code": code,
         "output": output,
-        "git": runs.get_code_versions()["git"],
+        "git": code_versions.get_code_versions()["git"],
     }
     # Object stores cannot append, and a few lines are soon written again.
     before = record.read_text() if record.exists() else ""

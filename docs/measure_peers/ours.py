@@ -16,7 +16,7 @@ from imbalance_jax.bench.case import build_experiment, parse_case
 from imbalance_jax.compute import hardware
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import costs
-from imbalance_jax.runs.run_directory import get_code_versions
+from imbalance_jax.runs.code_versions import get_code_versions
 
 
 def main() -> None:

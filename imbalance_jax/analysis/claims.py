@@ -20,7 +20,6 @@ from imbalance_jax.analysis.effects import (
     count_baseline_tokens,
     estimate_from_draws,
     find_nearest_baseline,
-    find_text_source,
     list_baseline_runs,
 )
 from imbalance_jax.analysis.statistics import Estimate, Verdict
@@ -197,7 +196,7 @@ def _make_text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tup
 def _get_baseline_group(claim: Claim, table: StudyTable, cell: str, kind: str) -> BaselineGroup:
     """Returns the baselines of a kind that a claim's language is held against."""
     config = table.runs[_list_cell_runs(table, cell)[0]].config
-    return BaselineGroup.of(config, find_text_source(config, claim.language), kind)
+    return BaselineGroup.of(config, config.source_of(claim.language), kind)
 
 
 def _compare_with_baselines(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:

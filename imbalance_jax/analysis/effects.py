@@ -306,12 +306,6 @@ def has_plain_text(config: Config, language: str) -> bool:
     return config.languages[language].words == "as_written"
 
 
-def find_text_source(config: Config, language: str) -> str:
-    """Returns whose text a language is: a clone's is its parent's."""
-    found = config.languages[language]
-    return found.source or config.languages[found.clone_of].source
-
-
 def _pool_log_perplexities(cells: Cells) -> dict[Key, Estimate]:
     """Returns each cell's mean log perplexity, variance pooled over cells of a size.
 
@@ -351,7 +345,7 @@ def list_baseline_runs(table: StudyTable, group: BaselineGroup) -> list[str]:
         spec, config = run.spec, run.config
         if spec.kind not in grid.BASELINES:
             continue
-        source = find_text_source(config, _find_only_language(config))
+        source = config.source_of(_find_only_language(config))
         alone = BaselineGroup.of(config, source, spec.kind)
         whole = (
             group.kind in ("matched", "epochs")
@@ -699,7 +693,7 @@ def _find_flops_per_token(
         if run.spec.kind in grid.BASELINES and (run.spec.kind == "wide") == (group.kind == "wide"):
             found = BaselineGroup.of(
                 run.config,
-                find_text_source(run.config, _find_only_language(run.config)),
+                run.config.source_of(_find_only_language(run.config)),
                 group.kind,
             )
             if (found.source, found.size) == (group.source, group.size):

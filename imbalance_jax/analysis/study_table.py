@@ -168,7 +168,7 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
         if not asked[tag]:
             continue  # a model with room for a language that it never saw
         found = results[tag]
-        source = _find_text_source(config, tag)
+        source = config.source_of(tag)
         yield Observation(
             run=name,
             cell=spec.cell,
@@ -200,11 +200,6 @@ def _sum_column(parts: Sequence[Mapping[str, str]], tag: str, column: str) -> fl
     return math.fsum(float(row[column]) for row in parts if row["language"] == tag)
 
 
-def _find_text_source(config: Config, tag: str) -> str:
-    language = config.languages[tag]
-    return language.source or config.languages[language.clone_of].source
-
-
 def _count_epochs(
     config: Config, source: str, asked: Mapping[str, float], provenance: Mapping[str, Any]
 ) -> float:
@@ -213,7 +208,7 @@ def _count_epochs(
     text = about.get("tokens", {}).get("train") if about.get("kind") != "synthetic" else None
     if not text:
         return math.nan
-    used = math.fsum(asked[tag] for tag in config.tags if _find_text_source(config, tag) == source)
+    used = math.fsum(asked[tag] for tag in config.tags if config.source_of(tag) == source)
     return used / (text * config.mixture.text_share)
 
 

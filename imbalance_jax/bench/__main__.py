@@ -180,7 +180,7 @@ def _measure_pack(name: str, config: config_lib.Config) -> dict[str, Any]:
 def _make_report_header() -> dict[str, Any]:
     """Returns what the figures of all cases have in common; times are seconds, sizes bytes."""
     from imbalance_jax.compute import hardware
-    from imbalance_jax.runs.run_directory import get_code_versions
+    from imbalance_jax.runs.code_versions import get_code_versions
 
     return {
         "date": datetime.date.today().isoformat(),

@@ -21,7 +21,8 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     """
     from imbalance_jax.compute import hardware
     from imbalance_jax.evaluation import gradients, hidden
-    from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
+    from imbalance_jax.runs.code_versions import get_code_versions
+    from imbalance_jax.runs.run_directory import RunDirectory
     from imbalance_jax.training.reopening import open_run
 
     run = RunDirectory(workdir)

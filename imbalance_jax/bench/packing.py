@@ -19,7 +19,8 @@ from imbalance_jax.bench.case import build_experiment
 from imbalance_jax.compute import hardware, sharding
 from imbalance_jax.config import Config
 from imbalance_jax.data import prepare
-from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
+from imbalance_jax.runs.code_versions import get_code_versions
+from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training.pack import Pack, PackMember
 from imbalance_jax.training.train import Experiment
 

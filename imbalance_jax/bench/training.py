@@ -13,7 +13,7 @@ from imbalance_jax.bench import profile
 from imbalance_jax.compute import hardware
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import costs
-from imbalance_jax.runs.run_directory import get_code_versions
+from imbalance_jax.runs.code_versions import get_code_versions
 from imbalance_jax.training.train import Experiment
 
 # How many steps are run for each figure: at least, and at most.

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from imbalance_jax.config import Config, MeshConfig, mesh_shape
+from imbalance_jax.config import Config, MeshConfig, dimensions, mesh_shape
 from imbalance_jax.config.mesh_shape import AXES, PARAMETER_AXES
 
 BATCH = PartitionSpec(("data", "fsdp"))
@@ -96,7 +96,7 @@ def check_dimensions(config: Config, mesh: Mesh, vocab_size: int) -> None:
 
 def parameter_spec(name: str, ndim: int, stacked: bool) -> PartitionSpec:
     """Returns the spec of `w_q_DHK` and its like; stacked ones have N in front."""
-    dims = "N" * stacked + name.rpartition("_")[2]
+    dims = dimensions.parse_dimensions(name, stacked)
     if len(dims) != ndim:
         raise ValueError(f"{name} is named for {dims} but has {ndim} dimensions.")
     # A bias or a norm's scale is not worth a gather of its own.

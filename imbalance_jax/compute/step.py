@@ -15,7 +15,13 @@ from jax.sharding import Mesh, PartitionSpec
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding, tuning
-from imbalance_jax.config import Config, ModelConfig, OptimizerConfig
+from imbalance_jax.config import (
+    Config,
+    ModelConfig,
+    OptimizerConfig,
+    compute_learning_rate,
+    dimensions,
+)
 
 Metrics = dict[str, jax.Array]
 
@@ -41,29 +47,11 @@ class TrainState:
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Returns the learning rate of the update after `count` updates.
-
-    With t = count + 1 of `steps` updates in all, w warm-up updates, peak p and final f:
-
-        cosine               min(t, w) / w * (f + (p - f) (1 + cos(pi t / steps)) / 2)
-        warmup_stable_decay  min(t, w) / w * p, then linearly to f over the last updates
-        constant             min(t, w) / w * p
-
-    The warm-up multiplies the cosine rather than going before it, as in the reference.
-    """
-    peak, final = config.peak_lr, config.final_lr
-    warmup = config.warmup if config.warmup >= 1 else max(1.0, config.warmup * steps)
+    """Returns the learning rate of the update after `count` updates, as an optax schedule."""
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
         t = jnp.asarray(count, jnp.float32) + 1
-        ramp = jnp.minimum(t, warmup) / warmup
-        if config.schedule == "cosine":
-            return ramp * (final + (peak - final) * (1 + jnp.cos(jnp.pi * t / steps)) / 2)
-        if config.schedule == "constant":
-            return ramp * peak
-        decay = max(1.0, config.decay * steps)
-        left = jnp.clip((steps - t) / decay, 0, 1)
-        return ramp * (final + (peak - final) * left)
+        return compute_learning_rate(config, steps, t, jnp)
 
     return rate
 
@@ -88,7 +76,8 @@ def _mark_decayed_params(params: model_lib.Params) -> Any:
     """Marks what decays: parameters with an input and an output dimension."""
 
     def of(path: tuple, leaf: jax.Array) -> bool:
-        return len(path[-1].key.rpartition("_")[2]) > 1 and not path[-1].key.startswith("b_")
+        name = path[-1].key
+        return len(dimensions.parse_dimensions(name)) > 1 and not name.startswith("b_")
 
     return jax.tree_util.tree_map_with_path(of, params)
 

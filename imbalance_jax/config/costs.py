@@ -40,8 +40,7 @@ def compute_vocab_size(config: Config) -> int:
     def pieces(tag: str) -> int:
         if config.vocabulary.layout == "joint":
             return joint
-        language = config.languages[tag]
-        source = config.sources[language.source or config.languages[language.clone_of].source]
+        source = config.sources[config.source_of(tag)]
         if source.kind == "synthetic":
             return source.synthetic.lemmas + len(config_lib.SPECIALS)
         return source.tokenizer.vocab_size

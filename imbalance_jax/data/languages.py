@@ -77,12 +77,6 @@ class Vocabulary:
             return cls(tags, own_GV.shape[1], tables["map_GU"], own_GV)
 
 
-def get_source_name(config: Config, tag: str) -> str:
-    """Returns the name of the source whose text a language is written in."""
-    language = config.languages[tag]
-    return language.source or config.languages[language.clone_of].source
-
-
 def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:
     """Lays the ids of all languages out in one vocabulary.
 
@@ -96,7 +90,7 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
     such as those that a clone's anchors take the place of, stay in the vocabulary, and so in the
     softmax, as in the reference study.
     """
-    sources = {tag: pieces[get_source_name(config, tag)] for tag in config.tags}
+    sources = {tag: pieces[config.source_of(tag)] for tag in config.tags}
     ids: dict[str, np.ndarray] = {}  # by tag
     size = 0
     if config.vocabulary.layout == "disjoint":

@@ -137,7 +137,7 @@ class AlignmentEvaluator:
         aligned = parallel.find_aligned_sequences(
             config, self._sources, self._sets, a, b, self._most, self._split
         )
-        first, second = (languages_lib.get_source_name(config, tag) for tag in (a, b))
+        first, second = (config.source_of(tag) for tag in (a, b))
         if aligned is None:
             self.skipped[name] = self._why_skipped(a, b, first, second)
             return None
@@ -377,7 +377,7 @@ class AlignmentEvaluator:
         """Windows (n, W) of base ids of each language's held-out text."""
         found = []
         for tag in self._config.tags:
-            source = self._sources[languages_lib.get_source_name(self._config, tag)]
+            source = self._sources[self._config.source_of(tag)]
             tokens = views.load_held_out_tokens(source, self._split, self._config.languages[tag])
             windows = cut_spread_windows(tokens, self._config.model.L, self._most)
             found.append(windows.ids_nW[windows.weight_nL.all(axis=1)])
@@ -422,7 +422,7 @@ class AlignmentEvaluator:
         training it is its count in the text.
         """
         config, map_GU = self._config, self._vocabulary.map_GU
-        names = [languages_lib.get_source_name(config, tag) for tag in config.tags]
+        names = [config.source_of(tag) for tag in config.tags]
         source_GU, own_GU = np.zeros(map_GU.shape), np.zeros(map_GU.shape)
         begun = bool(sum(sequences_G))
         for g, name in enumerate(names):

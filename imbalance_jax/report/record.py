@@ -76,9 +76,7 @@ class RunContents:
         return math.fsum(curve.values[-1] for curve in seen) / last if last else 0.0
 
     def source(self, tag: str) -> str:
-        """Returns the source that a language's text comes from."""
-        language = self.config.languages[tag]
-        return language.source or self.config.languages[language.clone_of].source
+        return self.config.source_of(tag)
 
     def results(self) -> tuple[str, int, dict[str, dict[str, float]]]:
         """Returns the newest results: what they were measured on, when, and per language."""

@@ -1,6 +1,6 @@
 """A run directory: the config, metrics, markers and provenance of one run.
 
-Analysis reads nothing else, so neither jax nor flax is imported here.
+Analysis reads nothing else of a run.
 
     config.json       the resolved config        metrics.jsonl     see metrics_log.py
     provenance.json   code, versions, devices,   mixture.csv       requested and realised ratio
@@ -17,12 +17,9 @@ test_texts-STEP.csv; transfer.json and word2vec* are of the commands of these na
 import contextlib
 import csv
 import datetime
-import importlib.metadata
 import io
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,8 +34,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-# Orbax writes it into a checkpoint in a store when all else is there. (On a file system it gives
-# the checkpoint its name then.)
+# Orbax writes this file into a checkpoint in a store when all else is there. (On a file system it
+# renames the checkpoint then.)
 _COMMITTED = "commit_success.txt"
 # What a run writes besides config.json. Anything else may lie in its directory, such as what a
 # job's scheduler writes there before the run begins.
@@ -52,13 +49,13 @@ _WRITTEN = (
 class RunDirectory:
     """Reads and writes the files of one run.
 
-    Nothing is cached, the directory is the truth; but for metrics that a store has not got yet.
+    Nothing is cached, except metrics on their way to a store.
     """
 
     def __init__(self, path: str | epath.PathLike) -> None:
         self.path = storage.parse_path(path)
         self._metrics = metrics_log.open_metrics_log(self.path)
-        self._held: contextlib.ExitStack | None = None
+        self._lock: contextlib.ExitStack | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -79,13 +76,15 @@ class RunDirectory:
         """Returns the steps of all checkpoints, in order."""
         if not self.checkpoints.exists():
             return []
-        found = [path for path in self.checkpoints.iterdir() if path.name.isdecimal()]
-        if storage.is_store(self.path):
-            found = [path for path in found if (path / _COMMITTED).exists()]
-        return sorted(int(path.name) for path in found)
+        in_store = storage.is_store(self.path)
+        return sorted(
+            int(path.name)
+            for path in self.checkpoints.iterdir()
+            if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
+        )
 
     def check_writable(self) -> None:
-        """Raises ValueError if nothing can be written here, before what would be is computed."""
+        """Raises ValueError if nothing can be written here."""
         if not storage.is_store(self.path) and not os.access(self.path, os.W_OK):
             raise ValueError(f"{self.path} cannot be written to. Copy the run to where it can.")
 
@@ -101,14 +100,14 @@ class RunDirectory:
         return config_lib.resolve_config(json.loads(file.read_text(encoding="utf-8")))
 
     def begun(self) -> config_lib.Config | None:
-        """Returns the config that the run was started with; None where it was not."""
+        """Returns the config that the run was started with, or None where there is no run."""
         return self.config() if (self.path / "config.json").exists() else None
 
     def check(self, config: config_lib.Config, *, extend: bool = False) -> None:
         """Raises ValueError if the directory belongs to another run, or holds something else.
 
         Args:
-          extend: more steps than the run was started with are welcome.
+          extend: whether the run may have more steps than it was started with.
         """
         if (self.path / "config.json").exists():
             self._check_same(config, extend)
@@ -123,11 +122,11 @@ class RunDirectory:
     def check_format(self) -> None:
         """Raises ValueError if a run was begun on text in a format that is no longer written.
 
-        No text is read, so that this shows before any is prepared again.
+        It reads no text, so that a run is refused before its text is prepared again.
         """
-        before = self.read_json("provenance.json") or {"sources": {}}
-        for name, source in before["sources"].items():
-            # Synthetic text is made and not read, and knows its version by itself.
+        provenance = self.read_json("provenance.json") or {"sources": {}}
+        for name, source in provenance["sources"].items():
+            # The fingerprint of synthetic text has a version of its own.
             if "format" not in source and source.get("kind") != "synthetic":
                 raise ValueError(
                     f"{self.path} was started on text that an earlier version of this program "
@@ -137,36 +136,37 @@ class RunDirectory:
                 )
 
     def texts(self, kind: str = "sources") -> dict[str, str]:
-        """Returns source -> fingerprint of the text that the run was begun with; {} if it was not.
+        """Returns the fingerprint of each text that the run was begun with.
 
         Args:
-          kind: sources, or parallel for its sets.
+          kind: sources, or parallel for the sets of parallel texts.
         """
-        before = self.read_json("provenance.json") or {}
-        return {name: about["fingerprint"] for name, about in before.get(kind, {}).items()}
+        texts = (self.read_json("provenance.json") or {}).get(kind, {})
+        return {name: text["fingerprint"] for name, text in texts.items()}
 
     def check_text(self, fingerprints: Mapping[str, str], order_version: int) -> None:
-        """Raises ValueError if a run that was begun would go on with other text, or order.
+        """Raises ValueError if the run was begun with other text, or another order of the data.
 
         Args:
-          fingerprints: source name -> what stands for its text and tokenizer.
+          fingerprints: of the text and tokenizer of each source.
+          order_version: the version of the order that this code makes.
         """
-        before = self.read_json("provenance.json")
-        if before is None:
+        provenance = self.read_json("provenance.json")
+        if provenance is None:
             return
         for name, fingerprint in fingerprints.items():
-            theirs = before["sources"][name]["fingerprint"]
-            if theirs != fingerprint:
+            started_with = provenance["sources"][name]["fingerprint"]
+            if started_with != fingerprint:
                 raise ValueError(
                     f"{self.path} was started with another text or tokenizer of source {name}: "
-                    f"fingerprint {theirs}, now {fingerprint}. Use another --workdir, or put the "
-                    "text back as it was (that of kind docstrings changes with the installed "
+                    f"fingerprint {started_with}, now {fingerprint}. Use another --workdir, or put "
+                    "the text back as it was (that of kind docstrings changes with the installed "
                     "packages)."
                 )
-        if before["order_version"] != order_version:
+        if provenance["order_version"] != order_version:
             raise ValueError(
-                f"{self.path} was started with version {before['order_version']} of the order of "
-                f"the data, and this code has version {order_version}. Use another --workdir."
+                f"{self.path} was started with version {provenance['order_version']} of the order "
+                f"of the data, and this code has version {order_version}. Use another --workdir."
             )
 
     def claim(self, config: config_lib.Config) -> None:
@@ -176,46 +176,43 @@ class RunDirectory:
           ValueError: another process trains in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._hold()
+        if self._lock is None:
+            self._lock = contextlib.ExitStack()
+            self._lock.enter_context(lock_directory(self.path))
         self.write_json("config.json", config_lib.to_dict(config))
         (self.path / "FAILED.json").unlink(missing_ok=True)
         (self.path / "DONE").unlink(missing_ok=True)
 
-    def _hold(self) -> None:
-        """Keeps other processes of this machine from training in the directory."""
-        if self._held is None:
-            self._held = contextlib.ExitStack()
-            self._held.enter_context(lock_directory(self.path))
-
     def release(self) -> None:
         """Lets other processes train in the directory again, as the end of this one does."""
-        if self._held:
-            self._held.close()
-            self._held = None
+        if self._lock:
+            self._lock.close()
+            self._lock = None
 
     def _check_same(self, config: config_lib.Config, extend: bool) -> None:
-        ours = config_lib.build_run_identity(config)
-        theirs = config_lib.build_run_identity(self.config())
-        found = config_lib.find_differences(ours, theirs)
+        identity = config_lib.build_run_identity(config)
+        started_with = config_lib.build_run_identity(self.config())
+        differences = config_lib.find_differences(identity, started_with)
         if extend:
-            found = [item for item in found if item[0] != "config.steps"]
-            if config.steps < theirs["steps"]:
+            differences = [item for item in differences if item[0] != "config.steps"]
+            if config.steps < started_with["steps"]:
                 raise ValueError(
-                    f"{self.path} was started with config.steps={theirs['steps']}; --extend "
+                    f"{self.path} was started with config.steps={started_with['steps']}; --extend "
                     f"cannot shorten it to {config.steps}."
                 )
-        if found:
-            field, mine, other = found[0]
-            more = f" ({len(found) - 1} more fields differ)" if len(found) > 1 else ""
-            hint = " or pass --extend" if field == "config.steps" and mine > other else ""
+        if differences:
+            field, now, before = differences[0]
+            more = len(differences) - 1
+            others = f" ({more} more fields differ)" * (more > 0)
+            hint = " or pass --extend" * (field == "config.steps" and now > before)
             raise ValueError(
-                f"{self.path} belongs to a run with {field}={other!r}, but this one has "
-                f"{mine!r}{more}. Use another --workdir, or "
-                f"{self._advise(field, other, config)}{hint}."
+                f"{self.path} belongs to a run with {field}={before!r}, but this one has "
+                f"{now!r}{others}. Use another --workdir, or "
+                f"{self._advise(field, before, config)}{hint}."
             )
 
-    def _advise(self, field: str, theirs: Any, config: config_lib.Config) -> str:
-        """Returns how a config gets what the run has of a field of `config_lib.identity`."""
+    def _advise(self, field: str, before: Any, config: config_lib.Config) -> str:
+        """Returns how a config gets what the run has of a field of its identity."""
         begun = self.config()
         if field.startswith("config.mixture.sequences") and config.steps != begun.steps:
             return (
@@ -225,21 +222,18 @@ class RunDirectory:
         stated: Any = config_lib.to_dict(begun)
         for part in field.split(".")[1:]:
             stated = stated.get(part) if isinstance(stated, dict) else None
-        # What identity makes of several fields can be set in none of them.
-        return f"set {field}={theirs!r}" if stated == theirs else "leave out --config"
+        # What the identity makes of several fields can be set in none of them.
+        return f"set {field}={before!r}" if stated == before else "leave out --config"
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
     def write_results(self, results: Mapping[str, Any], name: str = "evaluation.json") -> None:
-        """Writes what was measured on the test split.
-
-        The loss of each of its texts, `texts`, goes into test_texts.csv, in whole or not at all.
-        """
+        """Writes what was measured on the test split; `texts` of it go into test_texts.csv."""
         rows = [
             {"language": tag, "text": text, "loss": loss, "tokens": tokens}
-            for tag, found in results.get("texts", {}).items()
-            for text, loss, tokens in found
+            for tag, texts in results.get("texts", {}).items()
+            for text, loss, tokens in texts
         ]
         if rows and name == "evaluation.json":
             self.write_csv("test_texts.csv", rows)
@@ -248,8 +242,7 @@ class RunDirectory:
     def keep_results(self, last: int) -> list[str]:
         """Renames evaluation.json and test_texts.csv after their step, if that is not the last.
 
-        So a longer run does not replace them, and nobody takes them for its own. Returns a line
-        on each.
+        A run that is extended would replace them. Returns a line on each file.
 
         Args:
           last: the last step of the run.
@@ -257,7 +250,7 @@ class RunDirectory:
         results = self.read_json("evaluation.json") or {}
         step = results.get("step", last)
         lines = []
-        # Last the one that says the step: whoever is killed before that begins anew.
+        # evaluation.json goes last, because it says the step: after a kill, both are tried again.
         for file in ("test_texts.csv", "evaluation.json") if step != last else ():
             stem, _, kind = file.partition(".")
             kept = f"{stem}-{step}.{kind}"
@@ -290,9 +283,9 @@ class RunDirectory:
         Args:
           step: the updates done before.
           error: what ended the run.
-          message: what to do about it, if the error does not say so itself.
+          message: in place of the error's own.
         """
-        with contextlib.suppress(OSError):  # of a store; what ended the run is known already
+        with contextlib.suppress(OSError):  # of a store; the error that ended the run matters more
             self.flush()
         self.write_json(
             "FAILED.json",
@@ -304,16 +297,14 @@ class RunDirectory:
             },
         )
 
-    # Metrics.
-
     def metrics(self) -> Iterator[Record]:
         """Yields all that was logged, in order of step."""
         return self._metrics.read()
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Returns the steps and values of one metric."""
-        found = [(r["step"], r[name]) for r in self.metrics() if name in r]
-        return [step for step, _ in found], [value for _, value in found]
+        records = [record for record in self.metrics() if name in record]
+        return [record["step"] for record in records], [record[name] for record in records]
 
     def has(self, step: int, prefix: str) -> bool:
         """Whether a record of a step has a metric whose name begins so."""
@@ -324,13 +315,13 @@ class RunDirectory:
 
     def newest(self, prefix: str) -> Record:
         """Returns the newest value of every metric whose name begins so."""
-        found: Record = {}
+        newest: Record = {}
         for record in self.metrics():
-            found |= {name: value for name, value in record.items() if name.startswith(prefix)}
-        return found
+            newest |= {name: value for name, value in record.items() if name.startswith(prefix)}
+        return newest
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops the records after a step, which a run resumed there writes anew."""
+        """Drops the records after a step: a run that resumes there writes them anew."""
         self._metrics.truncate(step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -342,11 +333,11 @@ class RunDirectory:
         self._metrics.flush()
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        written = io.StringIO()
-        writer = csv.DictWriter(written, fieldnames=list(rows[0]), lineterminator="\n")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        self.write_text(name, written.getvalue())
+        self.write_text(name, text.getvalue())
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Returns the rows of a CSV file of the run; none where it is absent."""
@@ -356,26 +347,23 @@ class RunDirectory:
 
 
 def run_and_step(name: str) -> tuple[RunDirectory, int | None]:
-    """Returns the run and the step that RUN or RUN@STEP names; no step is None.
+    """Returns the run and the step that RUN or RUN@STEP names; the step of RUN is None.
 
-    A directory's name may have an @ of its own. Where one could be read either way, as in a@5,
-    it is the directory if that holds a run.
+    A directory's name may have an @ of its own: a@5 is that directory if it holds a run.
     """
-    whole = RunDirectory(name)
+    run = RunDirectory(name)
     path, at, step = name.rpartition("@")
-    if not at or not step.isdecimal() or (whole.path / "config.json").exists():
-        return whole, None
+    if not at or not step.isdecimal() or (run.path / "config.json").exists():
+        return run, None
     return RunDirectory(path), int(step)
 
 
 @contextlib.contextmanager
 def lock_directory(directory: epath.Path) -> Iterator[None]:
-    """Keeps other processes of this machine out of a directory, until the end of this one.
-
-    A directory in a store cannot be held.
+    """Keeps other processes of this machine out of a directory; one in a store stays open to all.
 
     Raises:
-      ValueError: another one is in it.
+      ValueError: another process is in it.
     """
     if fcntl is None or storage.is_store(directory):
         yield
@@ -402,47 +390,3 @@ def is_directory_locked(directory: epath.Path) -> bool:
         except OSError:
             return True
     return False
-
-
-_PACKAGES = (
-    "imbalance-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow-datasets",
-    "sentencepiece",
-    "ml-collections",
-    "numpy",
-)
-
-
-def get_code_versions() -> dict[str, Any]:
-    """Returns what code ran: git revision, Python, and the packages that matter."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return {"git": _read_git_revision(), "python": platform.python_version(), "packages": found}
-
-
-def _read_git_revision() -> str:
-    """Returns the revision of the checkout this file lies in, or "unknown".
-
-    `git describe --dirty` would write the checkout's index, and leave a lock there if it cannot.
-    """
-    try:
-        revision = _run_git("describe", "--always", "--abbrev=40")
-        changed = _run_git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return revision + "-dirty" * bool(changed)
-
-
-def _run_git(*arguments: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", str(epath.Path(__file__).parent), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()

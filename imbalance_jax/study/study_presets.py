@@ -153,9 +153,7 @@ def scheduled(
 def half_learning_rate(config: ml_collections.ConfigDict) -> int:
     """Returns the step before which half of all learning rate is spent.
 
-    The sum of the cosine schedule over the updates of a run, its warm-up included:
-    min(t, w) / w * (f + (p - f) (1 + cos(pi t / steps)) / 2) for t = 1 .. steps, with w
-    warm-up updates, peak p and final f.
+    The sum of the cosine schedule over the updates of a run, its warm-up included.
 
     Raises:
       ValueError: the schedule is not a cosine.
@@ -166,11 +164,8 @@ def half_learning_rate(config: ml_collections.ConfigDict) -> int:
             f"config.optimizer.schedule={optimizer.schedule!r}: stages are weighed by a cosine. "
             "Set config.optimizer.schedule=cosine."
         )
-    warmup = optimizer.warmup if optimizer.warmup >= 1 else max(1.0, optimizer.warmup * steps)
-    t = np.arange(1, steps + 1)
-    cosine = (1 + np.cos(np.pi * t / steps)) / 2
-    rate = optimizer.final_lr + (optimizer.peak_lr - optimizer.final_lr) * cosine
-    spent = np.cumsum(np.minimum(t, warmup) / warmup * rate)
+    rates = config_lib.compute_learning_rate(optimizer, steps, np.arange(1, steps + 1), np)
+    spent = np.cumsum(rates)
     return int(np.argmin(np.abs(spent - spent[-1] / 2))) + 1
 
 

@@ -124,7 +124,7 @@ class LoadedRun:
         return loss_n
 
     def _tokenizer(self, language: str) -> TextTokenizer:
-        return self.tokenizers[languages.get_source_name(self.config, language)]
+        return self.tokenizers[self.config.source_of(language)]
 
     def _check_ids(self, ids: np.ndarray) -> None:
         """Raises ValueError if an id is none of the model's."""
@@ -185,9 +185,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
     run = RunDirectory(path)
     config = run.config()
     tokenizers = {
-        languages.get_source_name(config, tag): TextTokenizer(
-            _read_tokenizer_model(run, config, tag)
-        )
+        config.source_of(tag): TextTokenizer(_read_tokenizer_model(run, config, tag))
         for tag in config.tags
     }
     vocabulary = _read_vocabulary(run)
@@ -245,7 +243,7 @@ def _check_config_ids(
                 f"config.init_from={config.init_from!r}. Leave it out."
             )
         field, tokenizer = _find_tokenizer_field(config, tag)
-        if config.sources[languages.get_source_name(config, tag)].kind == "synthetic":
+        if config.sources[config.source_of(tag)].kind == "synthetic":
             continue
         model = _read_tokenizer_model(run, theirs, tag)
         if tokenizer.path and storage.parse_path(tokenizer.path).exists():
@@ -266,12 +264,12 @@ def _find_tokenizer_field(
     """Returns the field that says what a language is tokenized with, and its value."""
     if config.vocabulary.layout == "joint":
         return "config.vocabulary.tokenizer", config.vocabulary.tokenizer
-    name = languages.get_source_name(config, tag)
+    name = config.source_of(tag)
     return f"config.sources.{name}.tokenizer", config.sources[name].tokenizer
 
 
 def _find_tokenizer_file(run: RunDirectory, config: config_lib.Config, tag: str) -> epath.Path:
-    return run.path / f"tokenizer-{languages.get_source_name(config, tag)}.model"
+    return run.path / f"tokenizer-{config.source_of(tag)}.model"
 
 
 def _read_tokenizer_model(run: RunDirectory, config: config_lib.Config, tag: str) -> bytes:
@@ -297,7 +295,7 @@ def check_vocabulary(
         for tag in config.tags:
             before.index(tag)
             field, _ = _find_tokenizer_field(config, tag)
-            model = models[languages.get_source_name(config, tag)]
+            model = models[config.source_of(tag)]
             _check_tokenizer(config.init_from, tag, field, (run, theirs), model)
     except FileNotFoundError as error:
         raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error
@@ -308,7 +306,7 @@ def check_vocabulary(
         differs = np.flatnonzero(ours_U != theirs_U)
         if len(differs):
             u = int(differs[0])
-            piece = TextTokenizer(models[languages.get_source_name(config, tag)]).strings[u]
+            piece = TextTokenizer(models[config.source_of(tag)]).strings[u]
             raise ValueError(
                 f"config.init_from={config.init_from!r} has other ids for {len(differs)} of the "
                 f"{len(ours_U)} pieces of {tag}: {piece!r} is {theirs_U[u]} there and {ours_U[u]} "

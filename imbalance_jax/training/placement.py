@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from imbalance_jax.compute import sharding
 from imbalance_jax.compute.step import TrainState
+from imbalance_jax.config import dimensions
 
 
 def describe_mesh(mesh: Mesh) -> str:
@@ -31,10 +32,10 @@ def render_sharding_table(state: TrainState, mesh: Mesh, batch: tuple[int, int])
     rows = [("", "shape", "cut along", "each device")]
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         keys = [entry.key for entry in path]
-        name, dims = ".".join(keys), "N" * ("blocks" in keys) + keys[-1].rpartition("_")[2]
+        dims = dimensions.parse_dimensions(keys[-1], stacked="blocks" in keys)
         rows.append(
             (
-                name,
+                ".".join(keys),
                 _format_shape(leaf.shape),
                 _describe_sharded_axes(dims, leaf.sharding),
                 format_bytes(_count_shard_bytes(leaf)),

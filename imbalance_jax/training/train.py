@@ -34,8 +34,9 @@ from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import MeasurementPrograms
 from imbalance_jax.runs import mirrors, storage
+from imbalance_jax.runs.code_versions import get_code_versions
 from imbalance_jax.runs.progress import Progress, RunWork, split_progress
-from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
+from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import loading
 from imbalance_jax.training.cadence import Cadence
 
@@ -208,7 +209,7 @@ class Experiment:
         return distributed.run_process_0_first(build)
 
     def source(self, tag: str) -> AnySource:
-        return self.sources[languages.get_source_name(self.config, tag)]
+        return self.sources[self.config.source_of(tag)]
 
     def held_out(self, tag: str, split: str) -> np.ndarray:
         """Returns a language's ids of a held-out split, its words in its own order."""
@@ -250,7 +251,7 @@ class Experiment:
 
     def entropy(self, tag: str) -> dict[str, Any]:
         """Returns the entropy of a synthetic language's text and its bounds; {} for others."""
-        source = self.config.sources[languages.get_source_name(self.config, tag)]
+        source = self.config.sources[self.config.source_of(tag)]
         if source.kind != "synthetic":
             return {}
         lower, upper = synthetic.compute_loss_bounds(source.synthetic, self.config.model.L)
@@ -261,7 +262,7 @@ class Experiment:
         """Returns the texts of a parallel set for each language; none for those it is not in."""
         found = []
         for tag in self.config.tags:
-            name = languages.get_source_name(self.config, tag)
+            name = self.config.source_of(tag)
             inside = name in set_.sources and self.config.languages[tag].words == "as_written"
             side = name if inside else set_.sources[0]
             ids_PW, weight_PL = set_.windows(side, self.source(tag).pieces.separator)

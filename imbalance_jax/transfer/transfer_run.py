@@ -12,7 +12,6 @@ from imbalance_jax import cli
 from imbalance_jax.analysis import transfer_results
 from imbalance_jax.compute import hardware, sharding, tuning
 from imbalance_jax.config import MeshConfig
-from imbalance_jax.data import languages as languages_lib
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.training.loading import LoadedRun
 from imbalance_jax.transfer import finetune
@@ -61,7 +60,7 @@ class TransferRun:
         return cls(run, classifier, trained, scored, notes)
 
     def _source(self, tag: str) -> str:
-        return languages_lib.get_source_name(self.run.config, tag)
+        return self.run.config.source_of(tag)
 
     def load(
         self, task: Task, directory: str = "", most: Mapping[str, int] | None = None

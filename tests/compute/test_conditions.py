@@ -4,13 +4,13 @@ import jax
 import pytest
 
 from imbalance_jax.compute import conditions, hardware
-from imbalance_jax.runs import run_directory as runs
+from imbalance_jax.runs import code_versions
 
 DEVICE = {"platform": "cpu", "kind": "cpu", "count": 8, "processes": 1}
 MESH = {"member": 1, "data": 8, "fsdp": 1, "tensor": 1}
 COMPUTED = {"dtype": "float32", "attention": "blockwise", "remat": "dots"}
 
-KNOWN = runs.get_code_versions()
+KNOWN = code_versions.get_code_versions()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import fractions
 import json
 import os
+import pathlib
 import re
 import runpy
 import subprocess
@@ -14,7 +15,6 @@ import ml_collections
 import pytest
 from absl import flags
 from helpers import ROOT
-from ml_collections import config_flags
 
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
@@ -584,7 +584,7 @@ WRONG = {
     ),
     "markup of a text without any": (
         {"sources__en__kind": "docstrings", "sources__en__markup": "wiki40b"},
-        r"config\.sources\.en\.markup='wiki40b' .* Set config\.sources\.en\.markup=none",
+        r"config\.sources\.en\.markup='wiki40b' is for text of kind files or tfds, .*Leave it out",
     ),
     "no such markup": (
         {"sources__en__markup": "html"},
@@ -593,7 +593,7 @@ WRONG = {
     **{
         f"a {split} file that is not read": (
             {f"sources__en__{split}": "a.txt"},
-            rf"config\.sources\.en\.{split} names a file, but .*kind='docstrings' reads none. Set ",
+            rf"config\.sources\.en\.{split}='a.txt' is for .*kind='docstrings' does not read it",
         )
         for split in ("train", "validation", "test")
     },
@@ -618,7 +618,7 @@ WRONG = {
     ),
     "a dataset that is not read": (
         {"sources__en__dataset": "wiki40b/en"},
-        r"config\.sources\.en\.dataset='wiki40b/en' is a TFDS .*Set config\.sources\.en\.kind=tfds",
+        r"config\.sources\.en\.dataset='wiki40b/en' is .*, or set config\.sources\.en\.kind=tfds",
     ),
     "no such order of heads": (
         {"sources__en__synthetic__order": "head_none"},
@@ -1238,10 +1238,22 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 # The command line
 
 
+def parse_flags(*args):
+    """Returns the flags that a command with --config reads from a command line."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "", flag_values=values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "FLAGS", values)
+        cli.define_config_flag()
+        cli._parse_flags(["main", *args])
+    return values
+
+
 def refused(capsys, *args):
-    """Returns the message that arguments are refused with, before any flag is parsed."""
+    """Returns the message that a command line is refused with."""
     with pytest.raises(SystemExit) as exit_:
-        cli._check_config_flag(list(args))
+        parse_flags(*args)
     assert exit_.value.code == 2
     return capsys.readouterr().err
 
@@ -1256,6 +1268,7 @@ def refused(capsys, *args):
         ("--config.sources.fr.kind=files", "config.sources has no field 'fr'. It has: en"),
         ("--config.parallel.en_fr.path=x", "config.parallel is empty. Set all of it, as in"),
         ("--config.vocabulary.mix.en=5", "--config.vocabulary.mix=\"{'en': ...}\""),
+        ("--noconfig.model.tid", "config.model has no field 'tid'. Did you mean config.model.tied"),
     ],
 )
 @pytest.mark.parametrize("form", ["one", "two"])
@@ -1276,11 +1289,20 @@ def test_a_field_of_a_run_is_refused_in_a_study_saying_where_its_runs_have_it(ca
 
 
 def test_overrides_of_fields_that_exist_pass():
-    cli._check_config_flag([f"--config={REFERENCE}:scale=mini", "--config.steps=5", "--dry_run"])
-    cli._check_config_flag(
-        ["--config", REFERENCE, "--config.mixture.ratio.en2", "5", "--nodry_run"]
+    values = parse_flags(f"--config={REFERENCE}:scale=mini", "--config.steps=5", "--dry_run")
+    assert (values.config.steps, values.config.model.D, values.dry_run) == (5, 512, True)
+    values = parse_flags("--config", REFERENCE, "--config.mixture.ratio.en2", "5", "--nodry_run")
+    assert values.config.mixture.ratio.en2 == 5
+    assert parse_flags("--workdir=somewhere").config is None
+
+
+def test_a_config_file_is_loaded_once(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(
+        f"open({str(tmp_path / 'loads')!r}, 'a').write('1')\n" + pathlib.Path(REFERENCE).read_text()
     )
-    cli._check_config_flag(["--workdir=somewhere"])
+    parse_flags(f"--config={file}", "--config.steps=5")
+    assert (tmp_path / "loads").read_text() == "1"
 
 
 def run_shower(tmp_path, what, *args):
@@ -1291,7 +1313,7 @@ def run_shower(tmp_path, what, *args):
         def main():
             print(json.dumps({what}))
             return 0
-        cli.define_config()
+        cli.define_config_flag()
         cli.run_command(main)
     """
     done = subprocess.run(
@@ -1347,14 +1369,14 @@ def test_every_field_can_be_set_from_the_command_line(tmp_path):
             written = repr(tuple(tuple(v) if isinstance(v, list) else v for v in wanted[name]))
         args.append(f"--{name}={wanted[name] if written is None else written}")
     file = f"--config={ROOT}/configs/en_fr.py:scale=demo,files=DIR"
-    shown = {"config": run_shower(tmp_path, "cli.required_config().to_dict()", file, *args)}
+    shown = {"config": run_shower(tmp_path, "cli.require_config().to_dict()", file, *args)}
     assert {name: field_of(shown, name) for name in fields} == wanted
 
 
 def test_a_command_line_of_new_fields_is_the_config_that_it_says(tmp_path):
     shown = run_shower(
         tmp_path,
-        "config.to_dict(config.resolve(cli.required_config()))",
+        "config.to_dict(config.resolve_config(cli.require_config()))",
         f"--config={ROOT}/configs/en_fr.py:layout=joint,files=DIR",
         "--config.vocabulary.mix={'en': 9, 'fr': 1}",
         "--config.vocabulary.separator=own",
@@ -1495,17 +1517,13 @@ def test_overrides_without_a_config_change_that_of_the_run_in_the_workdir(
 ):
     started = resolved(mixture__stages=stages_, steps=1000)
     runs.RunDirectory(tmp_path / "run").claim(started)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    monkeypatch.setattr(flags, "FLAGS", values)
     argv = ["main", f"--workdir={tmp_path / 'run'}", "--config.steps=2000", "--noconfig.model.tied"]
     monkeypatch.setattr("sys.argv", argv)
-    cli._parse_flags(argv)
+    values = parse_flags(*argv[1:])
     # More steps leave the stages where they were.
     expected = resolved(mixture__stages=STEPS if stages_ else (), steps=2000)
     assert config_lib.resolve_config(values.config) == expected
-    assert argv[1].startswith("--workdir")  # what "To go on" repeats
+    assert sys.argv == argv  # what "To go on" repeats
 
 
 @pytest.mark.parametrize("workdir", [[], ["--workdir=no/run"]])

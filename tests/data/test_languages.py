@@ -411,7 +411,7 @@ def test_a_clone_is_written_in_the_text_of_its_parent():
         {"en": {"source": "en"}, "x": {"source": "fr"}, "x2": {"clone_of": "x"}},
         sources=("en", "fr"),
     )
-    assert [languages.get_source_name(config, tag) for tag in ("en", "x", "x2")] == [
+    assert [config.source_of(tag) for tag in ("en", "x", "x2")] == [
         "en",
         "fr",
         "fr",
@@ -524,7 +524,7 @@ def test_every_id_of_every_language_decodes_to_the_same_text(tokenizers, layout,
     config, _, made = family(tokenizers, layout=layout, separator=separator)
     assert made.tags == ("a", "en", "en2", "en3", "es", "fr", "fr2")
     for row, tag in enumerate(made.tags):
-        name = languages.get_source_name(config, tag)
+        name = config.source_of(tag)
         tokenizer = tokenizers["joint" if layout == "joint" else name]
         assert_decodes(made, row, tokenizer, TEXTS[name])
 
@@ -552,7 +552,7 @@ def test_clones_follow_the_languages_with_a_source_of_their_own(tokenizers, layo
     clones_ = [tag for tag in made.tags if config.languages[tag].clone_of]
     slot = union
     for tag in clones_:
-        parent, own = config.languages[tag].clone_of, source[languages.get_source_name(config, tag)]
+        parent, own = config.languages[tag].clone_of, source[config.source_of(tag)]
         ids = made.map_GU[made.index(tag), : own.size]
         kept = ~languages.select_cloned_ids(own, config.languages[tag], config.vocabulary)
         kept[0] = True
@@ -638,10 +638,7 @@ def test_a_tokenizer_without_padding_keeps_its_first_id_to_itself(layout, first)
 
 def separators(made, source, config):
     rows = enumerate(made.tags)
-    return [
-        int(made.map_GU[row, source[languages.get_source_name(config, tag)].separator])
-        for row, tag in rows
-    ]
+    return [int(made.map_GU[row, source[config.source_of(tag)].separator]) for row, tag in rows]
 
 
 @pytest.mark.parametrize("specials", ["never", "always"])

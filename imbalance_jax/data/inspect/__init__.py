@@ -94,7 +94,7 @@ def describe_batch(opened: TrainingData, step: int, rows: int) -> str:
     lines = [f"step {step}: {len(language_B)} sequences of {config.model.L} tokens ({held})"]
     for row in range(min(rows or len(language_B), len(language_B))):
         g = language_B[row]
-        source = opened.sources[languages.get_source_name(config, config.tags[g])]
+        source = opened.sources[config.source_of(config.tags[g])]
         # Line ends and the like, so that a row is a line.
         text = json.dumps(source.tokenizer.decode(batch.ids_BW[row]), ensure_ascii=False)
         where = f"{stream.pools[g]} window {start_B[row] // config.model.L}"

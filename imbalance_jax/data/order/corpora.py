@@ -22,7 +22,7 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data import languages, word_order
+from imbalance_jax.data import word_order
 from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits
 from imbalance_jax.data.sources import Source
 from imbalance_jax.data.text import synthetic
@@ -181,7 +181,7 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
     demand = config_lib.compute_sequence_totals(config)
     tags_of: dict[str, list[str]] = {}  # by source
     for tag in config.tags:
-        tags_of.setdefault(languages.get_source_name(config, tag), []).append(tag)
+        tags_of.setdefault(config.source_of(tag), []).append(tag)
     kept: dict[str, np.ndarray | None] = dict.fromkeys(tags_of)  # documents of each source
     if config.mixture.content == "disjoint":
         ids = {n: sources[n].documents("train")["id"] for n in tags_of if _shares_ids(config, n)}
@@ -193,7 +193,7 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
             kept.update(partition_documents(ids, wanted, config.data_seed))
     corpora = []
     for tag in config.tags:
-        name = languages.get_source_name(config, tag)
+        name = config.source_of(tag)
         source, sharing = sources[name], tags_of[name]
         pool, chosen_n = name, kept[name]
         if config.mixture.switch == "document" and len(sharing) > 1:
@@ -279,7 +279,7 @@ def describe_documents(
         for name, share in measure_equal_ids(config, sources).items()
         if share
     ]
-    names = {languages.get_source_name(config, tag) for tag in config.tags}
+    names = {config.source_of(tag) for tag in config.tags}
     if content == "disjoint" and len(names) > 1:
         lines += [
             f"content=disjoint takes {share:.1%} of the documents of {name} AWAY: their ids are "
@@ -313,7 +313,7 @@ def measure_equal_ids(config: Config, sources: Mapping[str, AnySource]) -> dict[
 def _measure_equal_documents(
     config: Config, sources: Mapping[str, AnySource], *, of_shared: bool
 ) -> dict[str, float]:
-    names = sorted({languages.get_source_name(config, tag) for tag in config.tags})
+    names = sorted({config.source_of(tag) for tag in config.tags})
     finite = [name for name in names if isinstance(sources[name], Source)]
     if sum(sources[name].about["documents"]["train"] for name in finite) > _COMPARED:
         return {}

@@ -14,7 +14,7 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data import languages, word_order
+from imbalance_jax.data import word_order
 from imbalance_jax.data.order import corpora, keyed_draws, sequential
 from imbalance_jax.data.order.mixture import Mixture
 from imbalance_jax.data.order.window_order import ShuffledOrder, WindowOrder
@@ -69,7 +69,7 @@ def _compute_size_shares(config: Config, sources: Mapping[str, corpora.AnySource
     """Returns the share of each language that the temperature makes of the sources' sizes."""
     temperature = config.mixture.temperature
     sizes_G = np.array(
-        [sources[languages.get_source_name(config, tag)].count("train") for tag in config.tags],
+        [sources[config.source_of(tag)].count("train") for tag in config.tags],
         float,
     )
     if sizes_G.max() >= synthetic.ENDLESS:

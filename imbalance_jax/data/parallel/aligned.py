@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from imbalance_jax.config import Config
-from imbalance_jax.data import languages, word_order
+from imbalance_jax.data import word_order
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.parallel.sets import ParallelSet
 
@@ -29,8 +29,7 @@ def list_aligned_pairs(config: Config) -> list[tuple[str, str]]:
     return [
         (a, b)
         for a, b in itertools.combinations(config.tags, 2)
-        if languages.get_source_name(config, a) == languages.get_source_name(config, b)
-        or _find_set_name(config, a, b) is not None
+        if config.source_of(a) == config.source_of(b) or _find_set_name(config, a, b) is not None
     ]
 
 
@@ -51,7 +50,7 @@ def find_aligned_sequences(
     first by name. Rows are in the order of words of their texts, so there are none for a
     language that has another. At most `most` rows are returned, all where it is 0.
     """
-    source_a, source_b = languages.get_source_name(config, a), languages.get_source_name(config, b)
+    source_a, source_b = config.source_of(a), config.source_of(b)
     if source_a == source_b:
         first, second = config.languages[a], config.languages[b]
         ids_a, ids_b = (
@@ -80,7 +79,7 @@ def _find_set_name(config: Config, a: str, b: str) -> str | None:
     """Returns the name of the set of two languages' sources, in whichever order it has them."""
     if {config.languages[tag].words for tag in (a, b)} != {"as_written"}:
         return None
-    wanted = {languages.get_source_name(config, tag) for tag in (a, b)}
+    wanted = {config.source_of(tag) for tag in (a, b)}
     for name in sorted(config.parallel):
         if set(config.parallel[name].sources) == wanted:
             return name

@@ -1,0 +1,244 @@
+"""What config files are made of: sizes of a run, its languages, and the choices of the colon."""
+
+import fractions
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from imbalance_jax.config.resolve import build_config_dict, declared, default
+from imbalance_jax.config.schema import Config, LanguageConfig, Schedule, SourceConfig
+
+
+def parse_arg(arg: str, **defaults: str) -> types.SimpleNamespace:
+    """Returns the choices behind the colon of `--config=FILE:scale=small,ratio=95:5`.
+
+    Raises:
+      ValueError: a choice that the file does not offer, or one without a value.
+    """
+    choices = dict(defaults)
+    for part in filter(None, arg.split(",")):
+        name, equals, value = part.partition("=")
+        if name not in defaults:
+            raise ValueError(
+                f"--config=...:{arg}: this file has no choice {name!r}. "
+                f"It offers: {', '.join(f'{n}={v}' for n, v in defaults.items())}."
+            )
+        if not equals or not value:
+            raise ValueError(f"--config=...:{arg}: write {name}=VALUE.")
+        choices[name] = value
+    return types.SimpleNamespace(**choices)
+
+
+def parse_ratio(text: str) -> list[int]:
+    """Returns the counts of a ratio such as `90:10`, or `1` for a single language.
+
+    Raises:
+      ValueError: a part is not a whole number, or a single part is another one than 1.
+    """
+    parts = text.split(":")
+    # A single 90 is more likely a percentage than a language alone.
+    if not all(part.isdecimal() for part in parts) or (len(parts) == 1 and text != "1"):
+        raise ValueError(
+            f"ratio={text}: write whole numbers of sequences per language with colons "
+            "between them, such as 90:10; for 92.5% to 7.5% write 37:3, for one language 1."
+        )
+    return [int(part) for part in parts]
+
+
+# Sizes of a whole run: model, length and text. mini, small and medium are those of the
+# reference study, whose optimizer warms up for 200 updates whatever the length of the run.
+_REFERENCE: dict[str, Any] = {
+    "steps": 18265,
+    "batch_size": 128,
+    "log_every": 20,
+    "optimizer.warmup": 200.0,
+    "evaluation.every": 1000,
+    "evaluation.alignment.every": 1000,
+    "checkpoint.every": 1000,
+    "tokenizer.vocab_size": 16384,
+    "model.L": 512,
+}
+SCALES: Mapping[str, Mapping[str, Any]] = {
+    # Minutes on two CPU cores. Few blocks are faster written out than scanned there.
+    "demo": {
+        "steps": 1500,
+        "batch_size": 32,
+        "optimizer.peak_lr": 3e-3,
+        "optimizer.final_lr": 3e-5,
+        "evaluation.every": 100,
+        "evaluation.alignment.every": 100,
+        "evaluation.max_windows": 128,
+        "checkpoint.every": 250,
+        "tokenizer.vocab_size": 1024,
+        **{"model.L": 64, "model.D": 64, "model.H": 2, "model.K": 32, "model.F": 256},
+        "model.N": 2,
+        "model.scan_layers": False,
+    },
+    # Studies on a CPU: 8.2 million tokens.
+    "pico": {
+        "steps": 2000,
+        "batch_size": 32,
+        "optimizer.peak_lr": 2e-3,
+        "optimizer.final_lr": 2e-5,
+        "tokenizer.vocab_size": 2048,
+        **{"model.L": 128, "model.D": 128, "model.H": 4, "model.K": 32, "model.F": 512},
+        "model.N": 4,
+        "model.scan_layers": False,
+    },
+    "mini": {
+        **_REFERENCE,
+        **{"model.D": 512, "model.H": 8, "model.K": 32, "model.F": 2048, "model.N": 4},
+    },
+    "small": {
+        **_REFERENCE,
+        **{"model.D": 768, "model.H": 12, "model.K": 64, "model.F": 3072, "model.N": 12},
+    },
+    "medium": {
+        **_REFERENCE,
+        **{"steps": 9132, "batch_size": 256},
+        **{"model.D": 1024, "model.H": 16, "model.K": 64, "model.F": 4096, "model.N": 24},
+    },
+}
+
+
+def scaled(config: ml_collections.ConfigDict, scale: str) -> ml_collections.ConfigDict:
+    """Sets the size of a run, and the vocabulary of each source that it has, in place.
+
+    Raises:
+      ValueError: there is no such scale.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale={scale}: there is no such scale. Choose {', '.join(SCALES)}.")
+    for name, value in SCALES[scale].items():
+        if name == "tokenizer.vocab_size":
+            for source in config.sources.values():
+                source.tokenizer.vocab_size = value
+            # About as many ids as the sources' own tokenizers would have together.
+            config.vocabulary.tokenizer.vocab_size = value * max(1, len(config.sources))
+        else:
+            group, _, field = name.rpartition(".")
+            target = config[group] if group else config
+            target[field] = value
+    return config
+
+
+def cloned(*, scale: str, ratio: str) -> ml_collections.ConfigDict:
+    """Returns a run on English and clones of it, en1, en2, ..., one for each part of a ratio."""
+    config = default()
+    config.sources.en = declared(SourceConfig)
+    for index, count in enumerate(parse_ratio(ratio)):
+        tag = f"en{index + 1}"
+        origin = {"clone_of": "en1"} if index else {"source": "en"}
+        config.languages[tag] = declared(LanguageConfig, **origin)
+        config.mixture.ratio[tag] = count
+    return scaled(config, scale)
+
+
+def spoken(
+    sources: Mapping[str, ml_collections.ConfigDict], *, scale: str, ratio: str
+) -> ml_collections.ConfigDict:
+    """Returns a run on one language for each source, of the same name.
+
+    Raises:
+      ValueError: the ratio has not one part for each source.
+    """
+    parts = parse_ratio(ratio)
+    if len(parts) != len(sources):
+        count = f"{len(sources)} part" + "s" * (len(sources) > 1)
+        raise ValueError(f"ratio={ratio}: write {count}, for {', '.join(sources)}.")
+    config = default()
+    for (name, source), part in zip(sources.items(), parts, strict=True):
+        config.sources[name] = source
+        config.languages[name] = declared(LanguageConfig, source=name)
+        config.mixture.ratio[name] = part
+    return scaled(config, scale)
+
+
+def continued(
+    before: Config, init_from: str, language: str, steps: int
+) -> ml_collections.ConfigDict:
+    """Returns a run that goes on from another one's weights in a single language.
+
+    The optimizer begins anew, at a tenth of the rate, and the text in another order; all
+    languages are evaluated ten times.
+
+    Args:
+      before: the other run's config.
+      init_from: RUN or RUN@STEP.
+      language: all that is trained on.
+      steps: updates.
+
+    Raises:
+      ValueError: the run has no such language.
+    """
+    if language not in before.tags:
+        wrong = f"{language}: {init_from} has no such language." if language else " is missing."
+        raise ValueError(f"language={wrong} {init_from} has: {', '.join(before.tags)}.")
+    config = build_config_dict(before)
+    config.init_from, config.steps = init_from, steps
+    for name in ("peak_lr", "final_lr"):
+        config.optimizer[name] /= 10
+    config.mixture.update(stages=(), same_total_as=(), temperature=0.0, seed=before.data_seed + 1)
+    config.mixture.ratio = {tag: int(tag == language) for tag in before.tags}
+    config.evaluation.every = max(1, steps // 10)
+    return config
+
+
+def joining_stages(text: str, ratio: Mapping[str, int]) -> Schedule:
+    """Returns a schedule in which the last language joins the others later, at its ratio.
+
+    Args:
+      text: the fraction of the run after which it joins, such as 0.5.
+      ratio: of all languages, from then on. Before, the last one has 0.
+
+    Raises:
+      ValueError: the text is no such fraction, or there are no others to join.
+    """
+    *others, last = ratio
+    try:
+        joins = float(text)
+    except ValueError:
+        joins = 0.0
+    if not 0 < joins < 1:
+        raise ValueError(
+            f"joins={text}: write the fraction of the run after which {last} joins, above 0 and "
+            "below 1, such as 0.5."
+        )
+    if not any(ratio[tag] for tag in others):
+        raise ValueError(
+            f"joins={text}: {last} is alone, with no language to join. Write a ratio such as 90:10."
+        )
+    return ((0, {**ratio, last: 0}), (joins, dict(ratio)))
+
+
+def equal_stages(text: str, first: str, second: str) -> Schedule:
+    """Returns a schedule of equally long stages, such as `0.1_0.9`.
+
+    Stage i of m begins at step floor(i steps / m). The reference's begins at
+    i floor(steps / m), which is the same or up to m - 1 steps before.
+
+    Args:
+      text: the share of `second` in each stage; `first` gets the rest.
+      first: a language.
+      second: another one.
+
+    Raises:
+      ValueError: a part is not a number from 0 to 1.
+    """
+    parts = text.split("_")
+    try:
+        shares = [fractions.Fraction(part) for part in parts]
+    except (ValueError, ZeroDivisionError):
+        shares = []
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(
+            f"stages={text}: write the share of {second} in each stage, from 0 to 1, with _ "
+            "between them, such as 0.1_0.9."
+        )
+    return tuple(
+        # Fractions of all steps, but for the first stage where both are 0.
+        (i / len(shares), {first: s.denominator - s.numerator, second: s.numerator})
+        for i, s in enumerate(shares)
+    )

@@ -1,0 +1,162 @@
+"""A config as a ConfigDict, as frozen dataclasses and as plain values, and the ways between."""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import ml_collections
+
+from imbalance_jax.config.checks import check_config
+from imbalance_jax.config.schema import GROUP, Config
+
+
+def to_dict(
+    config: Any, *, leave_out: Mapping[type, tuple[str, ...]] = types.MappingProxyType({})
+) -> Any:
+    """Returns a config as nested dicts, lists and plain values, ready for JSON.
+
+    Args:
+      config: a dataclass of this file, or a value of a field.
+      leave_out: fields of each dataclass that are left out where they have their default.
+    """
+    if dataclasses.is_dataclass(config):
+        optional = leave_out.get(type(config), ())
+        return {
+            field.name: to_dict(value, leave_out=leave_out)
+            for field in dataclasses.fields(config)
+            for value in [getattr(config, field.name)]
+            if field.name not in optional or value != field.default
+        }
+    if isinstance(config, Mapping):
+        return {name: to_dict(value, leave_out=leave_out) for name, value in config.items()}
+    if isinstance(config, (tuple, list)):
+        return [to_dict(value, leave_out=leave_out) for value in config]
+    return config
+
+
+def declared(kind: type, /, **changes: Any) -> ml_collections.ConfigDict:
+    """Returns a dataclass of this file as a ConfigDict of its defaults, with changes.
+
+    A config file adds a source with `config.sources.en = declared(SourceConfig)`.
+    """
+    result = ml_collections.ConfigDict()
+    for field in dataclasses.fields(kind):
+        # Groups of named things, such as sources, begin empty.
+        value = {} if field.default is dataclasses.MISSING else field.default
+        nested = dataclasses.is_dataclass(value)
+        result[field.name] = declared(type(value)) if nested else value
+    result.update(changes)
+    return result
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns every field of a run at its default, with no source and no language."""
+    return declared(Config)
+
+
+def resolve_config(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
+    """Returns the typed config of a ConfigDict, or of a config.json read back.
+
+    Raises:
+      ValueError: a field is unknown, of the wrong type, or contradicts another.
+    """
+    config = parse_dataclass(Config, values)
+    check_config(config)
+    return config
+
+
+def parse_dataclass(
+    kind: type, values: ml_collections.ConfigDict | Mapping[str, Any], field: str = "config"
+) -> Any:
+    """Returns plain values as a dataclass of fields with declared types, as `resolve_config` does.
+
+    Args:
+      kind: the dataclass.
+      values: of its fields.
+      field: what errors call the whole.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    return _parse_field_value(kind, values, field)
+
+
+# The sequences of one language, in the ratio or in that of a stage.
+_RATIO_FIELD = r"config\.mixture\.(ratio|(stages|same_total_as)\[\d+\]\[1\])\."
+
+
+def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
+    """Returns a plain value as the type that its field declares."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{field}={value!r} is not one of {', '.join(map(repr, args))}.")
+        return value
+    if origin is types.UnionType:  # of plain types, such as int | float
+        if not isinstance(value, args) or isinstance(value, bool):
+            raise ValueError(f"{field}={value!r} must be a number.")
+        return value
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{field}={value!r} must be a group of fields.")
+        types_ = typing.get_type_hints(kind)
+        for name in value:
+            if name not in types_:
+                raise ValueError(describe_unknown_field(field, name, types_))
+        for declared_ in dataclasses.fields(kind):
+            if declared_.name not in value and _is_required_field(declared_):
+                raise ValueError(f"{field}.{declared_.name} is missing, and has no default.")
+        fields = {n: _parse_field_value(types_[n], v, f"{field}.{n}") for n, v in value.items()}
+        try:
+            return kind(**fields)
+        except ValueError as error:
+            raise ValueError(str(error).replace(GROUP, field)) from None
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{field}={value!r} must be a group of fields.")
+        return types.MappingProxyType(
+            {
+                name: _parse_field_value(args[1], item, f"{field}.{name}")
+                for name, item in value.items()
+            }
+        )
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(f"{field}={value!r} must be a tuple.")
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            raise ValueError(f"{field}={value!r} must have {len(kinds)} parts.")
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(_parse_field_value(k, v, f"{field}[{i}]") for i, (k, v) in pairs)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and re.match(_RATIO_FIELD, field):
+        # 90.0 is a whole number; others are left to _check_ratio, which says what to write.
+        return int(value) if value.is_integer() else value
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{field}={value!r} must be of type {kind.__name__}.")
+    return value
+
+
+def _is_required_field(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+def describe_unknown_field(group: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """Returns the message for a field that a group of fields does not have."""
+    close = difflib.get_close_matches(name, known, n=1)
+    fix = f"Did you mean {group}.{close[0]}?" if close else f"It has: {', '.join(known)}."
+    return f"{group} has no field {name!r}. {fix}"
+
+
+def build_config_dict(config: Any) -> Any:
+    """Returns what `resolve_config` made as a ConfigDict again."""
+    if dataclasses.is_dataclass(config):
+        fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        return ml_collections.ConfigDict({name: build_config_dict(v) for name, v in fields.items()})
+    if isinstance(config, Mapping):
+        return ml_collections.ConfigDict({name: build_config_dict(v) for name, v in config.items()})
+    return config
