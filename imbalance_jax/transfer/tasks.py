@@ -33,7 +33,7 @@ import numpy as np
 from imbalance_jax.config import SourceConfig, make_natural_sort_key
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files, patterns
-from imbalance_jax.data.text import tfds as datasets
+from imbalance_jax.data.text import tfds_datasets as datasets
 from imbalance_jax.transfer import sentence_tasks
 
 LANGUAGE = "{language}"
