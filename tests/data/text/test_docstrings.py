@@ -1,4 +1,4 @@
-"""Behaviours of data/docstrings.py, on packages made here and on the standard library."""
+"""Behaviours of data/text/docstrings.py and prose.py, on packages made here and on the standard library."""
 
 import dataclasses
 import os
@@ -15,6 +15,7 @@ from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import docstrings
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text.documents import SPLITS
+from imbalance_jax.data.text.prose import extract_prose
 
 
 def read(source, name="en"):
@@ -50,7 +51,7 @@ FILLER = "\n\n".join(
 
 def prose(docstring):
     """Returns the paragraphs that are left of one docstring."""
-    return docstrings._extract_prose(textwrap.dedent(docstring))
+    return extract_prose(textwrap.dedent(docstring))
 
 
 def test_a_module_is_a_document_of_its_docstrings_in_source_order(package):
