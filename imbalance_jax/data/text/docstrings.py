@@ -48,26 +48,13 @@ _SHARE = 0.02
 def read_raw_documents(
     name: str, source: SourceConfig, report: Callable[[float], None]
 ) -> RawDocuments:
-    """Returns the documents: one for every module, and for every topic of pydoc.
-
-    Args:
-      name: of the source in config.sources, for messages.
-      source: which packages to read.
-      report: called now and then with the share of the modules that are read, from 0 to 1.
-
-    Raises:
-      ValueError: as `check_source`.
-    """
+    """Returns a document for every module, and for every topic of pydoc."""
     check_source(name, source)
     return RawDocuments(_read_docstring_documents(source, report), carved=SPLITS[1:], share=_SHARE)
 
 
 def check_source(name: str, source: SourceConfig) -> None:
-    """Finds what is wrong with a source without reading its text.
-
-    Raises:
-      ValueError: a package is not installed.
-    """
+    """Raises ValueError if a package is not installed."""
     for package in source.packages:
         if not _locate_package(package):
             raise ValueError(
@@ -84,9 +71,6 @@ def list_fingerprint_parts(
 
     Of the standard library, and of packages that no installation stands behind or that are
     edited where they lie, a version says nothing: their files' digests take its place.
-
-    Raises:
-      ValueError: as `check_source`.
     """
     check_source(name, source)
     return [list(sys.version_info), *_list_package_versions(source, cache)]
@@ -127,15 +111,11 @@ def _locate_package(package: str) -> list[str]:
             spec = importlib.util.find_spec(top)
     if spec is None:
         return []
-    found = list(spec.submodule_search_locations or [spec.origin or ""])
+    paths = list(spec.submodule_search_locations or [spec.origin or ""])
     for part in rest:
-        below = [os.path.join(directory, part) for directory in found]
-        found = [path for path in below if os.path.isdir(path)] or [f"{path}.py" for path in below]
-    return [path for path in found if os.path.isdir(path) or _is_source_file(path)]
-
-
-def _is_source_file(path: str) -> bool:
-    return path.endswith(".py") and os.path.isfile(path)
+        below = [os.path.join(directory, part) for directory in paths]
+        paths = [path for path in below if os.path.isdir(path)] or [f"{path}.py" for path in below]
+    return [p for p in paths if os.path.isdir(p) or (p.endswith(".py") and os.path.isfile(p))]
 
 
 def _list_modules(packages: Iterable[str]) -> list[tuple[str, str]]:
@@ -156,14 +136,14 @@ def _list_modules(packages: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _find_source_files(directory: str) -> Iterator[str]:
-    for here, subdirectories, files in os.walk(directory):
+    for folder, subdirectories, files in os.walk(directory):
         # Python packages only: this also keeps site-packages out of the standard library.
         subdirectories[:] = [d for d in subdirectories if d.isidentifier() and d not in _SKIPPED]
         for file in files:
             stem, ending = os.path.splitext(file)
             tests = stem.startswith("test_") or stem.endswith("_test") or stem in _SKIPPED
             if ending == ".py" and stem.isidentifier() and not tests:
-                yield os.path.join(here, file)
+                yield os.path.join(folder, file)
 
 
 def _list_package_versions(source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
@@ -171,13 +151,13 @@ def _list_package_versions(source: SourceConfig, cache: pathlib.Path | None) -> 
     distributions = importlib.metadata.packages_distributions()
     versions: list[object] = []
     for package in source.packages or PACKAGES:
-        found = sorted(set(distributions.get(package.partition(".")[0], ())))
-        version: list[object] = [[d, importlib.metadata.version(d)] for d in found]
+        names = sorted(set(distributions.get(package.partition(".")[0], ())))
+        version: list[object] = [[name, importlib.metadata.version(name)] for name in names]
         # The standard library as well: some systems ship it in parts, or mended.
-        if not found or any(map(_is_editable, found)):
+        if not names or any(map(_is_editable, names)):
             modules = _list_modules([package])
-            known = files_lib.compute_file_digests([path for _, path in modules], cache)
-            version += [[module, known[path]] for module, path in modules]
+            digests = files_lib.compute_file_digests([path for _, path in modules], cache)
+            version += [[module, digests[path]] for module, path in modules]
         if version:
             versions.append([package, version])
     return versions
@@ -253,7 +233,7 @@ def _hide_main_module() -> Iterator[None]:
 
 def _extract_paragraphs(modules: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     """Returns (document id, paragraphs) of the modules that have any."""
-    found = []
+    documents = []
     collecting = gc.isenabled()
     # Syntax trees are many objects without cycles; the collector would only walk them.
     gc.disable()
@@ -262,11 +242,11 @@ def _extract_paragraphs(modules: Sequence[tuple[str, str]]) -> list[tuple[str, l
             for document_id, docstrings in _read_module_docstrings(module, path):
                 paragraphs = [p for docstring in docstrings for p in extract_prose(docstring)]
                 if paragraphs:
-                    found.append((document_id, paragraphs))
+                    documents.append((document_id, paragraphs))
     finally:
         if collecting:
             gc.enable()
-    return found
+    return documents
 
 
 def _read_module_docstrings(module: str, path: str) -> Iterator[tuple[str, list[str]]]:

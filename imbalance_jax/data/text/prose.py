@@ -37,6 +37,9 @@ class _Line:
     text: str
 
 
+_EMPTY = _Line(0, "")
+
+
 def extract_prose(docstring: str) -> list[str]:
     """Returns the prose of a docstring, a line per paragraph: no code, tables or markup."""
     lines = [
@@ -54,50 +57,54 @@ def _remove_markup_blocks(lines: Sequence[_Line]) -> Iterator[_Line]:
     """Drops code, tables, directives and section underlines, and leaves empty lines there."""
     at = 0
     while at < len(lines):
-        line = lines[at]
-        text = line.text
-        at += 1
-        if fence := _FENCE.match(text):
-            while at < len(lines) and not lines[at].text.startswith(fence[1]):
-                at += 1
-            at += 1
-        elif _PROMPT.match(text):
-            while at < len(lines) and lines[at].text:  # the output
-                at += 1
-        elif _BORDER.match(text):
-            at = _find_table_end(lines, at)
-        elif _SHELL.match(text) or _GRID.match(text) or _UNDERLINE.match(text):
-            pass
-        elif text.startswith(".. ") or text == "..":
-            directive = _DIRECTIVE.match(text)
-            if directive and directive[1] in _ADMONITIONS:
-                yield _Line(0, "")
-                while at < len(lines) and re.match(r":\w+:", lines[at].text):
-                    at += 1
-                argument = directive[2]
-                if directive[1] in ("versionadded", "versionchanged", "deprecated"):
-                    argument = re.sub(r"^v?\d[\w.]*\s*", "", argument)
-                # Continues on the lines below, which stand deeper than the directive.
-                deeper = at < len(lines) and lines[at].text and lines[at].indent > line.indent
-                yield _Line(lines[at].indent if deeper else line.indent, argument)
-                continue
-            at = _find_block_end(lines, at, line.indent)
-        elif field := _FIELD.match(text):
-            yield _Line(0, "")
-            kind, _, named = field[1].partition(" ")
-            if kind in ("type", "rtype", "vartype"):
-                at = _find_block_end(lines, at, line.indent)
-            else:
-                name = named.split()[-1] if named else ""
-                yield _Line(line.indent, f"{name}: {field[2] or ''}" if name else field[2] or "")
-            continue
-        elif text.endswith("::"):
-            yield _Line(line.indent, text.removesuffix("::").rstrip() + ":" * (text != "::"))
-            at = _find_block_end(lines, at, line.indent)
-        else:
-            yield line
-            continue
-        yield _Line(0, "")
+        remaining, at = _read_block(lines, at)
+        yield from remaining
+
+
+def _read_block(lines: Sequence[_Line], at: int) -> tuple[list[_Line], int]:
+    """Returns what remains of the block that begins at a line, and where the next one begins."""
+    line, after = lines[at], at + 1
+    text = line.text
+    if fence := _FENCE.match(text):
+        closing = (n for n in range(after, len(lines)) if lines[n].text.startswith(fence[1]))
+        return [_EMPTY], next(closing, len(lines)) + 1
+    if _PROMPT.match(text):
+        # Its output ends with an empty line.
+        return [_EMPTY], next(
+            (n for n in range(after, len(lines)) if not lines[n].text), len(lines)
+        )
+    if _BORDER.match(text):
+        return [_EMPTY], _find_table_end(lines, after)
+    if _SHELL.match(text) or _GRID.match(text) or _UNDERLINE.match(text):
+        return [_EMPTY], after
+    if text.startswith(".. ") or text == "..":
+        return _read_directive(lines, at)
+    if field := _FIELD.match(text):
+        kind, _, named = field[1].partition(" ")
+        if kind in ("type", "rtype", "vartype"):
+            return [_EMPTY], _find_block_end(lines, after, line.indent)
+        name = f"{named.split()[-1]}: " if named else ""
+        return [_EMPTY, _Line(line.indent, name + (field[2] or ""))], after
+    if text.endswith("::"):
+        before = text.removesuffix("::").rstrip() + ":" * (text != "::")
+        return [_Line(line.indent, before), _EMPTY], _find_block_end(lines, after, line.indent)
+    return [line], after
+
+
+def _read_directive(lines: Sequence[_Line], at: int) -> tuple[list[_Line], int]:
+    """Does what `_read_block` does for a directive: keeps the text of an admonition only."""
+    indent, after = lines[at].indent, at + 1
+    directive = _DIRECTIVE.match(lines[at].text)
+    if not directive or directive[1] not in _ADMONITIONS:
+        return [_EMPTY], _find_block_end(lines, after, indent)
+    while after < len(lines) and re.match(r":\w+:", lines[after].text):  # its options
+        after += 1
+    argument = directive[2]
+    if directive[1] in ("versionadded", "versionchanged", "deprecated"):
+        argument = re.sub(r"^v?\d[\w.]*\s*", "", argument)
+    # The text goes on in the lines below, which stand deeper than the directive.
+    deeper = after < len(lines) and lines[after].text and lines[after].indent > indent
+    return [_EMPTY, _Line(lines[after].indent if deeper else indent, argument)], after
 
 
 def _find_block_end(lines: Sequence[_Line], at: int, indent: int) -> int:

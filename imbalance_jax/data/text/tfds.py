@@ -18,9 +18,6 @@ from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files, tfds_datasets
 from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
 
-# The share of documents that a split carved out of train gets.
-_SHARE = 0.01
-
 
 def read_raw_documents(
     name: str, source: SourceConfig, report: Callable[[float], None]
@@ -36,7 +33,7 @@ def read_raw_documents(
     """
     dataset = _open_or_prepare_dataset(name, source)
     carved = [split for split in SPLITS if not dataset.parts[split]]
-    return RawDocuments(_read_dataset_documents(dataset, report), carved, _SHARE)
+    return RawDocuments(_read_dataset_documents(dataset, report), carved)
 
 
 def check_source(name: str, source: SourceConfig) -> None:
@@ -202,10 +199,8 @@ def _decode_feature(value: bytes | int, where: str) -> str:
     try:
         return value.decode() if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{where} is not UTF-8 text (byte 0x{error.object[error.start]:02x}, at offset "
-            f"{error.start} of the value). Prepare the dataset again, in UTF-8."
-        ) from error
+        problem = files.describe_utf8_error(error, "value")
+        raise ValueError(f"{where} {problem}. Prepare the dataset again, in UTF-8.") from error
 
 
 # Features and splits

@@ -1,4 +1,4 @@
-"""Behaviours of data/text/docstrings.py and prose.py, on packages made here and on the standard library."""
+"""Behaviours of data/text/docstrings.py and prose.py, on packages made here and on stdlib."""
 
 import dataclasses
 import os
