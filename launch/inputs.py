@@ -80,7 +80,7 @@ class _PreparedTextChecker:
         """
         found: dict[str, str] = {}
         used = prepare.list_language_sources(config)
-        joint = prepare.resolve_joint_statement(config)
+        joint = prepared.make_joint_statement(config)
         for name in used:
             source = config.sources[name]
             if source.kind == "synthetic":
