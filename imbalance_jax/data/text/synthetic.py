@@ -13,6 +13,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import SyntheticConfig
 from imbalance_jax.data import sources
 from imbalance_jax.data.languages import Pieces
+from imbalance_jax.data.records import hash_document_id
 from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.text.toy_languages import (
     CHUNK,
@@ -124,7 +125,7 @@ class SyntheticSource:
         table = np.empty(language.num_documents(split), sources.DOCUMENT)
         table["start"] = np.arange(len(table)) * language.document_length
         ids = (language.document_id(split, number) for number in range(len(table)))
-        table["id"] = np.fromiter(map(sources.hash_document_id, ids), np.uint64, len(table))
+        table["id"] = np.fromiter(map(hash_document_id, ids), np.uint64, len(table))
         bytes_n = self.pieces.bytes_U[language.text(split).read_all()]
         table["bytes"] = np.add.reduceat(bytes_n, table["start"], dtype=np.int64)
         return table

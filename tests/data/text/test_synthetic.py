@@ -23,6 +23,7 @@ from imbalance_jax.config import LanguageConfig, SyntheticConfig, VocabularyConf
 from imbalance_jax.data import languages, sources
 from imbalance_jax.data.order.mixture import derive_key, draw_bits
 from imbalance_jax.data.text import synthetic, toy_languages
+from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.text.synthetic import SyntheticSource
 from imbalance_jax.data.text.toy_languages import SyntheticLanguage, World
 
@@ -241,7 +242,7 @@ def test_what_is_said_is_a_matter_of_the_world_and_not_of_the_language():
 
 
 def test_no_two_splits_have_text_in_common():
-    said = [trees(SyntheticConfig(), 2000, split) for split in sources.SPLITS]
+    said = [trees(SyntheticConfig(), 2000, split) for split in SPLITS]
     sentences = [set(map(tuple, lemma_Jn.T.tolist())) for lemma_Jn in said]
     assert all(len(found) > 1990 for found in sentences)
     for one, other in itertools.combinations(sentences, 2):
@@ -466,7 +467,7 @@ def test_documents_are_the_text_in_pieces_with_their_bytes():
     config = changed(SMALL, tokens=1000, overlap=0.5, language=77)
     source = SyntheticSource("en", config)
     found = list(synthetic.generate_documents(config))
-    for split in sources.SPLITS:
+    for split in SPLITS:
         ids = np.concatenate([d.ids for d in found if d.split == split])
         assert np.array_equal(ids, source.language.text(split).read_all())
     for document in found[::300]:
@@ -486,7 +487,7 @@ def test_a_prepared_source_of_the_documents_is_the_same_text(tmp_path):
         documents=synthetic.generate_documents(config),
     )
     read = sources.open_source("en", tmp_path / "en", tmp_path / "cache")
-    for split in sources.SPLITS:
+    for split in SPLITS:
         assert np.array_equal(read.tokens(split), made.language.text(split).read_all())
         assert np.array_equal(read.documents(split), made.documents(split))
     for name in ("name", "tokenizer", "vocab_size", "dtype", "documents", "tokens"):
