@@ -15,7 +15,7 @@ from imbalance_jax.config import SourceConfig, make_natural_sort_key
 from imbalance_jax.data.order.keyed_draws import draw_raw_order
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files, patterns
-from imbalance_jax.data.text import tfds as datasets
+from imbalance_jax.data.text import tfds_datasets as datasets
 from imbalance_jax.transfer import sentence_tasks
 from imbalance_jax.transfer.tasks import FIELD, GLUE, LANGUAGE, SPLITS, Task, is_made_of_text
 
