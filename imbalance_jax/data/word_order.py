@@ -40,7 +40,8 @@ def load_language_tokens(
     ids = source.tokens(split)
     if language.words == "as_written":
         return ids
-    assert not isinstance(source, SyntheticSource), "the config refuses it"
+    # The config refuses another order of text without an end.
+    assert not isinstance(source, SyntheticSource) and isinstance(ids, np.ndarray)
     block = language.words_block if language.words != "shuffled" else 0
     path = source.cached(f"{split}-{language.words}-{block}-v{VERSION}.tokens")
     order = WordOrder(source.pieces, language.words, language.words_block)
