@@ -1,4 +1,4 @@
-"""Behaviours of data/parallel.py, on pairs of texts that are written here."""
+"""Behaviours of data/parallel, on pairs of texts that are written here."""
 
 import dataclasses
 import gzip

@@ -1,4 +1,4 @@
-"""Behaviours of data/tasks.py and data/sentence_tasks.py: where labelled examples come from."""
+"""Which tasks there are, and where labelled examples come from."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Behaviours of data/corpora.py: who gets which documents, and what is read of them.
+"""Behaviours of data/order/corpora.py: who gets which documents, and what is read of them.
 
 A `Library`'s ids are the places that they lie at, so that a window shows which documents it
 is made of.

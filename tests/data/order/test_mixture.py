@@ -1,4 +1,4 @@
-"""Behaviours of data/mixture.py, held against loops over single positions.
+"""Draws, mixture and windows, held against loops over single positions.
 
 Dry sources, reuse and stages as a run meets them through its config are in test_stream.py.
 """

@@ -1,4 +1,4 @@
-"""Behaviours of data/stream.py, on sources made of numbers and on real prepared text.
+"""Behaviours of data/order/stream.py, on sources made of numbers and on real prepared text.
 
 What the order promises is also held against runs of any kind, that hypothesis thinks up. What
 is particular to order=sequential is in test_sequential.py, and what parts documents between
