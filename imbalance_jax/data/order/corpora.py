@@ -182,7 +182,8 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
     tags_of: dict[str, list[str]] = {}  # by source
     for tag in config.tags:
         tags_of.setdefault(config.source_of(tag), []).append(tag)
-    kept: dict[str, np.ndarray | None] = dict.fromkeys(tags_of)  # documents of each source
+    # Which documents of a source its languages may have; None is all.
+    choice_of: dict[str, np.ndarray | None] = dict.fromkeys(tags_of)
     if config.mixture.content == "disjoint":
         ids = {n: sources[n].documents("train")["id"] for n in tags_of if _shares_ids(config, n)}
         wanted = {
@@ -190,12 +191,12 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
             for name, tags in tags_of.items()
         }
         if len(ids) > 1:
-            kept.update(partition_documents(ids, wanted, config.data_seed))
+            choice_of.update(partition_documents(ids, wanted, config.data_seed))
     corpora = []
     for tag in config.tags:
         name = config.source_of(tag)
         source, sharing = sources[name], tags_of[name]
-        pool, chosen_n = name, kept[name]
+        pool, chosen_n = name, choice_of[name]
         if config.mixture.switch == "document" and len(sharing) > 1:
             pool = f"{name}/{tag}"
             owner_n = _draw_owners(
@@ -253,11 +254,11 @@ def _shares_ids(config: Config, name: str) -> bool:
 
 def measure_taken_documents(corpora: Sequence[Corpus]) -> dict[str, float]:
     """Returns the share of each source's documents that none of its languages is trained on."""
-    kept: dict[str, np.ndarray] = {}
+    used: dict[str, np.ndarray] = {}
     for corpus in corpora:
         if corpus.chosen_n is not None:
-            kept[corpus.source.name] = kept.get(corpus.source.name, False) | corpus.chosen_n
-    return {name: 1 - float(kept_n.mean()) for name, kept_n in kept.items()}
+            used[corpus.source.name] = used.get(corpus.source.name, False) | corpus.chosen_n
+    return {name: 1 - float(used_n.mean()) for name, used_n in used.items()}
 
 
 def describe_documents(
