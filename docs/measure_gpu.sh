@@ -38,27 +38,26 @@ else
     seconds=5 steps=20
 fi
 
-# part NAME LIMIT ARGUMENTS: one call of bench, with its output beside its figures.
+# part NAME LIMIT COMMAND: one command that takes --out, with its output beside its figures.
 part() {
     local name=$1 limit=$2
     shift 2
-    timeout --foreground "$limit" python3 -m imbalance_jax.bench --out="$out/$name.json" "$@" 2>&1 |
-        tee "$out/$name.log"
+    timeout --foreground "$limit" python3 "$@" --out="$out/$name.json" 2>&1 | tee "$out/$name.log"
 }
 
 trap 'kill $(jobs -p) 2> /dev/null' EXIT
 nvidia-smi > "$out/nvidia-smi.log" 2>&1 || echo "There is no nvidia-smi: is this a GPU?"
 cases=()
 for case in "${table[@]}"; do cases+=("--case=$case"); done
-part table 300 --deadline=200 --seconds="$seconds" "${cases[@]}"
+part table 300 -m imbalance_jax.bench --deadline=200 --seconds="$seconds" "${cases[@]}"
 if [[ ${REFERENCE:-} ]]; then
     # With half of the memory each would be too little for either: they take turns.
-    program="${TORCH_PYTHON:-python3} imbalance_jax/benchmarks/comparisons/xling_imbalance.py"
-    part against 150 --case="$compared" --rounds=1 --steps="$steps" \
+    program="${TORCH_PYTHON:-python3} docs/measure_peers/xling_imbalance.py"
+    part against 150 docs/measure_peers/compare.py --case="$compared" --rounds=1 --steps="$steps" \
         --against="$program --code=$REFERENCE ${reference[*]}"
 else
     echo "REFERENCE is not set: the reference study's code is not timed."
 fi
 cases=()
 for case in "${choices[@]}"; do cases+=("--case=$case"); done
-part choices 130 --deadline=90 --seconds="$seconds" --noprofile "${cases[@]}"
+part choices 130 -m imbalance_jax.bench --deadline=90 --seconds="$seconds" --noprofile "${cases[@]}"

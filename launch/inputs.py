@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from imbalance_jax.config import Config, SourceConfig
 from imbalance_jax.data import parallel, prepare, prepared
-from imbalance_jax.data.text import files, patterns
+from imbalance_jax.data.text import own_files, patterns
 from imbalance_jax.runs import storage
 from imbalance_jax.study import grid
 from launch.plan import Plan
@@ -81,7 +81,7 @@ class _PreparedTextChecker:
         """
         fingerprints: dict[str, str] = {}
         used = prepare.list_language_sources(config)
-        joint = prepare.resolve_joint_statement(config)
+        joint = prepared.make_joint_statement(config)
         for name in used:
             source = config.sources[name]
             if source.kind == "synthetic":
@@ -189,7 +189,7 @@ class _PreparedTextChecker:
 def _list_raw_paths(source: SourceConfig) -> list[str]:
     """Returns the paths of this machine that have a source's raw text."""
     if source.kind == "files":
-        return files.list_source_patterns(source)
+        return own_files.list_source_patterns(source)
     if source.kind == "tfds":
         return [source.dataset_dir or "~"]
     return []

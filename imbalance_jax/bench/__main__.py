@@ -2,7 +2,6 @@
 
     python -m imbalance_jax.bench                                        # this device
     python -m imbalance_jax.bench --case=small:2:16 --case="small:2:16 model.attention=einsum"
-    python -m imbalance_jax.bench --case=mini:2:4 --against="python PROGRAM" --rounds=3
     python -m imbalance_jax.bench --case=small:2:8 --compile-only         # its memory
     python -m imbalance_jax.bench --case=small:2 --topology=v5e:4x4 --compile-only
     python -m imbalance_jax.bench --config=configs/90_10.py              # the stream
@@ -12,18 +11,20 @@
 
 A case is scale:languages:batch, with fields of the config after it. Its speed is that of the
 real step on made-up text, as shares of the matmul peak measured in the same process and of the
-device's datasheet; its time is split by the parts of the model. --against starts other programs
-in turn with ours. --topology compiles for TPUs that are not there (extra `tpu`). With a config,
-the host's stream of batches is timed against its training; with a run, its alignment against
-the reference study's way of it (extra `bench`). --members times a pack of so many runs, of a case
-or a config, against the same runs in turn, in each way in which a device can take them. --meshes
-times every mesh of the devices at hand against one of them.
+device's datasheet; its time is split by the parts of the model. --topology compiles for TPUs that
+are not there (extra `tpu`). With a config, the host's stream of batches is timed against its
+training; with a run, its alignment against the reference study's way of it (extra `bench`).
+--members times a pack of so many runs, of a case or a config, against the same runs in turn, in
+each way in which a device can take them. --meshes times every mesh of the devices at hand against
+one of them.
 
-docs/performance.md has what was measured so far.
+docs/performance.md has what was measured so far, and docs/measure_peers/compare.py times other
+programs in turn with ours.
 """
 
 import datetime
 import json
+import pathlib
 import sys
 import time
 from collections.abc import Iterable
@@ -50,9 +51,6 @@ def define_flags() -> None:
     flags.DEFINE_float("seconds", 5.0, "How long the steps of a case go on.", lower_bound=0)
     flags.DEFINE_bool("profile", True, "Split a step's time by the parts of the model.")
     flags.DEFINE_bool("start", False, "Time a first and a second start of each case too.")
-    flags.DEFINE_multi_string("against", [], "A command to time in turn with ours.")
-    flags.DEFINE_integer("rounds", 3, "Turns of --against.", lower_bound=1)
-    flags.DEFINE_integer("steps", 5, "Steps of a turn of --against.", lower_bound=1)
     flags.DEFINE_string("topology", None, "TPUs to compile the cases for, such as v5e:4x4.")
     flags.DEFINE_bool("compile_only", False, "Say what memory a step takes, and run nothing.")
     flags.DEFINE_alias("compile-only", "compile_only")
@@ -69,27 +67,25 @@ def main() -> int:
     if FLAGS.alignment:
         from imbalance_jax.bench import alignment
 
-        found = alignment.measure_alignment_speed(FLAGS.alignment, FLAGS.pairs, FLAGS.compared)
-        _print_lines(alignment.describe_alignment_speed(found))
-        _write_results(found)
+        figures = alignment.measure_alignment_speed(FLAGS.alignment, FLAGS.pairs, FLAGS.compared)
+        _print_lines(alignment.describe_alignment_speed(figures))
+        _write_figures(figures)
     elif FLAGS.config is not None and FLAGS.members:
         name = FLAGS["config"].config_filename  # type: ignore[attr-defined]
-        _write_results(
-            _make_report_header()
-            | {"packing": _measure_pack(name, config_lib.resolve_config(FLAGS.config))}
-        )
+        packing = _measure_pack(name, config_lib.resolve_config(FLAGS.config))
+        _write_figures(_make_report_header() | {"packing": packing})
     elif FLAGS.config is not None:
         from imbalance_jax.bench import stream, training
 
         config = config_lib.resolve_config(FLAGS.config)
-        found = stream.measure_stream_speed(_make_experiment(config))
-        _print_lines(stream.describe_stream_speed(found))
-        _print_lines(training.describe_training_step("training", found))
-        _write_results(found)
+        figures = stream.measure_stream_speed(case_lib.build_experiment(config))
+        _print_lines(stream.describe_stream_speed(figures))
+        _print_lines(training.describe_training_step("training", figures))
+        _write_figures(figures)
     else:
         # All are read before the first one runs.
         cases = [case_lib.parse_case(text) for text in FLAGS.case or _list_default_cases()]
-        _write_results(_measure_cases(cases))
+        _measure_cases(cases)
     return cli.DONE
 
 
@@ -99,12 +95,11 @@ def _list_default_cases() -> list[str]:
     return _DEFAULT_CASES.get(jax.default_backend(), _DEFAULT_CASES_ELSEWHERE)
 
 
-def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> dict[str, Any]:
+def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> None:
     """Measures each case in turn; one that fails does not keep the others from it."""
     import jax
 
     began = time.monotonic()
-    results: dict[str, Any] = {}
     header = _make_report_header()
     device, packages = header["device"], header["versions"]["packages"]
     print(
@@ -112,6 +107,7 @@ def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> dict[str, Any]:
         f"the host), jax {packages['jax']}, Python {header['versions']['python']}",
         flush=True,
     )
+    results: dict[str, Any] = {}
     for case in cases:
         if FLAGS.deadline and time.monotonic() - began > FLAGS.deadline:
             results[case.name] = {"skipped": f"--deadline={FLAGS.deadline:g} has passed"}
@@ -125,67 +121,60 @@ def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> dict[str, Any]:
         for problem in ("skipped", "error"):
             if problem in results[case.name]:
                 print(f"{case.name}: {problem}: {results[case.name][problem]}", flush=True)
-        _write_results(
-            header | {"cases": results}
-        )  # what is there counts, should the rest be cut off
-    return header | {"cases": results}
+        # After each case, should the rest be cut off.
+        _write_figures(header | {"cases": results})
 
 
 def _measure_case(case: case_lib.BenchmarkCase) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     if FLAGS.topology:
         from imbalance_jax.bench import topology
 
-        found["topology"] = topology.measure_step_on_topology(
+        figures["topology"] = topology.measure_step_on_topology(
             case.config, case.vocab_size, FLAGS.topology
         )
-        _print_lines([case.name, *topology.describe_topology_step(found["topology"])])
+        _print_lines([case.name, *topology.describe_topology_step(figures["topology"])])
     elif FLAGS.compile_only:
-        found["memory"] = _compute_case_memory(case)
-        parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in found["memory"].items())
+        from imbalance_jax.compute import hardware
+
+        experiment = case_lib.build_experiment(case.config)
+        compiled = experiment.compile_step(experiment.abstract_state())
+        figures["memory"] = hardware.count_program_memory(compiled.memory_analysis())
+        parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in figures["memory"].items())
         print(f"{case.name}: memory of a device, as XLA plans it: {parts}", flush=True)
     if FLAGS.start:
         from imbalance_jax.bench import start
 
-        found["start"] = start.measure_start_times(case.name)
-        _print_lines([case.name, *start.describe_start_times(found["start"])])
+        figures["start"] = start.measure_start_times(case.name)
+        _print_lines([case.name, *start.describe_start_times(figures["start"])])
     if FLAGS.compile_only:
-        return found
-    if FLAGS.against:
-        from imbalance_jax.bench import compare
-
-        found["against"] = compare.compare_programs(
-            case, case.vocab_size, FLAGS.against, rounds=FLAGS.rounds, steps=FLAGS.steps
-        )
-        _print_lines(compare.describe_comparison(found["against"]))
-        return found
+        return figures
     if FLAGS.members:
-        found["packing"] = _measure_pack(case.name, case.config)
-        return found
-    if FLAGS.meshes:
+        figures["packing"] = _measure_pack(case.name, case.config)
+    elif FLAGS.meshes:
         from imbalance_jax.bench import meshes
 
         _print_lines([case.name, meshes.HEAD])
-        found["meshes"] = []
+        figures["meshes"] = []
         for row in meshes.measure_meshes(case.config, seconds=FLAGS.seconds):
-            found["meshes"].append(row)
+            figures["meshes"].append(row)
             print(meshes.describe_mesh_speed(row), flush=True)
-        return found
-    from imbalance_jax.bench import training
+    else:
+        from imbalance_jax.bench import training
 
-    found["training"] = training.measure_training_step(
-        _make_experiment(case.config), seconds=FLAGS.seconds, profiled=FLAGS.profile
-    )
-    _print_lines(training.describe_training_step(case.name, found["training"]))
-    return found
+        figures["training"] = training.measure_training_step(
+            case_lib.build_experiment(case.config), seconds=FLAGS.seconds, profiled=FLAGS.profile
+        )
+        _print_lines(training.describe_training_step(case.name, figures["training"]))
+    return figures
 
 
 def _measure_pack(name: str, config: config_lib.Config) -> dict[str, Any]:
     from imbalance_jax.bench import packing
 
-    found = packing.measure_packing(config, FLAGS.members, seconds=FLAGS.seconds)
-    _print_lines(packing.describe_packing(name, found))
-    return found
+    figures = packing.measure_packing(config, FLAGS.members, seconds=FLAGS.seconds)
+    _print_lines(packing.describe_packing(name, figures))
+    return figures
 
 
 def _make_report_header() -> dict[str, Any]:
@@ -204,35 +193,14 @@ def _make_report_header() -> dict[str, Any]:
     }
 
 
-def _compute_case_memory(case: case_lib.BenchmarkCase) -> dict[str, int]:
-    """Returns the memory of a case's step on the devices at hand, which need not have it."""
-    from imbalance_jax.bench import training
-
-    trainer = _make_experiment(case.config)
-    found = training.count_program_memory(trainer.compile_step(trainer.abstract_state()))
-    return {name: size for name, size in found.items() if name != "allocator_peak"}
-
-
-def _make_experiment(config: config_lib.Config) -> Any:
-    import jax
-
-    from imbalance_jax.compute import sharding
-    from imbalance_jax.data import prepare
-    from imbalance_jax.training.experiment import Experiment
-
-    mesh = sharding.make_mesh(config.mesh, jax.devices())
-    return Experiment.make(config, prepare.prepare_run_sources(config), mesh)
-
-
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         print(line, flush=True)
 
 
-def _write_results(found: dict[str, Any]) -> None:
+def _write_figures(figures: dict[str, Any]) -> None:
     if FLAGS.out:
-        with open(FLAGS.out, "w") as file:
-            json.dump(found, file, indent=2)
+        pathlib.Path(FLAGS.out).write_text(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ Ours is timed on all pairs, and the reference study's way of it on the first few
 sequences at a time, and the best assignment of positions from networkx (extra `bench`).
 """
 
+import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,8 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     """Returns seconds for a pair of sequences, ours and the reference's, ready for JSON.
 
     Ours matches and rotates, beside shuffled pairs, raw and centred; the reference's takes the
-    states of one pair, their mean cosines, and one assignment.
-
-    Args:
-      workdir: of a trained run.
-      most: pairs that ours is timed on.
-      compared: pairs that the reference's way is timed on.
+    states of one pair, their mean cosines, and one assignment. Ours is timed on `most` pairs, and
+    the reference's on `compared`.
     """
     from imbalance_jax.compute import hardware
     from imbalance_jax.evaluation import gradients, hidden
@@ -29,33 +26,32 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     from imbalance_jax.training.reopening import open_run
 
     run = RunDirectory(workdir)
-    trainer, state = open_run(run, run.config())
-    alignment = trainer.alignment("test", most)
+    experiment, state = open_run(run, run.config())
+    alignment = experiment.alignment("test", most)
     if not alignment.pairs:
         raise ValueError(f"{workdir}: {' '.join(alignment.skipped.values())}")
-    pair, model = alignment.pairs[0], alignment.model
-    given, sequences = (alignment.programs, state.params, model), alignment.pairs[0].sequences
-    divisor = gradients.compute_adam_divisor(
-        alignment.programs, state.opt_state, trainer.config.optimizer
-    )
+    pair, model, programs = alignment.pairs[0], alignment.model, alignment.programs
+    sequences = pair.sequences
     count = len(sequences.ids[0])
+    divisor = gradients.compute_adam_divisor(programs, state.opt_state, experiment.config.optimizer)
 
-    def states() -> dict[str, Any]:
-        return hidden.measure_hidden_states(
-            *given, sequences, match=True, rotate=True, poll=_ignore_poll
-        )
+    def ignore(share: float) -> None:
+        """Takes no note of the progress of what is timed."""
 
-    def pulls() -> dict[str, Any]:
-        return gradients.measure_gradients(
-            *given, sequences.ids, sequences.text, divisor, poll=_ignore_poll
-        )
-
-    seconds, found = {}, {}
-    for name, work in (("hidden", states), ("gradients", pulls)):
-        work()  # compiles
-        began = time.perf_counter()
-        found[name] = work()
-        seconds[name] = (time.perf_counter() - began) / count
+    seconds = {
+        "hidden": _time_second_call(
+            lambda: hidden.measure_hidden_states(
+                *(programs, state.params, model, sequences), match=True, rotate=True, poll=ignore
+            )
+        ),
+        "gradients": _time_second_call(
+            lambda: gradients.measure_gradients(
+                *(programs, state.params, model, sequences.ids, sequences.text, divisor),
+                poll=ignore,
+            )
+        ),
+    }
+    per_pair = {name: value / count for name, value in seconds.items()}
     reference, assignments = _time_reference_matching(state.params, model, sequences, compared)
     return {
         "versions": get_code_versions(),
@@ -64,24 +60,26 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
         "pairs": count,
         "L": model.L,
         "layers": model.N + 2,
-        "seconds_per_pair": seconds,
+        "seconds_per_pair": per_pair,
         "reference_pairs": compared,
         "reference_seconds_per_pair": reference,
-        "hidden_over_reference": reference / seconds["hidden"],
+        "hidden_over_reference": reference / per_pair["hidden"],
         "assignment_milliseconds": assignments,
     }
 
 
-def _ignore_poll(share: float) -> None:
-    """Takes note of nothing while something is timed."""
+def _time_second_call(work: Callable[[], Any]) -> float:
+    """Returns the seconds of a call; the one before it compiles."""
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def _time_reference_matching(
     params: Any, model: Any, sequences: Any, compared: int
 ) -> tuple[float, dict[str, float]]:
     """Returns seconds a pair of the reference's way, and milliseconds of other assignments."""
-    import functools
-
     import jax
     import networkx
     import optax
@@ -91,7 +89,7 @@ def _time_reference_matching(
 
     states_of = jax.jit(functools.partial(model_lib.compute_hidden_states, config=model))
 
-    def cosines(p: int) -> np.ndarray:
+    def compute_cosines(p: int) -> np.ndarray:
         units = []
         for ids_PL, text_PL in zip(sequences.ids, sequences.text, strict=True):
             states_NLD = np.asarray(states_of(params, ids_BL=ids_PL[p : p + 1]))[1:-1, 0]
@@ -107,43 +105,42 @@ def _time_reference_matching(
         )
         return networkx.max_weight_matching(graph, maxcardinality=True)
 
-    cosines(0)  # compiles
+    compute_cosines(0)  # compiles
     began = time.perf_counter()
     for p in range(compared):
-        cosine_NLM = cosines(p)
-        chosen = match(cosine_NLM.mean(axis=0))
+        cosine_NLM = compute_cosines(p)
+        edges = match(cosine_NLM.mean(axis=0))
         rows = cosine_NLM.shape[1]
-        i, j = np.array([sorted(edge) for edge in chosen]).T
+        i, j = np.array([sorted(edge) for edge in edges]).T
         cosine_NLM[:, i, j - rows].mean(axis=1)
     reference = (time.perf_counter() - began) / compared
-    square = [-cosines(p).mean(axis=0) for p in range(compared)]
-    size = min(min(matrix.shape) for matrix in square)
-    square = [matrix[:size, :size] for matrix in square]
+    costs = [-compute_cosines(p).mean(axis=0) for p in range(compared)]
+    size = min(min(matrix.shape) for matrix in costs)
     on_device = jax.jit(optax.assignment.hungarian_algorithm)
     milliseconds = {"positions": float(size)}
     for name, assign in (
         ("scipy", optimize.linear_sum_assignment),
         ("optax", lambda cost: jax.block_until_ready(on_device(cost))),
     ):
-        assign(square[0])
+        assign(costs[0][:size, :size])
         began = time.perf_counter()
-        for matrix in square:
-            assign(matrix)
+        for matrix in costs:
+            assign(matrix[:size, :size])
         milliseconds[name] = (time.perf_counter() - began) / compared * 1e3
     return reference, milliseconds
 
 
-def describe_alignment_speed(found: dict[str, Any]) -> Iterable[str]:
+def describe_alignment_speed(figures: dict[str, Any]) -> Iterable[str]:
     """Yields the figures as lines."""
-    ours, assignment = found["seconds_per_pair"], found["assignment_milliseconds"]
+    ours, assignment = figures["seconds_per_pair"], figures["assignment_milliseconds"]
     yield (
-        f"{found['pair']}, {found['pairs']} pairs of {found['L']} positions, "
-        f"{found['layers']} layers:"
+        f"{figures['pair']}, {figures['pairs']} pairs of {figures['L']} positions, "
+        f"{figures['layers']} layers:"
     )
     yield (
         f"hidden states: {ours['hidden'] * 1e3:,.2f} ms a pair; the reference's way "
-        f"{found['reference_seconds_per_pair'] * 1e3:,.0f} ms (on {found['reference_pairs']}): "
-        f"{found['hidden_over_reference']:,.0f} times as long"
+        f"{figures['reference_seconds_per_pair'] * 1e3:,.0f} ms (on {figures['reference_pairs']}): "
+        f"{figures['hidden_over_reference']:,.0f} times as long"
     )
     yield f"gradients: {ours['gradients'] * 1e3:,.2f} ms a pair"
     yield (

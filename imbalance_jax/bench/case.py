@@ -5,14 +5,19 @@ Fields of the config can follow: `small:2:16 model.dtype=bfloat16 model.scan_lay
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SCALES, Config
 from imbalance_jax.data.text import synthetic
+
+if TYPE_CHECKING:
+    import jax
+
+    from imbalance_jax.training.experiment import Experiment
 
 # GPT-2 124M with its own length and head, as in tables that others have published. Its
 # vocabulary of 50,257 is filled up to a multiple of 128, as theirs is.
@@ -41,17 +46,15 @@ class BenchmarkCase:
 def parse_case(text: str) -> BenchmarkCase:
     """Returns the case that a text such as `small:2:16` stands for.
 
-    Args:
-      text: a scale of config.py or `gpt2`, how many languages (2, gpt2 has 1), the sequences
-        of a batch (as many as the scale has), and fields of the config.
+    Without its numbers a case has 2 languages (gpt2 has 1) and the batch of its scale.
 
     Raises:
       ValueError: it cannot be read, or there is no such field.
     """
     name, *changes = text.split() or [""]
     scale, *numbers = name.split(":")
-    known = scale in SCALES or scale == "gpt2"
-    if not known or len(numbers) > 2 or any(not n.isdecimal() or n == "0" for n in numbers):
+    wrong = len(numbers) > 2 or any(not n.isdecimal() or n == "0" for n in numbers)
+    if scale not in (*SCALES, "gpt2") or wrong:
         raise ValueError(
             f"case {name}: write scale:languages:batch, such as small:2:16. The scales are "
             f"{', '.join(SCALES)} and gpt2."
@@ -59,8 +62,8 @@ def parse_case(text: str) -> BenchmarkCase:
     gpt2 = scale == "gpt2"
     count = int(numbers[0]) if numbers else 1 if gpt2 else 2
     config = config_lib.cloned(scale="small" if gpt2 else scale, ratio=":".join("1" * count))
-    for name, value in (_GPT2 if gpt2 else {}).items():
-        _set_config_field(config, name, value)
+    for field, value in (_GPT2 if gpt2 else {}).items():
+        _set_config_field(config, field, value)
     if len(numbers) == 2:
         config.batch_size = int(numbers[1])
     for change in changes:
@@ -95,3 +98,15 @@ def _set_config_field(config: ml_collections.ConfigDict, name: str, value: Any) 
             f"case with {name}={value}: config.{name} is of another kind, such as "
             f"{target[field]!r}."
         ) from None
+
+
+def build_experiment(config: Config, devices: "Sequence[jax.Device] | None" = None) -> "Experiment":
+    """Returns what trains a config on some devices, which are all that there are by default."""
+    import jax
+
+    from imbalance_jax.compute import sharding
+    from imbalance_jax.data import prepare
+    from imbalance_jax.training.experiment import Experiment
+
+    mesh = sharding.make_mesh(config.mesh, devices or jax.devices())
+    return Experiment.make(config, prepare.prepare_run_sources(config), mesh)

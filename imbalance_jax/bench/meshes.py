@@ -15,13 +15,11 @@ from typing import Any
 
 import jax
 
-from imbalance_jax.bench import packing
+from imbalance_jax.bench import packing, training
+from imbalance_jax.bench.case import build_experiment
 from imbalance_jax.compute import sharding
 from imbalance_jax.config import Config, MeshConfig
-from imbalance_jax.data import prepare
-from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training.experiment import Experiment
-from imbalance_jax.training.pack import Pack, PackMember
+from imbalance_jax.training.pack import Pack
 
 
 def list_mesh_shapes(devices: int) -> Iterator[dict[str, int]]:
@@ -35,55 +33,43 @@ def list_mesh_shapes(devices: int) -> Iterator[dict[str, int]]:
 def measure_meshes(config: Config, *, seconds: float = 5.0) -> Iterator[dict[str, Any]]:
     """Yields the speed of each mesh and of one device beside it, ready for JSON.
 
-    Args:
-      config: of a run.
-      seconds: how long the steps of each go on.
+    The steps of each go on for so many seconds.
     """
-    text = prepare.prepare_run_sources(config)
-    alone = dataclasses.replace(config, mesh=MeshConfig())
-    one = Experiment.make(alone, text, sharding.make_mesh(alone.mesh, jax.devices()[:1]))
-    beside = packing.make_alone_turn(one, one.compile_step(one.abstract_state()))
+    alone = _compile_loop(dataclasses.replace(config, mesh=MeshConfig()), jax.devices()[:1])
     for sizes in list_mesh_shapes(jax.device_count()):
-        found: dict[str, Any] = {"mesh": sizes}
+        figures: dict[str, Any] = {"mesh": sizes}
         try:
             began = time.perf_counter()
-            turn = _make_mesh_turn(dataclasses.replace(config, mesh=MeshConfig(**sizes)), text)
-            found["compile_seconds"] = time.perf_counter() - began
+            loop = _compile_loop(
+                dataclasses.replace(config, mesh=MeshConfig(**sizes)), jax.devices()
+            )
+            figures["compile_seconds"] = time.perf_counter() - began
         except ValueError as error:
-            yield found | {"error": str(error)}
+            yield figures | {"error": str(error)}
             continue
-        times = packing.time_turns({"alone": beside, "mesh": turn}, seconds)
+        times = packing.time_in_turn({"alone": alone, "mesh": loop}, seconds)
         rounds = zip(times["alone"], times["mesh"], strict=True)
-        found["step_seconds"] = statistics.median(times["mesh"])
+        figures["step_seconds"] = statistics.median(times["mesh"])
         tokens = sizes["member"] * config.batch_size * config.model.L
-        found["tokens_per_second"] = tokens / found["step_seconds"]
-        found["over_one_device"] = statistics.median(
-            ours / (theirs * sizes["member"]) for theirs, ours in rounds
+        figures["tokens_per_second"] = tokens / figures["step_seconds"]
+        figures["over_one_device"] = statistics.median(
+            of_mesh / (of_one * sizes["member"]) for of_one, of_mesh in rounds
         )
-        yield found
+        yield figures
 
 
-def _make_mesh_turn(config: Config, text: Any) -> packing.Turn:
-    mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
-    count = config.mesh.member
-    if count == 1:
-        trainer = Experiment.make(config, text, mesh)
-        return packing.make_alone_turn(trainer, trainer.compile_step(trainer.abstract_state()))
-    members = [
-        PackMember(
-            f"run{n}",
-            Experiment.make(
-                dataclasses.replace(config, seed=config.seed + n),
-                text,
-                sharding.make_one_member_mesh(mesh),
-                training=False,
-            ),
-            RunDirectory("unused"),  # nothing is written
+def _compile_loop(config: Config, devices: list[jax.Device]) -> training.StepLoop:
+    """Returns the loop of a run, or of as many as the mesh has members."""
+    if config.mesh.member == 1:
+        experiment = build_experiment(config, devices)
+        return training.make_run_loop(
+            experiment, experiment.compile_step(experiment.abstract_state())
         )
-        for n in range(count)
-    ]
+    mesh = sharding.make_mesh(config.mesh, devices, packed=True)
+    seeds = range(config.seed, config.seed + config.mesh.member)
+    members = packing.build_members([dataclasses.replace(config, seed=n) for n in seeds], mesh)
     pack = Pack(members, mesh)
-    return packing.make_packed_turn(pack, pack.compile_step(pack.abstract_state()))
+    return packing.make_pack_loop(pack, pack.compile_step(pack.abstract_state()))
 
 
 HEAD = (
@@ -92,12 +78,12 @@ HEAD = (
 )
 
 
-def describe_mesh_speed(found: dict[str, Any]) -> str:
-    """Returns what `measure_meshes` found of a mesh as a line of a table."""
-    sizes = " ".join(f"{size:>6}" for size in found["mesh"].values())
-    if "error" in found:
-        return f"  {sizes}   {found['error']}"
+def describe_mesh_speed(figures: dict[str, Any]) -> str:
+    """Returns what `measure_meshes` yields of a mesh as a line of a table."""
+    sizes = " ".join(f"{size:>6}" for size in figures["mesh"].values())
+    if "error" in figures:
+        return f"  {sizes}   {figures['error']}"
     return (
-        f"  {sizes}   {found['over_one_device']:5.2f} {found['tokens_per_second']:>10,.0f} "
-        f"{found['compile_seconds']:>6.1f} s"
+        f"  {sizes}   {figures['over_one_device']:5.2f} {figures['tokens_per_second']:>10,.0f} "
+        f"{figures['compile_seconds']:>6.1f} s"
     )

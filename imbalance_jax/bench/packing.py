@@ -1,22 +1,21 @@
 """Runs trained together, as a pack, against the same runs in turn.
 
 The runs are a config with other seeds, ratios and learning rates. Each way of a pack is timed
-against one of the runs alone, in rounds of both, as the training loop has them: the host makes
-the batches of the next step while the devices work, and reads the metrics of the step before.
-Compilation is timed apart. Runs in turn compile each their own program, for the learning rate
-is a part of it.
+against one of the runs alone, in rounds of both, in steps as training has them. Compilation is
+timed apart. Runs in turn compile each their own program, for the learning rate is a part of it.
 """
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from imbalance_jax.bench import training
+from imbalance_jax.bench.case import build_experiment
 from imbalance_jax.compute import hardware, sharding
 from imbalance_jax.config import Config
 from imbalance_jax.data import prepare
@@ -26,67 +25,69 @@ from imbalance_jax.training.experiment import Experiment
 from imbalance_jax.training.pack import Pack, PackMember
 
 WAYS = ("scan", "vmap")
-_ROUNDS, _LEAST, _MOST = 5, 1, 300
+_ROUNDS = 5
 
 
 def measure_packing(config: Config, members: int, *, seconds: float = 5.0) -> dict[str, Any]:
     """Returns the figures of packs of a config's runs on the devices at hand, ready for JSON.
 
-    Args:
-      config: of the runs, which differ from it in seed, ratio and learning rate.
-      members: runs of a pack.
-      seconds: how long the steps of each way go on.
+    The steps of each way go on for so many seconds.
 
     Raises:
       ValueError: the config does not suit its text, the devices or a pack.
     """
-    alone_mesh = sharding.make_mesh(config.mesh, jax.devices())
     mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=True)
-    text = prepare.prepare_run_sources(config)
-    one = Experiment.make(config, text, alone_mesh)
-    together = sharding.make_one_member_mesh(mesh)
-    runs = [
-        PackMember(
-            f"run{n}",
-            Experiment.make(changed, text, together, training=False),
-            RunDirectory("unused"),  # nothing is written
-        )
-        for n, changed in enumerate(_vary_config(config, n) for n in range(members))
-    ]
+    experiment = build_experiment(config)
+    runs = build_members([_vary_config(config, n) for n in range(members)], mesh)
     began = time.perf_counter()
-    update = one.compile_step(one.abstract_state())
-    found: dict[str, Any] = {
+    update = experiment.compile_step(experiment.abstract_state())
+    figures: dict[str, Any] = {
         "versions": get_code_versions(),
         "device": hardware.describe_devices(),
         "mesh": dict(mesh.shape),
         "members": members,
         "batch_size": config.batch_size,
-        "steps": one.stream.steps,
-        "model": dataclasses.asdict(one.settled_model()),
-        "vocab_size": one.vocabulary.size,
+        "steps": experiment.stream.steps,
+        "model": dataclasses.asdict(experiment.settled_model()),
+        "vocab_size": experiment.vocabulary.size,
         "alone": {
             "compile_seconds": time.perf_counter() - began,
-            "memory": training.count_program_memory(update),
+            "memory": hardware.count_program_memory(update.memory_analysis()),
         },
     }
-    turns = {"alone": make_alone_turn(one, update)}
+    loops = {"alone": training.make_run_loop(experiment, update)}
     for way in WAYS:
         pack = Pack(runs, mesh, way)
         began = time.perf_counter()
-        packed = pack.compile_step(pack.abstract_state())
-        found[way] = {
+        update = pack.compile_step(pack.abstract_state())
+        figures[way] = {
             "compile_seconds": time.perf_counter() - began,
-            "memory": training.count_program_memory(packed),
+            "memory": hardware.count_program_memory(update.memory_analysis()),
         }
-        turns[way] = make_packed_turn(pack, packed)
-    for name, steps in time_turns(turns, seconds).items():
-        found[name]["step_seconds"] = statistics.median(steps)
-        found[name]["step_seconds_of_rounds"] = steps
+        loops[way] = make_pack_loop(pack, update)
+    for name, steps in time_in_turn(loops, seconds).items():
+        figures[name]["step_seconds"] = statistics.median(steps)
+        figures[name]["step_seconds_of_rounds"] = steps
     tokens = members * config.batch_size * config.model.L
     for way in WAYS:
-        found[way] |= _compute_time_ratios(found["alone"], found[way], members, found["steps"])
-        found[way]["tokens_per_second"] = tokens / found[way]["step_seconds"]
-    return found
+        figures[way] |= _compute_time_ratios(
+            figures["alone"], figures[way], members, figures["steps"]
+        )
+        figures[way]["tokens_per_second"] = tokens / figures[way]["step_seconds"]
+    return figures
+
+
+def build_members(configs: list[Config], mesh: jax.sharding.Mesh) -> list[PackMember]:
+    """Returns runs on one text as members of a pack on a mesh; they write nothing."""
+    sources, own_mesh = prepare.prepare_run_sources(configs[0]), sharding.make_one_member_mesh(mesh)
+    return [
+        PackMember(
+            f"run{n}",
+            Experiment.make(config, sources, own_mesh, training=False),
+            RunDirectory("unused"),
+        )
+        for n, config in enumerate(configs)
+    ]
 
 
 def _vary_config(config: Config, n: int) -> Config:
@@ -100,55 +101,31 @@ def _vary_config(config: Config, n: int) -> Config:
     )
 
 
-# Trains for so many steps, and returns the seconds of one.
-Turn = Callable[[int], float]
-
-
-def make_alone_turn(trainer: Experiment, update: jax.stages.Compiled) -> Turn:
-    """Returns what trains a run alone."""
-    map_GU = trainer.map_GU()
-    steps = _StepLoop(trainer.init_state(), update, trainer.stream.steps)
-    return lambda count: steps.run(count, trainer.batch, map_GU)
-
-
-def make_packed_turn(pack: Pack, update: jax.stages.Compiled) -> Turn:
-    """Returns what trains a pack."""
-    map_EGU = pack.map_EGU()
+def make_pack_loop(pack: Pack, update: jax.stages.Compiled) -> training.StepLoop:
+    """Returns the loop of a pack, at its first step."""
     alive_E = np.arange(pack.size) < len(pack.members)
-    steps = _StepLoop(pack.init_state(), update, pack.steps)
-    return lambda count: steps.run(count, lambda n: pack.place(n, alive_E), map_EGU)
+
+    def place(step: int) -> Any:
+        return pack.place(step, alive_E)
+
+    return training.StepLoop(pack.init_state(), update, place, pack.map_EGU(), pack.steps)
 
 
-class _StepLoop:
-    """A loop of steps that goes on where it stopped, and begins again at the stream's end."""
+def time_in_turn(loops: dict[str, training.StepLoop], seconds: float) -> dict[str, list[float]]:
+    """Returns the seconds of a step in each round of all loops.
 
-    def __init__(self, state: Any, update: jax.stages.Compiled, steps: int) -> None:
-        self._state, self._update, self._steps, self._done = state, update, steps, 0
-
-    def run(self, count: int, batch: Callable[[int], Any], maps: jax.Array) -> float:
-        pending = None
-        began = time.perf_counter()
-        for _ in range(count):
-            self._state, metrics = self._update(self._state, batch(self._done % self._steps), maps)
-            self._done += 1
-            if pending is not None:
-                jax.device_get(pending)
-            pending = metrics
-        jax.block_until_ready(self._state)
-        return (time.perf_counter() - began) / count
-
-
-def time_turns(turns: dict[str, Turn], seconds: float) -> dict[str, list[float]]:
-    """Returns the seconds of a step in each round of all ways.
-
-    A machine's speed changes with what else runs there, so that ways are compared in turn.
+    A machine's speed changes with what else runs there, so that they are compared in turn.
     """
     counts = {}
-    for name, turn in turns.items():
-        turn(1)  # what a first call takes
-        counts[name] = int(min(_MOST, max(_LEAST, seconds / _ROUNDS / turn(1))))
-    rounds = [{name: turn(counts[name]) for name, turn in turns.items()} for _ in range(_ROUNDS)]
-    return {name: [times[name] for times in rounds] for name in turns}
+    for name, loop in loops.items():
+        loop.run(1)  # what a first call takes
+        steps = seconds / _ROUNDS / loop.run(1)["step"]
+        counts[name] = int(min(training.MOST_STEPS, max(1, steps)))
+    rounds = [
+        {name: loop.run(counts[name])["step"] for name, loop in loops.items()}
+        for _ in range(_ROUNDS)
+    ]
+    return {name: [times[name] for times in rounds] for name in loops}
 
 
 def _compute_time_ratios(
@@ -166,14 +143,13 @@ def _compute_time_ratios(
     }
 
 
-def describe_packing(name: str, found: dict[str, Any]) -> Iterable[str]:
+def describe_packing(name: str, figures: dict[str, Any]) -> Iterator[str]:
     """Yields the figures as lines."""
-    alone, members = found["alone"], found["members"]
-    model = found["model"]
+    alone, members, model = figures["alone"], figures["members"], figures["model"]
     yield (
-        f"{name}: {members} runs of {found['batch_size']} x {model['L']}, vocabulary "
-        f"{found['vocab_size']:,}, {model['dtype']}, attention {model['attention']}, on "
-        f"{found['device']['count']} {found['device']['kind']}"
+        f"{name}: {members} runs of {figures['batch_size']} x {model['L']}, vocabulary "
+        f"{figures['vocab_size']:,}, {model['dtype']}, attention {model['attention']}, on "
+        f"{figures['device']['count']} {figures['device']['kind']}"
     )
     yield (
         f"  one run: step {alone['step_seconds'] * 1e3:,.2f} ms, compiled in "
@@ -182,7 +158,7 @@ def describe_packing(name: str, found: dict[str, Any]) -> Iterable[str]:
         f"{members * alone['compile_seconds']:.1f} s"
     )
     for way in WAYS:
-        packed = found[way]
+        packed = figures[way]
         rounds = packed["step_seconds_of_rounds"]
         yield (
             f"  pack, {way}: step {packed['step_seconds'] * 1e3:,.2f} ms ({min(rounds) * 1e3:,.2f} "
@@ -191,5 +167,5 @@ def describe_packing(name: str, found: dict[str, Any]) -> Iterable[str]:
             f"{packed['memory']['temporary'] / 1e6:,.0f} MB; in turn takes "
             f"{packed['in_turn_over_pack']:.2f} times as long, "
             f"{packed['in_turn_over_pack_whole_runs']:.2f} times over the "
-            f"{found['steps']:,} steps of the runs with compilation"
+            f"{figures['steps']:,} steps of the runs with compilation"
         )

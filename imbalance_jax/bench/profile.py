@@ -1,9 +1,9 @@
 """Where the time of a program goes, by the named parts of the model.
 
-The compiled program says which part each of its operations belongs to (jax.named_scope, in
-model.py, objective.py and step.py), and a trace of one call how long each ran. A fusion counts
-as what its last operation belongs to. Operations outside every part, among them the copies of a
-scan over layers, are `other`.
+The compiled program names the part that each of its operations belongs to (jax.named_scope, in
+model.py, objective.py and step.py), and a trace of one call has how long each ran. A fusion belongs
+to the part of its last operation. Operations outside every part, among them the copies of a scan
+over layers, are `other`.
 """
 
 import collections
@@ -26,16 +26,14 @@ _PART = re.compile(rf"(?<![\w])({'|'.join(PARTS)})(?![\w])")
 
 def find_operation_parts(program: str) -> dict[str, str]:
     """Returns the part that each operation of a compiled program's text belongs to."""
-    found = {}
+    parts = {}
     for line in program.splitlines():
-        instruction = _INSTRUCTION.match(line)
-        if not instruction:
-            continue
-        op_name = _OP_NAME.search(line)
-        # Scopes are nested: the innermost one says what it is.
-        scopes = _PART.findall(op_name.group(1)) if op_name else []
-        found[instruction.group(1)] = scopes[-1] if scopes else "other"
-    return found
+        if instruction := _INSTRUCTION.match(line):
+            op_name = _OP_NAME.search(line)
+            # Scopes are nested, and the innermost one counts.
+            scopes = _PART.findall(op_name[1]) if op_name else []
+            parts[instruction[1]] = scopes[-1] if scopes else "other"
+    return parts
 
 
 def measure_part_seconds(
@@ -43,21 +41,17 @@ def measure_part_seconds(
 ) -> dict[str, float]:
     """Returns the device's seconds in each part during one call; {} where a trace has none.
 
-    Args:
-      compiled: the program.
-      call: runs it once, and waits for it.
+    `call` runs the compiled program once, and waits for it.
     """
-    text = compiled.as_text()
-    parts = find_operation_parts(text or "")
+    parts = find_operation_parts(compiled.as_text() or "")
+    seconds: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             call()
-        events = list(_read_trace_events(folder))
-    seconds: collections.Counter[str] = collections.Counter()
-    for event in events:
-        name = event.get("args", {}).get("hlo_op", event["name"])
-        if name in parts:
-            seconds[parts[name]] += event["dur"] * 1e-6
+        for event in _read_trace_events(folder):
+            name = event.get("args", {}).get("hlo_op", event["name"])
+            if name in parts:
+                seconds[parts[name]] += event["dur"] * 1e-6
     return {part: seconds[part] for part in (*PARTS, "other") if seconds[part]}
 
 
@@ -66,27 +60,21 @@ def _read_trace_events(folder: str) -> Iterator[Mapping[str, Any]]:
     for path in glob.glob(os.path.join(folder, "**", "*.trace.json.gz"), recursive=True):
         with gzip.open(path) as file:
             events = json.load(file)["traceEvents"]
-        processes = _collect_trace_names(events, "process_name", "pid")
-        threads = _collect_trace_names(events, "thread_name", "pid", "tid")
-        on_device = any("/device:" in name for name in processes.values())
+        names = {  # of processes by (pid, None), and of their threads
+            (event["pid"], event.get("tid") if event["name"] == "thread_name" else None): event[
+                "args"
+            ]["name"]
+            for event in events
+            if event.get("ph") == "M" and event["name"] in ("process_name", "thread_name")
+        }
+        on_device = any("/device:" in name for name in names.values())
         for event in events:
             if event.get("ph") != "X" or "dur" not in event:
                 continue
-            process = processes.get((event["pid"],), "")
-            thread = threads.get((event["pid"], event["tid"]), "")
-            # An accelerator has lines for whole programs and steps too, which hold the others.
-            if not on_device or ("/device:" in process and _shows_single_operations(thread)):
+            process = names.get((event["pid"], None), "")
+            thread = names.get((event["pid"], event["tid"]), "")
+            # Single operations are in the streams of a GPU and the ops of a TPU. Other lines of an
+            # accelerator are whole programs and steps, which hold them.
+            single = thread.startswith("Stream") or thread == "XLA Ops"
+            if not on_device or ("/device:" in process and single):
                 yield event
-
-
-def _shows_single_operations(thread: str) -> bool:
-    """Whether a line of a device shows single operations: streams of a GPU, ops of a TPU."""
-    return thread.startswith("Stream") or thread == "XLA Ops"
-
-
-def _collect_trace_names(events: list[dict[str, Any]], kind: str, *keys: str) -> dict[tuple, str]:
-    return {
-        tuple(event[key] for key in keys): event["args"]["name"]
-        for event in events
-        if event.get("ph") == "M" and event.get("name") == kind
-    }

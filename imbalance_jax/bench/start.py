@@ -1,5 +1,6 @@
 """How long a run takes until its first step can begin: without a compilation cache, and with."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ def measure_start_times(name: str) -> dict[str, Any]:
     From the start of Python to the state before the first step: imports, the stream, tracing
     and compiling the step and the evaluation, new parameters.
     """
-    found = {}
+    figures = {}
     with tempfile.TemporaryDirectory() as cache:
         for start in ("cold", "cached"):
             began = time.time()
@@ -30,13 +31,13 @@ def measure_start_times(name: str) -> dict[str, Any]:
             )
             if done.returncode:
                 raise ValueError(f"case {name} does not start: {done.stderr.strip()}")
-            said = json.loads(done.stdout.splitlines()[-1])
-            found[start] = said["seconds"] | {"whole": said["ready"] - began}
-    return found
+            report = json.loads(done.stdout.splitlines()[-1])
+            figures[start] = report["seconds"] | {"whole": report["ready"] - began}
+    return figures
 
 
-def describe_start_times(found: dict[str, Any]) -> Iterable[str]:
-    for start, seconds in found.items():
+def describe_start_times(figures: dict[str, Any]) -> Iterable[str]:
+    for start, seconds in figures.items():
         parts = ", ".join(
             f"{name} {value:.1f}" for name, value in seconds.items() if name != "whole"
         )
@@ -45,32 +46,26 @@ def describe_start_times(found: dict[str, Any]) -> Iterable[str]:
 
 def _print_start_times(name: str) -> None:
     """Does what a run does before its first step, and prints how long each part took."""
-    seconds = {}
-    began = time.perf_counter()
-
-    def part(name: str) -> None:
-        nonlocal began
-        now = time.perf_counter()
-        seconds[name], began = now - began, now
+    moments = {"began": time.perf_counter()}
 
     import jax
 
-    from imbalance_jax.compute import hardware, sharding
-    from imbalance_jax.data import prepare
+    from imbalance_jax.compute import hardware
     from imbalance_jax.runs.run_directory import RunDirectory
-    from imbalance_jax.training import experiment, loop, pack
+    from imbalance_jax.training import loop, pack
 
-    part("imports")
+    moments["imports"] = time.perf_counter()
     hardware.use_compilation_cache("")  # the environment names it
-    config = case_lib.parse_case(name).config
-    mesh = sharding.make_mesh(config.mesh, jax.devices())
-    trainer = experiment.Experiment.make(config, prepare.prepare_run_sources(config), mesh)
-    part("stream")
-    member = pack.PackMember("", trainer, RunDirectory("unused"))  # nothing is written
-    loop.compile_programs(pack.Pack([member], mesh))
-    part("programs")
-    jax.block_until_ready(trainer.init_state())
-    part("parameters")
+    experiment = case_lib.build_experiment(case_lib.parse_case(name).config)
+    moments["stream"] = time.perf_counter()
+    member = pack.PackMember("", experiment, RunDirectory("unused"))  # nothing is written
+    loop.compile_programs(pack.Pack([member], experiment.mesh))
+    moments["programs"] = time.perf_counter()
+    jax.block_until_ready(experiment.init_state())
+    moments["parameters"] = time.perf_counter()
+    seconds = {
+        name: moment - before for (_, before), (name, moment) in itertools.pairwise(moments.items())
+    }
     print(json.dumps({"seconds": seconds, "ready": time.time()}))
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from imbalance_jax.bench import training
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.training.experiment import Experiment
 
@@ -19,26 +20,16 @@ _SECONDS = 2.0  # of batches, for each figure
 
 
 def measure_batch_times(stream: Stream, batch_size: int, L: int, first: int) -> dict[str, float]:
-    """Returns the host's time per batch from a step on, and the tokens that makes a second.
-
-    Args:
-      stream: of a run.
-      batch_size: sequences of a batch.
-      L: tokens of a sequence.
-      first: step of the first batch.
-    """
+    """Returns the host's time per batch from a step on, and the tokens a second that makes."""
     stream.batch(first)  # maps the files
     order, whole, batches = 0.0, 0.0, 0
-    step = first
-    while whole < _SECONDS and step < stream.steps:
+    while whole < _SECONDS and first + batches < stream.steps:
         began = time.perf_counter()
-        stream.order_of(step)
-        ordered = time.perf_counter()
-        stream.batch(step)
+        stream.order_of(first + batches)
+        order += time.perf_counter() - began
+        stream.batch(first + batches)
         whole += time.perf_counter() - began
-        order += ordered - began
         batches += 1
-        step += 1
     return {
         "batches": batches,
         "microseconds_per_batch": whole / batches * 1e6,
@@ -47,43 +38,39 @@ def measure_batch_times(stream: Stream, batch_size: int, L: int, first: int) -> 
     }
 
 
-def measure_stream_speed(trainer: Experiment, *, seconds: float = 5.0) -> dict[str, Any]:
+def measure_stream_speed(experiment: Experiment, *, seconds: float = 5.0) -> dict[str, Any]:
     """Returns the figures of a config's stream on this machine, ready for JSON.
 
-    Args:
-      trainer: of a run.
-      seconds: how long steps are timed.
+    Steps are timed for so many seconds.
     """
-    from imbalance_jax.bench import training
-
-    config, stream = trainer.config, trainer.stream
+    config, stream = experiment.config, experiment.stream
     sizes = (config.batch_size, config.model.L)
     data = {"first epoch": measure_batch_times(stream, *sizes, first=0)}
     dry = [step for step in stream.dry_steps().values() if step + 1 < stream.steps]
     if dry:
         data["later epoch"] = measure_batch_times(stream, *sizes, first=min(dry) + 1)
-    training_step = training.measure_training_step(trainer, seconds=seconds, profiled=False)
+    step = training.measure_training_step(experiment, seconds=seconds, profiled=False)
     slowest = min(part["tokens_per_second"] for part in data.values())
     return {
-        **training_step,
+        **step,
         "data": data,
-        "data_over_training": slowest / training_step["tokens_per_second"],
-        "data_share": training_step["tokens_per_second"] / slowest,
+        "data_over_training": slowest / step["tokens_per_second"],
+        "data_share": step["tokens_per_second"] / slowest,
         # Kilobytes on Linux, bytes on macOS.
         "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         * (1 if sys.platform == "darwin" else 1024),
     }
 
 
-def describe_stream_speed(found: dict[str, Any]) -> Iterable[str]:
+def describe_stream_speed(figures: dict[str, Any]) -> Iterable[str]:
     """Yields the figures as lines of a table."""
-    for name, part in found["data"].items():
+    for name, part in figures["data"].items():
         yield (
             f"data, {name}: {part['microseconds_per_batch']:,.0f} us a batch "
             f"({part['microseconds_order']:,.0f} us of order), "
             f"{part['tokens_per_second'] / 1e6:,.1f} M tokens/s"
         )
     yield (
-        f"The stream is {found['data_over_training']:,.0f} times as fast as training; its time is "
-        f"{found['data_share']:.2%} of a step's."
+        f"The stream is {figures['data_over_training']:,.0f} times as fast as training; its time "
+        f"is {figures['data_share']:.2%} of a step's."
     )

@@ -1,21 +1,13 @@
 """The training step compiled for TPUs, on a machine without one: its memory and its bound.
 
-libtpu (extra `tpu`) compiles for a topology such as `v5e:4x4` anywhere. What it says of
-memory is what a run will take. The time is a bound from below: of matrix products at the
-chip's peak, or of the bytes between the compiled operations at its bandwidth, whichever takes
-longer. No step is faster than that; how much slower, only a TPU tells.
+libtpu (extra `tpu`) compiles for a topology such as `v5e:4x4` anywhere. The memory that it reports
+is what a run will take. The time is a bound from below: that of the matrix products at the chip's
+peak, or of reading and writing the state at its bandwidth, whichever takes longer. No step is
+faster than that; how much slower, only a TPU tells.
 
-Both are counted with every loop as often as it runs, which `cost_analysis` does not do:
-
-    FLOPs  of all matrix products in the traced program (not of elementwise work), in whole:
-           a masked half counts, and so does what remat computes twice.
-    bytes  that the compiled operations read and write in HBM. What XLA keeps in the chip's
-           own memory (VMEM) is left out, and of a slice only the slice is counted. Where there
-           are no loops and one memory, on a CPU, it is within 1 % of `cost_analysis`; on a TPU
-           that also counts VMEM, and asynchronous copies twice: it is no bound.
-
-Pallas kernels are opaque: their operands and results count, the FLOPs inside do not. With
-them, the FLOPs are taken to be those of the convention at least.
+XLA's own count of FLOPs and bytes stands beside it and is no bound. It counts a loop once, so that
+it has one of N scanned layers and one of the chunks of the loss. It leaves out what is inside
+Pallas kernels, and its bytes are also those of the chip's own memory (VMEM).
 """
 
 import dataclasses
@@ -29,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imbalance_jax.bench.traffic import read_program
 from imbalance_jax.compute import hardware, sharding, tuning
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import step as step_lib
@@ -78,11 +69,7 @@ def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
 
 
 def get_topology_devices(topology: str, num_slices: int = 1) -> list[jax.Device]:
-    """Returns the devices of a topology; they compile and do not run.
-
-    Args:
-      topology: as `parse_topology` reads it.
-      num_slices: how many of it, joined by the data center's network.
+    """Returns the devices of slices of a topology; they compile and do not run.
 
     Raises:
       ValueError: the chip is unknown, libtpu refuses the shape, or there is no libtpu.
@@ -122,16 +109,10 @@ def get_topology_devices(topology: str, num_slices: int = 1) -> list[jax.Device]
 def measure_step_on_topology(
     config: Config, vocab_size: int, topology: str, *, num_slices: int = 1, members: int = 1
 ) -> dict[str, Any]:
-    """Returns memory, bound and collectives of a config's step on one chip of a topology.
+    """Returns the memory and the least time of a config's step on one chip of a topology.
 
-    A step that does not fit has `fits` False, the compiler's words in `error`, and no more.
-
-    Args:
-      config: of a run.
-      vocab_size: of its model.
-      topology: of a slice.
-      num_slices: how many of it.
-      members: runs that are stacked, each of the config's shape.
+    A step that does not fit has `fits` False, the compiler's words in `error`, and no more. With
+    several members it is the step of as many runs of the config's shape, stacked.
 
     Raises:
       ValueError: as `get_topology_devices`, or the mesh does not fit their number.
@@ -142,7 +123,7 @@ def measure_step_on_topology(
     )
     chip = CHIPS[name]
     traced = trace_step(config, vocab_size, mesh, members)
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "topology": topology,
         "slices": num_slices,
         "chip": name,
@@ -157,29 +138,23 @@ def measure_step_on_topology(
     except jax.errors.JaxRuntimeError as error:
         if not hardware.is_out_of_memory(error):
             raise
-        return found | {"fits": False, "error": str(error).splitlines()[0]}
-    found["compile_seconds"] = time.perf_counter() - began
-    found["memory"] = count_chip_memory(compiled)
-    found["fits"] = found["memory"]["total"] <= chip.hbm
+        return figures | {"fits": False, "error": str(error).splitlines()[0]}
+    memory = hardware.count_program_memory(compiled.memory_analysis())
+    counted = compiled.cost_analysis()
     tokens = config.batch_size * config.model.L * members
-    convention = tokens * costs.compute_flops_per_token(config.model, vocab_size) / mesh.size
-    traffic = read_program(compiled.as_text())
-    flops = count_matmul_flops(traced.jaxpr.jaxpr) / mesh.size
-    found["roofline"] = compute_roofline(chip, convention, flops, traffic.bytes)
-    found["collectives"] = traffic.collectives
-    found["kernels"] = traffic.kernels
-    return found
+    flops = tokens * costs.compute_flops_per_token(config.model, vocab_size) / mesh.size
+    return figures | {
+        "compile_seconds": time.perf_counter() - began,
+        "memory": memory,
+        "fits": memory["peak"] <= chip.hbm,
+        # Of what a step is given, all but the batch is the state, which it writes anew.
+        "bound": compute_bound(chip, flops, memory["arguments"]),
+        "xla": {name: float(counted.get(name, 0.0)) for name in ("flops", "bytes accessed")},
+    }
 
 
 def trace_step(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members: int = 1) -> Any:
-    """Returns the step traced on shapes alone, ready to be lowered for the mesh's devices.
-
-    Args:
-      config: of a run.
-      vocab_size: of its model.
-      mesh: of the devices; of a pack where there are several members.
-      members: as many runs as are stacked.
-    """
+    """Returns the step traced on shapes alone, ready to be lowered for the mesh's devices."""
     state = step_lib.make_abstract_state(config, vocab_size, mesh)
     rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
     B, W, G = config.batch_size, config.model.L + 1, len(config.languages)
@@ -202,110 +177,46 @@ def trace_step(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members
     return step.trace(state_E, given_E, map_EGU)
 
 
-def count_chip_memory(compiled: Any) -> dict[str, int]:
-    """Returns the bytes of a compiled program on each chip."""
-    stats = compiled.memory_analysis()
-    parts = {
-        part: int(getattr(stats, f"{part}_size_in_bytes"))
-        for part in ("argument", "output", "alias", "temp")
-    }
-    # The temporary part is set aside in one piece, so it counts whole, although the most that
-    # is in use at once, the peak, may be less.
-    total = parts["argument"] + parts["output"] - parts["alias"] + parts["temp"]
-    return parts | {"total": total, "peak": int(getattr(stats, "peak_memory_in_bytes", 0))}
+def compute_bound(chip: Chip, flops: float, state_bytes: float) -> dict[str, float]:
+    """Returns the least time of a step on a chip, and the most MFU that it leaves.
 
-
-def compute_roofline(
-    chip: Chip, convention: float, flops: float, traffic: float
-) -> dict[str, float]:
-    """Returns the least time of a step and the most MFU that it leaves.
-
-    Args:
-      chip: that runs it.
-      convention: FLOPs of a step on this chip, as costs.flops_per_token counts them.
-      flops: of the matrix products of its program.
-      traffic: bytes that it moves between the chip and its HBM.
+    The FLOPs are those of one chip, as `costs.compute_flops_per_token` counts them. The state is
+    what every step reads from HBM and writes back.
     """
-    # No program does less than the convention counts; one with Pallas kernels shows less.
-    compute = max(flops, convention) / chip.peak
-    memory_ = traffic / chip.bandwidth
-    bound = max(compute, memory_)
+    compute_seconds = flops / chip.peak
+    memory_seconds = 2 * state_bytes / chip.bandwidth
+    bound_seconds = max(compute_seconds, memory_seconds)
     return {
-        "convention_flops": convention,
-        "program_flops": flops,
-        "program_bytes": traffic,
-        "compute_seconds": compute,
-        "memory_seconds": memory_,
-        "bound_seconds": bound,
-        "bound_mfu": convention / chip.peak / bound,
+        "flops": flops,
+        "compute_seconds": compute_seconds,
+        "memory_seconds": memory_seconds,
+        "bound_seconds": bound_seconds,
+        "bound_mfu": compute_seconds / bound_seconds,
     }
 
 
-def count_matmul_flops(jaxpr: Any) -> float:
-    """Returns the FLOPs of all matrix products of a traced program, over all devices.
-
-    Raises:
-      ValueError: there are some in a `while` loop, whose length tracing does not know.
-    """
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "pallas_call":
-            continue
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            inner = math.prod(left[axis] for axis in contracted)
-            total += 2.0 * inner * math.prod(equation.outvars[0].aval.shape)
-            continue
-        parts = [count_matmul_flops(part) for part in _list_inner_programs(params)]
-        if name == "while" and any(parts):
-            raise ValueError("matrix products in a while loop cannot be counted.")
-        if name == "scan":
-            total += params["length"] * sum(parts)
-        elif name == "cond":
-            total += max(parts)
-        elif name == "shard_map":  # shapes inside are those of one device
-            total += params["mesh"].size * sum(parts)
-        else:
-            total += sum(parts)
-    return total
-
-
-def _list_inner_programs(params: Mapping[str, Any]) -> Iterator[Any]:
-    """Yields the programs that an equation calls."""
-    for value in params.values():
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            part = getattr(part, "jaxpr", part)
-            if hasattr(part, "eqns"):
-                yield part
-
-
-def describe_topology_step(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what `measure_step_on_topology` found as lines of a table."""
-    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
-    slices = f" in {found['slices']} slices" if found["slices"] > 1 else ""
-    yield f"{found['topology']}: {found['chips']} chips{slices}" + (f" ({mesh})" if mesh else "")
-    if "error" in found:
-        yield f"  does not fit {found['hbm'] / 1e9:.1f} GB a chip: {found['error']}"
+def describe_topology_step(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what `measure_step_on_topology` returns as lines of a table."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in figures["mesh"].items() if size > 1)
+    slices = f" in {figures['slices']} slices" if figures["slices"] > 1 else ""
+    sizes = f" ({mesh})" if mesh else ""
+    yield f"{figures['topology']}: {figures['chips']} chips{slices}{sizes}"
+    if "error" in figures:
+        yield f"  does not fit {figures['hbm'] / 1e9:.1f} GB a chip: {figures['error']}"
         return
-    parts, line, gb = found["memory"], found["roofline"], 1e9
-    verdict = "fits" if found["fits"] else "does not fit"
+    memory, bound, xla = figures["memory"], figures["bound"], figures["xla"]
+    verdict = "fits" if figures["fits"] else "does not fit"
     rows = {
-        "compiled in": f"{found['compile_seconds']:.0f} s",
-        "memory a chip": f"{parts['total'] / gb:.2f} of {found['hbm'] / gb:.1f} GB: {verdict} "
-        f"(arguments {parts['argument'] / gb:.2f}, temporary {parts['temp'] / gb:.2f})",
-        "matrix products": f"{line['program_flops'] / 1e12:.2f} TFLOP "
-        f"({line['convention_flops'] / 1e12:.2f} by convention), "
-        f"{line['compute_seconds'] * 1e3:.1f} ms at the peak",
-        "traffic of HBM": f"{line['program_bytes'] / gb:.1f} GB, "
-        f"{line['memory_seconds'] * 1e3:.1f} ms at full bandwidth",
-        "bound": f"{line['bound_seconds'] * 1e3:.1f} ms or more a step, "
-        f"MFU at most {line['bound_mfu']:.1%}",
+        "compiled in": f"{figures['compile_seconds']:.0f} s",
+        "memory a chip": f"{memory['peak'] / 1e9:.2f} of {figures['hbm'] / 1e9:.1f} GB: {verdict} "
+        f"(arguments {memory['arguments'] / 1e9:.2f}, temporary {memory['temporary'] / 1e9:.2f})",
+        "matrix products": f"{bound['flops'] / 1e12:.2f} TFLOP by convention, "
+        f"{bound['compute_seconds'] * 1e3:.1f} ms at the peak",
+        "state": f"{bound['memory_seconds'] * 1e3:.1f} ms to read and write it at full bandwidth",
+        "bound": f"{bound['bound_seconds'] * 1e3:.1f} ms or more a step, "
+        f"MFU at most {bound['bound_mfu']:.1%}",
+        "XLA counts": f"{xla['flops'] / 1e12:.2f} TFLOP and {xla['bytes accessed'] / 1e9:.1f} GB, "
+        "each loop once",
     }
-    for kind, total in found["collectives"].items():
-        rows[kind] = f"{total['count']:.0f} a step, {total['bytes'] / gb:.3f} GB"
-    if found["kernels"]:
-        rows["Pallas kernels"] = f"{found['kernels']:.0f} calls, FLOPs within not counted"
     for name, value in rows.items():
         yield f"  {name:<16} {value}"

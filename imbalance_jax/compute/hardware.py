@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,23 @@ def describe_devices() -> dict[str, str | int]:
         "kind": device.device_kind,
         "count": jax.device_count(),
         "processes": jax.process_count(),
+    }
+
+
+def count_program_memory(analysis: Any) -> dict[str, int]:
+    """Returns the bytes that a program takes of each device, from its `memory_analysis()`.
+
+    `arguments` are what it is given, such as the state and the batch, `temporary` is what it needs
+    besides, and `peak` is the most at any one time: both, and the results that do not take the
+    place of an argument. XLA sets the temporary memory aside in one piece, so it counts whole.
+    (XLA's own figure of that name leaves the temporary memory out on a CPU.)
+    """
+    arguments, temporary = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return {
+        "arguments": arguments,
+        "temporary": temporary,
+        "peak": arguments + temporary + results,
     }
 
 

@@ -18,7 +18,7 @@ from imbalance_jax.config import Config, LanguageConfig, VocabularyConfig
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """What a language needs to know of its source's tokenizer and text."""
+    """The pieces of a source's tokenizer, and how often its text has them."""
 
     size: int  # pieces in all
     pad_id: int  # never text; -1 if the tokenizer has none
@@ -58,10 +58,9 @@ class Vocabulary:
     def base_ids(self, language: int, ids: np.ndarray) -> np.ndarray:
         """Returns the source's ids for the model's; ids of other languages become -1."""
         base_V = np.full(self.size, -1, np.int64)
+        base_ids = np.nonzero(self.map_GU[language] >= 0)[0]
         # Backwards, so that the first base id wins where padding shares one id.
-        for base_id in range(self.map_GU.shape[1] - 1, -1, -1):
-            if self.map_GU[language, base_id] >= 0:
-                base_V[self.map_GU[language, base_id]] = base_id
+        base_V[self.map_GU[language, base_ids[::-1]]] = base_ids[::-1]
         return base_V[ids]
 
     def to_bytes(self) -> bytes:
@@ -82,18 +81,14 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
     """Lays the ids of all languages out in one vocabulary.
 
     `disjoint` gives every language a slot as wide as its source's tokenizer, in the order of
-    `config.tags`. `merged` and `joint` first lay out the languages with a source of their
-    own: in the same order, a piece whose string an earlier one of them has takes that one's
-    id, and the others get new ids in the order of their base ids; with a joint tokenizer all
-    of them are equal. A special is never the same as a piece of text. Slots for the clones
-    follow.
+    `config.tags`. `merged` and `joint` first lay out the languages with a source of their own, in
+    the same order. A piece whose string an earlier one of them has takes that id; the others get
+    new ids in the order of their base ids. With a joint tokenizer all of them are equal. A special
+    is never the same as a piece of text. Slots for the clones follow.
 
-    Padding is shared by all whose tokenizer has a padding piece, in every layout. Ids that are
-    left unused, such as those that a clone's anchors take the place of, stay in the vocabulary,
-    and so in the softmax, as in the reference study.
-
-    Args:
-      pieces: source name -> its tokenizer's pieces.
+    In every layout, the languages whose tokenizer has a padding piece share its id. Unused ids,
+    such as those that a clone's anchors take the place of, stay in the vocabulary, and so in the
+    softmax, as in the reference study.
     """
     sources = {tag: pieces[config.source_of(tag)] for tag in config.tags}
     ids: dict[str, np.ndarray] = {}  # by tag
@@ -114,7 +109,6 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
                 ids[tag] = size + np.arange(source.size)
                 size += source.size
 
-    # Wherever a tokenizer has its padding piece, if it has one.
     pads = {tag: source.pad_id for tag, source in sources.items() if source.pad_id >= 0}
     padding = min((int(ids[tag][pad]) for tag, pad in pads.items()), default=0)
     for tag, source in sources.items():
@@ -136,9 +130,9 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
 
 
 def _build_piece_keys(pieces: Pieces) -> list[tuple[str, bool]]:
-    """Returns what pieces of two tokenizers are the same by: the string, and if it is no text.
+    """Returns what makes pieces of two tokenizers equal: the string, and whether it is no text.
 
-    Text that spells "</s>" may be a piece of one, and the separator of the other is not that.
+    A piece of text that spells "</s>" is not the separator of another tokenizer.
     """
     no_text = {*pieces.special_ids, pieces.pad_id}
     return [(string, index in no_text) for index, string in enumerate(pieces.strings)]
@@ -149,33 +143,33 @@ def _assign_separators(
 ) -> int:
     """Gives all languages one separator of documents, or each its own, in place of the layout's.
 
-    Returns the size of the vocabulary, wider by what languages with the same id needed.
+    Returns the size of the vocabulary, with the ids that were added.
     """
     if separator == "layout":
         return size
     first = next(iter(ids))
     shared, taken = ids[first][sources[first].separator], set()
     for tag, ids_U in ids.items():
-        here = sources[tag].separator
+        base_id = sources[tag].separator
         if separator == "shared":
-            ids_U[here] = shared
-        elif ids_U[here] in taken:
-            ids_U[here], size = size, size + 1
-        taken.add(ids_U[here])
+            ids_U[base_id] = shared
+        elif ids_U[base_id] in taken:
+            ids_U[base_id], size = size, size + 1
+        taken.add(ids_U[base_id])
     return size
 
 
 def find_initial_rows(config: Config, vocabulary: Vocabulary) -> np.ndarray:
-    """Returns which id's row of the tables each id begins with: (V,).
+    """Returns the id whose row of the tables each id starts with: (V,).
 
-    Its own, but for clones whose rows start as copies of their parent's.
+    That is its own, but for clones whose rows start as copies of their parent's.
     """
     row_V = np.arange(vocabulary.size)
     for tag, language in config.languages.items():
         if language.rows == "copied":
-            mine_U = vocabulary.map_GU[vocabulary.index(tag)]
-            theirs_U = vocabulary.map_GU[vocabulary.index(language.clone_of)]
-            row_V[mine_U[mine_U >= 0]] = theirs_U[mine_U >= 0]
+            own_U = vocabulary.map_GU[vocabulary.index(tag)]
+            parent_U = vocabulary.map_GU[vocabulary.index(language.clone_of)]
+            row_V[own_U[own_U >= 0]] = parent_U[own_U >= 0]
     return row_V
 
 
@@ -196,15 +190,14 @@ def select_cloned_ids(
     cloned_U = np.ones(pieces.size, bool)
     if not share:
         return cloned_U
-    chosen = _order_anchor_ids(pieces, language.anchor_choice)
+    ordered = _order_anchor_ids(pieces, language.anchor_choice)
     if share == 1 or language.anchor_measure == "ids":
         anchors = pieces.size - int((1 - share) * pieces.size)
     else:
         counts_U = _count_text_pieces(pieces)
-        mass = np.cumsum(counts_U[chosen])
-        wanted = float(share * int(counts_U.sum()))
-        anchors = int(np.argmin(np.abs(np.concatenate([[0], mass]) - wanted)))
-    cloned_U[chosen[:anchors]] = False
+        tokens = np.concatenate([[0], np.cumsum(counts_U[ordered])])
+        anchors = int(np.argmin(np.abs(tokens - float(share * int(counts_U.sum())))))
+    cloned_U[ordered[:anchors]] = False
     if vocabulary.anchor_specials != "reference":
         cloned_U[list(pieces.special_ids)] = vocabulary.anchor_specials == "never"
     return cloned_U
@@ -231,10 +224,6 @@ def _count_text_pieces(pieces: Pieces) -> np.ndarray:
 
 
 def compute_token_share(pieces: Pieces, ids_U: np.ndarray) -> float:
-    """Returns the share of the text's tokens that some base ids hold; specials are no text.
-
-    Args:
-      ids_U: which base ids.
-    """
+    """Returns the share of the text's tokens that some base ids hold; specials are no text."""
     counts_U = _count_text_pieces(pieces)
     return float(counts_U[ids_U].sum() / max(1, counts_U.sum()))

@@ -18,9 +18,11 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.config import SourceConfig, SyntheticConfig, TokenizerConfig
+from imbalance_jax.config import Config, SourceConfig, SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import sources
 from imbalance_jax.data.text import reading as text
+from imbalance_jax.data.text import synthetic
+from imbalance_jax.data.tokenizer import check_tokenizer_path
 from imbalance_jax.runs import storage
 
 # What a source's text is, and what its tokenizer is made with, is always written out. Other fields
@@ -98,32 +100,39 @@ def make_source_statement(
     """
     return {
         "text": _make_text_statement(source),
-        "tokenizer": joint or make_tokenizer_statement(source.tokenizer),
+        "tokenizer": joint or _make_tokenizer_statement(source.tokenizer),
     }
 
 
-def make_joint_statement(
-    tokenizer: TokenizerConfig, parts: Mapping[str, int], configs: Mapping[str, SourceConfig]
-) -> dict[str, Any]:
-    """Returns what a config says that a joint tokenizer is made of, as plain values.
-
-    Args:
-      tokenizer: its size and type, or its path.
-      parts: source -> its part of the text; those of 0 are not read.
-      configs: config.sources.
-    """
-    stated = make_tokenizer_statement(tokenizer)
-    if not tokenizer.path:
+def make_joint_statement(config: Config) -> dict[str, Any] | None:
+    """Returns what a config says of the tokenizer of its sources; None if each has its own."""
+    if config.vocabulary.layout != "joint":
+        return None
+    stated = _make_tokenizer_statement(config.vocabulary.tokenizer)
+    parts = resolve_joint_parts(config)
+    if parts:
         stated["of"] = {
-            name: [part, _make_text_statement(configs[name])]
+            name: [part, _make_text_statement(config.sources[name])]
             for name, part in parts.items()
             if part
         }
     return stated
 
 
-def make_tokenizer_statement(tokenizer: TokenizerConfig) -> dict[str, Any]:
-    """Returns what a config says that a tokenizer is, as plain values."""
+def resolve_joint_parts(config: Config) -> dict[str, int]:
+    """Returns the part of each source in the text of a joint tokenizer; {} if it has a path.
+
+    Sources without a language count too, so that a language alone has the tokenizer of the mixture
+    that it is compared with.
+    """
+    vocabulary = config.vocabulary
+    if vocabulary.tokenizer.path:
+        return {}
+    mix = vocabulary.mix
+    return {name: mix.get(name, 0) if mix else 1 for name in sorted(config.sources)}
+
+
+def _make_tokenizer_statement(tokenizer: TokenizerConfig) -> dict[str, Any]:
     if tokenizer.path:
         return {"path": tokenizer.path}
     return config_lib.to_dict(tokenizer, leave_out=_LEFT_OUT)
@@ -225,33 +234,48 @@ def find_prepared_source(
       recorded: the fingerprint of the text that a run was begun with, or its study; "" if none.
 
     Returns:
-      None where everything is here, or where nothing is found that no fingerprint asks for.
+      None where everything is here, or can be downloaded.
 
     Raises:
-      ValueError: there are several, or the recorded one is not there.
+      ValueError: there are several, or there is none and the text cannot be read here.
     """
     if source.kind == "synthetic":
         return None
+    field = f"config.sources.{name}"
     path = resolve_tokenizer_path(source, joint)
-    text_here, file_here = is_text_here(name, source), is_file_here(path)
-    whole = text_here and file_here
-    if whole and not (recorded and source.kind == "docstrings"):
+    text_here = is_text_here(name, source)
+    all_here = text_here and is_file_here(path)
+    if all_here and not (recorded and source.kind == "docstrings"):
         return None
-    wanted = SourceCriteria(make_source_statement(source, joint), fingerprint=recorded)
+    criteria = SourceCriteria(make_source_statement(source, joint), fingerprint=recorded)
     if not recorded:
-        wanted = make_source_criteria(name, source, data_dir, joint)
-    found = choose_prepared_directory(
-        f"config.sources.{name}", find_matching_directories(name, data_dir, wanted), data_dir
-    )
-    if found and whole and found.made_of.get("text") == fingerprint_text(name, source, data_dir):
-        return None
-    if recorded and not found and not whole:
+        criteria = make_source_criteria(name, source, data_dir, joint)
+    directories = find_matching_directories(name, data_dir, criteria)
+    directory = choose_prepared_directory(field, directories, data_dir)
+    if directory and all_here:
+        same = directory.made_of.get("text") == fingerprint_text(name, source, data_dir)
+        return None if same else directory
+    if directory or all_here:
+        return directory
+    if recorded:
         raise ValueError(
-            f"config.sources.{name}: its {'tokenizer' if text_here else 'text'} is not on this "
+            f"{field}: its {'tokenizer' if text_here else 'text'} is not on this "
             f"machine, and {data_dir} has no prepared text of fingerprint {recorded}, which this "
             f"run was begun with. Copy its directory {name}-... from where that was to {data_dir}."
         )
-    return found
+    try:
+        check_source_inputs(name, source)
+        check_tokenizer_path("config.vocabulary.tokenizer.path", path)
+    except ValueError as error:
+        raise ValueError(f"{error} {advise_preparing(field, name, data_dir)}") from error
+    return None
+
+
+def check_source_inputs(name: str, source: SourceConfig) -> None:
+    """Raises ValueError for whatever can be seen to be wrong without reading the text."""
+    if source.kind != "synthetic":
+        text.check_source_text(name, source)
+        check_tokenizer_path(f"config.sources.{name}.tokenizer.path", source.tokenizer.path)
 
 
 def make_source_criteria(
@@ -325,13 +349,12 @@ def describe_prepared_text(field: str, found: PreparedDirectory, data_dir: str) 
 
 
 def fingerprint_text(name: str, source: SourceConfig, data_dir: str) -> str:
-    """Returns what stands for the text of a source, whose files are not read again unchanged.
+    """Returns what stands for the text of a source.
 
-    Args:
-      name: of the source in config.sources.
-      source: one that is not synthetic.
-      data_dir: beside which digests of files are kept.
+    Digests of files are kept beside data_dir, so that files are not read again unchanged.
     """
+    if source.kind == "synthetic":
+        return synthetic.SyntheticSource(name, source.synthetic).fingerprint
     return text.compute_text_fingerprint(
         name, source, sources.resolve_data_cache_dir(data_dir) / "digests.json"
     )

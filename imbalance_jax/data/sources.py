@@ -14,9 +14,6 @@ table of its documents, kept in a local cache under the source's fingerprint. A 
 that is absent, or not as it was made, is made again from the records; records that are not
 as they were written are refused. A directory in an object store is written to local disk and
 then copied there, and its records are copied back to be read.
-
-Besides datasets.py, which reads what others prepared, only this file knows TFDS. Neither writing
-nor reading needs TensorFlow.
 """
 
 import contextlib
@@ -30,7 +27,7 @@ import pathlib
 import tempfile
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -38,18 +35,12 @@ from etils import epath
 from imbalance_jax import config as config_lib
 from imbalance_jax.data import flat
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.data.text.documents import SPLITS
+from imbalance_jax.data.records import DOCUMENT, EncodedDocument, RecordWriter
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs import storage
 
 FORMAT = 3  # part of every fingerprint: raise it when directories are written otherwise
-# A row of a split's table of documents: where it begins, a hash of its id, and the UTF-8 bytes
-# of its text.
-DOCUMENT = np.dtype([("start", np.int64), ("id", np.uint64), ("bytes", np.int64)])
-
 MARKER = "source.json"  # what a directory has when it is whole
-_RECORD = 1 << 18  # ids in one record
-_SHARD = 256  # records in one file: 128 MB of 16-bit ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,16 +280,6 @@ def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
     return Source(name, path, cache, about)
 
 
-class EncodedDocument(NamedTuple):
-    """A document as `write_source` takes it."""
-
-    split: str
-    id: str
-    ids: np.ndarray  # with the separator at their end
-    bytes: int  # UTF-8, of its text
-    lost: int = 0  # of these, such as do not come back from the ids
-
-
 def write_source(
     path: epath.PathLike,
     *,
@@ -328,22 +309,19 @@ def write_source(
     """
     size = TextTokenizer(tokenizer).size
     dtype = np.dtype(np.uint16 if size <= 1 << 16 else np.uint32)
-    with storage.make_directory_atomically(epath.Path(path), MARKER) as made:
-        writer = _RecordWriter(made, name, dtype, size)
+    with storage.make_directory_atomically(epath.Path(path), MARKER) as directory:
+        writer = RecordWriter(directory, name, dtype, size, f"{FORMAT}.0.0")
         for document in documents:
             writer.add(EncodedDocument(*document))
         writer.close()
-        (made / "tokenizer.model").write_bytes(tokenizer)
         counts = io.BytesIO()
         np.save(counts, writer.counts_U)
-        (made / "counts.npy").write_bytes(counts.getvalue())
+        (directory / "tokenizer.model").write_bytes(tokenizer)
+        (directory / "counts.npy").write_bytes(counts.getvalue())
         results = {
             "format": FORMAT,
             "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
-            "digests": {
-                split: {name: digest.hexdigest() for name, digest in digests.items()}
-                for split, digests in writer.digests.items()
-            },
+            "digests": writer.hex_digests(),
         }
         about = {
             "name": name,
@@ -358,105 +336,7 @@ def write_source(
             "bytes": writer.bytes,
             "lost_bytes": writer.lost_bytes,
             "made_of": dict(made_of),
-        } | results
-        (made / MARKER).write_text(json.dumps(about, indent=2) + "\n")
+        }
+        (directory / MARKER).write_text(json.dumps(about | results, indent=2) + "\n")
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")
-
-
-def hash_document_id(document_id: str) -> int:
-    """Returns 64 bits that stand for the identity of a `documents.Document`.
-
-    Equal ids have equal bits in all sources. Whether that means the same document is said by
-    `ids` of the sources, and by nothing in the prepared text.
-    """
-    digest = hashlib.blake2b(document_id.encode("utf-8", "surrogatepass"), digest_size=8)
-    return int.from_bytes(digest.digest(), "little")
-
-
-class _RecordWriter:
-    """Cuts the ids of each split into records, in order."""
-
-    def __init__(self, path: epath.Path, name: str, dtype: np.dtype, vocab_size: int) -> None:
-        import tensorflow_datasets as tfds
-
-        self._name, self._dtype = name, dtype
-
-        def array(kind: np.dtype | type) -> Any:
-            return tfds.features.Tensor(shape=(None,), dtype=kind, encoding="bytes")
-
-        features = tfds.features.FeaturesDict(
-            {
-                "tokens": array(dtype),
-                "documents": array(np.int32),  # where in the record documents begin
-                "document_ids": array(np.uint64),  # hashes of the ids of those
-                "document_bytes": array(np.int64),  # UTF-8 bytes of their texts
-                "language": tfds.features.Text(),
-            }
-        )
-        info = tfds.core.DatasetInfo(
-            builder=tfds.core.dataset_info.DatasetIdentity(
-                name=name,
-                version=tfds.core.Version(f"{FORMAT}.0.0"),
-                data_dir=os.fspath(path),
-                module_name=__name__,
-            ),
-            description="Ids of a text in document order, a separator after each document.",
-            features=features,
-            disable_shuffling=True,
-        )
-        self._writer = tfds.core.SequentialWriter(
-            info, max_examples_per_shard=_SHARD, file_format="array_record"
-        )
-        self._writer.initialize_splits(list(SPLITS))
-        self.documents = dict.fromkeys(SPLITS, 0)
-        self.tokens = dict.fromkeys(SPLITS, 0)
-        self.bytes = dict.fromkeys(SPLITS, 0)
-        self.lost_bytes = dict.fromkeys(SPLITS, 0)
-        self.counts_U = np.zeros(vocab_size, np.int64)
-        self.digests = {
-            split: {"tokens": hashlib.sha256(), "documents": hashlib.sha256()} for split in SPLITS
-        }
-        self._pending: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-        self._begun: dict[str, list[tuple[int, int, int]]] = {split: [] for split in SPLITS}
-        self._pending_size = dict.fromkeys(SPLITS, 0)
-
-    def add(self, document: EncodedDocument) -> None:
-        split, ids = document.split, document.ids
-        row = (self.tokens[split], hash_document_id(document.id), document.bytes)
-        self._begun[split].append(row)
-        self.documents[split] += 1
-        self.tokens[split] += len(ids)
-        self.bytes[split] += document.bytes
-        self.lost_bytes[split] += document.lost
-        self._pending[split].append(ids.astype(self._dtype))
-        self._pending_size[split] += len(ids)
-        while self._pending_size[split] >= _RECORD:
-            self._flush(split)
-
-    def close(self) -> None:
-        for split in SPLITS:
-            if self._pending_size[split]:
-                self._flush(split)
-        self._writer.close_all()
-
-    def _flush(self, split: str) -> None:
-        tokens = np.concatenate(self._pending[split])
-        record, rest = tokens[:_RECORD], tokens[_RECORD:]
-        first = self.tokens[split] - len(tokens)
-        # Less than a record was left before the newest document, so all of them begin in it.
-        begun = np.array(self._begun[split], DOCUMENT)
-        example = {
-            "tokens": record,
-            "documents": (begun["start"] - first).astype(np.int32),
-            "document_ids": begun["id"],
-            "document_bytes": begun["bytes"],
-            "language": self._name,
-        }
-        self._writer.add_examples({split: [example]})
-        self.digests[split]["tokens"].update(record.tobytes())
-        self.digests[split]["documents"].update(begun.tobytes())
-        if split == "train":
-            self.counts_U += np.bincount(record, minlength=len(self.counts_U))
-        self._pending[split], self._pending_size[split] = [rest], len(rest)
-        self._begun[split] = []

@@ -12,12 +12,13 @@ that spells it. All encoding and decoding goes through `TextTokenizer`, which me
 
 import collections
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from imbalance_jax.data.languages import Pieces
+from imbalance_jax.runs import storage
 
 if TYPE_CHECKING:
     import sentencepiece
@@ -26,6 +27,10 @@ _SPACE = "\u2581"  # how SentencePiece writes a space
 # What stands for a U+2581 of the text in what SentencePiece reads: a character that is in
 # neither. Characters that Unicode gives to no one come first.
 _STAND_INS = (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
+# Characters encoded in one call, on all cores.
+_BATCH_CHARACTERS = 4_000_000
+
+Item = TypeVar("Item")
 
 
 class TextTokenizer:
@@ -201,6 +206,38 @@ class TextTokenizer:
                 found += [*ids[rest:place], *by]
                 rest = place + len(old)
         return found + ids[rest:]
+
+
+def batch_texts(
+    items: Iterable[Item], count_characters: Callable[[Item], int]
+) -> Iterator[list[Item]]:
+    """Yields what is to be encoded in one call, in order."""
+    batch: list[Item] = []
+    characters = 0
+    for item in items:
+        batch.append(item)
+        characters += count_characters(item)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def check_tokenizer_path(field: str, path: str) -> None:
+    """Raises ValueError if a tokenizer's path, where there is one, cannot be used."""
+    if not path:
+        return
+    file = storage.parse_path(path)
+    field = f"{field}={path!r}"
+    if not file.exists() or file.is_dir():
+        raise ValueError(f"{field}: there is no such file.")
+    try:
+        TextTokenizer(file.read_bytes())
+    except RuntimeError as error:
+        raise ValueError(f"{field} is not a SentencePiece model. Name a .model file.") from error
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def _find_separator(processor: "sentencepiece.SentencePieceProcessor") -> int:

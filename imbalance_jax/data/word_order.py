@@ -8,19 +8,21 @@
                 each occurs, which makes a placebo of a language
 
 A word is its first piece, which begins with a space, and the pieces after it up to the next
-word. Blocks begin anew in every line. What begins a line without a space stays where it is,
-so that the text decodes to words with spaces between them; so do line ends and separators of
-documents. Hence a text in another order has as many ids as before, and every document lies
-where it lay. In reversed and permuted text so does every line: window w of the one says what
-window w of the other says, up to what a block carries over the edge.
+word. Blocks begin anew in every line. A word that begins a line without a space stays in its
+place, so that the text decodes to words with spaces between them; so do line ends and separators
+of documents. Hence a text in another order has as many ids as before, and every document keeps
+its place. In reversed and permuted text so does every line: window w of the one says what
+window w of the other says, but for the blocks that cross its edges.
 """
+
+from typing import Any
 
 import numpy as np
 
 from imbalance_jax.config import LanguageConfig
 from imbalance_jax.data import flat
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.data.order.mixture import derive_key, draw_bits
+from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits
 from imbalance_jax.data.sources import Source, compute_bytes_per_id
 from imbalance_jax.data.text.synthetic import SyntheticSource
 
@@ -28,11 +30,18 @@ _CHUNK = 1 << 20  # ids that are put in order at once; no word changes places be
 VERSION = 1  # raise it when the same text and config begin to yield another order
 
 
-def load_language_tokens(source: Source, split: str, language: LanguageConfig) -> np.ndarray:
-    """Returns the ids of a split as a language has them, as one memory-mapped array."""
+def load_language_tokens(
+    source: Source | SyntheticSource, split: str, language: LanguageConfig
+) -> Any:
+    """Returns the ids of a split as a language has them, as one memory-mapped array.
+
+    Synthetic text to train on has no end, and is the `synthetic.LazyTokens` of its source.
+    """
     ids = source.tokens(split)
     if language.words == "as_written":
         return ids
+    # The config refuses another order of text without an end.
+    assert not isinstance(source, SyntheticSource) and isinstance(ids, np.ndarray)
     block = language.words_block if language.words != "shuffled" else 0
     path = source.cached(f"{split}-{language.words}-{block}-v{VERSION}.tokens")
     order = WordOrder(source.pieces, language.words, language.words_block)
@@ -49,19 +58,23 @@ def load_language_tokens(source: Source, split: str, language: LanguageConfig) -
     return flat.load_or_make_array(path, ids.dtype, len(ids), make)
 
 
+def load_held_out_tokens(
+    source: Source | SyntheticSource, split: str, language: LanguageConfig
+) -> np.ndarray:
+    """Returns the ids of a held-out split as a language has them; all sources have an end there."""
+    ids = load_language_tokens(source, split, language)
+    assert isinstance(ids, np.ndarray)
+    return ids
+
+
 def count_bytes(
     source: Source | SyntheticSource, split: str, language: LanguageConfig, ids_n: np.ndarray
 ) -> np.ndarray:
     """Returns the UTF-8 bytes of text that each of a language's ids stands for: (n,), int32.
 
     Those of a document add up to exactly the bytes of its text. In shuffled text, where ids
-    change documents, those of the split do.
-
-    Args:
-      source: of the text.
-      split: a held-out one.
-      language: whose order of words the ids are in.
-      ids_n: all ids of the split, as `load_language_tokens` returns them.
+    change documents, those of the split do. `ids_n` are all ids of a held-out split, as
+    `load_held_out_tokens` returns them.
     """
     documents = source.documents(split)
     starts_d, bytes_d = documents["start"], documents["bytes"]
@@ -92,12 +105,7 @@ class WordOrder:
         return int(ends[-1]) + 1 if len(ends) else len(ids)
 
     def __call__(self, ids: np.ndarray, first: int) -> np.ndarray:
-        """Returns the ids of whole lines in another order.
-
-        Args:
-          ids: as they were written.
-          first: their place in the text.
-        """
+        """Returns the ids of whole lines, which begin at a place in the text, in another order."""
         if self._words == "shuffled":
             return self._shuffled(ids, first)
         ends_line = self._ends_line_U[ids]
@@ -124,12 +132,10 @@ class WordOrder:
         return ids[np.argsort((start + rank)[word], kind="stable")]
 
     def _ranks(self, place: np.ndarray, name: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """Returns where in its block each word goes.
+        """Returns the new place of each word in its block.
 
-        Args:
-          place: of each word in its block.
-          name: the number of its block, which never falls from word to word.
-          count: the words of each block, the last of a line may have fewer.
+        `place` and `name` are the place of each word and the number of its block, which never
+        falls from word to word; `count` has the words of each block.
         """
         if self._words == "reversed":
             return count[name] - 1 - place

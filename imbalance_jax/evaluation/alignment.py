@@ -25,7 +25,6 @@ from imbalance_jax.data import word_order as views
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.parallel import ParallelSet
-from imbalance_jax.data.sources import Source
 from imbalance_jax.evaluation import (
     after_text as behaviour,
 )
@@ -379,12 +378,7 @@ class AlignmentEvaluator:
         found = []
         for tag in self._config.tags:
             source = self._sources[self._config.source_of(tag)]
-            tokens = (
-                views.load_language_tokens(source, self._split, self._config.languages[tag])
-                if isinstance(source, Source)
-                else source.tokens(self._split)
-            )
-            assert isinstance(tokens, np.ndarray), "a held-out split has an end"
+            tokens = views.load_held_out_tokens(source, self._split, self._config.languages[tag])
             windows = cut_spread_windows(tokens, self._config.model.L, self._most)
             found.append(windows.ids_nW[windows.weight_nL.all(axis=1)])
         return found

@@ -20,7 +20,6 @@ from imbalance_jax.data import word_order as views
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.order.stream import Stream, resolve_ratio
 from imbalance_jax.data.parallel import ParallelSet
-from imbalance_jax.data.sources import Source
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
@@ -125,12 +124,7 @@ class Experiment:
 
     def held_out(self, tag: str, split: str) -> np.ndarray:
         """Returns a language's ids of a held-out split, its words in its own order."""
-        source = self.source(tag)
-        if isinstance(source, Source):
-            return views.load_language_tokens(source, split, self.config.languages[tag])
-        tokens = source.tokens(split)
-        assert isinstance(tokens, np.ndarray)  # only text to train on is without end
-        return tokens
+        return views.load_held_out_tokens(self.source(tag), split, self.config.languages[tag])
 
     def _models(self) -> dict[str, bytes]:
         """Returns the tokenizer of each source."""

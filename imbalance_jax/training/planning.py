@@ -225,7 +225,7 @@ def forecast_plan(pack: Pack) -> str:
 
 
 def _count_device_bytes(memory: Any) -> int:
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return hardware.count_program_memory(memory)["peak"]
 
 
 def _describe_memory(state: Any, memory: Any, limit: int | None) -> str:

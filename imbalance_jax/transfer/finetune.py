@@ -1,7 +1,7 @@
 """Fine-tuning a model to classify texts in one language, and scoring it in any other.
 
 A linear head with dropout reads the state of one position, after the last block and before the
-final norm, and all weights are trained. Two protocols say the rest:
+final norm, and all weights are trained. There are two protocols:
 
     reference   what the reference study's code does. It reads the last position, which is padding
                 for all but the longest texts, and padding was never trained; the weights after
@@ -10,11 +10,12 @@ final norm, and all weights are trained. Two protocols say the rest:
                 weights are kept. No padding is seen: attention is causal, and padding comes
                 after the text. Every `evaluate_every` updates the model is scored in the language
                 that it is trained in (by F1 of the second of two classes, or by the accuracy of
-                more), on the test examples, as there; after `patience` times without a gain above
-                `threshold` it stops. A training with fewer updates than that has its last weights.
+                more), on the test examples, as there; after `patience` scores without a gain above
+                `threshold` it stops. A training with fewer updates than that keeps its last
+                weights.
 
 Several seeds are trained together, each with a head, an order and dropout of its own: stacked, in
-a first dimension S. C are the classes, n examples.
+a first dimension S. C counts the classes, n the examples.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ import optax
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import ModelConfig
+from imbalance_jax.data.order.keyed_draws import draw_raw_order
 
 PROTOCOLS = ("reference", "intended")
 _DROPOUT = 0.1
@@ -66,11 +68,11 @@ class FineTuningSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedExamples:
-    """Texts as ids of one length, and where each is read."""
+    """Texts as ids of one length."""
 
     ids_nL: np.ndarray  # int32
     last_n: np.ndarray  # the last position that is text
-    cut: int = 0  # of the texts, those that lost their end
+    cut: int = 0  # how many texts lost their end
 
     def __len__(self) -> int:
         return len(self.ids_nL)
@@ -101,12 +103,7 @@ def encode_examples(
 
 
 def map_ids_to_language(encoded: EncodedExamples, map_U: np.ndarray) -> EncodedExamples:
-    """Returns the same texts under the model's ids of a language.
-
-    Args:
-      encoded: in ids of the language's tokenizer.
-      map_U: the language's row of `Vocabulary.map_GU`.
-    """
+    """Returns the same texts in the model's ids: map_U is a language's row of Vocabulary.map_GU."""
     return dataclasses.replace(encoded, ids_nL=map_U[encoded.ids_nL])
 
 
@@ -133,7 +130,7 @@ def pool_states(
 
 
 def compute_logits(head: model_lib.Params, pooled_BD: jax.Array) -> jax.Array:
-    """Returns how much speaks for each class: (B, C)."""
+    """Returns the logits of the classes: (B, C)."""
     return jnp.einsum("BD,DC->BC", pooled_BD, head["w_DC"]) + head["b_C"][None]
 
 
@@ -145,7 +142,7 @@ def compute_logits(head: model_lib.Params, pooled_BD: jax.Array) -> jax.Array:
 class FineTuningState:
     """All that an update reads and writes."""
 
-    params: dict[str, model_lib.Params]  # model, and head
+    params: dict[str, model_lib.Params]  # "model" and "head"
     opt_state: optax.OptState
     key: jax.Array  # of this training's dropout
 
@@ -153,7 +150,7 @@ class FineTuningState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ExampleBatch:
-    """Examples of one update or score; those that only fill it up weigh 0."""
+    """Examples of one update or score; those that only fill up the batch weigh 0."""
 
     ids_BL: Any
     position_B: Any  # where each is read
@@ -221,7 +218,7 @@ def _predict_classes(
     config: ModelConfig,
     together: int,
 ) -> jax.Array:
-    """Returns the class that each model says of each example: (S, B)."""
+    """Returns the class that each model predicts for each example: (S, B)."""
 
     def one(params: dict[str, model_lib.Params]) -> jax.Array:
         pooled_BD = pool_states(params["model"], config, ids_BL, position_B)
@@ -242,7 +239,7 @@ def _keep_better_weights(better_S: jax.Array, new: Any, old: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierTrainer:
-    """What is the same for all tasks of a run: how they are trained and scored."""
+    """How the tasks of a run are trained and scored, which is the same for all of them."""
 
     config: ModelConfig
     settings: FineTuningSettings
@@ -318,15 +315,17 @@ class ClassifierTrainer:
         return best or state.params, done
 
     def predict(self, params: dict[str, model_lib.Params], encoded: EncodedExamples) -> np.ndarray:
-        """Returns the class that the model of each seed says of each example: (S, n)."""
+        """Returns the class that the model of each seed predicts for each example: (S, n)."""
         rows, position_n = self.settings.batch_size, self.positions(encoded)
-        found = []
+        predicted = []
         for first in range(0, len(encoded), rows):
             # The last one is filled up with its own first examples: one shape, one compilation.
             chosen_B = np.resize(np.arange(first, min(first + rows, len(encoded))), rows)
             ids_BL, position_B = encoded.ids_nL[chosen_B], position_n[chosen_B]
-            found.append(_predict_classes(params, ids_BL, position_B, self.config, self.together))
-        return np.concatenate([np.asarray(part) for part in found], 1)[:, : len(encoded)]
+            predicted.append(
+                _predict_classes(params, ids_BL, position_B, self.config, self.together)
+            )
+        return np.concatenate([np.asarray(part) for part in predicted], 1)[:, : len(encoded)]
 
     def _batches(self, encoded: EncodedExamples, label_n: np.ndarray) -> Iterator[ExampleBatch]:
         """Yields stacked batches: every seed sees all examples once an epoch, in its own order."""
@@ -356,9 +355,7 @@ def _check_finite_loss(loss_S: jax.Array, update: int) -> float:
 
 def draw_epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """Returns the order in which a seed goes through n examples."""
-    key = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64)
-    # Raw bits: numpy promises that they never change, unlike Generator's methods.
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+    return draw_raw_order(n, np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64))
 
 
 def compute_selection_score(
@@ -368,5 +365,5 @@ def compute_selection_score(
     if classes != 2:
         return np.mean(predicted_Sn == label_n, axis=1)
     hits_S = np.sum((predicted_Sn == 1) & (label_n == 1), axis=1)
-    said_S = np.sum(predicted_Sn == 1, axis=1) + np.sum(label_n == 1)
-    return 2 * hits_S / np.maximum(said_S, 1)
+    positives_S = np.sum(predicted_Sn == 1, axis=1) + np.sum(label_n == 1)
+    return 2 * hits_S / np.maximum(positives_S, 1)

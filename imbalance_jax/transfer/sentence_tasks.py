@@ -53,7 +53,7 @@ def make_next_sentence_rows(
         others[split] = [second for _, second in pairs] or others[split]
         if all(len(rows[each]) >= most[each] for each in most):
             break
-    return {split: found[: most[split]] for split, found in rows.items()}
+    return {split: of_split[: most[split]] for split, of_split in rows.items()}
 
 
 def make_origin_rows(name: str, source: SourceConfig, most: Mapping[str, int]) -> dict[str, Rows]:
@@ -65,17 +65,17 @@ def make_origin_rows(name: str, source: SourceConfig, most: Mapping[str, int]) -
       ValueError: ids of documents do not say what they are a part of.
     """
     documents: Counter[str] = Counter()
-    found: dict[tuple[str, str], Rows] = defaultdict(list)
+    sentences_of: dict[tuple[str, str], Rows] = defaultdict(list)
     for number, (split, document) in enumerate(_read_documents(name, source)):
         part, *rest = _PART_ENDS.split(document.id, maxsplit=1)
         if not rest:
             continue
         if split == "train":  # whose labels the others have as well
             documents[part] += 1
-        if split in most and len(found[split, part]) <= most[split] // 2:
+        if split in most and len(sentences_of[split, part]) <= most[split] // 2:
             row = {"document": str(number), "label": part}
             sentences = _split_sentences(document.text)[:_PER_DOCUMENT]
-            found[split, part] += [{**row, "first": sentence} for sentence in sentences]
+            sentences_of[split, part] += [{**row, "first": sentence} for sentence in sentences]
     largest = sorted(part for part, _ in documents.most_common(2))
     if len(largest) < 2:
         raise ValueError(
@@ -85,7 +85,7 @@ def make_origin_rows(name: str, source: SourceConfig, most: Mapping[str, int]) -
         )
     rows: dict[str, Rows] = {}
     for split in most:
-        pairs = zip(*(found[split, part] for part in largest), strict=False)
+        pairs = zip(*(sentences_of[split, part] for part in largest), strict=False)
         rows[split] = list(itertools.islice(itertools.chain.from_iterable(pairs), most[split]))
     return rows
 

@@ -11,10 +11,8 @@ from helpers import ONE_DEVICE
 
 from imbalance_jax.bench import case as case_lib
 from imbalance_jax.bench import packing, start, training
-from imbalance_jax.compute import sharding, tuning
+from imbalance_jax.compute import tuning
 from imbalance_jax.config import costs
-from imbalance_jax.data import prepare
-from imbalance_jax.training.experiment import Experiment
 
 TINY = "demo:2:8 model.L=16 model.D=16 model.H=2 model.K=8 model.F=24 model.N=2"
 
@@ -28,9 +26,8 @@ def run_bench(*args: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def found() -> dict:
     config = case_lib.parse_case(TINY).config
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainer = Experiment.make(config, prepare.prepare_run_sources(config), mesh)
-    return training.measure_training_step(trainer, seconds=0.05)
+    experiment = case_lib.build_experiment(config, jax.devices()[:1])
+    return training.measure_training_step(experiment, seconds=0.05)
 
 
 def test_speed_and_shares_follow_from_the_time_of_a_step(found):
@@ -124,10 +121,8 @@ def test_memory_alone_is_said_without_running_a_step(tmp_path):
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["--case=huge"], "write scale:languages:batch"),
         (["--case=demo:2", "--case=small model.Q=1"], "no field config.model.Q"),
         (["--case=demo:2", "--topology=v9:2x2"], "there is no chip 'v9' in the table"),
-        (["--config=nowhere.py"], "there is no file nowhere.py"),
     ],
 )
 def test_a_mistake_is_one_message_before_anything_runs(args, expected):

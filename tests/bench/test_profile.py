@@ -62,4 +62,3 @@ def test_a_program_that_runs_is_split_into_its_parts():
     compiled = jax.jit(step).lower(x).compile()
     seconds = profile.measure_part_seconds(compiled, lambda: jax.block_until_ready(compiled(x)))
     assert set(seconds) >= {"attention", "optimizer"}
-    assert 0 < sum(seconds.values()) < 60

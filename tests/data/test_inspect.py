@@ -1,4 +1,4 @@
-"""Behaviours of data/inspect.py, and of the bench of the stream, on runs of made-up metrics."""
+"""Behaviours of data/inspect, and of the bench of the stream, on runs of made-up metrics."""
 
 import json
 import shutil

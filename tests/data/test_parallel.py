@@ -1,4 +1,4 @@
-"""Behaviours of data/parallel.py, on pairs of texts that are written here."""
+"""Behaviours of data/parallel, on pairs of texts that are written here."""
 
 import dataclasses
 import gzip
@@ -21,6 +21,8 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig, TokenizerConfig
 from imbalance_jax.data import parallel, prepare
 from imbalance_jax.data import word_order as views
+from imbalance_jax.data.parallel import sets
+from imbalance_jax.data.parallel.pairs import read_pairs
 from imbalance_jax.data.text import files, synthetic
 from imbalance_jax.data.tokenizer import TextTokenizer
 
@@ -347,7 +349,7 @@ def test_empty_lines_byte_order_marks_and_half_characters_do_no_harm(both, tmp_p
     assert both["en"].tokenizer.decode(ids) == "One.\ufffd" and made.pairs_P.tolist() == [2]
 
 
-@pytest.mark.parametrize("characters", [1, 100, parallel._BATCH_CHARACTERS])
+@pytest.mark.parametrize("characters", [1, 100, sets._BATCH_CHARACTERS])
 def test_how_many_texts_are_encoded_at_once_makes_no_difference(
     both, tmp_path, monkeypatch, characters
 ):
@@ -356,7 +358,7 @@ def test_how_many_texts_are_encoded_at_once_makes_no_difference(
         [(both["en"].tokenizer.encode(a), both["fr"].tokenizer.encode(b)) for a, b in pairs[:-1]],
         L,
     )
-    monkeypatch.setattr(parallel, "_BATCH_CHARACTERS", characters)
+    monkeypatch.setattr(sets, "_BATCH_CHARACTERS", characters)
     made = prepared(both, write_pairs(tmp_path / "a.jsonl", pairs), tmp_path)
     assert made.pairs_P.tolist() == expected[1] and made.about["counts"]["empty"] == 1
 
@@ -475,8 +477,8 @@ def test_preparing_again_changes_nothing_and_reads_no_text(both, tmp_path, monke
     path = write_pairs(tmp_path / "a.jsonl")
     made = prepared(both, path, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
-    for work in ("pack_pairs", "_read_texts", "_write_set"):
-        monkeypatch.setattr(parallel, work, refuse_work)
+    for work in ("pack_pairs", "read_pairs", "_write_set"):
+        monkeypatch.setattr(sets, work, refuse_work)
     monkeypatch.setattr(hashlib, "file_digest", refuse_work)
     again = prepared(both, path, tmp_path)
     assert_same(made, again)
@@ -488,7 +490,7 @@ def test_where_a_file_lies_and_how_its_fields_are_named_make_no_other_set(
     both, tmp_path, monkeypatch
 ):
     made = prepared(both, write_pairs(tmp_path / "a.jsonl"), tmp_path)
-    monkeypatch.setattr(parallel, "pack_pairs", refuse_work)
+    monkeypatch.setattr(sets, "pack_pairs", refuse_work)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.jsonl").rename(tmp_path / "b, c.jsonl")
     again = prepared(both, "~/b, c.jsonl", tmp_path, fields=("en", "fr"))
@@ -529,7 +531,7 @@ def changed_length(both, path):
 
 
 def changed_version(both, path):
-    parallel._VERSION += 1
+    sets._VERSION += 1
     return {}
 
 
@@ -547,7 +549,7 @@ def changed_version(both, path):
 def test_other_pairs_are_another_directory_and_the_old_one_stays(
     both, tmp_path, monkeypatch, change
 ):
-    monkeypatch.setattr(parallel, "_VERSION", parallel._VERSION)  # put back afterwards
+    monkeypatch.setattr(sets, "_VERSION", sets._VERSION)  # put back afterwards
     path = tmp_path / "a.jsonl"
     triples = [(*pair, "Autre.") for pair in zip(EN, FR, strict=True)]
     write_pairs(path, triples, ("en", "fr", "other"))
@@ -594,11 +596,11 @@ def test_two_runs_that_pack_the_same_pairs_at_once_share_one_directory(both, tmp
     pack = parallel.pack_pairs
 
     def overtaken(*args):
-        monkeypatch.setattr(parallel, "pack_pairs", pack)
+        monkeypatch.setattr(sets, "pack_pairs", pack)
         faster.append(prepared(both, path, tmp_path))
         return pack(*args)
 
-    monkeypatch.setattr(parallel, "pack_pairs", overtaken)
+    monkeypatch.setattr(sets, "pack_pairs", overtaken)
     assert_same(prepared(both, path, tmp_path), faster[0])
     assert directories(tmp_path) == [f"parallel-en_fr-{faster[0].fingerprint}"]
 
@@ -684,7 +686,7 @@ def test_fields_are_found_by_dots_and_missed_before_all_is_read(tmp_path):
     path.write_text(json.dumps(row) + "\n")
     nested = declared(path, fields=("translation.en", "translation.fr"))
     parallel.check_parallel_set("en_fr", nested)
-    assert list(parallel._read_texts("en_fr", nested, lambda share: None)) == [("One.", "Un.")]
+    assert list(read_pairs("en_fr", nested, lambda share: None)) == [("One.", "Un.")]
     with pytest.raises(ValueError, match=r"has no field 'en'; it has: translation\.en, "):
         parallel.check_parallel_set("en_fr", declared(path))
 
@@ -693,7 +695,7 @@ def test_two_files_are_named_with_braces_and_have_no_fields(tmp_path):
     for language in ("en", "fr"):
         (tmp_path / f"both,{language}").write_text(f"{language}\n")
     both = f"{tmp_path}/both[,]{{en,fr}}"
-    found = list(parallel._read_texts("en_fr", declared(both), lambda share: None))
+    found = list(read_pairs("en_fr", declared(both), lambda share: None))
     assert found == [("en", "fr")]
     with pytest.raises(ValueError, match=r"config\.parallel\.en_fr\.fields=.*two files of lines"):
         parallel.check_parallel_set("en_fr", declared(both, fields=("a", "b")))

@@ -19,11 +19,14 @@ from helpers import ROOT, tiny_config, write_jsonl
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SourceConfig, SyntheticConfig, TokenizerConfig
-from imbalance_jax.data import prepare, sources
+from imbalance_jax.data import prepare, records, sources
+from imbalance_jax.data import prepared as prepared_lib
+from imbalance_jax.data import tokenizer as tokenizer_lib
+from imbalance_jax.data.prepare import tokenizers, writing
 from imbalance_jax.data.text import coverage as coverage_lib
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text import synthetic
-from imbalance_jax.data.text.documents import Document
+from imbalance_jax.data.text.documents import SPLITS, Document
 
 TEXTS = [
     f"Text {n} is about the {n % 7} quick brown foxes.\nThey sat in cafés." for n in range(300)
@@ -51,9 +54,7 @@ def directories(tmp_path):
 
 
 def sample_of(source):
-    return prepare._sample_paragraphs(
-        "en", source, prepare._make_document_reader("en", source), prepare._SAMPLE_BYTES
-    )
+    return tokenizers.sample_paragraphs("en", source, tokenizers.make_document_reader("en", source))
 
 
 def refuse_work(*args, **kwargs):
@@ -62,14 +63,14 @@ def refuse_work(*args, **kwargs):
 
 def assert_holds_the_text(source, made):
     """Its ids are those of the documents, one separator after each."""
-    expected = {split: [] for split in sources.SPLITS}
-    ids = {split: [] for split in sources.SPLITS}
-    sizes = dict.fromkeys(sources.SPLITS, 0)
+    expected = {split: [] for split in SPLITS}
+    ids = {split: [] for split in SPLITS}
+    sizes = dict.fromkeys(SPLITS, 0)
     for split, document in text.read_documents("en", source):
-        ids[split].append(sources.hash_document_id(document.identity))
+        ids[split].append(records.hash_document_id(document.identity))
         expected[split] += [*made.tokenizer.encode(document.text), 2]
         sizes[split] += len(document.text.encode())
-    for split in sources.SPLITS:
+    for split in SPLITS:
         assert made.tokens(split).tolist() == expected[split]
         assert made.documents(split)["id"].tolist() == ids[split]
     assert made.about["bytes"] == sizes
@@ -79,11 +80,11 @@ def assert_holds_the_text(source, made):
 # What a prepared source holds
 
 
-@pytest.mark.parametrize("batch_characters", [1, 500, prepare._BATCH_CHARACTERS])
+@pytest.mark.parametrize("batch_characters", [1, 500, tokenizer_lib._BATCH_CHARACTERS])
 def test_every_document_is_tokenized_and_followed_by_a_separator(
     source, tmp_path, monkeypatch, batch_characters
 ):
-    monkeypatch.setattr(prepare, "_BATCH_CHARACTERS", batch_characters)
+    monkeypatch.setattr(tokenizer_lib, "_BATCH_CHARACTERS", batch_characters)
     made = prepared(source, tmp_path)
     assert_holds_the_text(source, made)
     # Documents decode to their text, in order and without loss.
@@ -98,11 +99,11 @@ def test_documents_end_where_they_end_whatever_they_say(tmp_path, capsys):
     said = [f"{n}: write <D> here <D> please, and \u2581 as it is" for n in range(300)]
     write_jsonl(tmp_path / "a.jsonl", said)
     made = prepared(files(tmp_path / "a.jsonl", vocab_size=300), tmp_path)
-    ids = {split: made.tokens(split) for split in sources.SPLITS}
-    for split in sources.SPLITS:
+    ids = {split: made.tokens(split) for split in SPLITS}
+    for split in SPLITS:
         assert (ids[split] == 2).sum() == made.about["documents"][split]
     assert "".join(made.tokenizer.decode(ids["train"]).split("please")).count("<D>") > 800
-    assert made.about["lost_bytes"] == dict.fromkeys(sources.SPLITS, 0)
+    assert made.about["lost_bytes"] == dict.fromkeys(SPLITS, 0)
     assert "loses" not in capsys.readouterr().out
 
 
@@ -112,7 +113,7 @@ def test_what_a_tokenizer_loses_is_said_and_the_bytes_stay_those_of_the_text(tmp
     given = files(tmp_path / "a.jsonl", path=str(tmp_path / "own.model"))
     made = prepared(given, tmp_path)
     documents = list(text.read_documents("en", given))
-    for split in sources.SPLITS:
+    for split in SPLITS:
         sizes = [len(d.text.encode()) for here, d in documents if here == split]
         assert made.documents(split)["bytes"].tolist() == sizes
         # The Greek word, the ligature, and the end of the line.
@@ -131,7 +132,7 @@ def test_the_embedded_text_is_prepared_too(english, data_dir):
 
 
 def test_an_embedded_text_prepared_again_is_found(english, data_dir, monkeypatch):
-    monkeypatch.setattr(prepare, "_make_prepared_source", refuse_work)
+    monkeypatch.setattr(writing, "write_prepared_source", refuse_work)
     again = prepare.prepare_source("en", tiny_config(data_dir).sources["en"], str(data_dir))
     assert again.path == english.path
 
@@ -150,8 +151,8 @@ def test_a_toy_text_with_an_end_is_written_like_any_other(tmp_path):
     made = prepared(SourceConfig(kind="synthetic", synthetic=toy), tmp_path, "toy")
     same = synthetic.SyntheticSource("toy", toy)
     assert isinstance(made, sources.Source) and len(directories(tmp_path)) == 1
-    for split in sources.SPLITS:
-        assert np.array_equal(made.tokens(split), same.tokens(split)[:])
+    for split in SPLITS:
+        assert np.array_equal(made.tokens(split), same.language.text(split).read_all())
         assert np.array_equal(made.documents(split), same.documents(split))
     assert made.pieces.strings == same.pieces.strings
     assert made.pieces.counts_U.sum() == made.count("train")
@@ -193,10 +194,10 @@ def test_a_corpus_is_tokenized_as_it_is_read(source, tmp_path, monkeypatch):
     given = files(tmp_path / "a.jsonl", path=str(tmp_path / "own.model"))
     prepared(given, tmp_path)  # what is imported and kept at the first time
     # As small beside these corpora as they are beside one that is larger than memory.
-    monkeypatch.setattr(prepare, "_BATCH_CHARACTERS", 8_000)
-    monkeypatch.setattr(sources, "_RECORD", 1 << 13)
+    monkeypatch.setattr(tokenizer_lib, "_BATCH_CHARACTERS", 8_000)
+    monkeypatch.setattr(records, "_RECORD", 1 << 13)
     peaks = []
-    for count in (40, 240):
+    for count in (30, 120):
         live = Live(count, characters=2000)
         monkeypatch.setattr(text, "read_documents", live)
         write_jsonl(tmp_path / "a.jsonl", [*TEXTS, f"A corpus of {count}."])
@@ -208,7 +209,7 @@ def test_a_corpus_is_tokenized_as_it_is_read(source, tmp_path, monkeypatch):
         # Batches of 5 documents: one is written while the next is read.
         assert live.most <= 12
         assert made.about["bytes"]["train"] > 1900 * count and made.count("train") > 1900 * count
-    # The ids of the documents between take 800 KB alone, with 16 bits each.
+    # The ids of the documents between take 360 KB alone, with 16 bits each.
     assert peaks[1] - peaks[0] < 200_000
 
 
@@ -218,9 +219,8 @@ def test_a_sample_for_a_tokenizer_holds_as_much_as_it_was_asked_for(monkeypatch,
     live = Live(4000, characters=2000)
     monkeypatch.setattr(text, "read_documents", live)
     monkeypatch.setattr(text, "estimate_text_bytes", lambda source: 4000 * 2000)
-    sample = prepare._sample_paragraphs(
-        "en", source, prepare._make_document_reader("en", source), 400_000
-    )
+    monkeypatch.setattr(tokenizers, "SAMPLE_BYTES", 400_000)
+    sample = sample_of(source)
     assert live.made == 4000 and live.most <= 3
     assert 300_000 < sum(map(len, sample)) < 500_000
 
@@ -244,7 +244,7 @@ def test_preparing_again_changes_nothing(source, tmp_path, monkeypatch):
     made = prepared(source, tmp_path)
     tokens = made.tokens("train").tolist()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")}
-    monkeypatch.setattr(prepare, "train_tokenizer", refuse_work)
+    monkeypatch.setattr(tokenizers, "train_tokenizer", refuse_work)
     monkeypatch.setattr(sources, "write_source", refuse_work)
     monkeypatch.setattr(text, "read_documents", refuse_work)
     again = prepared(source, tmp_path)
@@ -279,7 +279,7 @@ def test_another_result_of_the_same_settings_has_another_fingerprint(source, tmp
     def elsewhere(field, tokenizer, paragraphs):
         return train(field, tokenizer, paragraphs[:100])
 
-    monkeypatch.setattr(prepare, "train_tokenizer", elsewhere)
+    monkeypatch.setattr(tokenizers, "train_tokenizer", elsewhere)
     there = prepare.prepare_source("en", source, str(tmp_path / "elsewhere"))
     assert there.path.name == here.path.name and there.about["key"] == here.about["key"]
     assert there.fingerprint != here.fingerprint
@@ -289,7 +289,7 @@ def test_the_place_of_a_file_does_not_matter(source, tmp_path, monkeypatch):
     made = prepared(source, tmp_path)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "a.jsonl").rename(tmp_path / "elsewhere" / "a.jsonl")
-    monkeypatch.setattr(prepare, "_make_prepared_source", refuse_work)
+    monkeypatch.setattr(writing, "write_prepared_source", refuse_work)
     assert prepared(files(tmp_path / "elsewhere" / "*.jsonl"), tmp_path).path == made.path
 
 
@@ -308,7 +308,7 @@ def test_what_another_format_wrote_is_left_alone(source, tmp_path, monkeypatch):
 def test_an_interrupted_preparation_leaves_nothing_and_the_next_succeeds(
     source, tmp_path, monkeypatch, error
 ):
-    encode = prepare._encode_documents
+    encode = writing._encode_documents
 
     def interrupted(model, documents):
         for number, encoded in enumerate(encode(model, documents)):
@@ -316,7 +316,7 @@ def test_an_interrupted_preparation_leaves_nothing_and_the_next_succeeds(
                 raise error
             yield encoded
 
-    monkeypatch.setattr(prepare, "_encode_documents", interrupted)
+    monkeypatch.setattr(writing, "_encode_documents", interrupted)
     with pytest.raises(error):
         prepared(source, tmp_path)
     assert directories(tmp_path) == []
@@ -326,7 +326,7 @@ def test_an_interrupted_preparation_leaves_nothing_and_the_next_succeeds(
 
 def test_a_preparation_that_was_killed_does_not_stop_the_next(source, tmp_path, monkeypatch):
     # A process with the same id, as the first one of every container has, left its rest.
-    monkeypatch.setattr(prepare, "_encode_documents", lambda model, documents: iter([]))
+    monkeypatch.setattr(writing, "_encode_documents", lambda model, documents: iter([]))
     monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
     with pytest.raises(ValueError):
         prepared(source, tmp_path)
@@ -343,7 +343,7 @@ def test_an_existing_tokenizer_is_used_as_it_is(source, tmp_path, monkeypatch):
         "en", TokenizerConfig(vocab_size=300), ["other words"] * 50 + TEXTS
     )
     (tmp_path / "own.model").write_bytes(model)
-    monkeypatch.setattr(prepare, "train_tokenizer", refuse_work)
+    monkeypatch.setattr(tokenizers, "train_tokenizer", refuse_work)
     given = files(tmp_path / "a.jsonl", path=str(tmp_path / "own.model"))
     made = prepared(given, tmp_path)
     assert (made.path / "tokenizer.model").read_bytes() == model
@@ -358,7 +358,7 @@ def test_an_existing_tokenizer_is_used_as_it_is(source, tmp_path, monkeypatch):
 def test_a_tokenizer_that_does_not_exist_is_refused_by_its_field(tmp_path, source):
     given = files(tmp_path / "a.jsonl", path="nowhere.model")
     with pytest.raises(ValueError, match=r"config\.sources\.en\.tokenizer\.path='nowhere\.model'"):
-        prepare.check_source_inputs("en", given)
+        prepared_lib.check_source_inputs("en", given)
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
@@ -488,12 +488,12 @@ def test_the_tokenizer_is_trained_on_text_to_train_on_alone(source, tmp_path):
 def test_a_text_in_a_file_whose_name_is_no_text_is_sampled_like_any_other(source):
     document = Document(os.fsdecode(b"caf\xe9.txt:1"), "one\ntwo")
     read = lambda progress: iter([("train", document)])
-    assert prepare._sample_paragraphs("en", source, read, 1 << 20) == ["one", "two"]
+    assert tokenizers.sample_paragraphs("en", source, read) == ["one", "two"]
 
 
 def test_of_a_large_text_about_as_much_as_asked_is_sampled(source, tmp_path, monkeypatch):
     whole = sample_of(source)
-    monkeypatch.setattr(prepare, "_SAMPLE_BYTES", text.estimate_text_bytes(source) // 4)
+    monkeypatch.setattr(tokenizers, "SAMPLE_BYTES", text.estimate_text_bytes(source) // 4)
     part = sample_of(source)
     assert part == sample_of(source)
     assert 0.15 < sum(map(len, part)) / sum(map(len, whole)) < 0.35
@@ -503,7 +503,7 @@ def test_one_document_larger_than_the_sample_is_sampled_from_too(tmp_path, monke
     lines = [f"Line {n} of one long text." for n in range(2000)]
     (tmp_path / "book.txt").write_text("\n".join(lines))
     book = files(tmp_path / "book.txt")
-    monkeypatch.setattr(prepare, "_SAMPLE_BYTES", text.estimate_text_bytes(book) // 10)
+    monkeypatch.setattr(tokenizers, "SAMPLE_BYTES", text.estimate_text_bytes(book) // 10)
     sample = sample_of(book)
     assert 100 < len(sample) < 300 and set(sample) < set(lines)
 
@@ -610,7 +610,7 @@ class Training:
 
     def __init__(self, monkeypatch):
         self.samples, self._train = [], prepare.train_tokenizer
-        monkeypatch.setattr(prepare, "train_tokenizer", self)
+        monkeypatch.setattr(tokenizers, "train_tokenizer", self)
 
     def __call__(self, field, tokenizer, paragraphs):
         self.samples.append((field, paragraphs))
@@ -660,7 +660,7 @@ def test_a_joint_tokenizer_is_trained_once_and_both_sources_have_it(tmp_path, mo
 
 def test_a_joint_tokenizer_is_found_again(tmp_path, monkeypatch):
     made = joint(tmp_path)
-    monkeypatch.setattr(prepare, "train_tokenizer", refuse_work)
+    monkeypatch.setattr(tokenizers, "train_tokenizer", refuse_work)
     monkeypatch.setattr(text, "read_documents", refuse_work)
     again = joint(tmp_path)
     assert {n: s.path for n, s in again.items()} == {n: s.path for n, s in made.items()}
@@ -739,7 +739,7 @@ def test_a_source_with_no_part_is_not_read_for_a_joint_tokenizer(tmp_path, monke
 
 def test_a_joint_tokenizer_sees_no_more_than_a_tokenizer_of_one_source(tmp_path, monkeypatch):
     training = Training(monkeypatch)
-    monkeypatch.setattr(prepare, "_SAMPLE_BYTES", 40_000)
+    monkeypatch.setattr(tokenizers, "SAMPLE_BYTES", 40_000)
     joint(tmp_path, mix={"en": 3, "fr": 1})
     en, fr = training.sizes()
     assert 36_000 < en + fr < 44_000
@@ -782,7 +782,7 @@ def test_a_joint_tokenizer_makes_sources_of_its_own(tmp_path):
 def test_a_joint_tokenizer_may_be_given(tmp_path, monkeypatch):
     model = prepare.train_tokenizer("", TokenizerConfig(vocab_size=310), EN[:200] + FR[:200])
     (tmp_path / "own.model").write_bytes(model)
-    monkeypatch.setattr(prepare, "train_tokenizer", refuse_work)
+    monkeypatch.setattr(tokenizers, "train_tokenizer", refuse_work)
     config = two_languages(tmp_path, layout="joint")
     config.vocabulary.tokenizer.path = str(tmp_path / "own.model")
     made = prepare.prepare_run_sources(config_lib.resolve_config(config))
@@ -821,7 +821,7 @@ def test_a_joint_tokenizer_that_was_not_finished_is_trained_again(tmp_path, monk
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "train_tokenizer", interrupted)
+    monkeypatch.setattr(tokenizers, "train_tokenizer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         joint(tmp_path)
     assert directories(tmp_path) == []

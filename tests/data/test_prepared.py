@@ -11,7 +11,7 @@ from helpers import tiny_config, write_jsonl
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SourceConfig, TokenizerConfig
 from imbalance_jax.data import parallel, prepare, prepared, sources
-from imbalance_jax.data.text import tfds as datasets
+from imbalance_jax.data.text import tfds_datasets
 
 WORDS = ("the quick brown fox", "jumps over a lazy dog", "while it rains")
 
@@ -233,7 +233,7 @@ def test_a_dataset_that_is_prepared_as_ids_is_not_downloaded(made, tmp_path, mon
     about = json.loads((directory / sources.MARKER).read_text())
     about["made_of"]["stated"] = [prepared.make_source_statement(source)]
     (directory / sources.MARKER).write_text(json.dumps(about))
-    monkeypatch.setattr(datasets, "_prepare_dataset", None)  # fails if it is called
+    monkeypatch.setattr(tfds_datasets, "prepare_dataset", None)  # fails if it is called
     # Another dataset_dir says where a dataset lies, and not which it is.
     source = dataclasses.replace(source, dataset_dir=str(tmp_path / "elsewhere"))
     assert prepare.prepare_source("en", source, str(where)).fingerprint == text["en"].fingerprint

@@ -15,9 +15,10 @@ import pytest
 from helpers import ROOT
 
 from imbalance_jax.config import SyntheticConfig, TokenizerConfig
-from imbalance_jax.data import prepare, sources
+from imbalance_jax.data import prepare, records, sources
 from imbalance_jax.data.languages import Pieces
 from imbalance_jax.data.text import synthetic
+from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
 
 SENTENCES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
@@ -119,10 +120,10 @@ def test_a_tokenizer_without_our_separator_ends_documents_with_its_end_of_senten
 def test_plain_tfds_reads_the_ids_of_every_document_in_order(tmp_path, model, monkeypatch, record):
     import tensorflow_datasets as tfds
 
-    monkeypatch.setattr(sources, "_RECORD", record)
+    monkeypatch.setattr(records, "_RECORD", record)
     documents = make_documents(12 if record == 3 else 40)
     source = write(tmp_path / "en-1", model, documents)
-    for split in sources.SPLITS[:2]:
+    for split in SPLITS[:2]:
         data = tfds.builder_from_directory(tmp_path / "en-1").as_data_source(split=split)
         examples = [data[i] for i in range(len(data))]
         read = np.concatenate([example["tokens"] for example in examples])
@@ -140,12 +141,12 @@ def test_plain_tfds_reads_the_ids_of_every_document_in_order(tmp_path, model, mo
         # A hash of its id comes with each beginning.
         ids = [f"page {n}" for n, document in enumerate(documents) if document[0] == split]
         hashes = [int(id_) for example in examples for id_ in example["document_ids"]]
-        assert hashes == [sources.hash_document_id(id_) for id_ in ids]
+        assert hashes == [records.hash_document_id(id_) for id_ in ids]
 
 
 def test_many_records_are_cut_into_several_files(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(sources, "_RECORD", 16)
-    monkeypatch.setattr(sources, "_SHARD", 10)
+    monkeypatch.setattr(records, "_RECORD", 16)
+    monkeypatch.setattr(records, "_SHARD", 10)
     documents = make_documents()
     source = write(tmp_path / "en-1", model, documents)
     assert len(list((tmp_path / "en-1").glob("en-train.array_record-*"))) > 3
@@ -166,7 +167,7 @@ def test_counts_of_documents_ids_and_bytes_are_those_of_each_split(tmp_path, mod
     about = json.loads(
         (write(tmp_path / "en-1", model, documents).path / "source.json").read_text()
     )
-    for split in sources.SPLITS:
+    for split in SPLITS:
         mine = [(ids, size) for found, _, ids, size in documents if found == split]
         assert about["documents"][split] == len(mine)
         assert about["tokens"][split] == sum(len(ids) for ids, _ in mine)
@@ -189,14 +190,14 @@ def test_the_tokenizer_that_is_kept_is_the_one_that_was_given(tmp_path, model):
 def test_the_table_says_where_each_document_begins_wherever_records_are_cut(
     tmp_path, model, monkeypatch, record
 ):
-    monkeypatch.setattr(sources, "_RECORD", record)
+    monkeypatch.setattr(records, "_RECORD", record)
     documents = make_documents(6 if record < 5 else 40)
     source = write(tmp_path / "en-1", model, documents)
-    for split in sources.SPLITS[:2]:
+    for split in SPLITS[:2]:
         mine = [(id_, ids) for found, id_, ids, _ in documents if found == split]
         table, tokens = source.documents(split), source.tokens(split)
         assert table.dtype == sources.DOCUMENT and len(table) == len(mine)
-        assert table["id"].tolist() == [sources.hash_document_id(id_) for id_, _ in mine]
+        assert table["id"].tolist() == [records.hash_document_id(id_) for id_, _ in mine]
         read = np.split(tokens, table["start"][1:])
         assert table["start"][0] == 0
         assert [part.tolist() for part in read] == [ids.tolist() for _, ids in mine]
@@ -205,7 +206,7 @@ def test_the_table_says_where_each_document_begins_wherever_records_are_cut(
 def test_documents_larger_than_several_records_and_others_at_their_edges(
     tmp_path, model, monkeypatch
 ):
-    monkeypatch.setattr(sources, "_RECORD", 10)
+    monkeypatch.setattr(records, "_RECORD", 10)
     sizes = [10, 35, 5, 5, 1, 9, 100, 20, 1, 1, 3]
     documents = [("train", f"page {n}", np.full(size, 5), 0) for n, size in enumerate(sizes)]
     source = write(tmp_path / "en-1", model, documents)
@@ -226,11 +227,11 @@ def test_documents_of_equal_id_are_known_by_it_in_every_source(tmp_path, model):
 
 def test_any_id_has_a_hash_of_64_bits_that_never_changes():
     ids = [f"page {n}" for n in range(20_000)] + ["", " ", "é", "e\u0301", "\ud800", "\x00"]
-    hashes = {sources.hash_document_id(id_) for id_ in ids}
+    hashes = {records.hash_document_id(id_) for id_ in ids}
     assert len(hashes) == len(ids)
     assert 0 <= min(hashes) < 1 << 50 and 1 << 63 < max(hashes) < 1 << 64
     # The first 8 bytes of BLAKE2b with that length, as `b2sum -l 64` prints them.
-    assert sources.hash_document_id("Paris") == int.from_bytes(
+    assert records.hash_document_id("Paris") == int.from_bytes(
         bytes.fromhex("6be76756dfb79024"), "little"
     )
 
@@ -274,7 +275,7 @@ def test_ids_of_a_document_stand_for_exactly_the_bytes_of_its_text(ids, size, ex
 
 
 def test_the_bytes_of_each_document_are_in_its_table(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(sources, "_RECORD", 50)
+    monkeypatch.setattr(records, "_RECORD", 50)
     documents = make_documents()
     source = write(tmp_path / "en-1", model, documents)
     sizes = [size for split, _, _, size in documents if split == "train"]
@@ -320,7 +321,7 @@ def test_what_was_prepared_in_another_format_is_refused_with_what_to_do(tmp_path
 
 @pytest.mark.parametrize("record", [16, 1 << 18])
 def test_the_counts_of_ids_are_those_of_the_text_to_train_on(tmp_path, model, monkeypatch, record):
-    monkeypatch.setattr(sources, "_RECORD", record)
+    monkeypatch.setattr(records, "_RECORD", record)
     source = write(tmp_path / "en-1", model, make_documents())
     expected = np.bincount(joined(make_documents(), "train"), minlength=320)
     assert np.load(source.path / "counts.npy").tolist() == expected.tolist()

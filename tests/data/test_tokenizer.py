@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from imbalance_jax.config import TokenizerConfig
 from imbalance_jax.data import prepare
 from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.runs import children
 
 LINES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
 SPACE = "\u2581"
@@ -163,6 +164,6 @@ def test_a_tokenizer_does_not_depend_on_the_number_of_cores(monkeypatch, model_t
     config = TokenizerConfig(vocab_size=290, model_type=model_type)
     models = []
     for cores in (1, 3):
-        monkeypatch.setattr(prepare.children, "count_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(children, "count_cores", lambda cores=cores: cores)
         models.append(prepare.train_tokenizer("en", config, LINES))
     assert models[0] == models[1]

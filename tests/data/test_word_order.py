@@ -1,4 +1,4 @@
-"""Behaviours of data/views.py, held against the same done slowly on lists of strings."""
+"""Behaviours of data/word_order.py, held against the same done slowly on lists of strings."""
 
 import collections
 import dataclasses

@@ -29,7 +29,9 @@ from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import init_from, loading
 from imbalance_jax.transfer import __main__ as command
 from imbalance_jax.transfer import finetune as transfer
+from imbalance_jax.transfer.examples import Examples
 from imbalance_jax.transfer.finetune import ClassifierTrainer, EncodedExamples, FineTuningSettings
+from imbalance_jax.transfer.transfer_run import TransferRun
 
 # A model of two clones, and a task: which of two ids is somewhere in the text.
 
@@ -596,7 +598,7 @@ def test_what_is_known_is_not_measured_again_and_not_replaced_unasked(
     assert given(*args) == 0
     before = run_directory.read_json("transfer.json")
     with monkeypatch.context() as patch:
-        patch.setattr(command.TransferRun, "measure", None)
+        patch.setattr(TransferRun, "measure", None)
         assert given(*args) == 0
     assert "sst2 is known already" in capsys.readouterr().out
     # Said before anything is trained on.
@@ -694,17 +696,15 @@ def test_a_language_in_another_order_of_words_is_left_out(run_directory):
     config = dataclasses.replace(run.config, languages={**run.config.languages, "en2": shuffled})
     run = dataclasses.replace(run, config=config)
     settings = dataclasses.replace(QUICK, length=16)
-    found = command.TransferRun.make(run, settings)
+    found = TransferRun.make(run, settings)
     assert found.scored == ("en1",) and "en2 is left out" in found.notes[0]
     with pytest.raises(ValueError, match="--train_language=en2: its words are shuffled"):
-        command.TransferRun.make(run, settings, "en2")
+        TransferRun.make(run, settings, "en2")
 
 
 def test_texts_are_encoded_by_the_runs_tokenizer_in_either_language(run_directory, english):
-    from imbalance_jax.transfer.tasks import Examples
-
     run = loading.load(run_directory.path)
-    transferring = command.TransferRun.make(run, dataclasses.replace(QUICK, length=16))
+    transferring = TransferRun.make(run, dataclasses.replace(QUICK, length=16))
     encoded = {
         tag: transferring.encode(Examples([("a b", "c")], np.zeros(1, int), [""]), tag)
         for tag in run.vocabulary.tags

@@ -1,4 +1,4 @@
-"""Behaviours of data/tasks.py and data/sentence_tasks.py: where labelled examples come from."""
+"""Which tasks there are, and where labelled examples come from."""
 
 import gzip
 import json
@@ -14,6 +14,7 @@ from helpers import PACKAGES, write_jsonl
 from imbalance_jax.analysis import transfer_results
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.transfer import sentence_tasks, tasks
+from imbalance_jax.transfer.examples import load_task
 
 EN = {"en": SourceConfig(packages=PACKAGES)}
 BOTH = {"en": SourceConfig(), "fr": SourceConfig()}
@@ -27,7 +28,7 @@ def write(path, rows):
 
 def load(name, directory="", sources=EN, trained="en", **more):
     (task,) = tasks.find_tasks([str(name)])
-    return tasks.load_task(task, sources, trained, directory=str(directory), **more)
+    return load_task(task, sources, trained, directory=str(directory), **more)
 
 
 def cola(directory, train=((0, "Bad it."), (1, "It is good.")), test=((1, "Fine."),), end="json"):
@@ -323,9 +324,9 @@ def test_modules_are_parts_of_their_packages(tmp_path):
 
 @pytest.mark.parametrize("name", ["next_sentence", "origin"])
 def test_a_made_task_reads_the_text_once(own, name, monkeypatch):
-    documents, reads = sentence_tasks.text.documents, []
+    documents, reads = sentence_tasks.text.read_documents, []
     once = lambda *args: reads.append(args) or documents(*args)
-    monkeypatch.setattr(sentence_tasks.text, "documents", once)
+    monkeypatch.setattr(sentence_tasks.text, "read_documents", once)
     load(name, sources=own)
     assert len(reads) == 1
 
@@ -340,7 +341,7 @@ def test_made_tasks_need_text_in_several_parts(tmp_path):
 
 
 def test_reading_tasks_takes_no_jax():
-    code = "import sys, imbalance_jax.transfer.tasks; sys.exit('jax' in sys.modules)"
+    code = "import sys, imbalance_jax.transfer.examples; sys.exit('jax' in sys.modules)"
     root = pathlib.Path(tasks.__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 

@@ -30,7 +30,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data.order import audit, corpora
-from imbalance_jax.data.order.stream import Stream, resolve_ratio
+from imbalance_jax.data.order.stream import HostBatch, Stream, resolve_ratio
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
 
@@ -52,12 +52,9 @@ class TrainingData:
         begun: Config | None = None,
         recorded: Mapping[str, str] = types.MappingProxyType({}),
     ) -> "TrainingData":
-        """Opens what is prepared; text that is not is prepared first.
+        """Opens the prepared text of a config, and prepares what is not there.
 
-        Args:
-          config: of the run.
-          begun: what it was begun with, if it was.
-          recorded: source -> the fingerprint of the text that it was begun with.
+        A run was begun with a config, and with text whose fingerprints it recorded by source.
         """
         prepared = prepare.prepare_run_sources(config, recorded)
         config = resolve_ratio(config, prepared, begun)
@@ -82,12 +79,7 @@ class TrainingData:
 
 
 def describe_batch(opened: TrainingData, step: int, rows: int) -> str:
-    """Returns the rows of the batch that step + 1 is the update of, decoded.
-
-    Args:
-      opened: of a config or a run.
-      step: updates before it.
-      rows: how many to show; 0 is all.
+    """Returns rows of the batch after so many updates, decoded; 0 rows are all.
 
     Raises:
       ValueError: the run has no such step.
@@ -118,22 +110,20 @@ def compare_runs(
 ) -> tuple[bool, str]:
     """Returns whether two runs see the same tokens, and up to which step.
 
-    Args:
-      first: of one run.
-      second: of the other.
-      hashes: step -> hash of the order after it, as each recorded them. Up to the last step
-        with equal ones, batches need no comparing; hashes of an earlier version prove nothing.
+    The hashes are those that each run recorded: step -> hash of the order after it. Up to the
+    last step with equal ones, batches need no comparing. Hashes of an earlier version prove
+    nothing.
     """
     proven = _find_last_proven_step(first, second, hashes)
-    same, said = _compare_batches(first, second, proven)
-    early = {version for versions in map(_list_hash_versions, hashes) for version in versions}
-    if not proven and early - {audit.HASH_VERSION}:
-        said += (
+    same, verdict = _compare_batches(first, second, proven)
+    versions = set().union(*map(_list_hash_versions, hashes))
+    if not proven and versions - {audit.HASH_VERSION}:
+        verdict += (
             f"\nHashes of the order that these runs recorded are of version "
-            f"{', '.join(map(str, sorted(early)))}. Those of version 1 do not determine the tokens "
-            "and are not compared with any; batches were compared in their place."
+            f"{', '.join(map(str, sorted(versions)))}. Those of version 1 do not determine the "
+            "tokens and are not compared with any; batches were compared in their place."
         )
-    return same, said
+    return same, verdict
 
 
 def _list_hash_versions(hashes: Mapping[int, str]) -> set[int]:
@@ -161,21 +151,20 @@ def _compare_batches(first: TrainingData, second: TrainingData, same: int) -> tu
     tags = [np.array(opened.config.tags) for opened in (first, second)]
     with Progress("Comparing batches", steps, start=same) as progress:
         for step in range(same, steps):
-            ours, theirs = first.stream.batch(step), second.stream.batch(step)
-            said = _describe_batch_difference(ours, theirs, tags)
-            if said:
-                return False, f"The same tokens up to step {step}; then {said}"
+            batches = [first.stream.batch(step), second.stream.batch(step)]
+            difference = _describe_batch_difference(batches, tags)
+            if difference:
+                return False, f"The same tokens up to step {step}; then {difference}"
             progress.show(step + 1)
     if first.stream.steps != second.stream.steps:
         return False, (
             f"The same tokens in all {steps:,} steps that both have; one goes on to step "
             f"{max(first.stream.steps, second.stream.steps):,}."
         )
-    said = f"The same tokens in the same languages in all {steps:,} steps."
-    maps = [_serialize_vocabulary(opened) for opened in (first, second)]
-    if maps[0] != maps[1]:
-        said += " The vocabularies differ, so they are other ids to the models."
-    return True, said
+    verdict = f"The same tokens in the same languages in all {steps:,} steps."
+    if _serialize_vocabulary(first) != _serialize_vocabulary(second):
+        verdict += " The vocabularies differ, so they are other ids to the models."
+    return True, verdict
 
 
 def _serialize_vocabulary(opened: TrainingData) -> bytes:
@@ -183,22 +172,21 @@ def _serialize_vocabulary(opened: TrainingData) -> bytes:
     return languages.build_vocabulary(opened.config, pieces).to_bytes()
 
 
-def _describe_batch_difference(ours: Any, theirs: Any, tags: list[np.ndarray]) -> str:
+def _describe_batch_difference(batches: list[HostBatch], tags: list[np.ndarray]) -> str:
     """Returns how two batches differ; "" where they do not."""
-    if ours.ids_BW.shape != theirs.ids_BW.shape:
-        return (
-            f"batches of {ours.ids_BW.shape[0]} x {ours.ids_BW.shape[1] - 1} and of "
-            f"{theirs.ids_BW.shape[0]} x {theirs.ids_BW.shape[1] - 1} tokens."
-        )
-    tags_B = [t[batch.language_B] for t, batch in zip(tags, (ours, theirs), strict=True)]
-    other = (tags_B[0] != tags_B[1]) | (ours.ids_BW != theirs.ids_BW).any(axis=1)
-    if not other.any():
+    ids = [batch.ids_BW for batch in batches]
+    if ids[0].shape != ids[1].shape:
+        sizes = [f"{ids_BW.shape[0]} x {ids_BW.shape[1] - 1}" for ids_BW in ids]
+        return f"batches of {sizes[0]} and of {sizes[1]} tokens."
+    tags_B = [names[batch.language_B] for names, batch in zip(tags, batches, strict=True)]
+    differs_B = (tags_B[0] != tags_B[1]) | (ids[0] != ids[1]).any(axis=1)
+    if not differs_B.any():
         return ""
-    row = int(np.argmax(other))
+    row = int(np.argmax(differs_B))
+    shown = [f"{tags_B[i][row]} {ids[i][row, :8].tolist()}..." for i in range(2)]
     return (
-        f"{other.sum()} of {len(other)} rows differ, first row {row}: {tags_B[0][row]} "
-        f"{ours.ids_BW[row, :8].tolist()}... and {tags_B[1][row]} "
-        f"{theirs.ids_BW[row, :8].tolist()}..."
+        f"{differs_B.sum()} of {len(differs_B)} rows differ, first row {row}: "
+        f"{shown[0]} and {shown[1]}"
     )
 
 
@@ -263,11 +251,10 @@ def describe_balance(opened: TrainingData, records: Sequence[Mapping[str, Any]])
     rows = audit.build_mixture_rows(config, opened.stream, records)
     lines = ["language   requested    realised  sequences"]
     for tag in config.tags:
-        mine = [row for row in rows if row["language"] == tag]
-        asked = sum(row["requested_sequences"] for row in mine)
-        lines.append(
-            f"{tag:<8} {asked:>11,.10g} {sum(row['realised_sequences'] for row in mine):>11,}"
-        )
+        of_tag = [row for row in rows if row["language"] == tag]
+        requested = sum(row["requested_sequences"] for row in of_tag)
+        realised = sum(row["realised_sequences"] for row in of_tag)
+        lines.append(f"{tag:<8} {requested:>11,.10g} {realised:>11,}")
     return "\n".join(lines)
 
 

@@ -35,15 +35,15 @@ def main(names: list[str]) -> int:
         paths = [FLAGS.diff, _require_second_name("--diff", names)]
         first, second = (TrainingData.of_run(path) for path in paths)
         hashes = [read_order_hashes(RunDirectory(path)) for path in paths]
-        same, said = compare_runs(first, second, hashes)
-        print(said)
+        same, verdict = compare_runs(first, second, hashes)
+        print(verdict)
         return cli.DONE if same else DIFFERENT
     if FLAGS.totals is not None:
         paths = [FLAGS.totals, _require_second_name("--totals", names)]
-        same, said = compare_totals(
+        same, verdict = compare_totals(
             *(config_lib.resolve_config(cli.load_config_file(path)) for path in paths)
         )
-        print(said)
+        print(verdict)
         return cli.DONE if same else DIFFERENT
     if names:
         raise ValueError(f"{names[0]!r} is not a flag. Write --name=value.")

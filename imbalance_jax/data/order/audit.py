@@ -64,7 +64,7 @@ class OrderAudit:
         return bool(self._seen)
 
     def follow(self) -> None:
-        """Takes the next batch in."""
+        """Takes in the next batch."""
         language_B, window_B = self._stream.order_of(self.step)
         where_B = window_B if self._version == 1 else self._stream.starts_of(self.step)[1]
         drawn = language_B.astype("<i4").tobytes() + where_B.astype("<i8").tobytes()
@@ -98,23 +98,20 @@ class OrderAudit:
 
     def metrics(self) -> dict[str, Any]:
         """Returns what a record of a run says of its order."""
-        found: dict[str, Any] = {ORDER_METRIC: self.digest}
+        metrics: dict[str, Any] = {ORDER_METRIC: self.digest}
         if self.counts_repeats:
             for tag, count in zip(self._tags, self.repeats_G.tolist(), strict=True):
-                found[f"{REPEATS_METRIC}/{tag}"] = count
-        return found
+                metrics[f"{REPEATS_METRIC}/{tag}"] = count
+        return metrics
 
 
 def build_mixture_rows(
     config: Config, stream: Stream, records: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Returns the rows of mixture.csv: for windows of steps that follow each other, what was
-    asked for of each language and what was trained on.
+    """Returns the rows of mixture.csv: what was requested and realised of each language.
 
-    Args:
-      config: of the run.
-      stream: its batches.
-      records: of its metrics, whose tokens per language were counted on the devices.
+    Each row is of one stretch of steps; the stretches follow each other. The records are those of
+    the run's metrics, whose tokens per language were counted on the devices.
     """
     L, tags = config.model.L, config.tags
     counted = [r for r in records if all(f"train/tokens/{tag}" in r for tag in tags)]

@@ -1,7 +1,8 @@
 """What each language draws its windows from: a source's text, or its own documents of it.
 
-A *pool* is what has one running count of windows. Languages that share a source share its
-pool, unless the config parts the documents between them:
+A *pool* is the text that one running count of windows goes through. Its name is SOURCE for the
+languages that share a source's text, or SOURCE/TAG for a language that has documents of its own,
+where the config parts a source's documents between its languages:
 
     mixture.switch=document    a document belongs to one of the languages that share a source
     mixture.content=disjoint   a document that several sources have, by its id, belongs to one;
@@ -21,8 +22,8 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data import word_order as views
-from imbalance_jax.data.order.mixture import derive_key, draw_bits
+from imbalance_jax.data import word_order
+from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits
 from imbalance_jax.data.sources import Source
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.synthetic import SyntheticSource
@@ -39,7 +40,6 @@ class TokenSequence(Protocol):
 
     def windows(self, starts_n: np.ndarray, W: int) -> np.ndarray:
         """Returns the ids (n, W) from each start on."""
-        ...
 
 
 class TokenArray:
@@ -129,7 +129,6 @@ class DocumentQueues:
 
 def _assign_queues(lengths_n: np.ndarray, rows: int) -> np.ndarray:
     """Returns the queue of each document."""
-
     queues = [(0, row) for row in range(rows)]
     queue_n = np.empty(len(lengths_n), np.int64)
     for document, length in enumerate(lengths_n.tolist()):
@@ -147,12 +146,12 @@ class Corpus:
     source: AnySource
     # All ids of the source's, in this language's order of words.
     tokens: np.ndarray | synthetic.LazyTokens
-    mine_n: np.ndarray | None  # which documents of the source are in it; None is all
+    chosen_n: np.ndarray | None  # which documents of the source are in it; None is all
 
     def text(self) -> TokenSequence:
         if not isinstance(self.tokens, np.ndarray):
             return self.tokens
-        if self.mine_n is None:
+        if self.chosen_n is None:
             return TokenArray(self.tokens)
         return JoinedDocuments(self.tokens, *self.documents())
 
@@ -168,9 +167,9 @@ class Corpus:
         """Returns the starts and lengths, with separators, of the documents in it."""
         starts_n = self.source.documents("train")["start"]
         lengths_n = np.diff(starts_n, append=len(self.tokens))
-        if self.mine_n is None:
+        if self.chosen_n is None:
             return starts_n, lengths_n
-        return starts_n[self.mine_n], lengths_n[self.mine_n]
+        return starts_n[self.chosen_n], lengths_n[self.chosen_n]
 
 
 def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corpus]:
@@ -180,37 +179,36 @@ def build_corpora(config: Config, sources: Mapping[str, AnySource]) -> list[Corp
       ValueError: documents are to be parted, and a source has no table of them.
     """
     demand = config_lib.compute_sequence_totals(config)
-    names = [config.source_of(tag) for tag in config.tags]
-    used = list(dict.fromkeys(names))
-    mine: dict[str, np.ndarray | None] = dict.fromkeys(used)
+    tags_of: dict[str, list[str]] = {}  # by source
+    for tag in config.tags:
+        tags_of.setdefault(config.source_of(tag), []).append(tag)
+    # Which documents of a source its languages may have; None is all.
+    choice_of: dict[str, np.ndarray | None] = dict.fromkeys(tags_of)
     if config.mixture.content == "disjoint":
-        ids = {n: sources[n].documents("train")["id"] for n in used if _shares_ids(config, n)}
-        wanted = dict.fromkeys(used, fractions.Fraction(0))
-        for tag, name in zip(config.tags, names, strict=True):
-            wanted[name] += demand[tag]
+        ids = {n: sources[n].documents("train")["id"] for n in tags_of if _shares_ids(config, n)}
+        wanted = {
+            name: fractions.Fraction(sum(demand[tag] for tag in tags))
+            for name, tags in tags_of.items()
+        }
         if len(ids) > 1:
-            mine.update(partition_documents(ids, wanted, config.data_seed))
-    found = []
-    for tag, name in zip(config.tags, names, strict=True):
-        source = sources[name]
-        sharing = [t for t, n in zip(config.tags, names, strict=True) if n == name]
-        pool, mine_n = name, mine[name]
+            choice_of.update(partition_documents(ids, wanted, config.data_seed))
+    corpora = []
+    for tag in config.tags:
+        name = config.source_of(tag)
+        source, sharing = sources[name], tags_of[name]
+        pool, chosen_n = name, choice_of[name]
         if config.mixture.switch == "document" and len(sharing) > 1:
-            ids_n = source.documents("train")["id"]
             pool = f"{name}/{tag}"
             owner_n = _draw_owners(
-                derive_key(config.data_seed, "switch"), ids_n, [demand[t] for t in sharing]
+                derive_key(config.data_seed, "switch"),
+                source.documents("train")["id"],
+                [demand[each] for each in sharing],
             )
-            given_n = owner_n == sharing.index(tag)
-            mine_n = given_n if mine_n is None else given_n & mine_n
-        language = config.languages[tag]
-        tokens = (
-            source.tokens("train")
-            if isinstance(source, SyntheticSource)
-            else views.load_language_tokens(source, "train", language)
-        )
-        found.append(Corpus(pool, source, tokens, mine_n))
-    return found
+            own_n = owner_n == sharing.index(tag)
+            chosen_n = own_n if chosen_n is None else own_n & chosen_n
+        tokens = word_order.load_language_tokens(source, "train", config.languages[tag])
+        corpora.append(Corpus(pool, source, tokens, chosen_n))
+    return corpora
 
 
 def partition_documents(
@@ -218,11 +216,13 @@ def partition_documents(
 ) -> dict[str, np.ndarray]:
     """Returns which documents each source keeps, so that none is in two of them.
 
+    A draw decides where several sources have a document, in proportion to the sequences that the
+    run asks of each. A source that it asks none of leaves its documents to the others.
+
     Args:
       ids: source -> hashes of its documents' ids.
-      wanted: source -> how many sequences of it the run asks for. One that asks for none
-        leaves its documents to the others.
-      seed: of the draw that decides where a document is wanted by several.
+      wanted: source -> sequences.
+      seed: of the draw.
     """
     names = [name for name in ids if wanted[name] > 0]
     keep = {name: np.zeros(len(ids[name]), bool) for name in ids}
@@ -252,14 +252,13 @@ def _shares_ids(config: Config, name: str) -> bool:
     return config.sources[name].ids == "shared"
 
 
-def measure_taken_documents(parted: Sequence[Corpus]) -> dict[str, float]:
+def measure_taken_documents(corpora: Sequence[Corpus]) -> dict[str, float]:
     """Returns the share of each source's documents that none of its languages is trained on."""
-    kept: dict[str, np.ndarray] = {}
-    for corpus in parted:
-        if corpus.mine_n is not None:
-            name = corpus.source.name
-            kept[name] = kept.get(name, np.zeros(len(corpus.mine_n), bool)) | corpus.mine_n
-    return {name: 1 - float(kept_n.mean()) for name, kept_n in kept.items()}
+    used: dict[str, np.ndarray] = {}
+    for corpus in corpora:
+        if corpus.chosen_n is not None:
+            used[corpus.source.name] = used.get(corpus.source.name, False) | corpus.chosen_n
+    return {name: 1 - float(used_n.mean()) for name, used_n in used.items()}
 
 
 def describe_documents(
@@ -267,10 +266,7 @@ def describe_documents(
 ) -> list[str]:
     """Returns lines on the documents that several sources have.
 
-    Args:
-      config: of the run.
-      sources: its text, by name.
-      taken: of `measure_taken_documents`.
+    `taken` is what `measure_taken_documents` returns.
     """
     content = config.mixture.content
     lines = [
@@ -322,14 +318,17 @@ def _measure_equal_documents(
     finite = [name for name in names if isinstance(sources[name], Source)]
     if sum(sources[name].about["documents"]["train"] for name in finite) > _COMPARED:
         return {}
+    if len(finite) < 2:
+        return {}
     ids = {name: sources[name].documents("train")["id"] for name in finite}
-    found = {}
+    shares = {}
     for name in finite:
-        if len(finite) > 1:
-            others = [ids[name][:0]]
-            for other in finite:
-                both = _shares_ids(config, name) and _shares_ids(config, other)
-                if other != name and both == of_shared:
-                    others.append(ids[other])
-            found[name] = float(np.isin(ids[name], np.concatenate(others)).mean())
-    return found
+        others = [
+            ids[other]
+            for other in finite
+            if other != name
+            and (_shares_ids(config, name) and _shares_ids(config, other)) == of_shared
+        ]
+        in_others_n = np.isin(ids[name], np.concatenate([ids[name][:0], *others]))
+        shares[name] = float(in_others_n.mean())
+    return shares

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from imbalance_jax.data.order.mixture import Mixture
+from imbalance_jax.data.order.window_order import WindowOrder
 
 _CHUNK = 128  # steps between two counts that are kept, at first
 _MOST = 1024  # counts that are kept
 
 
-class SequentialOrder:
-    """Which window of its queue each position draws; the counterpart of `mixture.Order`.
+class SequentialOrder(WindowOrder):
+    """Which window of its queue each position draws.
 
     A window is named by its number in its row's queue, from 0 on, past the queue's end too:
     the queue then begins again.
@@ -34,19 +35,11 @@ class SequentialOrder:
         L: int,
         reuse: str,
     ) -> None:
-        """Args:
-        mixture: the language at each position.
-        pools: the pool of each language.
-        lengths: pool -> the ids in the queue of each row.
-        L: targets of a window; a window begins L after the one before it.
-        reuse: config.mixture.reuse.
-        """
-        self.mixture, self._reuse = mixture, reuse
-        self._names = list(dict.fromkeys(pools))
+        """Args: pools name each language's pool, and lengths (B,) are the ids in its queues."""
+        super().__init__(mixture, pools)
+        self._reuse = reuse
+        self._names = list(self._languages_of)
         self._pool_G = np.array([self._names.index(pool) for pool in pools])
-        self._sharing = {
-            name: np.nonzero(self._pool_G == p)[0] for p, name in enumerate(self._names)
-        }
         # Windows, the id after their last one included, that a queue has before it wraps.
         self._lasts = {name: np.maximum(lengths[name] - 1, 0) // L for name in self._names}
         self._rows = len(next(iter(lengths.values())))
@@ -63,16 +56,11 @@ class SequentialOrder:
         before_BP = self._counts_before(first_step)
         window_SB = np.empty(pool_SB.shape, np.int64)
         for p in range(len(self._names)):
-            mine_SB = pool_SB == p
-            counts_SB = before_BP[:, p] + np.cumsum(mine_SB, axis=0) - mine_SB
-            window_SB = np.where(mine_SB, counts_SB, window_SB)
+            of_p_SB = pool_SB == p
+            counts_SB = before_BP[:, p] + np.cumsum(of_p_SB, axis=0) - of_p_SB
+            window_SB = np.where(of_p_SB, counts_SB, window_SB)
         inside = slice(first - first_step * self._rows, first + n - first_step * self._rows)
         return language_SB.reshape(-1)[inside], window_SB.reshape(-1)[inside]
-
-    def uses_before(self, pool: str, position: int) -> int:
-        """Returns how many windows of a pool are drawn before a position."""
-        counts_G = self.mixture.counts_before(np.array([position]))[0]
-        return int(counts_G[self._sharing[pool]].sum())
 
     def dry_at(self, pool: str, end: int) -> int | None:
         """Returns the first position of the first step, before `end`, that wraps a queue.
@@ -91,16 +79,19 @@ class SequentialOrder:
 
     def check_reuse(self, end: int) -> None:
         """Raises ValueError if a queue would wrap where its clones may not change places."""
+        if self._reuse != "same_language":
+            return
         final_G = self.mixture.counts_before(np.array([end]))[0]
-        for pool, sharing in self._sharing.items():
-            if self._reuse == "same_language" and np.count_nonzero(final_G[sharing]) > 1:
-                dry = self.dry_at(pool, end)
-                if dry is not None:
-                    raise ValueError(
-                        f"A queue of source {pool} ends at step {dry // self._rows}, and "
-                        "config.mixture.order='sequential' reads it again in whichever language "
-                        "is drawn. Set config.mixture.reuse='any', or use fewer config.steps."
-                    )
+        for pool, sharing in self._languages_of.items():
+            if np.count_nonzero(final_G[sharing]) < 2:
+                continue
+            dry = self.dry_at(pool, end)
+            if dry is not None:
+                raise ValueError(
+                    f"A queue of source {pool} ends at step {dry // self._rows}, and "
+                    "config.mixture.order='sequential' reads it again in whichever language "
+                    "is drawn. Set config.mixture.reuse='any', or use fewer config.steps."
+                )
 
     def _languages(self, first_step: int, last_step: int) -> np.ndarray:
         n = (last_step - first_step) * self._rows
@@ -110,25 +101,24 @@ class SequentialOrder:
         """Returns the windows that each row drew of each pool before a step: (B, pools)."""
         while len(self._counts) * self._every <= step:
             last = len(self._counts) - 1
-            known = self._counts[last] + self._drawn(last * self._every, self._every)
-            self._counts.append(known)
+            self._counts.append(
+                self._counts[last] + self._count_drawn(last * self._every, self._every)
+            )
             if len(self._counts) > _MOST:
                 self._every, self._counts = 2 * self._every, self._counts[::2]
         chunk = step // self._every
         begin, counts_BP = chunk * self._every, self._counts[chunk]
         if begin < self._last[0] <= step:
             begin, counts_BP = self._last
-        self._last = (step, counts_BP + self._drawn(begin, step - begin))
+        self._last = (step, counts_BP + self._count_drawn(begin, step - begin))
         return self._last[1]
 
-    def _drawn(self, first_step: int, steps: int) -> np.ndarray:
+    def _count_drawn(self, first_step: int, steps: int) -> np.ndarray:
         """Returns the windows that each row draws of each pool in so many steps: (B, pools)."""
-        found_BP = np.zeros((self._rows, len(self._names)), np.int64)
+        drawn_BP = np.zeros((self._rows, len(self._names)), np.int64)
         for first in range(first_step, first_step + steps, _CHUNK):
-            found_BP += self._drawn_at_once(first, min(_CHUNK, first_step + steps - first))
-        return found_BP
-
-    def _drawn_at_once(self, first_step: int, steps: int) -> np.ndarray:
-        pool_SB = self._pool_G[self._languages(first_step, first_step + steps)]
-        pools = range(len(self._names))
-        return np.stack([np.count_nonzero(pool_SB == p, axis=0) for p in pools], axis=1)
+            last = min(first + _CHUNK, first_step + steps)
+            pool_SB = self._pool_G[self._languages(first, last)]
+            for p in range(len(self._names)):
+                drawn_BP[:, p] += np.count_nonzero(pool_SB == p, axis=0)
+        return drawn_BP

@@ -14,9 +14,10 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.data import word_order as views
-from imbalance_jax.data.order import corpora, sequential
-from imbalance_jax.data.order import mixture as mixture_lib
+from imbalance_jax.data import word_order
+from imbalance_jax.data.order import corpora, keyed_draws, sequential
+from imbalance_jax.data.order.mixture import Mixture
+from imbalance_jax.data.order.window_order import ShuffledOrder, WindowOrder
 from imbalance_jax.data.text import synthetic
 
 # Positions whose order is worked out at once, so that small batches do not pay for it each.
@@ -24,7 +25,7 @@ _ORDER_CHUNK = 4096
 # Parts that a ratio by temperature is rounded to. The second number is used where a language would
 # have none of the first.
 _TEMPERATURE_BLOCKS = (1_000, 1_000_000)
-# A share that is further off than this from what the sizes make it is said.
+# A share that is further off than this from what the sizes make it is reported.
 _ROUNDED = 0.05
 
 
@@ -44,11 +45,8 @@ def resolve_ratio(
     mT5). They are rounded to parts of 1,000 by largest remainders. Where a language would have
     none of these, they are parts of 1,000,000, with 1 as the least.
 
-    Args:
-      config: of the run.
-      sources: the prepared ones, by name.
-      begun: what the run was begun with, if it was. It keeps the ratio that it has, which an
-        earlier version of this code may have rounded otherwise.
+    A run that was begun keeps the ratio that it has, which an earlier version of this code may
+    have rounded otherwise.
 
     Raises:
       ValueError: a source is without end.
@@ -99,7 +97,8 @@ class Stream:
     """The training batches of a run.
 
     `steps` is the number of updates that the run has: fewer than its config asks for where
-    `on_exhaustion='stop'` ends it.
+    `on_exhaustion='stop'` ends it. `windows` has the number of windows of each pool that the run
+    draws from: of all its text or, with `text_share`, of that share of it.
     """
 
     def __init__(self, config: Config, sources: Mapping[str, corpora.AnySource]) -> None:
@@ -111,21 +110,28 @@ class Stream:
         self._config, self._sources = config, sources
         self._L = config.model.L
         # Each stream has its own cache, because the streams of a pack alternate.
-        self._steps = functools.lru_cache(maxsize=2)(self._work_out_steps)
+        self._order_of_steps = functools.lru_cache(maxsize=2)(self._compute_order_of_steps)
         self._corpora = corpora.build_corpora(config, sources)
         self.pools = [corpus.pool for corpus in self._corpora]
         self._dtype = np.result_type(*(corpus.tokens.dtype for corpus in self._corpora))
         self.sequential = config.mixture.order == "sequential"
         stages = [
-            (first * config.batch_size, count_G) for first, count_G in _list_stage_counts(config)
+            (
+                first * config.batch_size,
+                [config_lib.reduce_ratio(ratio)[tag] for tag in config.tags],
+            )
+            for first, ratio in config_lib.list_stages(config)
         ]
-        self.mixture = mixture_lib.Mixture(
-            stages, seed=config.data_seed, sampler=config.mixture.sampler
+        self.mixture = Mixture(stages, seed=config.data_seed, sampler=config.mixture.sampler)
+        asked = config_lib.compute_sequence_totals(config)
+        self._drawn_pools = {
+            pool for tag, pool in zip(config.tags, self.pools, strict=True) if asked[tag] > 0
+        }
+        self.windows: dict[str, int] = {}
+        self.order: WindowOrder = (
+            self._build_sequential() if self.sequential else self._build_shuffled()
         )
-        self.windows: dict[str, int] = {}  # of each pool that is drawn from
-        self._whole: dict[str, int] = {}  # of each pool's text, of which text_share is drawn from
-        self.order = self._make_sequential() if self.sequential else self._make_shuffled()
-        self.steps = self._lasting_steps()
+        self.steps = self._count_lasting_steps()
         self.order.check_reuse(self.steps * config.batch_size)
 
     def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> HostBatch:
@@ -134,8 +140,8 @@ class Stream:
         language_B, start_B = (values[rows] for values in self.starts_of(step))
         ids_BW = np.empty((len(row_n), self._L + 1), self._dtype)
         for g in np.unique(language_B):
-            mine = np.nonzero(language_B == g)[0]
-            ids_BW[mine] = self._read(int(g), row_n[mine], start_B[mine])
+            of_g = np.nonzero(language_B == g)[0]
+            ids_BW[of_g] = self._read(int(g), row_n[of_g], start_B[of_g])
         return HostBatch(ids_BW, language_B.astype(np.int32))
 
     def starts_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +153,8 @@ class Stream:
         language_B, window_B = self.order_of(step)
         start_B = np.empty_like(window_B)
         for g in np.unique(language_B):
-            mine = language_B == g
-            start_B[mine] = self._starts(int(g), window_B[mine])
+            of_g = language_B == g
+            start_B[of_g] = self._starts(int(g), window_B[of_g])
         return language_B, start_B
 
     def order_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,11 +164,11 @@ class Stream:
         first = step - step % together
         # Not beyond the run's end: what comes there may not exist.
         last = max(step + 1, min(first + together, self.steps))
-        language_n, window_n = self._steps(first, last)
+        language_n, window_n = self._order_of_steps(first, last)
         rows = slice((step - first) * B, (step - first + 1) * B)
         return language_n[rows], window_n[rows]
 
-    def _work_out_steps(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    def _compute_order_of_steps(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the languages and windows of the rows of steps first .. last - 1."""
         B = self._config.batch_size
         return self.order.at(first * B, (last - first) * B)
@@ -171,34 +177,27 @@ class Stream:
         """Returns the places in a language's text at which windows of its pool begin."""
         if self._config.mixture.text_share < 1:
             # A part of the text drawn from all of it: its beginning may be of another kind.
-            pool = self.pools[language]
-            parts = mixture_lib.split_pool_name(pool)
-            key = mixture_lib.derive_key(self._config.data_seed, "text_share", *parts)
-            window_n = mixture_lib.permute_indices(key, window_n, self._whole[pool])
+            parts = keyed_draws.split_pool_name(self.pools[language])
+            key = keyed_draws.derive_key(self._config.data_seed, "text_share", *parts)
+            all_windows = (len(self._texts[language]) - 1) // self._L
+            window_n = keyed_draws.permute_indices(key, window_n, all_windows)
         return window_n * self._L
 
     def _read(self, language: int, row_n: np.ndarray, starts_n: np.ndarray) -> np.ndarray:
-        readable = self._readable[language]
-        if isinstance(readable, corpora.DocumentQueues):
-            return readable.windows(row_n, starts_n, self._L + 1)
-        return readable.windows(starts_n, self._L + 1)
+        if self.sequential:
+            return self._queues[language].windows(row_n, starts_n, self._L + 1)
+        return self._texts[language].windows(starts_n, self._L + 1)
 
     def windows_at(self, language: int, window_n: np.ndarray) -> np.ndarray:
-        """Returns the ids (n, W) of windows of a language's pool, in shuffled order.
-
-        Args:
-          language: by its place in config.tags.
-          window_n: numbers, as `order_of` has them.
-        """
+        """Returns the ids (n, W) of windows of a language's pool, by the numbers of `order_of`."""
         assert not self.sequential, "a queue belongs to a row of the batch"
-        starts_n = self._starts(language, window_n)
-        return self._read(language, np.zeros_like(starts_n), starts_n)
+        return self._texts[language].windows(self._starts(language, window_n), self._L + 1)
 
     def dry_steps(self) -> dict[str, int]:
         """Returns the step at which each pool that does not last is first used up."""
         end = self._config.steps * self._config.batch_size
-        found = {name: self.order.dry_at(name, end) for name in self.windows}
-        return {n: p // self._config.batch_size for n, p in found.items() if p is not None}
+        positions = {pool: self.order.dry_at(pool, end) for pool in self.windows}
+        return {n: p // self._config.batch_size for n, p in positions.items() if p is not None}
 
     def epochs(self) -> dict[str, float]:
         """Returns how many times each pool is gone through in the run."""
@@ -211,51 +210,45 @@ class Stream:
 
     def languages_without_text(self) -> list[str]:
         """Returns a sentence on each language that has no sequence in the whole run."""
-        config, said = self._config, []
-        held_G = self.mixture.counts_before(np.array([self.steps * config.batch_size]))[0]
-        whole, asked = (
-            config_lib.compute_sequence_totals(config),
-            config_lib.compute_sequence_totals(config, before=self.steps),
-        )
+        config, sentences = self._config, []
+        sequences = self.steps * config.batch_size
+        held_G = self.mixture.counts_before(np.array([sequences]))[0]
+        in_config = config_lib.compute_sequence_totals(config)
+        in_run = config_lib.compute_sequence_totals(config, before=self.steps)
         for tag, held in zip(config.tags, held_G.tolist(), strict=True):
             if held:
                 continue
-            if not whole[tag]:
+            if not in_config[tag]:
                 why = "its ratio is 0"
-            elif not asked[tag]:
+            elif not in_run[tag]:
                 why = f"the text ends before the stage in which it joins, at step {self.steps:,}"
             else:
-                why = f"its ratio asks for {float(asked[tag]):.2g} of them"
-            total = f"{self.steps * config.batch_size:,}"
-            said.append(f"{tag} gets none of the {total} sequences of this run: {why}")
-        return said
+                why = f"its ratio asks for {float(in_run[tag]):.2g} of them"
+            sentences.append(f"{tag} gets none of the {sequences:,} sequences of this run: {why}")
+        return sentences
 
     def rounded_shares(self) -> list[str]:
         """Returns a sentence on each language whose share by temperature is another one."""
-        config = self._config
-        said: list[str] = []
+        config, sentences = self._config, []
         if not config.mixture.temperature:
-            return said
+            return []
         ratio, epochs = config.mixture.ratio, self.epochs()
+        block = sum(ratio.values())
         exact_G = _compute_size_shares(config, self._sources).tolist()
         for tag, pool, exact in zip(config.tags, self.pools, exact_G, strict=True):
-            given = ratio[tag] / sum(ratio.values())
-            if abs(given - exact) > _ROUNDED * exact:
-                said.append(
-                    f"{tag} gets {100 * given:.3g} % of the sequences ({ratio[tag]:,} of "
-                    f"{sum(ratio.values()):,}), where the size of its text makes "
-                    f"{100 * exact:.3g} %: that is {epochs[pool]:.3g} epochs of it"
+            share = ratio[tag] / block
+            if abs(share - exact) > _ROUNDED * exact:
+                sentences.append(
+                    f"{tag} gets {100 * share:.3g} % of the sequences ({ratio[tag]:,} of "
+                    f"{block:,}), where the size of its text makes {100 * exact:.3g} %: that is "
+                    f"{epochs[pool]:.3g} epochs of it"
                 )
-        return said
+        return sentences
 
     def requested(self, step: int) -> np.ndarray:
         """Returns the sequences per language that the ratio asks for before a step."""
-        return np.array(
-            [
-                float(n)
-                for n in config_lib.compute_sequence_totals(self._config, before=step).values()
-            ]
-        )
+        totals = config_lib.compute_sequence_totals(self._config, before=step)
+        return np.array([float(n) for n in totals.values()])
 
     def ratios(self, first: int, last: int) -> list[Mapping[str, int]]:
         """Returns the ratios of the stages that steps first .. last - 1 are in."""
@@ -275,7 +268,7 @@ class Stream:
         return self.mixture.order_version
 
     def taken_documents(self) -> dict[str, float]:
-        """Returns what `corpora.taken_documents` finds of the run."""
+        """Returns what `corpora.measure_taken_documents` finds of the run."""
         return corpora.measure_taken_documents(self._corpora)
 
     def digest(self) -> str:
@@ -288,7 +281,7 @@ class Stream:
                 "tag": tag,
                 "source": corpus.source.fingerprint,
                 "words": self._words_key(tag),
-                "documents": _hash_documents(corpus.mine_n),
+                "documents": _hash_documents(corpus.chosen_n),
                 "pool": corpus.pool,
             }
             for tag, corpus in zip(self._config.tags, self._corpora, strict=True)
@@ -304,7 +297,7 @@ class Stream:
 
     def _words_key(self, tag: str) -> list[Any]:
         language = self._config.languages[tag]
-        version = 0 if language.words == "as_written" else views.VERSION
+        version = 0 if language.words == "as_written" else word_order.VERSION
         return [language.words, language.words_block, version]
 
     def repeating_pools(self) -> list[str]:
@@ -312,11 +305,9 @@ class Stream:
         mixture = self._config.mixture
         if mixture.order == "shuffled" and mixture.reuse != "any":
             return []
-        shared = {name for name in self.pools if self.pools.count(name) > 1}
+        shared = {pool for pool in self.windows if self.pools.count(pool) > 1}
         end = self.steps * self._config.batch_size
-        return sorted(
-            pool for pool in shared & set(self.windows) if self.order.dry_at(pool, end) is not None
-        )
+        return sorted(pool for pool in shared if self.order.dry_at(pool, end) is not None)
 
     def places(self, pool: str) -> int:
         """Returns how many windows a pool has that `place_of` tells apart."""
@@ -332,63 +323,55 @@ class Stream:
         """
         if not self.sequential:
             return window_n
-        length_n = self._queues[pool].length_B[row_n]
+        length_n = self._queue_lengths[pool][row_n]
         first_n = np.concatenate([[0], self._queue_places(pool)])[row_n]
         return first_n + window_n * self._L % length_n // self._L
 
     def _queue_places(self, pool: str) -> np.ndarray:
-        return np.cumsum(-(-self._queues[pool].length_B // self._L))
+        return np.cumsum(-(-self._queue_lengths[pool] // self._L))
 
     # Setting up.
 
-    def _make_shuffled(self) -> mixture_lib.ShuffledOrder:
-        self._readable: list[Any] = [corpus.text() for corpus in self._corpora]
-        for corpus, text in zip(self._corpora, self._readable, strict=True):
-            self._whole[corpus.pool] = windows = (len(text) - 1) // self._L
-            self._count(corpus, len(text), int(windows * self._config.mixture.text_share))
-        return mixture_lib.ShuffledOrder(
+    def _build_shuffled(self) -> ShuffledOrder:
+        mixture = self._config.mixture
+        self._texts = [corpus.text() for corpus in self._corpora]
+        for corpus, text in zip(self._corpora, self._texts, strict=True):
+            windows = int((len(text) - 1) // self._L * mixture.text_share)
+            self._set_windows(corpus, len(text), windows)
+        return ShuffledOrder(
             self.mixture,
             tags=self._config.tags,
             pools=self.pools,
             # What is never drawn from may be without any text.
             windows=dict.fromkeys(self.pools, 1) | self.windows,
             seed=self._config.data_seed,
-            reuse=self._config.mixture.reuse,
+            reuse=mixture.reuse,
         )
 
-    def _make_sequential(self) -> sequential.SequentialOrder:
+    def _build_sequential(self) -> sequential.SequentialOrder:
         B = self._config.batch_size
-        drawn = self._drawn_pools()
-        self._readable = [
-            corpus.queues(B) if corpus.pool in drawn else None for corpus in self._corpora
-        ]
+        # Queues of languages that share a pool are alike, but for the order of words in them.
         self._queues = {
-            pool: queues
-            for pool, queues in zip(self.pools, self._readable, strict=True)
-            if queues is not None
+            g: corpus.queues(B)
+            for g, corpus in enumerate(self._corpora)
+            if corpus.pool in self._drawn_pools
         }
-        for corpus in self._corpora:
-            if corpus.pool in drawn:
-                total = int(self._queues[corpus.pool].length_B.sum())
-                self._count(corpus, total, total // self._L)
-        nothing = dict.fromkeys(self.pools, np.zeros(B, np.int64))
+        self._queue_lengths = dict.fromkeys(self.pools, np.zeros(B, np.int64))
+        for g, queues in self._queues.items():
+            self._queue_lengths[self.pools[g]] = queues.length_B
+            ids = int(queues.length_B.sum())
+            self._set_windows(self._corpora[g], ids, ids // self._L)
         return sequential.SequentialOrder(
             self.mixture,
             pools=self.pools,
-            lengths=nothing | {pool: queues.length_B for pool, queues in self._queues.items()},
+            lengths=self._queue_lengths,
             L=self._L,
             reuse=self._config.mixture.reuse,
         )
 
-    def _drawn_pools(self) -> set[str]:
-        """Returns the pools of the languages that the run asks any sequence of."""
-        asked = config_lib.compute_sequence_totals(self._config)
-        tags = zip(self._config.tags, self.pools, strict=True)
-        return {pool for tag, pool in tags if asked[tag] > 0}
-
-    def _count(self, corpus: corpora.Corpus, ids: int, windows: int) -> None:
-        """Notes how many windows a pool has, if it is drawn from."""
-        if corpus.pool not in self._drawn_pools():
+    def _set_windows(self, corpus: corpora.Corpus, ids: int, windows: int) -> None:
+        """Notes how many windows a pool has, if it is drawn from; `ids` are those of its text."""
+        if corpus.pool not in self._drawn_pools:
             return
         if windows < 1:
             share = self._config.mixture.text_share
@@ -399,8 +382,8 @@ class Stream:
             )
         self.windows[corpus.pool] = windows
 
-    def _lasting_steps(self) -> int:
-        """Returns the steps of the run, after what `on_exhaustion` says."""
+    def _count_lasting_steps(self) -> int:
+        """Returns the steps of the run, cut short or refused as `on_exhaustion` has it."""
         config, dry = self._config, self.dry_steps()
         if not dry or config.mixture.on_exhaustion == "repeat":
             return config.steps
@@ -416,16 +399,8 @@ class Stream:
         return dry[name]
 
 
-def _hash_documents(mine_n: np.ndarray | None) -> str:
+def _hash_documents(chosen_n: np.ndarray | None) -> str:
     """Returns hex digits that stand for a choice of documents."""
-    if mine_n is None:
+    if chosen_n is None:
         return "all"
-    return hashlib.sha256(np.packbits(mine_n).tobytes()).hexdigest()[:16]
-
-
-def _list_stage_counts(config: Config) -> list[tuple[int, list[int]]]:
-    """Returns (first step, sequences of each language in a block) of every stage."""
-    reduced = [
-        (first, config_lib.reduce_ratio(ratio)) for first, ratio in config_lib.list_stages(config)
-    ]
-    return [(first, [counts[tag] for tag in config.tags]) for first, counts in reduced]
+    return hashlib.sha256(np.packbits(chosen_n).tobytes()).hexdigest()[:16]

@@ -7,17 +7,14 @@ which are found in the syntax trees of the sources; nothing is imported.
 import ast
 import concurrent.futures
 import contextlib
-import dataclasses
 import gc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import multiprocessing
 import os
 import pathlib
-import re
 import sys
 import sysconfig
 import types
@@ -27,54 +24,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import files as files_lib
 from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
+from imbalance_jax.data.text.prose import extract_prose
 from imbalance_jax.runs import children
 from imbalance_jax.runs.children import count_cores
 
 # Without an argument of its own, the docstrings source reads these, in this order; one that
 # is not installed is left out. All belong to the dependencies of this project.
 PACKAGES = (
-    "stdlib",
-    "numpy",
-    "scipy",
-    "matplotlib",
-    "mpl_toolkits",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax",
-    "tensorflow_datasets",
-    "etils",
-    "absl",
-    "ml_collections",
-    "rich",
-    "pyarrow",
-    "PIL",
-    "fsspec",
-    "treescope",
-    "requests",
-    "urllib3",
-    "fontTools",
-    "google",
-    "pygments",
-    "pyparsing",
-    "packaging",
-    "simple_parsing",
-    "dateutil",
-    "psutil",
-    "attr",
-    "wrapt",
-    "prometheus_client",
-    "opt_einsum",
-    "einops",
-    "tqdm",
-    "markdown_it",
-    "contourpy",
-    "charset_normalizer",
-    "humanize",
-    "idna",
-    "yaml",
-)
+    "stdlib", "numpy", "scipy", "matplotlib", "mpl_toolkits", "jax", "jaxlib", "flax", "optax",
+    "orbax", "tensorflow_datasets", "etils", "absl", "ml_collections", "rich", "pyarrow",
+    "PIL", "fsspec", "treescope", "requests", "urllib3", "fontTools", "google", "pygments",
+    "pyparsing", "packaging", "simple_parsing", "dateutil", "psutil", "attr", "wrapt",
+    "prometheus_client", "opt_einsum", "einops", "tqdm", "markdown_it", "contourpy",
+    "charset_normalizer", "humanize", "idna", "yaml",
+)  # fmt: skip
 
 
 # The share of documents of train that validation and test get each. Docstrings are few and
@@ -85,26 +48,13 @@ _SHARE = 0.02
 def read_raw_documents(
     name: str, source: SourceConfig, report: Callable[[float], None]
 ) -> RawDocuments:
-    """Returns the documents: one for every module, and for every topic of pydoc.
-
-    Args:
-      name: of the source in config.sources, for messages.
-      source: which packages to read.
-      report: called now and then with the share of the modules that are read, from 0 to 1.
-
-    Raises:
-      ValueError: as `check_source`.
-    """
+    """Returns a document for every module, and for every topic of pydoc."""
     check_source(name, source)
     return RawDocuments(_read_docstring_documents(source, report), carved=SPLITS[1:], share=_SHARE)
 
 
 def check_source(name: str, source: SourceConfig) -> None:
-    """Finds what is wrong with a source without reading its text.
-
-    Raises:
-      ValueError: a package is not installed.
-    """
+    """Raises ValueError if a package is not installed."""
     for package in source.packages:
         if not _locate_package(package):
             raise ValueError(
@@ -121,9 +71,6 @@ def list_fingerprint_parts(
 
     Of the standard library, and of packages that no installation stands behind or that are
     edited where they lie, a version says nothing: their files' digests take its place.
-
-    Raises:
-      ValueError: as `check_source`.
     """
     check_source(name, source)
     return [list(sys.version_info), *_list_package_versions(source, cache)]
@@ -164,15 +111,11 @@ def _locate_package(package: str) -> list[str]:
             spec = importlib.util.find_spec(top)
     if spec is None:
         return []
-    found = list(spec.submodule_search_locations or [spec.origin or ""])
+    paths = list(spec.submodule_search_locations or [spec.origin or ""])
     for part in rest:
-        below = [os.path.join(directory, part) for directory in found]
-        found = [path for path in below if os.path.isdir(path)] or [f"{path}.py" for path in below]
-    return [path for path in found if os.path.isdir(path) or _is_source_file(path)]
-
-
-def _is_source_file(path: str) -> bool:
-    return path.endswith(".py") and os.path.isfile(path)
+        below = [os.path.join(directory, part) for directory in paths]
+        paths = [path for path in below if os.path.isdir(path)] or [f"{path}.py" for path in below]
+    return [p for p in paths if os.path.isdir(p) or (p.endswith(".py") and os.path.isfile(p))]
 
 
 def _list_modules(packages: Iterable[str]) -> list[tuple[str, str]]:
@@ -193,14 +136,14 @@ def _list_modules(packages: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _find_source_files(directory: str) -> Iterator[str]:
-    for here, subdirectories, files in os.walk(directory):
+    for folder, subdirectories, files in os.walk(directory):
         # Python packages only: this also keeps site-packages out of the standard library.
         subdirectories[:] = [d for d in subdirectories if d.isidentifier() and d not in _SKIPPED]
         for file in files:
             stem, ending = os.path.splitext(file)
             tests = stem.startswith("test_") or stem.endswith("_test") or stem in _SKIPPED
             if ending == ".py" and stem.isidentifier() and not tests:
-                yield os.path.join(here, file)
+                yield os.path.join(folder, file)
 
 
 def _list_package_versions(source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
@@ -208,13 +151,13 @@ def _list_package_versions(source: SourceConfig, cache: pathlib.Path | None) -> 
     distributions = importlib.metadata.packages_distributions()
     versions: list[object] = []
     for package in source.packages or PACKAGES:
-        found = sorted(set(distributions.get(package.partition(".")[0], ())))
-        version: list[object] = [[d, importlib.metadata.version(d)] for d in found]
+        names = sorted(set(distributions.get(package.partition(".")[0], ())))
+        version: list[object] = [[name, importlib.metadata.version(name)] for name in names]
         # The standard library as well: some systems ship it in parts, or mended.
-        if not found or any(map(_is_editable, found)):
+        if not names or any(map(_is_editable, names)):
             modules = _list_modules([package])
-            known = files_lib.compute_file_digests([path for _, path in modules], cache)
-            version += [[module, known[path]] for module, path in modules]
+            digests = files_lib.compute_file_digests([path for _, path in modules], cache)
+            version += [[module, digests[path]] for module, path in modules]
         if version:
             versions.append([package, version])
     return versions
@@ -231,7 +174,6 @@ def _is_editable(distribution: str) -> bool:
 
 _CHUNK = 32  # files that a worker reads at a time
 _MIN_PARALLEL = 200  # files; for fewer, starting workers takes longer than reading
-_MIN_PARAGRAPH = 20  # characters
 _MIN_DOCUMENT = 200  # characters
 
 
@@ -291,20 +233,20 @@ def _hide_main_module() -> Iterator[None]:
 
 def _extract_paragraphs(modules: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     """Returns (document id, paragraphs) of the modules that have any."""
-    found = []
+    documents = []
     collecting = gc.isenabled()
     # Syntax trees are many objects without cycles; the collector would only walk them.
     gc.disable()
     try:
         for module, path in modules:
             for document_id, docstrings in _read_module_docstrings(module, path):
-                paragraphs = [p for docstring in docstrings for p in _extract_prose(docstring)]
+                paragraphs = [p for docstring in docstrings for p in extract_prose(docstring)]
                 if paragraphs:
-                    found.append((document_id, paragraphs))
+                    documents.append((document_id, paragraphs))
     finally:
         if collecting:
             gc.enable()
-    return found
+    return documents
 
 
 def _read_module_docstrings(module: str, path: str) -> Iterator[tuple[str, list[str]]]:
@@ -358,213 +300,3 @@ def _find_docstrings(body: Iterable[ast.stmt]) -> Iterator[str]:
                     yield from _find_docstrings(handler.body)
                 yield from _find_docstrings(statement.orelse)
                 yield from _find_docstrings(getattr(statement, "finalbody", ()))
-
-
-# From markup to prose
-
-
-_FENCE = re.compile(r"(```+|~~~+)")
-_PROMPT = re.compile(r">>>|In \[\d*\]:|\.\.\. ")
-_SHELL = re.compile(r"[$%] \S")
-_GRID = re.compile(r"[+|]([-=]{2,}\+)+$|\|.*\|$")
-_BORDER = re.compile(r"[=-]{2,}( +[=-]{2,})+$")
-_UNDERLINE = re.compile(r"([^\w\s])\1{2,}$")
-_DIRECTIVE = re.compile(r"\.\.\s+([\w:-]+?)\s?::\s*(.*)")
-_ADMONITIONS = frozenset(
-    ("note", "warning", "tip", "hint", "important", "attention", "caution", "danger", "error")
-    + ("admonition", "seealso", "rubric", "topic")
-    + ("versionadded", "versionchanged", "deprecated")
-)
-_FIELD = re.compile(r":(\w[^:`]*):(?:\s+(.*)|$)")
-_ITEM = re.compile(r"([-*+\u2022]|\d{1,2}[.)]|\(\w\)|#\.)\s+(?=\S)")
-# "name: description", "name (type): description", "name -- description", "name : type" or
-# "name, name : type".
-_NAMES = r"[*\\`]*\w[\w.]*`*(?:\s?\([^()]*\))?(?:, [*\\`]*\w[\w.]*`*)*"
-_ENTRY = re.compile(rf"({_NAMES})(:| :| --?)\s+\S")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Line:
-    indent: int
-    text: str
-
-
-def _extract_prose(docstring: str) -> list[str]:
-    """Returns the prose of a docstring, a line per paragraph: no code, tables or markup."""
-    lines = [
-        _Line(len(line) - len(line.lstrip()), line.strip())
-        for line in inspect.cleandoc(docstring).split("\n")
-    ]
-    paragraphs = (
-        _strip_inline_markup(paragraph)
-        for paragraph in _join_wrapped_lines(_remove_markup_blocks(lines))
-    )
-    return [paragraph for paragraph in paragraphs if _is_prose(paragraph)]
-
-
-def _remove_markup_blocks(lines: Sequence[_Line]) -> Iterator[_Line]:
-    """Drops code, tables, directives and section underlines, and leaves empty lines there."""
-    at = 0
-    while at < len(lines):
-        line = lines[at]
-        text = line.text
-        at += 1
-        if fence := _FENCE.match(text):
-            while at < len(lines) and not lines[at].text.startswith(fence[1]):
-                at += 1
-            at += 1
-        elif _PROMPT.match(text):
-            while at < len(lines) and lines[at].text:  # the output
-                at += 1
-        elif _BORDER.match(text):
-            at = _find_table_end(lines, at)
-        elif _SHELL.match(text) or _GRID.match(text) or _UNDERLINE.match(text):
-            pass
-        elif text.startswith(".. ") or text == "..":
-            directive = _DIRECTIVE.match(text)
-            if directive and directive[1] in _ADMONITIONS:
-                yield _Line(0, "")
-                while at < len(lines) and re.match(r":\w+:", lines[at].text):
-                    at += 1
-                argument = directive[2]
-                if directive[1] in ("versionadded", "versionchanged", "deprecated"):
-                    argument = re.sub(r"^v?\d[\w.]*\s*", "", argument)
-                # Continues on the lines below, which stand deeper than the directive.
-                deeper = at < len(lines) and lines[at].text and lines[at].indent > line.indent
-                yield _Line(lines[at].indent if deeper else line.indent, argument)
-                continue
-            at = _find_block_end(lines, at, line.indent)
-        elif field := _FIELD.match(text):
-            yield _Line(0, "")
-            kind, _, named = field[1].partition(" ")
-            if kind in ("type", "rtype", "vartype"):
-                at = _find_block_end(lines, at, line.indent)
-            else:
-                name = named.split()[-1] if named else ""
-                yield _Line(line.indent, f"{name}: {field[2] or ''}" if name else field[2] or "")
-            continue
-        elif text.endswith("::"):
-            yield _Line(line.indent, text.removesuffix("::").rstrip() + ":" * (text != "::"))
-            at = _find_block_end(lines, at, line.indent)
-        else:
-            yield line
-            continue
-        yield _Line(0, "")
-
-
-def _find_block_end(lines: Sequence[_Line], at: int, indent: int) -> int:
-    while at < len(lines) and (not lines[at].text or lines[at].indent > indent):
-        at += 1
-    return at
-
-
-def _find_table_end(lines: Sequence[_Line], at: int) -> int:
-    """Returns where a simple table ends: with the border that an empty line follows."""
-    for end in range(at, len(lines)):
-        last = end + 1 == len(lines) or not lines[end + 1].text
-        if last and _BORDER.match(lines[end].text):
-            return end + 1
-    return at
-
-
-def _join_wrapped_lines(lines: Iterable[_Line]) -> Iterator[str]:
-    """Puts the wrapped lines of each paragraph, list item and definition on one line."""
-    parts: list[str] = []
-    start = body = 0  # indent of the first line and of those that continue it
-    is_item = False
-    for line in lines:
-        text, indent = line.text, line.indent
-        item = _ITEM.match(text)
-        if parts and text and not item:
-            term = _find_definition_term(parts[0]) if len(parts) == 1 and indent > start else None
-            if term:
-                parts, body = [term, text], indent
-                continue
-            if indent > body and _continues_paragraph(parts, text, is_item):
-                body = indent
-            # An entry right below another one is the next of a list of arguments.
-            next_entry = indent == start and _ENTRY.match(text) and _ENTRY.match(parts[0])
-            if indent == body and not next_entry:
-                parts.append(text)
-                continue
-        if parts:
-            yield " ".join(parts)
-        parts = []
-        if text:
-            is_item = item is not None
-            start = body = indent
-            if item:
-                # Wrapped lines of an item stand below its text or, at times, its marker.
-                body = indent + item.end()
-                text = text if item[1][0].isdigit() else text[item.end() :]
-            parts = [text]
-    if parts:
-        yield " ".join(parts)
-
-
-def _find_definition_term(line: str) -> str | None:
-    """Returns the term of a line that an indented definition follows, or None."""
-    entry = _ENTRY.match(line)
-    if entry:  # of numpydoc: its type is little text, and much the same everywhere
-        return f"{entry[1]}:" if entry[2] == " :" else None
-    heading = re.fullmatch(r"[A-Z]\w*:", line)
-    if re.fullmatch(rf"{_NAMES}:?", line) and not heading:
-        return line.removesuffix(":") + ":"
-    return None
-
-
-def _continues_paragraph(parts: Sequence[str], text: str, is_item: bool) -> bool:
-    """Returns whether a line that stands deeper than those above goes on with them."""
-    if len(parts) == 1 and (is_item or _ENTRY.match(parts[0])):
-        return True
-    unfinished = parts[-1][-1].isalnum() or parts[-1][-1] == ","
-    return unfinished and text[0].islower() and len(parts[-1].split()) > 4
-
-
-_MARKUP = (
-    (re.compile(r":(?:\w+:)?[\w+-]+:`~(?:[\w.]*\.)?(\w+)(?:\(\))?`"), r"\1"),
-    (re.compile(r":(?:\w+:)?[\w+-]+:`!?([^`<]*?)\s*(?:<[^`>]*>)?`"), r"\1"),
-    (re.compile(r"``([^`]+)``"), r"\1"),
-    (re.compile(r"`([^`<]+?)\s*<[^`>]*>`__?"), r"\1"),
-    (re.compile(r"`~?([^`]+)`_{0,2}"), r"\1"),
-    (re.compile(r"!?\[([^\]\[]+)\]\(https?:[^)\s]*\)"), r"\1"),
-    (re.compile(r"\s*\[[#\w*-]+\]_"), ""),
-    (re.compile(r"(?<![\w*])\*\*(?=\S)([^*]+?)(?<=\S)\*\*(?![\w*])"), r"\1"),
-    (re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=\S)\*(?![\w*])"), r"\1"),
-    (re.compile(r"\\([*_`|\\])"), r"\1"),
-    (re.compile(r"^(" + _NAMES + r") : "), r"\1: "),
-    (re.compile(r"\s+"), " "),
-)
-
-
-def _strip_inline_markup(paragraph: str) -> str:
-    for pattern, replacement in _MARKUP:
-        paragraph = pattern.sub(replacement, paragraph)
-    return paragraph.strip()
-
-
-_WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['\u2019/-][A-Za-z]+)*[.,;:!?)\"']*")
-_COMMON = re.compile(
-    r"\b(?:the|a|an|of|to|in|is|are|be|and|or|for|if|this|that|with|by|on|as|it|not|from|at|"
-    r"when|which|will|can|should|must|return|returns|no|all|each)\b",
-    re.IGNORECASE,
-)
-_CODE = re.compile(
-    r"import [\w.]+(?: as | from |,| import |$)|from [\w.]+ import |def |class \w+[(:]|@\w|#|//|"
-    r"[{}<]|[\w.\[\]]+(?:, \w+)* [-+*/]?= \S"
-)
-_LEGAL = re.compile(r"copyright|\blicen[sc]ed? |all rights reserved|warranty", re.IGNORECASE)
-
-
-def _is_prose(paragraph: str) -> bool:
-    words = paragraph.split()
-    plain = sum(_WORD.fullmatch(word) is not None for word in words)
-    if len(paragraph) < _MIN_PARAGRAPH or plain < 3 or plain < 0.6 * len(words):
-        return False
-    letters = sum(map(str.isalpha, paragraph))
-    if letters < 0.8 * sum(map(len, words)) and plain < 0.75 * len(words):
-        return False
-    # A short sentence may do without any of the common words, a long one hardly can.
-    if len(paragraph) > 60 and not _COMMON.search(paragraph):
-        return False
-    return not _CODE.match(paragraph) and not _LEGAL.search(paragraph)

@@ -27,4 +27,18 @@ class RawDocuments:
 
     documents: Iterator[tuple[str, Document]]  # each with its split, also if without text
     carved: Sequence[str]  # the splits without text of their own
-    share: float  # of the documents of train that each of these gets, 0 to 1
+    share: float = 0.01  # of the documents of train that each of these gets
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file of a source. Documents without an id of their own are named after its place."""
+
+    split: str
+    path: str
+    place: str  # of no other file of the source; the same wherever the corpus lies
+
+    def document(self, name: str, text: str, number: int | None = None) -> Document:
+        """Returns a text without an id as a document, which is all of the file or a part."""
+        made_up = self.place if number is None else f"{self.place}:{number}"
+        return Document(made_up, text, named_by=name)

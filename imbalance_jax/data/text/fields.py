@@ -5,10 +5,7 @@ comes first.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pyarrow
+from typing import Any
 
 ABSENT: Any = object()  # what find_value returns where there is no such field
 NO_IDS = (None, "", b"")  # values of a field of ids that name no document
@@ -51,24 +48,3 @@ def _list_field_names(values: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{name}.{inner}" for inner in _list_field_names(value))
         else:
             yield name
-
-
-# Parquet
-
-
-def list_column_types(schema: "pyarrow.Schema | pyarrow.StructType") -> dict[str, Any]:
-    """Returns the types of columns by name, and those of a struct as a group."""
-    from pyarrow import types
-
-    return {
-        field.name: list_column_types(field.type) if types.is_struct(field.type) else field.type
-        for field in schema
-    }
-
-
-def select_nested_column(batch: "pyarrow.RecordBatch", path: tuple[str, ...]) -> "pyarrow.Array":
-    """Returns a column of a batch, or one within a column of structs."""
-    from pyarrow import compute
-
-    column = batch.column(path[0])
-    return compute.struct_field(column, list(path[1:])) if path[1:] else column

@@ -4,7 +4,7 @@
 wrong with a source before a byte of it is read, and `compute_text_fingerprint` stands for all that
 would be yielded.
 
-Each kind of source is read by a module of its own: files.py, docstrings.py (the embedded text)
+Each kind of source is read by a module of its own: own_files.py, docstrings.py (the embedded text)
 and tfds.py (TFDS). What they have in common is here: which documents are held out where a
 source says nothing of it, and what markup becomes.
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from imbalance_jax.config import SourceConfig
-from imbalance_jax.data.text import docstrings, files, tfds
+from imbalance_jax.data.text import docstrings, own_files, tfds
 from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
 
 # Part of every fingerprint: raise it when the same input begins to yield other text.
@@ -51,7 +51,7 @@ class _SourceReader(Protocol):
 
 
 def _select_source_reader(source: SourceConfig) -> _SourceReader:
-    kinds: dict[str, _SourceReader] = {"docstrings": docstrings, "files": files, "tfds": tfds}
+    kinds: dict[str, _SourceReader] = {"docstrings": docstrings, "files": own_files, "tfds": tfds}
     assert source.kind in kinds, f"text of kind {source.kind} is not read here"
     return kinds[source.kind]
 
@@ -156,8 +156,8 @@ def compute_text_fingerprint(
     Args:
       name: of the source in config.sources, for messages.
       source: where the text is.
-      cache: a JSON file to remember the digests of files in, as `files.digests` does. With
-        it, a corpus that stays as it is is read once.
+      cache: a JSON file to remember the digests of files in, as
+        `files.compute_file_digests` does. With it, a corpus that stays as it is is read once.
 
     Raises:
       ValueError: as `check_source_text`.

@@ -1,4 +1,4 @@
-"""Behaviours of data/audit.py: the hash of a run's order, its repeats, and mixture.csv."""
+"""Behaviours of data/order/audit.py: the hash of a run's order, its repeats, and mixture.csv."""
 
 import collections
 import copy

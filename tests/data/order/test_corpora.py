@@ -1,4 +1,4 @@
-"""Behaviours of data/corpora.py: who gets which documents, and what is read of them.
+"""Behaviours of data/order/corpora.py: who gets which documents, and what is read of them.
 
 A `Library`'s ids are the places that they lie at, so that a window shows which documents it
 is made of.
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SyntheticConfig
 from imbalance_jax.data import sources
-from imbalance_jax.data.order import corpora, mixture
+from imbalance_jax.data.order import corpora, keyed_draws
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.sources import DOCUMENT
 from imbalance_jax.data.text.synthetic import SyntheticSource
@@ -86,7 +86,9 @@ def kept(config, sources_):
     for tag, corpus in zip(config.tags, corpora.build_corpora(config, sources_), strict=True):
         if config_lib.compute_sequence_totals(config)[tag]:
             ids = corpus.source.documents("train")["id"]
-            found[tag] = set(ids[slice(None) if corpus.mine_n is None else corpus.mine_n].tolist())
+            found[tag] = set(
+                ids[slice(None) if corpus.chosen_n is None else corpus.chosen_n].tolist()
+            )
     return found
 
 
@@ -175,7 +177,7 @@ def test_queues_for_more_rows_than_documents_are_refused():
 # A document for each clone
 
 CLONES = {"en1": "en", "en2": "=en1", "en3": "=en1"}
-IDS = mixture.draw_bits(99, np.arange(4000)).tolist()  # hashes, as documents have
+IDS = keyed_draws.draw_bits(99, np.arange(4000)).tolist()  # hashes, as documents have
 
 
 def by_document(ratio=(6, 3, 1), n=4000, **changes):
@@ -252,8 +254,8 @@ def test_a_single_language_of_a_source_has_all_of_its_documents():
     sources_ = {"en": Library(IDS[:100]), "fr": Library(IDS[:100], first=FIRST["b"], name="fr")}
     found = corpora.build_corpora(config, sources_)
     assert [corpus.pool for corpus in found] == ["en", "fr/fr", "fr/fr2"]
-    assert found[0].mine_n is None
-    assert ((found[1].mine_n.astype(int) + found[2].mine_n) == 1).all()
+    assert found[0].chosen_n is None
+    assert ((found[1].chosen_n.astype(int) + found[2].chosen_n) == 1).all()
 
 
 def test_a_text_without_end_has_no_documents_to_give_out():
@@ -376,7 +378,7 @@ def test_another_seed_is_another_choice_of_documents(field):
 def test_one_source_has_nothing_to_part():
     config = config_of({"en1": "en", "en2": "=en1"}, (1, 1), mixture__content="disjoint")
     found = corpora.build_corpora(config, {"en": Library(IDS[:100])})
-    assert [corpus.mine_n for corpus in found] == [None, None]
+    assert [corpus.chosen_n for corpus in found] == [None, None]
     assert [corpus.pool for corpus in found] == ["en", "en"]
 
 
@@ -384,8 +386,8 @@ def test_documents_of_the_same_id_in_one_source_stay_together():
     sources_ = libraries({"a": IDS[:50] * 2, "b": IDS[:50]})
     config = config_of(TWO, (1, 1), mixture__content="disjoint")
     first, second = corpora.build_corpora(config, sources_)
-    assert np.array_equal(first.mine_n[:50], first.mine_n[50:])
-    assert np.array_equal(first.mine_n[:50], ~second.mine_n)
+    assert np.array_equal(first.chosen_n[:50], first.chosen_n[50:])
+    assert np.array_equal(first.chosen_n[:50], ~second.chosen_n)
 
 
 # Both together
@@ -485,11 +487,11 @@ def test_an_id_counts_in_another_source_only_where_both_say_so(prepared):
     assert corpora.measure_equal_ids(own, prepared) == {"a": 0.3, "b": 0.15, "c": 0.75}
     assert corpora.measure_equal_ids(config, prepared) == dict.fromkeys("abc", 0.0)
     found = corpora.build_corpora(own, prepared)
-    assert found[2].mine_n is None
+    assert found[2].chosen_n is None
     two = corpora.build_corpora(config_of(TWO, (1, 1), mixture__content="disjoint"), prepared)
-    assert all(np.array_equal(a.mine_n, b.mine_n) for a, b in zip(two, found, strict=False))
+    assert all(np.array_equal(a.chosen_n, b.chosen_n) for a, b in zip(two, found, strict=False))
     alone = corpora.build_corpora(own_ids(config, "a", "b"), prepared)
-    assert [corpus.mine_n for corpus in alone] == [None] * 3
+    assert [corpus.chosen_n for corpus in alone] == [None] * 3
 
 
 def test_the_share_of_documents_that_disjoint_content_takes_away_is_said(prepared):
@@ -533,5 +535,5 @@ def test_of_very_many_documents_no_share_is_found_as_that_would_hold_up_a_start(
 def test_documents_of_prepared_sources_are_parted_by_their_ids(prepared):
     config = config_of(TWO, (1, 1), mixture__content="disjoint")
     first, second = corpora.build_corpora(config, prepared)
-    assert first.mine_n[:5].all() and second.mine_n[5:].all()
-    assert np.array_equal(first.mine_n[5:], ~second.mine_n[:5])
+    assert first.chosen_n[:5].all() and second.chosen_n[5:].all()
+    assert np.array_equal(first.chosen_n[5:], ~second.chosen_n[:5])

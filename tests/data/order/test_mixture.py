@@ -1,4 +1,4 @@
-"""Behaviours of data/mixture.py, held against loops over single positions.
+"""Draws, mixture and windows, held against loops over single positions.
 
 Dry sources, reuse and stages as a run meets them through its config are in test_stream.py.
 """
@@ -15,8 +15,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imbalance_jax.data.order import mixture
-from imbalance_jax.data.order.mixture import Mixture, ShuffledOrder
+from imbalance_jax.data.order import keyed_draws, mixture
+from imbalance_jax.data.order.mixture import Mixture
+from imbalance_jax.data.order.window_order import ShuffledOrder
 
 few = settings(max_examples=30, deadline=None)
 
@@ -87,7 +88,7 @@ def splitmix64(seed, n):
 
 
 def test_draws_are_the_published_outputs_of_splitmix64():
-    assert mixture.draw_bits(1234567, np.arange(5)).tolist() == [
+    assert keyed_draws.draw_bits(1234567, np.arange(5)).tolist() == [
         6457827717110365317,
         3203168211198807973,
         9817491932198370423,
@@ -100,13 +101,16 @@ def test_draws_are_the_published_outputs_of_splitmix64():
 @given(st.integers(0, 2**64 - 1))
 def test_any_draw_of_a_key_is_made_without_those_before_it(key):
     expected = splitmix64(key, 20)
-    assert mixture.draw_bits(key, np.arange(20)).tolist() == expected
-    assert [int(mixture.draw_bits(key, n)) for n in (19, 0, 7)] == [expected[n] for n in (19, 0, 7)]
+    assert keyed_draws.draw_bits(key, np.arange(20)).tolist() == expected
+    assert [int(keyed_draws.draw_bits(key, n)) for n in (19, 0, 7)] == [
+        expected[n] for n in (19, 0, 7)
+    ]
 
 
 def test_a_key_depends_on_each_part_of_its_purpose():
     keys = [
-        mixture.derive_key(*parts) for parts in [(1, "a", 2), (1, "a", 3), (1, "b", 2), (2, "a", 2)]
+        keyed_draws.derive_key(*parts)
+        for parts in [(1, "a", 2), (1, "a", 3), (1, "b", 2), (2, "a", 2)]
     ]
     assert len(set(keys)) == 4
     digest = hashlib.blake2b(b"1/a/2", digest_size=8).digest()
@@ -114,10 +118,10 @@ def test_a_key_depends_on_each_part_of_its_purpose():
 
 
 def test_no_two_purposes_have_one_text_to_make_a_key_of():
-    assert mixture.derive_key("windows", "en", "a") != mixture.derive_key("windows", "en_a")
+    assert keyed_draws.derive_key("windows", "en", "a") != keyed_draws.derive_key("windows", "en_a")
     for parts in [("windows", "en/a"), ("windows/en", "a"), (0, "/")]:
         with pytest.raises(AssertionError, match="has a slash"):
-            mixture.derive_key(*parts)
+            keyed_draws.derive_key(*parts)
 
 
 # Permutations
@@ -126,7 +130,7 @@ def test_no_two_purposes_have_one_text_to_make_a_key_of():
 @pytest.mark.parametrize("size", [*range(1, 40), 64, 65, 127, 128, 129, 1000, 4097, 70_001])
 def test_permute_reaches_every_index_once(size):
     for key in (0, 1, 2**64 - 1):
-        image = mixture.permute_indices(key, np.arange(size), size)
+        image = keyed_draws.permute_indices(key, np.arange(size), size)
         assert np.array_equal(np.sort(image), np.arange(size))
 
 
@@ -134,17 +138,17 @@ def test_permute_reaches_every_index_once(size):
 @given(st.integers(0, 2**64 - 1), st.integers(1, 2**40), st.data())
 def test_permute_sends_an_index_to_the_same_place_whatever_else_is_asked(key, size, data):
     indices = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=8, unique=True))
-    together = mixture.permute_indices(key, np.array(indices), size)
+    together = keyed_draws.permute_indices(key, np.array(indices), size)
     assert len(set(together.tolist())) == len(indices)
     assert together.min() >= 0 and together.max() < size
-    alone = [int(mixture.permute_indices(key, np.array([index]), size)[0]) for index in indices]
+    alone = [int(keyed_draws.permute_indices(key, np.array([index]), size)[0]) for index in indices]
     assert together.tolist() == alone
 
 
 @pytest.mark.parametrize("size", [5, 24, 100])
 def test_over_many_keys_permute_sends_each_index_everywhere_equally_often(size):
-    keys = [mixture.derive_key("uniform", n) for n in range(1200)]
-    images = np.stack([mixture.permute_indices(key, np.arange(size), size) for key in keys])
+    keys = [keyed_draws.derive_key("uniform", n) for n in range(1200)]
+    images = np.stack([keyed_draws.permute_indices(key, np.arange(size), size) for key in keys])
     for index in (0, 1, size // 2, size - 1):
         seen = np.bincount(images[:, index], minlength=size)
         # The keys are fixed, so this cannot fail by chance; a skew would be far below it.
@@ -152,8 +156,8 @@ def test_over_many_keys_permute_sends_each_index_everywhere_equally_often(size):
 
 
 def test_over_many_keys_permute_makes_every_order_of_four_equally_often():
-    keys = [mixture.derive_key("orders", n) for n in range(2400)]
-    orders = [tuple(mixture.permute_indices(key, np.arange(4), 4).tolist()) for key in keys]
+    keys = [keyed_draws.derive_key("orders", n) for n in range(2400)]
+    orders = [tuple(keyed_draws.permute_indices(key, np.arange(4), 4).tolist()) for key in keys]
     seen = collections.Counter(orders)
     assert len(seen) == math.factorial(4)
     assert scipy.stats.chisquare(list(seen.values())).pvalue > 1e-3
@@ -362,7 +366,7 @@ def test_bernoulli_draws_are_independent_of_each_other():
 
 
 def test_bernoulli_draws_follow_from_the_published_bits():
-    key = mixture.derive_key(6, "languages", 0)
+    key = keyed_draws.derive_key(6, "languages", 0)
     # 3 of 4 for the first language: bits in the lowest three quarters.
     expected = [int(bits >= 3 << 62) for bits in splitmix64(key, 200)]
     drawn = Mixture([(0, (3, 1))], seed=6, sampler="bernoulli").at(0, 200)

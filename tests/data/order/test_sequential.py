@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SyntheticConfig
-from imbalance_jax.data.order import mixture, sequential
+from imbalance_jax.data.order import keyed_draws, mixture, sequential
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.sources import DOCUMENT
 from imbalance_jax.data.text.synthetic import SyntheticSource
@@ -252,7 +252,9 @@ def test_the_languages_drawn_are_those_of_the_shuffled_order(sampler):
 def test_documents_that_were_parted_between_clones_are_read_from_queues_of_their_own():
     source = books(some_lengths(60))
     stream = stream_of(["a", "a"], {"a": source}, steps=60, mixture__switch="document")
-    bits = mixture.draw_bits(mixture.derive_key(0, "switch"), np.arange(60, dtype=np.uint64))
+    bits = keyed_draws.draw_bits(
+        keyed_draws.derive_key(0, "switch"), np.arange(60, dtype=np.uint64)
+    )
     second = bits >= 3 << 62  # a quarter of all draws, for a ratio of 3 to 1
     parts = {
         name: Books([d for d, g in zip(source.documents_, second, strict=True) if g == is_second])

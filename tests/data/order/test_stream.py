@@ -1,4 +1,4 @@
-"""Behaviours of data/stream.py, on sources made of numbers and on real prepared text.
+"""Behaviours of data/order/stream.py, on sources made of numbers and on real prepared text.
 
 What the order promises is also held against runs of any kind, that hypothesis thinks up. What
 is particular to order=sequential is in test_sequential.py, and what parts documents between
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SyntheticConfig
-from imbalance_jax.data.order import mixture as mixture_lib
+from imbalance_jax.data.order import keyed_draws, window_order
 from imbalance_jax.data.order import stream as stream_lib
 from imbalance_jax.data.order.stream import Stream, resolve_ratio
 from imbalance_jax.data.sources import DOCUMENT
@@ -340,10 +340,9 @@ def test_what_would_come_after_the_end_of_a_run_does_not_keep_it_from_its_batche
 ):
     def permute(key, index, size):
         assert size > 0  # or it would look for a window among none for ever
-        return mixture_lib_permute(key, index, size)
+        return keyed_draws.permute_indices(key, index, size)
 
-    mixture_lib_permute = mixture_lib.permute_indices
-    monkeypatch.setattr(mixture_lib, "permute_indices", permute)
+    monkeypatch.setattr(window_order, "permute_indices", permute)
     monkeypatch.setattr(stream_lib, "_ORDER_CHUNK", 4096)
     stream = make(tmp_path, windows=60, **changes)
     assert realised(stream, 0, stream.steps) == [stream.steps * B, 0]

@@ -1,4 +1,4 @@
-"""Behaviours of data/text.py: what all kinds of sources have in common."""
+"""Behaviours of data/text/reading.py: what all kinds of sources have in common."""
 
 import gzip
 import json
@@ -43,7 +43,8 @@ def test_files_of_a_split_are_in_that_split(tmp_path):
 
 def test_a_carved_split_gets_a_hundredth_of_the_documents(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"id": i, "text": "Text."} for i in range(20_000)])
-    counts = {split: list(splits_by_id(files(path)).values()).count(split) for split in SPLITS}
+    splits = list(splits_by_id(files(path)).values())
+    counts = {split: splits.count(split) for split in SPLITS}
     # 200 expected, with a standard deviation of 14.
     assert 140 < counts["validation"] < 260 and 140 < counts["test"] < 260
     assert sum(counts.values()) == 20_000

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 
 from imbalance_jax.config import LanguageConfig, SyntheticConfig, VocabularyConfig
 from imbalance_jax.data import languages, sources
-from imbalance_jax.data.order.mixture import derive_key, draw_bits
-from imbalance_jax.data.text import synthetic
-from imbalance_jax.data.text.synthetic import LazyTokens, SyntheticLanguage, SyntheticSource, World
+from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits
+from imbalance_jax.data.text import synthetic, toy_languages
+from imbalance_jax.data.text.documents import SPLITS
+from imbalance_jax.data.text.synthetic import SyntheticSource
+from imbalance_jax.data.text.toy_languages import SyntheticLanguage, World
 
 few = settings(max_examples=30, deadline=None)
 
@@ -147,7 +149,7 @@ def test_how_much_is_made_at_once_does_not_change_the_text(monkeypatch, chunk):
     language = SyntheticLanguage(SMALL)
     starts_n = np.array([0, 5, 128, 129, 2**39])
     expected = language.ids("test", starts_n, 700)
-    monkeypatch.setattr(synthetic, "_CHUNK", chunk)
+    monkeypatch.setattr(toy_languages, "CHUNK", chunk)
     assert np.array_equal(language.ids("test", starts_n, 700), expected)
 
 
@@ -240,7 +242,7 @@ def test_what_is_said_is_a_matter_of_the_world_and_not_of_the_language():
 
 
 def test_no_two_splits_have_text_in_common():
-    said = [trees(SyntheticConfig(), 2000, split) for split in sources.SPLITS]
+    said = [trees(SyntheticConfig(), 2000, split) for split in SPLITS]
     sentences = [set(map(tuple, lemma_Jn.T.tolist())) for lemma_Jn in said]
     assert all(len(found) > 1990 for found in sentences)
     for one, other in itertools.combinations(sentences, 2):
@@ -442,10 +444,10 @@ def test_splits_hold_whole_documents_and_no_more_than_it_takes(config):
     for split, wanted in (("train", 5000), ("validation", 65_536), ("test", 262_144)):
         count = source.count(split)
         assert count % length == 0 and wanted <= count < wanted + length
-        ids = source.tokens(split)
-        assert len(ids) == count and int(ids[count - 1]) == 2
+        ids = source.language.text(split).read_all()
+        assert len(source.tokens(split)) == len(ids) == count and int(ids[-1]) == 2
         assert source.about["documents"][split] == count // length
-        assert np.count_nonzero(np.asarray(ids[:]) == 2) == count // length
+        assert np.count_nonzero(ids == 2) == count // length
 
 
 def test_tokens_that_fill_their_documents_add_no_other():
@@ -457,16 +459,17 @@ def test_the_held_out_text_does_not_depend_on_how_much_there_is_to_train_on():
     endless, short = (SyntheticSource("en", changed(SMALL, tokens=n)) for n in (0, 1))
     for split in ("validation", "test"):
         assert np.array_equal(endless.tokens(split), short.tokens(split))
-    assert np.array_equal(endless.tokens("train")[:129], short.tokens("train")[:])
+    [first] = endless.tokens("train").windows(np.array([0]), 129)
+    assert np.array_equal(first, short.tokens("train").read_all())
 
 
 def test_documents_are_the_text_in_pieces_with_their_bytes():
     config = changed(SMALL, tokens=1000, overlap=0.5, language=77)
     source = SyntheticSource("en", config)
     found = list(synthetic.generate_documents(config))
-    for split in sources.SPLITS:
+    for split in SPLITS:
         ids = np.concatenate([d.ids for d in found if d.split == split])
-        assert np.array_equal(ids, source.tokens(split)[:])
+        assert np.array_equal(ids, source.language.text(split).read_all())
     for document in found[::300]:
         assert len(document.ids) == 129 and document.ids[-1] == 2
         said = source.tokenizer.decode(document.ids[:-1])
@@ -484,8 +487,8 @@ def test_a_prepared_source_of_the_documents_is_the_same_text(tmp_path):
         documents=synthetic.generate_documents(config),
     )
     read = sources.open_source("en", tmp_path / "en", tmp_path / "cache")
-    for split in sources.SPLITS:
-        assert np.array_equal(read.tokens(split), made.tokens(split)[:])
+    for split in SPLITS:
+        assert np.array_equal(read.tokens(split), made.language.text(split).read_all())
         assert np.array_equal(read.documents(split), made.documents(split))
     for name in ("name", "tokenizer", "vocab_size", "dtype", "documents", "tokens"):
         assert read.about[name] == made.about[name]
@@ -520,42 +523,17 @@ def test_text_without_end_has_no_documents_and_says_what_to_set():
     assert len(source.documents("test")) == source.about["documents"]["test"]
 
 
-# A text as an array
+# Text that is made where it is looked at
 
 
-def test_a_text_is_read_like_an_array():
+def test_a_window_of_a_text_is_that_of_all_its_ids():
     text = SyntheticLanguage(changed(SMALL, tokens=1000)).text("train")
-    whole = text[:]
-    assert isinstance(whole, np.ndarray) and isinstance(text, LazyTokens)
-    assert len(text) == 129 * 8 and text.shape == whole.shape == (len(text),)
-    assert text.ndim == whole.ndim == 1 and text.dtype == whole.dtype == np.uint16
-    for index in (
-        slice(3, 700),
-        slice(-5, None),
-        slice(None, None, 7),
-        slice(500, 2, -3),
-        slice(5, 2),
-        slice(2000, 3000),
-        np.array([5, 1, -1, 1031, -1032]),
-        np.arange(60).reshape(3, 4, 5),
-        np.array([[7, 9], [0, 128]]),
-        np.array([[7, 8, 20], [0, 1, 2]]),
-        np.arange(4, 9),
-        np.zeros((0, 3), int),
-        np.zeros((3, 0), int),
-        np.arange(9, dtype=np.uint64),
-        3,
-        -2,
-    ):
-        found = text[index]
-        assert np.array_equal(found, whole[index]) and found.shape == whole[index].shape
+    whole = text.read_all()
+    assert len(text) == len(whole) == 129 * 8 and text.dtype == whole.dtype == np.uint16
+    for starts, W in (([3, 700, 0], 331), ([1031], 1), ([5, 1, 5], 16), ([7], 0), ([0], 1032)):
+        found = text.windows(np.array(starts), W)
+        assert np.array_equal(found, [whole[start : start + W] for start in starts])
         assert found.dtype == np.uint16
-
-
-@pytest.mark.parametrize("index", [1032, -1033, np.array([0, 1032]), [0.5], np.array([True])])
-def test_a_place_outside_a_text_is_an_error(index):
-    with pytest.raises(IndexError):
-        SyntheticLanguage(changed(SMALL, tokens=1000)).text("train")[index]
 
 
 def test_a_window_that_is_not_inside_its_text_is_an_error():
@@ -571,9 +549,8 @@ def test_text_without_end_is_read_at_any_place_and_claims_2_to_the_40_ids():
     source = SyntheticSource("en", SMALL)
     text = source.tokens("train")
     assert len(text) == source.count("train") == 2**40
-    last = text.windows(np.array([2**40 - 500]), 500)[0]
-    assert np.array_equal(text[-500:], last)
-    assert np.array_equal(text[np.arange(2**40 - 500, 2**40)[::-1]], last[::-1])
+    [last] = text.windows(np.array([2**40 - 500]), 500)
+    assert np.array_equal(text.windows(np.arange(2**40 - 500, 2**40), 1)[:, 0], last)
     with pytest.raises(IndexError):
         text.windows(np.array([2**40 - 499]), 500)
 
@@ -582,7 +559,7 @@ def test_text_has_no_state():
     text = SyntheticLanguage(SMALL).text("train")
     starts_n = np.array([9, 10**10, 5])
     first = text.windows(starts_n, 50)
-    text[:300], text[np.array([4, 2])]
+    text.windows(np.array([4, 0]), 300)
     assert np.array_equal(text.windows(starts_n[::-1], 50)[::-1], first)
     assert np.array_equal(SyntheticLanguage(SMALL).text("train").windows(starts_n, 50), first)
 
@@ -632,7 +609,7 @@ def test_a_source_says_what_a_prepared_one_says_and_its_entropy():
 def test_the_bytes_and_counts_to_expect_are_those_of_a_long_text():
     config = changed(SMALL, overlap=0.5, tokens=129 * 4000)
     source = SyntheticSource("en", config)
-    seen = np.bincount(source.tokens("train")[:], minlength=source.pieces.size)
+    seen = np.bincount(source.tokens("train").read_all(), minlength=source.pieces.size)
     expected = source.pieces.counts_U
     assert seen[:260].tolist() == expected[:260].tolist() and seen[259] == 16 * 4000
     assert abs(int(expected.sum()) - 129 * 4000) < 24  # each is rounded
@@ -833,7 +810,8 @@ def window_losses(config, L, *, phase_known):
 @pytest.fixture
 def short_documents(monkeypatch):
     """Documents of 3 sentences, so that an ideal model of their windows is worked out quickly."""
-    monkeypatch.setattr(synthetic, "SENTENCES", 3)
+    for module in (synthetic, toy_languages):
+        monkeypatch.setattr(module, "SENTENCES", 3)
 
 
 # Edges that pass over a place of the sentence, added up over its places, counted by hand.

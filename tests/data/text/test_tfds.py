@@ -1,4 +1,4 @@
-"""Behaviours of data/datasets.py, on small TFDS datasets that are written here."""
+"""Behaviours of data/text/tfds.py and tfds_datasets.py, on small datasets written here."""
 
 import contextlib
 import dataclasses
@@ -297,7 +297,7 @@ def test_a_directory_of_another_machine_is_refused():
     refused(
         lambda: text.check_source_text("fr", source("gs://bucket/datasets")),
         "config.sources.fr.dataset_dir='gs://bucket/datasets'",
-        "Copy or mount it",
+        "Copy it to a local disk, or mount",
     )
 
 
@@ -348,7 +348,7 @@ def test_a_dataset_that_is_not_whole_is_refused(toy):
     refused(lambda: text.check_source_text("fr", source(toy)), f"{first} is missing")
     text.check_source_text("fr", source(toy, train="train[4:]"))  # not in that file
     (path / "features.json").unlink()
-    refused(lambda: text.check_source_text("fr", source(toy)), f"{path} has no features.json")
+    refused(lambda: text.check_source_text("fr", source(toy)), f"{path} cannot be opened")
     (path / "features.json").write_text("{")
     refused(lambda: text.check_source_text("fr", source(toy)), f"{path} cannot be opened")
 
@@ -449,16 +449,16 @@ def test_what_fails_in_preparing_is_said_with_where_to_put_a_prepared_dataset(
     monkeypatch.setattr(ToyLanguages, "error", ConnectionError("no route to host.\nA page of more"))
     dataset = source(tmp_path, "toy_languages/fr")
     text.check_source_text("fr", dataset)
-    path = tmp_path / "toy_languages" / "fr" / "1.2.0"
     for call in (text.compute_text_fingerprint, lambda name, source: read(source, name)):
         message = refused(
             lambda call=call: call("fr", dataset),
             "config.sources.fr.dataset='toy_languages/fr'",
-            "could not download and prepare it (ConnectionError: no route to host)",
+            "TFDS cannot prepare it here (ConnectionError: no route to host)",
             "where there is a network",
+            f"tfds.builder('toy_languages/fr', data_dir='{tmp_path}').download_and_prepare(",
             "file_format='array_record'",
-            f"copy it to {path}",
-            "config.sources.fr.dataset_dir to a directory that holds it as toy_languages/fr/1.2.0",
+            f"copy what that makes to {tmp_path / 'toy_languages' / 'fr'} here",
+            "config.sources.fr.dataset_dir to a directory that holds it",
         )
         assert "\n" not in message and "page" not in message
     monkeypatch.undo()
@@ -471,8 +471,7 @@ def test_a_module_that_is_found_missing_in_preparing_is_named(tmp_path, monkeypa
     refused(
         lambda: read(source(tmp_path, "toy_languages/fr")),
         "config.sources.fr.dataset='toy_languages/fr'",
-        "to prepare it takes bs4, not installed here",
-        "pip install bs4;",
+        "TFDS cannot prepare it here (ModuleNotFoundError: No module named 'bs4')",
     )
 
 
@@ -485,14 +484,14 @@ def test_check_finds_what_is_wrong_with_a_dataset_that_is_not_prepared(tmp_path)
     refused(
         check("toy_languages/it"),
         "config.sources.fr.dataset='toy_languages/it'",
-        "no such config of toy_languages in TFDS. Write one of its configs: de, fr",
+        "the configs of toy_languages are: de, fr",
     )
-    refused(check("toy_languages/fr:9.9.9"), "9.9.9, only: 1.2.0", "Correct the version")
+    refused(check("toy_languages/fr:9.9.9"), "9.9.9, only: 1.2.0", "Correct the name")
     refused(
         check("toy_language"),
-        "TFDS has no dataset toy_language (it has toy_languages",
-        f"none is prepared in {tmp_path}",
-        "config.sources.fr.dataset_dir to a directory that holds it as toy_language/<version>",
+        "Dataset toy_language not found.: Did you mean: toy_language -> toy_languages",
+        f"is not prepared in {tmp_path}",
+        "config.sources.fr.dataset_dir to a directory that holds it",
     )
     for name in ("wiki40b/", "huggingface:x", "toy languages", "Toy", "../toy", "toy:1", ""):
         refused(check(name), f"config.sources.fr.dataset={name!r} is not the name of a TFDS")
@@ -534,7 +533,8 @@ def test_check_says_what_is_missing_to_prepare_a_dataset(
         f"config.sources.fr.dataset={dataset!r} is not prepared in {tmp_path}",
         f"it takes {', '.join(missing)}, not installed here",
         "pip install -e '.[tfds]'",
-        "config.sources.fr.dataset_dir to a directory that holds it as " + dataset,
+        f"tfds.builder('{dataset}'",
+        "config.sources.fr.dataset_dir to a directory that holds it",
     )
 
 
@@ -576,8 +576,8 @@ def test_without_the_extra_nothing_but_the_error_is_said_of_wiki40b(tmp_path):
     lines = result.stdout.splitlines()
     assert (result.returncode, result.stderr) == (0, "")
     assert len(lines) == 3 and len(set(lines)) == 1
-    assert "apache_beam, not installed here. Install the extra" in lines[0]
-    assert f"copy it to {tmp_path}/wiki40b/fr/1.3.0" in lines[0]
+    assert "apache_beam, not installed here" in lines[0] and "-e '.[tfds]'" in lines[0]
+    assert f"copy what that makes to {tmp_path}/wiki40b/fr here" in lines[0]
 
 
 def test_what_tfds_logs_and_prints_elsewhere_is_left_alone(toy, capsys):

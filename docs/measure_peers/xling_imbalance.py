@@ -5,7 +5,7 @@
     python xling_imbalance.py --code=xling-imbalance [--compile] [--flash] < case.json
 
 Model, learning rates and config are imported from the checkout. The step does what its trainer's
-does between two batches, logging aside. `__init__.py` beside this file has the protocol.
+does between two batches, logging aside. `compare.py` beside this file has the protocol.
 """
 
 import argparse
@@ -36,10 +36,10 @@ def main() -> None:
     # Its scripts import both `languini` and the modules that lie beside them.
     sys.path[:0] = [os.path.abspath(project), os.path.abspath(args.code)]
     try:
-        found = time_train_step(case, args.dtype or case["dtype"], args.compile, args.flash)
+        report = time_train_step(case, args.dtype or case["dtype"], args.compile, args.flash)
     except ModuleNotFoundError as error:
         exit_with_message(f"{error.name} is missing: pip install torch munch psutil sentencepiece")
-    print(json.dumps(found))
+    print(json.dumps(report))
 
 
 def exit_with_message(message: str) -> NoReturn:
@@ -136,15 +136,15 @@ def build_step(
 
 
 def list_step_notes(case: dict[str, Any], dtype: str, on_gpu: bool) -> list[str]:
-    said = ["one process, without the DistributedDataParallel that its main.py always wraps"]
+    notes = ["one process, without the DistributedDataParallel that its main.py always wraps"]
     if case["tied"]:
-        said.append("its head is a matrix of its own, though a tied one was asked for")
+        notes.append("its head is a matrix of its own, though a tied one was asked for")
     if on_gpu and dtype == "float32":
-        said.append("float32 products are without TensorFloat-32: PyTorch's default")
+        notes.append("float32 products are without TensorFloat-32: PyTorch's default")
     if dtype != ("float16" if on_gpu else "float32"):
-        theirs = "float16 on a GPU" if on_gpu else "float32 on a CPU"
-        said.append(f"its trainer always takes {theirs}; --dtype sets another")
-    return said
+        usual = "float16 on a GPU" if on_gpu else "float32 on a CPU"
+        notes.append(f"its trainer always takes {usual}; --dtype sets another")
+    return notes
 
 
 if __name__ == "__main__":

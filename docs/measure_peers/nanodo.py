@@ -5,7 +5,7 @@
     python nanodo.py --code=nanodo < case.json
 
 Config, model, loss, optimizer, state and the jitted step of its Trainer are imported from the
-checkout. `__init__.py` beside this file has the protocol.
+checkout. `compare.py` beside this file has the protocol.
 """
 
 import argparse
@@ -42,12 +42,12 @@ def main() -> None:
     # In front: this file has the same name as the package.
     sys.path.insert(0, os.path.abspath(args.code))
     try:
-        found = time_train_step(case, args.dtype or case["dtype"])
+        report = time_train_step(case, args.dtype or case["dtype"])
     except ModuleNotFoundError as error:
         exit_with_message(
             f"{error.name} is missing: pip install jax flax optax ml-collections absl-py"
         )
-    print(json.dumps(found))
+    print(json.dumps(report))
 
 
 def exit_with_message(message: str) -> NoReturn:
@@ -131,20 +131,20 @@ def build_trainer(case: dict[str, Any], dtype: str, device: Any) -> tuple[Any, i
 
 
 def list_step_notes(case: dict[str, Any], dtype: str, H: int, platform: str) -> list[str]:
-    said = [
+    notes = [
         "each step also computes its norms of gradients, parameters and updates",
         "one device, and ids that wait there instead of arriving from the host",
         "the last position of a sequence has no loss, and is computed all the same",
     ]
     if case["H"] != H:
-        said.append(f"H={H} instead of {case['H']}: its heads are as wide as D together")
+        notes.append(f"H={H} instead of {case['H']}: its heads are as wide as D together")
     if not case["tied"]:
-        said.append("its head is its input embedding, though one of its own was asked for")
+        notes.append("its head is its input embedding, though one of its own was asked for")
     if dtype != "float32":
-        said.append("embedding, residual stream and head stay in float32, as it has them")
+        notes.append("embedding, residual stream and head stay in float32, as it has them")
     elif platform == "gpu":
-        said.append("float32 products may use TensorFloat-32: JAX's default")
-    return said
+        notes.append("float32 products may use TensorFloat-32: JAX's default")
+    return notes
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""The sequences of two languages of a run that say the same."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from imbalance_jax.config import Config
+from imbalance_jax.data import word_order
+from imbalance_jax.data.order.corpora import AnySource
+from imbalance_jax.data.parallel.sets import ParallelSet
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignedSequences:
+    """P sequences in each of two languages; those of one row say the same."""
+
+    ids: tuple[np.ndarray, np.ndarray]  # each (P, L), base ids, 0 after the end of a row
+    lengths: tuple[np.ndarray, np.ndarray]  # each (P,), in ids
+    set: str = ""  # the name in config.parallel; "" for two languages of one source
+    # Whether the ids are the same too, position by position: two languages of one source
+    # whose words are in one order.
+    positions: bool = False
+
+
+def list_aligned_pairs(config: Config) -> list[tuple[str, str]]:
+    """Returns the pairs of languages that have aligned text, in the order of config.tags."""
+    return [
+        (a, b)
+        for a, b in itertools.combinations(config.tags, 2)
+        if config.source_of(a) == config.source_of(b) or _find_set_name(config, a, b) is not None
+    ]
+
+
+def find_aligned_sequences(
+    config: Config,
+    sources: Mapping[str, AnySource],
+    sets: Mapping[str, ParallelSet],
+    a: str,
+    b: str,
+    most: int,
+    split: str = "test",
+) -> AlignedSequences | None:
+    """Returns what says the same in languages a and b, in this order; None if nothing does.
+
+    For languages of one source these are windows of a held-out split, spread over the text,
+    each in its language's order of words. For others they are the first rows of the set of
+    their two sources, as in the reference study; if there are several such sets, of the
+    first by name. Rows are in the order of words of their texts, so there are none for a
+    language that has another. At most `most` rows are returned, all where it is 0.
+    """
+    source_a, source_b = config.source_of(a), config.source_of(b)
+    if source_a == source_b:
+        first, second = config.languages[a], config.languages[b]
+        ids_a, ids_b = (
+            word_order.load_held_out_tokens(sources[source_a], split, language)
+            for language in (first, second)
+        )
+        if not len(ids_a):
+            return None
+        return dataclasses.replace(
+            _cut_aligned_windows(ids_a, ids_b, config.model.L, most),
+            positions=(first.words, first.words_block) == (second.words, second.words_block)
+            or first.words == second.words == "as_written",
+        )
+    name = _find_set_name(config, a, b)
+    if name is None:
+        return None
+    parallel, rows = sets[name], slice(most or None)
+    return AlignedSequences(
+        (parallel.ids[source_a][rows], parallel.ids[source_b][rows]),
+        (parallel.lengths[source_a][rows], parallel.lengths[source_b][rows]),
+        set=name,
+    )
+
+
+def _find_set_name(config: Config, a: str, b: str) -> str | None:
+    """Returns the name of the set of two languages' sources, in whichever order it has them."""
+    if {config.languages[tag].words for tag in (a, b)} != {"as_written"}:
+        return None
+    wanted = {config.source_of(tag) for tag in (a, b)}
+    for name in sorted(config.parallel):
+        if set(config.parallel[name].sources) == wanted:
+            return name
+    return None
+
+
+def _cut_aligned_windows(a: np.ndarray, b: np.ndarray, L: int, most: int) -> AlignedSequences:
+    """Returns windows of L ids of two texts of one length; one if that is shorter than L."""
+    count = max(1, len(a) // L)
+    rows = min(most or count, count)
+    starts_P = np.arange(rows) * count // rows * L
+    length = min(L, len(a))
+    places_PM = starts_P[:, None] + np.arange(length)  # M ids of a window are text
+    padding = ((0, 0), (0, L - length))
+    length_P = np.full(rows, length, np.int32)
+    return AlignedSequences(
+        (np.pad(a[places_PM], padding), np.pad(b[places_PM], padding)), (length_P, length_P)
+    )

@@ -1,0 +1,91 @@
+"""Encodes the documents of a source with its tokenizer, and writes them as a prepared source."""
+
+import functools
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from etils import epath
+
+from imbalance_jax.config import SourceConfig
+from imbalance_jax.data import sources
+from imbalance_jax.data.prepare import tokenizers
+from imbalance_jax.data.prepare.joint import JointTokenizer
+from imbalance_jax.data.text import synthetic
+from imbalance_jax.data.text.documents import Document
+from imbalance_jax.data.tokenizer import TextTokenizer, batch_texts
+from imbalance_jax.runs import children
+from imbalance_jax.runs.progress import Progress
+
+
+def write_prepared_source(
+    name: str,
+    source: SourceConfig,
+    path: epath.Path,
+    text_key: str,
+    key: str,
+    tokenizer: JointTokenizer | None,
+    made_of: Mapping[str, object],
+) -> None:
+    """Makes the directory of a source.
+
+    Args:
+      name: of the source in config.sources.
+      source: what its text and, without a shared one, its tokenizer are.
+      path: of the directory.
+      text_key: stands for the text.
+      key: stands for what is asked for.
+      tokenizer: one that it shares with other sources, in place of its own.
+      made_of: as of `sources.write_source`.
+
+    Raises:
+      ValueError: the text or the tokenizer cannot be used; nothing is left half made.
+    """
+    write = functools.partial(
+        sources.write_source, path, name=name, text=text_key, key=key, made_of=made_of
+    )
+    if source.kind == "synthetic":
+        model = synthetic.SyntheticSource(name, source.synthetic).model
+        write(tokenizer=model, documents=synthetic.generate_documents(source.synthetic))
+        return
+    read = tokenizers.make_document_reader(name, source)
+    if tokenizer:
+        model = tokenizer.model()
+    elif source.tokenizer.path:
+        model = epath.Path(source.tokenizer.path).read_bytes()
+    else:
+        sample = tokenizers.sample_paragraphs(name, source, read)
+        field = f"config.sources.{name}.tokenizer"
+        print(f"Training the tokenizer of {name}: {source.tokenizer.vocab_size} pieces", flush=True)
+        model = tokenizers.train_tokenizer(field, source.tokenizer, sample)
+
+    with Progress(f"Tokenizing {name}", 1) as progress:
+        write(tokenizer=model, documents=_encode_documents(model, read(progress)))
+    written = sources.open_source(name, path, pathlib.Path())
+    print(f"Prepared {path}: {written.count('train'):,} tokens to train on", flush=True)
+    lost, whole = (sum(written.about[of].values()) for of in ("lost_bytes", "bytes"))
+    if lost:
+        print(
+            f"The tokenizer of {name} loses {lost:,} of the text's {whole:,} bytes "
+            f"({lost / whole:.2%}): they are unknown to it or normalized away. Bits per byte count "
+            "them all the same.",
+            flush=True,
+        )
+
+
+def _encode_documents(
+    model: bytes, documents: Iterable[tuple[str, Document]]
+) -> Iterator[sources.EncodedDocument]:
+    """Yields what `sources.write_source` takes, encoding on all cores."""
+    tokenizer = TextTokenizer(model)
+    for batch in batch_texts(documents, lambda item: len(item[1].text)):
+        texts = [document.text for _, document in batch]
+        encoded = tokenizer.encode_all(texts, num_threads=children.count_cores())
+        for (split, document), ids in zip(batch, encoded, strict=True):
+            yield sources.EncodedDocument(
+                split,
+                document.identity,
+                np.array([*ids, tokenizer.separator]),
+                bytes=len(document.text.encode()),
+                lost=tokenizer.lost_bytes(document.text, ids),
+            )
