@@ -317,7 +317,10 @@ def advise_preparing(field: str, name: str, data_dir: str) -> str:
 
 def describe_prepared_text(field: str, directory: PreparedDirectory, data_dir: str) -> str:
     """Returns a line that says what is opened in place of a text."""
-    return f"{field}: the text is not read here; prepared text {directory.fingerprint} from {data_dir} is."
+    return (
+        f"{field}: the text is not read here; prepared text {directory.fingerprint} from "
+        f"{data_dir} is."
+    )
 
 
 def fingerprint_text(name: str, source: SourceConfig, data_dir: str) -> str:
