@@ -50,10 +50,7 @@ class AtomicFile:
 def is_file_intact(path: pathlib.Path, size: int, digest: str) -> bool:
     """Whether a file holds what it should; read only if touched since that was found last.
 
-    Args:
-      path: of the file.
-      size: in bytes.
-      digest: sha256 of its content. Finding it takes about a second per gigabyte.
+    `digest` is the sha256 of its content. Finding it takes about a second per gigabyte.
     """
     if not path.exists() or path.stat().st_size != size:
         return False
@@ -71,11 +68,7 @@ def load_or_make_array(
 ) -> np.ndarray:
     """Returns an array of the cache that follows from others, made where it is not there.
 
-    Args:
-      path: of its file; the name stands for all that the content follows from.
-      dtype: of the array.
-      count: of its elements.
-      make: writes them.
+    The name of its file stands for all that the content follows from.
     """
     size = count * dtype.itemsize
     whole = path.exists() and path.stat().st_size == size

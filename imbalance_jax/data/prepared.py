@@ -94,9 +94,7 @@ def make_source_statement(
 ) -> dict[str, Any]:
     """Returns what a config says that a source is, as plain values.
 
-    Args:
-      source: its text and, without a joint one, its tokenizer.
-      joint: of `make_joint_statement`, where all sources of the run share a tokenizer.
+    Where all sources of the run share a tokenizer, `joint` is of `make_joint_statement`.
     """
     return {
         "text": _make_text_statement(source),
@@ -155,21 +153,18 @@ def describe_source_origin(
 def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> None:
     """Writes beside prepared text what another config says that it is.
 
-    Args:
-      path: of the directory.
-      marker: the file that describes it.
-      made_of: of that config, with a single statement.
+    The file `marker` describes the directory. `made_of` has the single statement of that config.
     """
-    found = storage.find_complete_directory(path, marker)
+    directory = storage.find_complete_directory(path, marker)
     # Where nothing can be written, or read, nothing is lost for a run that has the text.
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        assert found is not None, f"{path} is prepared"
-        about = json.loads((found / marker).read_text())
-        known = about.get("made_of", {}).get("stated", [])
-        if made_of["stated"][0] not in known:
-            about["made_of"] = {**made_of, "stated": [*known, *made_of["stated"]]}
+        assert directory is not None, f"{path} is prepared"
+        about = json.loads((directory / marker).read_text())
+        stated = about.get("made_of", {}).get("stated", [])
+        if made_of["stated"][0] not in stated:
+            about["made_of"] = {**made_of, "stated": [*stated, *made_of["stated"]]}
             content = json.dumps(about, indent=2) + "\n"
-            storage.write_file_atomically(found / marker, content.encode())
+            storage.write_file_atomically(directory / marker, content.encode())
 
 
 # Looking for one
@@ -180,12 +175,9 @@ def list_prepared_directories(
 ) -> list[PreparedDirectory]:
     """Returns the whole directories `<prefix>-*` of data_dir, in the order of their names.
 
-    Args:
-      data_dir: a directory, or gs://.
-      prefix: of their names.
-      marker: the file that describes one, which it has when it is whole.
+    A directory is whole when it has the file `marker`, which describes it.
     """
-    found = []
+    directories = []
     for directory in sorted(storage.parse_path(data_dir).glob(f"{prefix}-*")):
         path = storage.find_complete_directory(directory, marker)
         if path is None:
@@ -195,8 +187,8 @@ def list_prepared_directories(
         except ValueError:
             continue  # damaged; opening it by its name says so
         if isinstance(about, dict):
-            found.append(PreparedDirectory(path, about))
-    return found
+            directories.append(PreparedDirectory(path, about))
+    return directories
 
 
 def is_text_here(name: str, source: SourceConfig) -> bool:
@@ -227,9 +219,6 @@ def find_prepared_source(
     `recorded` says which one is meant.
 
     Args:
-      name: of the source in config.sources.
-      source: what the config says of it.
-      data_dir: where to look.
       joint: of `make_joint_statement`, where all sources share a tokenizer.
       recorded: the fingerprint of the text that a run was begun with, or its study; "" if none.
 
@@ -281,14 +270,7 @@ def check_source_inputs(name: str, source: SourceConfig) -> None:
 def make_source_criteria(
     name: str, source: SourceConfig, data_dir: str, joint: Mapping[str, Any] | None = None
 ) -> SourceCriteria:
-    """Returns all that is known of a source's prepared text before it is found.
-
-    Args:
-      name: of the source in config.sources.
-      source: what the config says of it.
-      data_dir: of the run; beside it lie the digests of files that were read before.
-      joint: of `make_joint_statement`, where all sources share a tokenizer.
-    """
+    """Returns all that is known of a source's prepared text before it is found."""
     path = resolve_tokenizer_path(source, joint)
     text_here = is_text_here(name, source)
     return SourceCriteria(
@@ -302,38 +284,30 @@ def find_matching_directories(
     name: str, data_dir: str, wanted: SourceCriteria
 ) -> list[PreparedDirectory]:
     """Returns the prepared texts of a source in data_dir that are what is wanted."""
-    return [
-        found
-        for found in list_prepared_directories(data_dir, name, sources.MARKER)
-        if wanted.fits(found)
-    ]
+    directories = list_prepared_directories(data_dir, name, sources.MARKER)
+    return [directory for directory in directories if wanted.fits(directory)]
 
 
 def choose_prepared_directory(
-    field: str, found: Sequence[PreparedDirectory], data_dir: str
+    field: str, directories: Sequence[PreparedDirectory], data_dir: str
 ) -> PreparedDirectory | None:
     """Returns the only one, or None where there is none.
 
     Raises:
       ValueError: there are several, of which none is recorded.
     """
-    if len({each.fingerprint for each in found}) > 1:
+    if len({each.fingerprint for each in directories}) > 1:
+        names = ", ".join(each.path.name for each in directories)
         raise ValueError(
-            f"{field} is not on this machine, and {data_dir} has prepared text of {len(found)} "
-            f"versions of it: {', '.join(each.path.name for each in found)}. Keep the one that is "
-            "meant there, and move the others elsewhere."
+            f"{field} is not on this machine, and {data_dir} has prepared text of "
+            f"{len(directories)} versions of it: {names}. Keep the one that is meant there, and "
+            "move the others elsewhere."
         )
-    return found[0] if found else None
+    return directories[0] if directories else None
 
 
 def advise_preparing(field: str, name: str, data_dir: str) -> str:
-    """Returns what to do where neither a text nor its prepared form is here.
-
-    Args:
-      field: of the config, such as config.sources.en.
-      name: what the directories of its prepared form begin with.
-      data_dir: where they were looked for.
-    """
+    """Returns what to do where neither a text nor its prepared form, data_dir/name-*, is here."""
     return (
         f"Nor does {data_dir} have {field} prepared. Where the text is, run python -m "
         f"imbalance_jax.data.prepare with the same --config, and copy {name}-* of its data_dir to "
@@ -341,10 +315,11 @@ def advise_preparing(field: str, name: str, data_dir: str) -> str:
     )
 
 
-def describe_prepared_text(field: str, found: PreparedDirectory, data_dir: str) -> str:
+def describe_prepared_text(field: str, directory: PreparedDirectory, data_dir: str) -> str:
     """Returns a line that says what is opened in place of a text."""
     return (
-        f"{field}: the text is not read here; prepared text {found.fingerprint} from {data_dir} is."
+        f"{field}: the text is not read here; prepared text {directory.fingerprint} from "
+        f"{data_dir} is."
     )
 
 

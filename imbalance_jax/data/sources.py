@@ -59,16 +59,14 @@ class Source:
 
     @functools.cached_property
     def pieces(self) -> Pieces:
-        content = (self.path / "counts.npy").read_bytes() if self._has_counts() else b""
+        path = self.path / "counts.npy"
+        content = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(content).hexdigest() != self.about["counts"]:
             raise ValueError(
-                f"{self.path / 'counts.npy'} is not as it was written. Delete the directory; the "
-                "next run prepares it again."
+                f"{path} is not as it was written. Delete the directory; the next run prepares "
+                "it again."
             )
         return self.tokenizer.pieces(np.load(io.BytesIO(content)))
-
-    def _has_counts(self) -> bool:
-        return (self.path / "counts.npy").exists()
 
     @functools.cached_property
     def model(self) -> bytes:
@@ -121,11 +119,11 @@ class Source:
         files = {name: self.cached(f"{split}.{name}") for name in ("tokens", "documents")}
         size, digest = count * dtype.itemsize, self.about["digests"][split][what]
         touched = self._records_status(split)
-        known = self.cached(f"{split}.records")
-        if touched and (not known.exists() or known.read_text() != touched):
+        seen = self.cached(f"{split}.records")
+        if touched and (not seen.exists() or seen.read_text() != touched):
             # Never seen, or touched since: read them all, though a copy may be here.
             self._flatten(split, files)
-            known.write_text(touched)
+            seen.write_text(touched)
         elif not flat.is_file_intact(files[what], size, digest):
             self._flatten(split, files)
         return np.memmap(files[what], dtype=dtype, mode="r")
@@ -209,7 +207,6 @@ def compute_bytes_per_id(
 
     Args:
       ids_n: of whole documents.
-      pieces: of the tokenizer.
       starts_d: where each document begins; ids of the first one are first.
       bytes_d: of the text of each.
     """
@@ -299,7 +296,6 @@ def write_source(
       path: the directory to make; it appears when everything is in it.
       text: stands for the text.
       tokenizer: the SentencePiece model.
-      documents: in order.
       key: stands for what was asked for.
       made_of: plain values by which a machine without the text finds what was made of it; see
         prepared.py.

@@ -83,22 +83,22 @@ class TextTokenizer:
     def byte_ids(self) -> dict[int, int]:
         """The ids of the byte pieces by their bytes: of all 256, or there are none."""
         is_byte = self.processor.is_byte
-        found = {int(s[3:5], 16): i for i, s in enumerate(self.strings) if is_byte(i)}
-        return found if len(found) == 256 else {}
+        ids = {int(s[3:5], 16): i for i, s in enumerate(self.strings) if is_byte(i)}
+        return ids if len(ids) == 256 else {}
 
     @functools.cached_property
     def written(self) -> tuple[bytes, ...]:
         """What each piece writes: UTF-8, but for byte pieces; nothing for specials."""
-        processor, found = self.processor, []
+        processor, written = self.processor, []
         for index, string in enumerate(self.strings):
             if processor.is_byte(index):
-                found.append(bytes([int(string[3:5], 16)]))
+                written.append(bytes([int(string[3:5], 16)]))
             elif processor.is_control(index) or processor.is_unknown(index):
-                found.append(b"")
+                written.append(b"")
             else:
                 spaced = string.replace(_SPACE, " ") if self._spaces_escaped else string
-                found.append(spaced.encode())
-        return tuple(found)
+                written.append(spaced.encode())
+        return tuple(written)
 
     def pieces(self, counts_U: np.ndarray | None = None) -> Pieces:
         """Returns what languages.py needs to know of the tokenizer, and of how it is used."""
@@ -116,23 +116,18 @@ class TextTokenizer:
         return self.encode_all([text], num_threads=1)[0]
 
     def encode_all(self, texts: Sequence[str], num_threads: int = -1) -> list[list[int]]:
-        """Returns the ids of each of several texts.
-
-        Args:
-          texts: in order.
-          num_threads: to encode them with; -1 takes every core.
-        """
+        """Returns the ids of each of several texts; -1 threads are as many as there are cores."""
         stand_ins = [self._stand_in(one) for one in texts]
         read = [
             one.replace(_SPACE, stand_in) if stand_in else one
             for one, stand_in in zip(texts, stand_ins, strict=True)
         ]
-        found = self.processor.encode(read, num_threads=num_threads)
+        encoded = self.processor.encode(read, num_threads=num_threads)
         if self._spaces_in_bytes is not None:
-            found = [self._replaced(ids, _SPACE, self._spaces_in_bytes) for ids in found]
+            encoded = [self._replaced(ids, _SPACE, self._spaces_in_bytes) for ids in encoded]
         return [
             self._replaced(ids, stand_in, self._bytes_of(_SPACE)) if stand_in else ids
-            for ids, stand_in in zip(found, stand_ins, strict=True)
+            for ids, stand_in in zip(encoded, stand_ins, strict=True)
         ]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -198,14 +193,14 @@ class TextTokenizer:
     def _replaced(self, ids: list[int], text: str, by: list[int]) -> list[int]:
         """Returns ids with others in the places of a text's byte pieces."""
         old = self._bytes_of(text)
-        found: list[int] = []
+        replaced: list[int] = []
         rest = 0
         # The first byte of a character is never a later one of another.
         for place in [n for n, id_ in enumerate(ids) if old and id_ == old[0]]:
             if ids[place : place + len(old)] == old:
-                found += [*ids[rest:place], *by]
+                replaced += [*ids[rest:place], *by]
                 rest = place + len(old)
-        return found + ids[rest:]
+        return replaced + ids[rest:]
 
 
 def batch_texts(

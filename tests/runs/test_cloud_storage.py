@@ -22,7 +22,8 @@ from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.compute.step import TrainState
 from imbalance_jax.config import SourceConfig, TokenizerConfig
 from imbalance_jax.data import prepare, sources
-from imbalance_jax.data.text import files
+from imbalance_jax.data.prepare import writing
+from imbalance_jax.data.text import own_files
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.metrics_log import MetricsFile, MetricsSegments
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -118,7 +119,7 @@ def test_other_stores_and_text_in_one_are_refused(tmp_path):
         RunDirectory("s3://bucket/runs/one")
     source = SourceConfig(kind="files", train="gs://bucket/*.jsonl")
     with pytest.raises(ValueError, match=r"config\.sources\.en\.train='gs://.*mount the bucket"):
-        files.check_source("en", source)
+        own_files.check_source("en", source)
 
 
 # Against the emulator.
@@ -191,7 +192,7 @@ def test_what_was_prepared_here_and_copied_to_a_store_is_found_there(
     bucket, english, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("IMBALANCE_JAX_CACHE", str(tmp_path))
-    monkeypatch.setattr(prepare, "_make_prepared_source", None)
+    monkeypatch.setattr(writing, "write_prepared_source", None)
     storage.upload_directory(
         english.path, storage.parse_path(bucket) / "copied" / english.path.name
     )

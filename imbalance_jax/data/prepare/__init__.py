@@ -47,9 +47,7 @@ def prepare_run_sources(
 ) -> dict[str, AnySource]:
     """Returns the prepared source of every language of a run, making what is missing.
 
-    Args:
-      config: of the run.
-      recorded: source -> the fingerprint of the text that the run was begun with, or its study.
+    `recorded` has, by source, the fingerprint of the text that the run or its study began with.
 
     Raises:
       ValueError: a text or tokenizer cannot be used, or neither it nor its prepared form is here.
@@ -82,10 +80,7 @@ def list_language_sources(config: Config) -> list[str]:
 def _list_required_sources(config: Config, directories: Iterable[str]) -> list[str]:
     """Returns the sources that a run opens, and those that its joint tokenizer is trained on.
 
-    Args:
-      config: of the run.
-      directories: sources with prepared text; if these are those of all languages, no tokenizer
-        is trained.
+    If all languages have prepared text in directories, no tokenizer is trained.
     """
     used = list_language_sources(config)
     if config.vocabulary.layout != "joint" or set(directories) >= set(used):
@@ -187,12 +182,7 @@ def prepare_runs(
 ) -> dict[str, dict[str, AnySource]]:
     """Prepares the text and the parallel sets of several runs, each once.
 
-    Args:
-      configs: by run.
-      recorded: by run, as of `prepare_run_sources`.
-
-    Returns:
-      the prepared sources of each run by name.
+    Takes, for each run, its config and `recorded` of `prepare_run_sources`; returns its sources.
 
     Raises:
       ValueError: as `prepare_run_sources`, or the text is not the recorded one.

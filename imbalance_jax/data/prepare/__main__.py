@@ -24,13 +24,14 @@ def main() -> int:
     if FLAGS.study:
         directory = StudyDirectory(FLAGS.study)
         study = directory.study()
-        made = prepare_runs(_collect_run_configs(study), directory.binding_texts())
-        directory.claim(study, collect_fingerprints(made))
+        by_run = prepare_runs(_collect_run_configs(study), directory.binding_texts())
+        directory.claim(study, collect_fingerprints(by_run))
     elif "runs" in cli.require_config():
-        made = prepare_runs(_collect_run_configs(grid.resolve_study(cli.require_config())))
+        by_run = prepare_runs(_collect_run_configs(grid.resolve_study(cli.require_config())))
     else:
-        made = prepare_runs({"": _set_data_dir(config_lib.resolve_config(cli.require_config()))})
-    different = {(n, s.fingerprint): s for found in made.values() for n, s in found.items()}
+        config = _set_data_dir(config_lib.resolve_config(cli.require_config()))
+        by_run = prepare_runs({"": config})
+    different = {(n, s.fingerprint): s for sources in by_run.values() for n, s in sources.items()}
     for (name, _), source in sorted(different.items()):
         print(f"{name}: {source.fingerprint}, {source.count('train'):,} tokens to train on")
     return cli.DONE

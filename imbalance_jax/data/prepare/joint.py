@@ -32,7 +32,6 @@ def make_joint_tokenizer(
     """Returns the tokenizer of all sources, which is trained when it is first needed.
 
     Args:
-      config: of the run.
       names: of the sources that the run's languages have.
       directories: the prepared texts of sources whose own text is not on this machine.
 

@@ -95,12 +95,7 @@ def train_tokenizer(field: str, tokenizer: TokenizerConfig, paragraphs: list[str
 
     Ids 0, 1 and 2 are padding, unknown and the separator of documents; then the 256 bytes,
     so that any text can be written and read back unchanged. The model is the same on every
-    machine, however many cores it has.
-
-    Args:
-      field: of the tokenizer, for messages.
-      tokenizer: its size and type.
-      paragraphs: what it is trained on.
+    machine, however many cores it has. Messages name its field in the config.
 
     Raises:
       ValueError: the text does not hold as many pieces, or more characters than pieces.

@@ -27,16 +27,12 @@ def write_prepared_source(
     tokenizer: JointTokenizer | None,
     made_of: Mapping[str, object],
 ) -> None:
-    """Makes the directory of a source.
+    """Makes the directory of a source, as `sources.write_source` does.
 
     Args:
-      name: of the source in config.sources.
-      source: what its text and, without a shared one, its tokenizer are.
-      path: of the directory.
       text_key: stands for the text.
       key: stands for what is asked for.
       tokenizer: one that it shares with other sources, in place of its own.
-      made_of: as of `sources.write_source`.
 
     Raises:
       ValueError: the text or the tokenizer cannot be used; nothing is left half made.

@@ -27,9 +27,7 @@ class TooManyCharacters(ValueError):
 def apply_coverage(paragraphs: Sequence[str], coverage: float) -> tuple[list[str], dict[str, Any]]:
     """Returns paragraphs with only the most frequent characters, and options of the trainer.
 
-    Args:
-      paragraphs: that a tokenizer is trained on.
-      coverage: the share of their characters that is kept, above 0 to 1.
+    `coverage` is the share of all characters that is kept, above 0 to 1.
     """
     if coverage == TokenizerConfig.character_coverage:
         return list(paragraphs), {}  # SentencePiece's own, which it does not write into a model
@@ -49,12 +47,6 @@ def train_with_lower_coverage(
     """Returns a tokenizer that covers fewer characters than its config asks for.
 
     The characters get half of the pieces. They get more where the text yields too few others.
-
-    Args:
-      field: of the tokenizer, for messages.
-      tokenizer: one with too few pieces for its characters.
-      paragraphs: that it is trained on.
-      train: returns the model of a field, a config and paragraphs.
 
     Raises:
       ValueError: the config states a coverage of its own, or as `train`.

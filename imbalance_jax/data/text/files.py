@@ -65,10 +65,8 @@ def decode_utf8(data: bytes, path: str, line: int = 1, *, of: str = "line") -> s
     """Returns text from UTF-8, without the byte order mark that may begin a file.
 
     Args:
-      data: a line of a file, or all of it.
-      path: of the file, for messages.
+      data: what `of` says: a line of a file, or all of the file.
       line: where in the file the data begins, from 1 on.
-      of: line | file: what the data is.
 
     Raises:
       ValueError: it is not UTF-8, naming file, line and byte.
@@ -89,13 +87,7 @@ def describe_utf8_error(error: UnicodeDecodeError, of: str) -> str:
 
 
 def parse_json_object(data: bytes, path: str, number: int, example: str) -> dict[str, Any]:
-    """Returns a line of a file as a JSON object.
-
-    Args:
-      data: the line.
-      path: of the file, for messages.
-      number: of the line, from 1 on.
-      example: of such an object, for messages.
+    """Returns a line of a file as a JSON object; messages show an example of such an object.
 
     Raises:
       ValueError: it is not UTF-8 or not an object, naming file and line.

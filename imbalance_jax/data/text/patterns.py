@@ -21,15 +21,15 @@ _MAGIC = re.compile(r"[*?\[{]")
 def split_patterns(value: str) -> list[str]:
     """Returns the paths and patterns of a field, without the space around them."""
     parts = _split_commas(value)
-    found, first = [], 0
+    patterns, first = [], 0
     while first < len(parts):
         # A comma may be part of a name: the longest name that there is.
         lasts = range(min(len(parts), first + 1 + _COMMAS), first + 1, -1)
         last = next((n for n in lasts if _path_exists(",".join(parts[first:n]))), first + 1)
         pattern = ",".join(parts[first:last]).strip()
-        found += [pattern] if pattern else []
+        patterns += [pattern] if pattern else []
         first = last
-    return found
+    return patterns
 
 
 def match_pattern(pattern: str) -> Iterator[tuple[str, list[str]]]:
@@ -42,8 +42,8 @@ def match_pattern(pattern: str) -> Iterator[tuple[str, list[str]]]:
         # A file whose name has brackets in it is a file all the same.
         exists = os.path.exists(path)
         # Sorted by their bytes, which are the same ones in every locale.
-        found = glob.glob(path, recursive=True)
-        yield alternative, [path] if exists else sorted(found, key=os.fsencode)
+        matches = glob.glob(path, recursive=True)
+        yield alternative, [path] if exists else sorted(matches, key=os.fsencode)
 
 
 def find_paths(value: str) -> list[str]:
@@ -51,11 +51,12 @@ def find_paths(value: str) -> list[str]:
 
     An alternative that matches nothing stands for itself, so that it can be named as missing.
     """
-    found = []
-    for pattern in split_patterns(value):
-        for alternative, paths in match_pattern(pattern):
-            found += paths or [os.path.expanduser(alternative)]
-    return found
+    return [
+        path
+        for pattern in split_patterns(value)
+        for alternative, paths in match_pattern(pattern)
+        for path in paths or [os.path.expanduser(alternative)]
+    ]
 
 
 def strip_fixed_directories(pattern: str, path: str) -> str:

@@ -66,17 +66,14 @@ def read_documents(
     Documents without text are left out. A line is printed of how many lack an id that others
     have, or that the config asks for.
 
-    Args:
-      name: of the source in config.sources, for messages.
-      source: where the text is.
-      progress: called now and then with how much of the input is read, from 0 to 1.
+    `progress` is called now and then with how much of the input is read, from 0 to 1.
 
     Raises:
       ValueError: something cannot be read as what it is said to be, naming file and line or
         dataset and record; no document has the markup or a field that the config names; or
         whatever `check_source_text` raises.
     """
-    count, given, marked = 0, 0, source.markup == "none"
+    count, with_id, marked = 0, 0, source.markup == "none"
     reported = 0.0
 
     def report(fraction: float) -> None:
@@ -88,7 +85,7 @@ def read_documents(
     reading = _select_source_reader(source).read_raw_documents(name, source, report)
     for split, document in reading.documents:
         count += 1
-        given += not document.named_by
+        with_id += not document.named_by
         marked = marked or _ARTICLE in document.text
         if count == _UNMARKED and not marked:
             raise _make_markup_error(name, source, f"none of the first {count:,} documents has")
@@ -100,7 +97,7 @@ def read_documents(
             yield split, document
     if count and not marked:
         raise _make_markup_error(name, source, "no document has")
-    _report_missing_ids(name, source, count, given)
+    _report_missing_ids(name, source, count, with_id)
     if progress:
         progress(1.0)
 
@@ -112,17 +109,17 @@ def _make_markup_error(name: str, source: SourceConfig, what: str) -> ValueError
     )
 
 
-def _report_missing_ids(name: str, source: SourceConfig, count: int, given: int) -> None:
+def _report_missing_ids(name: str, source: SourceConfig, count: int, with_id: int) -> None:
     """Prints how many documents have no id of their own, where any is expected."""
     field = f"config.sources.{name}.id_field={source.id_field!r}"
-    if source.names_ids and count and not given:
+    if source.names_ids and count and not with_id:
         raise ValueError(
             f"{field}: no document has an id there. Set it to the field of the ids, or leave "
             "id_field and ids out."
         )
-    if 0 < given < count:
+    if 0 < with_id < count:
         _print_once(
-            f"{field}: {count - given:,} of {count:,} documents have no id there and are told "
+            f"{field}: {count - with_id:,} of {count:,} documents have no id there and are told "
             "apart by their places, as documents of no other source."
         )
 
@@ -153,11 +150,8 @@ def compute_text_fingerprint(
     docstrings they follow from the versions of Python and of the packages, so they differ
     between environments, as the text does.
 
-    Args:
-      name: of the source in config.sources, for messages.
-      source: where the text is.
-      cache: a JSON file to remember the digests of files in, as
-        `files.compute_file_digests` does. With it, a corpus that stays as it is is read once.
+    `cache` is a JSON file that remembers the digests of files, as `files.compute_file_digests`
+    does. With it, a corpus that does not change is read once.
 
     Raises:
       ValueError: as `check_source_text`.

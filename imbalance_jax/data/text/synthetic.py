@@ -132,7 +132,7 @@ class SyntheticSource:
 
 
 def generate_documents(config: SyntheticConfig) -> Iterator[sources.EncodedDocument]:
-    """Yields all documents of a text with an end, as `sources.write` takes them.
+    """Yields all documents of a text with an end, as `sources.write_source` takes them.
 
     Raises:
       ValueError: the text has no end.

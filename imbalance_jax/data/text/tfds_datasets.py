@@ -328,11 +328,7 @@ def _summarize_error(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _silence_tfds(progress: bool = False) -> Iterator[None]:
-    """Keeps TFDS from printing and logging, which it does of much that is handled here.
-
-    Args:
-      progress: whether it may show how far it is, on stderr.
-    """
+    """Keeps TFDS from printing and logging; with progress it may show on stderr how far it is."""
     logged = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     errors = sys.stderr if progress else io.StringIO()

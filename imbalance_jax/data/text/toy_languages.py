@@ -77,9 +77,7 @@ class World:
     def sentences(self, split: str, number_n: np.ndarray) -> np.ndarray:
         """Returns the lemmas (J, n) of sentences; the children of node j are 2j + 1 and 2j + 2.
 
-        Args:
-          split: each has sentences of its own.
-          number_n: which of them, from 0 on.
+        Each split has sentences of its own, which are numbered from 0 on.
         """
         topics, depth = self._config.topics, self._config.depth
         number_n = np.asarray(number_n, np.int64)
@@ -206,10 +204,7 @@ class SyntheticLanguage:
     def ids(self, split: str, starts_n: np.ndarray, W: int) -> np.ndarray:
         """Returns the W ids from each start on: (n, W), of self.dtype.
 
-        Args:
-          split: of the text, which begins at position 0 and has no end here.
-          starts_n: positions, up to 2**40.
-          W: ids of a window.
+        The text of a split begins at position 0 and has no end here. Starts go up to 2**40.
         """
         starts_n = np.asarray(starts_n, np.int64)
         ids_nW = np.empty((len(starts_n), W), self.dtype)
