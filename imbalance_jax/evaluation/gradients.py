@@ -213,7 +213,7 @@ def _compute_products(grads: model_lib.Params, divisors: list[model_lib.Params])
         grad_2BNx = grad.reshape(*grad.shape[:3], -1)
         scaled = [grad_2BNx]
         for divisor in divisors:
-            scaled.append(grad_2BNx / _get_leaf(divisor, path).reshape(grad.shape[2], -1))
+            scaled.append(grad_2BNx / _get_leaf(divisor, path).reshape(1, 1, grad.shape[2], -1))
         return jnp.stack([jnp.einsum("iaNx,jbNx->Niajb", x, x) for x in scaled])
 
     return jnp.stack([of(path) for path in ROWS], axis=1)

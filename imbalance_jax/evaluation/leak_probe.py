@@ -235,7 +235,7 @@ def _score_probes(
     sums = {}
     for name, counted_BL in counted.items():
         guess_NBL = jnp.argmax(jnp.einsum("NBLD,NDC->NBLC", states, weights[name]), axis=-1)
-        right_NBL = (guess_NBL == labels[name]) & counted_BL
+        right_NBL = (guess_NBL == labels[name][None]) & counted_BL[None]
         sums[f"{name}_right_N"] = jnp.sum(right_NBL, axis=(1, 2))
         sums[f"{name}_count"] = jnp.sum(counted_BL)
     return {}, sums

@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny_config
+from helpers import make_mesh, no_poll, random_params, tiny_config
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
-from imbalance_jax.compute import sharding
-from imbalance_jax.config import MeshConfig, ModelConfig
+from imbalance_jax.config import ModelConfig
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.sources import DOCUMENT
 from imbalance_jax.evaluation import after_text as behaviour
@@ -35,22 +34,15 @@ MAPS = (np.arange(U), U + np.arange(U))
 WIDTH, HALF = 11, 5
 
 
-def no_poll(share: float) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def programs() -> MeasurementPrograms:
-    return MeasurementPrograms(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), batch_size=4)
+    return MeasurementPrograms(make_mesh(1), batch_size=4)
 
 
 @pytest.fixture(scope="module")
 def params() -> model_lib.Params:
     """Parameters that are sure of something, and differ in every row."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(MODEL, V, key), key)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: np.float32(0.6 * rng.standard_normal(leaf.shape)), shapes)
+    return random_params(MODEL, V, spread=0.6)
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import make_mesh, no_poll, random_params
 from jax.sharding import Mesh
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.compute import step as step_lib
-from imbalance_jax.config import MeshConfig, ModelConfig, OptimizerConfig
+from imbalance_jax.config import ModelConfig, OptimizerConfig
 from imbalance_jax.evaluation import gradients
 from imbalance_jax.evaluation.programs import MeasurementPrograms
 
@@ -53,14 +54,6 @@ QUICK = {"xla_backend_optimization_level": 0}  # compiles in two thirds of the t
 Gradients = list[np.ndarray]  # for each of the rows: (P, N, size of the parameter)
 
 
-def make_mesh(devices: int, **sizes: int) -> Mesh:
-    return sharding.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
-
-
-def no_poll(share: float) -> None:
-    pass
-
-
 def make_programs(mesh: Mesh) -> MeasurementPrograms:
     found = MeasurementPrograms(mesh, batch_size=8)
     found._options = QUICK
@@ -75,10 +68,7 @@ def programs() -> MeasurementPrograms:
 @pytest.fixture(scope="module")
 def params() -> model_lib.Params:
     """Parameters that are sure of something, and differ in every row."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(MODEL, V, key), key)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: np.float32(0.3 * rng.standard_normal(leaf.shape)), shapes)
+    return random_params(MODEL, V)
 
 
 @dataclasses.dataclass(frozen=True)
