@@ -52,11 +52,17 @@ def make_mesh(devices: int = -1, **sizes: int) -> "jax.sharding.Mesh":
 
 
 def random_params(
-    config: config_lib.ModelConfig, V: int, seed: int = 0, *, spread: float = 0.3
+    config: config_lib.ModelConfig,
+    V: int,
+    seed: int = 0,
+    *,
+    spread: float = 0.3,
+    scale: float = 1.0,
 ) -> "model_lib.Params":
     """Returns parameters of which none is 0 or 1, and large enough for every part to count.
 
-    They are NumPy arrays, so that a test can write others into them.
+    They are NumPy arrays, so that a test can write others into them. `scale` is the mean of the
+    norms' scales; that of all else is 0.
     """
     import jax
     import numpy as np
@@ -68,7 +74,7 @@ def random_params(
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        centre = 1.0 if path[-1].key.startswith("scale_") else 0.0
+        centre = scale if path[-1].key.startswith("scale_") else 0.0
         return np.float32(centre + spread * rng.standard_normal(leaf.shape))
 
     return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -24,6 +24,7 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     """
     from imbalance_jax.compute import hardware
     from imbalance_jax.evaluation import gradients, hidden
+    from imbalance_jax.evaluation.programs import Measuring
     from imbalance_jax.runs.run_directory import RunDirectory, get_code_versions
     from imbalance_jax.training.reopening import open_run
 
@@ -33,21 +34,18 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     if not alignment.pairs:
         raise ValueError(f"{workdir}: {' '.join(alignment.skipped.values())}")
     pair, model = alignment.pairs[0], alignment.model
-    given, sequences = (alignment.programs, state.params, model), alignment.pairs[0].sequences
+    measuring = Measuring(alignment.programs, state.params, model)
+    sequences = pair.sequences
     divisor = gradients.compute_adam_divisor(
         alignment.programs, state.opt_state, trainer.config.optimizer
     )
     count = len(sequences.ids[0])
 
     def states() -> dict[str, Any]:
-        return hidden.measure_hidden_states(
-            *given, sequences, match=True, rotate=True, poll=_ignore_poll
-        )
+        return hidden.measure_hidden_states(measuring, sequences, match=True, rotate=True)
 
     def pulls() -> dict[str, Any]:
-        return gradients.measure_gradients(
-            *given, sequences.ids, sequences.text, divisor, poll=_ignore_poll
-        )
+        return gradients.measure_gradients(measuring, sequences.ids, sequences.text, divisor)
 
     seconds, found = {}, {}
     for name, work in (("hidden", states), ("gradients", pulls)):
@@ -69,10 +67,6 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
         "hidden_over_reference": reference / seconds["hidden"],
         "assignment_milliseconds": assignments,
     }
-
-
-def _ignore_poll(share: float) -> None:
-    """Takes note of nothing while something is timed."""
 
 
 def _time_reference_matching(

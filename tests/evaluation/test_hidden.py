@@ -19,7 +19,7 @@ from imbalance_jax.compute import sharding
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.evaluation import hidden
 from imbalance_jax.evaluation.hidden import SequencePairs
-from imbalance_jax.evaluation.programs import MeasurementPrograms
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
 
 L, D, N = 12, 16, 2
 MODEL = ModelConfig(L=L, D=D, H=2, K=8, F=24, N=N, attention="einsum", scan_layers=True)
@@ -114,9 +114,8 @@ def measured(
     poll: Callable[[float], None] = no_poll,
 ) -> dict[str, Any]:
     placed = jax.device_put(params, sharding.make_state_shardings(programs._whole.mesh, params))
-    return hidden.measure_hidden_states(
-        programs, placed, MODEL, sequences, match=match, rotate=rotate, poll=poll
-    )
+    measuring = Measuring(programs, placed, MODEL, poll)
+    return hidden.measure_hidden_states(measuring, sequences, match=match, rotate=rotate)
 
 
 # The states themselves.
