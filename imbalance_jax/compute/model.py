@@ -255,7 +255,7 @@ class Transformer(nnx.Module):
         # A module is a pytree of its parameters, so jax scans over it and cuts it up.
         if self.scan_layers:
             return jax.lax.scan(run_block, x_BLD, self.blocks)
-        outputs = []
+        outputs: list[Any] = []
         for block in _unstack_blocks(self.blocks, self.N):
             x_BLD, output_BLD = run_block(x_BLD, block)
             outputs.append(output_BLD)

@@ -80,7 +80,6 @@ class MeasurementPrograms:
         rows: Rows,
         *,
         poll: Poll = ignore_progress,
-        batch_size: int = 0,
         **static: Hashable,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Returns what a function says of each row, in their order, and what it adds up.
@@ -91,10 +90,9 @@ class MeasurementPrograms:
           whole: arrays that every call gets as they are.
           rows: of all the data.
           poll: called after each batch.
-          batch_size: rows at once, in place of `self.batch_size`.
         """
         total = len(next(iter(rows.values())))
-        size = batch_size or self.batch_size
+        size = self.batch_size
         mine = distributed.HostRows(self._rows, size)
         found: dict[str, list[np.ndarray]] = {}
         sums: dict[str, np.ndarray] = {}
