@@ -80,6 +80,7 @@ class MeasurementPrograms:
         rows: Rows,
         *,
         poll: Poll = ignore_progress,
+        batch_size: int = 0,
         **static: Hashable,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Returns what a function says of each row, in their order, and what it adds up.
@@ -90,9 +91,10 @@ class MeasurementPrograms:
           whole: arrays that every call gets as they are.
           rows: of all the data.
           poll: called after each batch.
+          batch_size: rows at once, in place of `self.batch_size`.
         """
         total = len(next(iter(rows.values())))
-        size = self.batch_size
+        size = batch_size or self.batch_size
         mine = distributed.HostRows(self._rows, size)
         found: dict[str, list[np.ndarray]] = {}
         sums: dict[str, np.ndarray] = {}
@@ -151,7 +153,7 @@ class Measuring:
     poll: Poll = ignore_progress  # called between batches
 
     def rows(
-        self, function: Callable[..., Any], rows: Rows, *whole: Any, **static: Hashable
+        self, function: Callable[..., Any], rows: Rows, *whole: Any, **static: Any
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Returns what `MeasurementPrograms.rows` does of a function of the parameters.
 
