@@ -8,6 +8,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     f" --xla_force_host_platform_device_count=8 {ONE_DEVICE}"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Arrays of different ranks never meet by chance, here and in processes that tests start.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import pathlib  # noqa: E402
 

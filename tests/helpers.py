@@ -5,8 +5,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import typing
 
 from imbalance_jax import config as config_lib
+
+if typing.TYPE_CHECKING:
+    import jax
+
+    from imbalance_jax.compute import model as model_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Compiling takes most of the time of most tests, and twice as long with LLVM's optimisations.
@@ -33,6 +39,49 @@ def tiny_config(data_dir: pathlib.Path, **changes: object) -> config_lib.Config:
             target = config[group] if group else config
             target[field] = value
     return config_lib.resolve_config(config)
+
+
+def make_mesh(devices: int = -1, **sizes: int) -> "jax.sharding.Mesh":
+    """Returns a mesh over the first devices, or over all."""
+    import jax
+
+    from imbalance_jax.compute import sharding
+
+    chosen = jax.devices() if devices == -1 else jax.devices()[:devices]
+    return sharding.make_mesh(config_lib.MeshConfig(**sizes), chosen)
+
+
+def random_params(
+    config: config_lib.ModelConfig,
+    V: int,
+    seed: int = 0,
+    *,
+    spread: float = 0.3,
+    scale: float = 1.0,
+) -> "model_lib.Params":
+    """Returns parameters of which none is 0 or 1, and large enough for every part to count.
+
+    They are NumPy arrays, so that a test can write others into them. `scale` is the mean of the
+    norms' scales; that of all else is 0.
+    """
+    import jax
+    import numpy as np
+
+    from imbalance_jax.compute import model as model_lib
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: model_lib.init_params(config, V, key), key)
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        centre = scale if path[-1].key.startswith("scale_") else 0.0
+        return np.float32(centre + spread * rng.standard_normal(leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def no_poll(share: float) -> None:
+    """A measurement's poll that does nothing."""
 
 
 def write_jsonl(path: pathlib.Path, texts: list[str]) -> pathlib.Path:

@@ -21,6 +21,7 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     """
     from imbalance_jax.compute import hardware
     from imbalance_jax.evaluation import gradients, hidden
+    from imbalance_jax.evaluation.programs import Measuring
     from imbalance_jax.runs.code_versions import get_code_versions
     from imbalance_jax.runs.run_directory import RunDirectory
     from imbalance_jax.training.reopening import open_run
@@ -31,24 +32,17 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     if not alignment.pairs:
         raise ValueError(f"{workdir}: {' '.join(alignment.skipped.values())}")
     pair, model, programs = alignment.pairs[0], alignment.model, alignment.programs
+    measuring = Measuring(programs, state.params, model)
     sequences = pair.sequences
     count = len(sequences.ids[0])
     divisor = gradients.compute_adam_divisor(programs, state.opt_state, experiment.config.optimizer)
 
-    def ignore(share: float) -> None:
-        """Takes no note of the progress of what is timed."""
-
     seconds = {
         "hidden": _time_second_call(
-            lambda: hidden.measure_hidden_states(
-                *(programs, state.params, model, sequences), match=True, rotate=True, poll=ignore
-            )
+            lambda: hidden.measure_hidden_states(measuring, sequences, match=True, rotate=True)
         ),
         "gradients": _time_second_call(
-            lambda: gradients.measure_gradients(
-                *(programs, state.params, model, sequences.ids, sequences.text, divisor),
-                poll=ignore,
-            )
+            lambda: gradients.measure_gradients(measuring, sequences.ids, sequences.text, divisor)
         ),
     }
     per_pair = {name: value / count for name, value in seconds.items()}

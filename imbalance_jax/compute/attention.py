@@ -122,7 +122,7 @@ def _compute_masked_logits(
     logits_BHLM = jnp.einsum(
         "BHLK,BHMK->BHLM", q, k_BHLK[:, :, : first + size], preferred_element_type=jnp.float32
     )
-    visible_LM = jnp.arange(first + size) <= first + jnp.arange(size)[:, None]
+    visible_LM = jnp.arange(first + size)[None] <= first + jnp.arange(size)[:, None]
     return jnp.where(visible_LM[None, None], logits_BHLM, -jnp.inf)
 
 

@@ -11,7 +11,6 @@ head without one, and token embeddings scaled by sqrt(D).
 
 import functools
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -216,14 +215,20 @@ class Block(nnx.Module):
             return x_BLD + self.feed_forward(self.norm_2(x_BLD))
 
 
-class EmbeddingsAndHead(nnx.Module):
-    """What comes before the blocks and after them."""
+class Transformer(nnx.Module):
+    """The whole model; `blocks` is one block whose parameters have N in front."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, key: jax.Array) -> None:
         D, dtype = config.D, config.param_dtype
-        self.dtype = config.dtype
+        ends_key, blocks_key = jax.random.split(key)
+        rngs = nnx.Rngs(params=ends_key)
+        self.dtype, self.remat, self.scan_layers = config.dtype, config.remat, config.scan_layers
+        self.N = config.N
         self.embed_VD = _init_normal_param(rngs, (vocab_size, D), dtype)
         self.position_LD = _init_normal_param(rngs, (config.L, D), dtype)
+        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(params=key)))(
+            jax.random.split(blocks_key, config.N)
+        )
         self.final_norm = LayerNorm(config)
         if not config.tied:
             self.head_VD = _init_normal_param(rngs, (vocab_size, D), dtype)
@@ -233,21 +238,57 @@ class EmbeddingsAndHead(nnx.Module):
         positions_LD = self.position_LD[: ids_BL.shape[1]]
         return (self.embed_VD[ids_BL] * D**0.5 + positions_LD[None]).astype(self.dtype)
 
+    def run_blocks(self, x_BLD: jax.Array, *, keep: bool) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the last block's output and, to keep, that of each one: (N, B, L, D)."""
+
+        def run_block(x_BLD: jax.Array, block: Block) -> tuple[jax.Array, jax.Array | None]:
+            x_BLD = block(x_BLD)
+            return x_BLD, x_BLD if keep else None
+
+        if self.remat != "none":
+            policies = jax.checkpoint_policies
+            # Matrix products, and of attention its result, without the weights.
+            dots = policies.save_from_both_policies(
+                policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(SAVED)
+            )
+            run_block = jax.checkpoint(run_block, policy={"dots": dots, "full": None}[self.remat])
+        # A module is a pytree of its parameters, so jax scans over it and cuts it up.
+        if self.scan_layers:
+            return jax.lax.scan(run_block, x_BLD, self.blocks)
+        outputs: list[Any] = []
+        for block in _unstack_blocks(self.blocks, self.N):
+            x_BLD, output_BLD = run_block(x_BLD, block)
+            outputs.append(output_BLD)
+        return x_BLD, jnp.stack(outputs) if keep else None
+
+
+def _unstack_blocks(blocks: Block, N: int) -> list[Block]:
+    """Returns each block by itself; gradients come back through one concatenation."""
+    leaves, tree = jax.tree.flatten(blocks)
+    parts = [jax.lax.split(leaf, (1,) * N, axis=0) for leaf in leaves]
+    return [jax.tree.unflatten(tree, [part[n][0] for part in parts]) for n in range(N)]
+
 
 def init_params(config: ModelConfig, vocab_size: int, key: jax.Array) -> Params:
     """Returns new parameters: a nest of dicts, with those of all blocks stacked."""
-    ends_key, blocks_key = jax.random.split(key)
+    _, state = nnx.split(Transformer(config, vocab_size, key))
+    return nnx.to_pure_dict(state)
 
-    def init_block(block_key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.state(Block(config, rngs=nnx.Rngs(params=block_key))))
 
-    ends = EmbeddingsAndHead(config, vocab_size, rngs=nnx.Rngs(params=ends_key))
-    blocks = jax.vmap(init_block)(jax.random.split(blocks_key, config.N))
-    return {**nnx.to_pure_dict(nnx.state(ends)), "blocks": blocks}
+@functools.lru_cache
+def _make_graph(config: ModelConfig, vocab_size: int) -> nnx.GraphDef:
+    """Returns what a model is besides its parameters' values."""
+    return nnx.graphdef(jax.eval_shape(lambda: Transformer(config, vocab_size, jax.random.key(0))))
+
+
+def _build_model(params: Params, config: ModelConfig) -> Transformer:
+    """Returns the model with these parameters, computed as suits the first device."""
+    config = tuning.resolve_auto_fields(config, jax.devices()[0])
+    return nnx.merge(_make_graph(config, params["embed_VD"].shape[0]), params)
 
 
 def compute_last_hidden_state(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
-    """Returns the last hidden state of every position, normalised: (B, L, D).
+    """Returns the output of the final norm at every position: (B, L, D).
 
     Raises:
       ValueError: the sequences are longer than the model has positions.
@@ -258,11 +299,11 @@ def compute_last_hidden_state(params: Params, config: ModelConfig, ids_BL: jax.A
 def compute_hidden_states(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
     """Returns the state of every position between all layers: (N + 2, B, L, D).
 
-    First what enters the first block, then the residual stream after each block, and last
-    what the final norm makes of it, which is what `compute_last_hidden_state` returns.
+    First the input of the first block, then the residual stream after each block, and last the
+    output of the final norm, which `compute_last_hidden_state` returns.
 
     Raises:
-      ValueError: as `compute_last_hidden_state`.
+      ValueError: the sequences are longer than the model has positions.
     """
     last_BLD, first_BLD, blocks_NBLD = _run_forward_pass(params, config, ids_BL, keep=True)
     return jnp.concatenate([first_BLD[None], blocks_NBLD, last_BLD[None]])
@@ -272,36 +313,13 @@ def _run_forward_pass(
     params: Params, config: ModelConfig, ids_BL: jax.Array, *, keep: bool
 ) -> tuple[jax.Array, jax.Array, Any]:
     """Returns the final norm's output, the first block's input and, to keep, each one's output."""
-    config = tuning.resolve_auto_fields(config, jax.devices()[0])
     if ids_BL.shape[1] > config.L:
         raise ValueError(f"Sequences of {ids_BL.shape[1]} exceed config.model.L={config.L}.")
-    blocks = params["blocks"]
-    ends = _build_module(
-        EmbeddingsAndHead, config, params["embed_VD"].shape[0], without="blocks", params=params
-    )
-
-    def block(x_BLD: jax.Array, block_params: Params) -> tuple[jax.Array, jax.Array | None]:
-        x_BLD = _build_module(Block, config, params=block_params)(x_BLD)
-        return x_BLD, x_BLD if keep else None
-
-    if config.remat != "none":
-        policies = jax.checkpoint_policies
-        # Matrix products, and of attention its result, without the weights.
-        dots = policies.save_from_both_policies(
-            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(SAVED)
-        )
-        block = jax.checkpoint(block, policy={"dots": dots, "full": None}[config.remat])
+    model = _build_model(params, config)
     with jax.named_scope("embedding"):
-        first_BLD = x_BLD = ends.embed(ids_BL)
-    if config.scan_layers:
-        x_BLD, kept = jax.lax.scan(block, x_BLD, blocks)
-    else:
-        outs: list[Any] = []
-        for block_params in _unstack_blocks(blocks, config.N):
-            x_BLD, out_BLD = block(x_BLD, block_params)
-            outs.append(out_BLD)
-        kept = jnp.stack(outs) if keep else None
-    return ends.final_norm(x_BLD), first_BLD, kept
+        first_BLD = model.embed(ids_BL)
+    x_BLD, blocks_NBLD = model.run_blocks(first_BLD, keep=keep)
+    return model.final_norm(x_BLD), first_BLD, blocks_NBLD
 
 
 def gather_embedding_rows(params: Params, row_V: np.ndarray) -> Params:
@@ -332,28 +350,3 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> int:
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda key: init_params(config, vocab_size, key), key)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-@functools.lru_cache
-def _make_module_graph(kind: type, config: ModelConfig, *args: int) -> tuple[nnx.GraphDef, Any]:
-    """Returns what flax knows of a module besides its parameters' values."""
-    abstract = nnx.eval_shape(lambda: kind(config, *args, rngs=nnx.Rngs(0)))
-    return nnx.split(abstract)
-
-
-def _build_module(
-    kind: type, config: ModelConfig, *args: int, params: Mapping[str, Any], without: str = ""
-) -> Any:
-    """Returns a flax module with these parameters."""
-    graph, state = _make_module_graph(kind, config, *args)
-    mine = {name: value for name, value in params.items() if name != without}
-    filled = jax.tree.map(lambda leaf: leaf, state)  # a copy: the cached one stays abstract
-    nnx.replace_by_pure_dict(filled, mine)
-    return nnx.merge(graph, filled)
-
-
-def _unstack_blocks(blocks: Params, N: int) -> list[Params]:
-    """Returns each block's parameters; gradients come back through one concatenation."""
-    leaves, tree = jax.tree.flatten(blocks)
-    parts = [jax.lax.split(leaf, (1,) * N, axis=0) for leaf in leaves]
-    return [jax.tree.unflatten(tree, [part[n][0] for part in parts]) for n in range(N)]

@@ -78,7 +78,7 @@ def _cross_entropy_forward(
         exp_BcV = jnp.exp(logits_BcV - top_Bc1)
         sum_Bc1 = jnp.sum(exp_BcV, axis=-1, keepdims=True)
         loss_Bc = (top_Bc1 + jnp.log(sum_Bc1))[..., 0] - _pick_target_logits(logits_BcV, target_Bc)
-        hit_BcV = jnp.arange(head_VD.shape[0]) == target_Bc[..., None]
+        hit_BcV = jnp.arange(head_VD.shape[0])[None, None] == target_Bc[..., None]
         dlogits_BcV = (exp_BcV / sum_Bc1 - hit_BcV) * weight_Bc[..., None]
         dlogits_BcV = dlogits_BcV.astype(hidden_BcD.dtype)
         head = head_VD.astype(hidden_BcD.dtype)
@@ -177,7 +177,7 @@ def _compute_head_gradient(hidden_BcD: jax.Array, dlogits_BcV: jax.Array) -> jax
 
 def _pick_target_logits(logits_BcV: jax.Array, target_Bc: jax.Array) -> jax.Array:
     """Returns the logit of each target. A masked sum: a gather would not shard over V."""
-    hit_BcV = jnp.arange(logits_BcV.shape[-1]) == target_Bc[..., None]
+    hit_BcV = jnp.arange(logits_BcV.shape[-1])[None, None] == target_Bc[..., None]
     return jnp.sum(jnp.where(hit_BcV, logits_BcV, 0), axis=-1)
 
 

@@ -23,7 +23,7 @@ from imbalance_jax.compute import objective
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.evaluation.hidden import SequencePairs, choose_partners
-from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
+from imbalance_jax.evaluation.programs import Measuring
 
 
 class MissingWindows(Exception):
@@ -31,16 +31,13 @@ class MissingWindows(Exception):
 
 
 def measure_seen_losses(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
+    measuring: Measuring,
     stream: Stream,
     maps: tuple[np.ndarray, np.ndarray],
     languages: tuple[int, int],
     *,
     steps: int,
     most: int,
-    poll: Poll,
 ) -> dict[str, Any]:
     """Returns the loss of windows seen in one language only and never seen, in nats per token.
 
@@ -48,18 +45,15 @@ def measure_seen_losses(
     `gain` is the loss of unseen windows less that of seen ones, with its standard error.
 
     Args:
-      programs: what compiles and runs the measurement.
-      params: of the model after `steps` updates.
-      config: of the model; computed with as it is.
+      measuring: the model after `steps` updates.
       stream: of the run.
       maps: base ids to the model's, of both languages.
       languages: the first and the second, by their places in config.tags.
       steps: of the run, so far.
       most: windows to score of either kind.
-      poll: called between batches.
 
     Raises:
-      NotThere: there are no such windows.
+      MissingWindows: there are no such windows.
     """
     window_of = find_exposed_windows(stream, languages, steps)
     draws = np.random.default_rng(0)
@@ -70,25 +64,22 @@ def measure_seen_losses(
             raise MissingWindows(f"fewer than two windows of the training text were {why}")
         chosen_n = np.sort(draws.permutation(window_n)[:most])
         ids[name] = stream.windows_at(languages[0], chosen_n).astype(np.int64)
-    found: dict[str, Any] = {name: len(ids_nW) for name, ids_nW in ids.items()}
+    result: dict[str, Any] = {name: len(ids_nW) for name, ids_nW in ids.items()}
     for name, map_U in zip(("in_first", "in_second"), maps, strict=True):
         loss = {
             kind: compute_sequence_losses(
-                programs,
-                params,
-                config,
+                measuring,
                 map_U[ids_nW[:, :-1]],
                 map_U[ids_nW[:, 1:]],
                 np.ones((len(ids_nW), ids_nW.shape[1] - 1), bool),
-                poll=poll,
             )
             for kind, ids_nW in ids.items()
         }
         means = {kind: float(loss_n.mean()) for kind, loss_n in loss.items()}
         squared = sum(float(x.var(ddof=1) / len(x)) for x in loss.values())
         gain = {"gain": means["unseen"] - means["seen"], "gain_error": squared**0.5}
-        found[name] = means | gain
-    return found
+        result[name] = means | gain
+    return result
 
 
 def find_exposed_windows(
@@ -97,7 +88,7 @@ def find_exposed_windows(
     """Returns the windows seen as the first language only, and those never seen, by then.
 
     Raises:
-      NotThere: the languages do not draw from one text, or from none at all, or windows have
+      MissingWindows: the languages do not draw from one text, or from none at all, or windows have
         no fixed place.
     """
     first, second = languages
@@ -121,14 +112,7 @@ def find_exposed_windows(
     }
 
 
-def measure_prefix_losses(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
-    sequences: SequencePairs,
-    *,
-    poll: Poll,
-) -> dict[str, Any]:
+def measure_prefix_losses(measuring: Measuring, sequences: SequencePairs) -> dict[str, Any]:
     """Returns the loss in the second language after several prefixes, in nats per token.
 
     The first half of a sequence is the prefix, and the loss is that of the ids after the first
@@ -136,11 +120,8 @@ def measure_prefix_losses(
     standard error over sequences.
 
     Args:
-      programs: what compiles and runs the measurement.
-      params: of the model.
-      config: of the model; computed with as it is.
+      measuring: the model.
       sequences: that say the same in both languages.
-      poll: called between batches.
     """
     lengths = tuple(text_PL.sum(axis=1) for text_PL in sequences.text)
     half = sequences.ids[0].shape[1] // 2
@@ -164,21 +145,19 @@ def measure_prefix_losses(
         length_P = np.minimum(before_P[side], before_P[side][other_P])
         asked[f"related{own}"] = (before[side], length_P)
         asked[f"unrelated{own}"] = (before[side][other_P], length_P)
-    found: dict[str, Any] = {"sequences": len(kept)}
+    result: dict[str, Any] = {"sequences": len(kept)}
     loss = {}
     for name, (prefix_PL, length_P) in asked.items():
         joined = _join_prefixes(prefix_PL, length_P, rest[1], rest_P, sequences.ids[0].shape[1])
         ids_PL, target_PL, weight_PL = joined
-        loss[name] = compute_sequence_losses(
-            programs, params, config, ids_PL, target_PL, weight_PL, poll=poll
-        )
-        found[name] = float(loss[name].mean())
+        loss[name] = compute_sequence_losses(measuring, ids_PL, target_PL, weight_PL)
+        result[name] = float(loss[name].mean())
     for own in ("", "_own"):
         if f"related{own}" in loss:
             gain_P = loss[f"unrelated{own}"] - loss[f"related{own}"]
-            found[f"gain{own}"] = float(gain_P.mean())
-            found[f"gain{own}_error"] = float(gain_P.std(ddof=1) / len(gain_P) ** 0.5)
-    return found
+            result[f"gain{own}"] = float(gain_P.mean())
+            result[f"gain{own}_error"] = float(gain_P.std(ddof=1) / len(gain_P) ** 0.5)
+    return result
 
 
 def _join_prefixes(
@@ -196,14 +175,7 @@ def _join_prefixes(
 
 
 def compute_sequence_losses(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
-    ids_nL: np.ndarray,
-    target_nL: np.ndarray,
-    weight_nL: np.ndarray,
-    *,
-    poll: Poll,
+    measuring: Measuring, ids_nL: np.ndarray, target_nL: np.ndarray, weight_nL: np.ndarray
 ) -> np.ndarray:
     """Returns the mean loss of each sequence over the targets that have a weight: (n,)."""
     rows = {
@@ -211,8 +183,8 @@ def compute_sequence_losses(
         "target": target_nL.astype(np.int32),
         "weight": weight_nL.astype(np.float32),
     }
-    found, _ = programs.rows(_sum_row_losses, (params,), rows, poll=poll, config=config)
-    return found["loss"].astype(np.float64) / weight_nL.sum(axis=1)
+    sums, _ = measuring.rows(_sum_row_losses, rows)
+    return sums["loss"].astype(np.float64) / weight_nL.sum(axis=1)
 
 
 def _sum_row_losses(

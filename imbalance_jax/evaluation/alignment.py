@@ -1,9 +1,9 @@
 """All that is measured of how a model treats its languages, put together for a run.
 
-`Alignment.watch` is what a run logs as it trains, on the validation split;
-`Alignment.parts` is what `python -m imbalance_jax.evaluate` writes down, part by part, on the
-test split. The measures themselves are in embeddings.py, hidden.py, gradients.py, telling.py and
-behaviour.py; here is what they are given. All of it is computed in fp32.
+`AlignmentEvaluator.watch` returns what a run logs as it trains, on the validation split.
+`AlignmentEvaluator.parts` returns what `python -m imbalance_jax.evaluate` writes down, part by
+part, on the test split. The measures are in embeddings.py, hidden.py, gradients.py, leak_probe.py
+and after_text.py; this file makes their inputs. All of it is computed in fp32.
 """
 
 import dataclasses
@@ -25,21 +25,11 @@ from imbalance_jax.data import word_order as views
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.parallel import ParallelSet
-from imbalance_jax.evaluation import (
-    after_text as behaviour,
-)
-from imbalance_jax.evaluation import (
-    embeddings,
-    gradients,
-    hidden,
-)
-from imbalance_jax.evaluation import (
-    leak_probe as telling,
-)
+from imbalance_jax.evaluation import after_text, embeddings, gradients, hidden, leak_probe
 from imbalance_jax.evaluation.embeddings import PiecePairs
 from imbalance_jax.evaluation.hidden import SequencePairs
 from imbalance_jax.evaluation.perplexity import cut_spread_windows
-from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring, Poll
 
 # Pieces among which a counterpart is looked for while training; afterwards it is all.
 _WATCHED_CANDIDATES = 1024
@@ -208,7 +198,7 @@ class AlignmentEvaluator:
           stream: whose next batch shows what each language has in the gradient.
           poll: called now and then with the share done; may raise to stop.
         """
-        params, programs = state.params, self.programs
+        params = state.params
         found: dict[str, float] = {}
         counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
         for number, pair in enumerate(self.pairs):
@@ -221,14 +211,9 @@ class AlignmentEvaluator:
                 rows = self._embedding(pair, table_VD, counts, _WATCHED_CANDIDATES)
                 for metric, value in _select_table_metrics(where, rows).items():
                     found[f"align/{metric}/{name}"] = value
+            measuring = Measuring(self.programs, params, self.model, polled)
             states = hidden.measure_hidden_states(
-                programs,
-                params,
-                self.model,
-                pair.sequences,
-                match=not pair.sequences.aligned,
-                rotate=False,
-                poll=polled,
+                measuring, pair.sequences, match=not pair.sequences.aligned, rotate=False
             )
             if "sentences" in states:
                 found[f"align/retrieval_chance/{name}"] = states["sentences"]["chance"]
@@ -236,13 +221,10 @@ class AlignmentEvaluator:
                 for layer, value in enumerate(values):
                     found[f"align/{metric}/{name}/{layer}"] = value
             pulls = gradients.measure_gradients(
-                programs,
-                params,
-                self.model,
+                measuring,
                 _take_first_rows(pair.sequences.ids, _WATCHED_GRADIENTS),
                 _take_first_rows(pair.sequences.text, _WATCHED_GRADIENTS),
                 None,
-                poll=polled,
             )
             if "mean" in pulls:
                 found[f"align/gradient/{name}"] = pulls["mean"]
@@ -263,8 +245,10 @@ class AlignmentEvaluator:
         """
         config, params, steps = self._config, state.params, int(state.step)
         piece_counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
-        given = (self.programs, params, self.model)
         tables = (self._vocabulary.map_GU, self._vocabulary.own_GV)
+
+        def measuring(poll: Poll) -> Measuring:
+            return Measuring(self.programs, params, self.model, poll)
 
         @functools.cache
         def divisor() -> model_lib.Params | None:
@@ -278,30 +262,31 @@ class AlignmentEvaluator:
             return found
 
         def compare_states(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
-            found = hidden.measure_hidden_states(
-                *given, pair.sequences, match=True, rotate=True, poll=poll
-            )
-            return {"hidden": found}
+            return {
+                "hidden": hidden.measure_hidden_states(
+                    measuring(poll), pair.sequences, match=True, rotate=True
+                )
+            }
 
         def compare_gradients(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
             sides = (pair.sequences.ids, pair.sequences.text)
-            return {"gradients": gradients.measure_gradients(*given, *sides, divisor(), poll=poll)}
+            return {"gradients": gradients.measure_gradients(measuring(poll), *sides, divisor())}
 
         def put_prefixes(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
-            found = {
-                f"{config.tags[g]} before {config.tags[h]}": behaviour.measure_prefix_losses(
-                    *given, _swap_languages(pair.sequences, back), poll=poll
+            losses = {
+                f"{config.tags[g]} before {config.tags[h]}": after_text.measure_prefix_losses(
+                    measuring(poll), _swap_languages(pair.sequences, back)
                 )
                 for g, h, back in _list_directions(pair)
             }
-            return {"prefix": found}
+            return {"prefix": losses}
 
         def compare_seen(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
-            return {"seen": self._seen(pair, params, stream, steps, poll)}
+            return {"seen": self._seen(measuring(poll), pair, stream, steps)}
 
         def find_leak(poll: Poll) -> dict[str, Any]:
             counts = [piece_counts.own_GU[g] for g in range(len(config.tags))]
-            leaks = telling.measure_leak(*given, tables, self._windows, counts, poll=poll)
+            leaks = leak_probe.measure_leak(measuring(poll), tables, self._windows, counts)
             return {"leak": dict(zip(config.tags, leaks, strict=True))}
 
         def probe_states(poll: Poll) -> dict[str, Any]:
@@ -309,7 +294,7 @@ class AlignmentEvaluator:
                 return {"probe": {}}
             least = min(map(len, self._windows))
             equal = [ids_nW[:least] for ids_nW in self._windows]
-            return {"probe": telling.probe_languages(*given, tables[0], equal, poll=poll)}
+            return {"probe": leak_probe.probe_languages(measuring(poll), tables[0], equal)}
 
         def share_updates(poll: Poll) -> dict[str, Any]:
             return {"optimizer": self._optimizer(state, stream)}
@@ -351,26 +336,23 @@ class AlignmentEvaluator:
         return dict(zip(self._config.tags, counts, strict=True))
 
     def _seen(
-        self, pair: LanguagePair, params: model_lib.Params, stream: Stream, steps: int, poll: Poll
+        self, measuring: Measuring, pair: LanguagePair, stream: Stream, steps: int
     ) -> dict[str, Any]:
-        tags, found = self._config.tags, {}
+        tags, losses = self._config.tags, {}
         for g, h, _ in _list_directions(pair):
             maps = (self._vocabulary.map_GU[g], self._vocabulary.map_GU[h])
             try:
-                found[f"{tags[g]} seen, {tags[h]} scored"] = behaviour.measure_seen_losses(
-                    self.programs,
-                    params,
-                    self.model,
+                losses[f"{tags[g]} seen, {tags[h]} scored"] = after_text.measure_seen_losses(
+                    measuring,
                     stream,
                     maps,
                     (g, h),
                     steps=min(steps, stream.steps),
                     most=self._most,
-                    poll=poll,
                 )
-            except behaviour.MissingWindows as reason:
-                found[f"{tags[g]} seen, {tags[h]} scored"] = {"skipped": str(reason)}
-        return found
+            except after_text.MissingWindows as reason:
+                losses[f"{tags[g]} seen, {tags[h]} scored"] = {"skipped": str(reason)}
+        return losses
 
     @functools.cached_property
     def _windows(self) -> list[np.ndarray]:
@@ -442,16 +424,17 @@ class AlignmentEvaluator:
         # As many rows on any number of devices, so that they are the same ones.
         host = stream.batch(int(state.step) % stream.steps, slice(0, self._together))
         batch = Batch(host.ids_BW, host.language_B)
-        found: dict[str, Any] = gradients.measure_language_shares(
-            self.programs, state.params, batch, self._vocabulary.map_GU, self.model
+        measuring = Measuring(self.programs, state.params, self.model)
+        shares: dict[str, Any] = gradients.measure_language_shares(
+            measuring, batch, self._vocabulary.map_GU
         )
         names = {"embed_in": "embed_norm", "embed_out": "head_norm"}
         for where, table_VD in self._tables(state.params).items():
             norm_G = self.programs.run(
                 embeddings.compute_language_norms, table_VD, self._vocabulary.own_GV
             )
-            found[names[where]] = jax.device_get(norm_G).tolist()
-        return {name: dict(zip(tags, values, strict=True)) for name, values in found.items()}
+            shares[names[where]] = jax.device_get(norm_G).tolist()
+        return {name: dict(zip(tags, values, strict=True)) for name, values in shares.items()}
 
 
 def _take_first_rows(

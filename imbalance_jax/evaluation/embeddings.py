@@ -165,11 +165,12 @@ def _pair_cosines(
 ) -> tuple[jax.Array, jax.Array]:
     """The cosine of each pair, and that after each language's mean row is taken away: (n,)."""
     rows_a, rows_b = table_VD[ids_a], table_VD[ids_b]
-    mean_a, mean_b = (jnp.mean(table_VD[block], axis=0) for block in (block_a, block_b))
-    cosine_n = jnp.sum(scale_to_unit_norm(rows_a) * scale_to_unit_norm(rows_b), axis=1)
-    return cosine_n, jnp.sum(
-        scale_to_unit_norm(rows_a - mean_a) * scale_to_unit_norm(rows_b - mean_b), axis=1
-    )
+    mean_a, mean_b = (jnp.mean(table_VD[block], axis=0)[None] for block in (block_a, block_b))
+
+    def cosine(x_nD: jax.Array, y_nD: jax.Array) -> jax.Array:
+        return jnp.sum(scale_to_unit_norm(x_nD) * scale_to_unit_norm(y_nD), axis=1)
+
+    return cosine(rows_a, rows_b), cosine(rows_a - mean_a, rows_b - mean_b)
 
 
 def mean_cosines(

@@ -33,7 +33,7 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, tuning
 from imbalance_jax.compute.step import Batch, map_to_model_ids
 from imbalance_jax.config import ModelConfig, OptimizerConfig
-from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
 
 SIZES = (1, 8, 64, 512)  # of the batches that are reported
 
@@ -74,15 +74,12 @@ _TINY = 1e-300
 
 
 def measure_gradients(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
+    measuring: Measuring,
     ids: tuple[np.ndarray, np.ndarray],
     text: tuple[np.ndarray, np.ndarray],
     divisor: model_lib.Params | None,
     *,
     chunk: int = 0,
-    poll: Poll,
 ) -> dict[str, Any]:
     """Returns the cosines of two languages' gradients, ready for JSON.
 
@@ -91,16 +88,13 @@ def measure_gradients(
     the keys' bias, and `per_layer` over the parameters of a layer.
 
     Args:
-      programs: what compiles and runs the measurement.
-      params: of the model.
-      config: of the model; computed with as it is.
+      measuring: the model; polled between chunks.
       ids: (P, L) of either language, the model's; rows of one place say the same.
       text: (P, L) bool of either, which positions hold text.
       divisor: sqrt(v) + eps of the blocks' parameters, from `compute_adam_divisor`; None leaves
         `adam` out.
       chunk: sequences whose gradients exist at once, a power of two; 0 chooses. The result
         does not depend on it.
-      poll: called between chunks.
     """
     P = len(ids[0])
     if P < 4:
@@ -109,6 +103,7 @@ def measure_gradients(
     order_P = np.random.default_rng(0).permutation(P)
     rows = {"ids_a": ids[0], "ids_b": ids[1], "text_a": text[0], "text_b": text[1]}
     rows = {name: values[order_P] for name, values in rows.items()}
+    programs, params = measuring.programs, measuring.params
     chunk = chunk or _choose_chunk_size(params, programs.batch_size)
     divisors = [] if divisor is None else [divisor]
     tree = _GradientTree(programs, divisors)
@@ -122,10 +117,10 @@ def measure_gradients(
             programs.place(part),
             np.stack([real_B & (place_B % 2 == half) for half in range(2)]),
             divisors,
-            config=config,
+            config=measuring.config,
         )
         tree.add(sums, halves, jax.device_get(products), int(real_B.sum()))
-        poll(min(1.0, (first + chunk) / P))
+        measuring.poll(min(1.0, (first + chunk) / P))
     tree.close()
     found = tree.results()
     result = {"sequences": P, "rows": list(ROWS.values()), **found[0]}
@@ -213,7 +208,7 @@ def _compute_products(grads: model_lib.Params, divisors: list[model_lib.Params])
         grad_2BNx = grad.reshape(*grad.shape[:3], -1)
         scaled = [grad_2BNx]
         for divisor in divisors:
-            scaled.append(grad_2BNx / _get_leaf(divisor, path).reshape(grad.shape[2], -1))
+            scaled.append(grad_2BNx / _get_leaf(divisor, path).reshape(1, 1, grad.shape[2], -1))
         return jnp.stack([jnp.einsum("iaNx,jbNx->Niajb", x, x) for x in scaled])
 
     return jnp.stack([of(path) for path in ROWS], axis=1)
@@ -433,11 +428,7 @@ def _is_adam_state(node: Any) -> bool:
 
 
 def measure_language_shares(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    batch: Batch,
-    map_GU: np.ndarray,
-    config: ModelConfig,
+    measuring: Measuring, batch: Batch, map_GU: np.ndarray
 ) -> dict[str, list[float]]:
     """Returns the part that each language has in the gradient of a training batch, each (G,).
 
@@ -449,15 +440,14 @@ def measure_language_shares(
         gradient_norm           the norm of g_l
 
     Args:
-      programs: what compiles and runs the measurement.
-      params: of the model.
+      measuring: the model.
       batch: all its rows, on the host; any number, whatever the devices.
       map_GU: of the vocabulary.
-      config: of the model; computed with as it is.
     """
+    programs, config = measuring.programs, measuring.config
     rows, real_B = programs.place_filled({"ids": batch.ids_BW, "language": batch.language_B})
-    given = (params, Batch(rows["ids"], rows["language"]), real_B, map_GU)
-    whole = programs.run(_compute_batch_gradient, *given, np.int32(-1), config=config)
+    inputs = (measuring.params, Batch(rows["ids"], rows["language"]), real_B, map_GU)
+    whole = programs.run(_compute_batch_gradient, *inputs, np.int32(-1), config=config)
     squared = jax.device_get(programs.run(_compute_inner_products, whole, whole))
     G = map_GU.shape[0]
     names = ("gradient_share", "gradient_share_blocks", "gradient_norm")
@@ -467,7 +457,7 @@ def measure_language_shares(
     for language in (*others, last):
         mine = rest  # of the last language: what the others leave
         if language != last:
-            mine = programs.run(_compute_batch_gradient, *given, np.int32(language), config=config)
+            mine = programs.run(_compute_batch_gradient, *inputs, np.int32(language), config=config)
             rest = programs.run(_subtract_trees, rest, mine)
         along = jax.device_get(programs.run(_compute_inner_products, mine, whole))
         own = jax.device_get(programs.run(_compute_inner_products, mine, mine))

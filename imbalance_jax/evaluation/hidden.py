@@ -23,7 +23,11 @@ import numpy as np
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import ModelConfig
-from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
+from imbalance_jax.evaluation.programs import (
+    MeasurementPrograms,
+    Measuring,
+    ignore_progress,
+)
 
 _EPS = 1e-12
 # How far a rotation is drawn towards none, in parts of the root mean square singular value.
@@ -69,14 +73,7 @@ def choose_partners(lengths: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def measure_hidden_states(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
-    sequences: SequencePairs,
-    *,
-    match: bool,
-    rotate: bool,
-    poll: Poll,
+    measuring: Measuring, sequences: SequencePairs, *, match: bool, rotate: bool
 ) -> dict[str, Any]:
     """Returns what two languages have in common in every layer, ready for JSON.
 
@@ -86,33 +83,25 @@ def measure_hidden_states(
     both languages have, where there are such.
 
     Args:
-      programs: what compiles and runs the measurements.
-      params: of the model.
-      config: of the model; computed with as it is.
+      measuring: the model.
       sequences: in the two languages.
       match: whether to assign positions to each other.
       rotate: whether to look for rotations.
-      poll: called between batches.
     """
-    found = _measure_masked_states(
-        programs, params, config, sequences, sequences.text, match, rotate, poll
-    )
+    result = _measure_masked_states(measuring, sequences, sequences.text, match, rotate)
     if sequences.shares_ids:
-        found["without_shared"] = _measure_masked_states(
-            programs, params, config, sequences, sequences.own, match, rotate, poll
+        result["without_shared"] = _measure_masked_states(
+            measuring, sequences, sequences.own, match, rotate
         )
-    return found
+    return result
 
 
 def _measure_masked_states(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
+    measuring: Measuring,
     sequences: SequencePairs,
     counted: tuple[np.ndarray, np.ndarray],
     match: bool,
     rotate: bool,
-    poll: Poll,
 ) -> dict[str, Any]:
     # Sequences of which nothing is left say nothing.
     kept = np.flatnonzero(counted[0].any(axis=1) & counted[1].any(axis=1))
@@ -135,26 +124,21 @@ def _measure_masked_states(
         "mask_c": mask_b[other_P],
         "fold": fold_P,
     }
-    per_row, sums = programs.rows(
+    per_row, sums = measuring.rows(
         _compute_moments,
-        (params,),
         {name: rows[name] for name in ("ids_a", "ids_b", "mask_a", "mask_b", "fold")},
-        poll=poll,
-        config=config,
         cross=rotate and sequences.aligned,
     )
-    found: dict[str, Any] = {"sequences": len(kept)}
+    result: dict[str, Any] = {"sequences": len(kept)}
     means = _compute_fold_means(sums)
-    found["sentences"] = _measure_sentences(programs, per_row, fold_P, other_P, rotate)
+    result["sentences"] = _measure_sentences(measuring.programs, per_row, fold_P, other_P, rotate)
     if sequences.aligned:
         rotations = _fit_rotations(sums, means) if rotate else None
-        scores, _ = programs.rows(
-            _score_aligned_positions, (params, means, rotations), rows, poll=poll, config=config
-        )
-        found["positions"] = _compare_with_shuffled(scores)
+        scores, _ = measuring.rows(_score_aligned_positions, rows, means, rotations)
+        result["positions"] = _compare_with_shuffled(scores)
     if match:
-        found["matched"] = _measure_matched_positions(programs, params, config, rows, means, poll)
-    return found
+        result["matched"] = _measure_matched_positions(measuring, rows, means)
+    return result
 
 
 def _compute_states(params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
@@ -322,22 +306,16 @@ def scale_to_unit_norm(x: jax.Array) -> jax.Array:
 
 
 def _measure_matched_positions(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
-    rows: Mapping[str, np.ndarray],
-    means_ESND: np.ndarray,
-    poll: Poll,
+    measuring: Measuring, rows: Mapping[str, np.ndarray], means_ESND: np.ndarray
 ) -> dict[str, Any]:
     """Returns the mean cosine of assigned positions, in every layer, beside shuffled ones."""
     scores: dict[str, np.ndarray] = {}
     # A batch at a time: a cosine for each pair of positions is much to keep.
-    size = programs.batch_size
+    size = measuring.programs.batch_size
+    one_batch = dataclasses.replace(measuring, poll=ignore_progress)
     for first in range(0, len(rows["fold"]), size):
         part = {name: values[first : first + size] for name, values in rows.items()}
-        cosines, _ = programs.rows(
-            _compute_all_cosines, (params, means_ESND), part, batch_size=size, config=config
-        )
+        cosines, _ = one_batch.rows(_compute_all_cosines, part, means_ESND)
         for name, cosine_BLM in cosines.items():
             side = "c" if name.endswith("_shuffled") else "b"
             part[f"{name}/to"] = np.stack(
@@ -348,12 +326,10 @@ def _measure_matched_positions(
                     )
                 ]
             )
-        found, _ = programs.rows(
-            _compute_assigned_cosines, (params, means_ESND), part, batch_size=size, config=config
-        )
-        for name, values in found.items():
+        part_scores, _ = one_batch.rows(_compute_assigned_cosines, part, means_ESND)
+        for name, values in part_scores.items():
             scores[name] = np.concatenate([scores[name], values]) if name in scores else values
-        poll(min(1.0, (first + size) / len(rows["fold"])))
+        measuring.poll(min(1.0, (first + size) / len(rows["fold"])))
     return _compare_with_shuffled(scores)
 
 
@@ -530,9 +506,10 @@ def _compute_cka(a_PND: jax.Array, b_PND: jax.Array, other_P: jax.Array) -> dict
     """
 
     def gram(x_PND: jax.Array) -> jax.Array:
-        x_PND = x_PND - jnp.mean(x_PND, axis=0)
+        x_PND = x_PND - jnp.mean(x_PND, axis=0, keepdims=True)
         # Scaled, as fp32 is short of digits for fourth powers.
-        x_PND = x_PND / jnp.maximum(jnp.sqrt(jnp.mean(x_PND * x_PND, axis=(0, 2)))[:, None], _EPS)
+        size_1N1 = jnp.sqrt(jnp.mean(x_PND * x_PND, axis=(0, 2), keepdims=True))
+        x_PND = x_PND / jnp.maximum(size_1N1, _EPS)
         return jnp.einsum("PND,QND->NPQ", x_PND, x_PND) / x_PND.shape[2]
 
     def shuffled(gram_NPQ: jax.Array) -> jax.Array:
@@ -561,7 +538,7 @@ def _double_centre_gram(k_NPQ: jax.Array) -> jax.Array:
 def unbiased_hsic(k_NPQ: jax.Array, l_NPQ: jax.Array) -> jax.Array:
     """Returns the unbiased estimate of HSIC from two Gram matrices (Song et al. 2012, eq. 5)."""
     P = k_NPQ.shape[1]
-    off = 1 - jnp.eye(P)
+    off = 1 - jnp.eye(P)[None]
     k, l_ = k_NPQ * off, l_NPQ * off
     sum_k, sum_l = jnp.sum(k, axis=(1, 2)), jnp.sum(l_, axis=(1, 2))
     both = jnp.einsum("NPQ,NQR->N", k, l_)

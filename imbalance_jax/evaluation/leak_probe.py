@@ -23,40 +23,33 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.evaluation.embeddings import bin_by_frequency
-from imbalance_jax.evaluation.programs import MeasurementPrograms, Poll
+from imbalance_jax.evaluation.programs import Measuring
 
 # The ridge, as a part of the mean variance of a feature.
 _RIDGE = 1e-3
 
 
 def measure_leak(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
+    measuring: Measuring,
     tables: tuple[np.ndarray, np.ndarray],
     windows: Sequence[np.ndarray],
     counts: Sequence[np.ndarray],
-    *,
-    poll: Poll,
 ) -> list[dict[str, Any]]:
     """Returns for each language its leak and language nats by position and by frequency.
 
     Args:
-      programs: what compiles and runs the measurement.
-      params: of the model.
-      config: of the model; computed with as it is.
+      measuring: the model.
       tables: `map_GU` and `own_GV` of the vocabulary.
       windows: (n, W) base ids of each language.
       counts: how often each base id was trained on in each language.
-      poll: called between batches.
     """
     rows = {"ids": np.concatenate(windows), "language": _label_languages(windows)}
-    found, _ = programs.rows(_compute_leak, (params, *tables), rows, poll=poll, config=config)
+    values, _ = measuring.rows(_compute_leak, rows, *tables)
     results = []
     for g, (ids_nW, count_U) in enumerate(zip(windows, counts, strict=True)):
-        mine = {name: values[rows["language"] == g] for name, values in found.items()}
         result: dict[str, Any] = {"windows": len(ids_nW)}
-        for name, values_nL in mine.items():
+        for name, all_values_nL in values.items():
+            values_nL = all_values_nL[rows["language"] == g]
             result[name] = {"by_position": values_nL.mean(axis=0, dtype=np.float64).tolist()}
             for place, ids_nL in (("read", ids_nW[:, :-1]), ("target", ids_nW[:, 1:])):
                 bins = bin_by_frequency(values_nL.ravel(), count_U[ids_nL.ravel()])
@@ -88,13 +81,7 @@ def _compute_leak(
 
 
 def probe_languages(
-    programs: MeasurementPrograms,
-    params: model_lib.Params,
-    config: ModelConfig,
-    map_GU: np.ndarray,
-    windows: Sequence[np.ndarray],
-    *,
-    poll: Poll,
+    measuring: Measuring, map_GU: np.ndarray, windows: Sequence[np.ndarray]
 ) -> dict[str, Any]:
     """Returns how well the language can be read off the states of each layer.
 
@@ -104,12 +91,9 @@ def probe_languages(
     other half of the windows.
 
     Args:
-      programs: what compiles and runs the measurement.
-      params: of the model.
-      config: of the model; computed with as it is.
+      measuring: the model; polled with the share of each of two passes.
       map_GU: of the vocabulary.
       windows: (n, W) base ids of each language, as many for each.
-      poll: called between batches, with the share of each of two passes.
     """
     G, U = map_GU.shape
     draws = np.random.default_rng(0)
@@ -120,10 +104,10 @@ def probe_languages(
         "language": _label_languages(windows),
         "learned": np.concatenate([np.arange(len(x)) < len(x) // 2 for x in windows]),
     }
-    whole = (params, map_GU, learned_U, label_V)
-    _, sums = programs.rows(_compute_probe_moments, whole, rows, poll=poll, config=config)
+    whole = (map_GU, learned_U, label_V)
+    _, sums = measuring.rows(_compute_probe_moments, rows, *whole)
     weights = _fit_ridge_probes(sums)
-    _, scores = programs.rows(_score_probes, (*whole, weights), rows, poll=poll, config=config)
+    _, scores = measuring.rows(_score_probes, rows, *whole, weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         accuracy = {
             name: (scores[f"{name}_right_N"] / scores[f"{name}_count"]).tolist()
@@ -235,7 +219,7 @@ def _score_probes(
     sums = {}
     for name, counted_BL in counted.items():
         guess_NBL = jnp.argmax(jnp.einsum("NBLD,NDC->NBLC", states, weights[name]), axis=-1)
-        right_NBL = (guess_NBL == labels[name]) & counted_BL
+        right_NBL = (guess_NBL == labels[name][None]) & counted_BL[None]
         sums[f"{name}_right_N"] = jnp.sum(right_NBL, axis=(1, 2))
         sums[f"{name}_count"] = jnp.sum(counted_BL)
     return {}, sums

@@ -5,6 +5,7 @@ A measurement is a pure function of arrays. `Programs.run` calls it on whole arr
 call and note how long that took, so that measuring and compiling are told apart.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -15,14 +16,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imbalance_jax.compute import hosts as distributed
+from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding, tuning
+from imbalance_jax.config import ModelConfig
 
 Rows = Mapping[str, np.ndarray]  # arrays whose first dimension is one of rows
 # Between batches; may raise to stop. Its argument is the share that is done.
 Poll = Callable[[float], None]
 
 
-def _ignore_progress(share: float) -> None:
+def ignore_progress(share: float) -> None:
     """Lets a measurement run to its end."""
 
 
@@ -76,7 +79,7 @@ class MeasurementPrograms:
         whole: tuple,
         rows: Rows,
         *,
-        poll: Poll = _ignore_progress,
+        poll: Poll = ignore_progress,
         batch_size: int = 0,
         **static: Hashable,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -138,6 +141,31 @@ class MeasurementPrograms:
         if isinstance(leaf, jax.Array) and leaf.committed:
             return leaf
         return distributed.place_whole_arrays(leaf, self._whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measuring:
+    """A model under measurement."""
+
+    programs: MeasurementPrograms
+    params: model_lib.Params
+    config: ModelConfig  # the model is computed with as it says, "auto" left out
+    poll: Poll = ignore_progress  # called between batches
+
+    def rows(
+        self, function: Callable[..., Any], rows: Rows, *whole: Any, **static: Any
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Returns what `MeasurementPrograms.rows` does of a function of the parameters.
+
+        Args:
+          function: `function(params, *whole, rows, real_B, config=config, **static)`.
+          rows: of all the data.
+          whole: arrays that every call gets as they are.
+          static: what the program is compiled for.
+        """
+        return self.programs.rows(
+            function, (self.params, *whole), rows, poll=self.poll, config=self.config, **static
+        )
 
 
 def _collect_batch(

@@ -5,13 +5,14 @@
 
 With the directory of a run, its own config is used, so that shallow and deep vectors come from
 the same tokens; otherwise the directory becomes one of the config's, that a model can be trained
-in later. The defaults are the reference study's. What is found goes into word2vec.json, by
-method, and the vectors into word2vec-METHOD.npz; report.html is written anew. One device does
-it all. What was found with other settings is replaced only with --overwrite. docs/word2vec.md has
-what came out.
+in later. The defaults are the reference study's. gensim trains the vectors; install it with
+pip install 'imbalance_jax[word2vec]'. The results go into word2vec.json, by method, and the vectors
+into word2vec-METHOD.npz; report.html is written anew. Results of other settings are replaced only
+with --overwrite. docs/word2vec.md has what came out.
 """
 
 import dataclasses
+import importlib.metadata
 import os
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 RESULTS = "word2vec.json"
+# Of a trainer that learnt from many positions at once, in groups that shared their negatives.
+_EARLIER_FLAGS = ("positions", "group")
 
 
 def define_flags() -> None:
@@ -54,35 +57,41 @@ def define_flags() -> None:
     flags.DEFINE_integer("epochs", 1, "Times that the run's tokens are gone through.")
     flags.DEFINE_float("start_rate", 0.025, "Learning rate at the first token.")
     flags.DEFINE_float("end_rate", 1e-4, "And at the last, linearly in between.")
-    flags.DEFINE_integer("positions", 256, "That are learnt from at once.")
-    flags.DEFINE_integer("group", 16, "Positions that share their negatives.")
     flags.DEFINE_integer("seed", 0, "Of all draws but the run's own.")
+    for name in _EARLIER_FLAGS:
+        flags.DEFINE_integer(name, None, "Of an earlier version; refused.")
     flags.DEFINE_bool("overwrite", False, "Replace what is known of this method.")
 
 
 def main() -> int:
-    from imbalance_jax.word2vec import vectors as word2vec
+    from imbalance_jax.report import run_page
+    from imbalance_jax.word2vec import vectors as vectors_lib
 
-    names = [field.name for field in dataclasses.fields(word2vec.Word2VecSettings)]
-    settings = word2vec.Word2VecSettings(**{name: getattr(FLAGS, name) for name in names})
+    for name in _EARLIER_FLAGS:
+        if getattr(FLAGS, name) is not None:
+            cli.exit_with_error(
+                f"--{name} was of an earlier version's own trainer. gensim updates after each "
+                f"position: leave out --{name}."
+            )
+    names = [field.name for field in dataclasses.fields(vectors_lib.Word2VecSettings)]
+    settings = vectors_lib.Word2VecSettings(**{name: getattr(FLAGS, name) for name in names})
     run, opened = _open_run()
-    # What another method found is still true, whatever this one does.
+    # The results of another method stay.
     results = run.read_json(RESULTS) or {}
-    found = None if FLAGS.overwrite else results.get(settings.method)
-    if found:
+    result = None if FLAGS.overwrite else results.get(settings.method)
+    if result:
         now = {**dataclasses.asdict(settings), "steps": opened.stream.steps}
-        was = {**found["settings"], "steps": found["steps"]}
-        cli.check_same_measurement(f"{RESULTS} has {settings.method}", was, now)
+        before = {**result["settings"], "steps": result["steps"]}
+        cli.check_same_measurement(f"{RESULTS} has {settings.method}", before, now)
         print(f"{settings.method} is known already; --overwrite trains it again.")
     else:
+        vectors_lib.import_gensim()  # or refuses, before anything is read
         run.check_writable()
-        found, vectors, count_V = train_and_measure_vectors(opened, settings)
+        result, vectors, count_V = train_and_measure_vectors(opened, settings)
         _save_vectors(run, f"word2vec-{settings.method}.npz", vectors, count_V)
-        run.write_json(RESULTS, results | {settings.method: found})
-    from imbalance_jax.report import run_page as page
-
-    print("\n".join(describe_word2vec_results(found)))
-    print(f"Wrote {run.path / RESULTS}. See {page.write_run_page(run)}.")
+        run.write_json(RESULTS, results | {settings.method: result})
+    print("\n".join(describe_word2vec_results(result)))
+    print(f"Wrote {run.path / RESULTS}. See {run_page.write_run_page(run)}.")
     return cli.DONE
 
 
@@ -131,9 +140,11 @@ def train_and_measure_vectors(
     Raises:
       ValueError: nothing is left to train on.
     """
+    import numpy as np
+
     from imbalance_jax.compute import hardware
     from imbalance_jax.data import languages
-    from imbalance_jax.word2vec import vectors as word2vec
+    from imbalance_jax.word2vec import vectors as vectors_lib
 
     config, stream = opened.config, opened.stream
     pieces = {name: source.pieces for name, source in opened.sources.items()}
@@ -147,14 +158,15 @@ def train_and_measure_vectors(
             yield vocabulary.map_GU[batch.language_B[:, None], base_BL]
 
     began = time.monotonic()
-    count_V = word2vec.count_ids(sentences, vocabulary.size)
+    count_V = vectors_lib.count_ids(sentences, vocabulary.size)
     counted = time.monotonic() - began
     with Progress(f"word2vec ({settings.method})", 1) as progress:
-        vectors = word2vec.train_vectors(sentences, count_V, settings, progress.show)
+        vectors = vectors_lib.train_vectors(sentences, count_V, settings, progress.show)
     seconds = time.monotonic() - began
     tokens = int(count_V.sum()) * settings.epochs
-    found = {
+    result = {
         "settings": dataclasses.asdict(settings),
+        "trainer": f"gensim {importlib.metadata.version('gensim')}",
         "steps": stream.steps,
         "tokens": tokens,
         "kept": vectors.kept,
@@ -164,7 +176,9 @@ def train_and_measure_vectors(
         "tokens_per_second": round(tokens / seconds),
         "device": hardware.describe_devices(),
     }
-    return found | _measure_alignment(opened, vocabulary, vectors, count_V), vectors, count_V
+    trained_V = count_V >= settings.min_count
+    result |= _measure_alignment(opened, vocabulary, vectors, np.where(trained_V, count_V, 0))
+    return result, vectors, count_V
 
 
 def _measure_alignment(
@@ -172,7 +186,7 @@ def _measure_alignment(
 ) -> dict[str, Any]:
     """Returns the pairs of languages, each with its measures of input and output vectors.
 
-    They are those of a model's embeddings, of the ids that occur, and `shuffled`.
+    They are those of a model's embeddings, over the ids that were trained on, and `shuffled`.
     """
     import jax
     import jax.numpy as jnp
@@ -204,25 +218,25 @@ def _measure_alignment(
             "suggested" if pair.set else "clones",
             (others[0], others[1]),
         )
-        found: dict[str, Any] = {}
+        tables: dict[str, Any] = {}
         for where, table_VD in (("input", vectors.input_VD), ("output", vectors.output_VD)):
-            found[where] = embeddings.measure_embeddings(
+            tables[where] = embeddings.measure_embeddings(
                 alignment.programs,
                 jnp.asarray(table_VD),
                 pieces,
                 (blocks[0], blocks[1]),
                 candidates=0,
             )
-            found[where]["shuffled"] = _compute_shuffled_cosine(table_VD, pieces)
-        pairs[pair.name] = found
+            tables[where]["shuffled"] = _compute_shuffled_cosine(table_VD, pieces)
+        pairs[pair.name] = tables
     return {"pairs": pairs, "skipped": alignment.skipped}
 
 
 def _compute_shuffled_cosine(table_VD: "np.ndarray", pieces: "PiecePairs") -> float | None:
     """Returns the mean cosine of pieces to the counterpart of the next less frequent one.
 
-    The rows of word2vec differ most by frequency, which clones have in common: what their
-    cosine has above this is not of that kind. None where there are no two pairs.
+    The rows of word2vec differ most by frequency, which clones have in common. Only the excess
+    of their cosine over this one says more than that. None where there are no two pairs.
     """
     import numpy as np
 
@@ -248,14 +262,14 @@ def _save_vectors(
     unfinished.replace(run.path / name)
 
 
-def describe_word2vec_results(found: dict[str, Any]) -> list[str]:
+def describe_word2vec_results(result: dict[str, Any]) -> list[str]:
     """Returns the main results in a few lines."""
     lines = [
-        f"{found['tokens']:,} tokens in {found['seconds']:,.1f} s: "
-        f"{found['tokens_per_second']:,} a second; {found['kept']:,} were left by subsampling."
+        f"{result['tokens']:,} tokens in {result['seconds']:,.1f} s: "
+        f"{result['tokens_per_second']:,} a second; {result['kept']:,} were left by subsampling."
     ]
-    lines += found["skipped"].values()
-    for name, tables in found["pairs"].items():
+    lines += result["skipped"].values()
+    for name, tables in result["pairs"].items():
         for where, rows in tables.items():
             if "cosine" in rows:
                 retrieval = rows["retrieval"]

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import make_mesh
 from jax.sharding import Mesh
 
 from imbalance_jax.compute import checkpoint as checkpoint_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import Checkpoints
-from imbalance_jax.config import Config, MeshConfig
+from imbalance_jax.config import Config
 
 V, D = 42, 18
 
@@ -29,10 +30,6 @@ def make_config(**changes: Any) -> Config:
 
 
 CONFIG = make_config()
-
-
-def make_mesh(devices: int, **sizes: int) -> Mesh:
-    return sharding.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
 
 
 @pytest.fixture(scope="module")

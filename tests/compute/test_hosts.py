@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from helpers import make_mesh
 from jax.sharding import NamedSharding, PartitionSpec
 
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import sharding
-from imbalance_jax.config import MeshConfig
 
 OURS = {"IMB_COORDINATOR": "host-0:1234", "IMB_NUM_PROCESSES": "4", "IMB_PROCESS_ID": "3"}
 # What srun sets for a step of two tasks on two nodes.
@@ -93,7 +93,7 @@ def test_a_slurm_task_takes_the_gpus_that_are_its_own(environ, devices):
 
 @pytest.mark.parametrize("sizes", [{}, {"tensor": 4}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_rows_that_a_process_reads_become_the_batch(sizes):
-    mesh = sharding.make_mesh(MeshConfig(**sizes), jax.devices())
+    mesh = make_mesh(**sizes)
     batch = np.arange(16 * 3).reshape(16, 3)
     rows = distributed.HostRows(sharding.make_batch_sharding(mesh), 16)
     assert rows.index_B.tolist() == list(range(16))  # of one process, all
@@ -103,7 +103,7 @@ def test_rows_that_a_process_reads_become_the_batch(sizes):
 
 
 def test_a_process_reads_only_the_rows_of_its_devices(monkeypatch):
-    mesh = sharding.make_mesh(MeshConfig(data=4, tensor=2), jax.devices())
+    mesh = make_mesh(data=4, tensor=2)
     placed = sharding.make_batch_sharding(mesh)
     everything = placed.addressable_devices_indices_map((16,))
     # As in a process with the devices 2, 3 and 6: of the second and the fourth part of the rows.
@@ -123,7 +123,7 @@ def test_a_process_reads_only_the_rows_of_its_devices(monkeypatch):
 
 
 def test_what_every_process_has_is_placed_as_its_sharding_says(monkeypatch):
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices())
+    mesh = make_mesh()
     values = {"a": np.arange(8.0), "b": np.arange(6).reshape(2, 3)}
     whole, cut = sharding.make_replicated_sharding(mesh), NamedSharding(mesh, PartitionSpec("data"))
     alone = distributed.place_whole_arrays(values, {"a": cut, "b": whole})

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import random_params
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
@@ -18,19 +19,6 @@ from imbalance_jax.config import ModelConfig, costs
 # Every dimension has a size of its own, and H K = 12 is not D.
 B, L, D, H, K, F, N, V = 5, 7, 10, 3, 4, 14, 2, 23
 TINY = ModelConfig(L=L, D=D, H=H, K=K, F=F, N=N, attention="einsum")
-
-
-def random_params(config: ModelConfig, seed: int = 0) -> model_lib.Params:
-    """Returns parameters of which none is 0 or 1, and large enough for every part to count."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(config, V, key), key)
-    rng = np.random.default_rng(seed)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        centre = 1.0 if path[-1].key.startswith("scale_") else 0.0
-        return np.float32(centre + 0.3 * rng.standard_normal(leaf.shape))
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 # Jitted: one compilation takes less time than one for every operation.
@@ -43,7 +31,7 @@ def ids(seed: int = 1, length: int = L) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def params() -> model_lib.Params:
-    return random_params(TINY)
+    return random_params(TINY, V)
 
 
 def numpy_logits(params: Mapping[str, Any], x_BL: np.ndarray) -> np.ndarray:
@@ -165,7 +153,7 @@ def test_changing_a_token_leaves_earlier_logits_bit_equal(path):
     before = ids(length=length)
     after = before.copy()
     after[:, changed] = (after[:, changed] + 1) % V
-    params = random_params(config)
+    params = random_params(config, V)
     old, new = (np.asarray(logits(params, config, x)) for x in (before, after))
     np.testing.assert_array_equal(old[:, :changed], new[:, :changed])
     assert np.all(np.any(old[:, changed:] != new[:, changed:], axis=-1))
@@ -209,7 +197,7 @@ def test_rematerialisation_saves_fewer_arrays_for_the_backward_pass(params):
 
 def test_a_tied_head_is_the_input_embedding():
     config = dataclasses.replace(TINY, tied=True)
-    params = random_params(config)
+    params = random_params(config, V)
     assert "head_VD" not in params
     assert model_lib.get_output_embeddings(params) is params["embed_VD"]
     assert model_lib.count_parameters(TINY, V) - model_lib.count_parameters(config, V) == V * D
@@ -291,11 +279,8 @@ def test_gradients_of_one_sign_over_65536_positions_are_those_of_float64():
     def embed(table_VD: jax.Array, position_LD: jax.Array) -> jax.Array:
         config = dataclasses.replace(TINY, L=length, D=width, dtype="bfloat16")
         tables = {"embed_VD": table_VD, "position_LD": position_LD}
-        norm = {"scale_D": scale_D, "bias_D": bias_D}
-        ends = {**tables, "final_norm": norm, "head_VD": table_VD}
-        return model_lib._build_module(model_lib.EmbeddingsAndHead, config, V, params=ends).embed(
-            ids_BL
-        )
+        params = random_params(config, V) | tables
+        return model_lib._build_model(params, config).embed(ids_BL)
 
     @jax.jit
     def gradients() -> list[jax.Array]:
@@ -337,7 +322,7 @@ def test_layer_norm_has_the_gradient_that_jax_derives(dtype):
     def plain(x_BLD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
         x = x_BLD.astype(jnp.float32)
         x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return (x * scale_D + bias_D).astype(x_BLD.dtype)
+        return (x * scale_D[None, None] + bias_D[None, None]).astype(x_BLD.dtype)
 
     def run(function) -> tuple[jax.Array, ...]:
         value, pull = jax.vjp(function, x_BLD, scale_D, bias_D)

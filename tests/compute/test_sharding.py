@@ -10,6 +10,7 @@ import helpers
 import jax
 import numpy as np
 import pytest
+from helpers import make_mesh
 from jax.sharding import PartitionSpec
 
 from imbalance_jax import config as config_lib
@@ -19,10 +20,6 @@ from imbalance_jax.config import Config, MeshConfig
 
 def make_config(**changes: Any) -> Config:
     return helpers.tiny_config(pathlib.Path("unused"), **changes)
-
-
-def make_mesh(**sizes: int) -> jax.sharding.Mesh:
-    return sharding.make_mesh(MeshConfig(**sizes), jax.devices())
 
 
 @pytest.mark.parametrize(

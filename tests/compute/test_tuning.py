@@ -3,12 +3,12 @@
 import dataclasses
 import types
 
-import jax
 import pytest
+from helpers import make_mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.compute import sharding, tuning
-from imbalance_jax.config import MeshConfig, ModelConfig
+from imbalance_jax.compute import tuning
+from imbalance_jax.config import ModelConfig
 
 
 def device(platform: str, compute_capability: str = "") -> types.SimpleNamespace:
@@ -37,7 +37,7 @@ def test_only_a_cpu_computes_in_float32():
 def test_what_a_config_sets_is_kept():
     model = ModelConfig(dtype="float32", attention="einsum", remat="full", loss_chunk=8)
     assert tuning.resolve_auto_fields(model, device("gpu", "9.0")) == model
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    mesh = make_mesh(1)
     assert tuning.resolve_auto_on_mesh(mesh, model, 4, 100) == model
 
 
@@ -77,7 +77,7 @@ def test_the_chunk_of_the_loss_is_the_largest_divisor_that_fits(monkeypatch):
 
 
 def test_the_chunk_is_that_of_one_devices_part_of_the_batch():
-    mesh = sharding.make_mesh(MeshConfig(data=4, tensor=2), jax.devices())
+    mesh = make_mesh(data=4, tensor=2)
     whole = tuning.resolve_auto_on_mesh(mesh, ModelConfig(L=512), 16, 64_000)
     assert whole.loss_chunk == tuning.choose_loss_chunk(4, 512, 32_000, "cpu") == 128
 

@@ -13,18 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny_config
+from helpers import make_mesh, random_params, tiny_config
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
-from imbalance_jax.compute import sharding
-from imbalance_jax.config import MeshConfig, ModelConfig
+from imbalance_jax.config import ModelConfig
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.sources import DOCUMENT
 from imbalance_jax.evaluation import after_text as behaviour
 from imbalance_jax.evaluation import hidden
 from imbalance_jax.evaluation.hidden import SequencePairs
-from imbalance_jax.evaluation.programs import MeasurementPrograms
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
 
 # Every dimension has a size of its own.
 L, B, U = 12, 8, 20
@@ -35,22 +34,15 @@ MAPS = (np.arange(U), U + np.arange(U))
 WIDTH, HALF = 11, 5
 
 
-def no_poll(share: float) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def programs() -> MeasurementPrograms:
-    return MeasurementPrograms(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), batch_size=4)
+    return MeasurementPrograms(make_mesh(1), batch_size=4)
 
 
 @pytest.fixture(scope="module")
 def params() -> model_lib.Params:
     """Parameters that are sure of something, and differ in every row."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(MODEL, V, key), key)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: np.float32(0.6 * rng.standard_normal(leaf.shape)), shapes)
+    return random_params(MODEL, V, spread=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +73,7 @@ def test_a_loss_is_the_mean_over_the_targets_that_have_a_weight(programs, params
     weight_nL[:, 3] = True
     weight_nL[0], weight_nL[1] = True, np.arange(L) == 7
     given = (ids_nW[:, :-1], ids_nW[:, 1:], weight_nL)
-    found_n = behaviour.compute_sequence_losses(programs, params, MODEL, *given, poll=no_poll)
+    found_n = behaviour.compute_sequence_losses(Measuring(programs, params, MODEL), *given)
     expected_n = [
         score(params, ids_W)[weight_L].mean()
         for ids_W, weight_L in zip(ids_nW, weight_nL, strict=True)
@@ -148,7 +140,7 @@ BOTH = pytest.mark.parametrize("aligned", [True, False], ids=["one text", "two t
 def test_prefixes_are_scored_as_sequences_put_together_by_hand(programs, params, aligned, back):
     sequences = make_sequences(aligned)
     sequences = turned(sequences) if back else sequences
-    found = behaviour.measure_prefix_losses(programs, params, MODEL, sequences, poll=no_poll)
+    found = behaviour.measure_prefix_losses(Measuring(programs, params, MODEL), sequences)
     asked = layouts(sequences)
     expected = {"sequences": 7 if aligned else 9}
     loss = {
@@ -178,7 +170,7 @@ def test_prefixes_are_scored_as_sequences_put_together_by_hand(programs, params,
 def test_the_same_ids_are_scored_after_every_prefix(monkeypatch, aligned):
     seen = []
 
-    def losses(programs, params, config, ids_PL, target_PL, weight_PL, *, poll):
+    def losses(measuring, ids_PL, target_PL, weight_PL):
         assert ids_PL.shape == target_PL.shape == weight_PL.shape
         np.testing.assert_array_equal(ids_PL[:, 1:], target_PL[:, :-1])
         seen.append([(weight_PL[p], target_PL[p, weight_PL[p]]) for p in range(len(ids_PL))])
@@ -186,7 +178,7 @@ def test_the_same_ids_are_scored_after_every_prefix(monkeypatch, aligned):
 
     monkeypatch.setattr(behaviour, "compute_sequence_losses", losses)
     sequences = make_sequences(aligned)
-    behaviour.measure_prefix_losses(None, None, MODEL, sequences, poll=no_poll)
+    behaviour.measure_prefix_losses(None, sequences)
     rows = layouts(sequences)
     assert len(seen) == len(rows) == (5 if aligned else 3)
     none, related, unrelated = seen[:3]
@@ -200,9 +192,8 @@ def test_the_same_ids_are_scored_after_every_prefix(monkeypatch, aligned):
 def test_where_rows_are_copies_a_prefix_in_the_other_language_is_as_good_as_ones_own(
     programs, copied
 ):
-    found = behaviour.measure_prefix_losses(
-        programs, copied, MODEL, make_sequences(True), poll=no_poll
-    )
+    measuring = Measuring(programs, copied, MODEL)
+    found = behaviour.measure_prefix_losses(measuring, make_sequences(True))
     for name in ("related", "unrelated", "gain"):
         assert found[name] == pytest.approx(found[f"{name}_own"], rel=1e-4, abs=1e-5)
     assert found["gain_error"] == pytest.approx(found["gain_own_error"], rel=1e-3)
@@ -217,7 +208,7 @@ def test_where_rows_are_copies_a_translations_language_does_not_matter(programs,
     in_own_ids = dataclasses.replace(sequences, ids=ids)
     results = {
         name: [
-            behaviour.measure_prefix_losses(programs, model, MODEL, x, poll=no_poll)
+            behaviour.measure_prefix_losses(Measuring(programs, model, MODEL), x)
             for x in (sequences, in_own_ids)
         ]
         for name, model in (("copied", copied), ("random", params))
@@ -230,7 +221,7 @@ def test_a_few_sequences_are_too_few_for_prefixes():
     sequences = make_sequences(aligned=True)
     short = [np.where(np.arange(len(x))[:, None] < 4, x, False) for x in sequences.text]
     few = dataclasses.replace(sequences, text=(short[0], short[1]))
-    assert behaviour.measure_prefix_losses(None, None, MODEL, few, poll=no_poll) == {"sequences": 3}
+    assert behaviour.measure_prefix_losses(None, few) == {"sequences": 3}
 
 
 # Seen and unseen text.
@@ -347,8 +338,8 @@ def test_a_text_that_no_language_is_trained_on_has_no_windows(tmp_path):
 
 
 def measure(programs: Any, params: Any, stream: Stream, **changes: Any) -> dict[str, Any]:
-    given = {"languages": (0, 1), "steps": 20, "most": 1000, "poll": no_poll} | changes
-    return behaviour.measure_seen_losses(programs, params, MODEL, stream, MAPS, **given)
+    given = {"languages": (0, 1), "steps": 20, "most": 1000} | changes
+    return behaviour.measure_seen_losses(Measuring(programs, params, MODEL), stream, MAPS, **given)
 
 
 @pytest.mark.parametrize(
@@ -402,9 +393,7 @@ def test_no_more_windows_are_scored_than_asked_for_and_each_once(monkeypatch, tm
         read.append(window_n.tolist())
         return stream.windows_at(language, window_n)
 
-    monkeypatch.setattr(
-        behaviour, "compute_sequence_losses", lambda *args, poll: np.zeros(len(args[3]))
-    )
+    monkeypatch.setattr(behaviour, "compute_sequence_losses", lambda *args: np.zeros(len(args[1])))
     names = ("pools", "sequential", "windows", "order_of")
     spied = types.SimpleNamespace(**{name: getattr(stream, name) for name in names})
     spied.windows_at = windows_at

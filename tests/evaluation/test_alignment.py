@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from helpers import make_mesh, no_poll
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import sharding
@@ -181,7 +182,7 @@ def test_what_is_logged_does_not_depend_on_the_mesh(data, toys, watched):
         state.params,
     )
     state = dataclasses.replace(state, params=params)
-    found = other.alignment("validation", 8).watch(state, other.stream, lambda share: None)
+    found = other.alignment("validation", 8).watch(state, other.stream, no_poll)
     assert found.keys() == watched.keys()
     for name, value in found.items():
         if "corrected" not in name:  # a quotient of what is left between noise and noise
@@ -189,7 +190,7 @@ def test_what_is_logged_does_not_depend_on_the_mesh(data, toys, watched):
 
 
 def test_languages_share_a_gradient_alike_on_devices_that_do_not_divide_the_batch(toys, watched):
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:3])
+    mesh = make_mesh(3)
     assert toys.config.batch_size == 8
     state = jax.device_put(toys.init_state(), sharding.make_replicated_sharding(mesh))
     alignment = dataclasses.replace(toys, mesh=mesh).alignment("validation", 8)
@@ -213,7 +214,7 @@ def test_rows_that_were_copied_are_found_alike_in_every_way(toys):
     )
     only = dataclasses.replace(toys, config=dataclasses.replace(toys.config, evaluation=config))
     state = dataclasses.replace(state, params=params)
-    found = only.alignment("validation", 8).watch(state, toys.stream, lambda share: None)
+    found = only.alignment("validation", 8).watch(state, toys.stream, no_poll)
     for name in ("embed_in", "embed_out", "embed_in_retrieval", "gradient"):
         assert found[f"align/{name}/toy1-toy3"] == pytest.approx(1, abs=1e-5), name
     for layer in range(3):

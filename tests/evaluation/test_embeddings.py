@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers import make_mesh
 
-from imbalance_jax.compute import sharding
-from imbalance_jax.config import MeshConfig
 from imbalance_jax.evaluation import embeddings
 from imbalance_jax.evaluation.embeddings import PiecePairs
 from imbalance_jax.evaluation.programs import MeasurementPrograms
@@ -23,7 +22,7 @@ NONE = np.arange(0)
 
 @pytest.fixture(scope="module")
 def programs() -> MeasurementPrograms:
-    return MeasurementPrograms(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), 8)
+    return MeasurementPrograms(make_mesh(1), 8)
 
 
 def random_table(rows: int = V, width: int = D, seed: int = 0) -> np.ndarray:

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import make_mesh, no_poll, random_params
 from jax.sharding import Mesh
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.compute import step as step_lib
-from imbalance_jax.config import MeshConfig, ModelConfig, OptimizerConfig
+from imbalance_jax.config import ModelConfig, OptimizerConfig
 from imbalance_jax.evaluation import gradients
-from imbalance_jax.evaluation.programs import MeasurementPrograms
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
 
 # Every dimension has a size of its own, and those of the mesh divide those that are cut.
 L, N, U = 12, 3, 20
@@ -53,14 +54,6 @@ QUICK = {"xla_backend_optimization_level": 0}  # compiles in two thirds of the t
 Gradients = list[np.ndarray]  # for each of the rows: (P, N, size of the parameter)
 
 
-def make_mesh(devices: int, **sizes: int) -> Mesh:
-    return sharding.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
-
-
-def no_poll(share: float) -> None:
-    pass
-
-
 def make_programs(mesh: Mesh) -> MeasurementPrograms:
     found = MeasurementPrograms(mesh, batch_size=8)
     found._options = QUICK
@@ -75,10 +68,7 @@ def programs() -> MeasurementPrograms:
 @pytest.fixture(scope="module")
 def params() -> model_lib.Params:
     """Parameters that are sure of something, and differ in every row."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(MODEL, V, key), key)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: np.float32(0.3 * rng.standard_normal(leaf.shape)), shapes)
+    return random_params(MODEL, V, scale=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,8 +295,8 @@ class Measured:
     divisor: model_lib.Params
 
     def __call__(self, pairs: Pairs, poll: Any = no_poll) -> dict[str, Any]:
-        given = (self.programs, self.params, MODEL, pairs.ids, pairs.text, self.divisor)
-        return gradients.measure_gradients(*given, chunk=4, poll=poll)
+        measuring = Measuring(self.programs, self.params, MODEL, poll)
+        return gradients.measure_gradients(measuring, pairs.ids, pairs.text, self.divisor, chunk=4)
 
 
 @pytest.fixture(scope="module")
@@ -445,11 +435,12 @@ def test_a_language_is_in_all_things_like_itself(measure, pairs):
 def test_devices_and_how_many_sequences_they_work_on_do_not_change_gradients(params, pairs, found):
     mesh = make_mesh(8, fsdp=2, tensor=2)
     placed = jax.device_put(params, sharding.make_state_shardings(mesh, params))
-    given = (make_programs(mesh), placed, MODEL, pairs.ids, pairs.text, None)
+    measuring = Measuring(make_programs(mesh), placed, MODEL)
     # It chooses to have 8 gradients at once; and without a divisor there is no `adam`.
     expected = {name: value for name, value in found.items() if name != "adam"}
     # Sums of fp32 gradients in another order.
-    assert_same(gradients.measure_gradients(*given, poll=no_poll), expected, rtol=1e-3, atol=1e-5)
+    result = gradients.measure_gradients(measuring, pairs.ids, pairs.text, None)
+    assert_same(result, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_progress_is_told_until_all_pairs_are_done(measure, pairs):
@@ -601,7 +592,7 @@ def test_each_languages_share_is_that_of_its_part_of_the_gradient(programs, para
     ids_BW = rng.integers(0, U, (B, L + 1)).astype(np.uint16)
     map_GU = np.stack([np.arange(U), U + np.arange(U), V - 1 - np.arange(U)]).astype(np.int32)
     batch = step_lib.Batch(ids_BW, language_B)
-    found = gradients.measure_language_shares(programs, params, batch, map_GU, MODEL)
+    found = gradients.measure_language_shares(Measuring(programs, params, MODEL), batch, map_GU)
 
     grads = [
         plain_gradient(params, map_GU[language, ids_W], L + 1)

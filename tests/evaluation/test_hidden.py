@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from helpers import make_mesh, no_poll, random_params
 from scipy import linalg, optimize
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
-from imbalance_jax.config import MeshConfig, ModelConfig
+from imbalance_jax.config import ModelConfig
 from imbalance_jax.evaluation import hidden
 from imbalance_jax.evaluation.hidden import SequencePairs
-from imbalance_jax.evaluation.programs import MeasurementPrograms
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
 
 L, D, N = 12, 16, 2
 MODEL = ModelConfig(L=L, D=D, H=2, K=8, F=24, N=N, attention="einsum", scan_layers=True)
@@ -29,10 +29,6 @@ V = 2 * U
 # below divides their number.
 P = 70
 SHARED = 6  # the first pieces, where both languages have them
-
-
-def make_mesh(devices: int, **sizes: int) -> Mesh:
-    return sharding.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
 
 
 ONE = make_mesh(1)
@@ -46,19 +42,6 @@ def programs() -> MeasurementPrograms:
 # Models and sequences.
 
 
-def random_params(seed: int = 0) -> model_lib.Params:
-    """Returns parameters large enough for every part to count."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(MODEL, V, key), key)
-    rng = np.random.default_rng(seed)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        centre = 1.0 if path[-1].key.startswith("scale_") else 0.0
-        return np.float32(centre + 0.3 * rng.standard_normal(leaf.shape))
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 def with_rows(params: model_lib.Params, second_UD: np.ndarray) -> model_lib.Params:
     """Returns a model whose second language has these rows of the embedding."""
     embed_VD = np.concatenate([params["embed_VD"][:U], np.float32(second_UD)])
@@ -68,7 +51,7 @@ def with_rows(params: model_lib.Params, second_UD: np.ndarray) -> model_lib.Para
 @pytest.fixture(scope="module")
 def params() -> model_lib.Params:
     """A model whose languages are alike, not the same."""
-    params = random_params()
+    params = random_params(MODEL, V)
     return with_rows(params, params["embed_VD"][:U] + 0.5 * params["embed_VD"][U:])
 
 
@@ -128,12 +111,11 @@ def measured(
     *,
     match: bool = True,
     rotate: bool = True,
-    poll: Callable[[float], None] = lambda share: None,
+    poll: Callable[[float], None] = no_poll,
 ) -> dict[str, Any]:
     placed = jax.device_put(params, sharding.make_state_shardings(programs._whole.mesh, params))
-    return hidden.measure_hidden_states(
-        programs, placed, MODEL, sequences, match=match, rotate=rotate, poll=poll
-    )
+    measuring = Measuring(programs, placed, MODEL, poll)
+    return hidden.measure_hidden_states(measuring, sequences, match=match, rotate=rotate)
 
 
 # The states themselves.
@@ -440,7 +422,7 @@ def test_sequences_that_say_different_things_have_no_excess(programs):
     unrelated = SequencePairs(
         (one.ids[0], ids_b.astype(np.int32)), (text_PL,) * 2, (text_PL,) * 2, True
     )
-    found = measured(programs, random_params(), unrelated)
+    found = measured(programs, random_params(MODEL, V), unrelated)
     for kind in ("positions", "sentences", "matched"):
         for name in ("cosine", "centred", "procrustes"):
             if name in found[kind]:

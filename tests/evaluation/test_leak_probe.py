@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from helpers import make_mesh, random_params
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
-from imbalance_jax.config import MeshConfig, ModelConfig
+from imbalance_jax.config import ModelConfig
 from imbalance_jax.evaluation import leak_probe as telling
-from imbalance_jax.evaluation.programs import MeasurementPrograms
+from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
 
 L, D, N = 12, 16, 2
 MODEL = ModelConfig(L=L, D=D, H=2, K=8, F=24, N=N, attention="einsum", scan_layers=True)
@@ -22,10 +22,6 @@ G, U = 2, 40
 SHARED = 5  # the last pieces of the second language are those of the first
 V = G * U
 WINDOWS = 21  # of each language; neither half nor all of them are a number of batches
-
-
-def make_mesh(devices: int, **sizes: int) -> Mesh:
-    return sharding.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
 
 
 ONE = make_mesh(1)
@@ -43,19 +39,6 @@ def programs() -> MeasurementPrograms:
     return MeasurementPrograms(ONE, 16)
 
 
-def random_params(seed: int = 0) -> model_lib.Params:
-    """Returns parameters large enough for every part to count."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(MODEL, V, key), key)
-    rng = np.random.default_rng(seed)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        centre = 1.0 if path[-1].key.startswith("scale_") else 0.0
-        return np.float32(centre + 0.3 * rng.standard_normal(leaf.shape))
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 def with_rows(params: model_lib.Params, second_UD: np.ndarray) -> model_lib.Params:
     """Returns a model whose second language has these rows of the embedding."""
     embed_VD = np.concatenate([params["embed_VD"][:U], np.float32(second_UD)])
@@ -64,7 +47,7 @@ def with_rows(params: model_lib.Params, second_UD: np.ndarray) -> model_lib.Para
 
 @pytest.fixture(scope="module")
 def params() -> model_lib.Params:
-    return random_params()
+    return random_params(MODEL, V)
 
 
 def map_of(shared: int = 0) -> np.ndarray:
@@ -111,9 +94,7 @@ def measured_leak(
 ) -> list[dict[str, Any]]:
     map_GU = map_of(shared)
     tables = (map_GU, own_of(map_GU))
-    return telling.measure_leak(
-        programs, params, MODEL, tables, windows, counts, poll=lambda share: None
-    )
+    return telling.measure_leak(Measuring(programs, params, MODEL), tables, windows, counts)
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +153,8 @@ def test_copies_leak_the_half_everywhere(programs, params, counts):
 
 def test_nothing_leaks_where_all_ids_are_everyones(programs, params, counts):
     tables = (map_of(), np.ones((G, V), bool))
-    for found in telling.measure_leak(
-        programs, params, MODEL, tables, random_windows(), counts, poll=lambda share: None
-    ):
+    measuring = Measuring(programs, params, MODEL)
+    for found in telling.measure_leak(measuring, tables, random_windows(), counts):
         for name in ("leak", "language_nats"):
             np.testing.assert_allclose(found[name]["by_position"], 0, atol=1e-6)
 
@@ -188,9 +168,7 @@ def measured_probe(
     windows: Sequence[np.ndarray],
     shared: int = 0,
 ) -> dict[str, Any]:
-    return telling.probe_languages(
-        programs, params, MODEL, map_of(shared), windows, poll=lambda share: None
-    )
+    return telling.probe_languages(Measuring(programs, params, MODEL), map_of(shared), windows)
 
 
 def slow_ridge(x_nD: np.ndarray, label_n: np.ndarray) -> Any:
@@ -346,15 +324,16 @@ def test_neither_batches_nor_devices_change_leak_or_probe(params, programs, coun
 def test_progress_may_stop_a_measurement(programs, params, counts):
     shares: list[float] = []
     map_GU, windows = map_of(), random_windows()
-    telling.probe_languages(programs, params, MODEL, map_GU, windows, poll=shares.append)
+    telling.probe_languages(Measuring(programs, params, MODEL, shares.append), map_GU, windows)
     # Two passes over all windows.
     assert shares == pytest.approx(2 * [16 / 42, 32 / 42, 1])
 
     def stop(share: float) -> None:
         raise InterruptedError
 
+    stopped = Measuring(programs, params, MODEL, stop)
     with pytest.raises(InterruptedError):
-        telling.probe_languages(programs, params, MODEL, map_GU, windows, poll=stop)
+        telling.probe_languages(stopped, map_GU, windows)
     with pytest.raises(InterruptedError):
         tables = (map_GU, own_of(map_GU))
-        telling.measure_leak(programs, params, MODEL, tables, windows, counts, poll=stop)
+        telling.measure_leak(stopped, tables, windows, counts)

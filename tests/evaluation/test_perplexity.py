@@ -8,11 +8,12 @@ import helpers
 import jax
 import numpy as np
 import pytest
+from helpers import make_mesh, random_params
 from jax.sharding import Mesh
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
-from imbalance_jax.config import MeshConfig, ModelConfig
+from imbalance_jax.config import ModelConfig
 from imbalance_jax.data import languages, sources
 from imbalance_jax.data import word_order as views
 from imbalance_jax.evaluation import perplexity
@@ -104,24 +105,12 @@ def test_a_text_shorter_than_a_window_is_padded_and_scored_to_its_end():
 # The evaluator.
 
 
-def make_mesh(devices: int, **sizes: int) -> Mesh:
-    return sharding.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
-
-
 ONE = make_mesh(1)
 
 
 @pytest.fixture(scope="module")
 def vocabulary(data_dir, english) -> languages.Vocabulary:
     return languages.build_vocabulary(helpers.tiny_config(data_dir), {"en": english.pieces})
-
-
-def random_params(V: int) -> model_lib.Params:
-    """Returns parameters that are sure of something, and differ in every row."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(MODEL, V, key), key)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: np.float32(0.3 * rng.standard_normal(leaf.shape)), shapes)
 
 
 def placed(params: model_lib.Params, mesh: Mesh) -> model_lib.Params:
@@ -134,7 +123,7 @@ def make_evaluator(vocabulary, mesh: Mesh, batch_size: int) -> perplexity.Perple
 
 @pytest.fixture(scope="module")
 def params(vocabulary) -> model_lib.Params:
-    return random_params(vocabulary.size)
+    return random_params(MODEL, vocabulary.size)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +221,7 @@ def test_doubling_a_vocabulary_by_copying_rows_gives_each_clone_twice_the_perple
         vocabulary.map_GU[:1],
         vocabulary.own_GV[:1, :U],
     )
-    params = random_params(U)
+    params = random_params(MODEL, U)
     before = make_evaluator(single, ONE, 8)(placed(params, ONE), windows[:1])["en1"]
     doubled = params | {name: np.tile(params[name], (2, 1)) for name in ("embed_VD", "head_VD")}
     after = evaluator(placed(doubled, ONE), [windows[0], windows[0]])

@@ -6,17 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from helpers import make_mesh
 
 from imbalance_jax.compute import sharding
-from imbalance_jax.config import MeshConfig
 from imbalance_jax.evaluation.programs import MeasurementPrograms
 
 ROWS = 11  # no batch size below divides it
-
-
-def make_mesh(devices: int, **sizes: int) -> Mesh:
-    return sharding.make_mesh(MeshConfig(**sizes), jax.devices()[:devices])
 
 
 ONE = make_mesh(1)
