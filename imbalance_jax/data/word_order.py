@@ -62,7 +62,10 @@ def load_held_out_tokens(
     source: Source | SyntheticSource, split: str, language: LanguageConfig
 ) -> np.ndarray:
     """Returns the ids of a held-out split as a language has them; all sources have an end there."""
-    ids = load_language_tokens(source, split, language)
+    if isinstance(source, SyntheticSource):  # the config refuses another order of its words
+        ids = source.tokens(split)
+    else:
+        ids = load_language_tokens(source, split, language)
     assert isinstance(ids, np.ndarray)
     return ids
 

@@ -6,7 +6,7 @@
 With the directory of a run, its own config is used, so that shallow and deep vectors come from
 the same tokens; otherwise the directory becomes one of the config's, that a model can be trained
 in later. The defaults are the reference study's. gensim trains the vectors; install it with
-pip install 'imbalance_jax[word2vec]'. The results go into word2vec.json, by method, and the vectors
+pip install gensim. The results go into word2vec.json, by method, and the vectors
 into word2vec-METHOD.npz; report.html is written anew. Results of other settings are replaced only
 with --overwrite. docs/word2vec.md has what came out.
 """

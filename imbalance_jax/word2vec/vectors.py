@@ -71,8 +71,7 @@ def import_gensim() -> Any:
         import gensim.models
     except ImportError as error:
         raise ValueError(
-            "gensim trains word2vec, and it is not installed. "
-            "Install it with: pip install 'imbalance_jax[word2vec]'"
+            "gensim trains word2vec, and it is not installed. Install it with: pip install gensim"
         ) from error
     return gensim.models
 

@@ -215,7 +215,8 @@ def test_a_corpus_is_tokenized_as_it_is_read(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["files", "tfds"])
 def test_a_sample_for_a_tokenizer_holds_as_much_as_it_was_asked_for(monkeypatch, kind):
-    source = SourceConfig(kind=kind)
+    where = {"train": "text.txt"} if kind == "files" else {"dataset": "toy/fr"}
+    source = SourceConfig(kind=kind, **where)
     live = Live(4000, characters=2000)
     monkeypatch.setattr(text, "read_documents", live)
     monkeypatch.setattr(text, "estimate_text_bytes", lambda source: 4000 * 2000)

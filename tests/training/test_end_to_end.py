@@ -406,7 +406,7 @@ WRONG = {
     "a source with no file": (["--config.sources.en.kind=files"], "config.sources.en.train"),
     "a file that the kind does not read": (
         ["--config.sources.en.train=text.txt"],
-        "Set config.sources.en.kind=files",
+        "Leave it out, or set config.sources.en.kind",
     ),
     "a file that is not there": (
         ["--config.sources.en.kind=files", "--config.sources.en.train=no/such.txt"],

@@ -174,7 +174,7 @@ def test_a_flag_of_the_earlier_trainer_is_refused(flag, given, capsys):
 
 def test_without_gensim_the_command_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gensim", None)
-    with pytest.raises(ValueError, match=r"pip install 'imbalance_jax\[word2vec\]'"):
+    with pytest.raises(ValueError, match=r"pip install gensim"):
         word2vec.import_gensim()
 
 

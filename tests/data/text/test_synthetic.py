@@ -425,6 +425,7 @@ def test_in_a_merged_vocabulary_languages_share_the_rows_of_equal_words():
         tags=("a", "b"),
         languages={"a": LanguageConfig(source="a"), "b": LanguageConfig(source="b")},
         vocabulary=VocabularyConfig(layout="merged"),
+        source_of=lambda tag: tag,
     )
     pieces = {tag: SyntheticSource(tag, configs[n]).pieces for n, tag in enumerate("ab")}
     merged = languages.build_vocabulary(run, pieces)
