@@ -20,7 +20,7 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     the reference's on `compared`.
     """
     from imbalance_jax.compute import hardware
-    from imbalance_jax.evaluation import gradients, hidden
+    from imbalance_jax.evaluation import gradients, hidden, updates
     from imbalance_jax.evaluation.programs import Measuring
     from imbalance_jax.runs.code_versions import get_code_versions
     from imbalance_jax.runs.run_directory import RunDirectory
@@ -35,7 +35,7 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     measuring = Measuring(programs, state.params, model)
     sequences = pair.sequences
     count = len(sequences.ids[0])
-    divisor = gradients.compute_adam_divisor(programs, state.opt_state, experiment.config.optimizer)
+    divisor = updates.compute_adam_divisor(programs, state.opt_state, experiment.config.optimizer)
 
     seconds = {
         "hidden": _time_second_call(

@@ -25,7 +25,7 @@ from imbalance_jax.data import word_order as views
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.parallel import ParallelSet
-from imbalance_jax.evaluation import after_text, embeddings, gradients, hidden, leak_probe
+from imbalance_jax.evaluation import after_text, embeddings, gradients, hidden, leak_probe, updates
 from imbalance_jax.evaluation.embeddings import PiecePairs
 from imbalance_jax.evaluation.hidden import SequencePairs
 from imbalance_jax.evaluation.perplexity import cut_spread_windows
@@ -252,7 +252,7 @@ class AlignmentEvaluator:
 
         @functools.cache
         def divisor() -> model_lib.Params | None:
-            return gradients.compute_adam_divisor(self.programs, state.opt_state, config.optimizer)
+            return updates.compute_adam_divisor(self.programs, state.opt_state, config.optimizer)
 
         def embed(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
             found = {}
@@ -425,7 +425,7 @@ class AlignmentEvaluator:
         host = stream.batch(int(state.step) % stream.steps, slice(0, self._together))
         batch = Batch(host.ids_BW, host.language_B)
         measuring = Measuring(self.programs, state.params, self.model)
-        shares: dict[str, Any] = gradients.measure_language_shares(
+        shares: dict[str, Any] = updates.measure_language_shares(
             measuring, batch, self._vocabulary.map_GU
         )
         names = {"embed_in": "embed_norm", "embed_out": "head_norm"}

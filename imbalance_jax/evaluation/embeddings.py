@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imbalance_jax.evaluation.hidden import scale_to_unit_norm
 from imbalance_jax.evaluation.programs import MeasurementPrograms
+from imbalance_jax.evaluation.similarity import scale_to_unit_norm
 
 # Rows whose cosines to all others exist at once.
 _CHUNK = 512

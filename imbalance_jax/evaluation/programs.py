@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -177,3 +178,7 @@ def _collect_batch(
     for name, values in added.items():
         values = np.asarray(values, np.float64)
         sums[name] = sums[name] + values if name in sums else values
+
+
+def subtract_trees(x: Any, y: Any) -> Any:
+    return jax.tree.map(jnp.subtract, x, y)

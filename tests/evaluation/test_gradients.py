@@ -19,7 +19,7 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.config import ModelConfig, OptimizerConfig
-from imbalance_jax.evaluation import gradients
+from imbalance_jax.evaluation import gradients, updates
 from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
 
 # Every dimension has a size of its own, and those of the mesh divide those that are cut.
@@ -302,7 +302,7 @@ class Measured:
 @pytest.fixture(scope="module")
 def measure(programs, params, adam) -> Measured:
     return Measured(
-        programs, params, gradients.compute_adam_divisor(programs, adam.state, adam.config)
+        programs, params, updates.compute_adam_divisor(programs, adam.state, adam.config)
     )
 
 
@@ -331,7 +331,7 @@ def test_adam_divides_by_the_root_of_a_real_states_second_moment(found, plain, a
 
 
 def test_before_the_first_update_adam_divides_by_nothing(programs, adam):
-    assert gradients.compute_adam_divisor(programs, adam.before, adam.config) is None
+    assert updates.compute_adam_divisor(programs, adam.before, adam.config) is None
 
 
 def test_rows_are_named_and_ordered_as_in_the_references_figure(found):
@@ -592,7 +592,7 @@ def test_each_languages_share_is_that_of_its_part_of_the_gradient(programs, para
     ids_BW = rng.integers(0, U, (B, L + 1)).astype(np.uint16)
     map_GU = np.stack([np.arange(U), U + np.arange(U), V - 1 - np.arange(U)]).astype(np.int32)
     batch = step_lib.Batch(ids_BW, language_B)
-    found = gradients.measure_language_shares(Measuring(programs, params, MODEL), batch, map_GU)
+    found = updates.measure_language_shares(Measuring(programs, params, MODEL), batch, map_GU)
 
     grads = [
         plain_gradient(params, map_GU[language, ids_W], L + 1)

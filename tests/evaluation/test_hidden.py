@@ -17,7 +17,7 @@ from scipy import linalg, optimize
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.config import ModelConfig
-from imbalance_jax.evaluation import hidden
+from imbalance_jax.evaluation import hidden, sentences, similarity
 from imbalance_jax.evaluation.hidden import SequencePairs
 from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
 
@@ -187,7 +187,7 @@ def slow_debiased_cka(x_PD: np.ndarray, y_PD: np.ndarray) -> float:
 def slow_rotation(x_PD: np.ndarray, y_PD: np.ndarray) -> np.ndarray:
     """The rotation of x onto y, with a few pairs added that are not turned at all."""
     size = linalg.norm(x_PD.T @ y_PD) / math.sqrt(D)
-    few_DD = math.sqrt(hidden._TOWARDS_NONE * size) * np.eye(D)
+    few_DD = math.sqrt(similarity.TOWARDS_NONE * size) * np.eye(D)
     return linalg.orthogonal_procrustes(np.vstack([x_PD, few_DD]), np.vstack([y_PD, few_DD]))[0]
 
 
@@ -488,8 +488,8 @@ def sentence_scores(
     rows = len(a_PND)
     fold_P = (np.arange(rows) % 2).astype(np.int32)
     other_P = np.roll(np.arange(rows), 2).astype(np.int32)
-    rotations = hidden._fit_sentence_rotations(a_PND, b_PND, fold_P)
-    found = programs.run(hidden._score_sentences, a_PND, b_PND, fold_P, other_P, rotations)
+    rotations = sentences._fit_sentence_rotations(a_PND, b_PND, fold_P)
+    found = programs.run(sentences._score_sentences, a_PND, b_PND, fold_P, other_P, rotations)
     return {name: np.asarray(value) for name, value in found.items()}
 
 
@@ -506,7 +506,7 @@ def test_unrelated_vectors_are_unlike_after_centring(programs):
 
 def test_cka_of_few_unrelated_pairs_in_many_dimensions_is_high_unless_debiased(programs):
     a, b = normal(1, 30, 1, 120), normal(2, 30, 1, 120)
-    found = programs.run(hidden._compute_cka, a, b, np.roll(np.arange(30), 2))
+    found = programs.run(sentences._compute_cka, a, b, np.roll(np.arange(30), 2))
     for suffix in ("", "_shuffled"):
         assert found[f"cka{suffix}"] > 0.7
         assert abs(found[f"cka_debiased{suffix}"]) < 0.1
@@ -529,7 +529,7 @@ def test_turning_takes_no_matrix_for_each_row(spec, inner):
     states = normal(1, rows, layers, *inner, width)
     rotations_ENDD = normal(2, 2, layers, width, width)
     fold_P = np.random.default_rng(3).integers(0, 2, rows).astype(np.int32)
-    turn = jax.jit(functools.partial(hidden._rotate_states, spec))
+    turn = jax.jit(functools.partial(similarity.rotate_states, spec))
     compiled = turn.lower(states, rotations_ENDD, fold_P).compile()
     matrices = rows * layers * width * width * 4
     assert compiled.memory_analysis().temp_size_in_bytes < matrices / 4
@@ -558,7 +558,7 @@ def test_means_and_rotations_of_a_pair_come_from_the_other_fold(programs):
 
 def test_the_nearest_rotation_is_that_of_procrustes():
     x_PD, y_PD = np.float64(normal(1, 40, D)), np.float64(normal(2, 40, D))
-    found = np.asarray(hidden._find_nearest_rotation(np.float32(x_PD.T @ y_PD)))
+    found = np.asarray(similarity.find_nearest_rotation(np.float32(x_PD.T @ y_PD)))
     np.testing.assert_allclose(found @ found.T, np.eye(D), atol=1e-5)
     np.testing.assert_allclose(found, slow_rotation(x_PD, y_PD), atol=1e-4)
     plain, _ = linalg.orthogonal_procrustes(x_PD, y_PD)
@@ -572,12 +572,12 @@ def test_what_few_pairs_leave_open_is_not_turned():
     x_PD, y_PD = normal(1, 9, D), normal(2, 9, D)
     x_PD[:, 5:], y_PD[:, 5:] = 0, 0
     products_DD = x_PD.T @ y_PD
-    found = np.asarray(hidden._find_nearest_rotation(products_DD))
+    found = np.asarray(similarity.find_nearest_rotation(products_DD))
     np.testing.assert_allclose(found[5:, 5:], np.eye(D - 5), atol=1e-5)
     np.testing.assert_allclose(found[:5, :5], slow_rotation(x_PD, y_PD)[:5, :5], atol=1e-4)
     # Nor does rounding decide it.
     noise_DD = 3e-7 * linalg.norm(products_DD) * normal(3, D, D)
-    again = np.asarray(hidden._find_nearest_rotation(products_DD + noise_DD))
+    again = np.asarray(similarity.find_nearest_rotation(products_DD + noise_DD))
     np.testing.assert_allclose(again, found, atol=5e-3)
 
 
@@ -620,7 +620,7 @@ def test_of_several_sequences_that_are_equally_near_each_counts_as_a_part():
             [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
         ]
     )
-    forth, back = hidden.compute_sentence_retrieval(cosine_NPQ)
+    forth, back = sentences.compute_sentence_retrieval(cosine_NPQ)
     np.testing.assert_allclose(forth, [(1 / 3 + 0 + 1 / 2 + 1) / 4, 1], rtol=1e-6)
     # Columns: the first has its own at the top alone, the second too, the others do not.
     np.testing.assert_allclose(back, [(1 + 1 + 0 + 0) / 4, 1], rtol=1e-6)
@@ -638,7 +638,7 @@ def test_the_unbiased_estimate_is_the_mean_over_all_four_different_pairs():
         k[i, j] * l_[i, j] + k[i, j] * l_[q, r] - 2 * k[i, j] * l_[i, q]
         for i, j, q, r in itertools.permutations(range(7), 4)
     ]
-    found = hidden.unbiased_hsic(np.float32(k)[None], np.float32(l_)[None])
+    found = sentences.unbiased_hsic(np.float32(k)[None], np.float32(l_)[None])
     np.testing.assert_allclose(found, [np.mean(terms)], rtol=1e-4)
     assert slow_hsic(k, l_) == pytest.approx(np.mean(terms))
 
@@ -647,5 +647,5 @@ def test_the_biased_estimate_is_the_trace_of_centred_gram_matrices():
     k, l_ = grams(7)
     centre = np.eye(7) - np.ones((7, 7)) / 7
     expected = np.trace(k @ centre @ l_ @ centre) / 7**2
-    found = hidden.biased_hsic(np.float32(k)[None], np.float32(l_)[None])
+    found = sentences.biased_hsic(np.float32(k)[None], np.float32(l_)[None])
     np.testing.assert_allclose(found, [expected], rtol=1e-4)

@@ -120,3 +120,19 @@ def test_names_with_an_underscore_stay_in_their_file():
 
 def test_few_files_stand_at_the_top():
     assert len(list(PACKAGE.glob("*.py"))) <= 8
+
+
+def test_modules_are_short_enough_to_be_read_at_once():
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {str(path): count for path, count in lines.items() if count > 500}
+    assert sum(count <= 300 for count in lines.values()) > 0.8 * len(lines)
+
+
+def test_module_functions_are_called_by_a_verb_and_its_object():
+    names = [
+        node.name.strip("_")
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert sum("_" not in name for name in names) < 0.1 * len(names)
