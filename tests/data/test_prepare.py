@@ -1,4 +1,4 @@
-"""Behaviours of data/prepare.py, on small files and on a part of the embedded text."""
+"""Behaviours of data/prepare, on small files and on a part of the embedded text."""
 
 import dataclasses
 import io
