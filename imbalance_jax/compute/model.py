@@ -208,7 +208,7 @@ class Block(nnx.Module):
         self.feed_forward = FeedForward(config, rngs=rngs)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        # The scopes name the operations in a profile; benchmarks/profile.py adds them up.
+        # The scopes name the operations in a profile; bench/profile.py adds them up.
         with jax.named_scope("attention"):
             x_BLD = x_BLD + self.attention(self.norm_1(x_BLD))
         with jax.named_scope("feed_forward"):

@@ -1,4 +1,4 @@
-"""Behaviours of data/patterns.py, on files made here."""
+"""Behaviours of data/text/patterns.py, on files made here."""
 
 import os
 

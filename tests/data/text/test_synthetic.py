@@ -1,4 +1,4 @@
-"""Behaviours of data/synthetic.py.
+"""Behaviours of data/text/synthetic.py.
 
 Text is held against a generator that makes one word at a time by recursion, and entropies
 against the law of a whole sentence, worked out by going through all sentences there are.
