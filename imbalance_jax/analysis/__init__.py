@@ -1,1 +1,1 @@
-"""Tables, figures and pages made from run directories, without jax or flax."""
+"""Numbers of a study, made from its run directories: tables, laws, effects, verdicts."""

@@ -1,8 +1,8 @@
 """Jitted measurements over many rows: compiled once, in batches of one size, on any mesh.
 
-A measurement is a pure function of arrays. `Programs.run` calls it on whole arrays, and
-`Programs.rows` on rows of host arrays, a batch at a time; both compile it ahead of its first
-call and note how long that took, so that measuring and compiling are told apart.
+A measurement is a pure function of arrays. `MeasurementPrograms.run` calls it on whole arrays, and
+`MeasurementPrograms.rows` on rows of host arrays, a batch at a time; both compile it ahead of its
+first call and note how long that took, so that measuring and compiling are told apart.
 """
 
 import dataclasses

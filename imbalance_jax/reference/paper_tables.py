@@ -1,7 +1,7 @@
 """Every table of the reference study, made from rows of the form of reported.py.
 
 Tables 1 and 3 have a row for each condition and columns of perplexity and TEff; Tables 2 and
-4 a row for each layer and columns of cosines. A cell holds its `Result`, so that the CSV has
+4 a row for each layer and columns of cosines. A cell holds its `PaperResult`, so that the CSV has
 all digits, interval and seeds, and the page as much as can be read.
 """
 

@@ -45,7 +45,7 @@ FR = said("Le {} {} le {}, {} fois.", list(itertools.product(*FRENCH)), range(70
 
 @dataclasses.dataclass
 class Prepared:
-    """What parallel.py relies on of a prepared source."""
+    """What data/parallel relies on of a prepared source."""
 
     name: str
     fingerprint: str

@@ -607,7 +607,7 @@ def two_languages(tmp_path, *, en=EN, fr=FR, layout="disjoint", mix=None, vocab_
 
 
 class Training:
-    """Stands between prepare.py and the training of tokenizers, and keeps what comes by."""
+    """Stands between data/prepare and the training of tokenizers, and keeps what comes by."""
 
     def __init__(self, monkeypatch):
         self.samples, self._train = [], prepare.train_tokenizer

@@ -162,7 +162,7 @@ class SpreadBlockSampler(Sampler):
         left_n, left = position_n, self._block
         for g, count in enumerate(self._count_G.tolist()):
             if count:
-                # Rounded in whole numbers: 2 S**2 is below 2**63, as the config room bounds S.
+                # Rounded in whole numbers: 2 S**2 is below 2**63, as config/checks.py bounds S.
                 counts_nG[:, g] = (2 * left_n * count + left) // (2 * left)
                 left_n, left = left_n - counts_nG[:, g], left - count
         return counts_nG

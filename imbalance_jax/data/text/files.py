@@ -131,7 +131,7 @@ def name_json_type(value: object) -> str:
 def compute_file_digests(paths: Iterable[str], cache: pathlib.Path | None) -> dict[str, str]:
     """Returns the sha256 of each file; what the cache knows is not read.
 
-    A file is known by `storage.file_status` and a sample of its bytes. One that has changed
+    A file is known by `storage.format_file_status` and a sample of its bytes. One that has changed
     within the last seconds is hashed, and not remembered. So a change is missed only on a file
     system that does not keep the time of change itself, if size, time of modification and inode
     stay as well, and only where the sample is not.
