@@ -1,7 +1,7 @@
 """The engines: what each makes of a plan.
 
-Every module has a pure `render(plan, profile, request) -> Rendered` and a `logs` that says how
-to look at a job's output. Files are data dumped as it is, or lists; commands are argv.
+Every module has a pure `render_jobs(plan, profile, request) -> RenderedJobs`, and a
+`build_logs_command` whose result shows a job's output. Files are data dumped as it is, or lists; commands are argv.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class JobRequest:
 class RenderedJobs:
     """What an engine needs to run jobs."""
 
-    files: dict[str, str]  # name within Request.out -> text
+    files: dict[str, str]  # name within JobRequest.out -> text
     commands: tuple[tuple[str, ...], ...]  # argv, to be run in this order
     notes: tuple[str, ...] = ()  # what a person may want to run besides
 
