@@ -11,17 +11,25 @@ The same letters name a dimension in configs, variables, parameters and figures:
                                           P  pairs of parallel sequences
     E  members of a pack                  R  parameters of a block
 
-The rooms of the package; each imports only from itself and those before it:
+The rooms of the package, in the order of their imports: each imports only from itself and from
+those above it.
 
-    config      every field of a run                 training    setting up a run, and the loop
-    runs        a run as files and as a process      study       runs of a question, and their plan
-    cli         what all commands share              analysis    laws, effects, verdicts: numbers
-    data        text -> tokens -> batches            drawing     panels and pages
-    compute     all that knows a device: model,      reference   the reference paper's results
-                step, sharding, checkpoints          report      report.html of runs and studies
-    evaluation  loss, alignment, probes              transfer, word2vec, bench: commands
+    config       every field of a run, its checks, and what follows from it without text
+    runs         a run as files and as a process
+    cli          what all commands share
+    data         text -> tokens -> batches
+    compute      all that knows a device: model, step, sharding, checkpoints
+    evaluation   losses and alignment of a model's state
+    training     a run: its setup, its loop, its records
+    study        a grid of runs, its plan, and what trains it
+    analysis     numbers of a study: laws, effects, verdicts
+    drawing      how panels and pages are made
+    reference    the reference study's results, and ours beside them
+    report       report.html of runs and studies
+    transfer, word2vec, bench, and the commands main, evaluate, generate
 
-The package `launch` beside this one sends a study's runs to clusters.
+The package `launch` sends a study's runs to clusters. docs/internals.md names the main files of a
+room, and says where a new measure, text source, figure or engine goes.
 
 In a notebook, `imbalance_jax.load("runs/90_10")` gives a trained run's config, parameters
 and forward function.

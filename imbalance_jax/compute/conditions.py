@@ -27,7 +27,7 @@ def record_conditions(
     """Returns what the bits of a run rest on, ready for JSON.
 
     Args:
-      known: of `runs.versions`.
+      known: of `code_versions.get_code_versions`.
       mesh: its sizes.
       computed: how the model is computed, by field.
       micro_batches: of an update.

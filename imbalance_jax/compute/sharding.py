@@ -22,7 +22,7 @@ BATCH = PartitionSpec(("data", "fsdp"))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device], *, packed: bool = False) -> Mesh:
-    """Returns the mesh of a config over these devices; see `mesh_shape.of`.
+    """Returns the mesh of a config over these devices; see `resolve_axis_sizes`.
 
     The axes are laid out so that the last ones, which talk most, have the fastest connections.
     Between slices of TPUs only members or copies of the model are apart.
