@@ -5,6 +5,7 @@ sequences at a time, and the best assignment of positions from networkx (extra `
 """
 
 import functools
+import importlib.util
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,7 +19,15 @@ def measure_alignment_speed(workdir: str, most: int, compared: int) -> dict[str,
     Ours matches and rotates, beside shuffled pairs, raw and centred; the reference's takes the
     states of one pair, their mean cosines, and one assignment. Ours is timed on `most` pairs, and
     the reference's on `compared`.
+
+    Raises:
+      ValueError: networkx is not installed.
     """
+    if importlib.util.find_spec("networkx") is None:
+        raise ValueError(
+            "--alignment times the reference study's way beside ours, with networkx, which is not "
+            "installed. Run pip install -e '.[bench]'."
+        )
     from imbalance_jax.compute import hardware
     from imbalance_jax.evaluation import gradients, hidden, updates
     from imbalance_jax.evaluation.programs import Measuring

@@ -1,5 +1,6 @@
 """The command that measures: what it prints and writes, and what it refuses."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,8 +10,8 @@ import jax
 import pytest
 from helpers import ONE_DEVICE
 
+from imbalance_jax.bench import alignment, packing, start, training
 from imbalance_jax.bench import case as case_lib
-from imbalance_jax.bench import packing, start, training
 from imbalance_jax.compute import tuning
 from imbalance_jax.config import costs
 
@@ -129,3 +130,9 @@ def test_a_mistake_is_one_message_before_anything_runs(args, expected):
     done = run_bench(*args)
     assert done.returncode == 2 and expected in done.stderr
     assert "Traceback" not in done.stderr and "tokens/s" not in done.stdout
+
+
+def test_alignment_without_networkx_is_refused_before_the_run_is_opened(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"networkx.*pip install -e '\.\[bench\]'"):
+        alignment.measure_alignment_speed(str(tmp_path / "no_run"), 8, 1)
