@@ -6,10 +6,12 @@ from imbalance_jax.config.identity import (
     hash_plain_values,
 )
 from imbalance_jax.config.recipes import (
+    GRAMMAR,
     SCALES,
     cloned,
     continued,
     equal_stages,
+    grammatical,
     joining_stages,
     parse_arg,
     parse_ratio,

@@ -156,6 +156,70 @@ def spoken(
     return scaled(config, scale)
 
 
+# A toy language whose grammar a small model finds within minutes on two CPU cores: the choices of
+# configs/grammar.py and of the studies of it, each of which may change some.
+GRAMMAR: Mapping[str, str] = {
+    "ratio": "90:10",
+    "world": "0",
+    "lemmas": "256",
+    "topics": "16",
+    "depth": "2",
+    "zipf": "0.5",
+    "L": "32",
+    "D": "64",
+    "N": "2",
+    "batch": "40",  # a tenth of it is whole, so that a baseline has exactly a mixture's tokens
+    "steps": "1200",
+    "lr": "0.003",
+}
+
+
+def grammatical(choice: types.SimpleNamespace) -> ml_collections.ConfigDict:
+    """Returns a run on a toy language and its clones: one for each part of a ratio.
+
+    Args:
+      choice: has a text for each name of GRAMMAR, as `parse_arg` returns it.
+
+    Raises:
+      ValueError: a choice is not a number.
+    """
+    config = default()
+    config.sources.toy = declared(SourceConfig, kind="synthetic")
+    synthetic = config.sources.toy.synthetic
+    for name in ("world", "lemmas", "topics", "depth"):
+        synthetic[name] = _parse_choice(choice, name, int)
+    synthetic.zipf = _parse_choice(choice, "zipf", float)
+    for index, part in enumerate(parse_ratio(choice.ratio)):
+        tag = f"toy{index + 1}"
+        origin = {"clone_of": "toy1"} if index else {"source": "toy"}
+        config.languages[tag] = declared(LanguageConfig, **origin)
+        config.mixture.ratio[tag] = part
+    scaled(config, "demo")
+    model, optimizer = config.model, config.optimizer
+    for name in "LDN":
+        model[name] = _parse_choice(choice, name, int)
+    model.K = min(32, model.D)
+    model.H, model.F = max(1, model.D // model.K), 4 * model.D
+    config.batch_size = _parse_choice(choice, "batch", int)
+    config.steps = _parse_choice(choice, "steps", int)
+    optimizer.peak_lr = _parse_choice(choice, "lr", float)
+    optimizer.final_lr = optimizer.peak_lr / 100
+    evaluation = config.evaluation
+    evaluation.every = evaluation.alignment.every = max(1, config.steps // 30)
+    # A test of 16,384 ids: the entropy is known, so that no more text is needed to rank losses.
+    evaluation.stride, evaluation.max_test_windows = model.L, max(1, 16_384 // model.L)
+    return config
+
+
+def _parse_choice(choice: types.SimpleNamespace, name: str, kind: type) -> Any:
+    text = getattr(choice, name)
+    try:
+        return kind(text)
+    except ValueError:
+        written = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name}={text}: write {written}, such as {GRAMMAR[name]}.") from None
+
+
 def continued(
     before: Config, init_from: str, language: str, steps: int
 ) -> ml_collections.ConfigDict:

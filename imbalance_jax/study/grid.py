@@ -226,10 +226,17 @@ def _format_decimal(value: float) -> str:
 
 
 def parse_seeds(text: str) -> range:
-    """Returns seeds 0 .. n - 1 for a choice such as seeds=3."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"seeds={text}: write how many, such as 3.")
-    return range(int(text))
+    """Returns seeds 0 .. n - 1 for a choice such as seeds=3, and 10 .. 14 for seeds=10-14.
+
+    Raises:
+      ValueError: the text says neither.
+    """
+    first, dash, last = text.partition("-")
+    if text.isdecimal() and int(text) >= 1:
+        return range(int(text))
+    if dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last):
+        return range(int(first), int(last) + 1)
+    raise ValueError(f"seeds={text}: write how many, such as 3, or which, such as 10-14.")
 
 
 def resolve_study(

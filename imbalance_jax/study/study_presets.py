@@ -6,6 +6,7 @@ A config file is run by itself and cannot import another one, so that this is a 
 import os
 import types
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import ml_collections
 import numpy as np
@@ -20,29 +21,61 @@ CHOICES = {"scale": "pico", "seeds": "3", "steps": "", "batch": "", "test": "", 
 # 128 or 256 of the reference study, where such a baseline is off by half a sequence at most.
 _BATCH = {"demo": 40, "pico": 40}
 _EVALUATIONS = 8  # of a run, along its way
+_GRAMMAR_EVALUATIONS = 30  # of a run on a toy language, whose loss falls within few steps
+
+Choice: TypeAlias = types.SimpleNamespace  # of the colon of --config=FILE:name=value
 
 
-def parse(arg: str, **more: str) -> types.SimpleNamespace:
+def parse(arg: str, **more: str) -> Choice:
     """Returns the choices of a study: those of all, and its own."""
     choice = config_lib.parse_arg(arg, **CHOICES, **more)
     choice.seeds = grid.parse_seeds(choice.seeds)
     return choice
 
 
-def clones(choice: types.SimpleNamespace, ratio: str) -> ml_collections.ConfigDict:
+def clones(choice: Choice, ratio: str) -> ml_collections.ConfigDict:
     """Returns a run of a study on clones of English, en1, en2, ..., at a ratio such as 90:10."""
     config = config_lib.cloned(scale=choice.scale, ratio=ratio)
     config.sources.en.update(make_text_fields("en", choice.files, otherwise="docstrings"))
     return sized(config, choice)
 
 
-def spoken(
-    choice: types.SimpleNamespace, ratio: str, *, layout: str = "merged"
-) -> ml_collections.ConfigDict:
+def spoken(choice: Choice, ratio: str, *, layout: str = "merged") -> ml_collections.ConfigDict:
     """Returns a run of a study on English and French."""
     return sized(
         make_english_french(choice.files, ratio, scale=choice.scale, layout=layout), choice
     )
+
+
+def parse_grammar(arg: str, **more: str) -> Choice:
+    """Returns the choices of a study of the toy language of configs/grammar.py, and its own."""
+    defaults = {name: text for name, text in config_lib.GRAMMAR.items() if name != "ratio"}
+    own = {"seeds": "3", "bar": "3.3", "meets": "0.1"}
+    choice = config_lib.parse_arg(arg, **own | defaults | more)
+    choice.seeds = grid.parse_seeds(choice.seeds)
+    (choice.bar,) = numbers("bar", choice.bar)
+    (choice.meets,) = numbers("meets", choice.meets)
+    # Of two events that are seen once in `_GRAMMAR_EVALUATIONS`, what is sure to be told apart.
+    choice.soon = whole("steps", choice.steps) / _GRAMMAR_EVALUATIONS * 2
+    return choice
+
+
+def grammatical(choice: Choice, ratio: str, **changes: object) -> ml_collections.ConfigDict:
+    """Returns a run of a study on a toy language and its clones at a ratio.
+
+    Args:
+      choice: as `parse_grammar` returns it.
+      ratio: such as 90:10.
+      changes: of the choices, such as D=32.
+    """
+    texts = {name: str(value) for name, value in changes.items()}
+    config = config_lib.grammatical(Choice(**vars(choice) | texts | {"ratio": ratio}))
+    config.evaluation.every = max(1, config.steps // _GRAMMAR_EVALUATIONS)
+    config.evaluation.alignment.every = config.evaluation.every
+    config.evaluation.alignment.budget = 1.0
+    config.checkpoint.update(every=0, keep=1)
+    config.mesh.update(member=-1, data=1)
+    return config
 
 
 def make_english_french(
@@ -79,9 +112,7 @@ def make_text_fields(name: str, files: str, *, otherwise: str) -> dict[str, str]
     return {"kind": "tfds", "dataset": f"wiki40b/{name}", **ids}
 
 
-def sized(
-    config: ml_collections.ConfigDict, choice: types.SimpleNamespace
-) -> ml_collections.ConfigDict:
+def sized(config: ml_collections.ConfigDict, choice: Choice) -> ml_collections.ConfigDict:
     """Sets steps and batch as the choices say, and what is measured, in place."""
     config.steps = whole("steps", choice.steps) if choice.steps else config.steps
     if choice.batch:
