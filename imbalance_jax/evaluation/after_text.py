@@ -115,16 +115,16 @@ def find_exposed_windows(
 def measure_prefix_losses(measuring: Measuring, sequences: SequencePairs) -> dict[str, Any]:
     """Returns the loss in the second language after several prefixes, in nats per token.
 
-    The first half of a sequence is the prefix, and the loss is that of the ids after the first
-    one behind it. `gain` is over the unrelated prefix in the same language, paired, with its
-    standard error over sequences.
+    The first half of a sequence is the prefix, or as many ids as `sequences.prefix` says. The loss
+    is that of the ids after the first one behind it. `gain` is over the unrelated prefix in the
+    same language, paired, with its standard error over sequences.
 
     Args:
       measuring: the model.
       sequences: that say the same in both languages.
     """
     lengths = tuple(text_PL.sum(axis=1) for text_PL in sequences.text)
-    half = sequences.ids[0].shape[1] // 2
+    half = sequences.prefix or sequences.ids[0].shape[1] // 2
     if sequences.aligned:  # one text: what comes before in it, and what comes after
         kept = np.flatnonzero(lengths[0] >= half + 4)
         rest = [ids_PL[kept, half:] for ids_PL in sequences.ids]

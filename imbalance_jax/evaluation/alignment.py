@@ -172,7 +172,11 @@ class AlignmentEvaluator:
             text.append(text_PL)
             own.append(text_PL & ~shared_V[model_PL])
         return SequencePairs(
-            (ids[0], ids[1]), (text[0], text[1]), (own[0], own[1]), aligned.positions
+            (ids[0], ids[1]),
+            (text[0], text[1]),
+            (own[0], own[1]),
+            aligned.positions,
+            aligned.prefix,
         )
 
     def _occurrences(self, name: str, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:

@@ -51,6 +51,7 @@ class SequencePairs:
     text: tuple[np.ndarray, np.ndarray]  # each (P, L) bool, which positions hold text
     own: tuple[np.ndarray, np.ndarray]  # each (P, L) bool
     aligned: bool  # whether equal positions say the same
+    prefix: int = 0  # positions before the place where after_text.py parts them; 0 is half
 
     @property
     def shares_ids(self) -> bool:

@@ -883,6 +883,77 @@ def test_without_a_test_split_nothing_is_aligned(both):
     assert parallel.find_aligned_sequences(config_of(CLONES), both, {}, "en1", "en2", 3) is None
 
 
+def toys_of(tmp_path, *, length, tokens=0, depth=3):
+    """Returns a config of two clones of a toy language, and its source, prepared."""
+    config = config_lib.default()
+    config.sources.toy = config_lib.declared(SourceConfig, kind="synthetic")
+    config.sources.toy.synthetic.update({"lemmas": 64, "depth": depth, "tokens": tokens})
+    config.languages.a = config_lib.declared(LanguageConfig, source="toy")
+    config.languages.b = config_lib.declared(LanguageConfig, clone_of="a")
+    config.mixture.ratio.update({"a": 1, "b": 1})
+    config.data_dir, config.model.L = str(tmp_path), length
+    config = config_lib.resolve_config(config)
+    return config, prepare.prepare_run_sources(config)
+
+
+@pytest.mark.parametrize("tokens", [0, 3000])  # without end, and on disk
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize(("length", "documents"), [(24, 1), (129, 1), (130, 2), (300, 3)])
+def test_windows_of_synthetic_text_begin_where_documents_do_and_share_no_id(
+    tmp_path, tokens, split, length, documents
+):
+    config, sources = toys_of(tmp_path, length=length, tokens=tokens)
+    text = sources["toy"].tokens(split)
+    begins = [0, *(np.flatnonzero(text == 2) + 1)]
+    starts = [b for b in begins[::documents] if b + length <= len(text)]
+    all_of = parallel.find_aligned_sequences(config, sources, {}, "a", "b", 0, split)
+    assert min(np.diff(starts)) >= length and len(starts) == len(text) // (129 * documents)
+    expected = [text[start : start + length].tolist() for start in starts]
+    assert all_of.ids[0].tolist() == all_of.ids[1].tolist() == expected
+    assert all_of.positions and set(all_of.lengths[0]) == {length}
+    few = parallel.find_aligned_sequences(config, sources, {}, "a", "b", 7, split)
+    chosen = np.arange(7) * len(starts) // 7  # spread over the split
+    assert few.ids[1].tolist() == [expected[n] for n in chosen]
+    many = parallel.find_aligned_sequences(config, sources, {}, "a", "b", 10**6, split)
+    assert many.ids[0].shape == all_of.ids[0].shape
+
+
+def test_a_held_out_split_of_one_long_document_is_one_row(tmp_path):
+    config, sources = toys_of(tmp_path, length=80, depth=12)
+    found = parallel.find_aligned_sequences(config, sources, {}, "a", "b", 5, "validation")
+    assert found.ids[0].tolist() == [sources["toy"].tokens("validation")[:80].tolist()]
+
+
+@pytest.mark.parametrize("length", [16, 64, 65, 100, 256, 258, 300])
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_the_place_where_a_row_of_synthetic_text_is_parted_is_inside_a_sentence(
+    tmp_path, length, depth
+):
+    config, sources = toys_of(tmp_path, length=length, depth=depth)
+    found = parallel.find_aligned_sequences(config, sources, {}, "a", "b", 5)
+    assert abs(found.prefix - length // 2) <= 2**depth and found.prefix <= length - 4
+    ends = found.ids[0][:, found.prefix - 1 : found.prefix + 2]
+    # No period before the place, nor at it or after it: the id at it is not scored.
+    if 2**depth <= length // 2:
+        assert not np.isin(ends[:, :2], [2, synthetic.FIRST_WORD - 1]).any()
+
+
+def test_every_row_of_a_synthetic_set_begins_with_a_sentence_and_all_are_of_one_shape(tmp_path):
+    configs, made = {}, {}
+    for language, name in enumerate(("en", "fr")):
+        dials = config_lib.SyntheticConfig(language=language, lemmas=64)
+        configs[name] = SourceConfig(kind="synthetic", synthetic=dials)
+        made[name] = synthetic.SyntheticSource(name, dials)
+    found = parallel.prepare_parallel_set("toy", declared(""), made, configs, 44, str(tmp_path))
+    period = synthetic.FIRST_WORD - 1
+    for name in made:
+        # Five sentences of eight ids in 44; only the last row is what is left.
+        assert set(found.lengths[name][:-1]) == {40}
+        at = np.arange(44) % 8 == 7
+        text = np.arange(44) < found.lengths[name][:, None]
+        assert ((found.ids[name] == period) == (at & text)).all()
+
+
 def reordered(config, tag):
     language = dataclasses.replace(config.languages[tag], words="reversed")
     return dataclasses.replace(config, languages={**config.languages, tag: language})

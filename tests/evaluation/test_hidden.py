@@ -14,9 +14,12 @@ import pytest
 from helpers import make_mesh, no_poll, random_params
 from scipy import linalg, optimize
 
+from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding
-from imbalance_jax.config import ModelConfig
+from imbalance_jax.config import LanguageConfig, ModelConfig, SourceConfig
+from imbalance_jax.data import parallel
+from imbalance_jax.data.text.synthetic import FIRST_WORD, SyntheticSource
 from imbalance_jax.evaluation import hidden, sentences, similarity
 from imbalance_jax.evaluation.hidden import SequencePairs
 from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring
@@ -433,6 +436,45 @@ def test_sequences_that_say_different_things_have_no_excess(programs):
     assert found["matched"]["cosine"][-1] > found["positions"]["cosine"][-1] + 0.05
     assert np.all(np.abs(found["sentences"]["cka_debiased"]) < 0.1)
     assert max(found["sentences"]["centred_retrieval_forth"]) < 5 / P
+
+
+def test_a_model_that_knows_the_phase_alone_has_no_excess_in_windows_of_one_phase(tmp_path):
+    config = config_lib.default()
+    config.sources.toy = config_lib.declared(SourceConfig, kind="synthetic")
+    config.sources.toy.synthetic.update({"lemmas": 24, "depth": 2})
+    config.languages.a = config_lib.declared(LanguageConfig, source="toy")
+    config.languages.b = config_lib.declared(LanguageConfig, clone_of="a")
+    config.mixture.ratio.update({"a": 1, "b": 1})
+    config.data_dir, config.model.L = str(tmp_path), 6
+    config = config_lib.resolve_config(config)
+    source = SyntheticSource("toy", config.sources["toy"].synthetic)
+    size, rows = source.pieces.size, 48
+    model = dataclasses.replace(MODEL, L=6)
+    # An untrained model to which all words look alike, and so do both languages: its states
+    # depend on where sentences end and on nothing else.
+    params = random_params(model, 2 * size)
+    kind_U = np.where(np.arange(size) < FIRST_WORD, np.arange(size), FIRST_WORD)
+    params |= {"embed_VD": params["embed_VD"][np.tile(kind_U, 2)]}
+    measuring = Measuring(MeasurementPrograms(ONE, 16), jax.device_put(params), model, no_poll)
+
+    def measure(base_PL: np.ndarray) -> dict[str, Any]:
+        text_PL = np.ones(base_PL.shape, bool)
+        ids = tuple((base_PL.astype(np.int32) + g * size) for g in range(2))
+        both = SequencePairs(ids, (text_PL, text_PL), (text_PL, text_PL), True)
+        return hidden.measure_hidden_states(measuring, both, match=False, rotate=False)
+
+    # Windows at the multiples of L, which is no divisor of a document's length.
+    before = measure(source.tokens("test")[: rows * 6].reshape(rows, 6))
+    assert min(before["positions"]["cosine_excess"]) > 0.02
+    assert min(before["sentences"]["retrieval_forth"]) > 3 / rows
+    found = parallel.find_aligned_sequences(config, {"toy": source}, {}, "a", "b", rows)
+    assert found.ids[0].tolist() == found.ids[1].tolist()
+    now = measure(found.ids[0])
+    assert now["positions"]["cosine"] == pytest.approx([1] * (N + 2), abs=1e-5)
+    assert now["positions"]["cosine_excess"] == pytest.approx([0] * (N + 2), abs=1e-5)
+    assert now["sentences"]["cosine_excess"] == pytest.approx([0] * (N + 2), abs=1e-5)
+    for way in ("forth", "back"):
+        assert now["sentences"][f"retrieval_{way}"] == pytest.approx([1 / rows] * (N + 2))
 
 
 def test_turned_rows_are_alike_after_a_rotation_only(programs, params):

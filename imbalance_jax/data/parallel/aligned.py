@@ -10,6 +10,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.data import word_order
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.parallel.sets import ParallelSet
+from imbalance_jax.data.text.toy_languages import SyntheticLanguage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,9 @@ class AlignedSequences:
     # Whether the ids are the same too, position by position: two languages of one source
     # whose words are in one order.
     positions: bool = False
+    # The ids of a row that are read before the place where the language changes, as
+    # evaluation/after_text.py has it; 0 is half of them.
+    prefix: int = 0
 
 
 def list_aligned_pairs(config: Config) -> list[tuple[str, str]]:
@@ -45,10 +49,12 @@ def find_aligned_sequences(
     """Returns what says the same in languages a and b, in this order; None if nothing does.
 
     For languages of one source these are windows of a held-out split, spread over the text,
-    each in its language's order of words. For others they are the first rows of the set of
-    their two sources, as in the reference study; if there are several such sets, of the
-    first by name. Rows are in the order of words of their texts, so there are none for a
-    language that has another. At most `most` rows are returned, all where it is 0.
+    each in its language's order of words. Those of synthetic text begin where documents begin,
+    so that a window shares no more of its structure with the one that says the same than with
+    any other. For two sources they are the first rows of their set, as in the reference study;
+    if there are several such sets, of the first by name. Rows are in the order of words of their
+    texts, so there are none for a language that has another. At most `most` rows are returned,
+    all where it is 0.
     """
     source_a, source_b = config.source_of(a), config.source_of(b)
     if source_a == source_b:
@@ -59,8 +65,14 @@ def find_aligned_sequences(
         )
         if not len(ids_a):
             return None
+        L, stride, prefix = config.model.L, config.model.L, 0
+        if config.sources[source_a].kind == "synthetic":
+            toy = SyntheticLanguage(config.sources[source_a].synthetic)
+            stride = -(-L // toy.document_length) * toy.document_length
+            prefix = _choose_prefix(toy, L)
         return dataclasses.replace(
-            _cut_aligned_windows(ids_a, ids_b, config.model.L, most),
+            _cut_aligned_windows(ids_a, ids_b, L, most, stride),
+            prefix=prefix,
             positions=(first.words, first.words_block) == (second.words, second.words_block)
             or first.words == second.words == "as_written",
         )
@@ -86,11 +98,27 @@ def _find_set_name(config: Config, a: str, b: str) -> str | None:
     return None
 
 
-def _cut_aligned_windows(a: np.ndarray, b: np.ndarray, L: int, most: int) -> AlignedSequences:
-    """Returns windows of L ids of two texts of one length; one if that is shorter than L."""
-    count = max(1, len(a) // L)
+def _choose_prefix(toy: SyntheticLanguage, L: int) -> int:
+    """Returns the place near the middle of L ids of a document that parts a sentence in two.
+
+    Sentences are independent, so what ends with one says nothing of what comes after it.
+    """
+    half, sentence = L // 2, toy.sentence_length
+    place = half - half % toy.document_length % sentence + sentence // 2
+    # Of a sentence that is longer than half of the window, every place but its ends will do.
+    return place if sentence <= half and L - place >= 4 else half
+
+
+def _cut_aligned_windows(
+    a: np.ndarray, b: np.ndarray, L: int, most: int, stride: int
+) -> AlignedSequences:
+    """Returns windows of L ids of two texts of one length; one if that is shorter than L.
+
+    They begin at multiples of the stride, which is L or more.
+    """
+    count = max(1, len(a) // stride)
     rows = min(most or count, count)
-    starts_P = np.arange(rows) * count // rows * L
+    starts_P = np.arange(rows) * count // rows * stride
     length = min(L, len(a))
     places_PM = starts_P[:, None] + np.arange(length)  # M ids of a window are text
     padding = ((0, 0), (0, L - length))
