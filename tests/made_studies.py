@@ -226,3 +226,36 @@ def lower(directory, name, language, loss):
     found = results["languages"][language]
     found.update(loss=loss, ppl=math.exp(min(loss, 700)), loss_own=loss - found["language_nats"])
     (run.path / "evaluation.json").write_text(json.dumps(results))
+
+
+def log_curves(directory, name, curves, *, spacing=100):
+    """Gives a run held-out losses of languages and excesses of pairs, every so many steps.
+
+    Args:
+      directory: of the study.
+      name: of the run.
+      curves: language -> losses, and pair -> cosines of hidden states above shuffled pairs.
+      spacing: steps between two values, the first of which is at that step.
+    """
+    run = directory.run(name)
+    layers = range(run.config().model.N + 2)
+    # What a finished run has of its pairs would be a point of their curves.
+    records = [
+        {key: value for key, value in record.items() if not key.startswith("align/hidden")}
+        for record in run.metrics()
+    ]
+    for of, values in curves.items():
+        for place, value in enumerate(values):
+            record = {"step": spacing * (place + 1)}
+            if "-" in of:
+                for layer in layers:
+                    # Those of the embedding and of the final norm are no blocks.
+                    above = value if 0 < layer < max(layers) else 9.0
+                    record[f"align/hidden/{of}/{layer}"] = 0.1 * layer + above
+                    record[f"align/hidden_shuffled/{of}/{layer}"] = 0.1 * layer
+            else:
+                record[f"eval/loss/{of}"] = value
+            records.append(record)
+    records.sort(key=lambda record: record["step"])
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (run.path / "metrics.jsonl").write_text(lines)

@@ -20,6 +20,13 @@ from imbalance_jax.analysis.baselines import (
 )
 from imbalance_jax.analysis.effects import Effects, LanguageCondition
 from imbalance_jax.analysis.fitted_laws import EfficiencyEstimate, estimate_from_draws
+from imbalance_jax.analysis.passing import (
+    PassedCount,
+    collect_passings,
+    count_passed,
+    estimate_passing_difference,
+    restrict_passing,
+)
 from imbalance_jax.analysis.resampling import resample_text
 from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.analysis.study_table import StudyTable
@@ -119,6 +126,8 @@ def _measure_claim(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimE
         return _measure_accuracy(claim, table)
     if claim.measure == "log_teff":
         return _measure_log_teff(claim, table, effects)
+    if claim.measure == "steps_to":
+        return _compare_passings(claim, table, effects)
     if claim.against in BASELINES and not _list_cell_runs(table, claim.against):
         return _compare_with_baselines(claim, table, effects)
     return _compare_with_cell(claim, table, effects)
@@ -375,6 +384,45 @@ def _measure_language_pair(claim: Claim, table: StudyTable, effects: Effects) ->
     if len(values) == 1:
         values.append(dict.fromkeys(values[0], 0.0))
     return effect.of(_estimate_side_difference(*values), *notes)
+
+
+def _compare_passings(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
+    """Returns the difference of the restricted mean steps at which two cells' runs pass a bar."""
+    other = claim.against_language or claim.language
+    sides = ((claim.cell, claim.language), (claim.against, other))
+    runs = _list_cell_runs(table, claim.cell, claim.against)
+    effect = _ClaimEffect(f"{other} of cell {claim.against}", runs)
+    collected = [collect_passings(table, *side, claim.bar, effects.dropped) for side in sides]
+    if unmeasured := [name for _, names in collected for name in names]:
+        what = "alignment" if claim.of_pair else "held-out loss"
+        named = ", ".join(dict.fromkeys(unmeasured))
+        return effect.because(f"No {what} was measured in training of {named}.")
+    if not all(by_seed for by_seed, _ in collected):
+        return effect
+    last = min(each.end for by_seed, _ in collected for each in by_seed.values())
+    own, others = (
+        {seed: restrict_passing(each, last) for seed, each in by_seed.items()}
+        for by_seed, _ in collected
+    )
+    estimate = estimate_passing_difference(own, others)
+    if math.isnan(estimate.value):
+        return effect.of(estimate, f"No run of either cell passed the bar by step {last:,.0f}.")
+    counts = [
+        _describe_passed_count(cell, of, count_passed([*by_seed.values()]))
+        for (cell, of), by_seed in zip(sides, (own, others), strict=True)
+    ]
+    return effect.of(
+        estimate,
+        f"By step {last:,.0f} {' and '.join(counts)} had passed. A run that had not counts with "
+        f"that step, at which both cells are restricted, so no difference is larger than "
+        f"{last:,.0f}.",
+    )
+
+
+def _describe_passed_count(cell: str, of: str, count: PassedCount) -> str:
+    runs = f"{count.passed} of {count.runs} run{'s' * (count.runs != 1)} of {cell} {of}"
+    median = "not reached" if math.isnan(count.median) else f"step {count.median:,.0f}"
+    return f"{runs} (median by Kaplan and Meier: {median})"
 
 
 # The measure in effects.py, and what it is held against without another cell.

@@ -1,4 +1,4 @@
-"""What a study's run directories hold, as two tidy tables: languages of runs, and alignment.
+"""What a study's run directories hold, as tidy tables: languages of runs, alignment, and curves.
 
 An observation is a language of a finished run on the test split. Everything is read from the
 directories alone, so a table can be made on a laptop, and of a study that is still running.
@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from imbalance_jax.analysis.training_curves import TrainingCurve, read_training_curves
 from imbalance_jax.config import Config, costs
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study.claim import Claim
@@ -89,6 +90,21 @@ class AlignmentObservation:
 
 
 @dataclasses.dataclass(frozen=True)
+class CurveObservation:
+    """What a finished run measured at one step of its training."""
+
+    run: str
+    cell: str
+    kind: str
+    seed: int
+    of: str  # a language's tag, or a pair of languages such as en1-en2
+    measure: str  # "loss" of a language, on the validation split; "alignment" of a pair
+    step: int
+    value: float  # nats per token; the cosine of hidden states, mean over the blocks
+    baseline: float  # of alignment, the same of shuffled pairs; nan where none is known
+
+
+@dataclasses.dataclass(frozen=True)
 class StudyRun:
     """One run of a study and how far it is."""
 
@@ -116,6 +132,18 @@ class StudyTable:
     texts: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]] = dataclasses.field(
         default_factory=dict
     )
+    # (run, language or pair of languages) -> what a finished run measured while it trained.
+    curves: Mapping[tuple[str, str], TrainingCurve] = dataclasses.field(default_factory=dict)
+
+    @property
+    def curve_observations(self) -> list[CurveObservation]:
+        rows = []
+        for (name, of), curve in self.curves.items():
+            spec = self.runs[name].spec
+            origin = (name, spec.cell, spec.kind, spec.config.seed, of, curve.measure)
+            points = zip(curve.steps, curve.values, curve.baselines, strict=True)
+            rows += [CurveObservation(*origin, *point) for point in points]
+        return rows
 
 
 def read_study_table(directory: StudyDirectory) -> StudyTable:
@@ -130,15 +158,20 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
     observations: list[Observation] = []
     alignments: list[AlignmentObservation] = []
     texts: defaultdict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
+    curves: dict[tuple[str, str], TrainingCurve] = {}
     for name, spec in study.runs.items():
         state = directory.state(name, study)
         runs[name] = StudyRun(spec, state, directory.find_run(name, study)[0])
         if state.state == "done":
-            observations += _read_observations(name, runs[name])
+            rows = list(_read_observations(name, runs[name]))
+            observations += rows
             alignments += _read_alignments(name, runs[name])
-            for row in runs[name].directory.read_csv("test_texts.csv"):
-                scored = float(row["loss"]), float(row["tokens"])
-                texts[name, row["language"]][int(row["text"])] = scored
+            for text in runs[name].directory.read_csv("test_texts.csv"):
+                scored = float(text["loss"]), float(text["tokens"])
+                texts[name, text["language"]][int(text["text"])] = scored
+            tags = [row.language for row in rows]
+            for of, curve in read_training_curves(runs[name].directory, tags).items():
+                curves[name, of] = curve
     return StudyTable(
         directory.name,
         study.description,
@@ -148,6 +181,7 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
         observations,
         alignments,
         texts,
+        curves,
     )
 
 
@@ -231,13 +265,18 @@ def _read_alignments(name: str, run: StudyRun) -> Iterator[AlignmentObservation]
 
 
 def write_study_table(table: StudyTable, directory: StudyDirectory) -> list[str]:
-    """Writes both tables as CSV and Parquet, and returns the files."""
+    """Writes each table as CSV and Parquet, and returns the files."""
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
     written = []
-    for stem, rows in (("table", table.observations), ("alignment", table.alignments)):
+    tables: Mapping[str, Sequence[Any]] = {
+        "table": table.observations,
+        "alignment": table.alignments,
+        "curves": table.curve_observations,
+    }
+    for stem, rows in tables.items():
         if not rows:
             continue
         names = [field.name for field in dataclasses.fields(rows[0])]

@@ -111,5 +111,6 @@ def _describe_runs(table: StudyTable) -> dict[str, Any]:
 
 
 def _list_files(directory: StudyDirectory) -> list[str]:
-    names = [f"{stem}.{kind}" for stem in ("table", "alignment") for kind in ("csv", "parquet")]
+    stems = ("table", "alignment", "curves")
+    names = [f"{stem}.{kind}" for stem in stems for kind in ("csv", "parquet")]
     return ["study.json", *(name for name in names if (directory.path / name).exists())]

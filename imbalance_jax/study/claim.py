@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 from imbalance_jax.study.run_spec import BASELINES
@@ -9,7 +10,7 @@ from imbalance_jax.study.run_spec import BASELINES
 # Of a language, of a pair of languages, and what needs `against`: nothing says what 0 would be.
 MEASURES = (
     *("loss", "language_nats", "loss_own", "bits_per_byte", "top1"),
-    *("log_teff", "alignment", "retrieval", "accuracy"),
+    *("log_teff", "alignment", "retrieval", "accuracy", "steps_to"),
 )
 PAIR_MEASURES = ("alignment", "retrieval")
 _OF_TEXT = ("loss", "language_nats", "loss_own", "bits_per_byte", "top1")
@@ -25,7 +26,8 @@ class Claim:
     `retrieval` those of hidden states, of a pair such as en1-en2. `against` may be empty for
     log_teff (an effect of 0 is a TEff of 1; `baseline` says which law gives the monolingual
     tokens), for alignment and retrieval (shuffled pairs, and chance) and for accuracy (always the
-    most frequent label).
+    most frequent label). `steps_to` is the first step at which a run passes `bar`: at which the
+    held-out loss of a language is that or less, or the alignment of a pair that or more.
     """
 
     statement: str = ""  # in words
@@ -38,6 +40,14 @@ class Claim:
     baseline: str = "monolingual"  # log_teff: whose law; one of BASELINES
     direction: str = "lower"  # lower | higher | same
     smallest: float = 0.01  # the smallest effect of interest, in units of the measure
+    bar: float = 0.0  # steps_to: nats per token, or a pair's cosine above shuffled pairs
+
+    @property
+    def of_pair(self) -> bool:
+        """Whether it is of a pair of languages. The name of a language has no dash."""
+        return self.measure in PAIR_MEASURES or (
+            self.measure == "steps_to" and "-" in self.language
+        )
 
 
 def check_claim(
@@ -64,7 +74,7 @@ def check_claim(
                 f"{field}.{part}={value!r} is no cell of the study. It has: "
                 f"{', '.join(sorted(tags_by_cell))}."
             )
-    if not claim.against and claim.measure in _OF_TEXT:
+    if not claim.against and claim.measure in (*_OF_TEXT, "steps_to"):
         raise ValueError(f"{field}.against is empty. Name the cell that {claim.cell} is held to.")
     if claim.measure == "log_teff" and claim.baseline not in kinds:
         raise ValueError(
@@ -76,7 +86,8 @@ def check_claim(
             f"{field}.smallest={claim.smallest} must be above 0: the smallest effect that would "
             "matter, so that its absence can be shown too."
         )
-    if claim.measure in PAIR_MEASURES:
+    _check_bar(field, claim)
+    if claim.of_pair:
         return
     for cell, language in (
         (claim.cell, claim.language),
@@ -89,6 +100,21 @@ def check_claim(
             )
 
 
+def _check_bar(field: str, claim: Claim) -> None:
+    """Raises ValueError for a bar that is missing, or that its measure does not have."""
+    if claim.measure != "steps_to":
+        if claim.bar:
+            raise ValueError(
+                f"{field}.bar={claim.bar} is of steps_to alone, and this claim is of "
+                f"{claim.measure}. Leave it out."
+            )
+    elif not 0 < claim.bar < math.inf:
+        raise ValueError(
+            f"{field}.bar={claim.bar} must be above 0: the loss in nats per token that a language "
+            "is to reach, or the cosine above shuffled pairs that a pair is to reach."
+        )
+
+
 def check_decidable(
     field: str, claim: Claim, tags_by_cell: Mapping[str, Sequence[str]], kinds: set[str]
 ) -> None:
@@ -98,9 +124,13 @@ def check_decidable(
     """
     if claim.against in BASELINES and claim.against not in tags_by_cell:
         if claim.measure not in _OF_TEXT:
+            ways = (
+                "another cell. Name one"
+                if claim.measure == "steps_to"
+                else "another cell, or against nothing. Name a cell, or leave it empty"
+            )
             raise ValueError(
-                f"{field}.against={claim.against!r}: {claim.measure} is held against another cell, "
-                "or against nothing. Name a cell, or leave it empty."
+                f"{field}.against={claim.against!r}: {claim.measure} is held against {ways}."
             )
         # The whole of the language alone is matched to the mixture too.
         alike = {"matched": "monolingual", "epochs": "monolingual"}.get(claim.against, "")
@@ -123,7 +153,7 @@ def check_decidable(
         tags = tags_by_cell.get(cell)
         if tags is None:
             continue
-        if claim.measure in PAIR_MEASURES:
+        if claim.of_pair:
             pairs = ["-".join(pair) for pair in itertools.combinations(tags, 2)]
             if claim.language not in pairs:
                 raise ValueError(

@@ -24,7 +24,7 @@ VERSION = 1
 # in its directory, such as a plan of how to send its runs somewhere.
 _WRITTEN = (
     *("runs", "report.html", "reference.html", "figures", "table.csv", "table.parquet"),
-    *("alignment.csv", "alignment.parquet"),
+    *("alignment.csv", "alignment.parquet", "curves.csv", "curves.parquet"),
 )
 
 

@@ -105,6 +105,22 @@ def test_what_is_wrong_with_a_run_is_told_with_its_name():
             "is that of the same pair",
         ),
         ({"trained_in": "en1"}, "trained_in='en1' is of accuracy alone"),
+        ({"bar": 3.0}, r"config\.claims\.x\.bar=3\.0 is of steps_to alone"),
+        ({"measure": "steps_to"}, r"config\.claims\.x\.bar=0\.0 must be above 0"),
+        ({"measure": "steps_to", "bar": -1.0}, r"config\.claims\.x\.bar=-1\.0 must be above 0"),
+        ({"measure": "steps_to", "bar": 3.0, "against": ""}, r"claims\.x\.against is empty"),
+        (
+            {"measure": "steps_to", "bar": 3.0, "against": "matched"},
+            r"against='matched': steps_to is held against another cell\. Name one\.",
+        ),
+        (
+            {"measure": "steps_to", "bar": 0.2, "language": "en2-en1"},
+            "steps_to is of a pair of languages, and cell r90_10 has en1-en2",
+        ),
+        (
+            {"measure": "steps_to", "bar": 3.0, "against_language": "fr"},
+            "cell placebo90_10 has no language 'fr'",
+        ),
     ],
 )
 def test_a_claim_that_cannot_be_decided_is_refused(fields, message):
@@ -129,6 +145,13 @@ def test_a_study_reads_back_as_it_was_written():
     for spec in plain["runs"].values():
         del spec["hash"], spec["seed"]
     assert grid.resolve_study(plain) == study
+
+
+def test_a_claim_of_an_earlier_study_has_no_bar():
+    claim = {"cell": "r90_10", "language": "en2", "against": "placebo90_10"}
+    plain = grid.convert_study_to_dict(grid.resolve_study(small_grid(x=claim)))
+    del plain["claims"]["x"]["bar"]
+    assert grid.resolve_study(without_hashes(plain), begun=True).claims["x"].bar == 0
 
 
 def without_hashes(plain):

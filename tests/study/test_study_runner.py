@@ -255,7 +255,8 @@ def test_the_table_has_a_row_for_each_trained_language_of_a_finished_run(tmp_pat
     assert [row.layer for row in hidden] == [0, 1, 2, 3]
     assert hidden[0].excess == pytest.approx(0.05, abs=0.05)
     written = [pathlib.Path(path).name for path in study_table.write_study_table(table, directory)]
-    assert written == ["table.csv", "table.parquet", "alignment.csv", "alignment.parquet"]
+    stems = ("table", "alignment", "curves")
+    assert written == [f"{stem}.{kind}" for stem in stems for kind in ("csv", "parquet")]
     lines = (tmp_path / "study" / "table.csv").read_text().splitlines()
     assert len(lines) == 1 + len(table.observations) and "ppl" in lines[0]
 

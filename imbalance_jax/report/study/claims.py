@@ -33,7 +33,7 @@ _MEASURES = {
     "accuracy": "the accuracy in tasks",
 }
 _UNITS = {"log_teff": "", "alignment": "", "retrieval": "", "accuracy": "", "top1": ""}
-_UNITS |= {"bits_per_byte": " bits per byte"}
+_UNITS |= {"bits_per_byte": " bits per byte", "steps_to": " steps"}
 
 
 def describe_verdicts(results: Sequence[ClaimResult]) -> str:
@@ -61,7 +61,7 @@ def describe_claim(result: ClaimResult) -> dict[str, Any]:
     claim = result.claim
     direction = {"same": "no difference"}.get(claim.direction, claim.direction)
     notes = [
-        f"Measured: {_MEASURES[claim.measure]} of {claim.language} in cell {claim.cell}, held "
+        f"Measured: {_name_measure(claim)} of {claim.language} in cell {claim.cell}, held "
         f"against {result.against}. Claimed: {direction}; what matters: "
         f"{_format_smallest_effect(claim)} or more.",
         *result.notes,
@@ -79,6 +79,14 @@ def describe_claim(result: ClaimResult) -> dict[str, Any]:
     }
 
 
+def _name_measure(claim: grid.Claim) -> str:
+    if claim.measure != "steps_to":
+        return _MEASURES[claim.measure]
+    if claim.of_pair:
+        return f"the first step at which {_MEASURES['alignment']} is {claim.bar:g} or more,"
+    return f"the first step at which the held-out loss is {claim.bar:g} nats or less,"
+
+
 def _format_smallest_effect(claim: grid.Claim) -> str:
     if claim.measure == "log_teff":
         return f"a factor of {math.exp(claim.smallest):.3g}"
@@ -92,7 +100,7 @@ def _describe_effect(result: ClaimResult) -> tuple[str, str, str]:
         return "No effect can be stated.", "", ""
     factor = claim.measure == "log_teff"
     before = ("TEff × " if claim.against else "TEff ") if factor else ""
-    number = format_effect(estimate.value, claim.smallest, factor)
+    number = _format_claim_effect(claim, estimate.value)
     unit = _UNITS.get(claim.measure, " nats")
     seeds = f"{estimate.n} seed{'s' * (estimate.n != 1)}"
     if result.word == NOT_MEASURED:
@@ -109,15 +117,27 @@ def _describe_effect(result: ClaimResult) -> tuple[str, str, str]:
     return before, number, after
 
 
-def format_effect(effect: float, smallest: float, factor: bool) -> str:
-    """Returns an effect with as many digits as show on which side of 0 and of +-smallest it is."""
+def _format_claim_effect(claim: grid.Claim, effect: float) -> str:
+    digits = 0 if claim.measure == "steps_to" else 3
+    return format_effect(effect, claim.smallest, claim.measure == "log_teff", digits)
+
+
+def format_effect(effect: float, smallest: float, factor: bool, least: int = 3) -> str:
+    """Returns an effect with as many digits as show on which side of 0 and of +-smallest it is.
+
+    Args:
+      effect: in units of the measure.
+      smallest: the smallest effect of interest.
+      factor: whether the effect is the log of what is written.
+      least: digits that it has at least; after the point, of what is no factor.
+    """
     if not math.isfinite(effect):
         return ABSENT
     read = math.exp if factor else float
     marks = [read(mark) for mark in (-smallest, 0.0, smallest)]
     sides = [(read(effect) > mark) - (read(effect) < mark) for mark in marks]
     written = ""
-    for digits in range(3, 9):
+    for digits in range(least, 9):
         written = f"{read(effect):.{digits}g}" if factor else format_signed(effect, digits)
         shown = float(written.replace("−", "-"))
         if [(shown > mark) - (shown < mark) for mark in marks] == sides:
@@ -126,8 +146,7 @@ def format_effect(effect: float, smallest: float, factor: bool) -> str:
 
 
 def _format_effect_interval(result: ClaimResult, interval: tuple[float, float]) -> str:
-    factor = result.claim.measure == "log_teff"
-    return format_interval(interval, lambda x: format_effect(x, result.claim.smallest, factor))
+    return format_interval(interval, lambda x: _format_claim_effect(result.claim, x))
 
 
 def _describe_p_values(result: ClaimResult) -> str:
