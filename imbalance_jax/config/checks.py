@@ -77,13 +77,6 @@ def _check_languages(
                     f"{field}.rows='copied' applies to clones only. Set {field}.clone_of, or "
                     "rows='own'."
                 )
-        source = sources.get(language.source or languages[language.clone_of].source)
-        endless = source and source.kind == "synthetic" and not source.synthetic.tokens
-        if endless and language.words != "as_written":
-            raise ValueError(
-                f"{field}.words={language.words!r} needs a text with an end. Set "
-                "synthetic.tokens of its source, or synthetic.order for another word order."
-            )
 
 
 def _check_alignment(config: Config) -> None:

@@ -174,7 +174,7 @@ class LanguageConfig:
     anchors: float = 0.0  # clones: the share of ids that stay those of the parent, 0 to 1
     anchor_measure: Literal["ids", "tokens"] = "ids"  # what anchors are a share of
     anchor_choice: Literal["reference", "frequent", "rare"] = "reference"  # which ids they are
-    # The order of the words; see data/word_order.py.
+    # The order of the words, of any text, also without end; see data/word_order.py.
     words: Literal["as_written", "reversed", "permuted", "shuffled"] = "as_written"
     words_block: int = 8  # words that change places with each other: reversed, permuted
     # clones: whether their rows of the tables begin as their parent's

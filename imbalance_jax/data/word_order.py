@@ -7,6 +7,8 @@
     shuffled    all ids of a stretch of text in random order: nothing is left but how often
                 each occurs, which makes a placebo of a language
 
+Synthetic text to train on that has no end is put in order where it is read: see endless_order.py.
+
 A word is its first piece, which begins with a space, and the pieces after it up to the next
 word. Blocks begin anew in every line. A word that begins a line without a space stays in its
 place, so that the text decodes to words with spaces between them; so do line ends and separators
@@ -21,6 +23,7 @@ import numpy as np
 
 from imbalance_jax.config import LanguageConfig
 from imbalance_jax.data import flat
+from imbalance_jax.data.endless_order import ReorderedTokens, ShuffledTokens
 from imbalance_jax.data.languages import Pieces
 from imbalance_jax.data.order.keyed_draws import derive_key, draw_bits
 from imbalance_jax.data.sources import Source, compute_bytes_per_id
@@ -35,16 +38,22 @@ def load_language_tokens(
 ) -> Any:
     """Returns the ids of a split as a language has them, as one memory-mapped array.
 
-    Synthetic text to train on has no end, and is the `synthetic.LazyTokens` of its source.
+    Of a synthetic source they are a `synthetic.LazyTokens` where the text has no end, and else an
+    array in memory.
     """
     ids = source.tokens(split)
     if language.words == "as_written":
         return ids
-    # The config refuses another order of text without an end.
-    assert not isinstance(source, SyntheticSource) and isinstance(ids, np.ndarray)
+    order = WordOrder(source.pieces, language.words, language.words_block)
+    if isinstance(source, SyntheticSource):
+        if isinstance(ids, np.ndarray):
+            return order(ids, 0)
+        if language.words == "shuffled":
+            return ShuffledTokens(source.language, split, len(ids), _CHUNK)
+        return ReorderedTokens(source.language, split, len(ids), order)
+    assert isinstance(ids, np.ndarray)
     block = language.words_block if language.words != "shuffled" else 0
     path = source.cached(f"{split}-{language.words}-{block}-v{VERSION}.tokens")
-    order = WordOrder(source.pieces, language.words, language.words_block)
 
     def make(file: flat.AtomicFile) -> None:
         first = 0
@@ -62,10 +71,7 @@ def load_held_out_tokens(
     source: Source | SyntheticSource, split: str, language: LanguageConfig
 ) -> np.ndarray:
     """Returns the ids of a held-out split as a language has them; all sources have an end there."""
-    if isinstance(source, SyntheticSource):  # the config refuses another order of its words
-        ids = source.tokens(split)
-    else:
-        ids = load_language_tokens(source, split, language)
+    ids = load_language_tokens(source, split, language)
     assert isinstance(ids, np.ndarray)
     return ids
 

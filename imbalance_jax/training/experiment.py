@@ -161,13 +161,18 @@ class Experiment:
         ]
 
     def entropy(self, tag: str) -> dict[str, Any]:
-        """Returns the entropy of a synthetic language's text and its bounds; {} for others."""
+        """Returns the entropy of a synthetic language's text and its bounds; {} for others.
+
+        They are those of its own order of words; shuffled text has no entropy of a sentence.
+        """
         source = self.config.sources[self.config.source_of(tag)]
         if source.kind != "synthetic":
             return {}
-        lower, upper = synthetic.compute_loss_bounds(source.synthetic, self.config.model.L)
-        entropy = dataclasses.asdict(synthetic.compute_language_entropy(source.synthetic))
-        return entropy | {"least_loss": [lower, upper]}
+        words = self.config.languages[tag].words
+        lower, upper = synthetic.compute_loss_bounds(source.synthetic, self.config.model.L, words)
+        entropy = dataclasses.asdict(synthetic.compute_language_entropy(source.synthetic, words))
+        known = {name: value for name, value in entropy.items() if value is not None}
+        return known | {"least_loss": [lower, upper]}
 
     def parallel_windows(self, set_: ParallelSet) -> list[perplexity.EvaluationWindows]:
         """Returns the texts of a parallel set for each language; none for those it is not in."""

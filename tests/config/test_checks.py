@@ -261,10 +261,6 @@ WRONG = {
         {"sources__en__synthetic__overlap": float("nan")},
         r"config\.sources\.en\.synthetic\.overlap=nan must lie in 0 to 1",
     ),
-    "other words of a text without end": (
-        {"sources__en__kind": "synthetic", "languages__en2__words": "reversed"},
-        r"config\.languages\.en2\.words='reversed' needs a text with an end. Set synthetic\.tokens",
-    ),
 }
 
 
@@ -335,10 +331,12 @@ def test_a_source_has_a_name_like_a_tag(name):
         config_lib.resolve_config(values)
 
 
-def test_words_in_another_order_take_a_toy_text_with_an_end():
-    changes = {"sources__en__kind": "synthetic", "sources__en__synthetic__tokens": 1000}
-    config = resolved(**changes, languages__en2__words="reversed")
-    assert config.languages["en2"].words == "reversed"
+@pytest.mark.parametrize("tokens", [0, 1000])
+@pytest.mark.parametrize("words", ["reversed", "permuted", "shuffled"])
+def test_toy_text_with_and_without_an_end_can_have_its_words_in_another_order(tokens, words):
+    changes = {"sources__en__kind": "synthetic", "sources__en__synthetic__tokens": tokens}
+    config = resolved(**changes, languages__en2__words=words)
+    assert config.languages["en2"].words == words
 
 
 def test_a_joint_vocabulary_and_its_mix_are_those_of_the_config():

@@ -120,6 +120,11 @@ def test_shuffled_text_keeps_its_pieces_and_where_documents_end(ids, first):
     ]
 
 
+def test_a_shuffle_is_the_one_that_earlier_runs_saw():
+    ids = [5, 6, 10, 2, 7, 11, 3, 9, 2, 5, 12]
+    assert reordered(ids, "shuffled", 8, 100).tolist() == [10, 11, 12, 2, 9, 5, 3, 5, 2, 7, 6]
+
+
 def test_a_shuffle_leaves_no_trace_of_where_a_piece_was():
     places = np.arange(5, 5 + 4000)
     pieces = dataclasses.replace(PIECES, size=5000, strings=tuple("x" * 5000))

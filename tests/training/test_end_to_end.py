@@ -20,6 +20,7 @@ from helpers import ROOT, environment, run_main
 import imbalance_jax
 from imbalance_jax import config as config_lib
 from imbalance_jax import evaluate, generate
+from imbalance_jax.data import inspect
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
 from imbalance_jax.training import exporting, reopening
@@ -311,6 +312,41 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tiny, uninterrupted, tm
     assert [(tmp_path / "run" / "mixture.csv").read_text()] == [
         (uninterrupted / "mixture.csv").read_text()
     ]
+
+
+# Two clones of a toy language without end, one of which has its words shuffled.
+PLACEBO = """
+from imbalance_jax import config as config_lib
+from imbalance_jax.config import SourceConfig
+from imbalance_jax.study import grid
+
+def get_config(arg=""):
+    config = config_lib.cloned(scale="demo", ratio="3:1")
+    config.sources.en = config_lib.declared(SourceConfig, kind="synthetic")
+    config.sources.en.synthetic.update(lemmas=24, topics=4, depth=2)
+    config.steps, config.batch_size, config.log_every = 3, 8, 1
+    config.model.update(L=16, D=16, H=2, K=8, F=24, N=1)
+    config.evaluation.every, config.evaluation.max_windows = 3, 6
+    config.evaluation.max_test_windows = 8
+    config.evaluation.alignment.every = 0
+    return grid.placebo(config, "en1")
+"""
+
+
+def test_a_placebo_of_text_without_end_trains_and_its_order_is_made_again(tmp_path):
+    (tmp_path / "placebo.py").write_text(PLACEBO)
+    args = [f"--config={tmp_path / 'placebo.py'}", f"--config.data_dir={tmp_path / 'data'}"]
+    done = run_main(*args, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "words shuffled, least loss" in done.stdout
+    run = RunDirectory(tmp_path / "run")
+    known = json.loads((tmp_path / "run" / "evaluation.json").read_text())["entropy"]
+    assert known["en2"]["least_loss"][1] < known["en1"]["least_loss"][0]
+    losses = [record["train/loss"] for record in run.metrics() if "train/loss" in record]
+    assert len(losses) == 3 and all(map(math.isfinite, losses))
+    opened = inspect.TrainingData.of_run(str(run.path))
+    assert inspect.check_run(run, opened) == []
+    assert "en1" in inspect.describe_batch(opened, 2, 0)
 
 
 def test_a_dry_run_forecasts_and_writes_no_run(tiny, tmp_path):

@@ -153,6 +153,42 @@ def test_the_least_loss_of_a_toy_language_is_its_entropy_and_less_than_an_untrai
     assert known["least_loss"][0] < known["least_loss"][1] < np.log(toys.vocabulary.size)
 
 
+def test_the_least_loss_of_a_toy_language_is_that_of_its_order_of_words(toys):
+    def known(words):
+        changed = dataclasses.replace(toys.config.languages["toy2"], words=words)
+        languages = dict(toys.config.languages) | {"toy2": changed}
+        config = dataclasses.replace(toys.config, languages=languages)
+        made = make_trainer(dataclasses.replace(config, parallel={}))
+        entropy = made.entropy("toy2")
+        lower, upper = entropy["least_loss"]
+        said = f"words {words}, " if words != "as_written" else "clone of toy1, "
+        said += f"least loss {lower:.4f} to {upper:.4f} nats per token"
+        assert said in planning.describe_planned_run(made)
+        return made, entropy
+
+    _, written = known("as_written")
+    made, shuffled = known("shuffled")
+    assert "per_sentence" in written and "per_sentence" not in shuffled
+    lower, upper = shuffled["least_loss"]
+    assert written["least_loss"][1] < lower == shuffled["per_token"] < upper
+    # What a model pays that knows the separators and how often the other ids occur.
+    ids = made.held_out("toy2", "test")
+    seen = np.bincount(ids)[3:]
+    share = seen[seen > 0] / seen.sum()
+    paid = -(share * np.log(share)).sum() * seen.sum() / len(ids)
+    assert paid == pytest.approx(lower, abs=2e-3)
+    # And it would not pay less if it knew the id before, as it would in text as it was written.
+    size = made.source("toy2").pieces.size
+    bigrams = np.zeros((size, size))
+    np.add.at(bigrams, (ids[:-1], ids[1:]), 1)
+    joint, before = bigrams[bigrams > 0], bigrams.sum(axis=1)[np.nonzero(bigrams)[0]]
+    assert -(joint * np.log(joint / before)).sum() / len(ids) > lower - 0.02
+    for words in ("reversed", "permuted"):
+        reordered = known(words)[1]
+        assert reordered["per_token"] == reordered["least_loss"][0] == written["per_token"]
+        assert reordered["least_loss"][1] == reordered["unigram"] == written["unigram"]
+
+
 def test_a_text_that_is_not_synthetic_has_no_known_entropy(data_dir, english):
     assert make_trainer(tiny_config(data_dir)).entropy("en1") == {}
 

@@ -193,19 +193,30 @@ def generate_parallel_sentences(
 class Entropy:
     """What is known of a text, in nats."""
 
-    per_sentence: float  # of the words; the period is certain
+    # Of the words; the period is certain. None where there are no sentences.
+    per_sentence: float | None
     per_token: float  # periods and separators counted: the floor of a mean loss
     unigram: float  # the mean loss of a model that knows how often ids occur, and no more
 
 
-def compute_language_entropy(config: SyntheticConfig) -> Entropy:
-    """Returns the entropy of a language, exactly.
+def compute_language_entropy(config: SyntheticConfig, words: str = "as_written") -> Entropy:
+    """Returns the entropy of a language, exactly, with its words in an order of LanguageConfig's.
 
     Given its parent, all that is open about a word is its rank, and about the root its topic
     too: log(T) + J H(Zipf) a sentence, whatever the order of words, by the chain rule. All 16
     sentences of a document are independent, and where it stands in one says what else it has.
+    Reversed and permuted documents tell which they were, so that their entropy is the same.
+
+    Of shuffled text only the places of separators are certain: all other ids are as good as
+    independent draws, because a stretch of text has very many more of them than a window.
     """
     language = SyntheticLanguage(config)
+    if words == "shuffled":
+        shares_U = language.shares_U()
+        shares_U[SEPARATOR] = 0
+        others = 1 - 1 / language.document_length  # the share of ids that are no separators
+        per_token = others * _compute_entropy(shares_U / others)
+        return Entropy(None, per_token, _compute_entropy(language.shares_U()))
     per_sentence = math.log(config.topics) + language.world.words * _compute_entropy(
         language.world.p_R
     )
@@ -213,7 +224,9 @@ def compute_language_entropy(config: SyntheticConfig) -> Entropy:
     return Entropy(per_sentence, per_token, _compute_entropy(language.shares_U()))
 
 
-def compute_loss_bounds(config: SyntheticConfig, L: int) -> tuple[float, float]:
+def compute_loss_bounds(
+    config: SyntheticConfig, L: int, words: str = "as_written"
+) -> tuple[float, float]:
     """Returns what the best mean loss over L ids lies between, for windows cut at any place.
 
     A window is L + 1 ids, of which the first is read only; every phase of a document is cut at
@@ -226,8 +239,16 @@ def compute_loss_bounds(config: SyntheticConfig, L: int) -> tuple[float, float]:
     words before the first id. The window's words depend on those through the topics along
     the edges of the tree that pass over the first id, and nothing else. So it loses at most
     log(phases) + E(edges) log(T), and never does worse than the frequencies of the ids.
+
+    In shuffled text no edges are left, and the phase alone is lost. Reversed and permuted text
+    has other edges over an id, and the frequencies are its upper bound.
     """
-    language, entropy = SyntheticLanguage(config), compute_language_entropy(config)
+    language, entropy = SyntheticLanguage(config), compute_language_entropy(config, words)
+    if words in ("reversed", "permuted"):
+        return entropy.per_token, entropy.unigram
+    if words == "shuffled":
+        lost = math.log(language.document_length)
+        return entropy.per_token, min(entropy.per_token + lost / L, entropy.unigram)
     place_J = np.argsort(language.node_J)
     child = np.arange(1, language.world.words)
     # The places between a parent and its child: with the first id at one, the edge is cut.

@@ -82,12 +82,8 @@ class World:
         topics, depth = self._config.topics, self._config.depth
         number_n = np.asarray(number_n, np.int64)
         node_Jn = number_n * self.words + np.arange(self.words)[:, None]
-        # The 53 bits that a float in [0, 1) holds.
-        uniform_Jn = (draw_bits(self._key("rank", split), node_Jn) >> np.uint64(11)) * 2.0**-53
-        lemma_Jn = np.searchsorted(self._ends_R, uniform_Jn, side="right") * topics
-        lemma_Jn[0] += (draw_bits(self._key("topic", split), number_n) % np.uint64(topics)).astype(
-            int
-        )
+        lemma_Jn = self._draw_ranks(split, node_Jn) * topics
+        lemma_Jn[0] += self._draw_topics(split, number_n)
         left, right = self.selects_SRT.reshape(2, -1)
         for level in range(depth - 1):
             # The nodes of a level lie together: 2**level - 1 and those after it.
@@ -97,6 +93,34 @@ class World:
             children[0::2] += left[parents]
             children[1::2] += right[parents]
         return lemma_Jn
+
+    def lemmas(self, split: str, number_n: np.ndarray, node_n: np.ndarray) -> np.ndarray:
+        """Returns the lemma (n,) at one node of each sentence, from the draws above it alone."""
+        topics = self._config.topics
+        lemma_n = np.zeros(len(number_n), np.int64)
+        for up in reversed(range(self._config.depth)):
+            # The ancestor so many levels up, counted from 1 on; 0 is above the root.
+            above_n = (node_n + 1) >> up
+            rank_n = self._draw_ranks(split, number_n * self.words + np.maximum(above_n, 1) - 1)
+            side_n = above_n % 2  # a left child has an even number
+            topic_n = np.where(
+                above_n == 1,
+                self._draw_topics(split, number_n),
+                self.selects_SRT.reshape(2, -1)[side_n, lemma_n],
+            )
+            lemma_n = np.where(above_n > 0, rank_n * topics + topic_n, lemma_n)
+        return lemma_n
+
+    def _draw_ranks(self, split: str, node: np.ndarray) -> np.ndarray:
+        """Returns the rank at each node, counted through all sentences."""
+        # The 53 bits that a float in [0, 1) holds.
+        uniform = (draw_bits(self._key("rank", split), node) >> np.uint64(11)) * 2.0**-53
+        return np.searchsorted(self._ends_R, uniform, side="right")
+
+    def _draw_topics(self, split: str, number_n: np.ndarray) -> np.ndarray:
+        """Returns the topic at the root of each sentence."""
+        drawn_n = draw_bits(self._key("topic", split), number_n)
+        return (drawn_n % np.uint64(self._config.topics)).astype(np.int64)
 
     def _key(self, *purpose: str) -> int:
         return derive_key("synthetic", self._config.world, *purpose)
@@ -235,6 +259,21 @@ class SyntheticLanguage:
         ids_nW[is_separator_nW] = SEPARATOR
         return ids_nW
 
+    def ids_at(self, split: str, place_n: np.ndarray) -> np.ndarray:
+        """Returns the id at each of any places of a split: (n,), of self.dtype.
+
+        It takes no other word of the sentences that they are in.
+        """
+        document_n, inside_n = np.divmod(place_n, self.document_length)
+        sentence_n, word_n = np.divmod(inside_n, self.sentence_length)
+        ends_n = word_n == self.world.words
+        is_separator_n = inside_n == self.document_length - 1
+        node_n = self.node_J[np.where(ends_n, 0, word_n)]
+        # A separator takes the place of the first word of the next document.
+        lemma_n = self.world.lemmas(split, document_n * SENTENCES + sentence_n, node_n)
+        ids_n = np.where(ends_n, PERIOD, lemma_n + FIRST_WORD)
+        return np.where(is_separator_n, SEPARATOR, ids_n).astype(self.dtype)
+
     def num_documents(self, split: str) -> int:
         """Returns how many documents a split has; without end, how many ENDLESS ids hold."""
         if split == "train" and not self.config.tokens:
@@ -271,7 +310,7 @@ class LazyTokens:
     """All ids of a split, made where they are looked at."""
 
     def __init__(self, language: SyntheticLanguage, split: str, size: int) -> None:
-        self._language, self._split, self._size = language, split, size
+        self.language, self.split, self._size = language, split, size
         self.dtype = language.dtype
 
     def __len__(self) -> int:
@@ -290,7 +329,11 @@ class LazyTokens:
         starts_n = np.asarray(starts_n, np.int64)
         if len(starts_n) and not 0 <= starts_n.min() <= starts_n.max() <= self._size - W:
             raise IndexError(f"A window of {W} ids is not inside a text of {self._size} ids.")
-        return self._language.ids(self._split, starts_n, W)
+        return self.read(starts_n, W)
+
+    def read(self, starts_n: np.ndarray, W: int) -> np.ndarray:
+        """Returns what `windows` does, of windows that are inside the text."""
+        return self.language.ids(self.split, starts_n, W)
 
 
 def _order_tree_nodes(order: str, node: int, count: int) -> list[int]:
