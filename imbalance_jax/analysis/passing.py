@@ -14,9 +14,9 @@ import numpy as np
 from scipy import stats
 
 from imbalance_jax.analysis import statistics
+from imbalance_jax.analysis.learning_curves import LearningCurve
 from imbalance_jax.analysis.statistics import UNKNOWN_INTERVAL, Estimate, Interval
 from imbalance_jax.analysis.study_table import StudyTable
-from imbalance_jax.analysis.learning_curves import LearningCurve
 
 _HALF = 0.5 + 1e-9  # a product of fractions that is a half in exact numbers
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from imbalance_jax.analysis import claims, effects, passing, study_table
-from imbalance_jax.analysis.passing import Passing
 from imbalance_jax.analysis.learning_curves import LearningCurve
+from imbalance_jax.analysis.passing import Passing
 from imbalance_jax.report.study import claims as claims_section
 
 NAN = math.nan

@@ -12,9 +12,9 @@ import numpy as np
 
 from imbalance_jax.analysis.baselines import BaselineGroup, find_nearest_baseline
 from imbalance_jax.analysis.effects import Effects, has_plain_text
+from imbalance_jax.analysis.learning_curves import LearningCurve
 from imbalance_jax.analysis.passing import collect_passings, count_passed
 from imbalance_jax.analysis.study_table import StudyTable
-from imbalance_jax.analysis.learning_curves import LearningCurve
 from imbalance_jax.drawing.colours import DOTTED, SOLID
 from imbalance_jax.drawing.numbers import ABSENT, format_percent
 from imbalance_jax.drawing.pages import Table, render_number
