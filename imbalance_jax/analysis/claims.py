@@ -413,7 +413,7 @@ def _compare_passings(claim: Claim, table: StudyTable, effects: Effects) -> _Cla
     ]
     return effect.of(
         estimate,
-        f"By step {last:,.0f} {' and '.join(counts)} had passed. A run that had not counts with "
+        f"By step {last:,.0f}, {' and '.join(counts)} had passed. A run that had not counts with "
         f"that step, at which both cells are restricted, so no difference is larger than "
         f"{last:,.0f}.",
     )

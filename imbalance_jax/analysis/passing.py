@@ -14,9 +14,9 @@ import numpy as np
 from scipy import stats
 
 from imbalance_jax.analysis import statistics
+from imbalance_jax.analysis.learning_curves import LearningCurve
 from imbalance_jax.analysis.statistics import UNKNOWN_INTERVAL, Estimate, Interval
 from imbalance_jax.analysis.study_table import StudyTable
-from imbalance_jax.analysis.training_curves import TrainingCurve
 
 _HALF = 0.5 + 1e-9  # a product of fractions that is a half in exact numbers
 
@@ -41,7 +41,7 @@ class PassedCount:
     median: float  # the step by which half have passed, by Kaplan and Meier; nan if not reached
 
 
-def find_passing(curve: TrainingCurve, bar: float) -> Passing:
+def find_passing(curve: LearningCurve, bar: float) -> Passing:
     """Returns when a loss was first at or below the bar, or an alignment excess at or above it.
 
     The step is interpolated between the two measured ones around it. A run that begins past the

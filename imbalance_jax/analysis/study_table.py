@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.analysis.training_curves import TrainingCurve, read_training_curves
+from imbalance_jax.analysis.learning_curves import LearningCurve, read_learning_curves
 from imbalance_jax.config import Config, costs
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study.claim import Claim
@@ -133,7 +133,7 @@ class StudyTable:
         default_factory=dict
     )
     # (run, language or pair of languages) -> what a finished run measured while it trained.
-    curves: Mapping[tuple[str, str], TrainingCurve] = dataclasses.field(default_factory=dict)
+    curves: Mapping[tuple[str, str], LearningCurve] = dataclasses.field(default_factory=dict)
 
     @property
     def curve_observations(self) -> list[CurveObservation]:
@@ -158,7 +158,7 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
     observations: list[Observation] = []
     alignments: list[AlignmentObservation] = []
     texts: defaultdict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
-    curves: dict[tuple[str, str], TrainingCurve] = {}
+    curves: dict[tuple[str, str], LearningCurve] = {}
     for name, spec in study.runs.items():
         state = directory.state(name, study)
         runs[name] = StudyRun(spec, state, directory.find_run(name, study)[0])
@@ -170,7 +170,7 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
                 scored = float(text["loss"]), float(text["tokens"])
                 texts[name, text["language"]][int(text["text"])] = scored
             tags = [row.language for row in rows]
-            for of, curve in read_training_curves(runs[name].directory, tags).items():
+            for of, curve in read_learning_curves(runs[name].directory, tags).items():
                 curves[name, of] = curve
     return StudyTable(
         directory.name,

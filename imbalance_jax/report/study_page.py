@@ -18,6 +18,7 @@ from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.pages import Table, get_pieces, render_template
 from imbalance_jax.report.study import alignments, claims, laws, worths
 from imbalance_jax.report.study.figures import draw_study_figures
+from imbalance_jax.report.study.learning_panels import make_passing_table
 from imbalance_jax.report.study.paper_section import draw_paper_section
 from imbalance_jax.runs import storage
 from imbalance_jax.study.study_directory import StudyDirectory
@@ -65,6 +66,7 @@ def _describe_effects(table: StudyTable, effects: Effects) -> dict[str, Any]:
         "headline": claims.describe_verdicts(results),
         "claims": [claims.describe_claim(result) for result in results],
         "verdict_words": claims.explain_words(results),
+        "passed": make_passing_table(table, effects),
         "missing_law": worths.explain_missing_law(table, effects),
         "missing_efficiency": worths.explain_missing_efficiency(effects),
         "outside": worths.describe_outside_of_laws(effects),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from imbalance_jax.analysis import claims, effects, passing, study_table
+from imbalance_jax.analysis.learning_curves import LearningCurve
 from imbalance_jax.analysis.passing import Passing
-from imbalance_jax.analysis.training_curves import TrainingCurve
 from imbalance_jax.report.study import claims as claims_section
 
 NAN = math.nan
@@ -18,7 +18,7 @@ STEPS = (100, 200, 300, 400)
 
 
 def loss_curve(*values, steps=STEPS):
-    return TrainingCurve("loss", steps, values, [NAN] * len(values))
+    return LearningCurve("loss", steps, values, [NAN] * len(values))
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_a_loss_passes_where_the_line_between_two_measurements_meets_the_bar(val
 
 
 def test_an_alignment_passes_where_its_excess_over_shuffled_pairs_rises_to_the_bar():
-    curve = TrainingCurve("alignment", STEPS, (0.5, 0.6, 0.9, 0.9), (0.5, 0.5, 0.5, 0.5))
+    curve = LearningCurve("alignment", STEPS, (0.5, 0.6, 0.9, 0.9), (0.5, 0.5, 0.5, 0.5))
     assert passing.find_passing(curve, 0.25) == Passing(pytest.approx(250), True, 400, 100)
     assert passing.find_passing(curve, 0.45) == Passing(400, False, 400)
     # Earlier runs may have no baseline; the measure of claims takes it for 0 as well.
-    bare = TrainingCurve("alignment", STEPS, (0.0, 0.1, 0.3, 0.3), [NAN] * 4)
+    bare = LearningCurve("alignment", STEPS, (0.0, 0.1, 0.3, 0.3), [NAN] * 4)
     assert passing.find_passing(bare, 0.2).step == pytest.approx(250)
 
 
@@ -114,6 +114,16 @@ def test_an_interval_is_wide_where_all_runs_are_equal_or_censored():
     assert alone.value == -750 and math.isnan(alone.se)
 
 
+def test_runs_of_other_seeds_are_compared_as_two_samples():
+    first = {seed: Passing(step, True, 1000, 50) for seed, step in enumerate((210.0, 250.0, 260.0))}
+    second = {9: Passing(700.0, True, 1000, 50), 8: Passing(1000.0, False, 1000)}
+    found = passing.estimate_passing_difference(first, second)
+    a, b = np.array([210, 250, 260]), np.array([700, 1000])
+    assert found.value == a.mean() - b.mean()
+    reading = 3 * 50**2 / 12 / 3**2 + 50**2 / 12 / 2**2
+    assert found.se == pytest.approx(math.sqrt(a.var(ddof=1) / 3 + b.var(ddof=1) / 2 + reading))
+
+
 def test_where_no_run_passes_there_is_no_difference():
     side = {seed: Passing(1000.0, False, 1000) for seed in range(4)}
     found = passing.estimate_passing_difference(side, side)
@@ -171,7 +181,7 @@ def test_a_cell_that_falls_sooner_supports_its_claim(study):
     # Lines through points 100 steps apart cross where the made ones do.
     assert result.estimate.value == pytest.approx(260 - 680, abs=25)
     (note,) = result.notes
-    assert note.startswith("By step 1,000 3 of 3 runs of r90_10 en2 (median by Kaplan and Meier: ")
+    assert note.startswith("By step 1,000, 3 of 3 runs of r90_10 en2 (median by Kaplan and Meier: ")
     assert "and 3 of 3 runs of r50_50 en2" in note and "larger than 1,000" in note
 
 

@@ -1,4 +1,4 @@
-"""Figures of a study: losses, what they are worth and alignment, over ratio, length and size.
+"""Figures of a study: losses, what they are worth and alignment, over steps, ratio and size.
 
 `draw_study_figures` returns those that a study has something for, each as PNG, SVG, CSV and as an
 element of the page. Every run is a small dot beside its cell's mean. A series has a marker of its
@@ -20,6 +20,7 @@ from imbalance_jax.report.study.alignment_panels import (
     make_alignment_panels,
     make_transfer_panels,
 )
+from imbalance_jax.report.study.learning_panels import make_learning_panels
 from imbalance_jax.report.study.loss_panels import (
     make_cell_panels,
     make_efficiency_panels,
@@ -40,9 +41,33 @@ _SCALING = (
     "above that of shuffled pairs."
 )
 
+_MOST_CELLS = (
+    "Of more cells than eight those that a claim names come first; curves.csv has all, and every "
+    "step."
+)
+
 
 def draw_study_figures(table: StudyTable, effects: Effects) -> list[FigureFiles]:
     """Returns the figures that a study has something for, in the order of its page."""
+    losses, alignments = make_learning_panels(table, effects)
+    learning = [
+        (
+            "learning",
+            "Held-out loss while the runs trained.",
+            "A line is the mean over the seeds of a cell, the pale ones are its seeds. A baseline "
+            "stands with the language that has as many tokens. Dotted: the least loss that a "
+            "synthetic language can have, and the bars of claims. The first steps may lie above "
+            "the frame. " + _MOST_CELLS,
+            losses,
+        ),
+        (
+            "learning_alignment",
+            "Alignment of hidden states while the runs trained.",
+            "Cosine of what the model makes of the same text in both languages, mean over the "
+            "blocks, beside that of shuffled pairs, and what it is above them. " + _MOST_CELLS,
+            alignments,
+        ),
+    ]
     figures = [
         (
             "loss_by_ratio",
@@ -100,11 +125,19 @@ def draw_study_figures(table: StudyTable, effects: Effects) -> list[FigureFiles]
             make_cell_panels(table, effects),
         ),
     ]
-    return [_draw_figure(*figure) for figure in figures if figure[-1]]
+    drawn = [_draw_figure(*figure, styled=figure[-1]) for figure in learning if figure[-1]]
+    return drawn + [_draw_figure(*figure) for figure in figures if figure[-1]]
 
 
-def _draw_figure(name: str, title: str, reading: str, panels: Sequence[Panel]) -> FigureFiles:
-    styled = _style_panels(panels)
+def _draw_figure(
+    name: str,
+    title: str,
+    reading: str,
+    panels: Sequence[Panel],
+    styled: Sequence[Panel] | None = None,
+) -> FigureFiles:
+    """Draws the panels of a figure, which may have styles of their own."""
+    styled = _style_panels(panels) if styled is None else styled
     if panels[0].horizontal:
         height = 60 + _ROW * len(panels[0].names)
         drawing = draw_panels(styled, width=WIDE, height=height, columns=len(panels))
@@ -149,7 +182,10 @@ def _get_shown_as(line: Line) -> str:
 def _list_rows(panels: Sequence[Panel]) -> Iterable[dict[str, object]]:
     """Yields all that is drawn, and where a curve passes."""
     for panel in panels:
-        for line in panel.lines:
+        for line, shown_as in (
+            *((line, _get_shown_as(line)) for line in panel.lines),
+            *((line, "run") for line in panel.behind),
+        ):
             if line.kind == "level":
                 continue
             for point in line.points:
@@ -157,7 +193,7 @@ def _list_rows(panels: Sequence[Panel]) -> Iterable[dict[str, object]]:
                 yield {
                     "panel": panel.title,
                     "series": line.name,
-                    "shown_as": _get_shown_as(line),
+                    "shown_as": shown_as,
                     "name": point.name,
                     "x": point.x,
                     "y": point.y,

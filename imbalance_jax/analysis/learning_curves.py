@@ -13,7 +13,7 @@ _HIDDEN, _SHUFFLED = "align/hidden/", "align/hidden_shuffled/"  # + pair/layer
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingCurve:
+class LearningCurve:
     """One measure of a run, at each step at which it was measured."""
 
     measure: str  # "loss" of a language, "alignment" of a pair of languages
@@ -30,7 +30,7 @@ class TrainingCurve:
         ]
 
 
-def read_training_curves(run: RunDirectory, tags: Collection[str]) -> dict[str, TrainingCurve]:
+def read_learning_curves(run: RunDirectory, tags: Collection[str]) -> dict[str, LearningCurve]:
     """Returns a curve for each language and each pair of languages that a run has measured.
 
     Args:
@@ -54,7 +54,7 @@ def read_training_curves(run: RunDirectory, tags: Collection[str]) -> dict[str, 
                 shuffled = _average_blocks(record, f"{_SHUFFLED}{pair}/")
                 points.setdefault(pair, []).append((record["step"], cosine, shuffled))
     return {
-        name: TrainingCurve("alignment" if "-" in name else "loss", *zip(*rows, strict=True))
+        name: LearningCurve("alignment" if "-" in name else "loss", *zip(*rows, strict=True))
         for name, rows in points.items()
     }
 
