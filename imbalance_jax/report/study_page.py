@@ -18,8 +18,8 @@ from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.pages import Table, get_pieces, render_template
 from imbalance_jax.report.study import alignments, claims, laws, worths
 from imbalance_jax.report.study.figures import draw_study_figures
-from imbalance_jax.report.study.learning_panels import make_passing_table
 from imbalance_jax.report.study.paper_section import draw_paper_section
+from imbalance_jax.report.study.passing_panels import make_passing_table
 from imbalance_jax.runs import storage
 from imbalance_jax.study.study_directory import StudyDirectory
 

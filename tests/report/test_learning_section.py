@@ -172,6 +172,22 @@ def test_the_page_counts_the_runs_that_passed_a_bar(fallen):
     assert words.index("What was claimed") < words.index("How the losses fell")
 
 
+def test_the_part_of_runs_that_passed_rises_by_one_run_at_each_step_of_passing(fallen):
+    directory, _ = fallen
+    rows = [row for row in rows_of(directory, "passing") if row["panel"].startswith("en2: part")]
+    alone = [(float(r["x"]), float(r["y"])) for r in rows if r["name"] == "matched_en1_10 en1"]
+    # Of its seeds only the first falls from 5 to 3 nats, between steps 400 and 500.
+    seeds = len({int(name.rsplit("_s", 1)[1]) for name in directory.study().runs})
+    assert alone == [
+        (0.0, 0.0),
+        (pytest.approx(450), 0.0),
+        (pytest.approx(450), pytest.approx(100 / seeds)),
+        (1000.0, pytest.approx(100 / seeds)),
+    ]
+    mixture = [float(r["y"]) for r in rows if r["name"] == "r90_10 en2"]
+    assert mixture[-1] == pytest.approx(100) and mixture == sorted(mixture)
+
+
 def test_a_claim_names_the_cells_that_many_are_chosen_from(tmp_path):
     study = grid.Grid("Many.", unit=made_studies.mixture("50:50"))
     ratios = [f"{10 * n}:{100 - 10 * n}" for n in range(1, 10)] + ["95:5"]

@@ -27,6 +27,7 @@ from imbalance_jax.report.study.loss_panels import (
     make_loss_panels,
     make_scaling_panels,
 )
+from imbalance_jax.report.study.passing_panels import make_passing_panels
 from imbalance_jax.report.study.series import OTHER
 from imbalance_jax.study import grid
 
@@ -66,6 +67,14 @@ def draw_study_figures(table: StudyTable, effects: Effects) -> list[FigureFiles]
             "Cosine of what the model makes of the same text in both languages, mean over the "
             "blocks, beside that of shuffled pairs, and what it is above them. " + _MOST_CELLS,
             alignments,
+        ),
+        (
+            "passing",
+            "The part of the runs that had passed a bar by a step.",
+            "A run has passed a bar of loss once its held-out loss is at or below it, and one of "
+            "alignment once the cosine of hidden states is so far above that of shuffled pairs. "
+            "The table has 95 % intervals.",
+            make_passing_panels(table, effects),
         ),
     ]
     figures = [

@@ -1,4 +1,4 @@
-"""Panels of what the runs of a study measured while they trained, and which of them passed a bar.
+"""Panels of what the runs of a study measured while they trained.
 
 A panel has a line for each cell, the mean over its seeds, and the seeds pale behind it. The cells
 of a panel are at most eight. Those that a claim names come first, each with its baseline.
@@ -13,15 +13,10 @@ import numpy as np
 from imbalance_jax.analysis.baselines import BaselineGroup, find_nearest_baseline
 from imbalance_jax.analysis.effects import Effects, has_plain_text
 from imbalance_jax.analysis.learning_curves import LearningCurve
-from imbalance_jax.analysis.passing import collect_passings, count_passed
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.colours import DOTTED, SOLID
-from imbalance_jax.drawing.numbers import ABSENT, format_percent
-from imbalance_jax.drawing.pages import Table, render_number
 from imbalance_jax.drawing.panel import Line, Panel, Point, make_points
-from imbalance_jax.report.study.intervals import format_interval
 from imbalance_jax.report.study.series import make_level
-from imbalance_jax.study import grid
 
 _HEADLINE = ("mixture", "placebo", "copied", "anchored")  # kinds; each with its baselines
 _MOST_CELLS = 8
@@ -243,46 +238,3 @@ def _find_least_loss(table: StudyTable, sides: Sequence[_Side]) -> float:
                 bounds = results.get("entropy", {}).get(of, {}).get("least_loss")
                 return float(bounds[0]) if bounds else math.nan
     return math.nan
-
-
-# Which runs passed.
-
-
-def make_passing_table(table: StudyTable, effects: Effects) -> Table | None:
-    """Returns how many runs of each cell passed a bar that a claim states; None without one."""
-    sides = {
-        (cell, of, claim.bar): claim
-        for claim in table.claims.values()
-        if claim.measure == "steps_to"
-        for cell, of in (
-            (claim.cell, claim.language),
-            (claim.against, claim.against_language or claim.language),
-        )
-    }
-    rows = [
-        _render_passed(table, effects, cell, of, claim) for (cell, of, _), claim in sides.items()
-    ]
-    header = ["cell", "language or pair", "bar", "passed", "part that passes", "median step"]
-    caption = (
-        "Runs that passed the bar of a claim by their last step, Wilson’s 95 % interval of the "
-        "part of such runs that does, and the step by which half have, by Kaplan and Meier."
-    )
-    return Table(header, rows, caption) if rows else None
-
-
-def _render_passed(
-    table: StudyTable, effects: Effects, cell: str, of: str, claim: grid.Claim
-) -> list[object]:
-    passings, _ = collect_passings(table, cell, of, claim.bar, effects.dropped)
-    count = count_passed([*passings.values()])
-    bar = f"excess of {claim.bar:g}" if claim.of_pair else f"{claim.bar:g} nats"
-    if not count.runs:
-        return [cell, of, bar, "no run yet", ABSENT, ABSENT]
-    return [
-        cell,
-        of,
-        bar,
-        f"{count.passed} of {count.runs}",
-        format_interval(count.interval, format_percent),
-        "not reached" if math.isnan(count.median) else render_number(count.median, ",.0f"),
-    ]
