@@ -9,6 +9,8 @@ none, or some of these with + between them:
     alone     the language alone on a quarter, on half and on all of the tokens, for a law
     even      50:50
     placebo   90:10, where the words of the dominant clone are shuffled
+    stranger  90:10, where the dominant language has another grammar and other words, and nothing
+              in common with the rare one but the form of a sentence
     copied    90:10, where the rare clone's rows begin as copies of the dominant one's
     schedule  50:50 in all, 90:10 in one half of the run and 10:90 in the other, in both orders
 
@@ -20,9 +22,11 @@ of hidden states above that of shuffled pairs from which on two languages have m
 
 import ml_collections
 
+from imbalance_jax import config as config_lib
+from imbalance_jax.config import LanguageConfig, SourceConfig
 from imbalance_jax.study import grid, study_presets
 
-PARTS = ("alone", "even", "placebo", "copied", "schedule")
+PARTS = ("alone", "even", "placebo", "stranger", "copied", "schedule")
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -48,6 +52,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             language="toy2",
             smallest=0.1,
         )
+    if "stranger" in parts:
+        study.add("stranger", _replace_dominant(uneven), seeds=choice.seeds)
+        study.claim(
+            "beats_stranger",
+            "A dominant clone helps the rare one more than a dominant language of another grammar "
+            "does, whose sentences have the same form.",
+            cell="r90_10",
+            against="stranger",
+            language="toy2",
+            smallest=0.05,
+        )
     if "copied" in parts:
         study.add("copied", grid.copied(uneven, "toy2"), seeds=choice.seeds, kind="copied")
     if "even" in parts:
@@ -60,6 +75,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             if "even" in parts:
                 _claim_schedule(study, cell)
     return study.to_config()
+
+
+def _replace_dominant(uneven: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the mixture with a dominant language that says other things by another grammar."""
+    config = ml_collections.ConfigDict(uneven.to_dict())
+    config.sources.stranger = config_lib.declared(SourceConfig, **uneven.sources.toy.to_dict())
+    config.sources.stranger.synthetic.world += 1000
+    config.languages.toy1 = config_lib.declared(LanguageConfig, source="stranger")
+    config.languages.toy2 = config_lib.declared(LanguageConfig, source="toy")
+    return config
 
 
 def _claim_transfer(study: grid.Grid, choice: study_presets.Choice) -> None:
