@@ -15,8 +15,10 @@ from made_configs import (
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 
-# Of runs that begin by themselves: lm_transfer.py needs one to go on from.
-FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name != "lm_transfer.py")
+# Of runs that begin by themselves and have a scale: lm_transfer.py needs one to go on from, and
+# grammar.py has choices of its own.
+_OTHERS = ("lm_transfer.py", "grammar.py")
+FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name not in _OTHERS)
 
 
 @pytest.mark.parametrize("scale", config_lib.SCALES)
@@ -169,6 +171,39 @@ def test_every_choice_that_a_file_documents_sets_what_it_says(file):
     assert all(name in says for name in offered)
 
 
+GRAMMAR_CHOICES = {
+    "ratio=8:1:1": {"mixture.ratio": {"toy1": 8, "toy2": 1, "toy3": 1}},
+    "ratio=1,batch=4": {"mixture.ratio": {"toy1": 1}, "batch_size": 4},
+    "world=7": {"sources.toy.synthetic.world": 7},
+    "lemmas=512": {"sources.toy.synthetic.lemmas": 512},
+    "topics=8": {"sources.toy.synthetic.topics": 8},
+    "depth=3": {"sources.toy.synthetic.depth": 3},
+    "zipf=1": {"sources.toy.synthetic.zipf": 1.0},
+    "L=64": {"model.L": 64, "evaluation.stride": 64},
+    "D=16": {"model.D": 16, "model.H": 1, "model.K": 16, "model.F": 64},
+    "D=128": {"model.D": 128, "model.H": 4, "model.K": 32, "model.F": 512},
+    "N=4": {"model.N": 4},
+    "steps=600": {"steps": 600, "evaluation.every": 20},
+    "lr=0.002": {"optimizer.peak_lr": 0.002, "optimizer.final_lr": 2e-5},
+}
+
+
+def test_the_toy_language_has_the_choices_that_its_file_documents():
+    file = ROOT / "configs" / "grammar.py"
+    says = file.read_text().split('"""')[1]
+    assert all(name in says for name in config_lib.GRAMMAR)
+    assert {c.split("=")[0] for text in GRAMMAR_CHOICES for c in text.split(",")} == set(
+        config_lib.GRAMMAR
+    )
+    for command in re.findall(r"--config=(configs/\S+)", says):
+        config_lib.resolve_config(cli.load_config_file(f"{ROOT}/{command}"))
+    for choice, fields in GRAMMAR_CHOICES.items():
+        plain = config_lib.to_dict(
+            config_lib.resolve_config(cli.load_config_file(f"{file}:{choice}"))
+        )
+        assert {name: field_of(plain, name) for name in fields} == fields
+
+
 WRONG_CHOICES = {
     "90_10.py:ratio=90": "such as 90:10",
     "90_10.py:joins=1": "joins=1: write the fraction of the run after which en2 joins",
@@ -200,6 +235,9 @@ WRONG_CHOICES = {
     "ten_languages.py:main=50.5": "main=50.5: write a percentage in whole numbers, such as 50",
     "ten_languages.py:main=101": "main=101: write a percentage",
     "ten_languages.py:main=-1": "main=-1: write a percentage",
+    "grammar.py:lemmas=many": "lemmas=many: write a whole number, such as 256",
+    "grammar.py:lr=fast": "lr=fast: write a number, such as 0.003",
+    "grammar.py:lemmas=100": "topics=16 does not divide lemmas=100",
     "toy.py:overlap=much": "overlap=much: write a number",
     "toy.py:overlap=2": "synthetic.overlap=2.0 must lie in 0 to 1",
     "toy.py:order=free": "synthetic.order='free' is not one of 'head_first', 'head_middle',",
