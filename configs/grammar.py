@@ -9,8 +9,8 @@ loss of each falls suddenly when the model finds the grammar. A model that is gi
 the rare clone alone, in as many updates (ratio=1,batch=4), does not find it in this time.
 
 ratio has a part for toy1 and one for each clone. world is the seed of all that is said; lemmas,
-topics, depth and zipf are the language, L, D, N, batch, steps and lr (the peak rate) the model and
-its training. configs/studies/grammar.py holds the effect against every baseline.
+topics, depth, rules and zipf are the language; L, D, N, batch, steps and lr (the peak rate) are the
+model and its training. configs/studies/grammar.py holds the effect against every baseline.
 """
 
 import ml_collections

@@ -8,6 +8,7 @@ tokens and updates. dials is all, or some of these with + between them:
 
     lemmas     128, 512, 1024, 4096 words
     zipf       exponents 0, 1 of the words' frequencies
+    rules      1 and 4 ways in which a topic chooses the next, where each rank has its own in base
     depth      sentences of 7 and of 15 words
     lr         half of the peak rate, and twice it
     batch      20 and 80 sequences an update
@@ -31,6 +32,7 @@ Choice = study_presets.Choice
 VALUES = {
     "lemmas": (128, 512, 1024, 4096),
     "zipf": (0, 1),
+    "rules": (1, 4),
     "depth": (3, 4),
     "lr": (0.5, 2),
     "batch": (20, 80),

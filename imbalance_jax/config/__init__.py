@@ -1,6 +1,7 @@
 """Every field of a run, what it may be, and what follows from it without any text."""
 
 from imbalance_jax.config.identity import (
+    NEWER,
     build_run_identity,
     find_differences,
     hash_plain_values,

@@ -123,7 +123,7 @@ def _check_vocabulary(config: Config) -> None:
 
 
 # Fields of synthetic sources that say the same where these are equal, in words of their own.
-_CONTENT_FIELDS = ("world", "lemmas", "topics", "zipf", "depth")
+_CONTENT_FIELDS = ("world", "lemmas", "topics", "zipf", "depth", "rules")
 
 
 def _check_parallel(

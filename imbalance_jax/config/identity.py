@@ -7,21 +7,29 @@ from typing import Any
 
 from imbalance_jax.config.resolve import to_dict
 from imbalance_jax.config.schedule import compute_sequence_totals, list_stages
-from imbalance_jax.config.schema import Config, OptimizerConfig, TokenizerConfig
+from imbalance_jax.config.schema import (
+    Config,
+    OptimizerConfig,
+    SyntheticConfig,
+    TokenizerConfig,
+)
 
 # Fields that may differ when a run goes on in its directory: they say where, how often and with
 # which devices, but not what is trained on what.
 _NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint", "mesh", "parallel")
 # Fields that earlier versions did not have. At their defaults they are left out, so that the
 # hash of a run in a study.json of an earlier version is still its hash.
-_NEWER: Mapping[type, tuple[str, ...]] = {TokenizerConfig: ("character_coverage",)}
+NEWER: Mapping[type, tuple[str, ...]] = {
+    TokenizerConfig: ("character_coverage",),
+    SyntheticConfig: ("rules",),
+}
 # Fields of the model that choose among ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")
 
 
 def build_run_identity(config: Config) -> dict[str, Any]:
     """Returns what makes a run the same run, as nested plain values."""
-    plain = to_dict(config, leave_out=_NEWER)
+    plain = to_dict(config, leave_out=NEWER)
     del plain["mixture"]["same_total_as"]  # a check, not what is trained on
     for source in plain["sources"].values():
         del source["ids"]

@@ -164,6 +164,7 @@ GRAMMAR: Mapping[str, str] = {
     "lemmas": "256",
     "topics": "16",
     "depth": "2",
+    "rules": "0",
     "zipf": "0.5",
     "L": "32",
     "D": "64",
@@ -186,7 +187,7 @@ def grammatical(choice: types.SimpleNamespace) -> ml_collections.ConfigDict:
     config = default()
     config.sources.toy = declared(SourceConfig, kind="synthetic")
     synthetic = config.sources.toy.synthetic
-    for name in ("world", "lemmas", "topics", "depth"):
+    for name in ("world", "lemmas", "topics", "depth", "rules"):
         synthetic[name] = _parse_choice(choice, name, int)
     synthetic.zipf = _parse_choice(choice, "zipf", float)
     for index, part in enumerate(parse_ratio(choice.ratio)):

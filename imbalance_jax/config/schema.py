@@ -63,12 +63,15 @@ class SyntheticConfig:
     topics: int = 8  # a word's topic decides which words may depend on it; divides lemmas
     zipf: float = 1.0  # exponent of the frequencies of the lemmas of a topic
     depth: int = 3  # levels of a sentence's tree: 2**depth - 1 words
+    # In how many ways the topic of a word chooses those of the words below it: 1 is the same way
+    # for all words, 0 is one for each rank of a word within its topic.
+    rules: int = 0
     overlap: float = 0.0  # the share of lemmas whose word is the same in every language
     shared_words: bool = False  # all languages choose from one set of words: false friends
     order: Literal["head_first", "head_middle", "head_last"] = "head_first"
 
     def __post_init__(self) -> None:
-        for name in ("world", "language", "tokens", "zipf"):
+        for name in ("world", "language", "tokens", "zipf", "rules"):
             require_at_least(f"{GROUP}.{name}", getattr(self, name), 0)
         for name in ("lemmas", "topics", "depth"):
             require_at_least(f"{GROUP}.{name}", getattr(self, name), 1)

@@ -177,6 +177,7 @@ GRAMMAR_CHOICES = {
     "world=7": {"sources.toy.synthetic.world": 7},
     "lemmas=512": {"sources.toy.synthetic.lemmas": 512},
     "topics=8": {"sources.toy.synthetic.topics": 8},
+    "rules=1": {"sources.toy.synthetic.rules": 1},
     "depth=3": {"sources.toy.synthetic.depth": 3},
     "zipf=1": {"sources.toy.synthetic.zipf": 1.0},
     "L=64": {"model.L": 64, "evaluation.stride": 64},

@@ -177,7 +177,10 @@ def _describe_pairs(
     """Returns plain values that stand for all pairs of texts, in their order."""
     paths = patterns.find_paths(parallel.path)
     if not paths:
-        dials = [config_lib.to_dict(configs[source].synthetic) for source in parallel.sources]
+        dials = [
+            config_lib.to_dict(configs[source].synthetic, leave_out=config_lib.NEWER)
+            for source in parallel.sources
+        ]
         return ["synthetic", SYNTHETIC_PAIRS, dials]
     digests = files_lib.compute_file_digests(paths, cache / "digests.json")
     fields = list_fields(parallel) if len(paths) == 1 else ()

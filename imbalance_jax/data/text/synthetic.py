@@ -56,7 +56,8 @@ class SyntheticSource:
     @property
     def fingerprint(self) -> str:
         """Stands for the text and the tokenizer together."""
-        return config_lib.hash_plain_values([VERSION, config_lib.to_dict(self.config)])
+        plain = config_lib.to_dict(self.config, leave_out=config_lib.NEWER)
+        return config_lib.hash_plain_values([VERSION, plain])
 
     @functools.cached_property
     def pieces(self) -> Pieces:

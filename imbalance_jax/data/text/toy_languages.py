@@ -11,7 +11,9 @@ tree of `depth` levels with a lemma at each of its J = 2**depth - 1 nodes:
 For every rank and side the world has a permutation of its topics, which sends the topic of
 the parent to that of the child. So which topic a child has takes the whole parent to tell, yet
 over all sentences every node has every topic equally often, and the frequency of each lemma is
-known exactly. Sentences are independent of each other.
+known exactly. With `rules` there are so many permutations a side, which the ranks take in turn:
+with one the topic of the parent is all that matters, and there is a rule that words of all ranks,
+and of all languages of the world, have in common. Sentences are independent of each other.
 
 How it is said is a matter of the *language*: the `order` of words and the lexicon.
 
@@ -47,7 +49,7 @@ FIRST_WORD = 260  # the id of lemma 0, in every language
 CHUNK = 1 << 15  # ids that are made at once: their arrays stay in a core's cache
 
 # What a sentence says follows from these fields, the split and its number alone.
-SAID = ("world", "lemmas", "topics", "zipf", "depth")
+SAID = ("world", "lemmas", "topics", "zipf", "depth", "rules")
 
 _CONSONANTS = "bdfghjklmnprstvz"
 _VOWELS = "aeiou"
@@ -71,6 +73,8 @@ class World:
         """The topic that a lemma selects, by its rank and topic: for left children, for right."""
         shape = (self._config.lemmas // self._config.topics, self._config.topics)
         lemma_RT = np.arange(self._config.lemmas).reshape(shape)
+        if self._config.rules:  # equal ranks up to a multiple of `rules` choose alike
+            lemma_RT = lemma_RT[np.arange(len(lemma_RT)) % self._config.rules]
         drawn = [draw_bits(self._key("selects", side), lemma_RT) for side in ("left", "right")]
         return np.argsort(np.stack(drawn), axis=2, kind="stable")
 
@@ -287,7 +291,9 @@ class SyntheticLanguage:
 
     @functools.cached_property
     def _said(self) -> str:
-        return config_lib.hash_plain_values([VERSION, {n: getattr(self.config, n) for n in SAID}])
+        plain = config_lib.to_dict(self.config, leave_out=config_lib.NEWER)
+        said = {name: plain[name] for name in SAID if name in plain}
+        return config_lib.hash_plain_values([VERSION, said])
 
     def text(self, split: str) -> "LazyTokens":
         endless = split == "train" and not self.config.tokens

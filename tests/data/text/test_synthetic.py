@@ -226,6 +226,35 @@ def test_lemmas_of_a_rank_select_every_topic_once_and_each_rank_in_a_way_of_its_
         assert scipy.stats.chisquare(np.bincount(place, minlength=8)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("rules", [1, 2, 8])
+def test_with_so_many_rules_a_topic_chooses_the_next_in_so_many_ways(rules):
+    config = changed(SMALL, rules=rules)  # of 3 topics and 8 ranks
+    lemma_Jn = trees(config, 3000)
+    ways = collections.defaultdict(set)
+    for parent, child in zip(lemma_Jn[0], lemma_Jn[1], strict=True):
+        ways[int(parent) % 3, int(parent) // 3 % rules].add(int(child) % 3)
+    # The topic of a parent, and which of the rules its rank has, are all that it takes to tell.
+    assert len(ways) == 3 * rules and all(len(topics) == 1 for topics in ways.values())
+    # Every topic is still as frequent as any other, so that the entropy is as without.
+    assert scipy.stats.chisquare(np.bincount(lemma_Jn[1] % 3)).pvalue > 1e-3
+    assert synthetic.compute_language_entropy(config) == synthetic.compute_language_entropy(SMALL)
+
+
+def test_as_many_rules_as_ranks_are_the_rules_of_text_without_the_dial():
+    # Eight ranks take eight rules in turn: each has the one that it had.
+    assert np.array_equal(trees(changed(SMALL, rules=8), 50), trees(SMALL, 50))
+
+
+def test_a_dial_of_later_versions_leaves_text_of_earlier_ones_its_name():
+    source = SyntheticSource("toy", SyntheticConfig(world=3, lemmas=64))
+    # Of the version before the dial `rules`.
+    assert source.fingerprint == "750b504fd44888db"
+    assert source.language.document_id("test", 5) == "synthetic/36a3002ed05e412e/test/5"
+    other = SyntheticSource("toy", SyntheticConfig(world=3, lemmas=64, rules=1))
+    assert other.fingerprint != source.fingerprint
+    assert other.language.document_id("test", 5) != source.language.document_id("test", 5)
+
+
 def test_what_is_said_is_a_matter_of_the_world_and_not_of_the_language():
     said = trees(SMALL, 50)
     for change in (
@@ -236,7 +265,7 @@ def test_what_is_said_is_a_matter_of_the_world_and_not_of_the_language():
         {"order": "head_last"},
     ):
         assert np.array_equal(trees(changed(SMALL, **change), 50), said), change
-    for change in ({"world": 1}, {"lemmas": 27}, {"topics": 4}, {"zipf": 1.5}):
+    for change in ({"world": 1}, {"lemmas": 27}, {"topics": 4}, {"zipf": 1.5}, {"rules": 1}):
         assert not np.array_equal(trees(changed(SMALL, **change), 50), said), change
     assert trees(changed(SMALL, depth=2), 50).shape == (3, 50)
 
@@ -579,6 +608,7 @@ DIALS = {
     "overlap": 0.1,
     "shared_words": True,
     "order": "head_last",
+    "rules": 1,
 }
 
 
