@@ -30,6 +30,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = study_presets.parse_grammar(arg, seeds="5", steps_at="300+500")
     places = [study_presets.whole("steps_at", text) for text in choice.steps_at.split("+")]
     steady = study_presets.grammatical(choice, "9:1")
+    if max(places) >= steady.steps:
+        raise ValueError(
+            f"steps_at={choice.steps_at}: the runs have {steady.steps} steps. Write steps before "
+            "their last one, or more steps."
+        )
     steady.languages.toy3 = config_lib.declared(LanguageConfig, clone_of="toy1", words="shuffled")
     steady.mixture.ratio = _WITH
     steady.checkpoint.update(every=max(1, steady.steps // 12), keep=12)

@@ -36,7 +36,7 @@ PIECES = {"text360": 360, "text512": 512, "text2048": 2048}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     choice = study_presets.parse_grammar(arg, rungs="all", files="", scales="1")
-    (scale,) = study_presets.numbers("scales", choice.scales)
+    scale = study_presets.number("scales", choice.scales)
     unit = study_presets.grammatical(choice, "90:10")
     study = grid.Grid("A rare clone, from a toy language towards text.", unit=unit)
     for rung in study_presets.chosen("rungs", choice.rungs, (*TOYS, *PIECES)):

@@ -23,6 +23,7 @@ from imbalance_jax.analysis.fitted_laws import EfficiencyEstimate, estimate_from
 from imbalance_jax.analysis.passing import (
     PassedCount,
     collect_passings,
+    compute_largest_difference,
     count_passed,
     estimate_passing_difference,
     restrict_passing,
@@ -411,11 +412,21 @@ def _compare_passings(claim: Claim, table: StudyTable, effects: Effects) -> _Cla
         _describe_passed_count(cell, of, count_passed([*by_seed.values()]))
         for (cell, of), by_seed in zip(sides, (own, others), strict=True)
     ]
-    return effect.of(
-        estimate,
+    told = (
         f"By step {last:,.0f}, {' and '.join(counts)} had passed. A run that had not counts with "
         f"that step, at which both cells are restricted, so no difference is larger than "
-        f"{last:,.0f}.",
+        f"{last:,.0f}."
+    )
+    largest = compute_largest_difference(own, others, last)
+    if largest >= claim.smallest:
+        return effect.of(estimate, told)
+    # Small for want of runs that passed: no evidence that the cells are alike.
+    return effect.of(
+        Estimate.unrepeated(estimate.value, estimate.n),
+        told,
+        f"So few runs passed, or so late, that against a cell of which none passes the difference "
+        f"would be {largest:,.3g}: too few to decide anything on {claim.smallest:g} steps. Longer "
+        "runs can.",
     )
 
 

@@ -139,18 +139,41 @@ def estimate_passing_difference(
     Raises:
       ValueError: a side has no runs.
     """
-    sides = [first, second]
-    steps = [{seed: passing.step for seed, passing in side.items()} for side in sides]
+    steps = [{seed: passing.step for seed, passing in side.items()} for side in (first, second)]
     estimate = statistics.estimate_difference(*steps)
-    shared = first.keys() & second.keys()
-    if len(shared) >= 2:  # which alone are compared
-        sides = [{seed: side[seed] for seed in shared} for side in sides]
-    compared = [[*side.values()] for side in sides]
+    compared = _list_compared_passings(first, second)
     if not any(passing.passed for side in compared for passing in side):
         return Estimate.unrepeated(n=estimate.n)
     return dataclasses.replace(
         estimate, se=math.hypot(estimate.se, *map(_compute_reading_error, compared))
     )
+
+
+def compute_largest_difference(
+    first: Mapping[int, Passing], second: Mapping[int, Passing], last: float
+) -> float:
+    """Returns how large the difference would be against a side of which no run passes.
+
+    The arguments are those of `estimate_passing_difference`, whose value it bounds, and the step
+    that both sides are restricted at. It is the larger one of the means of last - step. Where few
+    runs pass, or all do late, it is small whatever the steps are that censored runs would have, so
+    that a small difference says nothing of those.
+    """
+    return max(
+        math.fsum(last - passing.step for passing in side) / len(side)
+        for side in _list_compared_passings(first, second)
+    )
+
+
+def _list_compared_passings(
+    first: Mapping[int, Passing], second: Mapping[int, Passing]
+) -> list[list[Passing]]:
+    """Returns the passings of both sides that `statistics.estimate_difference` compares."""
+    shared = first.keys() & second.keys()
+    return [
+        [side[seed] for seed in side if seed in shared or len(shared) < 2]
+        for side in (first, second)
+    ]
 
 
 def _compute_reading_error(passings: Collection[Passing]) -> float:

@@ -199,7 +199,7 @@ def grammatical(choice: types.SimpleNamespace) -> ml_collections.ConfigDict:
     model, optimizer = config.model, config.optimizer
     for name in "LDN":
         model[name] = _parse_choice(choice, name, int)
-    model.K = min(32, model.D)
+    model.K = max(1, min(32, model.D))  # a width of 0 is refused with the whole config
     model.H, model.F = max(1, model.D // model.K), 4 * model.D
     config.batch_size = _parse_choice(choice, "batch", int)
     config.steps = _parse_choice(choice, "steps", int)
@@ -208,7 +208,8 @@ def grammatical(choice: types.SimpleNamespace) -> ml_collections.ConfigDict:
     evaluation = config.evaluation
     evaluation.every = evaluation.alignment.every = max(1, config.steps // 30)
     # A test of 16,384 ids: the entropy is known, so that no more text is needed to rank losses.
-    evaluation.stride, evaluation.max_test_windows = model.L, max(1, 16_384 // model.L)
+    evaluation.stride = model.L
+    evaluation.max_test_windows = max(1, 16_384 // max(1, model.L))
     return config
 
 

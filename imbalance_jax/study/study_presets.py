@@ -53,8 +53,7 @@ def parse_grammar(arg: str, **more: str) -> Choice:
     own = {"seeds": "3", "bar": "3.3", "meets": "0.1"}
     choice = config_lib.parse_arg(arg, **own | defaults | more)
     choice.seeds = grid.parse_seeds(choice.seeds)
-    (choice.bar,) = numbers("bar", choice.bar)
-    (choice.meets,) = numbers("meets", choice.meets)
+    choice.bar, choice.meets = number("bar", choice.bar), number("meets", choice.meets)
     # Of two events that are seen once in `_GRAMMAR_EVALUATIONS`, what is sure to be told apart.
     choice.soon = whole("steps", choice.steps) / _GRAMMAR_EVALUATIONS * 2
     return choice
@@ -231,6 +230,14 @@ def numbers(name: str, text: str) -> list[float]:
     if not values or not all(0 <= value < np.inf for value in values):
         raise ValueError(f"{name}={text}: write numbers with + between them, such as 0.5+1+2.")
     return values
+
+
+def number(name: str, text: str) -> float:
+    """Returns a choice that is one number, 0 or more."""
+    values = numbers(name, text)
+    if len(values) > 1:
+        raise ValueError(f"{name}={text}: write one number, such as {values[0]:g}.")
+    return values[0]
 
 
 def chosen(name: str, text: str, offered: Sequence[str]) -> list[str]:

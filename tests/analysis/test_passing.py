@@ -130,6 +130,17 @@ def test_where_no_run_passes_there_is_no_difference():
     assert math.isnan(found.value) and found.n == 4
 
 
+def test_the_largest_difference_is_that_against_a_side_that_never_passes():
+    first = {seed: Passing(step, True, 1500, 50) for seed, step in enumerate((900.0, 700.0, 100.0))}
+    second = {0: Passing(1000.0, False, 1000), 1: Passing(990.0, True, 1500, 50)}
+    # Seed 2 is compared with nothing.
+    assert passing.compute_largest_difference(first, second, 1000) == 200
+    assert passing.compute_largest_difference(second, first, 1000) == 200
+    never = {seed: Passing(1000.0, False, 1000) for seed in range(2)}
+    assert passing.compute_largest_difference(second, never, 1000) == 5
+    assert abs(passing.estimate_passing_difference(second, never).value) == 5
+
+
 # In studies.
 
 SOONER = {
@@ -227,6 +238,29 @@ def test_where_no_run_passes_nothing_is_decided_and_the_reason_is_given(study):
     result = judge(study)[1]["never"]
     assert math.isnan(result.estimate.value) and result.word == "undecided"
     assert result.notes == ("No run of either cell passed the bar by step 1,000.",)
+
+
+def test_runs_that_hardly_pass_do_not_show_that_there_is_no_difference(tmp_path):
+    config = made_studies.small_grid(
+        fractions=(), sooner=SOONER | {"smallest": 300.0}, wide=SOONER | {"smallest": 1.0}
+    )
+    directory = made_studies.make(tmp_path / "study", config)
+    for seed in range(3):  # one run of six passes, 10 steps before the end
+        late = fall(990 if seed == 0 else 5000, 10)
+        made_studies.log_curves(directory, f"r90_10_s{seed}", {"en2": late})
+        made_studies.log_curves(directory, f"r50_50_s{seed}", {"en2": [6.0] * 10})
+    results = judge(directory)[1]
+    passed = passing.find_passing(loss_curve(*fall(990, 10), steps=range(100, 1001, 100)), 4.0)
+    mean = (passed.step - 1000) / 3
+    assert passed.passed and -50 < mean < 0
+    # By the scatter of the runs alone it would be absent: well within 300 steps of 0.
+    assert results["sooner"].word == "undecided"
+    assert results["sooner"].estimate.value == pytest.approx(mean)
+    assert results["sooner"].notes[0].startswith("By step 1,000, 1 of 3 runs of r90_10 en2")
+    assert f"would be {-mean:.3g}: too few to decide anything on 300" in results["sooner"].notes[1]
+    assert len(results["wide"].notes) == 1 and not math.isnan(results["wide"].estimate.se)
+    told = claims_section.describe_claim(results["sooner"])["effect"]
+    assert told[2] == " steps (3 seeds: no interval)."
 
 
 def test_a_claim_of_steps_is_told_in_steps(study):

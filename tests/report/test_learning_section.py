@@ -120,6 +120,35 @@ def test_bars_and_the_least_loss_are_levels(fallen):
         assert all(styles[line.name] == line.style for line in (*panel.lines, *panel.behind))
 
 
+def test_cells_of_languages_that_differ_in_their_least_loss_have_no_level_of_it(tmp_path):
+    config = made_studies.small_grid(seeds=1, fractions=())
+    directory = made_studies.make(tmp_path / "study", config)
+    for cell, least in {"r50_50": 1.9, "r90_10": 1.5}.items():
+        run = directory.run(f"{cell}_s0")
+        log_curves(directory, f"{cell}_s0", {"en1": [5.0, 4.0, 3.0], "en2": [5.0, 4.0, 3.0]})
+        results = run.read_json("evaluation.json")
+        results["entropy"] = {"en1": {"least_loss": [1.9, 2]}, "en2": {"least_loss": [least, 2]}}
+        (run.path / "evaluation.json").write_text(json.dumps(results))
+    table = study_table.read_study_table(directory)
+    losses, _ = learning_panels.make_learning_panels(
+        table, effects.measure_effects(table, resamples=10)
+    )
+    levels = {
+        panel.title[:3]: [line.points[0].y for line in panel.lines if line.kind == "level"]
+        for panel in losses
+    }
+    assert levels == {"en1": [1.9], "en2": []}
+
+
+def test_a_run_measured_early_and_at_its_end_alone_is_drawn(tmp_path):
+    config = made_studies.small_grid(ratios=("50:50",), seeds=1, fractions=())
+    directory = made_studies.make(tmp_path / "study", config)
+    log_curves(directory, "r50_50_s0", {"en1": [6.0, *[float("nan")] * 19, 2.0]}, spacing=10)
+    page_of(directory)
+    drawn = [(float(row["x"]), float(row["y"])) for row in rows_of(directory, "learning")]
+    assert drawn == [(10, 6), (210, 2)]
+
+
 def test_losses_of_an_untrained_model_leave_the_frame(fallen):
     table = study_table.read_study_table(fallen[0])
     losses, _ = learning_panels.make_learning_panels(

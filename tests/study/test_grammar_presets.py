@@ -159,3 +159,19 @@ def test_two_ways_to_see_an_event_are_told_apart_by_what_matters():
     choice = study_presets.parse_grammar("steps=600")
     config = study_presets.grammatical(choice, "90:10")
     assert choice.soon == 2 * config.evaluation.every
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "reason"),
+    [
+        ("grammar", "bar=3+4", r"bar=3\+4: write one number, such as 3\."),
+        ("grammar", "meets=x", "meets=x: write numbers"),
+        ("ladder", "scales=1+2", r"scales=1\+2: write one number, such as 1\."),
+        ("grammar_removed", "steps=400", r"steps_at=300\+500: the runs have 400 steps"),
+        ("grammar", "D=0", r"model\.[A-Z]=0 must be 1 or more"),
+        ("grammar", "L=0", r"model\.L=0 must be 1 or more"),
+    ],
+)
+def test_a_choice_that_no_run_can_have_is_refused_by_name(name, arg, reason):
+    with pytest.raises(ValueError, match=reason):
+        study(name, arg)

@@ -101,12 +101,31 @@ def _find_set_name(config: Config, a: str, b: str) -> str | None:
 def _choose_prefix(toy: SyntheticLanguage, L: int) -> int:
     """Returns the place near the middle of L ids of a document that parts a sentence in two.
 
-    Sentences are independent, so what ends with one says nothing of what comes after it.
+    Sentences are independent, so what ends with one says nothing of what comes after it. Words of
+    one depend on each other along the edges of its tree, and the first id behind the place is read
+    and not scored. So that place is chosen which has the most edges from a word before it to a
+    word behind that first id: in the middle of a sentence that begins with its head there is none,
+    as the first id is the head of all that follow.
     """
     half, sentence = L // 2, toy.sentence_length
-    place = half - half % toy.document_length % sentence + sentence // 2
+    # A separator counts as a part of the sentence before it.
+    inside = half % toy.document_length
+    begin = half - inside + min(inside, toy.document_length - 2) // sentence * sentence
+    place = begin + _find_parting_word(toy)
     # Of a sentence that is longer than half of the window, every place but its ends will do.
     return place if sentence <= half and L - place >= 4 else half
+
+
+def _find_parting_word(toy: SyntheticLanguage) -> int:
+    """Returns the word of a sentence with the most edges over it; of equals, the middle one."""
+    words = toy.world.words
+    place_J = np.argsort(toy.node_J)
+    child = np.arange(1, words)
+    ends = np.sort([place_J[child], place_J[(child - 1) // 2]], axis=0)
+    cuts = np.arange(1, max(2, words))
+    edges = ((ends[0] < cuts[:, None]) & (cuts[:, None] < ends[1])).sum(axis=1)
+    from_middle = np.abs(cuts - toy.sentence_length // 2)
+    return int(cuts[np.lexsort((from_middle, -edges))[0]])
 
 
 def _cut_aligned_windows(

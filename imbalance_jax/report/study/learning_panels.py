@@ -82,7 +82,7 @@ def _find_loss_range(lines: Sequence[Line], levels: Sequence[float]) -> tuple[fl
     shown = [point.y for point in points if point.x > _EARLY * last]
     if not shown:
         return None
-    low, high = min(*shown, *levels), max(*shown, *levels)
+    low, high = min([*shown, *levels]), max([*shown, *levels])
     margin = 0.06 * (high - low) or 0.05 * high
     return low - margin, high + margin
 
@@ -230,11 +230,16 @@ def _list_bars(table: StudyTable, of: str, sides: Sequence[_Side]) -> list[float
 
 
 def _find_least_loss(table: StudyTable, sides: Sequence[_Side]) -> float:
-    """Returns the lower bound of the loss that a synthetic language has; nan for other text."""
+    """Returns the lower bound of the loss that a synthetic language has; nan for other text.
+
+    It is nan, too, where the cells of a panel differ in it, as those of other languages do.
+    """
+    bounds = set()
     for cell, of in sides:
-        for (name, language), curve in table.curves.items():
-            if table.runs[name].spec.cell == cell and language == of and curve.measure == "loss":
-                results = table.runs[name].directory.read_json("evaluation.json") or {}
-                bounds = results.get("entropy", {}).get(of, {}).get("least_loss")
-                return float(bounds[0]) if bounds else math.nan
-    return math.nan
+        name = next(
+            n for n, run in table.runs.items() if run.spec.cell == cell and (n, of) in table.curves
+        )
+        results = table.runs[name].directory.read_json("evaluation.json") or {}
+        known = results.get("entropy", {}).get(of, {}).get("least_loss")
+        bounds.add(float(known[0]) if known else math.nan)
+    return bounds.pop() if len(bounds) == 1 else math.nan
