@@ -20,14 +20,17 @@ _Side = tuple[str, str]  # a cell, and a language or a pair
 def make_passing_panels(table: StudyTable, effects: Effects) -> list[Panel]:
     """Returns a panel for each bar and language or pair: the part of runs that passed by a step."""
     panels = []
-    for (of, bar), sides in _list_sides(table).items():
+    groups = _list_sides(table)
+    # A cell looks the same in all panels.
+    cells = [*dict.fromkeys(cell for sides in groups.values() for cell, _ in sides)]
+    for (of, bar), sides in groups.items():
         lines = []
         for cell, side_of in list(sides)[:_MOST_LINES]:
             passings, _ = collect_passings(table, cell, side_of, bar, effects.dropped)
             if passings:
                 points = _make_stairs([*passings.values()], f"{cell} {side_of}")
                 name = cell if side_of == of else f"{cell} {side_of}"
-                lines.append(Line(name, points, "curve", style=len(lines)))
+                lines.append(Line(name, points, "curve", style=cells.index(cell)))
         if lines:
             above = "above" if "-" in of else "below"
             title = f"{of}: part of the runs {above} {bar:g}, %"
