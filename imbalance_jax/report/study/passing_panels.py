@@ -21,7 +21,7 @@ def make_passing_panels(table: StudyTable, effects: Effects) -> list[Panel]:
     """Returns a panel for each bar and language or pair: the part of runs that passed by a step."""
     panels = []
     for (of, bar), sides in _list_sides(table).items():
-        lines = []
+        lines: list[Line] = []
         for cell, side_of in list(sides)[:_MOST_LINES]:
             passings, _ = collect_passings(table, cell, side_of, bar, effects.dropped)
             if passings:
