@@ -414,20 +414,17 @@ def _compare_passings(claim: Claim, table: StudyTable, effects: Effects) -> _Cla
     ]
     told = (
         f"By step {last:,.0f}, {' and '.join(counts)} had passed. A run that had not counts with "
-        f"that step, at which both cells are restricted, so no difference is larger than "
+        "that step, at which both cells are restricted, so no difference is larger than "
         f"{last:,.0f}."
     )
     largest = compute_largest_difference(own, others, last)
     if largest >= claim.smallest:
         return effect.of(estimate, told)
-    # Small for want of runs that passed: no evidence that the cells are alike.
-    return effect.of(
-        Estimate.unrepeated(estimate.value, estimate.n),
-        told,
-        f"So few runs passed, or so late, that against a cell of which none passes the difference "
-        f"would be {largest:,.3g}: too few to decide anything on {claim.smallest:g} steps. Longer "
-        "runs can.",
+    why = (  # small for want of runs that passed: no evidence that the cells are alike
+        f"So few passed, or so late, that the difference from a cell of which none passes would be "
+        f"{largest:,.3g}: too few to decide anything on {claim.smallest:g} steps. Longer runs can."
     )
+    return effect.of(Estimate.unrepeated(estimate.value, estimate.n), told, why)
 
 
 def _describe_passed_count(cell: str, of: str, count: PassedCount) -> str:

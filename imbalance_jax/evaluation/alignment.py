@@ -327,12 +327,17 @@ class AlignmentEvaluator:
 
     def describe_pair(self, pair: LanguagePair) -> dict[str, Any]:
         """Returns what says of a pair how it is compared, ready for JSON."""
-        return {
+        described = {
             "languages": [self._config.tags[g] for g in pair.languages],
             "origin": pair.set or "clones",
             "positions_correspond": pair.sequences.aligned,
             "sequences": len(pair.sequences.ids[0]),
         }
+        # Of windows that begin where documents do; earlier versions had synthetic ones elsewhere,
+        # and results of both kinds are not to stand side by side.
+        if pair.sequences.prefix:
+            described["prefix_ids"] = pair.sequences.prefix
+        return described
 
     def describe_windows(self) -> dict[str, int]:
         """Returns how many windows of each language show its leak and are probed."""

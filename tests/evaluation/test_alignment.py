@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import make_mesh, no_poll
 
+from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.config import AlignmentConfig, Config, LanguageConfig, MeshConfig, SourceConfig
@@ -91,6 +92,16 @@ def test_a_language_with_words_in_another_order_is_left_out_with_the_reason(data
     (pair,) = [pair for pair in alignment.pairs if pair.name == "toy1-toy3"]
     assert not pair.sequences.aligned
     assert (np.sort(pair.sequences.ids[0]) != np.sort(pair.sequences.ids[1])).any()
+
+
+def test_results_of_windows_that_an_earlier_version_cut_elsewhere_get_no_others_beside(toys):
+    alignment = toys.alignment("test", 8)
+    of_set, _, of_text = (alignment.describe_pair(pair) for pair in alignment.pairs)
+    # Sentences of four ids, of which the fifth begins at 16 and is parted behind its head.
+    assert of_text["prefix_ids"] == 17 and "prefix_ids" not in of_set
+    earlier = {name: value for name, value in of_text.items() if name != "prefix_ids"}
+    with pytest.raises(ValueError, match="prefix_ids=None and not 17. --overwrite replaces it"):
+        cli.check_same_measurement("toy1-toy3 is measured", earlier, of_text)
 
 
 def test_languages_asked_for_are_the_only_ones_that_are_measured(data):

@@ -24,7 +24,7 @@ def make_passing_panels(table: StudyTable, effects: Effects) -> list[Panel]:
     # A cell looks the same in all panels.
     cells = [*dict.fromkeys(cell for sides in groups.values() for cell, _ in sides)]
     for (of, bar), sides in groups.items():
-        lines = []
+        lines: list[Line] = []
         for cell, side_of in list(sides)[:_MOST_LINES]:
             passings, _ = collect_passings(table, cell, side_of, bar, effects.dropped)
             if passings:
