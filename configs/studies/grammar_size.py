@@ -3,7 +3,7 @@
     python -m imbalance_jax.study run --config=configs/studies/grammar_size.py --pack=10
 
 50:50 and 90:10 at each of the widths, such as widths=16+32+64, with a learning rate that stays
-where it is after its warm-up: so a run of 1,200 steps is at step 600 what a run of 600 steps is at
+where it is after its warm-up: so a run of 1,500 steps is at step 600 what a run of 600 steps is at
 its end, and one run says of every length up to its own whether its languages have met by then. A
 cell has 20 seeds, as it is the odds that are asked for. All other choices are those of
 configs/studies/grammar.py.

@@ -170,7 +170,7 @@ GRAMMAR: Mapping[str, str] = {
     "D": "64",
     "N": "2",
     "batch": "40",  # a tenth of it is whole, so that a baseline has exactly a mixture's tokens
-    "steps": "1200",
+    "steps": "1500",
     "lr": "0.003",
 }
 
