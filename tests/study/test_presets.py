@@ -143,6 +143,27 @@ def test_the_ratio_study_holds_what_was_asked_of_it():
     }
 
 
+def test_french_has_one_baseline_for_all_layouts_of_its_own_tokenizer():
+    found = named("en_fr_layouts", "files=DIR,seeds=1")
+    by_cell = {spec.cell: spec.config for spec in found.runs.values()}
+    assert set(by_cell) == {
+        *(
+            f"{layout}_r{r}"
+            for layout in ("disjoint", "merged", "joint")
+            for r in ("90_10", "50_50")
+        ),
+        *(f"alone_{layout}_{share}" for layout in ("disjoint", "joint") for share in (10, 50)),
+    }
+    gains = [claim for name, claim in found.claims.items() if name.endswith("_gains")]
+    assert len(gains) == 6
+    for claim in gains:
+        mixture, alone = by_cell[claim.cell], by_cell[claim.against]
+        tokens = config_lib.compute_sequence_totals(mixture)["fr"]
+        assert config_lib.compute_sequence_totals(alone) == {"fr": tokens}
+        assert alone.sources["fr"].tokenizer == mixture.sources["fr"].tokenizer
+        assert ("_joint_" in claim.against) == (mixture.vocabulary.layout == "joint")
+
+
 def test_a_part_that_a_study_does_not_have_is_refused():
     with pytest.raises(ValueError, match="extras=placbo: there is no 'placbo'"):
         named("ratio", "extras=placbo")
