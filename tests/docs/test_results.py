@@ -1,4 +1,4 @@
-"""docs/results/tabulate.py prints what the study's own tables have."""
+"""Scripts of docs/results: tables as the study has them, and measures as `evaluate` has them."""
 
 import csv
 import runpy
@@ -8,6 +8,7 @@ import numpy as np
 from helpers import ROOT
 
 from imbalance_jax.analysis import study_table
+from imbalance_jax.evaluation import sentences
 
 
 def test_tables_of_results_are_those_of_the_study(tmp_path, capsys):
@@ -26,3 +27,24 @@ def test_tables_of_results_are_those_of_the_study(tmp_path, capsys):
     assert f"{np.mean(losses):.3f} (" in line and line.endswith(f"| {len(losses)} |")
     for claim in table.claims.values():
         assert f"| {claim.statement} |" in printed
+
+
+def test_states_of_two_models_are_compared_as_evaluation_compares_those_of_one():
+    compare = runpy.run_path(f"{ROOT}/docs/results/compare_models.py")
+    rng = np.random.default_rng(0)
+    a_PD, noise_PD, other_PD = rng.normal(size=(3, 64, 12))
+    b_PD = a_PD + noise_PD
+    rotation_DD = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+
+    k, l_ = (x @ x.T for x in (a_PD - a_PD.mean(0), b_PD - b_PD.mean(0)))
+    k, l_ = k[None], l_[None]
+    hsic = sentences.unbiased_hsic
+    expected = float((hsic(k, l_) / np.sqrt(hsic(k, k) * hsic(l_, l_)))[0])
+    cka, rotated = compare["compute_debiased_cka"], compare["score_rotated"]
+    assert 0.1 < expected < 0.9
+    np.testing.assert_allclose(cka(a_PD, b_PD), expected, rtol=1e-4)
+    np.testing.assert_allclose(cka(a_PD @ rotation_DD, b_PD + 3), expected, rtol=1e-4)
+
+    cosine = np.sum(a_PD * np.roll(a_PD, 1, axis=0)) / np.sum(a_PD**2)  # about, of shuffled pairs
+    assert abs(rotated(a_PD, a_PD @ rotation_DD + 3) - 1 + cosine) < 0.1
+    assert abs(cka(a_PD, other_PD)) < 0.1 and abs(rotated(a_PD, other_PD)) < 0.15
