@@ -40,13 +40,7 @@ def compare_cells(path: str, first: str, second: str) -> dict[str, dict[str, np.
     """
     directory = StudyDirectory(path)
     (cell_a, tag_a), (cell_b, tag_b) = (side.split(":") for side in (first, second))
-    seeds: dict[str, dict[int, RunDirectory]] = {cell_a: {}, cell_b: {}}
-    for name, spec in directory.study().runs.items():
-        if spec.cell in seeds:
-            seeds[spec.cell][spec.config.seed] = directory.run(name)
-    for cell, runs in seeds.items():
-        if not runs:
-            raise SystemExit(f"{path} has no cell {cell}.")
+    seeds = {cell: list_runs(directory, cell) for cell in (cell_a, cell_b)}
     states = functools.cache(compute_mean_states)
     found: dict[str, list[Mapping[str, np.ndarray]]] = {"one model": [], "two models": []}
     for seed_a, run_a in seeds[cell_a].items():
@@ -60,6 +54,16 @@ def compare_cells(path: str, first: str, second: str) -> dict[str, dict[str, np.
         for which, pairs in found.items()
         if pairs
     }
+
+
+def list_runs(directory: StudyDirectory, cell: str) -> dict[int, RunDirectory]:
+    """Returns the finished runs of a cell by seed."""
+    specs = directory.study().runs.items()
+    runs = {spec.config.seed: directory.run(name) for name, spec in specs if spec.cell == cell}
+    runs = {seed: run for seed, run in runs.items() if run.done}
+    if not runs:
+        raise SystemExit(f"{directory} has no finished run of a cell {cell}.")
+    return runs
 
 
 def compare_states(a_NPD: np.ndarray, b_NPD: np.ndarray) -> dict[str, np.ndarray]:
@@ -100,8 +104,23 @@ def score_rotated(a_PD: np.ndarray, b_PD: np.ndarray) -> float:
     return float(np.concatenate(found).mean())
 
 
-def compute_mean_states(run: RunDirectory, tag: str) -> np.ndarray:
-    """Returns the mean states of windows of a language's test text: (N + 2, P, D)."""
+def compute_mean_states(run: RunDirectory, tag: str, step: int | None = None) -> np.ndarray:
+    """Returns the mean states of windows of a language's test text: (N + 2, P, D).
+
+    Args:
+      run: of a synthetic language.
+      tag: of the language.
+      step: of the checkpoint; None is the newest.
+    """
+    loaded = load(run.path, step)
+    row = loaded.vocabulary.index(tag)
+    states_NPLD = loaded.hidden_states(loaded.vocabulary.map_GU[row, cut_windows(run, tag)])
+    return np.asarray(states_NPLD, np.float64).mean(axis=2)
+
+
+@functools.cache
+def cut_windows(run: RunDirectory, tag: str) -> np.ndarray:
+    """Returns windows of a language's test text in ids of its source: (P, L)."""
     config = run.config()
     experiment, _ = open_run(run, config)
     name = config.source_of(tag)
@@ -110,11 +129,7 @@ def compute_mean_states(run: RunDirectory, tag: str) -> np.ndarray:
     stride = -(-L // toy.document_length) * toy.document_length  # windows begin with documents
     starts_n = np.arange(0, len(ids_n) - L, stride)
     starts_P = starts_n[np.linspace(0, len(starts_n) - 1, WINDOWS).astype(int)]
-    ids_PL = np.asarray(ids_n)[starts_P[:, None] + np.arange(L)].astype(np.int64)
-    loaded = load(run.path)
-    row = loaded.vocabulary.index(tag)
-    states_NPLD = loaded.hidden_states(loaded.vocabulary.map_GU[row, ids_PL])
-    return np.asarray(states_NPLD, np.float64).mean(axis=2)
+    return np.asarray(ids_n)[starts_P[:, None] + np.arange(L)].astype(np.int64)
 
 
 def main(path: str, first: str, second: str) -> None:
