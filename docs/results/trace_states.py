@@ -89,9 +89,12 @@ def main(path: str, cell: str, pair: str, file: str) -> None:
         ),
         Panel("gradients: cosine", "", _make_lines(gradients, labelled=False), x_scale="steps"),
     ]
-    draw.draw_panels(panels, width=1100, height=300, columns=3).savefig(
-        file, dpi=110, facecolor="white"
-    )
+    legend = {
+        "two languages of one model": {"color": "black", "linestyle": SOLID},
+        "of two models trained apart": {"color": "black", "linestyle": DOTTED},
+    }
+    figure = draw.draw_panels(panels, width=1100, height=300, columns=3, legend=legend)
+    figure.savefig(file, dpi=110, facecolor="white")
 
 
 def _make_lines(
