@@ -36,9 +36,7 @@ def build_panels(table: StudyTable) -> list[Panel]:
     return [*panels, _make_panel("debiased CKA", tuple(curves))]
 
 
-def average_by_layer(
-    table: StudyTable, cell: str, measure: str
-) -> tuple[list[float], list[float]]:
+def average_by_layer(table: StudyTable, cell: str, measure: str) -> tuple[list[float], list[float]]:
     """Returns the mean over a cell's runs of a measure in each layer, and of its baseline."""
     rows = [row for row in table.alignments if (row.cell, row.measure) == (cell, measure)]
     layers = range(max((row.layers for row in rows), default=0))
@@ -52,9 +50,7 @@ def average_by_layer(
 def _make_panel(title: str, lines: tuple[Line, ...]) -> Panel:
     zero = Line("", make_points([0], [0.0]), kind="level", labelled=False)
     last = max((len(line.points) for line in lines), default=1) - 1
-    return Panel(
-        title, "", (*lines, zero), x_scale="layers", last_layer=last, y_range=_RANGE
-    )
+    return Panel(title, "", (*lines, zero), x_scale="layers", last_layer=last, y_range=_RANGE)
 
 
 if __name__ == "__main__":
