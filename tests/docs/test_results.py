@@ -1,4 +1,4 @@
-"""Scripts of docs/results: tables as the study has them, and measures as `evaluate` has them."""
+"""The scripts of docs/results print and draw what the study and `evaluate` have."""
 
 import csv
 import runpy
@@ -48,3 +48,22 @@ def test_states_of_two_models_are_compared_as_evaluation_compares_those_of_one()
     cosine = np.sum(a_PD * np.roll(a_PD, 1, axis=0)) / np.sum(a_PD**2)  # about, of shuffled pairs
     assert abs(rotated(a_PD, a_PD @ rotation_DD + 3) - 1 + cosine) < 0.1
     assert abs(cka(a_PD, other_PD)) < 0.1 and abs(rotated(a_PD, other_PD)) < 0.15
+
+
+def test_the_figure_of_alignment_has_the_means_of_the_study(tmp_path):
+    directory = made_studies.make(tmp_path / "study", made_studies.small_grid())
+    table = study_table.read_study_table(directory)
+    study_table.write_study_table(table, directory)
+    script = runpy.run_path(f"{ROOT}/docs/results/draw_alignment.py")
+    panels = {panel.title: panel for panel in script["build_panels"](table)}
+    same, shuffled, _ = panels["cosine: 90:10"].lines
+    rows = [
+        row
+        for row in csv.DictReader((directory.path / "alignment.csv").open())
+        if (row["cell"], row["measure"]) == ("r90_10", "hidden")
+    ]
+    by_layer = [[row for row in rows if row["layer"] == str(layer)] for layer in range(4)]
+    assert {len(each) for each in by_layer} == {3} and len(same.points) == 4
+    for line, column in ((same, "value"), (shuffled, "baseline")):
+        means = [np.mean([float(row[column]) for row in each]) for each in by_layer]
+        np.testing.assert_allclose([point.y for point in line.points], means)
