@@ -1,11 +1,18 @@
-"""Prepares the text of a run or of a whole study: `python -m imbalance_jax.data.prepare`."""
+"""Prepares the text of a run or of a study.
+
+    python -m imbalance_jax.data.prepare --config=90_10
+    python -m imbalance_jax.data.prepare --config=studies/en_fr:files=DIR --data_dir=data
+
+It trains the tokenizers and writes the ids of each source, and those of parallel texts, under the
+data directory. Text that is prepared already stays. A copy of the data directory, all but
+data/cache, is what another machine needs to train without the text.
+"""
 
 import dataclasses
 
 from absl import flags
 
 from imbalance_jax import cli
-from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data.prepare import collect_fingerprints, prepare_runs
 from imbalance_jax.study import grid
@@ -16,8 +23,8 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     cli.define_config_flag()
-    flags.DEFINE_string("study", None, "A study's directory, in place of --config.")
-    flags.DEFINE_string("data_dir", None, "Where to, if not to config.data_dir.")
+    flags.DEFINE_string("study", None, "DIR: A study's directory, in place of --config.")
+    flags.DEFINE_string("data_dir", None, "DIR: Where to; by default config.data_dir.")
 
 
 def main() -> int:
@@ -29,7 +36,7 @@ def main() -> int:
     elif "runs" in cli.require_config():
         by_run = prepare_runs(_collect_run_configs(grid.resolve_study(cli.require_config())))
     else:
-        config = _set_data_dir(config_lib.resolve_config(cli.require_config()))
+        config = _set_data_dir(cli.require_run_config())
         by_run = prepare_runs({"": config})
     different = {(n, s.fingerprint): s for sources in by_run.values() for n, s in sources.items()}
     for (name, _), source in sorted(different.items()):
