@@ -93,7 +93,7 @@ def main() -> int:
 
     print("\n".join(describe_results(results)))
     report = f" See {page.write_run_page(run)}." if name == "evaluation.json" else ""
-    print(f"Wrote {run.path / name}.{report}")
+    print(f"Wrote {run.path / name}; docs/metrics.md says what its names mean.{report}")
     return cli.DONE
 
 

@@ -124,6 +124,7 @@ def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
     if FLAGS.dry_run:
         print(planning.forecast_plan(pack))
         print(planning.describe_disk(pack))
+        print("Nothing was trained. To train: the same command without --dry_run.")
         return cli.DONE
     warning = planning.warn_of_full_disk(pack)
     if warning:
@@ -290,8 +291,8 @@ def _report_success(member: "PackMember") -> None:
     if member.name:
         print(f"{member.name} is done. See {report}.")
     else:
-        print(f"Done. See {report}; for some text of its own:")
-        print(f"    python -m imbalance_jax.generate --workdir={shlex.quote(str(member.run))}")
+        generate = f"python -m imbalance_jax.generate --workdir={shlex.quote(str(member.run))}"
+        print(f"Done. Read {report}. For some text of the model: {generate}")
 
 
 def _report_failure(member: "PackMember", why: str) -> None:

@@ -258,8 +258,8 @@ def _run_plan_command(plan: Plan, report: InputReport) -> int:
     else:
         print(plan_lib.describe_jobs(plan))
         print(
-            f"\nWrote {_get_output_directory(plan) / 'plan.json'}. What would be sent: launch "
-            "submit, same flags."
+            f"\nWrote {_get_output_directory(plan) / 'plan.json'}. To see what would be sent: "
+            "python -m launch submit, with the same flags."
         )
     _print_notes(report)
     return cli.DONE
@@ -321,6 +321,7 @@ def _run_submit_command(
             print(f"exit code {code}", flush=True)
         if code:
             return code if plan.engine == "local" else cli.FAILED
+    print(f"How far the runs are: python -m launch status --workdir={shlex.quote(plan.workdir)}")
     return cli.DONE
 
 

@@ -113,9 +113,10 @@ def _print_field_table(rows: Sequence[FieldRow]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     for group, members in itertools.groupby(rows, key=lambda row: row.group):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+        table.title, table.title_justify, table.title_style = escape(group), "left", "bold"
         # Most of the width is for the meaning.
-        for heading, width in ((group, 20), ("type", 21), ("value", 22), ("default", 14)):
-            table.add_column(escape(heading), max_width=width, overflow="fold")
+        for heading, width in (("field", 20), ("type", 21), ("value", 22), ("default", 14)):
+            table.add_column(heading, max_width=width, overflow="fold")
         table.add_column("meaning", ratio=1)
         for row in members:
             value = escape(config_lib.format_field_value(row.value))

@@ -22,10 +22,10 @@ def parse_arg(arg: str, **defaults: str) -> types.SimpleNamespace:
     for part in filter(None, arg.split(",")):
         name, equals, value = part.partition("=")
         if name not in defaults:
-            offers = f"It offers: {', '.join(f'{n}={v}' for n, v in defaults.items())}."
             raise ValueError(
                 f"--config=...:{arg}: this file has no choice {name!r}. "
-                f"{suggest_nearest_name(name, defaults)} {offers}".replace("  ", " ")
+                f"It offers: {', '.join(f'{n}={v}' for n, v in defaults.items())}. "
+                f"{suggest_nearest_name(name, defaults)}".strip()
             )
         if not equals or not value:
             raise ValueError(f"--config=...:{arg}: write {name}=VALUE.")

@@ -9,6 +9,8 @@ Without --workdir the study's directory is studies/<config name>.
 
 import dataclasses
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 
 from absl import flags
@@ -89,6 +91,9 @@ def _print_plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         speeds |= study_plan.measure_trial_speeds(study, unknown, cli.format_compute_flags())
     states = directory.states(study)
     print(study_plan.describe_study_plan(directory.name, study, states, speeds, FLAGS.pack))
+    if any(state.state != "done" for state in states.values()):
+        args = [arg for arg in sys.argv[1:] if arg not in ("plan", "--measure")]
+        print(f"To train what is left: python -m imbalance_jax.study run {shlex.join(args)}")
     return cli.DONE
 
 
@@ -104,15 +109,15 @@ def _run_study(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         code = runner.run(study_runner.group_into_packs(study, left, FLAGS.pack), jobs=FLAGS.jobs)
     if code == cli.PREEMPTED:
         return code
-    _collect_results(directory, study)
     states = directory.states(study)
     failed = [name for name, run in states.items() if run.state == "failed"]
     others = [name for name, run in states.items() if run.state not in ("failed", "done")]
     print(f"{len(states) - len(failed) - len(others)} of {len(states)} runs are done.")
-    if failed:
-        print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
+    _collect_results(directory, study)
     if others:
         print(f"Left: {', '.join(others)}. To train them, leave out --only.")
+    if failed:
+        print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
     return cli.FAILED if failed else code
 
 
@@ -167,7 +172,7 @@ def _collect_results(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     table = study_table.read_study_table(directory)
     for path in study_table.write_study_table(table, directory):
         print(path)
-    print(study_page.write_study_page(table, directory))
+    print(f"Read {study_page.write_study_page(table, directory)}.")
     return cli.DONE
 
 

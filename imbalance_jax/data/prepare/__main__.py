@@ -9,6 +9,8 @@ data/cache, is what another machine needs to train without the text.
 """
 
 import dataclasses
+import shlex
+import sys
 
 from absl import flags
 
@@ -41,7 +43,17 @@ def main() -> int:
     different = {(n, s.fingerprint): s for sources in by_run.values() for n, s in sources.items()}
     for (name, _), source in sorted(different.items()):
         print(f"{name}: {source.fingerprint}, {source.count('train'):,} tokens to train on")
+    print(_describe_next_step("" not in by_run))
     return cli.DONE
+
+
+def _describe_next_step(study: bool) -> str:
+    """Returns a line that says how to train on the text."""
+    if FLAGS.data_dir:
+        return f"The text is ready. Runs read it with config.data_dir={FLAGS.data_dir}."
+    args = shlex.join(sys.argv[1:]).replace("--study", "--workdir")
+    command = f"{'study run' if study else 'main'} {args}"
+    return f"The text is ready. To train: python -m imbalance_jax.{command}"
 
 
 def _collect_run_configs(study: grid.StudyConfig) -> dict[str, Config]:
