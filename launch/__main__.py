@@ -53,9 +53,7 @@ SUBCOMMANDS = {
         (*_RENDERED, "execute"),
     ),
     "status": cli.Subcommand("Says how far each run is.", "--workdir=studies/ratio", _STUDY),
-    "logs": cli.Subcommand(
-        "Prints the commands that show the logs.", f"{_EXAMPLE} --runs=r90_10_s0", _PLANNED
-    ),
+    "logs": cli.Subcommand("Prints the commands that show the logs.", _EXAMPLE, _PLANNED),
 }
 
 

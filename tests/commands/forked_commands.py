@@ -4,16 +4,23 @@ Reads a JSON list of [module, args] and prints one of {code, out, err, jax}: the
 command says, and whether it loaded jax.
 """
 
+import importlib
 import json
 import os
+import pathlib
 import runpy
 import sys
 import tempfile
 
+# What most commands import, so that each fork has it.
+for name in ("cli", "data.inspect", "data.prepare", "study.study_runner", "transfer.tasks"):
+    importlib.import_module(f"imbalance_jax.{name}")
+importlib.import_module("launch.plan")
 
-def run_command(module: str, args: list[str], files: list[str]) -> None:
+
+def run_command(module: str, args: list[str], files: list[pathlib.Path]) -> None:
     for number, file in enumerate(files[:2], 1):
-        os.dup2(os.open(file, os.O_WRONLY), number)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.argv = [module, *args]
     code = 0
     try:
@@ -22,21 +29,18 @@ def run_command(module: str, args: list[str], files: list[str]) -> None:
         code = int(exit_.code or 0)
     sys.stdout.flush()
     sys.stderr.flush()
-    with open(files[2], "w") as file:
-        json.dump({"code": code, "jax": "jax" in sys.modules}, file)
+    files[2].write_text(json.dumps({"code": code, "jax": "jax" in sys.modules}))
     os._exit(0)
 
 
 results = []
 with tempfile.TemporaryDirectory() as folder:
+    files = [pathlib.Path(folder, name) for name in ("out", "err", "result")]
     for module, args in json.load(sys.stdin):
-        files = [os.path.join(folder, name) for name in ("out", "err", "result")]
-        for file in files:
-            open(file, "w").close()
         child = os.fork()
         if not child:
             run_command(module, args, files)
         os.waitpid(child, 0)
-        out, err, result = (open(file).read() for file in files)
+        out, err, result = (file.read_text() for file in files)
         results.append({"out": out, "err": err, **json.loads(result)})
 print(json.dumps(results))
