@@ -33,7 +33,7 @@ def find_config_file(name: str) -> str:
     for path in (*paths, *(path.with_name(f"{path.name}.py") for path in paths if path.name)):
         if path.is_file():
             return os.fspath(path)
-    known = {}  # name -> where it is
+    known: dict[str, str] = {}  # name -> where it is
     for folder in folders:
         for file in sorted(folder.rglob("*.py")):
             relative = file.relative_to(folder).with_suffix("").as_posix()

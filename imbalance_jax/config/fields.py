@@ -55,14 +55,17 @@ def read_field_meanings() -> Mapping[tuple[str, str], str]:
     }
     meanings = {}
     for group in ast.parse(source).body:
-        for field in group.body if isinstance(group, ast.ClassDef) else ():
+        if not isinstance(group, ast.ClassDef):
+            continue
+        for field in group.body:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                above, line = [], field.lineno - 1
+                parts, line = [], field.lineno - 1
                 while comments.get(line, ("", False))[1]:
-                    above.insert(0, comments[line][0])
+                    parts.insert(0, comments[line][0])
                     line -= 1
-                behind, _ = comments.get(field.end_lineno or field.lineno, ("", False))
-                meanings[group.name, field.target.id] = " ".join([*above, behind]).strip()
+                last = field.end_lineno or field.lineno
+                parts += [comments[last][0]] if last in comments else []
+                meanings[group.name, field.target.id] = " ".join(parts)
     return types.MappingProxyType(meanings)
 
 
@@ -74,11 +77,11 @@ def list_field_rows(config: schema.Config | None = None) -> list[FieldRow]:
     return list(_walk_fields(schema.Config, config, "config"))
 
 
-def _walk_fields(kind: type, group: Any, name: str) -> Iterator[FieldRow]:
+def _walk_fields(kind: Any, group: Any, name: str) -> Iterator[FieldRow]:
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         dotted, hint = f"{name}.{field.name}", hints[field.name]
-        value = None if group is None else getattr(group, field.name)
+        value: Any = None if group is None else getattr(group, field.name)
         named = typing.get_args(hint)[1] if typing.get_origin(hint) is Mapping else None
         if dataclasses.is_dataclass(hint):
             yield from _walk_fields(hint, value, dotted)
