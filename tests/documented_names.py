@@ -14,8 +14,9 @@ _PAGE = ROOT / "docs" / "metrics.md"
 @functools.cache
 def read_placeholders() -> dict[str, str]:
     """Returns the pattern of each placeholder of the page, such as <tag>."""
-    patterns = {}
-    for names, values in re.findall(r"^\| (`<.*?>`.*?) \| (.*) \|$", _PAGE.read_text(), re.M):
+    patterns: dict[str, str] = {}
+    _, _, table = _PAGE.read_text().partition("\n| placeholder |")
+    for names, values in re.findall(r"^\| (.*?) \| (.*) \|$", table.partition("\n\n")[0], re.M):
         kind = values.partition(":")[0]
         # What stands in brackets explains a value.
         choices = re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", values))

@@ -59,7 +59,8 @@ def read_field_meanings() -> Mapping[tuple[str, str], str]:
             continue
         for field in group.body:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                parts, line = [], field.lineno - 1
+                parts: list[str] = []
+                line = field.lineno - 1
                 while comments.get(line, ("", False))[1]:
                     parts.insert(0, comments[line][0])
                     line -= 1
