@@ -1,4 +1,4 @@
-"""Behaviours of cli.py: how it reads a config from the command line."""
+"""Behaviours of cli/command_line.py: how it reads a config from the command line."""
 
 import json
 import os
