@@ -255,9 +255,26 @@ def _read_flag_values(args: list[str]) -> dict[str, str]:
     return values
 
 
+def find_config_file(path: str) -> str:
+    """Returns where a config file lies: as written, or else among the package's own configs/.
+
+    A wheel has these files in imbalance_jax/configs. An editable install has those of its checkout.
+    """
+    folder, _, name = path.partition("/")
+    if folder != "configs" or os.path.isfile(path):
+        return path
+    package = os.path.dirname(os.path.abspath(__file__))
+    own = os.path.join(package, "configs")
+    if not os.path.isdir(own):
+        own = os.path.join(os.path.dirname(package), "configs")
+    found = os.path.join(own, name)
+    return found if os.path.isfile(found) else path
+
+
 def load_config_file(value: str, flag: str = "config") -> ml_collections.ConfigDict:
     """Returns the config of a `--config=FILE[:CHOICES]`, without overrides."""
     path, _, choices = value.partition(":")
+    path = find_config_file(path)
     if not os.path.isfile(path):
         exit_with_error(f"--{flag}={value}: there is no file {path}.")
     try:
