@@ -56,15 +56,21 @@ def find_commands(page: str, text: str) -> list[Command]:
 
 def _split_blocks(text: str) -> tuple[list[str], str]:
     """Returns the blocks of code of a page, fenced or indented, and the rest of it."""
-    blocks = []
-
-    def take(match: re.Match[str]) -> str:
-        blocks.append(match[1])
-        return "\n"
-
-    prose = re.sub(r"(?ms)^```[^\n]*\n(.*?)^```[ ]*$", take, text)
-    prose = re.sub(r"(?m)(?<=\n\n)((?:(?:    .*)?\n)+?)(?=\S|\Z| {1,3}\S)", take, prose)
-    return [block for block in blocks if block.strip()], prose
+    blocks = re.findall(r"(?ms)^```[^\n]*\n(.*?)^```", text)
+    prose: list[str] = []
+    indented: list[str] = []
+    lines = re.sub(r"(?ms)^```.*?^```", "a block", text).splitlines()
+    for line in [*lines, "end"]:
+        begins = not prose or not prose[-1].strip() or indented
+        if line.startswith("    ") and begins or (indented and not line.strip()):
+            indented.append(line)
+            continue
+        if indented:
+            blocks.append("\n".join(indented))
+            indented = []
+            prose.append("")
+        prose.append(line)
+    return [block for block in blocks if block.strip()], "\n".join(prose[:-1])
 
 
 def _parse_shell(page: str, script: str) -> list[Command]:
