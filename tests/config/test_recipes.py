@@ -15,9 +15,9 @@ from made_configs import (
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 
-# Of runs that begin by themselves and have a scale: lm_transfer.py needs one to go on from, and
-# grammar.py has choices of its own.
-_OTHERS = ("lm_transfer.py", "grammar.py")
+# Of runs that begin by themselves and have a scale: lm_transfer.py needs one to go on from, text.py
+# a folder, and grammar.py has choices of its own.
+_OTHERS = ("lm_transfer.py", "text.py", "grammar.py")
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name not in _OTHERS)
 
 
@@ -205,7 +205,34 @@ def test_the_toy_language_has_the_choices_that_its_file_documents():
         assert {name: field_of(plain, name) for name in fields} == fields
 
 
+def test_text_of_a_folder_is_found_by_the_names_of_its_languages(tmp_path, capsys):
+    (tmp_path / "sw").mkdir()
+    for name in ("en.train.jsonl", "en.test.jsonl.gz", "fr.txt.zst", "sw/1.txt"):
+        (tmp_path / name).touch()
+    load = lambda arg: config_lib.resolve_config(
+        cli.load_config_file(f"{ROOT}/configs/text.py:files={tmp_path},{arg}")
+    )
+    config = load("languages=en_fr_sw,ratio=8:1:1,scale=pico")
+    found = {name: (s.train, s.validation, s.test) for name, s in config.sources.items()}
+    assert found == {
+        "en": (f"{tmp_path}/en.train.*", "", f"{tmp_path}/en.test.*"),
+        "fr": (f"{tmp_path}/fr.*", "", ""),
+        "sw": (f"{tmp_path}/sw/*", "", ""),
+    }
+    assert config.mixture.ratio == {"en": 8, "fr": 1, "sw": 1}
+    assert (config.model.D, config.vocabulary.layout, config.parallel) == (128, "merged", {})
+
+    (tmp_path / "parallel.jsonl.gz").touch()
+    both = load("ratio=9:1").parallel["en_fr"]
+    assert (both.sources, both.path) == (("en", "fr"), f"{tmp_path}/parallel.jsonl.gz")
+    assert load("languages=sw,ratio=1").parallel == {}
+    with pytest.raises(SystemExit):
+        load("languages=en_de")
+    assert "holds no de.* and no folder de. Name the text" in capsys.readouterr().err
+
+
 WRONG_CHOICES = {
+    "text.py:languages=en_sw": "files= is missing",
     "90_10.py:ratio=90": "such as 90:10",
     "90_10.py:joins=1": "joins=1: write the fraction of the run after which en2 joins",
     "90_10.py:joins=half": "joins=half: write the fraction",

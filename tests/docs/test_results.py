@@ -1,4 +1,4 @@
-"""docs/results/tabulate.py prints what the study's own tables have."""
+"""The scripts of docs/results print and draw what the study and `evaluate` have."""
 
 import csv
 import runpy
@@ -8,6 +8,7 @@ import numpy as np
 from helpers import ROOT
 
 from imbalance_jax.analysis import study_table
+from imbalance_jax.evaluation import sentences
 
 
 def test_tables_of_results_are_those_of_the_study(tmp_path, capsys):
@@ -26,3 +27,43 @@ def test_tables_of_results_are_those_of_the_study(tmp_path, capsys):
     assert f"{np.mean(losses):.3f} (" in line and line.endswith(f"| {len(losses)} |")
     for claim in table.claims.values():
         assert f"| {claim.statement} |" in printed
+
+
+def test_states_of_two_models_are_compared_as_evaluation_compares_those_of_one():
+    compare = runpy.run_path(f"{ROOT}/docs/results/compare_models.py")
+    rng = np.random.default_rng(0)
+    a_PD, noise_PD, other_PD = rng.normal(size=(3, 64, 12))
+    b_PD = a_PD + noise_PD
+    rotation_DD = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+
+    k, l_ = (x @ x.T for x in (a_PD - a_PD.mean(0), b_PD - b_PD.mean(0)))
+    k, l_ = k[None], l_[None]
+    hsic = sentences.unbiased_hsic
+    expected = float((hsic(k, l_) / np.sqrt(hsic(k, k) * hsic(l_, l_)))[0])
+    cka, rotated = compare["compute_debiased_cka"], compare["score_rotated"]
+    assert 0.1 < expected < 0.9
+    np.testing.assert_allclose(cka(a_PD, b_PD), expected, rtol=1e-4)
+    np.testing.assert_allclose(cka(a_PD @ rotation_DD, b_PD + 3), expected, rtol=1e-4)
+
+    cosine = np.sum(a_PD * np.roll(a_PD, 1, axis=0)) / np.sum(a_PD**2)  # about, of shuffled pairs
+    assert abs(rotated(a_PD, a_PD @ rotation_DD + 3) - 1 + cosine) < 0.1
+    assert abs(cka(a_PD, other_PD)) < 0.1 and abs(rotated(a_PD, other_PD)) < 0.15
+
+
+def test_the_figure_of_alignment_has_the_means_of_the_study(tmp_path):
+    directory = made_studies.make(tmp_path / "study", made_studies.small_grid())
+    table = study_table.read_study_table(directory)
+    study_table.write_study_table(table, directory)
+    script = runpy.run_path(f"{ROOT}/docs/results/draw_alignment.py")
+    panels = {panel.title: panel for panel in script["build_panels"](table)}
+    same, shuffled, _ = panels["cosine: 90:10"].lines
+    rows = [
+        row
+        for row in csv.DictReader((directory.path / "alignment.csv").open())
+        if (row["cell"], row["measure"]) == ("r90_10", "hidden")
+    ]
+    by_layer = [[row for row in rows if row["layer"] == str(layer)] for layer in range(4)]
+    assert {len(each) for each in by_layer} == {3} and len(same.points) == 4
+    for line, column in ((same, "value"), (shuffled, "baseline")):
+        means = [np.mean([float(row[column]) for row in each]) for each in by_layer]
+        np.testing.assert_allclose([point.y for point in line.points], means)
