@@ -87,7 +87,7 @@ OURS = {command.text: command for command in ALL if is_ours(command)}
 def parse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """Returns what is wrong with a command, or "".
 
-    It is read in a folder with configs/, launch/ and the runs that pages speak of.
+    It is read in a folder with configs/, launch/, and the runs and texts that pages speak of.
     """
     folder = tmp_path_factory.mktemp("pages")
     for name in ("configs", "docs", "launch"):
@@ -99,6 +99,11 @@ def parse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
                 run = RunDirectory(folder / name)
                 run.claim(config)
                 run.release()
+        for name in re.findall(r"\bfiles=(\w+)", command.text):
+            (folder / name).mkdir(exist_ok=True)
+            [languages] = re.findall(r"\blanguages=(\w+)", command.text) or ["en_fr"]
+            for language in languages.split("_"):
+                (folder / name / f"{language}.txt").touch()
     with subprocess.Popen(
         [sys.executable, pathlib.Path(__file__).parent / "parsing_commands.py", *RUN_BY],
         stdin=subprocess.PIPE,
