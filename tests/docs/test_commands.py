@@ -59,7 +59,7 @@ NEEDS = {
     "sky": "SkyPilot and an account of a cloud",
 }
 CHECKED_BY_CI = {"mkdocs", "mypy", "pytest", "ruff"}  # .ci/run runs them
-SHELL = {".", "cd", "export", "git"}
+SHELL = {".", "cd", "cp", "export", "git", "mkdir"}
 
 
 def commands_of(page: pathlib.Path) -> list[Command]:
