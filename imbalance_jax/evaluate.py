@@ -1,14 +1,14 @@
-"""Measures a trained run on the test split: losses, alignment, and where languages are told apart.
+"""Measures a trained run: test losses and alignment.
 
     python -m imbalance_jax.evaluate --workdir=runs/90_10
     python -m imbalance_jax.evaluate --workdir=runs/90_10 --step=1000 --pairs=100
 
-The results of a run's last step go into its evaluation.json, and report.html is written anew;
-those of an earlier step go into evaluation-STEP.json beside it. They are written part by part.
-What is there already is not measured again, so that a command that was interrupted goes on; on
-other sequences (--pairs) it is refused, unless --overwrite says that it may go. Any number of
-devices and processes will do, whatever the run was trained on. It needs the run's text, in
-config.data_dir.
+It scores the test split, compares each two languages, and finds where languages are told apart. The
+results of a run's last step go into its evaluation.json, and report.html is written anew. The
+results of an earlier step go into evaluation-STEP.json beside it. They are written part by part,
+and what is there already is not measured again, so an interrupted command goes on where it was. A
+command with other --pairs is refused, unless --overwrite is given. It takes any number of devices
+and processes, and the run's text, in config.data_dir.
 """
 
 import copy
@@ -35,15 +35,15 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "The run's directory.")
-    flags.DEFINE_integer("step", -1, "The checkpoint; -1 is the newest.")
+    flags.DEFINE_string("workdir", None, "DIR: The run's directory.")
+    flags.DEFINE_integer("step", -1, "Step of the checkpoint; by default the newest.")
     flags.DEFINE_integer(
-        "pairs", 512, "Sequences that two languages are compared on.", lower_bound=8
+        "pairs", 512, "Sequences that two languages are compared on, 8 or more.", lower_bound=8
     )
-    flags.DEFINE_list("languages", [], "Tags whose pairs are measured; by default all.")
+    flags.DEFINE_list("languages", [], "TAG,TAG: Whose pairs are measured; by default all.")
     flags.DEFINE_bool("losses", True, "Score the test split, unless its losses are known.")
     flags.DEFINE_bool("overwrite", False, "Measure again what is known, and replace it.")
-    flags.DEFINE_string("data_dir", None, "Where the text is kept, if not in config.data_dir.")
+    flags.DEFINE_string("data_dir", None, "DIR: Where the text is; by default config.data_dir.")
 
 
 def main() -> int:
@@ -93,7 +93,7 @@ def main() -> int:
 
     print("\n".join(describe_results(results)))
     report = f" See {page.write_run_page(run)}." if name == "evaluation.json" else ""
-    print(f"Wrote {run.path / name}.{report}")
+    print(f"Wrote {run.path / name}; docs/metrics.md says what its names mean.{report}")
     return cli.DONE
 
 

@@ -2,36 +2,39 @@
 
     python -m imbalance_jax.generate --workdir=runs/90_10 --language=en2 --prompt="Returns the"
 
-By default only the language's own ids are drawn; --any_language lets the model choose, and
-shows where it leaves the language.
+By default only the language's own ids are drawn. --any_language lets the model choose among all
+ids, and shows where it leaves the language.
 """
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from imbalance_jax import cli
-from imbalance_jax.compute import model as model_lib
-from imbalance_jax.training import loading
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+
+    from imbalance_jax.training.loading import LoadedRun
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "The run's directory.")
-    flags.DEFINE_integer("step", -1, "The checkpoint; -1 is the newest.")
-    flags.DEFINE_string("language", None, "The tag of the language; by default the first one.")
+    flags.DEFINE_string("workdir", None, "DIR: The run's directory.")
+    flags.DEFINE_integer("step", -1, "Step of the checkpoint; by default the newest.")
+    flags.DEFINE_string("language", None, "TAG: The language; by default the first one.")
     flags.DEFINE_string("prompt", "", "Text to go on from.")
     flags.DEFINE_integer("tokens", 120, "Pieces to write.", lower_bound=1)
     flags.DEFINE_integer("samples", 3, "Texts to write.", lower_bound=1)
     flags.DEFINE_float("temperature", 0.8, "0 takes the most probable piece.", lower_bound=0)
-    flags.DEFINE_integer("seed", 0, "Of the draws.")
+    flags.DEFINE_integer("seed", 0, "Seed of the draws.")
     flags.DEFINE_bool("any_language", False, "Draw from the whole vocabulary.")
 
 
 def generate_ids(
-    run: loading.LoadedRun,
+    run: "LoadedRun",
     prompt: str,
     language: str,
     *,
@@ -40,18 +43,24 @@ def generate_ids(
     temperature: float = 0.8,
     seed: int = 0,
     any_language: bool = False,
-) -> np.ndarray:
+) -> "np.ndarray":
     """Returns the model's ids of new text, prompt included: (samples, prompt + tokens).
 
     The model sees the last L ids. Without a prompt it begins after a separator.
     """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from imbalance_jax.compute import model as model_lib
+
     row = run.vocabulary.index(language)
     prompt_ids = np.array([run.separator(language), *run.encode(prompt, language)], np.int32)
     allowed_V = jnp.asarray(any_language | run.vocabulary.own_GV[row])
     L = run.config.model.L
 
     @jax.jit
-    def draw(ids_BL: jax.Array, last: jax.Array, key: jax.Array) -> jax.Array:
+    def draw(ids_BL: "jax.Array", last: "jax.Array", key: "jax.Array") -> "jax.Array":
         logits_BLV = model_lib.compute_next_token_logits(run.params, run.config.model, ids_BL)
         logits_BV = jnp.where(allowed_V, logits_BLV[:, last], -jnp.inf)
         if temperature == 0:
@@ -71,6 +80,10 @@ def generate_ids(
 def main() -> int:
     if not FLAGS.workdir:
         raise ValueError("Give --workdir=RUN, the directory of a trained run.")
+    import numpy as np
+
+    from imbalance_jax.training import loading
+
     run = loading.load(FLAGS.workdir, None if FLAGS.step < 0 else FLAGS.step)
     language = FLAGS.language or run.config.tags[0]
     ids_BT = generate_ids(

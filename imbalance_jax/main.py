@@ -1,22 +1,21 @@
 """Trains a model at a chosen language ratio.
 
     python -m imbalance_jax.main --config=configs/90_10.py --workdir=runs/90_10
-
-Text that is not prepared yet is prepared first. Started again with the same work directory,
-a run goes on from its newest checkpoint. Any field can be set from the command line, as in
---config.optimizer.peak_lr=1e-3; without --config, of the config that the run was started with:
-
+    python -m imbalance_jax.main --config=90_10:scale=pico --config.optimizer.peak_lr=1e-3
     python -m imbalance_jax.main --workdir=runs/90_10 --config.steps=3000 --extend
 
-    python -m imbalance_jax.main --study=studies/ratio --members=r50_s0,r90_s0
+The first command prepares the text if it is not prepared yet, and trains. Started again with the
+same work directory, a run goes on from its newest checkpoint. Without --config, a run goes on with
+the config that it was started with, as in the third command.
 
-trains runs of a study in their directories, with the configs that its study.json gives them.
-Several are a pack: they train as one program, and each leaves what it would have left alone.
+    python -m imbalance_jax.main --study=studies/ratio --members=r50_50_s0,r90_10_s0
+
+trains runs of a study in their directories, with the configs in the study's study.json. Several
+runs are a pack: they train as one program, and each leaves the files that it would leave alone.
 """
 
 import collections
 import dataclasses
-import difflib
 import json
 import os
 import re
@@ -44,16 +43,16 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     cli.define_config_flag()
-    cli.define_compute_flags()
-    flags.DEFINE_string("workdir", None, "The run's directory; by default runs/<config name>.")
-    flags.DEFINE_bool("dry_run", False, "Say what the run would take, and stop.")
+    flags.DEFINE_string("workdir", None, "DIR: The run's directory; by default runs/<config name>.")
+    flags.DEFINE_bool("dry_run", False, "Say what the run takes, and train nothing.")
     flags.DEFINE_bool("extend", False, "Allow more config.steps than the run was started with.")
-    flags.DEFINE_string("export", None, "Write the final parameters there, as safetensors.")
-    flags.DEFINE_string("study", None, "A study's directory, some of whose runs to train.")
-    flags.DEFINE_list("members", [], "Those runs, by their ids in its study.json.")
-    flags.DEFINE_string("data_dir", None, "Their text's place, if not their config.data_dir.")
-    flags.DEFINE_list("mesh", [], "Their mesh, if not their config.mesh: fsdp=4,tensor=2.")
-    flags.DEFINE_integer("devices", 0, "Refuse to start with another number of them.")
+    flags.DEFINE_string("export", None, "DIR: Write the final parameters there, as safetensors.")
+    flags.DEFINE_integer("devices", 0, "Refuse to start on another number of devices; 0 is any.")
+    cli.define_compute_flags()
+    flags.DEFINE_string("study", None, "DIR: A study's directory, some of whose runs to train.")
+    flags.DEFINE_list("members", [], "RUN,RUN: The ids of those runs in its study.json.")
+    flags.DEFINE_string("data_dir", None, "DIR: Where their text is; by default config.data_dir.")
+    flags.DEFINE_list("mesh", [], "AXIS=N: Their mesh, such as fsdp=4,tensor=2.")
 
 
 class _RequestedRun(NamedTuple):
@@ -86,7 +85,7 @@ def _read_single_run() -> _RequestedRun:
             raise ValueError(f"--{name} is for runs of a study. Set --config.{name} instead.")
     run = RunDirectory(FLAGS.workdir or os.path.join("runs", cli.get_config_name()))
     begun = FLAGS.config is None and (run.path / "config.json").exists()
-    config = run.config() if begun else config_lib.resolve_config(cli.require_config())
+    config = run.config() if begun else cli.require_run_config()
     return _RequestedRun("", run, _apply_compute_flags(config), {})
 
 
@@ -125,6 +124,7 @@ def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
     if FLAGS.dry_run:
         print(planning.forecast_plan(pack))
         print(planning.describe_disk(pack))
+        print("Nothing was trained. To train: the same command without --dry_run.")
         return cli.DONE
     warning = planning.warn_of_full_disk(pack)
     if warning:
@@ -192,10 +192,10 @@ def _read_study_runs() -> list[_RequestedRun]:
         )
     for name in FLAGS.members:
         if name not in recorded:
-            close = difflib.get_close_matches(name, recorded, n=3) or list(recorded)[:3]
+            some = f"It has {len(recorded)}, such as {', '.join(list(recorded)[:3])}."
             raise ValueError(
-                f"--members has {name!r}, which is no run of {file}. It has {len(recorded)}, such "
-                f"as {', '.join(close)}."
+                f"--members has {name!r}, which is no run of {file}. "
+                f"{config_lib.suggest_nearest_name(name, recorded) or some}"
             )
     names = list(dict.fromkeys(FLAGS.members))
     return [
@@ -291,8 +291,8 @@ def _report_success(member: "PackMember") -> None:
     if member.name:
         print(f"{member.name} is done. See {report}.")
     else:
-        print(f"Done. See {report}; for some text of its own:")
-        print(f"    python -m imbalance_jax.generate --workdir={shlex.quote(str(member.run))}")
+        generate = f"python -m imbalance_jax.generate --workdir={shlex.quote(str(member.run))}"
+        print(f"Done. Read {report}. For some text of the model: {generate}")
 
 
 def _report_failure(member: "PackMember", why: str) -> None:

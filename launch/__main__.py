@@ -1,15 +1,11 @@
 """Sends a study's runs to where they train.
 
     python -m launch plan   --study=configs/studies/ratio.py --profile=launch/profiles/local.toml
-    python -m launch render --study=... --profile=...              writes files, prints commands
-    python -m launch submit --study=... --profile=... [--execute]  the same; --execute runs them
-    python -m launch status --workdir=studies/ratio                how far each run is
-    python -m launch logs   --study=... --profile=... --runs=r90_10_s0
-    python -m launch preflight --study=... --profile=...           compiles each shape for its TPU
+    python -m launch submit --study=configs/studies/ratio.py --profile=launch/profiles/local.toml
+    python -m launch status --workdir=studies/ratio
 
---study is a file of configs/studies, with choices and overrides as in python -m
-imbalance_jax.study; where --workdir already holds the study it can be left out. Without
---workdir the study's directory is studies/<config name>. Nothing is submitted without --execute.
+Nothing is submitted without --execute. --study can be left out where --workdir holds the study.
+launch/README.md has a page for each engine.
 """
 
 import collections
@@ -39,33 +35,49 @@ from launch.plan import Plan
 from launch.profile import Profile
 
 FLAGS = flags.FLAGS
-COMMANDS = ("plan", "preflight", "render", "submit", "status", "logs")
+_EXAMPLE = "--study=studies/ratio --profile=launch/profiles/slurm-gpu.toml"
+_STUDY = ("study", "workdir", "runs", "format")
+_PLANNED = (*_STUDY, "profile", "pack", "pack_size", "env", "spot", "image")
+_RENDERED = (*_PLANNED, "out", "only", "max_parallel", "env_file")
+SUBCOMMANDS = {
+    "plan": cli.Subcommand("Says which jobs there would be.", _EXAMPLE, (*_PLANNED, "out")),
+    "preflight": cli.Subcommand(
+        "Compiles each shape of run for its TPU, before anything is paid for.", _EXAMPLE, _PLANNED
+    ),
+    "render": cli.Subcommand(
+        "Writes the files of the jobs, and prints the commands.", _EXAMPLE, _RENDERED
+    ),
+    "submit": cli.Subcommand(
+        "Does what render does; with --execute it runs the commands.",
+        f"{_EXAMPLE} --execute",
+        (*_RENDERED, "execute"),
+    ),
+    "status": cli.Subcommand("Says how far each run is.", "--workdir=studies/ratio", _STUDY),
+    "logs": cli.Subcommand("Prints the commands that show the logs.", _EXAMPLE, _PLANNED),
+}
 
 
 def define_flags() -> None:
-    cli.define_config_flag("study", "studies/ratio.py")
-    flags.DEFINE_string("workdir", None, "The study's directory; studies/<config name> if absent.")
-    flags.DEFINE_string("profile", None, "Where to: a TOML file, as in launch/profiles.")
-    flags.DEFINE_string("out", None, "Where files go; launch/<profile> of the study if absent.")
+    cli.define_config_flag("study", "studies/ratio")
+    flags.DEFINE_string("workdir", None, "DIR: The study's directory; by default studies/<name>.")
+    flags.DEFINE_string("profile", None, "FILE: Where to; a TOML file, as in launch/profiles.")
+    flags.DEFINE_string("out", None, "DIR: Where files go; by default launch/<profile> of it.")
     flags.DEFINE_enum("only", "all", ["all", "missing", "failed"], "Which runs, by their state.")
     flags.DEFINE_list("runs", [], "Which runs, by patterns of their ids; !PATTERN leaves out.")
     flags.DEFINE_integer("max_parallel", 0, "slurm: jobs at a time.", lower_bound=0)
     flags.DEFINE_bool("spot", None, "gke, sky, tpuvm: machines that may be taken away.")
     flags.DEFINE_enum("pack", "none", list(plan_lib.PACKS), "Several runs in a job.")
-    flags.DEFINE_integer("pack_size", 0, "How many; see --pack.", lower_bound=0)
-    flags.DEFINE_multi_string("env", [], "NAME=VALUE of every run's environment; no secrets.")
-    flags.DEFINE_string("env_file", None, "slurm: a script with secrets, of mode 600.")
-    flags.DEFINE_string("image", None, "gke: the image, by its digest.")
+    flags.DEFINE_integer("pack_size", 0, "How many runs; see --pack.", lower_bound=0)
+    flags.DEFINE_multi_string("env", [], "NAME=VALUE: Of every run's environment; no secrets.")
+    flags.DEFINE_string("env_file", None, "FILE: slurm: a script with secrets, of mode 600.")
+    flags.DEFINE_string("image", None, "IMAGE: gke: the image, by its digest.")
     flags.DEFINE_bool("execute", False, "submit: run the commands.")
     flags.DEFINE_enum("format", "text", ["text", "json"], "Of what is printed.")
 
 
-def main(names: list[str]) -> int:
-    if len(names) != 1 or names[0] not in COMMANDS:
-        problem = f"{' '.join(names)!r} is none" if names else "there is none"
-        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {problem}.")
+def main(command: str) -> int:
     directory, study = _open_study()
-    if names[0] == "status":
+    if command == "status":
         return _run_status_command(directory, study)
     profile = _resolve_profile()
     plan = plan_lib.make_plan(
@@ -77,17 +89,17 @@ def main(names: list[str]) -> int:
         pack_size=FLAGS.pack_size,
         env=_parse_env_flags(),
     )
-    if names[0] == "logs":
+    if command == "logs":
         return _run_logs_command(plan, profile)
-    report = _check_plan_inputs(directory, study, plan, profile, names[0])
-    if names[0] == "preflight":
+    report = _check_plan_inputs(directory, study, plan, profile, command)
+    if command == "preflight":
         from launch import preflight
 
         _print_notes(report)
         return preflight.run_preflight(study, plan, profile)
-    if names[0] == "plan":
+    if command == "plan":
         return _run_plan_command(plan, report)
-    send = {"render": _run_render_command, "submit": _run_submit_command}[names[0]]
+    send = {"render": _run_render_command, "submit": _run_submit_command}[command]
     return send(directory, study, plan, profile, report)
 
 
@@ -244,8 +256,8 @@ def _run_plan_command(plan: Plan, report: InputReport) -> int:
     else:
         print(plan_lib.describe_jobs(plan))
         print(
-            f"\nWrote {_get_output_directory(plan) / 'plan.json'}. What would be sent: launch "
-            "submit, same flags."
+            f"\nWrote {_get_output_directory(plan) / 'plan.json'}. To see what would be sent: "
+            "python -m launch submit, with the same flags."
         )
     _print_notes(report)
     return cli.DONE
@@ -307,6 +319,7 @@ def _run_submit_command(
             print(f"exit code {code}", flush=True)
         if code:
             return code if plan.engine == "local" else cli.FAILED
+    print(f"How far the runs are: python -m launch status --workdir={shlex.quote(plan.workdir)}")
     return cli.DONE
 
 
@@ -368,4 +381,4 @@ def _run_logs_command(plan: Plan, profile: Profile) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run_command(main, names=True)
+    cli.run_command(main, subcommands=SUBCOMMANDS)

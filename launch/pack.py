@@ -20,8 +20,8 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("study", None, "The study's directory.", required=True)
-    flags.DEFINE_list("members", None, "The runs, by their ids.", required=True)
+    flags.DEFINE_string("study", None, "DIR: The study's directory.", required=True)
+    flags.DEFINE_list("members", None, "RUN,RUN: The runs, by their ids.", required=True)
     flags.DEFINE_integer("devices", None, "Devices of each run.", lower_bound=1, required=True)
     flags.DEFINE_string("family", "cpu", "What they are; see launch/hardware.py.")
     flags.DEFINE_string("mesh", None, "Of each run, as for imbalance_jax.main.")

@@ -144,8 +144,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("processes", 1, "How many.", lower_bound=1)
     flags.DEFINE_enum("platform", "cpu", ["cpu", "cuda"], "What they train on.")
     flags.DEFINE_integer("devices_per_process", 1, "How many of those.", lower_bound=1)
-    flags.DEFINE_string("output", None, "Where their output goes: this and .K.log; here if absent.")
-    flags.DEFINE_multi_string("env", [], "NAME=VALUE of their environment.")
+    flags.DEFINE_string("output", None, "FILE: Send output to FILE.K.log.")
+    flags.DEFINE_multi_string("env", [], "NAME=VALUE: Of their environment.")
 
 
 def main(command: list[str]) -> int:

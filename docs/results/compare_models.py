@@ -10,12 +10,14 @@ equation 5), and the cosine after the best rotation, which is found on the other
 windows, above that of shuffled windows. Both cells are of one synthetic source, or of its clones.
 "One model" is a run against itself, "two models" are runs of different seeds: they have nothing in
 common but their text. Each number is a mean over runs or pairs of runs, with the least and the
-greatest. All is computed in NumPy, apart from what `evaluate` does.
+greatest. Of two languages of one cell the difference of the two is shown as well, with the part of
+all ways to pair runs with runs whose mean is as great as that of each run with itself: the p value
+of a permutation test. All is computed in NumPy, apart from what `evaluate` does.
 """
 
 import functools
+import itertools
 import sys
-from collections.abc import Mapping
 
 import numpy as np
 import scipy.linalg
@@ -30,37 +32,35 @@ from imbalance_jax.training.reopening import open_run
 WINDOWS = 256
 
 
-def compare_cells(path: str, first: str, second: str) -> dict[str, dict[str, np.ndarray]]:
-    """Returns each measure, (pairs of runs, N + 2), of one model and of two models.
+def compare_cells(path: str, first: str, second: str) -> dict[str, np.ndarray]:
+    """Returns each measure of every run of the one cell against every run of the other.
 
     Args:
       path: of the study.
       first: a cell and a language of it, such as r90_10:toy1.
       second: another, or the same one.
+
+    Returns:
+      By measure (E, E, N + 2), in the order of seeds; NaN for a language against itself.
     """
     directory = StudyDirectory(path)
-    (cell_a, tag_a), (cell_b, tag_b) = (side.split(":") for side in (first, second))
-    seeds = {cell: list_runs(directory, cell) for cell in (cell_a, cell_b)}
-    states = functools.cache(compute_mean_states)
-    found: dict[str, list[Mapping[str, np.ndarray]]] = {"one model": [], "two models": []}
-    for seed_a, run_a in seeds[cell_a].items():
-        for seed_b, run_b in seeds[cell_b].items():
-            if first == second and seed_a >= seed_b:
-                continue  # each pair once, and no language with itself
-            which = "one model" if (cell_a, seed_a) == (cell_b, seed_b) else "two models"
-            found[which].append(compare_states(states(run_a, tag_a), states(run_b, tag_b)))
-    return {
-        which: {name: np.stack([one[name] for one in pairs]) for name in pairs[0]}
-        for which, pairs in found.items()
-        if pairs
-    }
+    sides = []
+    for side in (first, second):
+        cell, tag = side.split(":")
+        sides.append([compute_mean_states(run, tag) for run in list_runs(directory, cell)])
+    rows = [[compare_states(a, b) for b in sides[1]] for a in sides[0]]
+    found = {name: np.array([[one[name] for one in row] for row in rows]) for name in rows[0][0]}
+    if first == second:
+        for values in found.values():
+            values[np.tril_indices(len(values))] = np.nan  # each pair once
+    return found
 
 
-def list_runs(directory: StudyDirectory, cell: str) -> dict[int, RunDirectory]:
-    """Returns the finished runs of a cell by seed."""
+def list_runs(directory: StudyDirectory, cell: str) -> list[RunDirectory]:
+    """Returns the finished runs of a cell, in the order of their seeds."""
     specs = directory.study().runs.items()
-    runs = {spec.config.seed: directory.run(name) for name, spec in specs if spec.cell == cell}
-    runs = {seed: run for seed, run in runs.items() if run.done}
+    of_cell = sorted((spec.config.seed, name) for name, spec in specs if spec.cell == cell)
+    runs = [run for run in (directory.run(name) for _, name in of_cell) if run.done]
     if not runs:
         raise SystemExit(f"{directory} has no finished run of a cell {cell}.")
     return runs
@@ -132,19 +132,35 @@ def cut_windows(run: RunDirectory, tag: str) -> np.ndarray:
     return np.asarray(ids_n)[starts_P[:, None] + np.arange(L)].astype(np.int64)
 
 
+def compute_pairing_p_value(values_EE: np.ndarray) -> float:
+    """Returns the part of all pairings of runs whose mean is at least that of the diagonal."""
+    E = range(len(values_EE))
+    means = [values_EE[E, list(paired)].mean() for paired in itertools.permutations(E)]
+    return float(np.mean(np.array(means) >= means[0] - 1e-12))
+
+
 def main(path: str, first: str, second: str) -> None:
-    for which, measures in compare_cells(path, first, second).items():
-        pairs = len(next(iter(measures.values())))
-        print(f"\n{first} and {second}, {which}, {pairs} pairs\n")
-        print(f"{'':12s}" + "".join(f"{name:>32s}" for name in measures))
-        blocks = next(iter(measures.values())).shape[1] - 2
-        rows: dict[str, int | slice] = {"embeddings": 0}
-        rows |= {f"block {n}": n for n in range(1, blocks + 1)}
-        rows |= {"final norm": -1, "all blocks": slice(1, -1)}
-        for row, layers in rows.items():
-            values = (np.atleast_2d(v.T[layers]).mean(axis=0) for v in measures.values())
-            cells = (f"{v.mean():.3f} ({v.min():.3f} to {v.max():.3f})" for v in values)
-            print(f"{row:12s}" + "".join(f"{cell:>32s}" for cell in cells))
+    found = compare_cells(path, first, second)
+    one_cell = first.split(":")[0] == second.split(":")[0]
+    for name, values_EEN in found.items():
+        rows, columns = np.indices(values_EEN.shape[:2])
+        diagonal = (rows == columns) if one_cell else np.zeros_like(rows, bool)
+        layers: dict[str, np.ndarray] = {"embeddings": values_EEN[..., 0]}
+        layers |= {f"block {n}": values_EEN[..., n] for n in range(1, values_EEN.shape[2] - 1)}
+        layers |= {"final norm": values_EEN[..., -1], "all blocks": values_EEN[..., 1:-1].mean(-1)}
+        print(f"{first} and {second}: {name}")
+        for layer, values_EE in layers.items():
+            cells = [describe_values("two models", values_EE[~diagonal])]
+            if one_cell and first != second:
+                p = compute_pairing_p_value(values_EE)
+                cells = [describe_values("one model", values_EE[diagonal]), *cells, f"p {p:.3f}"]
+            print(f"  {layer:12s}" + "   ".join(cells))
+
+
+def describe_values(name: str, values: np.ndarray) -> str:
+    values = values[np.isfinite(values)]
+    low, high = values.min(), values.max()
+    return f"{name} {values.mean():.3f} ({low:.3f} to {high:.3f}, {len(values)} pairs)"
 
 
 if __name__ == "__main__":

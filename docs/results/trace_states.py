@@ -11,6 +11,7 @@ that say the same, as the runs logged it. Every value is a mean over seeds, and 
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from compare_models import compute_mean_states, list_runs, score_rotated
@@ -62,7 +63,7 @@ def average_logged(runs: Sequence[RunDirectory], name: str) -> Series:
 
 
 def main(path: str, cell: str, pair: str, file: str) -> None:
-    runs = [*list_runs(StudyDirectory(path), cell).values()]
+    runs = list_runs(StudyDirectory(path), cell)
     first, second = pair.split("-")
     losses = {tag: average_logged(runs, f"eval/loss/{tag}") for tag in (first, second)}
     one, two = trace_layers(runs, first, second)
@@ -89,7 +90,7 @@ def main(path: str, cell: str, pair: str, file: str) -> None:
         ),
         Panel("gradients: cosine", "", _make_lines(gradients, labelled=False), x_scale="steps"),
     ]
-    legend = {
+    legend: dict[str, dict[str, Any]] = {
         "two languages of one model": {"color": "black", "linestyle": SOLID},
         "of two models trained apart": {"color": "black", "linestyle": DOTTED},
     }

@@ -1,25 +1,16 @@
-"""How fast the parts of a run are, against what each is measured by.
+"""Measures how fast training is on this device.
 
-    python -m imbalance_jax.bench                                        # this device
+    python -m imbalance_jax.bench                                        # a few sizes
     python -m imbalance_jax.bench --case=small:2:16 --case="small:2:16 model.attention=einsum"
-    python -m imbalance_jax.bench --case=small:2:8 --compile-only         # its memory
+    python -m imbalance_jax.bench --case=small:2:8 --compile-only        # memory only
     python -m imbalance_jax.bench --case=small:2 --topology=v5e:4x4 --compile-only
-    python -m imbalance_jax.bench --config=configs/90_10.py              # the stream
+    python -m imbalance_jax.bench --config=90_10                         # the stream of batches
     python -m imbalance_jax.bench --alignment=runs/en_fr --pairs=500
-    python -m imbalance_jax.bench --case=pico:2 --members=8              # packed against in turn
-    python -m imbalance_jax.bench --case=pico:2 --meshes                 # each against one device
+    python -m imbalance_jax.bench --case=pico:2 --members=8              # a pack, and runs in turn
+    python -m imbalance_jax.bench --case=pico:2 --meshes                 # each mesh, and one device
 
-A case is scale:languages:batch, with fields of the config after it. Its speed is that of the
-real step on made-up text, as shares of the matmul peak measured in the same process and of the
-device's datasheet; its time is split by the parts of the model. --topology compiles for TPUs that
-are not there (extra `tpu`). With a config, the host's stream of batches is timed against its
-training; with a run, its alignment against the reference study's way of it (extra `bench`).
---members times a pack of so many runs, of a case or a config, against the same runs in turn, in
-each way in which a device can take them. --meshes times every mesh of the devices at hand against
-one of them.
-
-docs/performance.md has what was measured so far, and docs/measure_peers/compare.py times other
-programs in turn with ours.
+A case is scale:languages:batch, with fields of the config after it. Speeds are shares of the matmul
+peak measured in the same process, and of the datasheet's. docs/performance.md has our numbers.
 """
 
 import datetime
@@ -46,8 +37,10 @@ _DEFAULT_CASES_ELSEWHERE = ["mini:2", "small:2"]
 
 
 def define_flags() -> None:
+    flags.DEFINE_multi_string(
+        "case", [], "CASE: scale:languages:batch and fields, such as model.N=2."
+    )
     cli.define_config_flag()
-    flags.DEFINE_multi_string("case", [], "scale:languages:batch, and fields such as model.N=2.")
     flags.DEFINE_float("seconds", 5.0, "How long the steps of a case go on.", lower_bound=0)
     flags.DEFINE_bool("profile", True, "Split a step's time by the parts of the model.")
     flags.DEFINE_bool("start", False, "Time a first and a second start of each case too.")
@@ -55,10 +48,10 @@ def define_flags() -> None:
     flags.DEFINE_bool("compile_only", False, "Say what memory a step takes, and run nothing.")
     flags.DEFINE_alias("compile-only", "compile_only")
     flags.DEFINE_float("deadline", 0.0, "Seconds after which no further case begins; 0 is none.")
-    flags.DEFINE_string("out", None, "A JSON file to write the figures to.")
+    flags.DEFINE_string("out", None, "FILE: Write the figures there, as JSON.")
     flags.DEFINE_integer("members", 0, "Runs of a pack to time, of each case or the config.")
     flags.DEFINE_bool("meshes", False, "Time every mesh of the devices at hand.")
-    flags.DEFINE_string("alignment", None, "A run whose alignment is timed.")
+    flags.DEFINE_string("alignment", None, "RUN: Time the alignment of a run.")
     flags.DEFINE_integer("pairs", 512, "Sequences that --alignment is timed on.", lower_bound=8)
     flags.DEFINE_integer("compared", 5, "Those for the reference's way of it.", lower_bound=1)
 
@@ -72,12 +65,12 @@ def main() -> int:
         _write_figures(figures)
     elif FLAGS.config is not None and FLAGS.members:
         name = FLAGS["config"].config_filename  # type: ignore[attr-defined]
-        packing = _measure_pack(name, config_lib.resolve_config(FLAGS.config))
+        packing = _measure_pack(name, cli.require_run_config())
         _write_figures(_make_report_header() | {"packing": packing})
     elif FLAGS.config is not None:
         from imbalance_jax.bench import stream, training
 
-        config = config_lib.resolve_config(FLAGS.config)
+        config = cli.require_run_config()
         figures = stream.measure_stream_speed(case_lib.build_experiment(config))
         _print_lines(stream.describe_stream_speed(figures))
         _print_lines(training.describe_training_step("training", figures))

@@ -1,11 +1,18 @@
 """Every field of a run, what it may be, and what follows from it without any text."""
 
+from imbalance_jax.config.fields import (
+    FieldRow,
+    format_field_value,
+    format_markdown_page,
+    list_field_rows,
+)
 from imbalance_jax.config.identity import (
     NEWER,
     build_run_identity,
     find_differences,
     hash_plain_values,
 )
+from imbalance_jax.config.nearest import suggest_nearest_name
 from imbalance_jax.config.recipes import (
     GRAMMAR,
     SCALES,

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from imbalance_jax.config.nearest import suggest_nearest_name
 from imbalance_jax.config.resolve import build_config_dict, declared, default
 from imbalance_jax.config.schema import Config, LanguageConfig, Schedule, SourceConfig
 
@@ -23,7 +24,8 @@ def parse_arg(arg: str, **defaults: str) -> types.SimpleNamespace:
         if name not in defaults:
             raise ValueError(
                 f"--config=...:{arg}: this file has no choice {name!r}. "
-                f"It offers: {', '.join(f'{n}={v}' for n, v in defaults.items())}."
+                f"It offers: {', '.join(f'{n}={v}' for n, v in defaults.items())}. "
+                f"{suggest_nearest_name(name, defaults)}".strip()
             )
         if not equals or not value:
             raise ValueError(f"--config=...:{arg}: write {name}=VALUE.")
@@ -110,7 +112,9 @@ def scaled(config: ml_collections.ConfigDict, scale: str) -> ml_collections.Conf
       ValueError: there is no such scale.
     """
     if scale not in SCALES:
-        raise ValueError(f"scale={scale}: there is no such scale. Choose {', '.join(SCALES)}.")
+        nearest = suggest_nearest_name(scale, SCALES)
+        choose = f"Choose {', '.join(SCALES)}."
+        raise ValueError(f"scale={scale}: there is no such scale. {nearest or choose}")
     for name, value in SCALES[scale].items():
         if name == "tokenizer.vocab_size":
             for source in config.sources.values():

@@ -1,7 +1,6 @@
 """Conversions of a config between ConfigDict, frozen dataclasses and plain values."""
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import ml_collections
 
 from imbalance_jax.config.checks import check_config
+from imbalance_jax.config.nearest import suggest_nearest_name
 from imbalance_jax.config.schema import GROUP, Config
 
 
@@ -146,10 +146,24 @@ def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
     return value
 
 
-def describe_unknown_field(group: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """Returns the message for a field that a group of fields does not have."""
-    close = difflib.get_close_matches(name, known, n=1)
-    fix = f"Did you mean {group}.{close[0]}?" if close else f"It has: {', '.join(known)}."
+def describe_unknown_field(
+    group: str,
+    name: str,
+    known: Sequence[str] | Mapping[str, Any],
+    elsewhere: Sequence[str] = (),
+) -> str:
+    """Returns the message for a field that a group of fields does not have.
+
+    Args:
+      group: the dotted name of the group.
+      name: the field.
+      known: the fields of the group.
+      elsewhere: the dotted names of fields of that name in other groups.
+    """
+    if elsewhere:
+        fix = f"Did you mean {' or '.join(elsewhere[:3])}?"
+    else:
+        fix = suggest_nearest_name(name, known, group + ".{}") or f"It has: {', '.join(known)}."
     return f"{group} has no field {name!r}. {fix}"
 
 

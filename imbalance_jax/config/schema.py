@@ -31,13 +31,13 @@ def require_at_least(field: str, value: float, minimum: float) -> None:
 class TokenizerConfig:
     """The SentencePiece model of one source."""
 
-    vocab_size: int = 16384  # pieces, with the 3 specials and 256 byte pieces
-    model_type: Literal["bpe", "unigram"] = "bpe"
+    vocab_size: int = 16384  # Number of pieces, with the 3 specials and 256 byte pieces.
+    model_type: Literal["bpe", "unigram"] = "bpe"  # Which algorithm of SentencePiece trains it.
     # The share of the text, above 0 to 1, that is covered by the characters with pieces of their
-    # own; they are the most frequent ones, and all others are written as bytes. Preparation lowers
-    # 0.9995, and says so, where the pieces are too few for it.
+    # own. These are the most frequent characters; all others are written as bytes. Preparation
+    # lowers 0.9995, and says so, where the pieces are too few for it.
     character_coverage: float = 0.9995
-    path: str = ""  # an existing .model; then the fields above are not used
+    path: str = ""  # An existing .model file; then the other fields are not used.
 
     def __post_init__(self) -> None:
         # The specials and byte pieces take the first 259 ids.
@@ -56,18 +56,19 @@ _MOST_LEMMAS = 1 << 18  # their words and tokenizer are made at every start, in 
 class SyntheticConfig:
     """A toy language. `imbalance_jax/data/text/synthetic.py` says what each dial does."""
 
-    world: int = 0  # the seed of all that is said; languages of one world are translations
-    language: int = 0  # which language of the world
-    tokens: int = 0  # of training text; 0 is text without end, made where it is needed
-    lemmas: int = 1024  # words of the language
-    topics: int = 8  # a word's topic decides which words may depend on it; divides lemmas
-    zipf: float = 1.0  # exponent of the frequencies of the lemmas of a topic
-    depth: int = 3  # levels of a sentence's tree: 2**depth - 1 words
-    # In how many ways the topic of a word chooses those of the words below it: 1 is the same way
-    # for all words, 0 is one for each rank of a word within its topic.
+    world: int = 0  # The seed of what is said. Languages of one world are translations.
+    language: int = 0  # Which language of the world it is: 0, 1, 2 and so on.
+    tokens: int = 0  # Tokens of training text. 0 is text without end, made as it is needed.
+    lemmas: int = 1024  # Words of the language.
+    topics: int = 8  # A word's topic decides which words may depend on it. It divides lemmas.
+    zipf: float = 1.0  # Exponent of the frequencies of the lemmas of a topic.
+    depth: int = 3  # Levels of a sentence's tree: a sentence has 2**depth - 1 words.
+    # In how many ways the topic of a word chooses the topics of the words below it. 1 is the same
+    # way for all words, 0 is one way for each rank of a word within its topic.
     rules: int = 0
-    overlap: float = 0.0  # the share of lemmas whose word is the same in every language
-    shared_words: bool = False  # all languages choose from one set of words: false friends
+    overlap: float = 0.0  # The share of lemmas whose word is the same in every language.
+    shared_words: bool = False  # All languages choose from one set of words: false friends.
+    # Where a word stands among the words that depend on it.
     order: Literal["head_first", "head_middle", "head_last"] = "head_first"
 
     def __post_init__(self) -> None:
@@ -112,22 +113,23 @@ _KINDS_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
 class SourceConfig:
     """A corpus of one tokenizer. Every kind declares all fields and reads its own."""
 
+    # docstrings: documentation in installed packages. files: your own. synthetic: a toy language.
     kind: Literal["docstrings", "files", "tfds", "synthetic"] = "docstrings"
-    # files: glob patterns, several separated by commas; see data/text/patterns.py. Without
-    # validation or test, each is 1 % of the documents of train, chosen by a hash of their ids.
-    # tfds: names or slices of splits, such as train[:10%]; where empty, the dataset's own.
+    # files: glob patterns of training text, separated by commas (data/text/patterns.py has all).
+    # tfds: the name or slice of a split, such as train[:10%]; "" is the dataset's own.
     train: str = ""
+    # As train. files: "" holds out 1 % of the documents of train, chosen by a hash of their ids.
     validation: str = ""
-    test: str = ""
+    test: str = ""  # As validation, for the final test.
     # files, tfds: the field or feature that holds the text; with dots if it is nested.
     field: str = "text"
-    id_field: str = "id"  # files, tfds: the field with the document's id, if there is one
+    id_field: str = "id"  # files, tfds: the field with the document's id, if there is one.
     # shared: an id names the same document, such as a translation, in all sources with shared ids.
     ids: Literal["own", "shared"] = "own"
-    packages: tuple[str, ...] = ()  # docstrings: top-level packages; () is the fixed list
-    dataset: str = ""  # tfds: a dataset's name and config, such as wiki40b/fr
-    dataset_dir: str = ""  # tfds: where datasets lie; where empty, TFDS's own choice
-    markup: Literal["none", "wiki40b"] = "none"  # files, tfds: what to take out of the text
+    packages: tuple[str, ...] = ()  # docstrings: top-level packages. () is a fixed list.
+    dataset: str = ""  # tfds: a dataset's name and config, such as wiki40b/fr.
+    dataset_dir: str = ""  # tfds: the folder of the datasets. "" is TFDS's own choice.
+    markup: Literal["none", "wiki40b"] = "none"  # files, tfds: the markup to take out of the text.
     synthetic: SyntheticConfig = SyntheticConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
 
@@ -162,25 +164,27 @@ class SourceConfig:
 class ParallelConfig:
     """Texts that say the same in two languages, to measure alignment on."""
 
-    sources: tuple[str, ...] = ()  # the two sources that the languages belong to
-    # .jsonl, also .gz or .zst: a pair a line; or two files of lines; none for synthetic sources.
+    sources: tuple[str, ...] = ()  # The two sources that the languages belong to.
+    # A .jsonl file (also .gz or .zst) with a pair a line, or two files of lines with a comma
+    # between them. "" for synthetic sources.
     path: str = ""
-    fields: tuple[str, ...] = ()  # of a line, in the order of `sources`; () is their names
+    fields: tuple[str, ...] = ()  # Fields of a line, in the order of sources; () is their names.
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
     """What the model sees as one language: a source of its own, or a clone."""
 
-    source: str = ""  # a name in config.sources; or
-    clone_of: str = ""  # the tag of the language whose text it shares under other ids
-    anchors: float = 0.0  # clones: the share of ids that stay those of the parent, 0 to 1
-    anchor_measure: Literal["ids", "tokens"] = "ids"  # what anchors are a share of
-    anchor_choice: Literal["reference", "frequent", "rare"] = "reference"  # which ids they are
-    # The order of the words, of any text, also without end; see data/word_order.py.
+    source: str = ""  # The name in config.sources of its text, or "" for a clone.
+    clone_of: str = ""  # The tag of the language whose text it shares under other ids.
+    anchors: float = 0.0  # Clones: the share of ids that stay those of the parent, 0 to 1.
+    anchor_measure: Literal["ids", "tokens"] = "ids"  # What anchors is a share of.
+    # Which ids are anchors: drawn as the reference study draws them, the most frequent, the rarest.
+    anchor_choice: Literal["reference", "frequent", "rare"] = "reference"
+    # The order of the words, for text of any kind (data/word_order.py).
     words: Literal["as_written", "reversed", "permuted", "shuffled"] = "as_written"
-    words_block: int = 8  # words that change places with each other: reversed, permuted
-    # clones: whether their rows of the tables begin as their parent's
+    words_block: int = 8  # reversed, permuted: words that change places with each other.
+    # Clones: whether their rows of the embedding tables begin as copies of their parent's.
     rows: Literal["own", "copied"] = "own"
 
     def __post_init__(self) -> None:
@@ -193,16 +197,16 @@ class LanguageConfig:
 class VocabularyConfig:
     """How the ids of all languages lie in one vocabulary."""
 
-    # disjoint: a slot for each language; merged: equal pieces of different sources share
-    # an id; joint: all sources have one tokenizer, `tokenizer`, trained on a mix of them.
+    # disjoint: each language has ids of its own. merged: equal pieces of different sources share
+    # an id. joint: all sources have one tokenizer, trained on a mix of them.
     layout: Literal["disjoint", "merged", "joint"] = "disjoint"
-    tokenizer: TokenizerConfig = TokenizerConfig()  # joint only
+    tokenizer: TokenizerConfig = TokenizerConfig()  # Used by layout joint only.
     # joint: source -> parts of the text that the tokenizer is trained on; {} is equal parts.
     mix: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    # Whether each language has its own separator of documents.
+    # The separator of documents: as the layout gives it, one of its own for each language, or one.
     separator: Literal["layout", "own", "shared"] = "layout"
-    # Whether a partial clone's separator and unknown piece are among the anchors:
-    # as the reference's shuffle has it, never, or always.
+    # Whether a partial clone's separator and unknown piece are among the anchors: as the
+    # reference study's shuffle has it, never, or always.
     anchor_specials: Literal["reference", "never", "always"] = "never"
 
 
@@ -247,21 +251,26 @@ class MixtureConfig:
 
     # Above 0, in place of ratio: in proportion to a source's tokens to the power 1/temperature.
     temperature: float = 0.0
-    ratio: Mapping[str, int] = dataclasses.field(default_factory=dict)  # tag -> sequences
-    # (first step, ratio) of each stage, the first at step 0; () is `ratio` throughout. All
-    # firsts are steps, or all are fractions of config.steps: 0.5, rounded down to a step.
+    # tag -> whole number of sequences in every block of their sum.
+    ratio: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # (first step, ratio) of each stage, the first at step 0. () is ratio throughout. All first
+    # steps are whole numbers, or all are fractions of config.steps: 0.5, rounded down to a step.
     stages: Schedule = ()
-    same_total_as: Schedule = ()  # refuse the run unless each language has this one's total
-    sampler: Literal["exact", "bernoulli"] = "exact"  # bernoulli: a draw for each sequence
-    # sequential: a queue of documents for each row
+    # A schedule as in stages. The run is refused unless each language has its total.
+    same_total_as: Schedule = ()
+    # exact: every block holds its ratio. bernoulli: an independent draw for each sequence.
+    sampler: Literal["exact", "bernoulli"] = "exact"
+    # shuffled: windows, in a new order each epoch. sequential: each row reads a queue of documents.
     order: Literal["shuffled", "sequential"] = "shuffled"
-    seed: int = -1  # of the order of languages and windows; -1 takes config.seed
-    switch: Literal["window", "document"] = "window"  # where clones of one text take turns
-    # disjoint: a document in several sources goes to one of them
+    seed: int = -1  # The seed of the order of languages and windows. -1 takes config.seed.
+    # Where clones of one text take turns: at each window, or each document belongs to one of them.
+    switch: Literal["window", "document"] = "window"
+    # disjoint: a document that several sources of ids=shared have goes to one of them.
     content: Literal["shared", "disjoint"] = "shared"
-    text_share: float = 1.0  # of the windows of each source that are trained on, above 0 to 1
-    # Once a source is used up: which languages may see a window again, and what the run does.
+    text_share: float = 1.0  # The share of each source's windows that is trained on, above 0 to 1.
+    # Which languages may see a window again in a later epoch; forbid is none.
     reuse: Literal["same_language", "any", "forbid"] = "same_language"
+    # Where a text would be used up: it is read again, the run ends there, or the run is refused.
     on_exhaustion: Literal["repeat", "stop", "error"] = "repeat"
 
     def __post_init__(self) -> None:
@@ -303,22 +312,23 @@ REMAT: tuple[str, ...] = typing.get_args(Remat)
 class ModelConfig:
     """The transformer. See the key of dimensions in `imbalance_jax/__init__.py`."""
 
-    L: int = 512
-    D: int = 768
-    H: int = 12
-    K: int = 64
-    F: int = 3072
-    N: int = 12
-    # Of matrix products. Parameters and their gradients, normalisation, softmax and loss are in
-    # fp32 whatever it is; auto is float32 on a CPU and bfloat16 elsewhere.
+    L: int = 512  # Positions in a sequence.
+    D: int = 768  # Width of the residual stream.
+    H: int = 12  # Attention heads of a block.
+    K: int = 64  # Width of one head.
+    F: int = 3072  # Width of the feed-forward layer.
+    N: int = 12  # Transformer blocks.
+    # The precision of matrix products; auto is float32 on a CPU and bfloat16 elsewhere. Parameters,
+    # their gradients, normalisation, softmax and loss are in float32 in any case.
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    param_dtype: Literal["float32"] = "float32"
-    # What "auto" stands for on a kind of device is in compute/tuning.py.
+    param_dtype: Literal["float32"] = "float32"  # The precision of the parameters.
+    # How attention is computed. auto chooses by device, as compute/tuning.py lists.
     attention: Attention = "auto"
-    remat: Remat = "auto"  # what the backward pass computes again
-    scan_layers: bool = True  # one compiled block run N times, or N blocks written out
-    tied: bool = False  # the head is the input embedding
-    loss_chunk: int = 0  # positions of a sequence whose logits exist at once; 0 chooses
+    # What the backward pass computes again: none, all but matrix products (dots), or all (full).
+    remat: Remat = "auto"
+    scan_layers: bool = True  # One compiled block runs N times; if false, N blocks are written out.
+    tied: bool = False  # The output head is the input embedding.
+    loss_chunk: int = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
 
     def __post_init__(self) -> None:
         for name in "LDHKFN":
@@ -334,18 +344,18 @@ class ModelConfig:
 class OptimizerConfig:
     """Adam and the course of its learning rate."""
 
-    name: Literal["adam"] = "adam"
-    peak_lr: float = 6e-4
-    final_lr: float = 6e-6
-    schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"
-    warmup: float = 0.02  # below 1 a fraction of all updates, from 1 on a number of updates
-    decay: float = 0.2  # warmup_stable_decay: the fraction of updates that decay
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # decoupled, on matrices and embeddings only
-    clip_norm: float = 0.0  # of the gradient of all parameters together; 0 is off
-    accumulate: int = 1  # micro-batches whose gradients are averaged into one update
+    name: Literal["adam"] = "adam"  # The algorithm.
+    peak_lr: float = 6e-4  # The learning rate after warm-up.
+    final_lr: float = 6e-6  # The learning rate at the last update; constant does not use it.
+    schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"  # After warm-up.
+    warmup: float = 0.02  # Below 1 a fraction of all updates, from 1 on a number of updates.
+    decay: float = 0.2  # warmup_stable_decay: the fraction of all updates that decay.
+    b1: float = 0.9  # Adam's decay of the mean of gradients.
+    b2: float = 0.95  # Adam's decay of the mean of squared gradients.
+    eps: float = 1e-8  # Adam's epsilon, which is added to the root of the second mean.
+    weight_decay: float = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
+    clip_norm: float = 0.0  # The largest norm of the gradient of all parameters together; 0 is off.
+    accumulate: int = 1  # Micro-batches whose gradients are averaged into one update.
 
     def __post_init__(self) -> None:
         for name in ("peak_lr", "final_lr", "warmup", "weight_decay", "clip_norm", "eps"):
@@ -364,10 +374,11 @@ class OptimizerConfig:
 class AlignmentConfig:
     """How alike the model treats two languages, measured while it trains."""
 
-    every: int = 250  # steps, or a multiple of them that the budget allows; 0 not at all
-    pairs: int = 32  # sequences in two languages that each measurement looks at
-    languages: tuple[str, ...] = ()  # whose pairs are measured; () is all of them
-    budget: float = 0.02  # the share of the run's time that measuring may take; 1 is no limit
+    # Steps between measurements. The budget may multiply them; 0 measures nothing.
+    every: int = 250
+    pairs: int = 32  # Sequences in two languages that each measurement compares; 8 at least.
+    languages: tuple[str, ...] = ()  # The languages whose pairs are measured. () is all of them.
+    budget: float = 0.02  # The share of the run's time that measuring may take; 1 is no limit.
 
     def __post_init__(self) -> None:
         require_at_least("config.evaluation.alignment.every", self.every, 0)
@@ -383,10 +394,10 @@ class AlignmentConfig:
 class EvaluationConfig:
     """Held-out measurements per language, which never follow the training ratio."""
 
-    every: int = 250  # steps; 0 only at the end
-    max_windows: int = 256  # windows of the validation split per language; 0 takes all
-    stride: int = 0  # positions scored per window of the final test; 0 is L/4
-    max_test_windows: int = 0  # of the final test, per language; 0 takes all
+    every: int = 250  # Steps between evaluations; 0 is only before the first step and at the end.
+    max_windows: int = 256  # Windows of the validation split per language; 0 takes all.
+    stride: int = 0  # Positions scored per window of the final test; 0 is L/4.
+    max_test_windows: int = 0  # Windows of the final test per language; 0 takes all.
     alignment: AlignmentConfig = AlignmentConfig()
 
     def __post_init__(self) -> None:
@@ -396,8 +407,10 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every: int = 500  # steps; 0 only at the end
-    keep: int = 2  # newest checkpoints kept
+    """What is saved of a run, to go on from and to evaluate."""
+
+    every: int = 500  # Steps between checkpoints; 0 saves only at the end.
+    keep: int = 2  # How many of the newest checkpoints are kept.
 
     def __post_init__(self) -> None:
         require_at_least("config.checkpoint.every", self.every, 0)
@@ -410,9 +423,9 @@ class MeshConfig:
 
     # Runs of a pack that train beside each other; a run alone gives these devices to data.
     member: int = 1
-    data: int = -1  # whole copies of the model, each with a part of the batch
-    fsdp: int = 1  # parts of the batch that share one copy of the parameters
-    tensor: int = 1  # parts of every matrix product
+    data: int = -1  # Whole copies of the model, each with a part of the batch.
+    fsdp: int = 1  # Parts of the batch that share one copy of the parameters.
+    tensor: int = 1  # Parts of every matrix product.
 
     def __post_init__(self) -> None:
         sizes = dataclasses.asdict(self)
@@ -427,14 +440,14 @@ class MeshConfig:
 class Config:
     """A run, whole."""
 
-    seed: int = 0
-    steps: int = 1000  # optimizer updates
-    batch_size: int = 32  # sequences per update, over all hosts and micro-batches
-    data_dir: str = "data"  # where prepared text is kept and looked for
-    # RUN or RUN@STEP: begin with the parameters of another run of these languages and tokenizers
+    seed: int = 0  # The seed of the parameters, and of the order of the data.
+    steps: int = 1000  # Optimizer updates.
+    batch_size: int = 32  # Sequences per update, over all hosts and micro-batches.
+    data_dir: str = "data"  # The folder where prepared text is kept and looked for.
+    # RUN or RUN@STEP: begin with the parameters of another run of these languages and tokenizers.
     init_from: str = ""
-    log_every: int = 10  # steps that a line of training metrics covers
-    mirrors: tuple[Literal["tensorboard", "wandb"], ...] = ()  # where metrics go as well
+    log_every: int = 10  # Steps that a line of training metrics covers.
+    mirrors: tuple[Literal["tensorboard", "wandb"], ...] = ()  # Where metrics go as well.
     sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)
     languages: Mapping[str, LanguageConfig] = dataclasses.field(default_factory=dict)
     vocabulary: VocabularyConfig = VocabularyConfig()

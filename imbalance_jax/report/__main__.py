@@ -1,36 +1,31 @@
-"""Command: writes the page of a run, of several or of a study, from their directories alone.
+"""Writes the page of a run, of several runs, or of a study.
 
     python -m imbalance_jax.report --workdir=runs/90_10
     python -m imbalance_jax.report --workdir=runs/90_10,runs/50_50
     python -m imbalance_jax.report --workdir=studies/ratio
     python -m imbalance_jax.report --reference --workdir=reports/reference
 
-The second sets runs side by side, of one study or of none, in a page beside the first of them. The
-page of a study comes with its tables and figures. The last draws every figure and table of
-the reference study from the values it reported.
-Needs neither jax nor the machine that the run was trained on.
+The second sets runs side by side, in a page beside the first of them. The third writes the tables
+and figures of a study as well. The last draws every figure and table of the reference study from
+the values that it reported. All need the directories alone: neither jax nor the machine that
+trained the run.
 """
+
+import os
 
 from absl import flags
 
 from imbalance_jax import cli
-from imbalance_jax.analysis import study_table
-from imbalance_jax.reference import paper_page
-from imbalance_jax.report import comparison_page, run_page, study_page
 from imbalance_jax.runs import storage
-from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.study.study_directory import StudyDirectory
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     flags.DEFINE_string(
-        "workdir", None, "The directory of a run or study, which gets report.html; or several runs."
+        "workdir", None, "DIR[,DIR]: A run or a study, which gets report.html; or several runs."
     )
-    flags.DEFINE_bool(
-        "reference", False, "Write what the reference study reported into --workdir instead."
-    )
+    flags.DEFINE_bool("reference", False, "Write what the reference study reported into --workdir.")
 
 
 def main() -> int:
@@ -39,21 +34,36 @@ def main() -> int:
         cli.exit_with_error(
             "--workdir is missing. Give the directory of a run or a study, such as runs/90_10."
         )
+    print(_write_page(workdir))
+    return cli.DONE
+
+
+def _write_page(workdir: str) -> os.PathLike:
+    """Writes the page that the flags ask for and returns its path."""
+    # Imported here: they bring the libraries of figures, which --help does not need.
+    from imbalance_jax.runs.run_directory import RunDirectory
+
     if FLAGS.reference:
-        print(paper_page.write_reference_page(workdir))
-        return cli.DONE
+        from imbalance_jax.reference import paper_page
+
+        return paper_page.write_reference_page(workdir)
     if "," in workdir and not storage.parse_path(workdir).exists():
+        from imbalance_jax.report import comparison_page
+
         runs = [RunDirectory(path) for path in workdir.split(",") if path]
-        print(comparison_page.write_comparison_page(runs))
-        return cli.DONE
+        return comparison_page.write_comparison_page(runs)
     if (storage.parse_path(workdir) / "study.json").exists():
+        from imbalance_jax.analysis import study_table
+        from imbalance_jax.report import study_page
+        from imbalance_jax.study.study_directory import StudyDirectory
+
         directory = StudyDirectory(workdir)
         table = study_table.read_study_table(directory)
         study_table.write_study_table(table, directory)
-        print(study_page.write_study_page(table, directory))
-        return cli.DONE
-    print(run_page.write_run_page(RunDirectory(workdir)))
-    return cli.DONE
+        return study_page.write_study_page(table, directory)
+    from imbalance_jax.report import run_page
+
+    return run_page.write_run_page(RunDirectory(workdir))
 
 
 if __name__ == "__main__":

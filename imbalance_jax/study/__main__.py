@@ -1,49 +1,67 @@
-"""Trains a grid of runs and says what is to be concluded from them.
+"""Trains a grid of runs, and says what follows from them.
 
-    python -m imbalance_jax.study plan    --config=configs/studies/ratio.py
-    python -m imbalance_jax.study run     --config=configs/studies/ratio.py --workdir=studies/ratio
-    python -m imbalance_jax.study status  --workdir=studies/ratio
-    python -m imbalance_jax.study collect --workdir=studies/ratio
-    python -m imbalance_jax.study check   --workdir=studies/ratio
+    python -m imbalance_jax.study plan   --config=configs/studies/ratio.py
+    python -m imbalance_jax.study run    --config=configs/studies/ratio.py --workdir=studies/ratio
+    python -m imbalance_jax.study status --workdir=studies/ratio
 
-plan says what there is to train and what it takes; run trains what is left, and goes on where
-it was stopped; status says how far each run is; collect writes one tidy table of all results,
-and the study's page, figures and tables; check holds a finished study of configs/paper/ against
-what the reference study reported. Without --workdir it is studies/<config name>.
+Without --workdir the study's directory is studies/<config name>.
 """
 
 import dataclasses
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 
 from absl import flags
 
 from imbalance_jax import cli
-from imbalance_jax.config import Config
+from imbalance_jax.config import Config, suggest_nearest_name
 from imbalance_jax.runs import storage
 from imbalance_jax.study import grid, study_plan, study_runner
 from imbalance_jax.study.study_directory import StudyDirectory
 
 FLAGS = flags.FLAGS
-COMMANDS = ("plan", "run", "status", "collect", "check")
+_STUDY = ("config", "workdir")
+_TRAINED = ("accumulate", "remat")
+SUBCOMMANDS = {
+    "plan": cli.Subcommand(
+        "Says what there is to train and what it takes.",
+        "--config=configs/studies/ratio.py --measure",
+        (*_STUDY, "pack", "measure", *_TRAINED),
+    ),
+    "run": cli.Subcommand(
+        "Trains what is left, and goes on where it was stopped.",
+        "--config=configs/studies/ratio.py --pack=8",
+        (*_STUDY, "jobs", "pack", "only", *_TRAINED),
+    ),
+    "status": cli.Subcommand("Says how far each run is.", "--workdir=studies/ratio", _STUDY),
+    "collect": cli.Subcommand(
+        "Writes the tables, the figures and the page of the runs that are done.",
+        "--workdir=studies/ratio",
+        _STUDY,
+    ),
+    "check": cli.Subcommand(
+        "Holds a study of configs/paper/ against what the reference study reported.",
+        "--workdir=studies/e2_ratio",
+        _STUDY,
+    ),
+}
 
 
 def define_flags() -> None:
-    cli.define_config_flag()
-    cli.define_compute_flags()
-    flags.DEFINE_string("workdir", None, "The study's directory; studies/<config name> if absent.")
-    flags.DEFINE_integer("jobs", 1, "run: how many processes at a time.", lower_bound=1)
+    cli.define_config_flag(example="studies/ratio")
+    flags.DEFINE_string("workdir", None, "DIR: The study's directory; by default studies/<name>.")
+    flags.DEFINE_integer("jobs", 1, "run: processes at a time.", lower_bound=1)
     flags.DEFINE_integer(
-        "pack", 0, "run: train up to so many runs of a shape in one program.", lower_bound=0
+        "pack", 0, "plan, run: up to so many runs of a shape train as one program.", lower_bound=0
     )
-    flags.DEFINE_list("only", [], "run: ids or cells, or `failed`; all that is left if absent.")
+    flags.DEFINE_list("only", [], "run: ids or cells, or `failed`; by default all that is left.")
     flags.DEFINE_bool("measure", False, "plan: try a few steps of each size on this machine.")
+    cli.define_compute_flags()
 
 
-def main(names: list[str]) -> int:
-    if len(names) != 1 or names[0] not in COMMANDS:
-        problem = f"{' '.join(names)!r} is none" if names else "there is none"
-        raise ValueError(f"Give one command of {', '.join(COMMANDS)}: {problem}.")
+def main(command: str) -> int:
     directory = _get_study_directory()
     study = directory.study() if FLAGS.config is None else grid.resolve_study(FLAGS.config)
     # From wherever the study is looked at later.
@@ -56,7 +74,7 @@ def main(names: list[str]) -> int:
         "status": _print_status,
         "collect": _collect_results,
         "check": _print_comparison,
-    }[names[0]](directory, study)
+    }[command](directory, study)
 
 
 def _get_study_directory() -> StudyDirectory:
@@ -73,6 +91,9 @@ def _print_plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         speeds |= study_plan.measure_trial_speeds(study, unknown, cli.format_compute_flags())
     states = directory.states(study)
     print(study_plan.describe_study_plan(directory.name, study, states, speeds, FLAGS.pack))
+    if any(state.state != "done" for state in states.values()):
+        args = [arg for arg in sys.argv[1:] if arg not in ("plan", "--measure")]
+        print(f"To train what is left: python -m imbalance_jax.study run {shlex.join(args)}")
     return cli.DONE
 
 
@@ -88,15 +109,15 @@ def _run_study(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         code = runner.run(study_runner.group_into_packs(study, left, FLAGS.pack), jobs=FLAGS.jobs)
     if code == cli.PREEMPTED:
         return code
-    _collect_results(directory, study)
     states = directory.states(study)
     failed = [name for name, run in states.items() if run.state == "failed"]
     others = [name for name, run in states.items() if run.state not in ("failed", "done")]
     print(f"{len(states) - len(failed) - len(others)} of {len(states)} runs are done.")
-    if failed:
-        print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
+    _collect_results(directory, study)
     if others:
         print(f"Left: {', '.join(others)}. To train them, leave out --only.")
+    if failed:
+        print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
     return cli.FAILED if failed else code
 
 
@@ -130,7 +151,11 @@ def _choose_runs(runner: study_runner.StudyRunner, study: grid.StudyConfig) -> l
             else [n for n, spec in study.runs.items() if name in (n, spec.cell)]
         )
         if not members and name != "failed":
-            raise ValueError(f"--only={name}: the study has no run and no cell of that name.")
+            known = [*study.runs, *(spec.cell for spec in study.runs.values()), "failed"]
+            raise ValueError(
+                f"--only={name}: the study has no run and no cell of that name. "
+                f"{suggest_nearest_name(name, known)}".strip()
+            )
         chosen |= dict.fromkeys(n for n in members if n in left)
     return list(chosen)
 
@@ -147,7 +172,7 @@ def _collect_results(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     table = study_table.read_study_table(directory)
     for path in study_table.write_study_table(table, directory):
         print(path)
-    print(study_page.write_study_page(table, directory))
+    print(f"Read {study_page.write_study_page(table, directory)}.")
     return cli.DONE
 
 
@@ -162,4 +187,4 @@ def _print_comparison(directory: StudyDirectory, study: grid.StudyConfig) -> int
 
 if __name__ == "__main__":
     define_flags()
-    cli.run_command(main, names=True)
+    cli.run_command(main, subcommands=SUBCOMMANDS)

@@ -1,18 +1,14 @@
-"""Fine-tunes a run to classify texts in one of its languages, and scores it in all of them.
+"""Fine-tunes a run on tasks in one language, scores all.
 
     python -m imbalance_jax.transfer --workdir=runs/90_10 --tasks=all --train_language=en1
     python -m imbalance_jax.transfer --workdir=runs/90_10 --tasks=next_sentence,origin
     python -m imbalance_jax.transfer --workdir=runs/en_fr --tasks=paws-x --train_language=en
     python -m imbalance_jax.transfer --workdir=runs/90_10 --tasks=mine.toml --protocol=intended
 
-What is learnt in one language and known in another has been transferred: nothing is trained in
-the others. A clone is scored on the same examples under its own ids, a language of another text on
-examples of its own, where a task has them. The defaults are the reference study's
-(imbalance_jax/transfer/finetune.py has the two protocols, and imbalance_jax/transfer/tasks.py the
-tasks). The results go into transfer.json, a task
-whole or not at all, beside those that are there, and report.html is written anew. What is there
-already is not measured again, so that a command that was interrupted goes on; with other settings
-it is refused, unless --overwrite says that it may go. One device does it all.
+The model learns to classify texts in one language; nothing is trained in the others. The defaults
+are those of the reference study. The results go into transfer.json and report.html. Tasks that are
+there already are not measured again. imbalance_jax/transfer/finetune.py describes the protocols,
+and tasks.py beside it the tasks.
 """
 
 import dataclasses
@@ -38,18 +34,18 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "The run's directory.")
-    flags.DEFINE_integer("step", -1, "The checkpoint; -1 is the newest.")
+    flags.DEFINE_string("workdir", None, "DIR: The run's directory.")
+    flags.DEFINE_integer("step", -1, "Step of the checkpoint; by default the newest.")
     flags.DEFINE_list("tasks", ["all"], "Tasks, all for the 11 of (Super)GLUE, or .toml files.")
-    flags.DEFINE_string("tasks_dir", "", "Where files of the tasks, and datasets of TFDS, lie.")
-    flags.DEFINE_string("train_language", "", "What is trained in; by default the first.")
-    flags.DEFINE_list("languages", [], "What is scored in as well; by default all.")
+    flags.DEFINE_string("tasks_dir", "", "DIR: Where the tasks' files and TFDS's datasets lie.")
+    flags.DEFINE_string("train_language", "", "TAG: What is trained in; by default the first.")
+    flags.DEFINE_list("languages", [], "TAG,TAG: What is scored in as well; by default all.")
     flags.DEFINE_enum("protocol", "reference", ["reference", "intended"], "How it is trained.")
     flags.DEFINE_integer("seeds", 3, "Trainings, each with its own head and order.")
     flags.DEFINE_integer("epochs", 10, "Times that the examples are gone through, at most.")
     flags.DEFINE_integer("batch_size", 64, "Examples of an update.")
     flags.DEFINE_float("learning_rate", 5e-5, "At the first update; it falls linearly to 0.")
-    flags.DEFINE_integer("length", None, "Positions of an example; by default 128, or all it has.")
+    flags.DEFINE_integer("length", None, "Positions of an example; by default 128, or L if less.")
     flags.DEFINE_integer("evaluate_every", 200, "intended: updates between two scores.")
     flags.DEFINE_integer("patience", 10, "intended: scores without a gain before it stops.")
     flags.DEFINE_float("threshold", 1e-3, "intended: what counts as a gain.")

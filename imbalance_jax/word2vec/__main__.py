@@ -1,14 +1,12 @@
-"""Trains word2vec on what a run is trained on, and measures how alike its languages become.
+"""Trains word2vec on a run's tokens, to compare alignment.
 
     python -m imbalance_jax.word2vec --workdir=runs/90_10
     python -m imbalance_jax.word2vec --config=configs/90_10.py:scale=pico --workdir=runs/shallow
 
-With the directory of a run, its own config is used, so that shallow and deep vectors come from
-the same tokens; otherwise the directory becomes one of the config's, that a model can be trained
-in later. The defaults are the reference study's. gensim trains the vectors; install it with
-pip install gensim. The results go into word2vec.json, by method, and the vectors
-into word2vec-METHOD.npz; report.html is written anew. Results of other settings are replaced only
-with --overwrite. docs/word2vec.md has what came out.
+With the directory of a run, its own config is used, so that both models learn from the same tokens.
+Otherwise the directory becomes one of the config's. The defaults are the reference study's. gensim
+trains the vectors (pip install gensim). The results go into word2vec.json, word2vec-METHOD.npz and
+report.html. docs/word2vec.md has what came out.
 """
 
 import dataclasses
@@ -41,13 +39,13 @@ _EARLIER_FLAGS = ("positions", "group")
 
 def define_flags() -> None:
     cli.define_config_flag()
-    flags.DEFINE_string("workdir", None, "The run's directory; by default runs/<config name>.")
-    flags.DEFINE_string("data_dir", None, "Where the text is kept, if not in config.data_dir.")
+    flags.DEFINE_string("workdir", None, "DIR: The run's directory; by default runs/<config name>.")
+    flags.DEFINE_string("data_dir", None, "DIR: Where the text is; by default config.data_dir.")
     flags.DEFINE_enum("method", "cbow", ["cbow", "skipgram"], "What predicts what.")
-    flags.DEFINE_integer("dimension", 768, "Of the vectors.")
+    flags.DEFINE_integer("dimension", 768, "Numbers in a vector.")
     flags.DEFINE_integer("window", 5, "Ids on either side of a position, at most.")
-    flags.DEFINE_integer("negatives", 20, "Drawn for each position.")
-    flags.DEFINE_float("exponent", 0.75, "Of the counts that negatives are drawn by.")
+    flags.DEFINE_integer("negatives", 20, "Negatives drawn for each position.")
+    flags.DEFINE_float("exponent", 0.75, "Exponent of the counts that negatives are drawn by.")
     flags.DEFINE_float(
         "sample",
         1e-3,
@@ -56,10 +54,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("min_count", 1, "Rarer ids are left out.")
     flags.DEFINE_integer("epochs", 1, "Times that the run's tokens are gone through.")
     flags.DEFINE_float("start_rate", 0.025, "Learning rate at the first token.")
-    flags.DEFINE_float("end_rate", 1e-4, "And at the last, linearly in between.")
-    flags.DEFINE_integer("seed", 0, "Of all draws but the run's own.")
+    flags.DEFINE_float("end_rate", 1e-4, "Learning rate at the last token; linear in between.")
+    flags.DEFINE_integer("seed", 0, "Seed of all draws but the run's own.")
     for name in _EARLIER_FLAGS:
-        flags.DEFINE_integer(name, None, "Of an earlier version; refused.")
+        flags.DEFINE_integer(name, None, None)  # without help, so that --help has none
     flags.DEFINE_bool("overwrite", False, "Replace what is known of this method.")
 
 
@@ -109,9 +107,7 @@ def _open_run() -> "tuple[RunDirectory, TrainingData]":
         cli.exit_with_error(
             f"--workdir={run} holds no run. Give one that does, or --config=FILE as well."
         )
-    config = (
-        run.config() if FLAGS.config is None else config_lib.resolve_config(cli.require_config())
-    )
+    config = run.config() if FLAGS.config is None else cli.require_run_config()
     run.check(config)
     run.check_format()
 

@@ -1,4 +1,4 @@
-"""Behaviours of cli.py: how it reads a config from the command line."""
+"""Behaviours of cli/command_line.py: how it reads a config from the command line."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from made_configs import FRACTIONS, REFERENCE, STEPS, field_of, resolved, spoken
 
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
+from imbalance_jax.cli import command_line
 from imbalance_jax.runs import run_directory as runs
 
 
@@ -26,7 +27,7 @@ def parse_flags(*args):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flags, "FLAGS", values)
         cli.define_config_flag()
-        cli._parse_flags(["main", *args])
+        command_line.parse_flags(["main", *args])
     return values
 
 
@@ -221,8 +222,8 @@ def test_a_flag_of_another_kind_is_refused_by_what_it_takes(capsys):
     values = flags.FlagValues()
     flags.DEFINE_integer("epochs", 1, "", flag_values=values)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="2"):
-        patch.setattr(cli.flags, "FLAGS", values)
-        cli._parse_flags(["command", "--epochs=x"])
+        patch.setattr(flags, "FLAGS", values)
+        command_line.parse_flags(["command", "--epochs=x"])
     assert capsys.readouterr().err == "error: --epochs=x: it must be an integer.\n"
 
 
@@ -263,15 +264,15 @@ def test_overrides_without_a_config_change_that_of_the_run_in_the_workdir(
 
 @pytest.mark.parametrize("workdir", [[], ["--workdir=no/run"]])
 def test_overrides_of_no_config_at_all_are_refused(capsys, monkeypatch, workdir):
-    monkeypatch.setattr(cli, "_list_config_flags", lambda: ["config"])
+    monkeypatch.setattr(command_line, "_list_config_flags", lambda: ["config"])
     with pytest.raises(SystemExit):
-        cli._insert_run_config(["main", *workdir, "--config.steps=5"])
+        command_line.insert_run_config(["main", *workdir, "--config.steps=5"])
     assert (
         "--config.steps changes a field of a config, and there is none" in capsys.readouterr().err
     )
-    assert cli._insert_run_config(["main", *workdir]) == ["main", *workdir]
+    assert command_line.insert_run_config(["main", *workdir]) == ["main", *workdir]
     whole = ["main", *workdir, f"--config={REFERENCE}", "--config.steps=5"]
-    assert cli._insert_run_config(whole) == whole
+    assert command_line.insert_run_config(whole) == whole
 
 
 def test_help_shows_every_flag_of_the_command():

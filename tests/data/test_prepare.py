@@ -888,6 +888,7 @@ def test_the_command_prepares_what_a_run_needs_and_says_what_it_is(tmp_path):
     assert done.returncode == 0, done.stderr
     [made] = [p for p in (tmp_path / "here" / "data").iterdir() if p.name != "cache"]
     source = sources.open_source("en", made, tmp_path / "cache")
-    assert done.stdout.splitlines()[-1] == (
-        f"en: {source.fingerprint}, {source.count('train'):,} tokens to train on"
-    )
+    *_, said, following = done.stdout.splitlines()
+    assert said == f"en: {source.fingerprint}, {source.count('train'):,} tokens to train on"
+    assert "To train: python -m imbalance_jax.main --config=" in following
+    assert following.endswith(size)

@@ -44,6 +44,8 @@ RUN_BY = {
     "test_a_run_is_measured_on_its_own_tokens_and_what_other_methods_found_is_kept",
     "imbalance_jax.bench": "bench/test_measurements.py::"
     "test_cases_are_measured_one_by_one_and_written_down",
+    "imbalance_jax.config": "config/test_fields.py::"
+    "test_the_command_prints_a_config_as_json_and_as_a_table",
     "imbalance_jax.study": "commands/test_earlier_runs.py::"
     "test_a_study_trains_the_run_that_is_left_and_has_its_page",
     "launch": "launch/test_launch_submit.py::"

@@ -49,6 +49,12 @@ def test_states_of_two_models_are_compared_as_evaluation_compares_those_of_one()
     assert abs(rotated(a_PD, a_PD @ rotation_DD + 3) - 1 + cosine) < 0.1
     assert abs(cka(a_PD, other_PD)) < 0.1 and abs(rotated(a_PD, other_PD)) < 0.15
 
+    # Of 3 runs there are six pairings; four of the second matrix have a sum of 1 or 3.
+    p_value = compare["compute_pairing_p_value"]
+    assert p_value(np.eye(3)) == 1 / 6
+    assert p_value(np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0]])) == 4 / 6
+    assert p_value(-np.eye(3)) == p_value(np.ones((3, 3))) == 1
+
 
 def test_the_figure_of_alignment_has_the_means_of_the_study(tmp_path):
     directory = made_studies.make(tmp_path / "study", made_studies.small_grid())

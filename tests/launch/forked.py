@@ -21,6 +21,6 @@ for line in sys.stdin:
             os.dup2(os.open(call[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = ["launch", *call["args"]]
         command.define_flags()
-        cli.run_command(command.main, names=True)
+        cli.run_command(command.main, subcommands=command.SUBCOMMANDS)
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)

@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from documented_names import find_undocumented, list_json_names
 from helpers import ROOT, environment, run_main
 
 import imbalance_jax
@@ -110,6 +111,7 @@ def test_a_run_leaves_everything_that_its_directory_promises(finished):
         assert {f"train/loss/{tag}", f"train/tokens/{tag}"} <= names
     assert {"train/loss", "train/grad_norm", "train/learning_rate"} <= names
     assert {"perf/tokens_per_second", "perf/mfu", "perf/data_wait_fraction"} <= names
+    assert find_undocumented("metrics.jsonl", names) == []
 
 
 def test_alignment_is_logged_at_its_cadence_with_what_it_cost(finished):
@@ -151,6 +153,7 @@ def test_evaluate_writes_everything_down(finished, evaluated):
     assert len(found["alignment"]["leak"]["en2"]["leak"]["by_position"]) == 16
     assert len(found["alignment"]["probe"]["accuracy"]) == 4
     assert set(pair["prefix"]) == {"en1 before en2", "en2 before en1"}
+    assert find_undocumented("evaluation.json", list_json_names(found)) == []
     assert "Alignment" in (copy / "report.html").read_text()
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from documented_names import find_undocumented, list_json_names
 from helpers import tiny_config
 
 from imbalance_jax import config as config_lib
@@ -134,6 +135,8 @@ def test_nats_a_pair_are_those_of_every_id_of_its_text_and_of_no_other(toys):
     )
     assert scores["pairs"] == few.pairs_P.sum() > 5
     assert set(scores["languages"]) == {"toy0", "toy1", "toy2"}
+    written = list_json_names({"parallel": {"both": scores}})
+    assert find_undocumented("evaluation.json", written) == []
     for tag, values in scores["languages"].items():
         expected = nats_of(trainer, state.params, tag)
         assert values["nats_per_pair"] * scores["pairs"] == pytest.approx(expected, rel=1e-5)

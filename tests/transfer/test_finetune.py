@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from absl import flags
+from documented_names import find_undocumented, list_json_names
 from helpers import tiny_config
 
 from imbalance_jax import config as config_lib
@@ -563,6 +564,7 @@ def test_a_task_is_kept_beside_others_and_shown_in_the_report(run_directory, tmp
     assert given("--tasks=sst2", *where, *SMALL) == 0
     results = run_directory.read_json("transfer.json")
     assert results["intended"] == {} and list(results["reference"]["en1"]) == ["cola", "sst2"]
+    assert find_undocumented("transfer.json", list_json_names(results)) == []
     found = results["reference"]["en1"]["sst2"]
     assert found["examples"] == {"train": 8, "test": {"en": 6}} and found["updates"] == 1
     assert found["labels"] == ["bad", "good"] and found["step"] == 0

@@ -247,8 +247,8 @@ def test_a_directory_without_a_run_is_refused(tmp_path, given, capsys):
 
 def test_a_directory_of_something_else_is_refused(tmp_path, given, monkeypatch):
     (tmp_path / "report.html").write_text("of someone")
-    config = config_lib.cloned(scale="demo", ratio="3:1")
-    monkeypatch.setattr(command.cli, "require_config", lambda: config)
+    config = config_lib.resolve_config(config_lib.cloned(scale="demo", ratio="3:1"))
+    monkeypatch.setattr(command.cli, "require_run_config", lambda: config)
     given(f"--workdir={tmp_path}", "--config=any.py")
     with pytest.raises(ValueError, match=r"report\.html would be written over"):
         command.main()

@@ -1,4 +1,15 @@
-"""Shows and proves what a run trains on: `python -m imbalance_jax.data.inspect`."""
+"""Shows the batches of a run, and checks its record of them.
+
+    python -m imbalance_jax.data.inspect --workdir=runs/90_10 --step=3 --rows=4
+    python -m imbalance_jax.data.inspect --check runs/90_10
+    python -m imbalance_jax.data.inspect --diff runs/90_10 runs/files
+    python -m imbalance_jax.data.inspect --totals configs/schedule.py configs/50_50.py
+
+The first prints a batch with the language of each row. The second makes the order of the data again
+and compares every hash and count with the run's. The third says up to which step two runs saw the
+same tokens, the fourth whether two schedules have the same total per language. Exit code 1 is a
+difference.
+"""
 
 from absl import flags
 
@@ -22,12 +33,12 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     cli.define_config_flag()
-    flags.DEFINE_string("workdir", None, "A run, in place of a config.")
+    flags.DEFINE_string("workdir", None, "DIR: A run, in place of a config.")
     flags.DEFINE_integer("step", None, "Print the batch after so many updates.")
     flags.DEFINE_integer("rows", 0, "With --step: how many rows; 0 is all.")
-    flags.DEFINE_string("diff", None, "A run, to compare with the run named after it.")
-    flags.DEFINE_string("check", None, "A run, to check against its own record.")
-    flags.DEFINE_string("totals", None, "A config file, to compare with the one after it.")
+    flags.DEFINE_string("diff", None, "RUN: Compare a run with the run named after it.")
+    flags.DEFINE_string("check", None, "RUN: Check a run against its own record.")
+    flags.DEFINE_string("totals", None, "FILE: Compare totals with the config named after it.")
 
 
 def main(names: list[str]) -> int:
@@ -54,7 +65,7 @@ def main(names: list[str]) -> int:
     if FLAGS.workdir:
         opened_run = TrainingData.of_run(FLAGS.workdir)
     else:
-        opened_run = TrainingData.of(config_lib.resolve_config(cli.require_config()))
+        opened_run = TrainingData.of(cli.require_run_config())
     print(describe_batch(opened_run, FLAGS.step, FLAGS.rows))
     return cli.DONE
 

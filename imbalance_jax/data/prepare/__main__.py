@@ -1,11 +1,20 @@
-"""Prepares the text of a run or of a whole study: `python -m imbalance_jax.data.prepare`."""
+"""Prepares the text of a run or of a study.
+
+    python -m imbalance_jax.data.prepare --config=90_10
+    python -m imbalance_jax.data.prepare --config=studies/en_fr:files=DIR --data_dir=data
+
+It trains the tokenizers and writes the ids of each source, and those of parallel texts, under the
+data directory. Text that is prepared already stays. A copy of the data directory, all but
+data/cache, is what another machine needs to train without the text.
+"""
 
 import dataclasses
+import shlex
+import sys
 
 from absl import flags
 
 from imbalance_jax import cli
-from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data.prepare import collect_fingerprints, prepare_runs
 from imbalance_jax.study import grid
@@ -16,8 +25,8 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     cli.define_config_flag()
-    flags.DEFINE_string("study", None, "A study's directory, in place of --config.")
-    flags.DEFINE_string("data_dir", None, "Where to, if not to config.data_dir.")
+    flags.DEFINE_string("study", None, "DIR: A study's directory, in place of --config.")
+    flags.DEFINE_string("data_dir", None, "DIR: Where to; by default config.data_dir.")
 
 
 def main() -> int:
@@ -29,12 +38,22 @@ def main() -> int:
     elif "runs" in cli.require_config():
         by_run = prepare_runs(_collect_run_configs(grid.resolve_study(cli.require_config())))
     else:
-        config = _set_data_dir(config_lib.resolve_config(cli.require_config()))
+        config = _set_data_dir(cli.require_run_config())
         by_run = prepare_runs({"": config})
     different = {(n, s.fingerprint): s for sources in by_run.values() for n, s in sources.items()}
     for (name, _), source in sorted(different.items()):
         print(f"{name}: {source.fingerprint}, {source.count('train'):,} tokens to train on")
+    print(_describe_next_step("" not in by_run))
     return cli.DONE
+
+
+def _describe_next_step(study: bool) -> str:
+    """Returns a line that says how to train on the text."""
+    if FLAGS.data_dir:
+        return f"The text is ready. Runs read it with config.data_dir={FLAGS.data_dir}."
+    args = shlex.join(sys.argv[1:]).replace("--study", "--workdir")
+    command = f"{'study run' if study else 'main'} {args}"
+    return f"The text is ready. To train: python -m imbalance_jax.{command}"
 
 
 def _collect_run_configs(study: grid.StudyConfig) -> dict[str, Config]:

@@ -1,0 +1,92 @@
+"""Running a command: signals, exceptions and exit codes."""
+
+import functools
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from absl import app, logging
+
+from imbalance_jax.cli import command_line
+from imbalance_jax.cli.exits import FAILED, PREEMPTED, exit_with_error
+from imbalance_jax.cli.help_text import Subcommand, choose_subcommand, print_help
+from imbalance_jax.runs import children, storage
+
+
+def run_command(
+    main: Callable[..., int],
+    *,
+    names: bool = False,
+    subcommands: Mapping[str, Subcommand] | None = None,
+) -> NoReturn:
+    """Reads the flags that were defined, calls `main` and exits with what it returns.
+
+    Args:
+      main: the command.
+      names: whether it takes the list of arguments that are no flags.
+      subcommands: if there are any, `main` takes the name of one.
+    """
+
+    def checked(argv: list[str]) -> int:
+        # Libraries would report each file that they open.
+        logging.set_verbosity(logging.WARNING)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        sys.unraisablehook = functools.partial(_interrupt_again, sys.unraisablehook)
+        children.end_with_parent()
+        if len(argv) > 1 and not names and not subcommands:
+            exit_with_error(f"{argv[1]!r} is not a flag. Write --name=value.")
+        try:
+            if subcommands:
+                return main(choose_subcommand(argv[1:], subcommands))
+            return main(argv[1:]) if names else main()
+        except UnicodeError:
+            raise  # a ValueError that is no mistake of the user and names no file
+        except ValueError as error:
+            exit_with_error(str(error))
+        except BrokenPipeError:
+            # The reader of the output has gone, as `head` does. The rest of it goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        except OSError as error:
+            exit_with_error(storage.describe_os_error(error))
+        except KeyboardInterrupt:
+            print("Interrupted. Start again to go on.", file=sys.stderr)
+            return PREEMPTED
+
+    def parse(argv: list[str]) -> list[str]:
+        print_help(argv, subcommands or {})
+        return command_line.parse_flags(argv)
+
+    _escape_unencodable_text()
+    app.run(checked, flags_parser=parse)
+
+
+def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:
+    """Interrupts the main thread again if a KeyboardInterrupt was lost.
+
+    Callbacks of the garbage collector lose exceptions, and jax has such a callback.
+
+    Args:
+      report: takes all other exceptions that cannot be raised.
+      unraisable: the exception that was not raised.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        # After a moment, or it would interrupt this function. By SIGTERM, because the background
+        # jobs of a shell ignore Ctrl-C.
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        report(unraisable)
+
+
+def _escape_unencodable_text() -> None:
+    """Escapes characters that the encoding of the output does not have.
+
+    A job without a locale prints ASCII, and a file name may have bytes that are no text.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
