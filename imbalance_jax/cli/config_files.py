@@ -13,10 +13,14 @@ from imbalance_jax.cli.exits import exit_with_error
 def list_config_folders() -> list[pathlib.Path]:
     """Returns the folders in which a config is found by its name, such as 90_10.
 
-    They are configs/ here, and configs/ of the checkout that this package is imported from.
+    They are configs/ here, and the package's own: a wheel has them in imbalance_jax/configs, and an
+    editable install in its checkout.
     """
-    checkout = pathlib.Path(__file__).parents[2]
-    folders = dict.fromkeys((pathlib.Path("configs"), checkout / "configs"))
+    package = pathlib.Path(__file__).parents[1]
+    own = package / "configs"
+    if not own.is_dir():
+        own = package.parent / "configs"
+    folders = dict.fromkeys((pathlib.Path("configs"), own))
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -29,7 +33,8 @@ def find_config_file(name: str) -> str:
       ValueError: there is no such file; the message names the nearest one.
     """
     folders = list_config_folders()
-    paths = [pathlib.Path(name), *(folder / name for folder in folders)]
+    below = name.removeprefix("configs/")
+    paths = [pathlib.Path(name), *(folder / below for folder in folders)]
     for path in (*paths, *(path.with_name(f"{path.name}.py") for path in paths if path.name)):
         if path.is_file():
             return os.fspath(path)

@@ -214,7 +214,7 @@ def _add_right_axis(axes: "Axes", name: str, unit: float) -> None:
     def to_left(y: Any) -> Any:
         return y / unit
 
-    right = axes.secondary_yaxis("right", (to_right, to_left))
+    right = axes.secondary_yaxis("right", functions=(to_right, to_left))
     right.spines["right"].set_visible(False)
     right.tick_params(colors=COLOURS["muted"], right=False, labelsize=12, pad=6)
     right.yaxis.set_major_locator(_make_locator(5))

@@ -32,11 +32,13 @@ def get_code_versions() -> dict[str, Any]:
 
 
 def _read_git_revision() -> str:
-    """Returns the revision of the checkout this file lies in, or "unknown".
+    """Returns the revision of the checkout that this file belongs to, or "unknown".
 
+    A package that was installed into a folder of another project's checkout belongs to none.
     `git describe --dirty` would write the checkout's index, and leave a lock there if it cannot.
     """
     try:
+        _run_git("ls-files", "--error-unmatch", pathlib.Path(__file__).name)
         revision = _run_git("describe", "--always", "--abbrev=40")
         changed = _run_git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):

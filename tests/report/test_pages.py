@@ -20,7 +20,7 @@ from imbalance_jax.runs.run_directory import RunDirectory
 
 def report(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "imbalance_jax.report", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,101 @@
+"""What others depend on: a wheel that works alone, the versions that are promised, the licence."""
+
+import configparser
+import hashlib
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from helpers import ROOT, environment
+
+import imbalance_jax
+
+
+def read_setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """What a wheel would hold, without the checkout."""
+    pytest.importorskip("setuptools")
+    folder = tmp_path_factory.mktemp("wheel") / "lib"
+    command = [sys.executable, "setup.py", "-q", "build_py", f"--build-lib={folder}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def test_a_wheel_holds_every_file_of_the_package_and_the_configs(built):
+    for source, target in (
+        ("imbalance_jax", "imbalance_jax"),
+        ("configs", "imbalance_jax/configs"),
+        ("launch", "launch"),
+    ):
+        files = {
+            file.relative_to(ROOT / source)
+            for file in (ROOT / source).rglob("*")
+            if file.is_file() and "__pycache__" not in file.parts
+        }
+        there = {file.relative_to(built / target) for file in (built / target).rglob("*")}
+        assert len(files) > 10 and {str(file) for file in files - there} == set()
+
+
+def test_a_wheel_finds_its_configs_in_an_empty_folder(built, tmp_path):
+    args = ["--totals", "configs/schedule.py", "configs/50_50.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "imbalance_jax.data.inspect", *args],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(built)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_file_of_the_users_own_comes_before_that_of_the_package(built, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "50_50.py").write_text("raise SystemExit('mine')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "imbalance_jax.data.inspect"]
+        + ["--totals", "configs/schedule.py", "configs/50_50.py"],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(built)},
+        capture_output=True,
+        text=True,
+    )
+    assert "mine" in done.stderr
+
+
+def test_the_lowest_versions_of_setup_are_those_that_are_tested():
+    required = dict(
+        re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line).groups()
+        for line in read_setup()["options"]["install_requires"].split()
+    )
+    lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert tested.pop("jaxlib") == tested["jax"]
+    assert tested == required
+
+
+def test_the_version_is_that_of_the_newest_changes_and_stands_nowhere_else():
+    version = imbalance_jax.__version__
+    assert re.search(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text())[1] == version
+    assert read_setup()["metadata"]["version"] == "attr: imbalance_jax.__version__"
+    for name in ("CITATION.cff", "README.md", "pyproject.toml", "mkdocs.yml"):
+        assert version not in (ROOT / name).read_text(), name
+
+
+def test_the_licence_is_the_one_that_is_claimed():
+    digest = hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest()
+    # Of https://www.apache.org/licenses/LICENSE-2.0.txt.
+    assert digest == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert read_setup()["metadata"]["license"] == citation["license"] == "Apache-2.0"
+    [study] = citation["references"]
+    assert study["url"].endswith("2404.07982") and len(study["authors"]) == 5
