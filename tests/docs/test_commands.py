@@ -28,6 +28,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "README
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 # Command -> the test that runs it.
 RUN_BY = {
+    "imbalance_jax": "commands/test_help.py::"
+    "test_the_list_has_every_command_in_a_line_and_loads_no_library",
     "imbalance_jax.main": "training/test_end_to_end.py::"
     "test_a_run_leaves_everything_that_its_directory_promises",
     "imbalance_jax.evaluate": "training/test_end_to_end.py::test_evaluate_writes_everything_down",

@@ -19,11 +19,9 @@ from documented_names import find_undocumented, list_json_names
 from helpers import ROOT, environment, run_main
 
 import imbalance_jax
-from imbalance_jax import config as config_lib
 from imbalance_jax import evaluate, generate
 from imbalance_jax.data import inspect
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.study import grid
 from imbalance_jax.training import exporting, reopening
 
 # A file in the manner of configs/: the tiny run of helpers.py.
@@ -591,27 +589,6 @@ def test_exported_parameters_give_the_same_logits(finished, tmp_path):
     ids = run.encode("The value", "en1")[None]
     again = dataclasses.replace(run, params=params)
     np.testing.assert_array_equal(again.forward(ids), run.forward(ids))
-
-
-def test_every_command_of_the_readme_names_things_that_exist():
-    text = (ROOT / "README.md").read_text()
-    scales = [name for name in config_lib.SCALES if f"| `{name}` |" in text]
-    assert scales == list(config_lib.SCALES)
-    first = (
-        "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && "
-        "python -m imbalance_jax.main --config=configs/90_10.py --workdir=runs/90_10"
-    )
-    second = "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[test]' && pytest"
-    assert first in text.replace("\\\n    ", "") and second in text.replace("\\\n    ", "")
-    for word in text.split():
-        # What goes on from a run needs that one.
-        if word.startswith("--config=configs/") and ":run=" not in word:
-            path, _, choices = word.strip("`").removeprefix("--config=").partition(":")
-            import runpy
-
-            get_config = runpy.run_path(str(ROOT / path))["get_config"]
-            config = get_config(choices) if choices else get_config()
-            (grid.resolve_study if "runs" in config else config_lib.resolve_config)(config)
 
 
 @pytest.mark.slow
