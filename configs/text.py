@@ -14,11 +14,13 @@ ratio has a part for each language, in their order. layout is disjoint, merged (
 one id) or joint (one tokenizer), and scale as in configs/90_10.py.
 """
 
+import os
+
 import ml_collections
-from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import ParallelConfig, SourceConfig
+from imbalance_jax.data.text import patterns
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -27,33 +29,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     if not choice.files:
         raise ValueError("files= is missing. Name a folder that holds text of each language.")
-    folder = epath.Path(choice.files)
     names = choice.languages.split("_")
-    sources = {name: _make_source(folder, name) for name in names}
+    sources = {
+        name: config_lib.declared(
+            SourceConfig, kind="files", **patterns.find_language_files(choice.files, name)
+        )
+        for name in names
+    }
     config = config_lib.spoken(sources, scale=choice.scale, ratio=choice.ratio)
     config.vocabulary.layout = choice.layout if len(names) > 1 else "disjoint"
-    parallel = folder / "parallel.jsonl.gz"
-    if len(names) == 2 and parallel.exists():
+    parallel = os.path.join(choice.files, "parallel.jsonl.gz")
+    if len(names) == 2 and os.path.isfile(parallel):
         config.parallel["_".join(names)] = config_lib.declared(
-            ParallelConfig, sources=tuple(names), path=str(parallel)
+            ParallelConfig, sources=tuple(names), path=parallel
         )
     return config
-
-
-def _make_source(folder: epath.Path, name: str) -> ml_collections.ConfigDict:
-    source = config_lib.declared(SourceConfig, kind="files")
-    if any(folder.glob(f"{name}.train.*")):
-        source.train = f"{folder}/{name}.train.*"
-        for split in ("validation", "test"):
-            if any(folder.glob(f"{name}.{split}.*")):
-                source[split] = f"{folder}/{name}.{split}.*"
-    elif any(folder.glob(f"{name}.*")):
-        source.train = f"{folder}/{name}.*"
-    elif (folder / name).is_dir():
-        source.train = f"{folder}/{name}/*"
-    else:
-        raise ValueError(
-            f"files={folder}: it holds no {name}.* and no folder {name}. Name the text of a "
-            f"language after it, such as {name}.jsonl or {name}.txt.gz."
-        )
-    return source

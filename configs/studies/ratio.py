@@ -19,8 +19,8 @@ fractions=8 adds the language alone on 75, 90 and 95 % of the tokens to 5, 10, 2
 seeds is how many seeds each cell has; others=1 gives that many to all cells but the headline
 ones: 50:50, 90:10, the placebo, and the language alone on a tenth and on half of the tokens.
 scale is as in configs/90_10.py, steps and batch override it; test=1000 scores so many windows of
-the test text; files=DIR reads DIR/en.train.jsonl.gz and DIR/en.test.jsonl.gz in place of the
-embedded text.
+the test text; files=DIR reads the English of a folder (en.jsonl, or en.train.* and en.test.*, as
+in configs/text.py) in place of the embedded text.
 """
 
 import ml_collections

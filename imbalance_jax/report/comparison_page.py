@@ -260,13 +260,14 @@ def _tabulate_results(
     shown = {name: column for name, column in _COLUMNS.items() if name in measured}
     if not shown:
         return None
+    compared = [name for name in ("loss", "bits_per_byte") if name in shown]
     rows = []
     for tag, having in by_language.items():
-        first_split, first_loss = "", math.nan  # of the first run that has a loss
+        first_split = ""
+        first_result: Mapping[str, float] = {}  # of the first run that has a loss
         for column in having:
             split, step, by_tag = results[column.label]
             result = by_tag.get(tag, {})
-            loss = result.get("loss", math.nan)
             # Losses on other text, or on another split of it, differ for other reasons.
             alike = first_split == split and tag not in unlike
             rows.append(
@@ -276,18 +277,27 @@ def _tabulate_results(
                     render_number(column.run.tokens().get(tag), format_compact),
                     f"{split}, {step:,}" if result else ABSENT,
                     *(render_number(result.get(name), form) for name, (_, form) in shown.items()),
-                    render_finite(loss - first_loss if alike else math.nan, "+.3f"),
+                    *(
+                        render_finite(
+                            result.get(name, math.nan) - first_result.get(name, math.nan)
+                            if alike
+                            else math.nan,
+                            "+.3f",
+                        )
+                        for name in compared
+                    ),
                 ]
             )
             if not first_split and "loss" in result:
-                first_split, first_loss = split, loss
+                first_split, first_result = split, result
     header = ["language, run", "of the sequences", "tokens seen", "split, step"]
     header += [heading for heading, _ in shown.values()]
+    header += [f"{shown[name][0]}, less the first run's" for name in compared]
     caption = (
-        "The newest results of every run; the last column is the loss less that of the first run, "
-        "where both are of one split of one text."
+        "The newest results of every run. The last columns are differences from the first run that "
+        "has the language, where both are of one split of one text: below 0, this run is better."
     )
-    return Table([*header, "difference"], rows, caption)
+    return Table(header, rows, caption)
 
 
 def _tabulate_alignment(columns: Sequence[_ComparedRun]) -> Table | None:

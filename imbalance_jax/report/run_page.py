@@ -91,10 +91,16 @@ def write_run_page(run: RunDirectory) -> epath.Path:
 def _render_run_page(run: RunContents) -> str:
     split, step, results = run.results()
     fractions = run.fractions()
+    # Of several texts not even bits per byte compare, but a language does with itself elsewhere.
+    measure = "bits_per_byte" if len({run.source(tag) for tag in results}) > 1 else "ppl"
     languages: list[dict[str, Any]] = [
-        {"tag": tag, "ppl": result["ppl"], "part": format_percent(fractions.get(tag, 0.0))}
+        {
+            "tag": tag,
+            "score": result[measure],
+            "part": format_percent(fractions.get(tag, 0.0)),
+        }
         for tag, result in results.items()
-        if "ppl" in result
+        if measure in result
     ]
     languages.sort(key=lambda language: fractions.get(language["tag"], 0.0))
     mixture = run.config.mixture
@@ -107,6 +113,7 @@ def _render_run_page(run: RunContents) -> str:
         split=split,
         step=step,
         languages=languages,
+        measure=measure,
         gap=_split_loss_gap(run, results, languages[0]["tag"], languages[-1]["tag"])
         if len(languages) > 1
         else None,

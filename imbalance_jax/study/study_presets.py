@@ -13,6 +13,7 @@ import numpy as np
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import ParallelConfig
+from imbalance_jax.data.text import patterns
 from imbalance_jax.study import grid
 
 CHOICES = {"scale": "pico", "seeds": "3", "steps": "", "batch": "", "test": "", "files": ""}
@@ -87,8 +88,9 @@ def make_english_french(
         sources[name].update(make_text_fields(name, files, otherwise="wiki40b"))
     config = config_lib.spoken(sources, scale=scale, ratio=ratio)
     config.vocabulary.layout = layout
-    if files:
-        path = os.path.join(files, "parallel.jsonl.gz")
+    path = os.path.join(files, "parallel.jsonl.gz")
+    # A folder that is not on this machine is taken to have all that it may have.
+    if files and (os.path.isfile(path) or not os.path.isdir(files)):
         config.parallel.en_fr = config_lib.declared(ParallelConfig, sources=("en", "fr"), path=path)
     return config
 
@@ -98,12 +100,18 @@ def make_text_fields(name: str, files: str, *, otherwise: str) -> dict[str, str]
 
     Args:
       name: of the source: en or fr.
-      files: the folder of NAME.train.jsonl.gz and NAME.test.jsonl.gz, or "".
+      files: a folder with files that are named after the source, or "". Of a folder that is not on
+        this machine, NAME.train.jsonl.gz and NAME.test.jsonl.gz are meant.
       otherwise: what to read without files: docstrings, or wiki40b of TFDS.
+
+    Raises:
+      ValueError: the folder has no such files.
     """
     if files:
-        train, test = (os.path.join(files, f"{name}.{s}.jsonl.gz") for s in ("train", "test"))
-        return {"kind": "files", "train": train, "test": test}
+        splits = {s: os.path.join(files, f"{name}.{s}.jsonl.gz") for s in ("train", "test")}
+        if os.path.isdir(files) and not all(map(os.path.isfile, splits.values())):
+            splits = patterns.find_language_files(files, name)
+        return {"kind": "files", **splits}
     if otherwise == "docstrings":
         return {"kind": "docstrings"}
     # The same article has the same id in every language.

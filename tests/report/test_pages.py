@@ -53,6 +53,20 @@ def test_the_headline_names_each_language_with_its_part_and_perplexity(complete,
     )
 
 
+def test_the_headline_of_languages_of_different_text_does_not_compare_their_perplexity(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = run.read_json("config.json")
+    config["sources"]["fr"] = config["sources"]["en"]
+    config["languages"]["en2"] |= {"source": "fr", "clone_of": ""}
+    run.write_json("config.json", config)
+    languages = run.read_json("evaluation.json")["languages"]
+    bits = {tag: f"{result['bits_per_byte']:.3g}" for tag, result in languages.items()}
+    words = words_of(page_of(run))
+    headline = f"en2, 10 % of the sequences, ends at {bits['en2']} bits per byte; en1, 90 %, at "
+    assert headline + f"{bits['en1']}. Languages of different text do not compare" in words
+    assert "perplexity" not in words[: words.index("To see what en2 lost by being rare")]
+
+
 def test_the_headline_splits_the_difference_between_clones(complete, complete_page):
     languages = complete.read_json("evaluation.json")["languages"]
     gap = {name: languages["en2"][name] - languages["en1"][name] for name in languages["en1"]}
@@ -397,15 +411,15 @@ def test_what_differs_between_runs_is_listed_and_nothing_else(compared):
 
 def test_results_side_by_side_have_a_difference_only_on_the_same_split(compared):
     text = compared.read_text()
-    losses = {}
-    for name in ("90_10", "50_50"):
-        run = RunDirectory(compared.parent / name)
-        losses[name] = run.read_json("evaluation.json")["languages"]["en2"]["loss"]
-    apart = f"{losses['50_50'] - losses['90_10']:+.3f}".replace("-", "−")
-    assert row_of(text, "en2, 50_50").endswith(f" {apart}")
+    uneven, even = (
+        RunDirectory(compared.parent / name).read_json("evaluation.json")["languages"]["en2"]
+        for name in ("90_10", "50_50")
+    )
+    apart = [f"{even[name] - uneven[name]:+.3f}" for name in ("loss", "bits_per_byte")]
+    assert row_of(text, "en2, 50_50").endswith(" ".join(["", *apart]).replace("-", "−"))
     assert "test, 1,000" in row_of(text, "en2, 90_10")
     assert "validation, 600" in row_of(text, "en2, three")
-    assert row_of(text, "en2, three").endswith(" –")
+    assert row_of(text, "en2, three").endswith(" – –")
 
 
 def test_runs_on_other_text_are_said_not_to_compare(tmp_path):

@@ -143,6 +143,25 @@ def test_the_ratio_study_holds_what_was_asked_of_it():
     }
 
 
+def test_files_of_a_study_are_those_of_the_folder(tmp_path):
+    for name in ("en.jsonl.gz", "fr.train.txt", "fr.validation.txt"):
+        (tmp_path / name).touch()
+    config = next(iter(named("en_fr", f"files={tmp_path},seeds=1").runs.values())).config
+    found = {name: (s.train, s.validation, s.test) for name, s in config.sources.items()}
+    assert found["fr"] == (f"{tmp_path}/fr.train.*", f"{tmp_path}/fr.validation.*", "")
+    assert found["en"] == (f"{tmp_path}/en.*", "", "")
+    assert config.parallel == {}  # as there is no parallel.jsonl.gz
+    # Files by the names that earlier studies have keep them, and with them what the run is.
+    for name in ("en.train.jsonl.gz", "en.test.jsonl.gz", "parallel.jsonl.gz"):
+        (tmp_path / name).touch()
+    again = named("en_fr", f"files={tmp_path},seeds=1,extras=none").runs["r50_50_s0"].config
+    assert again.sources["en"].train == f"{tmp_path}/en.train.jsonl.gz"
+    assert again.parallel["en_fr"].path == f"{tmp_path}/parallel.jsonl.gz"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"it holds no en\.\* and no folder en\."):
+        named("ratio", f"files={tmp_path}/empty")
+
+
 def test_french_has_one_baseline_for_all_layouts_of_its_own_tokenizer():
     found = named("en_fr_layouts", "files=DIR,seeds=1")
     by_cell = {spec.cell: spec.config for spec in found.runs.values()}

@@ -275,8 +275,9 @@ def describe_documents(
         if _shares_ids(config, name)
     ]
     lines += [
-        f"{share:.1%} of the documents of {name} have an id that another source has too, and are "
-        f"taken for other documents, as config.sources.{name}.ids={config.sources[name].ids}"
+        f"{share:.1%} of the documents of {name} have an id that another source has too. They "
+        f"count as other documents (config.sources.{name}.ids={config.sources[name].ids}). If they "
+        "are translations, see content=disjoint in docs/mixture.md"
         for name, share in measure_equal_ids(config, sources).items()
         if share
     ]

@@ -59,6 +59,31 @@ def find_paths(value: str) -> list[str]:
     ]
 
 
+def find_language_files(folder: str, name: str) -> dict[str, str]:
+    """Returns patterns of the files of a folder that are named after a language, by split.
+
+    The training text of en is all files en.train.*, beside which en.validation.* and en.test.* are
+    held out where there are any; or else all files en.*; or else the files of the folder en.
+
+    Raises:
+      ValueError: the folder has none of these.
+    """
+
+    def has(pattern: str) -> bool:
+        return bool(glob.glob(os.path.join(glob.escape(folder), pattern)))
+
+    if has(f"{name}.train.*"):
+        splits = ["train", *(split for split in ("validation", "test") if has(f"{name}.{split}.*"))]
+        return {split: os.path.join(folder, f"{name}.{split}.*") for split in splits}
+    for pattern in (f"{name}.*", os.path.join(name, "*")):
+        if has(pattern):
+            return {"train": os.path.join(folder, pattern)}
+    raise ValueError(
+        f"files={folder}: it holds no {name}.* and no folder {name}. Name the text of a language "
+        f"after it, such as {name}.jsonl or {name}.txt.gz."
+    )
+
+
 def strip_fixed_directories(pattern: str, path: str) -> str:
     """Returns a path that matches a pattern from the pattern's fixed directories on.
 
