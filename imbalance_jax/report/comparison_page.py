@@ -29,6 +29,7 @@ from imbalance_jax.runs.run_directory import RunDirectory
 _LONGEST_LABEL = 12
 _LONGEST_VALUE = 60  # letters of a field in the table of differences
 _COLUMNS = {**RESULT_COLUMNS, "bits_per_byte": ("bits per byte", ".4f")}
+_COMPARED = ("loss", "bits_per_byte")  # with a column for the difference from the first run
 # Where the pairs of evaluation.json hold a number.
 _ALIGNED: Mapping[str, tuple[str, ...]] = {
     "rows of the embedding": ("embed_in", "cosine"),
@@ -260,7 +261,9 @@ def _tabulate_results(
     shown = {name: column for name, column in _COLUMNS.items() if name in measured}
     if not shown:
         return None
-    compared = [name for name in ("loss", "bits_per_byte") if name in shown]
+    header = ["language, run", "of the sequences", "tokens seen", "split, step"]
+    for name, (heading, _) in shown.items():
+        header += [heading, f"Δ {heading}"] if name in _COMPARED else [heading]
     rows = []
     for tag, having in by_language.items():
         first_split = ""
@@ -270,32 +273,23 @@ def _tabulate_results(
             result = by_tag.get(tag, {})
             # Losses on other text, or on another split of it, differ for other reasons.
             alike = first_split == split and tag not in unlike
-            rows.append(
-                [
-                    pages.get_pieces().pair(tag, _render_run_swatch(columns, column)),
-                    format_percent(column.run.fractions().get(tag, 0.0)),
-                    render_number(column.run.tokens().get(tag), format_compact),
-                    f"{split}, {step:,}" if result else ABSENT,
-                    *(render_number(result.get(name), form) for name, (_, form) in shown.items()),
-                    *(
-                        render_finite(
-                            result.get(name, math.nan) - first_result.get(name, math.nan)
-                            if alike
-                            else math.nan,
-                            "+.3f",
-                        )
-                        for name in compared
-                    ),
-                ]
-            )
+            row = [
+                pages.get_pieces().pair(tag, _render_run_swatch(columns, column)),
+                format_percent(column.run.fractions().get(tag, 0.0)),
+                render_number(column.run.tokens().get(tag), format_compact),
+                f"{split}, {step:,}" if result else ABSENT,
+            ]
+            for name, (_, form) in shown.items():
+                row.append(render_number(result.get(name), form))
+                if name in _COMPARED:
+                    apart = result.get(name, math.nan) - first_result.get(name, math.nan)
+                    row.append(render_finite(apart if alike else math.nan, "+.3f"))
+            rows.append(row)
             if not first_split and "loss" in result:
                 first_split, first_result = split, result
-    header = ["language, run", "of the sequences", "tokens seen", "split, step"]
-    header += [heading for heading, _ in shown.values()]
-    header += [f"{shown[name][0]}, less the first run's" for name in compared]
     caption = (
-        "The newest results of every run. The last columns are differences from the first run that "
-        "has the language, where both are of one split of one text: below 0, this run is better."
+        "The newest results of every run. Δ is the difference from the first run that has the "
+        "language, where both are of one split of one text: below 0, this run is better."
     )
     return Table(header, rows, caption)
 
