@@ -31,13 +31,13 @@ def trace_layers(
     """Returns the cosine after a rotation of each layer, in one model and in two.
 
     Args:
-      runs: of one cell, with checkpoints of the same steps.
+      runs: of one cell; steps of which all keep a checkpoint count.
       first: a language.
       second: another.
     """
     one: list[dict[int, float]] = []
     two: list[dict[int, float]] = []
-    for step in runs[0].steps():
+    for step in sorted(set.intersection(*(set(run.steps()) for run in runs))):
         states = [[compute_mean_states(run, tag, step) for tag in (first, second)] for run in runs]
         for layer in range(len(states[0][0])):
             scores_EE = np.array(

@@ -54,6 +54,10 @@ def test_states_of_two_models_are_compared_as_evaluation_compares_those_of_one()
     assert p_value(np.eye(3)) == 1 / 6
     assert p_value(np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0]])) == 4 / 6
     assert p_value(-np.eye(3)) == p_value(np.ones((3, 3))) == 1
+    # Of 8 runs one in 56 pairings keeps two given ones where they are.
+    two_kept = np.zeros((8, 8))
+    two_kept[0, 0] = two_kept[1, 1] = 1
+    assert abs(p_value(two_kept) - 1 / 56) < 0.004
 
 
 def test_the_figure_of_alignment_has_the_means_of_the_study(tmp_path):
@@ -73,3 +77,16 @@ def test_the_figure_of_alignment_has_the_means_of_the_study(tmp_path):
     for line, column in ((same, "value"), (shuffled, "baseline")):
         means = [np.mean([float(row[column]) for row in each]) for each in by_layer]
         np.testing.assert_allclose([point.y for point in line.points], means)
+
+
+def test_a_trace_averages_what_all_runs_logged(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/docs/results")
+    trace = runpy.run_path(f"{ROOT}/docs/results/trace_states.py")
+    directory = made_studies.make(tmp_path / "study", made_studies.small_grid())
+    runs = trace["list_runs"](directory, "r90_10")
+    assert len(runs) >= 2
+    found = trace["average_logged"](runs, "train/loss")
+    series = [dict(zip(*run.series("train/loss"), strict=True)) for run in runs]
+    assert set(found) == set.intersection(*map(set, series)) != set()
+    for step, value in found.items():
+        np.testing.assert_allclose(value, np.mean([one[step] for one in series]))
