@@ -11,6 +11,7 @@ Every field is declared below with its type and default, and any other is refuse
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 import tomllib
@@ -19,8 +20,15 @@ from typing import Any, Literal
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import mesh_shape
+from imbalance_jax.runs import storage
 from launch import hardware
 from launch.hardware import JobSize
+
+_PROFILES = pathlib.Path(__file__).parent / "profiles"
+# What the profiles of the package have where a user's own names belong.
+_PLACEHOLDER = re.compile(r"\bmy-(bucket|project|cluster)\b|sha256:0{64}")
+# As man sbatch has it: minutes, minutes:seconds, or days-hours and so on; "" is the partition's.
+_SLURM_TIME = r"|\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +164,29 @@ def read_profile(path: str) -> Profile:
     """
     file = pathlib.Path(path)
     if not file.is_file():
-        raise ValueError(f"--profile={path}: there is no such file.")
+        raise ValueError(f"--profile={path}: there is no such file. {_list_profiles(file.parent)}")
     try:
         return parse_profile(file.stem, tomllib.loads(file.read_text(encoding="utf-8")))
     except (ValueError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _list_profiles(folder: pathlib.Path) -> str:
+    """Returns a sentence that names the profiles of a folder, or else those of the package."""
+    files = sorted(folder.glob("*.toml")) or sorted(_PROFILES.glob("*.toml"))
+    where = os.path.relpath(files[0].parent)
+    return f"{where} has {', '.join(file.name for file in files)}."
+
+
+def describe_placeholders(profile: Profile, workdir: str) -> str:
+    """Returns a line on names of the examples that nobody has replaced, or ""."""
+    table = dataclasses.asdict(profile.settings)
+    fields = {"--workdir": workdir, "data_dir": profile.data_dir}
+    fields |= {f"{profile.engine}.{name}": value for name, value in table.items()}
+    left = [name for name, value in fields.items() if _PLACEHOLDER.search(str(value))]
+    if not left:
+        return ""
+    return f"An example's name is still in {', '.join(left)}. Write your own there."
 
 
 def parse_profile(name: str, values: Mapping[str, Any]) -> Profile:
@@ -226,6 +252,11 @@ def _compute_slurm_size(slurm: SlurmSettings) -> JobSize:
             f"slurm.gpu_type={slurm.gpu_type!r}: TPUs are not on SLURM. Use the engines gke, sky "
             "or tpuvm."
         )
+    if not re.fullmatch(_SLURM_TIME, slurm.time, re.IGNORECASE):
+        raise ValueError(
+            f"slurm.time={slurm.time!r} is no time limit of sbatch. Write HOURS:MINUTES:SECONDS or "
+            "DAYS-HOURS, such as 24:00:00 or 2-0."
+        )
     for option in slurm.options:
         if not option.startswith("--"):
             raise ValueError(f"slurm.options has {option!r}. Write --NAME=VALUE.")
@@ -289,6 +320,7 @@ def _check_tpuvm(tpuvm: TpuvmSettings, size: JobSize) -> JobSize:
     _check_minima("tpuvm", tpuvm, max_restarts=0)
     if not tpuvm.code.startswith("gs://"):
         raise ValueError(f"tpuvm.code={tpuvm.code!r} must be a .tar.gz on gs://.")
+    storage.check_store_path("tpuvm.code", tpuvm.code)
     if not re.fullmatch(r"\d+[smhd]", tpuvm.valid_for):
         raise ValueError(f"tpuvm.valid_for={tpuvm.valid_for!r}: write a duration, such as 24h.")
     return hardware.convert_to_tpu_vm(size)

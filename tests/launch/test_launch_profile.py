@@ -51,6 +51,8 @@ def test_every_profile_of_the_package_is_read(path):
             "[hardware]\nnum_slices = 2",
             r"SkyPilot cannot join slices\. Use the engine gke, or tpuvm",
         ),
+        ("slurm-gpu", '"24:00:00"', '"2 days"', r"slurm\.time='2 days' is no time limit.*2-0"),
+        ("slurm-gpu", '"24:00:00"', '"1-"', r"slurm\.time='1-' is no time limit"),
         ("sky-v6e-spot", '"2x4"', '"9x9"', r"does not exist for v6e"),
         (
             "sky-v6e-spot",
@@ -58,6 +60,7 @@ def test_every_profile_of_the_package_is_read(path):
             'strategy = "EAGER"',
             r"sky\.strategy='EAGER' is not one of 'EAGER_NEXT",
         ),
+        ("tpuvm-v5e", "gs://my-bucket/code", "gs:///code", r"tpuvm\.code=gs:///code.* no bucket"),
         ("tpuvm-v5e", '"gs://my-bucket/code', '"/my-bucket/code', r"must be a \.tar\.gz on gs"),
         ("tpuvm-v5e", '"v5e"\ntopology = "4x4"', '"h100"\ntopology = "1x8"', r"gke, slurm or sky"),
         ("local", "processes = 2", "processes = 0", r"local\.processes=0 must be 1 or more"),
@@ -67,6 +70,33 @@ def test_a_wrong_profile_is_refused_by_its_file_and_field(tmp_path, name, old, n
     with pytest.raises(ValueError, match=message) as error:
         profile.read_profile(str(changed(tmp_path, name, old, new)))
     assert str(tmp_path / f"{name}.toml") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "time", ["90", "90:00", "24:00:00", "2-0", "2-12:30", "2-0:0:0", "UNLIMITED"]
+)
+def test_the_time_limits_of_sbatch_are_taken(tmp_path, time):
+    """The forms that man sbatch lists."""
+    path = changed(tmp_path, "slurm-gpu", "24:00:00", time)
+    assert profile.read_profile(str(path)).settings.time == time
+
+
+def test_a_profile_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no such file\. \S*launch/profiles has gke-h100\.toml, "):
+        profile.read_profile(str(tmp_path / "slurm.toml"))
+    changed(tmp_path, "local", "2", "3")
+    with pytest.raises(ValueError, match=r"no such file\. \S+ has local\.toml\.$"):
+        profile.read_profile(str(tmp_path / "slurm.toml"))
+
+
+def test_names_of_the_examples_that_are_left_are_said():
+    where = profile.read_profile(str(BY_NAME["gke-v6e"]))
+    said = profile.describe_placeholders(where, "gs://my-bucket/studies/ratio")
+    assert said.startswith(
+        "An example's name is still in --workdir, data_dir, gke.project, gke.cluster, gke.image."
+    )
+    where = profile.read_profile(str(BY_NAME["slurm-gpu"]))
+    assert profile.describe_placeholders(where, "/shared/my-buckets") == ""
 
 
 def test_many_chips_on_kubernetes_are_sent_to_gke_in_place_of_sky(tmp_path):
