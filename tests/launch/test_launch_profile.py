@@ -1,11 +1,14 @@
 """A profile is read whole or refused by the name of its file and field."""
 
+import dataclasses
 import pathlib
+import tomllib
 
 import pytest
+from helpers import ROOT
 from made_plans import PROFILES
 
-from launch import profile
+from launch import profile, profile_page
 
 BY_NAME = {path.stem: path for path in PROFILES}
 
@@ -129,3 +132,31 @@ def test_slurm_says_itself_how_big_a_job_is():
     assert (size.devices, size.processes) == (16, 2)
     size = profile.parse_profile("x", {"engine": "slurm", "slurm": {"tasks_per_node": 2}}).size
     assert (size.family, size.devices, size.processes) == ("cpu", 2, 2)
+
+
+def test_the_page_of_a_profiles_fields_is_what_the_dataclasses_say():
+    assert (ROOT / "docs/profiles.md").read_text() == profile_page.format_profile_page(), (
+        "Run python -m launch.profile_page > docs/profiles.md"
+    )
+    for table, kind in {"hardware": profile.Hardware, **profile.ENGINES}.items():
+        rows = profile_page.list_profile_rows(table)
+        declared = {field.name: field for field in dataclasses.fields(kind)}
+        assert [row.name for row in rows] == [f"{table}.{name}" for name in declared]
+        for row, field in zip(rows, declared.values(), strict=True):
+            assert row.meaning[0].isupper() and row.meaning.endswith("."), row.name
+            optional = field.default is not dataclasses.MISSING or field.default_factory is dict
+            assert (row.default is not dataclasses.MISSING) == optional
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_without_a_required_field_is_refused(path):
+    """What the page calls required is what a file must have."""
+    values = tomllib.loads(path.read_text())
+    engine = values["engine"]
+    for table in {"hardware", engine} & values.keys():
+        for row in profile_page.list_profile_rows(table):
+            name = row.name.rpartition(".")[2]
+            if row.default is dataclasses.MISSING:
+                less = {k: v for k, v in values[table].items() if k != name}
+                with pytest.raises(ValueError, match=rf"{row.name} is missing"):
+                    profile.parse_profile("x", {**values, table: less})

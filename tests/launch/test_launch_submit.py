@@ -281,7 +281,8 @@ def test_the_commands_of_the_readme_are_understood(tmp_path):
     lines = re.findall(r"^    ((?:python -m launch|gcloud) .*)$", README, re.MULTILINE)
     lines = [line for line in lines if "(not run)" not in line and " ..." not in line]
     assert len(lines) > 20
-    mine = grid.resolve_study(cli.load_config_file(f"{ROOT}/configs/studies/ratio.py:scale=small"))
+    ratio = f"{ROOT}/configs/studies/ratio.py:scale=small,files=text"
+    mine = grid.resolve_study(cli.load_config_file(ratio))
     for name in ("configs", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     StudyDirectory(tmp_path / "studies/ratio").claim(mine)
