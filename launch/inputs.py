@@ -197,7 +197,7 @@ class _PreparedTextChecker:
         if missing and source.kind != "tfds":
             raise ValueError(_describe_missing_input(field, name, config, data_dir, hidden))
         self._note_made_by_jobs(field, source, data_dir)
-        return FoundText(f"not in {data_dir} yet, prepared when a job starts")
+        return FoundText(f"not in {data_dir} yet (a job prepares it when it starts)")
 
     def _note_made_by_jobs(self, field: str, source: SourceConfig, data_dir: str) -> None:
         if self._engine != "local":
