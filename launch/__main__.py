@@ -24,7 +24,8 @@ from etils import epath
 
 from imbalance_jax import cli
 from imbalance_jax.runs import code_versions, storage
-from imbalance_jax.study import grid
+from imbalance_jax.runs.progress import format_duration
+from imbalance_jax.study import grid, study_plan
 from imbalance_jax.study.study_directory import StudyDirectory
 from launch import engines, inputs, processes
 from launch import plan as plan_lib
@@ -98,7 +99,7 @@ def main(command: str) -> int:
         _print_notes(report)
         return preflight.run_preflight(study, plan, profile)
     if command == "plan":
-        return _run_plan_command(plan, report)
+        return _run_plan_command(directory, study, plan, report)
     send = {"render": _run_render_command, "submit": _run_submit_command}[command]
     return send(directory, study, plan, profile, report)
 
@@ -114,7 +115,10 @@ def _check_plan_inputs(
     reach = command == "submit" and FLAGS.execute
     readable = reach or not storage.is_store(directory.path)
     recorded = directory.binding_texts() if readable else {}
-    return inputs.check_inputs(study, plan, profile, recorded=recorded, reach=reach)
+    report = inputs.check_inputs(study, plan, profile, recorded=recorded, reach=reach)
+    placeholders = profile_lib.describe_placeholders(profile, plan.workdir)
+    notes = (*([placeholders] if placeholders else []), *report.notes)
+    return dataclasses.replace(report, notes=notes)
 
 
 def _print_notes(report: InputReport) -> None:
@@ -123,6 +127,7 @@ def _print_notes(report: InputReport) -> None:
 
 
 def _open_study() -> tuple[StudyDirectory, grid.StudyConfig]:
+    storage.check_store_path("--workdir", FLAGS.workdir or "")
     if FLAGS.study is None:
         if not FLAGS.workdir:
             raise ValueError(
@@ -130,7 +135,13 @@ def _open_study() -> tuple[StudyDirectory, grid.StudyConfig]:
                 "--workdir that holds a study."
             )
         directory = StudyDirectory(FLAGS.workdir)
-        return directory, directory.study()
+        try:
+            return directory, directory.study()
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{error} `submit --execute` writes it. Until then, give --study=FILE too, as to "
+                "`submit`."
+            ) from error
     directory = StudyDirectory(
         FLAGS.workdir or os.path.join("studies", cli.get_config_name("study"))
     )
@@ -210,13 +221,15 @@ def _render_selected_jobs(
     Raises:
       ValueError: they select no job, or the engine cannot do what is asked.
     """
-    jobs = plan.jobs
+    jobs, others = plan.jobs, []
     if FLAGS.only != "all":
         states = directory.states(study)
         wanted = ("failed",) if FLAGS.only == "failed" else ("absent", "begun")
         jobs = plan_lib.select_jobs(
             plan, [n for n in _select_runs(study) if states[n].state in wanted]
         )
+        left = [name for job in jobs for name in job.members if states[name].state != "done"]
+        others = [name for name in left if states[name].state not in wanted]
     if not jobs:
         raise ValueError(f"--only={FLAGS.only}: there is no such run.")
     env_file = os.path.abspath(FLAGS.env_file) if FLAGS.env_file else ""
@@ -229,7 +242,11 @@ def _render_selected_jobs(
         max_parallel=FLAGS.max_parallel,
         env_file=env_file,
     )
-    return engines.load_engine(plan.engine).render_jobs(plan, profile, request)
+    rendered = engines.load_engine(plan.engine).render_jobs(plan, profile, request)
+    if not others:
+        return rendered
+    note = f"A pack is sent whole: --only={FLAGS.only} here also trains {', '.join(others)}."
+    return dataclasses.replace(rendered, notes=(note, *rendered.notes))
 
 
 def _check_file_mode(file: str) -> None:
@@ -249,18 +266,64 @@ def _format_plan_json(plan: Plan) -> str:
     return json.dumps(plan.to_dict(), indent=1) + "\n"
 
 
-def _run_plan_command(plan: Plan, report: InputReport) -> int:
+def _run_plan_command(
+    directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, report: InputReport
+) -> int:
     _write_plan_files(_get_output_directory(plan), plan, RenderedJobs({}, ()))
     if FLAGS.format == "json":
         print(_format_plan_json(plan))
     else:
-        print(plan_lib.describe_jobs(plan))
+        engine = engines.load_engine(plan.engine)
+        print(plan_lib.describe_jobs(plan, [engine.name_log(plan, job) for job in plan.jobs]))
+        print("\nText to train on, and the run that takes the most of it:")
+        for source in report.sources:
+            print(source.describe())
+        print(_describe_time(directory, study, plan))
         print(
             f"\nWrote {_get_output_directory(plan) / 'plan.json'}. To see what would be sent: "
             "python -m launch submit, with the same flags."
         )
     _print_notes(report)
     return cli.DONE
+
+
+def _describe_time(directory: StudyDirectory, study: grid.StudyConfig, plan: Plan) -> str:
+    """Returns the time that the runs of a plan take, where runs that are done say how fast."""
+    speeds = {}
+    if not storage.is_store(directory.path):
+        speeds = study_plan.read_measured_speeds(directory, study)
+    names = [name for job in plan.jobs for name in job.members]
+    seconds = {
+        name: study_plan.estimate_training_seconds(study.runs[name].config, speeds)
+        for name in names
+    }
+    known = {name: time for name, time in seconds.items() if time is not None}
+    lines = []
+    if known:
+        longest = max(known, key=lambda name: known[name])
+        lines.append(
+            f"Time: {format_duration(known[longest])} for {longest}, the longest, and "
+            f"{format_duration(sum(known.values()))} for {len(known)} runs together, at the speed "
+            "of runs of this study that are done."
+        )
+    if len(known) < len(names):
+        lines.append(
+            f"Time: no speed is known for {len(names) - len(known)} runs. To measure it, on a "
+            f"machine like those of the jobs: python -m imbalance_jax.study plan "
+            f"{_format_study_flags(directory)} --measure"
+        )
+    return "\n".join(lines)
+
+
+def _format_study_flags(directory: StudyDirectory) -> str:
+    """Returns the flags by which `imbalance_jax.study` opens the same study."""
+    if FLAGS.study is None:
+        return f"--workdir={shlex.quote(str(directory))}"
+    args = [f"--config={FLAGS['study'].config_filename}"]  # type: ignore[attr-defined]
+    args += [
+        arg.replace("--study.", "--config.", 1) for arg in sys.argv if arg.startswith("--study.")
+    ]
+    return shlex.join(args)
 
 
 def _run_render_command(
@@ -273,8 +336,19 @@ def _run_render_command(
     rendered = _render_selected_jobs(directory, study, plan, profile)
     _write_plan_files(_get_output_directory(plan), plan, rendered)
     _print_rendered(rendered)
+    _print_next_step(plan)
     _print_notes(report)
     return cli.DONE
+
+
+def _print_next_step(plan: Plan) -> None:
+    if FLAGS.format == "json":
+        return
+    print(f"# The files are in {_get_output_directory(plan)}. Nothing was submitted.")
+    print(
+        "# To send the jobs: python -m launch submit, with the same flags and --execute. It first "
+        f"writes study.json and logs/ into {plan.workdir}, which these commands need."
+    )
 
 
 def _print_rendered(rendered: RenderedJobs) -> None:
@@ -298,9 +372,7 @@ def _run_submit_command(
     if not FLAGS.execute:
         _write_plan_files(_get_output_directory(plan), plan, rendered)
         _print_rendered(rendered)
-        if FLAGS.format == "text":
-            print(f"# The files are in {_get_output_directory(plan)}.")
-            print("# Nothing was submitted. Add --execute to run these commands.")
+        _print_next_step(plan)
         _print_notes(report)
         return cli.DONE
     _print_notes(report)

@@ -6,11 +6,12 @@ note names each input that cannot be checked from this machine.
 """
 
 import dataclasses
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from imbalance_jax.config import Config, SourceConfig
+from imbalance_jax.config import Config, SourceConfig, costs
 from imbalance_jax.data import parallel, prepare, prepared
 from imbalance_jax.data.text import own_files, patterns
 from imbalance_jax.runs import storage
@@ -20,11 +21,46 @@ from launch.profile import Profile
 
 
 @dataclasses.dataclass(frozen=True)
+class FoundText:
+    """The prepared text of a source, as far as this machine can see it."""
+
+    place: str  # where it is, or where it will come from
+    tokens: float = 0  # to train on; 0 if nothing that was looked at says how many
+    fingerprint: str = ""  # of the text that jobs will open; "" if unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceReport:
+    """A text that jobs of a plan train on, and the run that goes through it the most times."""
+
+    name: str
+    found: FoundText
+    run: str
+    tokens: float  # that the run takes of it
+    epochs: float  # that these make; 0 if the text has no end, or its length is unknown
+    exhaustion: str  # config.mixture.on_exhaustion of the run
+
+    def describe(self) -> str:
+        place = f"  {self.name}: {self.found.place}"
+        taken = f"{self.run} takes {self.tokens:,.0f}"
+        if not self.epochs:
+            unknown = "of unknown length until it is prepared here"
+            length = "without end" if self.found.tokens else unknown
+            return f"{place}, {length}; {taken} tokens"
+        line = f"{place}, {self.found.tokens:,.0f} tokens; {taken}, {self.epochs:.3g} epochs"
+        ends = {"stop": "the run ends after one", "error": "the run is refused"}
+        if self.epochs > 1 and self.exhaustion in ends:
+            line += f", but config.mixture.on_exhaustion={self.exhaustion}: {ends[self.exhaustion]}"
+        return line
+
+
+@dataclasses.dataclass(frozen=True)
 class InputReport:
     """The inputs of a plan's jobs, as far as this machine can see them."""
 
     notes: tuple[str, ...]  # lines on inputs that cannot be seen from here
     texts: Mapping[str, Mapping[str, str]]  # run -> source -> fingerprint of the text that it opens
+    sources: tuple[SourceReport, ...] = ()  # one for each different text
 
 
 def check_inputs(
@@ -49,16 +85,39 @@ def check_inputs(
     """
     checker = _PreparedTextChecker(plan.engine, reach)
     texts = {}
+    sources: dict[tuple[str, FoundText], SourceReport] = {}
     for run in dict.fromkeys(member for job in plan.jobs for member in job.members):
         config = study.runs[run].config
         data_dir = profile.data_dir or config.data_dir
         try:
-            texts[run] = checker.check_text(config, data_dir, recorded.get(run, {}))
+            found = checker.check_text(config, data_dir, recorded.get(run, {}))
             _check_init_from_path(config, plan, reach)
         except ValueError as error:
             raise ValueError(f"Run {run}: {error}") from error
+        texts[run] = {name: text.fingerprint for name, text in found.items() if text.fingerprint}
+        for source in _list_source_uses(run, config, found):
+            key = source.name, source.found
+            before = sources.get(key)
+            if not before or (source.epochs, source.tokens) > (before.epochs, before.tokens):
+                sources[key] = source
     notes = [*checker.notes(), *_note_environment(plan), *_note_mirrors(study, plan, profile)]
-    return InputReport(tuple(notes), {run: text for run, text in texts.items() if text})
+    known = {run: text for run, text in texts.items() if text}
+    return InputReport(tuple(notes), known, tuple(sources.values()))
+
+
+def _list_source_uses(
+    run: str, config: Config, found: Mapping[str, FoundText]
+) -> Iterator[SourceReport]:
+    """Yields how often a run goes through each of its texts."""
+    taken = costs.count_language_tokens(config)
+    for name, text in found.items():
+        tokens = sum(taken[tag] for tag in config.tags if config.source_of(tag) == name)
+        # A run trains on whole windows of the text, or on a share of them.
+        L = config.model.L
+        known = 0 < text.tokens < math.inf
+        windows = int((text.tokens - 1) // L * config.mixture.text_share) if known else 0
+        epochs = tokens / (windows * L) if windows else 0.0
+        yield SourceReport(name, text, run, tokens, epochs, config.mixture.on_exhaustion)
 
 
 class _PreparedTextChecker:
@@ -66,37 +125,39 @@ class _PreparedTextChecker:
 
     def __init__(self, engine: str, reach: bool) -> None:
         self._engine, self._reach = engine, reach
-        self._fingerprints: dict[str, str] = {}  # text -> its fingerprint, "" if unknown
+        self._found: dict[str, FoundText] = {}  # by what stands for a text
         self._unseen: dict[str, dict[str, None]] = {}  # data_dir -> fields whose text it must have
-        self._made_by_jobs: dict[str, None] = {}  # fields of sources that jobs prepare themselves
+        # data_dir -> fields of sources that jobs may prepare themselves.
+        self._made_by_jobs: dict[str, dict[str, None]] = {}
+        self._docstrings: dict[str, dict[str, None]] = {}  # as _made_by_jobs
 
     def check_text(
         self, config: Config, data_dir: str, recorded: Mapping[str, str]
-    ) -> dict[str, str]:
-        """Returns source -> fingerprint of a run, for sources whose text is known.
+    ) -> dict[str, FoundText]:
+        """Returns the text of each source of a run that has one.
 
         Raises:
           ValueError: a source or a set of parallel texts has files that jobs do not have, and
             data_dir has no prepared form of it.
         """
-        fingerprints: dict[str, str] = {}
+        found: dict[str, FoundText] = {}
         used = prepare.list_language_sources(config)
         joint = prepared.make_joint_statement(config)
         for name in used:
             source = config.sources[name]
             if source.kind == "synthetic":
+                found[name] = FoundText("made up", source.synthetic.tokens or math.inf)
                 continue
             key = repr((data_dir, name, source, joint, recorded.get(name)))
-            if key not in self._fingerprints:
-                self._fingerprints[key] = self._check_source(
+            if key not in self._found:
+                self._found[key] = self._check_source(
                     name, config, data_dir, joint, recorded.get(name, "")
                 )
-            if self._fingerprints[key]:
-                fingerprints[name] = self._fingerprints[key]
+            found[name] = self._found[key]
         for name, texts in config.parallel.items():
             if texts.path and set(texts.sources) <= set(used):
-                self._check_set(name, config, data_dir, fingerprints)
-        return fingerprints
+                self._check_set(name, config, data_dir, found)
+        return found
 
     def _check_source(
         self,
@@ -105,7 +166,7 @@ class _PreparedTextChecker:
         data_dir: str,
         joint: Mapping[str, object] | None,
         recorded: str,
-    ) -> str:
+    ) -> FoundText:
         source, field = config.sources[name], f"config.sources.{name}"
         tokenizer_path = prepared.resolve_tokenizer_path(source, joint)
         paths = [*_list_raw_paths(source), *([tokenizer_path] if tokenizer_path else [])]
@@ -118,9 +179,9 @@ class _PreparedTextChecker:
         if not self._can_look(data_dir):
             if missing and source.kind != "tfds":
                 self._unseen.setdefault(data_dir, {})[field] = None
-            elif self._engine != "local":
-                self._made_by_jobs[field] = None
-            return recorded
+            else:
+                self._note_made_by_jobs(field, source, data_dir)
+            return _find_copy_here(name, config, joint, data_dir, recorded)
         wanted = prepared.make_source_criteria(name, source, config.data_dir, joint)
         if recorded:
             wanted = dataclasses.replace(wanted, fingerprint=recorded)
@@ -132,15 +193,19 @@ class _PreparedTextChecker:
             )
         chosen = prepared.choose_prepared_directory(field, matching, data_dir)
         if chosen:
-            return chosen.fingerprint
+            return FoundText(str(chosen.path), _count_tokens(chosen), chosen.fingerprint)
         if missing and source.kind != "tfds":
             raise ValueError(_describe_missing_input(field, name, config, data_dir, hidden))
+        self._note_made_by_jobs(field, source, data_dir)
+        return FoundText(f"not in {data_dir} yet (a job prepares it when it starts)")
+
+    def _note_made_by_jobs(self, field: str, source: SourceConfig, data_dir: str) -> None:
         if self._engine != "local":
-            self._made_by_jobs[field] = None
-        return ""
+            of_kind = self._docstrings if source.kind == "docstrings" else self._made_by_jobs
+            of_kind.setdefault(data_dir, {})[field] = None
 
     def _check_set(
-        self, name: str, config: Config, data_dir: str, fingerprints: Mapping[str, str]
+        self, name: str, config: Config, data_dir: str, found: Mapping[str, FoundText]
     ) -> None:
         texts, field = config.parallel[name], f"config.parallel.{name}"
         hidden = [
@@ -151,7 +216,10 @@ class _PreparedTextChecker:
         if not self._can_look(data_dir):
             self._unseen.setdefault(data_dir, {})[field] = None
             return
-        known = [fingerprints.get(source) for source in texts.sources]
+        known = [
+            (found[source].fingerprint or None) if source in found else None
+            for source in texts.sources
+        ]
         for set_ in parallel.list_sets(name, data_dir):
             if parallel.matches_config(set_, texts) and set_.about["L"] == config.model.L:
                 made_of = set_.made_of["sources"]
@@ -175,15 +243,54 @@ class _PreparedTextChecker:
                 else "cannot be looked at from here"
             )
             lines.append(
-                f"{data_dir} {why}. Jobs have not the files of {', '.join(fields)}: it has to hold "
-                "them prepared, as python -m imbalance_jax.data.prepare writes them."
+                f"{data_dir} {why}. It must hold the prepared text of {', '.join(fields)}, because "
+                "jobs do not have the files. Run python -m imbalance_jax.data.prepare here, and "
+                f"copy its data_dir to {data_dir}."
             )
-        if self._made_by_jobs:
+        for data_dir, fields in self._made_by_jobs.items():
             lines.append(
-                f"Where data_dir has no prepared text of {', '.join(self._made_by_jobs)}, jobs "
-                "make it of what their own machines have."
+                f"If {data_dir} does not hold {', '.join(fields)} prepared, each job prepares the "
+                "text when it starts."
+            )
+        for data_dir, fields in self._docstrings.items():
+            lines.append(
+                f"If {data_dir} does not hold {', '.join(fields)} prepared, jobs train on the "
+                "docstrings of the Python packages of their own machines, which differ between "
+                "machines. Run python -m imbalance_jax.data.prepare here, and copy its data_dir "
+                f"to {data_dir}."
             )
         return lines
+
+
+def _find_copy_here(
+    name: str,
+    config: Config,
+    joint: Mapping[str, object] | None,
+    data_dir: str,
+    recorded: str,
+) -> FoundText:
+    """Returns a text that jobs read from where this machine cannot look.
+
+    Its length is that of the copy in the data_dir of the config, if this machine has prepared one.
+    The text is not read for this, so a copy of an earlier version of the same files counts too.
+    """
+    wanted = prepared.SourceCriteria(
+        prepared.make_source_statement(config.sources[name], joint), fingerprint=recorded
+    )
+    copies = (
+        []
+        if storage.is_store(config.data_dir)
+        else prepared.find_matching_directories(name, config.data_dir, wanted)
+    )
+    lengths = {_count_tokens(copy) for copy in copies}
+    if len(lengths) != 1:
+        return FoundText(f"{data_dir} (not looked at)", 0, recorded)
+    place = f"{data_dir} (not looked at; this is the length of {copies[0].path})"
+    return FoundText(place, lengths.pop(), recorded)
+
+
+def _count_tokens(directory: prepared.PreparedDirectory) -> int:
+    return directory.about.get("tokens", {}).get("train", 0)
 
 
 def _list_raw_paths(source: SourceConfig) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, costs, mesh_shape
+from imbalance_jax.runs import storage
 from imbalance_jax.study import grid, study_runner
 from launch import profile as profile_lib
 from launch.hardware import JobSize
@@ -31,7 +32,7 @@ _QUEUED_RESOURCES = 8
 class Job:
     """What an engine runs as one."""
 
-    index: int  # its place among the jobs of all the study's runs, whichever are asked for
+    index: int  # the place of its first member among all of the study's runs
     name: str  # a DNS label, <study>-<8 hex digits of the runs' configs>
     members: tuple[str, ...]  # ids of the runs that it trains
     command: tuple[str, ...]
@@ -86,7 +87,7 @@ def make_plan(
       runs: a part of the study's runs; all by default.
       pack: none, or the way to train several runs in a job: `host` is a process for each run on
         a part of one machine, `member` one program for runs of equal shapes.
-      pack_size: how many runs a pack has at most.
+      pack_size: how many runs a pack has at most. Only runs that are asked for are packed.
       env: environment variables on top of the profile's.
 
     Raises:
@@ -101,17 +102,16 @@ def make_plan(
         env.setdefault("JAX_COMPILATION_CACHE_DIR", f"{workdir}/compiled")
     size = profile.size
     each = size.devices // pack_size if pack == "host" else size.devices
-    names = list(study.runs)
+    place = {name: index for index, name in enumerate(study.runs)}
+    names = [name for name in study.runs if runs is None or name in runs]
     if pack == "host":
         packs = [tuple(names[i : i + pack_size]) for i in range(0, len(names), pack_size)]
     else:
         packs = study_runner.group_into_packs(study, names, pack_size)
     name = workdir.rstrip("/").rpartition("/")[2]
-    selected = set(names if runs is None else runs)
     jobs = tuple(
-        _make_job(index, name, study, profile, workdir, members, pack, each)
-        for index, members in enumerate(packs)
-        if selected.intersection(members)
+        _make_job(place[members[0]], name, study, profile, workdir, members, pack, each)
+        for members in packs
     )
     _check_runs([member for job in jobs for member in job.members], study, profile, each, pack)
     _check_jobs(jobs, profile)
@@ -247,6 +247,9 @@ def _check_run(config: Config, profile: Profile, devices: int, pack: str) -> Non
 
 def _check_data_dir(data_dir: str, profile: Profile) -> None:
     """Raises ValueError if the text is not where a job could find it."""
+    storage.check_store_path(
+        f"{profile.name}.toml: data_dir" if profile.data_dir else "config.data_dir", data_dir
+    )
     if profile.engine != "local" and not data_dir.startswith("/") and "://" not in data_dir:
         raise ValueError(
             f"config.data_dir={data_dir} depends on where a job runs. Set data_dir in the profile "
@@ -274,13 +277,20 @@ def _check_jobs(jobs: Sequence[Job], profile: Profile) -> None:
         )
 
 
-def describe_jobs(plan: Plan) -> str:
-    """Returns the plan in words: a line for each job."""
+def describe_jobs(plan: Plan, logs: Sequence[str]) -> str:
+    """Returns the plan in words: a line for each job, with the place of its log."""
     size = plan.size
     lines = [
         f"{plan.study} on {plan.profile}: {len(plan.jobs)} jobs of {size}, {size.devices} devices "
         f"in {size.processes} processes each",
         "",
     ]
-    lines += [f"{job.name}  {', '.join(job.members)}" for job in plan.jobs]
+    members = [", ".join(job.members) for job in plan.jobs]
+    # A pack's runs can be many, and would push the logs out of sight.
+    width = min(max(len("runs"), *map(len, members)), 40)
+    lines.append(f"{'index':>5}  {'job':<{len(plan.jobs[0].name)}}  {'runs':<{width}}  log")
+    lines += [
+        f"{job.index:>5}  {job.name}  {runs:<{width}}  {log}"
+        for job, runs, log in zip(plan.jobs, members, logs, strict=True)
+    ]
     return "\n".join(lines)

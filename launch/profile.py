@@ -7,10 +7,12 @@
     [hardware]                   gke, sky, tpuvm: the machines; slurm and local have own fields
     [slurm]                      the engine's own fields
 
-Every field is declared below with its type and default, and any other is refused.
+Every field is declared below with its type, default and meaning, and any other is refused.
+profile_page.py makes docs/profiles.md of it.
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 import tomllib
@@ -19,35 +21,44 @@ from typing import Any, Literal
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import mesh_shape
+from imbalance_jax.runs import storage
 from launch import hardware
 from launch.hardware import JobSize
+
+PACKAGE = pathlib.Path(__file__).parent
+# What the profiles of the package have where a user's own names belong.
+_PLACEHOLDER = re.compile(r"\bmy-(bucket|project|cluster)\b|sha256:0{64}")
+# As man sbatch has it: minutes, minutes:seconds, or days-hours and so on; "" is the partition's.
+_SLURM_TIME = r"|\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited"
 
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """The size of a job; see hardware.py."""
+    """The size of a job on the engines gke, sky and tpuvm."""
 
-    family: str
+    family: str  # The accelerator: v4, v5e, v5p, v6e, a100, a100-80gb, h100 or h200.
+    # Chips of a TPU slice along each axis, such as 4x4; or machines x GPUs of each, such as 2x8.
     topology: str
-    num_slices: int = 1
-    chips_per_host: int = 0  # TPUs on GKE: 8 for a 2x4 on one machine; 0 is the usual machine
+    num_slices: int = 1  # TPU slices that train one run together, on gke or tpuvm.
+    # Chips on each host of a TPU slice. 8 puts a 2x4 on one host. 0 is the usual host of GKE.
+    chips_per_host: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class GkeSettings:
-    """JobSets on a GKE cluster that has JobSet and Kueue; the queue is the admin's."""
+    """A JobSet for each job, on a GKE cluster that has JobSet and Kueue."""
 
-    project: str
-    location: str  # region or zone of the cluster
-    cluster: str
-    queue: str  # Kueue's LocalQueue
-    image: str  # by digest: REGISTRY/NAME@sha256:...
-    service_account: str  # Kubernetes' own, which Workload Identity lets into the bucket
-    namespace: str = "default"
-    spot: bool = False
-    grace_seconds: int = 30  # from SIGTERM to the end; preemptible nodes give 15
-    max_restarts: int = 100
-    secrets: tuple[str, ...] = ()  # Kubernetes Secrets whose keys become environment variables
+    project: str  # The Google Cloud project of the cluster.
+    location: str  # The region or zone of the cluster.
+    cluster: str  # The name of the cluster.
+    queue: str  # The LocalQueue of Kueue, which an administrator makes.
+    image: str  # The image with this package, by its digest: REGISTRY/NAME@sha256:...
+    service_account: str  # The Kubernetes service account that may use the bucket.
+    namespace: str = "default"  # The namespace of Kubernetes.
+    spot: bool = False  # Whether jobs run on nodes that may be taken away.
+    grace_seconds: int = 30  # Seconds from SIGTERM to the end. Preemptible nodes give about 15.
+    max_restarts: int = 100  # How often a job is started again.
+    secrets: tuple[str, ...] = ()  # Kubernetes Secrets whose keys become environment variables.
 
     @property
     def context(self) -> str:
@@ -57,52 +68,57 @@ class GkeSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SlurmSettings:
-    """An array of jobs on a SLURM cluster; where a field is empty, the cluster decides."""
+    """An array of jobs on a SLURM cluster. An empty field leaves the choice to the cluster."""
 
-    nodes: int = 1
-    gpus_per_node: int = 0  # 0 trains on CPUs
-    gpu_type: str = ""  # as the cluster's GRES are called, such as h100
-    tasks_per_node: int = 1  # one task with all GPUs of its node is the shape that works best
-    cpus_per_task: int = 1
-    mem: str = ""  # of a node, such as 64G
-    time: str = ""  # such as 24:00:00
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    options: tuple[str, ...] = ()  # more of sbatch, such as --exclude=node7
-    activate: str = ""  # a script to source first, such as /home/me/venv/bin/activate
-    container: tuple[str, ...] = ()  # put before the command: apptainer exec --nv image.sif
-    max_restarts: int = 100
+    nodes: int = 1  # Nodes of a job.
+    gpus_per_node: int = 0  # GPUs that a job gets on each node. 0 trains on CPUs.
+    gpu_type: str = ""  # The type of GPU, as the cluster's GRES calls it, such as h100.
+    # Processes on each node. 1 with all GPUs of its node is the best choice.
+    tasks_per_node: int = 1
+    cpus_per_task: int = 1  # CPU cores of each process.
+    mem: str = ""  # Memory on each node, such as 64G.
+    time: str = ""  # The time limit of a job, such as 24:00:00, or 2-0 for two days.
+    partition: str = ""  # The partition.
+    account: str = ""  # The account that is charged.
+    qos: str = ""  # The quality of service.
+    constraint: str = ""  # Features that nodes must have.
+    options: tuple[str, ...] = ()  # More options of sbatch, such as --exclude=node7.
+    activate: str = ""  # A script that a job sources first, such as /home/me/venv/bin/activate.
+    # Words in front of the command, such as apptainer exec --nv image.sif.
+    container: tuple[str, ...] = ()
+    max_restarts: int = 100  # How often a job is started again.
 
 
 @dataclasses.dataclass(frozen=True)
 class SkySettings:
-    """Managed jobs of SkyPilot."""
+    """A managed job of SkyPilot for each job."""
 
-    infra: str  # such as gcp/us-east5 or k8s/my-context
-    setup: str  # shell commands that install the package, once on each machine
-    code: str = ""  # a directory of this machine that setup finds there; none if empty
-    spot: bool = False
+    infra: str  # The cloud, and its region if only one will do: gcp, gcp/us-east5, k8s/my-context.
+    setup: str  # Shell commands that install the package, once on each machine.
+    code: str = ""  # A directory of this machine that is copied to where setup runs.
+    spot: bool = False  # Whether jobs run on machines that may be taken away.
+    # Where SkyPilot looks for a machine after a preemption.
     strategy: Literal["EAGER_NEXT_REGION", "FAILOVER"] = "EAGER_NEXT_REGION"
-    max_restarts: int = 3  # after errors; preemptions do not count
-    runtime_version: str = ""  # of TPU VMs; the family's own if empty
-    secrets: tuple[str, ...] = ()  # names; the values are taken from the environment of `submit`
+    # How often a job is started again after an error. Preemptions do not count.
+    max_restarts: int = 3
+    runtime_version: str = ""  # The image of TPU VMs. Empty is the usual one of the family.
+    # Names of secrets. Their values are taken from the environment of `submit`.
+    secrets: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class TpuvmSettings:
-    """Queued resources of Cloud TPU, each with a startup script."""
+    """A queued resource of Cloud TPU for each job, with a startup script."""
 
-    project: str
-    zone: str
-    code: str  # a .tar.gz of the repository: gs://...
-    service_account: str
-    spot: bool = False
-    valid_for: str = "24h"  # how long a request waits for capacity
-    network: str = ""
-    runtime_version: str = ""  # the family's own if empty
-    max_restarts: int = 100
+    project: str  # The Google Cloud project.
+    zone: str  # The zone of the TPUs.
+    code: str  # A .tar.gz of this repository: gs://...
+    service_account: str  # The service account of the machines, which may use the bucket.
+    spot: bool = False  # Whether jobs run on TPUs that may be taken away.
+    valid_for: str = "24h"  # How long a request waits for capacity.
+    network: str = ""  # The network of the machines. Empty is the project's default.
+    runtime_version: str = ""  # The image of TPU VMs. Empty is the usual one of the family.
+    max_restarts: int = 100  # How often the startup script starts the command again.
     # Environment variable -> its secret in Secret Manager.
     secrets: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -111,9 +127,9 @@ class TpuvmSettings:
 class LocalSettings:
     """Processes of this machine, one job after another."""
 
-    processes: int = 1
-    platform: Literal["cpu", "cuda"] = "cpu"
-    devices_per_process: int = 1  # simulated ones of a CPU, or GPUs
+    processes: int = 1  # Processes of a job, which stand for hosts.
+    platform: Literal["cpu", "cuda"] = "cpu"  # The devices to train on.
+    devices_per_process: int = 1  # Devices of each process: simulated ones of a CPU, or GPUs.
 
 
 ENGINES = {
@@ -139,12 +155,14 @@ class Profile:
 
 
 @dataclasses.dataclass(frozen=True)
-class _TopLevelFields:
-    """The fields of a file outside the tables of `hardware` and of the engine."""
+class ProfileFields:
+    """The fields above the first table of a file, and the tables that every engine reads."""
 
-    engine: str
-    data_dir: str = ""
+    engine: str  # What runs the jobs: gke, slurm, sky, tpuvm or local.
+    data_dir: str = ""  # Where jobs find prepared text. Empty is config.data_dir of each run.
+    # Sizes of axes of the device mesh, in place of config.mesh: data, fsdp, tensor, member.
     mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # Environment variables of every run. Secrets do not belong here.
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -156,11 +174,29 @@ def read_profile(path: str) -> Profile:
     """
     file = pathlib.Path(path)
     if not file.is_file():
-        raise ValueError(f"--profile={path}: there is no such file.")
+        raise ValueError(f"--profile={path}: there is no such file. {_list_profiles(file.parent)}")
     try:
         return parse_profile(file.stem, tomllib.loads(file.read_text(encoding="utf-8")))
     except (ValueError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _list_profiles(folder: pathlib.Path) -> str:
+    """Returns a sentence that names the profiles of a folder, or else those of the package."""
+    files = sorted(folder.glob("*.toml")) or sorted(PACKAGE.glob("profiles/*.toml"))
+    where = os.path.relpath(files[0].parent)
+    return f"{where} has {', '.join(file.name for file in files)}."
+
+
+def describe_placeholders(profile: Profile, workdir: str) -> str:
+    """Returns a line on names of the examples that nobody has replaced, or ""."""
+    table = dataclasses.asdict(profile.settings)
+    fields = {"--workdir": workdir, "data_dir": profile.data_dir}
+    fields |= {f"{profile.engine}.{name}": value for name, value in table.items()}
+    left = [name for name, value in fields.items() if _PLACEHOLDER.search(str(value))]
+    if not left:
+        return ""
+    return f"An example's name is still in {', '.join(left)}. Write your own there."
 
 
 def parse_profile(name: str, values: Mapping[str, Any]) -> Profile:
@@ -173,7 +209,7 @@ def parse_profile(name: str, values: Mapping[str, Any]) -> Profile:
         raise ValueError(f"The name {name!r} of a profile is made of a-z, 0-9 and - only.")
     tables = {"hardware", *ENGINES}
     top = config_lib.parse_dataclass(
-        _TopLevelFields,
+        ProfileFields,
         {key: value for key, value in values.items() if key not in tables},
         "profile",
     )
@@ -225,6 +261,11 @@ def _compute_slurm_size(slurm: SlurmSettings) -> JobSize:
         raise ValueError(
             f"slurm.gpu_type={slurm.gpu_type!r}: TPUs are not on SLURM. Use the engines gke, sky "
             "or tpuvm."
+        )
+    if not re.fullmatch(_SLURM_TIME, slurm.time, re.IGNORECASE):
+        raise ValueError(
+            f"slurm.time={slurm.time!r} is no time limit of sbatch. Write HOURS:MINUTES:SECONDS or "
+            "DAYS-HOURS, such as 24:00:00 or 2-0."
         )
     for option in slurm.options:
         if not option.startswith("--"):
@@ -289,6 +330,7 @@ def _check_tpuvm(tpuvm: TpuvmSettings, size: JobSize) -> JobSize:
     _check_minima("tpuvm", tpuvm, max_restarts=0)
     if not tpuvm.code.startswith("gs://"):
         raise ValueError(f"tpuvm.code={tpuvm.code!r} must be a .tar.gz on gs://.")
+    storage.check_store_path("tpuvm.code", tpuvm.code)
     if not re.fullmatch(r"\d+[smhd]", tpuvm.valid_for):
         raise ValueError(f"tpuvm.valid_for={tpuvm.valid_for!r}: write a duration, such as 24h.")
     return hardware.convert_to_tpu_vm(size)

@@ -14,7 +14,7 @@ import json
 import tokenize
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from imbalance_jax.config import schema
@@ -31,7 +31,7 @@ class FieldRow:
 
     name: str  # dotted, such as config.model.D
     type: str
-    default: Any  # a plain value, as `to_dict` makes it
+    default: Any  # a plain value, as `to_dict` makes it; MISSING if the field is required
     value: Any
     meaning: str
 
@@ -45,9 +45,9 @@ class FieldRow:
 
 
 @functools.cache
-def read_field_meanings() -> Mapping[tuple[str, str], str]:
-    """Returns the meaning of each field of schema.py, by its dataclass and its name."""
-    source = inspect.getsource(schema)
+def read_field_meanings(module: types.ModuleType = schema) -> Mapping[tuple[str, str], str]:
+    """Returns the meaning of each field of a module, by its dataclass and its name."""
+    source = inspect.getsource(module)
     comments = {  # line -> text, and whether it is alone on the line
         token.start[0]: (token.string.lstrip("# "), not token.line[: token.start[1]].strip())
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -94,10 +94,10 @@ def _walk_fields(kind: Any, group: Any, name: str) -> Iterator[FieldRow]:
             default = {} if field.default is dataclasses.MISSING else to_dict(field.default)
             meaning = read_field_meanings()[kind.__name__, field.name]
             value = default if group is None else to_dict(value)
-            yield FieldRow(dotted, _describe_type(hint), default, value, meaning)
+            yield FieldRow(dotted, describe_field_type(hint), default, value, meaning)
 
 
-def _describe_type(hint: Any) -> str:
+def describe_field_type(hint: Any) -> str:
     """Returns the type of a field in words, or the values that it may have."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint == schema.Schedule:
@@ -105,9 +105,9 @@ def _describe_type(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(filter(None, [", ".join(args[:-1]), args[-1]]))
     if origin is tuple:
-        return f"list of {_describe_type(args[0])}"
+        return f"list of {describe_field_type(args[0])}"
     if origin is Mapping:
-        return f"{_describe_type(args[0])} -> {_describe_type(args[1])}"
+        return f"{describe_field_type(args[0])} -> {describe_field_type(args[1])}"
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}[hint]
 
 
@@ -158,15 +158,19 @@ def format_markdown_page() -> str:
     parts = [_INTRODUCTION]
     for group in groups:
         parts.append(f"## `{group}`\n\n{_describe_group(group)}\n")
-        table = ["| field | type | default | meaning |", "|---|---|---|---|"]
-        table += [
-            f"| `{row.name.rpartition('.')[2]}` | {row.type} | `{format_field_value(row.default)}` "
-            f"| {_escape_markdown(row.meaning)} |"
-            for row in rows
-            if row.group == group
-        ]
-        parts.append("\n".join(table) + "\n")
+        parts.append(format_field_table([row for row in rows if row.group == group]))
     return "\n".join([*parts, _format_scale_table()])
+
+
+def format_field_table(rows: Sequence[FieldRow]) -> str:
+    """Returns the fields of a group as a table of Markdown."""
+    table = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for row in rows:
+        name = row.name.rpartition(".")[2]
+        required = row.default is dataclasses.MISSING
+        default = "required" if required else f"`{format_field_value(row.default)}`"
+        table.append(f"| `{name}` | {row.type} | {default} | {_escape_markdown(row.meaning)} |")
+    return "\n".join(table) + "\n"
 
 
 def _format_scale_table() -> str:

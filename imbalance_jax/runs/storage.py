@@ -8,6 +8,7 @@ while something is in it. `epath.Path` hides all other differences.
 import contextlib
 import errno
 import functools
+import logging
 import os
 import pathlib
 import secrets
@@ -26,8 +27,8 @@ def parse_path(path: epath.PathLike) -> epath.Path:
     """Returns a path on a file system or in a store.
 
     Raises:
-      ValueError: it is in another kind of store, a package is missing, or its name is not UTF-8,
-        which Orbax needs.
+      ValueError: it is in another kind of store or in no bucket, a package is missing, or its name
+        is not UTF-8, which Orbax needs.
     """
     try:
         os.fspath(path).encode()
@@ -36,22 +37,40 @@ def parse_path(path: epath.PathLike) -> epath.Path:
             f"{os.fspath(path)} is not a name in UTF-8. Rename it, or use another."
         ) from error
     if is_store(path):
-        _prepare_store(os.fspath(path).partition("://")[0])
+        _check_store_name(os.fspath(path))
+        _prepare_store()
     return epath.Path(path)
 
 
+def check_store_path(field: str, path: str) -> None:
+    """Raises ValueError if the path that a field names is in a store that cannot be used."""
+    if is_store(path):
+        try:
+            _check_store_name(path)
+        except ValueError as error:
+            raise ValueError(f"{field}={error}") from error
+
+
+def _check_store_name(path: str) -> None:
+    scheme, _, rest = path.partition("://")
+    if scheme != "gs":
+        raise ValueError(f"{path}: {scheme}:// paths cannot be used: take a local path, or gs://.")
+    if not rest.partition("/")[0]:
+        raise ValueError(f"{path} names no bucket. Write gs://BUCKET{rest.rstrip('/')}.")
+
+
 @functools.cache
-def _prepare_store(scheme: str) -> None:
+def _prepare_store() -> None:
     import fsspec
 
-    if scheme != "gs":
-        raise ValueError(f"{scheme}:// paths cannot be used: take a local path, or gs://.")
     try:
         fsspec.get_filesystem_class("gcs")
     except ImportError as error:
         raise ValueError(
             f"gs:// paths need the package gcsfs ({error}). Run pip install -e '.[gcs]'."
         ) from error
+    # It logs a traceback of each request that it gives up, and then raises the same error.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     # Cached listings would hide what other processes write.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 

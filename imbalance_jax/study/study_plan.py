@@ -61,6 +61,12 @@ def read_measured_speeds(
     }
 
 
+def estimate_training_seconds(config: Config, speeds: Mapping[str, TrainingSpeed]) -> float | None:
+    """Returns the seconds of a run at the speed of its size, or None if that is not known."""
+    speed = speeds.get(make_size_key(config))
+    return costs.compute_training_flops(config) / speed.flops_per_second if speed else None
+
+
 def measure_trial_speeds(
     study: grid.StudyConfig, sizes: Iterable[str], options: Sequence[str] = ()
 ) -> dict[str, TrainingSpeed]:
@@ -209,13 +215,12 @@ def _describe_time(
     seconds, unknown, sources = 0.0, Counter[str](), dict[str, None]()
     for name in left:
         config = study.runs[name].config
-        size = make_size_key(config)
-        if size in speeds:
-            flops = costs.compute_training_flops(config) * _compute_remaining_part(states[name])
-            seconds += flops / speeds[size].flops_per_second
-            sources[speeds[size].source] = None
+        whole = estimate_training_seconds(config, speeds)
+        if whole is None:
+            unknown[make_size_key(config)] += 1
         else:
-            unknown[size] += 1
+            seconds += whole * _compute_remaining_part(states[name])
+            sources[speeds[make_size_key(config)].source] = None
     lines = []
     if seconds:
         lines.append(

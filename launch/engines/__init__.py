@@ -1,8 +1,8 @@
 """The engines: what each makes of a plan.
 
-Every module has a pure `render_jobs(plan, profile, request) -> RenderedJobs`, and a
-`build_logs_command` whose result shows a job's output. Files are data dumped as it is, or lists;
-commands are argv.
+Every module has a pure `render_jobs(plan, profile, request) -> RenderedJobs`, a
+`build_logs_command` whose result shows a job's output, and a `name_log` that says where that is.
+Files are data dumped as it is, or lists; commands are argv.
 """
 
 import dataclasses

@@ -162,3 +162,7 @@ def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...
         *("kubectl", f"--context={gke.context}", f"--namespace={gke.namespace}", "logs"),
         *(f"--selector=jobset.sigs.k8s.io/jobset-name={job.name}", "--prefix", "--tail=-1"),
     )
+
+
+def name_log(plan: Plan, job: Job) -> str:
+    return f"of the pods {job.name}-{_CONTAINER}-*"

@@ -23,4 +23,8 @@ def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJo
 
 
 def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
-    return ("tail", "-n", "+1", "-F", f"{plan.workdir}/logs/{job.members[0]}.0.log")
+    return ("tail", "-n", "+1", "-F", name_log(plan, job))
+
+
+def name_log(plan: Plan, job: Job) -> str:
+    return f"{plan.workdir}/logs/{job.members[0]}.0.log"

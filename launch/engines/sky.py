@@ -54,3 +54,7 @@ def build_sky_task(plan: Plan, profile: Profile, job: Job) -> dict[str, Any]:
 
 def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
     return ("sky", "jobs", "logs", "--name", job.name)
+
+
+def name_log(plan: Plan, job: Job) -> str:
+    return f"of the managed job {job.name}"

@@ -27,10 +27,11 @@ def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJo
         array += f"%{request.max_parallel}"
     slurm: SlurmSettings = profile.settings
     # sbatch reads the script right away; the list is read by every node, when an element starts.
+    # So the nodes have to see `out`.
     command = (
         *("sbatch", "--parsable", f"--job-name={plan.name}", f"--array={array}"),
         *_list_sbatch_options(plan, slurm),
-        *(f"{request.out}/slurm_job.sh", f"--members_file={plan.folder}/{members}"),
+        *(f"{request.out}/slurm_job.sh", f"--members_file={request.out}/{members}"),
         *(f"--study={plan.workdir}", f"--max_restarts={slurm.max_restarts}"),
         *([f"--activate={slurm.activate}"] if slurm.activate else ()),
         *([f"--env_file={request.env_file}"] if request.env_file else ()),
@@ -104,4 +105,8 @@ def _format_index_ranges(indexes: Sequence[int]) -> str:
 
 
 def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
-    return ("sh", "-c", f"tail -n +1 -F {plan.workdir}/logs/{plan.name}-*_{job.index}.out")
+    return ("sh", "-c", f"tail -n +1 -F {name_log(plan, job)}")
+
+
+def name_log(plan: Plan, job: Job) -> str:
+    return f"{plan.workdir}/logs/{plan.name}-*_{job.index}.out"

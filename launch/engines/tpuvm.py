@@ -88,4 +88,8 @@ def _join_lines(values: Iterable[str]) -> str:
 
 
 def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
-    return ("gcloud", "storage", "cat", f"{plan.workdir}/logs/{job.name}/*.log")
+    return ("gcloud", "storage", "cat", name_log(plan, job))
+
+
+def name_log(plan: Plan, job: Job) -> str:
+    return f"{plan.workdir}/logs/{job.name}/*.log"

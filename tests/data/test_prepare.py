@@ -892,3 +892,15 @@ def test_the_command_prepares_what_a_run_needs_and_says_what_it_is(tmp_path):
     assert said == f"en: {source.fingerprint}, {source.count('train'):,} tokens to train on"
     assert "To train: python -m imbalance_jax.main --config=" in following
     assert following.endswith(size)
+
+
+def test_after_a_study_is_prepared_the_commands_that_train_it_here_and_on_a_cluster_are_said(
+    tmp_path,
+):
+    study = f"{ROOT}/configs/studies/grammar.py:seeds=1"
+    steps = "--config.runs.placebo_s0.config.steps=7"
+    done = run_prepare(tmp_path, f"--config={study}", steps)
+    *_, here, there = done.stdout.splitlines()
+    assert here.endswith(f"python -m imbalance_jax.study run --config={study} {steps}")
+    steps = steps.replace("--config.", "--study.")
+    assert there.endswith(f"python -m launch plan --study={study} {steps} --profile=FILE")

@@ -62,6 +62,7 @@ NEEDS = {
     "pip": "the network; .ci/run and .ci/versions install",
     "rsync": "another machine",
     "sky": "SkyPilot and an account of a cloud",
+    "srun": "a SLURM cluster with GPUs",
 }
 CHECKED_BY_CI = {"mkdocs", "mypy", "pytest", "ruff"}  # .ci/run runs them
 SHELL = {".", "cd", "cp", "export", "git", "mkdir"}

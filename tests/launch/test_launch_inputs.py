@@ -16,6 +16,7 @@ from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare
+from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.runs import storage
 from imbalance_jax.study import grid
 from launch import inputs, plan, profile
@@ -109,6 +110,38 @@ def test_text_that_no_job_could_open_is_refused(home, tmp_path, monkeypatch, whe
     monkeypatch.chdir(home)
     with pytest.raises(ValueError, match=f"Run even_s0: .*{refused}"):
         look(where, raw, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["slurm-gpu", "gke-v6e"])
+def test_the_length_of_each_text_and_its_epochs_are_those_of_the_run(home, monkeypatch, where):
+    """Held against the stream that such a run reads."""
+    monkeypatch.chdir(home)
+    texts, raw = opened(home), str(home / "raw")
+    data_dir = str(home / "data") if where == "slurm-gpu" else ""
+    config = grid.resolve_study(make_grid(pathlib.Path(raw), steps=50)).runs["even_s0"].config
+    epochs = Stream(config, texts).epochs()
+    found = look(where, "raw", data_dir=data_dir, steps=50).sources
+    assert {source.name for source in found} == {"en", "fr"}
+    for source in found:
+        assert source.found.tokens == texts[source.name].count("train")
+        assert source.epochs == pytest.approx(epochs[source.name]) and source.epochs > 1
+        assert f"{source.found.tokens:,} tokens; even_s0 takes 102,400, " in source.describe()
+        assert f"{epochs[source.name]:.3g} epochs" in source.describe()
+    place = "gs://my-bucket/data (not looked at; this is the length of data/en-"
+    assert (place in found[0].describe()) == (where == "gke-v6e")
+
+
+def test_a_text_that_is_not_prepared_anywhere_has_no_length_yet(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (source, _) = look("slurm-gpu", str(home / "raw"), data_dir="/not/here").sources
+    assert source.describe() == (
+        "  en: /not/here (not looked at), of unknown length until it is prepared here; even_s0 "
+        "takes 8,192 tokens"
+    )
+    mixture = {"ratio": {"en": 1, "fr": 1}, "on_exhaustion": "stop"}
+    monkeypatch.chdir(home)
+    (source, _) = look("local", data_dir=str(home / "data"), steps=50, mixture=mixture).sources
+    assert source.describe().endswith("on_exhaustion=stop: the run ends after one")
 
 
 def test_a_parallel_set_is_missed_like_a_source(home, tmp_path, monkeypatch):

@@ -109,6 +109,12 @@ def test_text_that_is_named_by_where_a_job_runs_is_refused():
     assert plan.make_plan(study(), where, workdir="/home/me/ratio").jobs
 
 
+def test_a_path_without_a_bucket_is_refused_by_its_field():
+    where = dataclasses.replace(BY_NAME["gke-v6e"], data_dir="gs:///data")
+    with pytest.raises(ValueError, match=r"gke-v6e\.toml: data_dir=gs:///data names no bucket"):
+        plan.make_plan(study(), where, workdir="gs://b/ratio")
+
+
 def test_a_large_study_is_sent_elsewhere_than_to_queued_resources():
     many = study(seeds=5)
     with pytest.raises(ValueError, match=r"10 jobs are too many .* Use the engine gke or sky"):
@@ -122,6 +128,24 @@ def test_members_of_a_pack_are_runs_of_one_shape():
     jobs = make("slurm-gpu", mine=mine, pack="member", pack_size=4).jobs
     assert [len(job.members) for job in jobs] == [4, 2]
     assert f"--members={','.join(jobs[0].members)}" in jobs[0].command
+
+
+@pytest.mark.parametrize("pack", ["host", "member"])
+def test_packs_are_made_of_the_runs_that_were_chosen(pack):
+    where = profile.parse_profile(
+        "x", {"engine": "slurm", "data_dir": "/d", "slurm": {"gpus_per_node": 4}}
+    )
+    mine = study(seeds=4)
+    chosen = [name for name in mine.runs if name.startswith("r90_10")]
+    options = {"workdir": "/s/ratio", "pack": pack, "pack_size": 2}
+    jobs = plan.make_plan(mine, where, runs=chosen, **options).jobs
+    assert [name for job in jobs for name in job.members] == chosen
+    assert [len(job.members) for job in jobs] == [2, 2]
+    # The index of a job is that of its first run, so that no two jobs have the same.
+    alone = {job.members: job.index for job in plan.make_plan(mine, where, workdir="/s/ratio").jobs}
+    assert [job.index for job in jobs] == [alone[job.members[:1]] for job in jobs]
+    everything = plan.make_plan(mine, where, **options).jobs
+    assert len({job.index for job in everything}) == len(everything) == 4
 
 
 def test_a_host_pack_gives_each_run_a_part_of_the_machine():

@@ -49,7 +49,7 @@ def test_each_shape_is_compiled_and_held_against_a_chips_memory(
     monkeypatch.setattr(topology, "get_topology_devices", devices)
     monkeypatch.setattr(topology, "CHIPS", {"v6e": topology.Chip(1e12, hbm, 1e12)})
     options = {"pack": pack, "pack_size": 2} if pack == "member" else {}
-    mine = make(V6E, runs=["r50_50_s0"], **options)
+    mine = make(V6E, runs=["r50_50_s0", "r90_10_s0"][: 2 if options else 1], **options)
     assert preflight.run_preflight(study(seeds=2), mine, V6E) == code
     said = capsys.readouterr().out
     assert asked == [("v6e:4x4", 1)]

@@ -1,11 +1,14 @@
 """A profile is read whole or refused by the name of its file and field."""
 
+import dataclasses
 import pathlib
+import tomllib
 
 import pytest
+from helpers import ROOT
 from made_plans import PROFILES
 
-from launch import profile
+from launch import profile, profile_page
 
 BY_NAME = {path.stem: path for path in PROFILES}
 
@@ -51,6 +54,8 @@ def test_every_profile_of_the_package_is_read(path):
             "[hardware]\nnum_slices = 2",
             r"SkyPilot cannot join slices\. Use the engine gke, or tpuvm",
         ),
+        ("slurm-gpu", '"24:00:00"', '"2 days"', r"slurm\.time='2 days' is no time limit.*2-0"),
+        ("slurm-gpu", '"24:00:00"', '"1-"', r"slurm\.time='1-' is no time limit"),
         ("sky-v6e-spot", '"2x4"', '"9x9"', r"does not exist for v6e"),
         (
             "sky-v6e-spot",
@@ -58,6 +63,7 @@ def test_every_profile_of_the_package_is_read(path):
             'strategy = "EAGER"',
             r"sky\.strategy='EAGER' is not one of 'EAGER_NEXT",
         ),
+        ("tpuvm-v5e", "gs://my-bucket/code", "gs:///code", r"tpuvm\.code=gs:///code.* no bucket"),
         ("tpuvm-v5e", '"gs://my-bucket/code', '"/my-bucket/code', r"must be a \.tar\.gz on gs"),
         ("tpuvm-v5e", '"v5e"\ntopology = "4x4"', '"h100"\ntopology = "1x8"', r"gke, slurm or sky"),
         ("local", "processes = 2", "processes = 0", r"local\.processes=0 must be 1 or more"),
@@ -67,6 +73,33 @@ def test_a_wrong_profile_is_refused_by_its_file_and_field(tmp_path, name, old, n
     with pytest.raises(ValueError, match=message) as error:
         profile.read_profile(str(changed(tmp_path, name, old, new)))
     assert str(tmp_path / f"{name}.toml") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "time", ["90", "90:00", "24:00:00", "2-0", "2-12:30", "2-0:0:0", "UNLIMITED"]
+)
+def test_the_time_limits_of_sbatch_are_taken(tmp_path, time):
+    """The forms that man sbatch lists."""
+    path = changed(tmp_path, "slurm-gpu", "24:00:00", time)
+    assert profile.read_profile(str(path)).settings.time == time
+
+
+def test_a_profile_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no such file\. \S*launch/profiles has gke-h100\.toml, "):
+        profile.read_profile(str(tmp_path / "slurm.toml"))
+    changed(tmp_path, "local", "2", "3")
+    with pytest.raises(ValueError, match=r"no such file\. \S+ has local\.toml\.$"):
+        profile.read_profile(str(tmp_path / "slurm.toml"))
+
+
+def test_names_of_the_examples_that_are_left_are_said():
+    where = profile.read_profile(str(BY_NAME["gke-v6e"]))
+    said = profile.describe_placeholders(where, "gs://my-bucket/studies/ratio")
+    assert said.startswith(
+        "An example's name is still in --workdir, data_dir, gke.project, gke.cluster, gke.image."
+    )
+    where = profile.read_profile(str(BY_NAME["slurm-gpu"]))
+    assert profile.describe_placeholders(where, "/shared/my-buckets") == ""
 
 
 def test_many_chips_on_kubernetes_are_sent_to_gke_in_place_of_sky(tmp_path):
@@ -99,3 +132,31 @@ def test_slurm_says_itself_how_big_a_job_is():
     assert (size.devices, size.processes) == (16, 2)
     size = profile.parse_profile("x", {"engine": "slurm", "slurm": {"tasks_per_node": 2}}).size
     assert (size.family, size.devices, size.processes) == ("cpu", 2, 2)
+
+
+def test_the_page_of_a_profiles_fields_is_what_the_dataclasses_say():
+    assert (ROOT / "docs/profiles.md").read_text() == profile_page.format_profile_page(), (
+        "Run python -m launch.profile_page > docs/profiles.md"
+    )
+    for table, kind in {"hardware": profile.Hardware, **profile.ENGINES}.items():
+        rows = profile_page.list_profile_rows(table)
+        declared = {field.name: field for field in dataclasses.fields(kind)}
+        assert [row.name for row in rows] == [f"{table}.{name}" for name in declared]
+        for row, field in zip(rows, declared.values(), strict=True):
+            assert row.meaning[0].isupper() and row.meaning.endswith("."), row.name
+            optional = field.default is not dataclasses.MISSING or field.default_factory is dict
+            assert (row.default is not dataclasses.MISSING) == optional
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_without_a_required_field_is_refused(path):
+    """What the page calls required is what a file must have."""
+    values = tomllib.loads(path.read_text())
+    engine = values["engine"]
+    for table in {"hardware", engine} & values.keys():
+        for row in profile_page.list_profile_rows(table):
+            name = row.name.rpartition(".")[2]
+            if row.default is dataclasses.MISSING:
+                less = {k: v for k, v in values[table].items() if k != name}
+                with pytest.raises(ValueError, match=rf"{row.name} is missing"):
+                    profile.parse_profile("x", {**values, table: less})

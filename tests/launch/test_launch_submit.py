@@ -15,6 +15,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 
+import made_studies
 import pytest
 from made_plans import PROFILES, study
 
@@ -103,7 +104,7 @@ def test_a_dry_run_submits_nothing_and_shows_the_command_that_submit_then_runs(l
     assert (line["argv"], line["code"], line["output"]) == (shlex.split(shown), 0, "id-7")
     written = {file.name for file in (tmp_path / "o").iterdir()}
     assert written == {file.name for file in folder.iterdir()} - {"submitted.jsonl"}
-    (members,) = folder.glob("members-*.txt")
+    (members,) = (tmp_path / "o").glob("members-*.txt")
     assert f"--members_file={members}" in line["argv"] and "1 r90_10_s0" in members.read_text()
 
 
@@ -132,6 +133,55 @@ def test_an_interruption_of_local_jobs_reaches_the_run_and_is_its_exit_code(tmp_
     assert process.wait(timeout=30) == 75
     (line,) = (tmp_path / "w/launch/local/submitted.jsonl").read_text().splitlines()
     assert json.loads(line)["code"] == 75
+
+
+@pytest.mark.parametrize("command", ["render", "submit"])
+def test_what_is_printed_names_files_that_are_there_and_says_what_the_rest_needs(
+    launch, tmp_path, command
+):
+    done = launch(
+        *(tmp_path, command, STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}", "--out=o")
+    )
+    sbatch, *notes = done.stdout.splitlines()
+    words = [word.rpartition("=")[2] for word in shlex.split(sbatch)]
+    named = [word for word in words if word.startswith(f"{tmp_path}/o/")]
+    assert len(named) == 2 and all(pathlib.Path(file).is_file() for file in named)
+    (needed,) = [note for note in notes if "--execute" in note and "study.json" in note]
+    assert f"study.json and logs/ into {tmp_path}/w, which these commands need" in needed
+
+
+def test_a_plan_says_where_the_log_of_each_job_is_and_how_long_runs_take(launch, tmp_path):
+    directory = begun(tmp_path)
+    flags = ("--workdir=ratio", f"--profile={BY_NAME['slurm-gpu']}")
+    said = launch(tmp_path, "plan", *flags).stdout
+    sbatch = launch(tmp_path, "submit", *flags).stdout.splitlines()[0]
+    (name,) = re.findall(r"--job-name=(\S+)", sbatch)
+    (pattern,) = re.findall(r"--output=(\S+)", sbatch)
+    for index, run in enumerate(study(seeds=2).runs):
+        log = pattern.replace("%x", name).replace("%A", "*").replace("%a", str(index))
+        assert re.search(rf"(?m)^ +{index}  \S+  {run} +{re.escape(log)}$", said), said
+    assert "no speed is known for 4 runs" in said
+    assert "imbalance_jax.study plan --workdir=ratio --measure" in said
+    # One run is done: two of its length at its speed, and the others have its shape too.
+    mine = directory.study()
+    made_studies.make_run(
+        directory, "r90_10_s0", mine.runs["r90_10_s0"], gain=0.0, unit_tokens=mine.unit_tokens
+    )
+    directory.run("r90_10_s0").log(
+        1000, {"time/total": 3900.0, "time/compile": 200.0, "time/setup": 100.0}
+    )
+    said = launch(tmp_path, "plan", *flags).stdout
+    assert "Time: 1:00:00 for r50_50_s0, the longest, and 4:00:00 for 4 runs together" in said, said
+
+
+def test_a_pack_is_of_chosen_runs_and_is_sent_whole(launch, tmp_path):
+    begun(tmp_path)
+    flags = ["submit", "--workdir=ratio", f"--profile={BY_NAME['slurm-gpu']}", "--out=o"]
+    flags += ["--pack=member", "--pack_size=4", "--runs=*_s0"]
+    said = launch(tmp_path, *flags, "--only=failed").stdout
+    (members,) = (tmp_path / "o").glob("members-*.txt")
+    assert members.read_text() == "0 r50_50_s0,r90_10_s0\n" and "--array=0 " in said
+    assert "--only=failed here also trains r90_10_s0." in said
 
 
 def test_a_command_that_fails_stops_the_submission(launch, tmp_path):
@@ -196,6 +246,8 @@ def test_a_plan_may_lie_in_the_directory_before_the_study_does(launch, tmp_path)
         (["plan", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--spot"], "--spot says nothing to"),
         (["plan", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--env=A"], "write --env=NAME=VALUE"),
         (["plan", STUDY, f"--profile={BY_NAME['gke-v6e']}"], "Set --workdir=gs://BUCKET/STUDY"),
+        (["plan", STUDY, "--workdir=gs:///s"], "--workdir=gs:///s names no bucket"),
+        (["status", "--workdir=w"], "Until then, give --study=FILE too"),
         (
             ["submit", STUDY, f"--profile={BY_NAME['slurm-gpu']}", "--env_file=secrets"],
             "can be read by others. Run chmod 600",
@@ -229,7 +281,8 @@ def test_the_commands_of_the_readme_are_understood(tmp_path):
     lines = re.findall(r"^    ((?:python -m launch|gcloud) .*)$", README, re.MULTILINE)
     lines = [line for line in lines if "(not run)" not in line and " ..." not in line]
     assert len(lines) > 20
-    mine = grid.resolve_study(cli.load_config_file(f"{ROOT}/configs/studies/ratio.py:scale=small"))
+    ratio = f"{ROOT}/configs/studies/ratio.py:scale=small,files=text"
+    mine = grid.resolve_study(cli.load_config_file(ratio))
     for name in ("configs", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     StudyDirectory(tmp_path / "studies/ratio").claim(mine)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import re
@@ -115,6 +116,8 @@ def test_a_log_that_was_copied_from_a_file_system_or_to_one_goes_on(tmp_path):
 
 
 def test_other_stores_and_text_in_one_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"gs:///runs names no bucket\. Write gs://BUCKET/runs\."):
+        storage.parse_path("gs:///runs")
     with pytest.raises(ValueError, match="s3:// paths cannot be used"):
         RunDirectory("s3://bucket/runs/one")
     source = SourceConfig(kind="files", train="gs://bucket/*.jsonl")
@@ -344,3 +347,14 @@ def test_a_run_in_a_store_is_stopped_and_goes_on_to_the_results_of_one_on_disk(
     assert losses(run, resumed) == losses(local, resumed)
     assert run.read_json("evaluation.json") == local.read_json("evaluation.json")
     assert run.read_csv("mixture.csv") == local.read_csv("mixture.csv")
+
+
+def test_a_request_that_fails_leaves_no_traceback_of_the_library(caplog):
+    pytest.importorskip("gcsfs")
+    storage.parse_path("gs://bucket/runs")
+    try:
+        raise OSError("Cannot connect to host storage.googleapis.com")
+    except OSError:
+        # As gcsfs.retry does before it raises the error.
+        logging.getLogger("gcsfs").exception("_request out of retries")
+    assert not caplog.records

@@ -48,12 +48,27 @@ def main() -> int:
 
 
 def _describe_next_step(study: bool) -> str:
-    """Returns a line that says how to train on the text."""
+    """Returns how to train on the text: a line, and for a study another one for clusters."""
     if FLAGS.data_dir:
-        return f"The text is ready. Runs read it with config.data_dir={FLAGS.data_dir}."
-    args = shlex.join(sys.argv[1:]).replace("--study", "--workdir")
-    command = f"{'study run' if study else 'main'} {args}"
-    return f"The text is ready. To train: python -m imbalance_jax.{command}"
+        line = f"The text is ready. Runs read it with config.data_dir={FLAGS.data_dir}."
+    else:
+        args = shlex.join(sys.argv[1:]).replace("--study", "--workdir")
+        command = f"{'study run' if study else 'main'} {args}"
+        line = f"The text is ready. To train: python -m imbalance_jax.{command}"
+    if study:
+        line += f"\nOn a cluster: python -m launch plan {_format_launch_flags()} --profile=FILE"
+    return line
+
+
+def _format_launch_flags() -> str:
+    """Returns the flags by which `launch` opens the same study."""
+    if FLAGS.study:
+        return f"--workdir={shlex.quote(FLAGS.study)}"
+    args = [f"--study={FLAGS['config'].config_filename}"]  # type: ignore[attr-defined]
+    args += [
+        arg.replace("--config.", "--study.", 1) for arg in sys.argv if arg.startswith("--config.")
+    ]
+    return shlex.join(args)
 
 
 def _collect_run_configs(study: grid.StudyConfig) -> dict[str, Config]:
