@@ -43,7 +43,7 @@ class Observation:
     tokens: float  # trained on in this language, as the ratio asks for
     other_tokens: float  # trained on in all other languages together
     realised_tokens: float
-    epochs: float  # of its source's text, gone through in all languages together
+    epochs: float  # of the text that it draws from, gone through by all languages that do
     steps: int
     batch_size: int
     peak_lr: float
@@ -215,7 +215,7 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
             tokens=asked[tag],
             other_tokens=total - asked[tag],
             realised_tokens=realised[tag],
-            epochs=_count_epochs(config, source, asked, provenance),
+            epochs=_count_epochs(config, tag, asked, provenance, parts),
             steps=config.steps,
             batch_size=config.batch_size,
             peak_lr=config.optimizer.peak_lr,
@@ -236,14 +236,28 @@ def _sum_column(parts: Sequence[Mapping[str, str]], tag: str, column: str) -> fl
 
 
 def _count_epochs(
-    config: Config, source: str, asked: Mapping[str, float], provenance: Mapping[str, Any]
+    config: Config,
+    tag: str,
+    asked: Mapping[str, float],
+    provenance: Mapping[str, Any],
+    parts: Sequence[Mapping[str, str]],
 ) -> float:
-    """Returns how often a source's text was gone through; nan for text without end."""
+    """Returns how often the text that a language shares was gone through; nan if it has no end.
+
+    `mixture.csv` counts it, as only the run knows which documents `content=disjoint` and
+    `switch=document` left to the language. Earlier runs did not count; theirs is of the whole text.
+    """
+    source = config.source_of(tag)
     about = provenance.get("sources", {}).get(source, {})
     text = about.get("tokens", {}).get("train") if about.get("kind") != "synthetic" else None
     if not text:
         return math.nan
-    used = math.fsum(asked[tag] for tag in config.tags if config.source_of(tag) == source)
+    counted = [
+        row["pool_epochs"] for row in parts if row["language"] == tag and "pool_epochs" in row
+    ]
+    if counted:
+        return float(counted[-1])
+    used = math.fsum(asked[other] for other in config.tags if config.source_of(other) == source)
     return used / (text * config.mixture.text_share)
 
 

@@ -19,6 +19,7 @@ from imbalance_jax.study.run_spec import BASELINES
 _RATIO = 0.005  # how far a language's tokens may be from those that were asked for
 _RATES = ("config.optimizer.peak_lr", "config.optimizer.final_lr")
 _LISTED = 6
+_WHOLE = 0.98  # of a text that counts as all of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ def check_validity(table: StudyTable, effects: Effects) -> list[ValidityCheck]:
         _check_realised_ratio(table.observations),
         _check_epochs(table.observations),
         _check_repeats(table),
+        _check_pools(table),
         _check_law_error(effects),
         _check_extrapolation(effects),
         _check_baseline_tokens(table, effects),
@@ -160,6 +162,35 @@ def _check_repeats(table: StudyTable) -> ValidityCheck:
         f"In {len(repeated)} runs a language was shown text that another had before, up to "
         f"{100 * count / whole:.1f} % of the sequences ({worst}). What looks like transfer may be "
         "memory of the same text.",
+    )
+
+
+def _check_pools(table: StudyTable) -> ValidityCheck:
+    """Says whether a language could draw from as much text in every cell."""
+    name = "Text of each language"
+    sizes: dict[str, dict[int, str]] = {}  # source -> tokens of text -> a run that drew from them
+    for run_name, run in table.runs.items():
+        if run.state.state != "done" or run.config.mixture.text_share < 1:
+            continue
+        for row in run.directory.read_csv("mixture.csv"):
+            if windows := int(row.get("pool_windows") or 0):
+                tokens = windows * run.config.model.L
+                found = sizes.setdefault(run.config.source_of(row["language"]), {})
+                found.setdefault(tokens, f"{row['language']} of {run_name}")
+    if not sizes:
+        return ValidityCheck(name, "unknown", "The text has no end, or no run has counted it.")
+    # The last window of a text is left out, and a text is cut anew for each length.
+    unlike = {source: found for source, found in sizes.items() if min(found) < _WHOLE * max(found)}
+    if not unlike:
+        return ValidityCheck(name, "good", "A language draws from the same text in every cell.")
+    source = min(unlike, key=lambda one: min(unlike[one]) / max(unlike[one]))
+    least, most = min(unlike[source]), max(unlike[source])
+    return ValidityCheck(
+        name,
+        "look",
+        f"{unlike[source][least]} draws from {least:,} tokens of text, {unlike[source][most]} from "
+        f"{most:,}. content=disjoint and switch=document deal out documents by the ratio, so that "
+        "these cells differ in their text too.",
     )
 
 

@@ -286,11 +286,25 @@ def test_what_the_text_and_ratio_did_is_checked(tmp_path, gaining):
     for row in rows:
         row["cross_language_repeats"] = 100
         row["realised_tokens"] = 1.02 * float(row["realised_tokens"])
+        # Of the text that content=disjoint left to it, not of all that its source has.
+        row["pool_windows"], row["pool_epochs"] = 40, 1.87
     run.write_csv("mixture.csv", rows)
-    checks = {check.name: check for check in validity.check_validity(*measured(directory)[:2])}
+    other = directory.run("r50_50_s0")
+    whole = [
+        row | {"pool_windows": 900, "pool_epochs": 0.5} for row in other.read_csv("mixture.csv")
+    ]
+    other.write_csv("mixture.csv", whole)
+    table, found, _ = measured(directory)
+    checks = {check.name: check for check in validity.check_validity(table, found)}
     assert "+2.00 %" in checks["Ratio, realised"].text
     assert checks["Text repeated across languages"].state == "look"
     assert "r50_50_s1" in checks["Text repeated across languages"].text
+    assert {row.epochs for row in table.observations if row.run == "r50_50_s1"} == {1.87}
+    assert checks["Epochs"].state == "look" and "up to 1.87 times" in checks["Epochs"].text
+    L = other.config().model.L
+    apart = f"en1 of r50_50_s1 draws from {40 * L:,} tokens of text, en1 of r50_50_s0 from"
+    assert checks["Text of each language"].state == "look"
+    assert f"{apart} {900 * L:,}." in checks["Text of each language"].text
 
 
 def test_retrieval_is_claimed_above_chance_and_accuracies_and_bytes_can_be_claimed(tmp_path):
