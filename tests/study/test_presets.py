@@ -162,6 +162,29 @@ def test_files_of_a_study_are_those_of_the_folder(tmp_path):
         named("ratio", f"files={tmp_path}/empty")
 
 
+def test_a_study_of_own_text_holds_the_rarer_language_against_itself_alone(tmp_path):
+    for name in ("sw.jsonl", "en.txt"):
+        (tmp_path / name).touch()
+    arg = f"files={tmp_path},languages=en_sw,ratios=90:10+20:80+50:50,scale=demo,seeds=2"
+    found = named("text", arg)
+    cells = {spec.cell: spec.config for spec in found.runs.values()}
+    assert set(cells) == {
+        *("r50_50", "r90_10", "r20_80", "placebo_r90_10", "placebo_r20_80"),
+        *("matched_sw_10", "matched_en_20"),
+    }
+    assert cells["placebo_r20_80"].languages["sw"].words == "shuffled"
+    gain = found.claims["en_gains_at_r20_80"]
+    tokens = config_lib.compute_sequence_totals
+    assert tokens(cells[gain.against]) == {"en": tokens(cells[gain.cell])["en"]}
+    loss = found.claims["sw_loses_at_r90_10"]
+    assert (loss.against, loss.language, loss.direction) == ("r50_50", "sw", "higher")
+    assert named("text", arg + ",extras=none").runs.keys() < found.runs.keys()
+    with pytest.raises(ValueError, match="languages=en: write two names, such as en_sw"):
+        named("text", "languages=en")
+    with pytest.raises(ValueError, match="ratio=9:1:1: write 2 parts"):
+        named("text", "ratios=9:1:1")
+
+
 def test_french_has_one_baseline_for_all_layouts_of_its_own_tokenizer():
     found = named("en_fr_layouts", "files=DIR,seeds=1")
     by_cell = {spec.cell: spec.config for spec in found.runs.values()}
