@@ -142,6 +142,12 @@ def _describe_unknown_flag(name: str) -> str:
         ]
         if fields and (name not in known):
             nearest = f"Did you mean --{' or --'.join(fields[:3])}?"
+            path = _read_flag_values(sys.argv[1:]).get("config", "")
+            if path and "runs" in load_config_file(path):
+                behind = "," if ":" in path else ":"
+                nearest = (
+                    f"A study has choices behind a colon: --config={path}{behind}{name}=VALUE."
+                )
     return f"There is no flag --{name}. {nearest or 'See --help.'}"
 
 

@@ -23,6 +23,11 @@ MISTAKES = [
     ("main", ["--wrokdir=x"], "There is no flag --wrokdir. Did you mean --workdir?"),
     ("main", [CONFIG, "--steps=5"], "Did you mean --config.steps?"),
     ("main", [CONFIG, "--conifg.steps=5"], "Did you mean --config.steps?"),
+    (
+        "study",
+        ["plan", "--config=studies/grammar:parts=none", "--steps=5"],
+        "choices behind a colon: --config=studies/grammar:parts=none,steps=VALUE.",
+    ),
     ("main", [CONFIG, "--nodryrun"], "Did you mean --nodry_run?"),
     ("main", [CONFIG, "--xyzzy=5"], "There is no flag --xyzzy. See --help."),
     (
