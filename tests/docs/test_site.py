@@ -39,7 +39,7 @@ def test_links_out_of_docs_lead_to_pages_or_copies_on_the_site():
 
     assert rewrite("a.md", "[x](../launch/README.md#traps)") == "[x](launch.md#traps)"
     assert rewrite("launch.md", "[x](../docs/studies.md)") == "[x](studies.md)"
-    assert rewrite("readme.md", "![x](docs/results/first.png)") == "![x](results/first.png)"
+    assert rewrite("readme.md", "![x](docs/results/transfer.png)") == "![x](results/transfer.png)"
     copy = "repository/imbalance_jax/__init__.py.txt"
     assert rewrite("a.md", "[x](../imbalance_jax/__init__.py)") == f"[x]({copy})"
     assert files.get_file_from_path(copy)
