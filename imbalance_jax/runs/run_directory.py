@@ -74,14 +74,7 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, in order."""
-        if not self.checkpoints.exists():
-            return []
-        in_store = storage.is_store(self.path)
-        return sorted(
-            int(path.name)
-            for path in self.checkpoints.iterdir()
-            if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
-        )
+        return list_checkpoint_steps(self.checkpoints)
 
     def check_writable(self) -> None:
         """Raises ValueError if nothing can be written here."""
@@ -344,6 +337,18 @@ class RunDirectory:
         file = self.path / name
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         return list(csv.DictReader(text.splitlines()))
+
+
+def list_checkpoint_steps(directory: epath.Path) -> list[int]:
+    """Returns the steps of all checkpoints in a directory, in order."""
+    if not directory.exists():
+        return []
+    in_store = storage.is_store(directory)
+    return sorted(
+        int(path.name)
+        for path in directory.iterdir()
+        if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
+    )
 
 
 def run_and_step(name: str) -> tuple[RunDirectory, int | None]:
