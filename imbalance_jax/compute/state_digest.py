@@ -8,14 +8,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-Words = TypeVar("Words", jax.Array, np.ndarray)
 _BLOCK = 1 << 15  # elements that NumPy takes at once, so that they stay in a core's cache
 
 
@@ -67,7 +66,9 @@ def describe_array(array: Any) -> str:
 
 def _digest_arrays(arrays: list[jax.Array]) -> np.ndarray:
     """Returns the two sums of each array, and how many of its values are not finite: (A, 3)."""
-    placed = arrays[0].sharding
+    if not arrays:
+        return np.zeros((0, 3), np.uint32)
+    placed: Any = arrays[0].sharding
     if next(iter(placed.device_set)).platform != "cpu":
         whole = NamedSharding(placed.mesh, PartitionSpec()) if hasattr(placed, "mesh") else None
         return np.asarray(jit_digests(whole)(arrays))
@@ -110,14 +111,13 @@ def _digest_shards(array: jax.Array) -> list[int]:
         if shard.replica_id:
             continue
         values = np.asarray(shard.data)
-        places = [np.zeros(1, np.uint32)]  # along each axis
+        places = [np.zeros(1, np.uint32)] * 2  # along each axis, after two of size one
         for axis, stride in enumerate(_count_strides(array.shape)):
             first, end, _ = shard.index[axis].indices(array.shape[axis])
             steps = np.arange(first, end, dtype=np.uint64) * np.uint64(stride)
             places.append(steps.astype(np.uint32))
         *before, last_C = places
-        first_R = functools.reduce(lambda x, y: np.add.outer(x, y).reshape(-1), before or [last_C])
-        last_C = last_C if before else np.zeros(1, np.uint32)
+        first_R = functools.reduce(lambda x, y: np.add.outer(x, y).reshape(-1), before)
         rows_RC = values.reshape(len(first_R), len(last_C))
         each = max(1, _BLOCK // max(1, len(last_C)))
         for row in range(0, len(rows_RC), each):
@@ -140,7 +140,7 @@ def _is_float(array: Any) -> bool:
     return bool(jnp.issubdtype(array.dtype, jnp.inexact))
 
 
-def _mix(bits: Words, place: Words) -> Words:
+def _mix(bits: Any, place: Any) -> Any:
     """Returns a number for the bits of each element and its place; one to one for each place.
 
     What follows the first line is the last step of MurmurHash3 (Appleby, public domain).
