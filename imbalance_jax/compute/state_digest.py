@@ -4,6 +4,7 @@ It is a property of the numbers and not of the files: sums of whole numbers, whi
 on any mesh, kind of device and number of processes.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
@@ -15,6 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from imbalance_jax.compute import hardware
+
+_SPREAD = np.uint32(0x9E3779B1)  # makes a key of a place: 2^32 over the golden ratio, odd
+_SHIFTS, _FACTORS = (16, 13, 16), (np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35))
 _BLOCK = 1 << 15  # elements that NumPy takes at once, so that they stay in a core's cache
 
 
@@ -72,8 +77,9 @@ def _digest_arrays(arrays: list[jax.Array]) -> np.ndarray:
     if next(iter(placed.device_set)).platform != "cpu":
         whole = NamedSharding(placed.mesh, PartitionSpec()) if hasattr(placed, "mesh") else None
         return np.asarray(jit_digests(whole)(arrays))
-    # In the host's memory NumPy is nearly as fast, and compiles nothing.
-    found_A3 = np.array([_digest_shards(array) for array in arrays], np.uint32)
+    # In the host's memory NumPy is as fast, and compiles nothing.
+    with concurrent.futures.ThreadPoolExecutor(hardware.count_usable_cores()) as threads:
+        found_A3 = np.array(list(threads.map(_digest_shards, arrays)), np.uint32)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -99,36 +105,52 @@ def _digest_on_devices(array: jax.Array) -> jax.Array:
     place = jnp.zeros(array.shape, jnp.uint32)
     for axis, stride in enumerate(_count_strides(array.shape)):
         place += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * np.uint32(stride)
-    mixed = _mix(bits, place)
+    mixed = _mix(bits, place * _SPREAD)
     spoilt = ~jnp.isfinite(array) if _is_float(array) else jnp.zeros((), bool)
     return jnp.stack([jnp.sum(x, dtype=jnp.uint32) for x in (mixed, mixed * mixed, spoilt)])
 
 
 def _digest_shards(array: jax.Array) -> list[int]:
     """Returns the same of the parts that this process holds, each part of the array once."""
-    sums = [0, 0, 0]
-    for shard in array.addressable_shards:
-        if shard.replica_id:
-            continue
-        values = np.asarray(shard.data)
-        places = [np.zeros(1, np.uint32)] * 2  # along each axis, after two of size one
-        for axis, stride in enumerate(_count_strides(array.shape)):
-            first, end, _ = shard.index[axis].indices(array.shape[axis])
-            steps = np.arange(first, end, dtype=np.uint64) * np.uint64(stride)
-            places.append(steps.astype(np.uint32))
-        *before, last_C = places
-        first_R = functools.reduce(lambda x, y: np.add.outer(x, y).reshape(-1), before)
-        rows_RC = values.reshape(len(first_R), len(last_C))
-        each = max(1, _BLOCK // max(1, len(last_C)))
-        for row in range(0, len(rows_RC), each):
-            part = rows_RC[row : row + each]
-            place = first_R[row : row + each, None] + last_C
-            bits = part.view(f"u{part.dtype.itemsize}").astype(np.uint32)
-            mixed = _mix(bits, place)
-            sums[0] += int(mixed.sum(dtype=np.uint32))
-            sums[1] += int((mixed * mixed).sum(dtype=np.uint32))
-            sums[2] += int(part.size - np.isfinite(part).sum()) if _is_float(part) else 0
-    return [total % 2**32 for total in sums]
+    parts = [
+        _digest_part(np.asarray(shard.data), shard.index, array.shape)
+        for shard in array.addressable_shards
+        if not shard.replica_id
+    ]
+    return [sum(column) % 2**32 for column in zip((0, 0, 0), *parts, strict=True)]
+
+
+def _digest_part(
+    values: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]
+) -> tuple[int, int, int]:
+    """Returns the same of a part of an array of some shape, a block of rows at a time."""
+    keys = [np.zeros(1, np.uint32)] * 2  # along each axis, after two of size one
+    for axis, stride in enumerate(_count_strides(shape)):
+        first, end, _ = index[axis].indices(shape[axis])
+        places = np.arange(first, end, dtype=np.uint64) * np.uint64(stride)
+        keys.append(places.astype(np.uint32) * _SPREAD)
+    *before, key_C = keys
+    key_R = functools.reduce(lambda x, y: np.add.outer(x, y).reshape(-1), before)
+    values_RC = values.reshape(len(key_R), len(key_C))
+    sums = (0, 0, 0)
+    each = max(1, _BLOCK // max(1, len(key_C)))
+    mixed_RC, spare_RC = np.empty((2, min(each, len(key_R)), len(key_C)), np.uint32)
+    for row in range(0, len(key_R), each):
+        block = values_RC[row : row + each]
+        mixed, spare = mixed_RC[: len(block)], spare_RC[: len(block)]
+        np.add(key_R[row : row + each, None], key_C, out=mixed)
+        mixed ^= block.view(f"u{block.dtype.itemsize}")
+        # As `_mix`, in place, which takes half of the time.
+        for shift, factor in zip(_SHIFTS, (*_FACTORS, None), strict=True):
+            np.right_shift(mixed, shift, out=spare)
+            mixed ^= spare
+            if factor is not None:
+                mixed *= factor
+        np.multiply(mixed, mixed, out=spare)
+        spoilt = block.size - int(np.isfinite(block).sum()) if _is_float(block) else 0
+        found = int(mixed.sum(dtype=np.uint32)), int(spare.sum(dtype=np.uint32)), spoilt
+        sums = (sums[0] + found[0], sums[1] + found[1], sums[2] + found[2])
+    return sums
 
 
 def _count_strides(shape: tuple[int, ...]) -> list[int]:
@@ -140,12 +162,12 @@ def _is_float(array: Any) -> bool:
     return bool(jnp.issubdtype(array.dtype, jnp.inexact))
 
 
-def _mix(bits: Any, place: Any) -> Any:
-    """Returns a number for the bits of each element and its place; one to one for each place.
+def _mix(bits: jax.Array, key: jax.Array) -> jax.Array:
+    """Returns a number for the bits of each element and its key; one to one for each key.
 
-    What follows the first line is the last step of MurmurHash3 (Appleby, public domain).
+    It is the last step of MurmurHash3 (Appleby, public domain).
     """
-    mixed = bits ^ (place * np.uint32(0x9E3779B1))
-    mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x85EBCA6B)
-    mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
-    return mixed ^ (mixed >> 16)
+    mixed = bits ^ key
+    for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
+        mixed = (mixed ^ (mixed >> shift)) * factor
+    return mixed ^ (mixed >> _SHIFTS[-1])
