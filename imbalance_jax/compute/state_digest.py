@@ -78,7 +78,10 @@ def _digest_arrays(arrays: list[jax.Array]) -> np.ndarray:
         whole = NamedSharding(placed.mesh, PartitionSpec()) if hasattr(placed, "mesh") else None
         return np.asarray(jit_digests(whole)(arrays))
     # In the host's memory NumPy is as fast, and compiles nothing.
-    with concurrent.futures.ThreadPoolExecutor(hardware.count_usable_cores()) as threads:
+    workers = (
+        hardware.count_usable_cores() if sum(array.size for array in arrays) > 16 * _BLOCK else 1
+    )
+    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
         found_A3 = np.array(list(threads.map(_digest_shards, arrays)), np.uint32)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils

@@ -21,7 +21,7 @@ from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import ends, experiment, loop, pack, recorder, scoring
+from imbalance_jax.training import ends, experiment, loading, loop, pack, recorder, scoring
 
 STEPS = 6
 
@@ -271,6 +271,19 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     assert start(trainer, stopped) == ""
     assert "Resumed at step 2, verified to the bit." in capsys.readouterr().out
     assert stopped.done and (stopped.checkpoints / "4.damaged").exists()
+
+
+def test_a_reader_of_the_newest_takes_an_older_one_and_of_a_named_step_refuses(
+    trainer, stopped, capsys
+):
+    for file in pathlib.Path(stopped.checkpoints / "4").rglob("d/*"):
+        file.write_bytes(b"")
+    before, like = read_all(stopped), trainer.abstract_state()
+    assert int(loading.restore_state(stopped, None, like).step) == 2
+    assert "4 is damaged" in (said := capsys.readouterr().err) and "Step 2 is read inst" in said
+    with pytest.raises(DamagedCheckpoint, match=r"4 is damaged.*Other checkpoints of the run: 2"):
+        loading.restore_state(stopped, 4, like)
+    assert read_all(stopped) == before
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_as_it_is(trainer, stopped):
