@@ -8,7 +8,7 @@ Analysis reads nothing else of a run.
     checkpoints/      see checkpoint.py          test_texts.csv    test loss of each of its texts
     vocabulary.npz    the ids of each language   tokenizer-*.model of each source
     report.html       its page                   wandb.json        its id at Weights & Biases
-    DONE | FAILED.json  how it ended
+    DONE | FAILED.json  how it ended             first_updates.json  see training/resumption.py
 
 Results of an earlier step, and those of a run that was extended, are in evaluation-STEP.json and
 test_texts-STEP.csv; transfer.json and word2vec* are of the commands of these names.
@@ -37,11 +37,20 @@ except ImportError:  # not on Windows
 # Orbax writes this file into a checkpoint in a store when all else is there. (On a file system it
 # renames the checkpoint then.)
 _COMMITTED = "commit_success.txt"
+# What was computed next after each checkpoint: training/resumption.py.
+FIRST_UPDATES = "first_updates.json"
 # What a run writes besides config.json. Anything else may lie in its directory, such as what a
 # job's scheduler writes there before the run begins.
 _WRITTEN = (
     *("DONE", "FAILED.json", "checkpoints", "evaluation*.json", "metrics*.jsonl", "mixture.csv"),
-    *("provenance.json", "report.html", "tensorboard", "test_texts*.csv", "tokenizer-*.model"),
+    *(
+        "first_updates.json",
+        "provenance.json",
+        "report.html",
+        "tensorboard",
+        "test_texts*.csv",
+        "tokenizer-*.model",
+    ),
     *("transfer.json", "vocabulary.npz", "wandb", "wandb.json", "word2vec*"),
 )
 
@@ -74,14 +83,7 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, in order."""
-        if not self.checkpoints.exists():
-            return []
-        in_store = storage.is_store(self.path)
-        return sorted(
-            int(path.name)
-            for path in self.checkpoints.iterdir()
-            if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
-        )
+        return list_checkpoint_steps(self.checkpoints)
 
     def check_writable(self) -> None:
         """Raises ValueError if nothing can be written here."""
@@ -117,6 +119,25 @@ class RunDirectory:
             raise ValueError(
                 f"{in_the_way[0]} would be written over, and {self.path} holds no run (it has no "
                 "config.json). Move it away, or use another --workdir."
+            )
+
+    def check_checkpoints(self) -> None:
+        """Raises ValueError if the run has lost its checkpoints: it would begin anew in silence.
+
+        A run that was killed before its first checkpoint was whole does begin anew.
+        """
+        if self.steps() or not (self.path / "config.json").exists():
+            return
+        last = max((record["step"] for record in self.metrics()), default=0)
+        every = self.config().checkpoint.every
+        # `first_updates.json` is written when a checkpoint is whole, and a save begins when the
+        # one before it is. (The second is what a run of an earlier version leaves.)
+        had_some = bool(self.read_json(FIRST_UPDATES)) or self.done or 0 < 2 * every < last
+        if last and had_some:
+            raise ValueError(
+                f"{self.path} has metrics up to step {last:,}, and the checkpoints that it had are "
+                f"not in {self.checkpoints}. Put them back from a copy, or move {self.path} away "
+                "to train it again from the beginning."
             )
 
     def check_format(self) -> None:
@@ -179,6 +200,11 @@ class RunDirectory:
         if self._lock is None:
             self._lock = contextlib.ExitStack()
             self._lock.enter_context(lock_directory(self.path))
+        if not (self.path / "config.json").exists():
+            self.start(config)
+
+    def start(self, config: config_lib.Config) -> None:
+        """Writes down the config that the run goes on with, and that it has not ended."""
         self.write_json("config.json", config_lib.to_dict(config))
         (self.path / "FAILED.json").unlink(missing_ok=True)
         (self.path / "DONE").unlink(missing_ok=True)
@@ -344,6 +370,18 @@ class RunDirectory:
         file = self.path / name
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         return list(csv.DictReader(text.splitlines()))
+
+
+def list_checkpoint_steps(directory: epath.Path) -> list[int]:
+    """Returns the steps of all checkpoints in a directory, in order."""
+    if not directory.exists():
+        return []
+    in_store = storage.is_store(directory)
+    return sorted(
+        int(path.name)
+        for path in directory.iterdir()
+        if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
+    )
 
 
 def run_and_step(name: str) -> tuple[RunDirectory, int | None]:

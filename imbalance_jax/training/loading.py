@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,10 +11,11 @@ import numpy as np
 from etils import epath
 
 from imbalance_jax import config as config_lib
+from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding
 from imbalance_jax.compute import step as step_lib
-from imbalance_jax.compute.checkpoint import Checkpoints
+from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
 from imbalance_jax.data import languages
 from imbalance_jax.data import word_order as views
 from imbalance_jax.data.tokenizer import TextTokenizer
@@ -220,15 +222,24 @@ def check_checkpoint_exists(run: RunDirectory, step: int | None, steps: Sequence
 def restore_state(
     run: RunDirectory, step: int | None, like: step_lib.TrainState
 ) -> step_lib.TrainState:
-    """Returns a run's state at its newest checkpoint or another one.
+    """Returns a run's state at its newest checkpoint, or at the one that is named.
+
+    Where the newest is damaged, it is the newest of those that are not, and a line says so.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
+      DamagedCheckpoint: the one that is named is damaged, or all are.
     """
     checkpoints = Checkpoints(run.checkpoints)
+    steps = checkpoints.steps()
+    check_checkpoint_exists(run, step, steps)
+    if step is None:
+        state, damaged = checkpoints.restore_newest(like)
+        for line in damaged.values() if distributed.is_writer() else ():
+            print(f"{line} Step {int(state.step):,} is read instead.", file=sys.stderr)
+        return state
     try:
-        steps = checkpoints.steps()
-        check_checkpoint_exists(run, step, steps)
-        return checkpoints.restore(steps[-1] if step is None else step, like)
-    finally:
-        checkpoints.close()
+        return checkpoints.restore(step, like)
+    except DamagedCheckpoint as error:
+        others = ", ".join(str(other) for other in steps if other != step) or "none"
+        raise DamagedCheckpoint(f"{error} Other checkpoints of the run: {others}.") from None
