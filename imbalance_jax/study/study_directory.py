@@ -186,8 +186,7 @@ class StudyDirectory:
                 )
             return RunState("absent", steps=spec.config.steps)
         check_run_untouched(run, spec)
-        step = max((record["step"] for record in run.metrics()), default=0)
-        step = max(step, run.newest_checkpoint())
+        step = max(0, run.newest_step(), run.newest_checkpoint())
         if run.done:
             return RunState("done", step, spec.config.steps, reused_from=reused)
         failed = run.read_json("FAILED.json")
