@@ -244,8 +244,8 @@ def _build_alignment(
     """Returns the evaluator of alignment while the run trains, and its cadence."""
     config = experiment.config.evaluation.alignment
     every = config.every if len(experiment.config.tags) > 1 else 0
-    name = "align/every"
-    chosen = int(distributed.broadcast_from_process_0(np.int32(run.newest_with(name).get(name, -1))))
+    recorded = run.newest_with("align/every").get("align/every", -1)
+    chosen = int(distributed.broadcast_from_process_0(np.int32(recorded)))
     cadence = Cadence(
         every, config.budget, experiment.stream.steps, chosen if chosen >= 0 else None
     )

@@ -1,5 +1,6 @@
 """How a run ends: what it leaves behind, and what it says, whatever happens to it."""
 
+import dataclasses
 import errno
 import os
 import re
@@ -17,6 +18,7 @@ from helpers import tiny_config
 from imbalance_jax.compute import hardware, sharding, tuning
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.checkpoint import Checkpoints
+from imbalance_jax.data.order import audit
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import ends, experiment, loop, pack, recorder, scoring
@@ -162,6 +164,26 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
     assert not killed.exists()
     assert run.read_csv("mixture.csv")[-1]["last_step"] == str(STEPS)
     assert run.done and [r["step"] for r in run.metrics() if "eval/loss/en1" in r] == [0, 4, 6]
+
+
+def test_a_run_reads_its_log_once_at_a_start_and_not_at_a_save(
+    trainer, programs, tmp_path, monkeypatch
+):
+    checkpoint = dataclasses.replace(trainer.config.checkpoint, every=1)
+    config = dataclasses.replace(trainer.config, checkpoint=checkpoint)
+    trainer = dataclasses.replace(trainer, config=config)
+    run, metrics, read = RunDirectory(tmp_path / "run"), RunDirectory.metrics, []
+    monkeypatch.setattr(
+        RunDirectory, "metrics", lambda self: (read.append(self.newest_step()), metrics(self))[1]
+    )
+    with pytest.raises(ends.Preempted):
+        start(trainer, run, Stop(lambda: run.newest_checkpoint() > 2))
+    stopped_at = run.newest_checkpoint()
+    start(trainer, run)
+    assert run.done and read == [-1, stopped_at] and 2 < stopped_at < STEPS
+    rows = audit.build_mixture_rows(config, trainer.stream, metrics(run))
+    as_text = [{name: str(value) for name, value in row.items()} for row in rows]
+    assert run.read_csv("mixture.csv") == as_text and len(rows) == 2 * STEPS
 
 
 def test_a_step_moves_no_array_that_the_loop_has_not_placed(trainer, programs, tmp_path):
