@@ -7,12 +7,12 @@ directories alone, so a table can be made on a laptop, and of a study that is st
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.analysis.learning_curves import LearningCurve, read_learning_curves
+from imbalance_jax.analysis.learning_curves import LearningCurve, collect_learning_curves
 from imbalance_jax.config import Config, costs
-from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.runs.run_directory import Record, RunDirectory
 from imbalance_jax.study.claim import Claim
 from imbalance_jax.study.run_spec import RunSpec
 from imbalance_jax.study.study_directory import RunState, StudyDirectory
@@ -165,12 +165,13 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
         if state.state == "done":
             rows = list(_read_observations(name, runs[name]))
             observations += rows
-            alignments += _read_alignments(name, runs[name])
+            records = list(runs[name].directory.metrics())
+            alignments += _collect_alignments(name, runs[name], records)
             for text in runs[name].directory.read_csv("test_texts.csv"):
                 scored = float(text["loss"]), float(text["tokens"])
                 texts[name, text["language"]][int(text["text"])] = scored
             tags = [row.language for row in rows]
-            for of, curve in read_learning_curves(runs[name].directory, tags).items():
+            for of, curve in collect_learning_curves(records, tags).items():
                 curves[name, of] = curve
     return StudyTable(
         directory.name,
@@ -261,10 +262,15 @@ def _count_epochs(
     return used / (text * config.mixture.text_share)
 
 
-def _read_alignments(name: str, run: StudyRun) -> Iterator[AlignmentObservation]:
+def _collect_alignments(
+    name: str, run: StudyRun, records: Iterable[Record]
+) -> Iterator[AlignmentObservation]:
     spec, layers = run.spec, run.config.model.N + 2
     measures: dict[tuple[str, str, int], float] = {}
-    for metric, value in run.directory.newest("align/").items():
+    newest: Record = {}
+    for record in records:
+        newest |= {metric: v for metric, v in record.items() if metric.startswith("align/")}
+    for metric, value in newest.items():
         parts = metric.split("/")[1:]
         if len(parts) > 1 and "-" in parts[1] and isinstance(value, (int, float)):
             layer = int(parts[2]) if len(parts) > 2 else -1

@@ -9,6 +9,7 @@ Both forms are read everywhere, because a run may have been copied from one plac
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -21,11 +22,15 @@ Record = dict[str, Any]
 
 _WHOLE = "metrics.jsonl"
 _SEGMENTS = "metrics-*.jsonl"
+_BLOCK = 1 << 16  # bytes that are read at once from the end of a file
 
 
 class MetricsLog(Protocol):
     def read(self) -> Iterator[Record]:
         """Yields all records, including those that are not written out yet."""
+
+    def read_backwards(self) -> Iterator[Record]:
+        """Yields all records, the newest first; reads about as much as is asked for."""
 
     def append(self, record: Mapping[str, Any]) -> None: ...
 
@@ -53,6 +58,19 @@ def _parse_records(text: str) -> Iterator[Record]:
             yield json.loads(line)
 
 
+def _read_records_backwards(path: epath.Path) -> Iterator[Record]:
+    """Yields the records of a file from its end, which is read block by block."""
+    with path.open("rb") as file:
+        begin, rest = file.seek(0, os.SEEK_END), b""
+        while begin:
+            end, begin = begin, max(0, begin - _BLOCK)
+            file.seek(begin)
+            rest, *lines = (file.read(end - begin) + rest).split(b"\n")
+            for line in reversed(lines):
+                yield from _parse_records(line.decode())
+        yield from _parse_records(rest.decode())
+
+
 def _format_record(record: Mapping[str, Any]) -> str:
     return json.dumps(record) + "\n"
 
@@ -66,6 +84,10 @@ class MetricsFile:
     def read(self) -> Iterator[Record]:
         for file in _list_metrics_files(self._directory):
             yield from _parse_records(file.read_text())
+
+    def read_backwards(self) -> Iterator[Record]:
+        for file in reversed(_list_metrics_files(self._directory)):
+            yield from _read_records_backwards(file)
 
     def append(self, record: Mapping[str, Any]) -> None:
         path = self._directory / _WHOLE
@@ -115,6 +137,12 @@ class MetricsSegments:
             if file != self._object:
                 yield from _parse_records(file.read_text())
         yield from _parse_records(self._text)
+
+    def read_backwards(self) -> Iterator[Record]:
+        yield from reversed(list(_parse_records(self._text)))
+        for file in reversed(_list_metrics_files(self._directory)):
+            if file != self._object:
+                yield from _read_records_backwards(file)
 
     def append(self, record: Mapping[str, Any]) -> None:
         self._text += _format_record(record)

@@ -18,6 +18,7 @@ import contextlib
 import csv
 import datetime
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,7 +129,7 @@ class RunDirectory:
         """
         if self.steps() or not (self.path / "config.json").exists():
             return
-        last = max((record["step"] for record in self.metrics()), default=0)
+        last = max(0, self.newest_step())
         every = self.config().checkpoint.every
         # `first_updates.json` is written when a checkpoint is whole, and a save begins when the
         # one before it is. (The second is what a run of an earlier version leaves.)
@@ -332,19 +333,24 @@ class RunDirectory:
         records = [record for record in self.metrics() if name in record]
         return [record["step"] for record in records], [record[name] for record in records]
 
+    def newest_step(self) -> int:
+        """Returns the newest step that was logged, or -1."""
+        return next((record["step"] for record in self._metrics.read_backwards()), -1)
+
+    def records_of(self, step: int) -> list[Record]:
+        """Returns what was logged of a step, the newest first."""
+        newer = itertools.takewhile(
+            lambda record: record["step"] >= step, self._metrics.read_backwards()
+        )
+        return [record for record in newer if record["step"] == step]
+
     def has(self, step: int, prefix: str) -> bool:
         """Whether a record of a step has a metric whose name begins so."""
-        return any(
-            record["step"] == step and any(name.startswith(prefix) for name in record)
-            for record in self.metrics()
-        )
+        return any(name.startswith(prefix) for record in self.records_of(step) for name in record)
 
-    def newest(self, prefix: str) -> Record:
-        """Returns the newest value of every metric whose name begins so."""
-        newest: Record = {}
-        for record in self.metrics():
-            newest |= {name: value for name, value in record.items() if name.startswith(prefix)}
-        return newest
+    def newest_with(self, name: str) -> Record:
+        """Returns the newest record that has a metric; {} where none has."""
+        return next((record for record in self._metrics.read_backwards() if name in record), {})
 
     def truncate_metrics(self, step: int) -> None:
         """Drops the records after a step: a run that resumes there writes them anew."""

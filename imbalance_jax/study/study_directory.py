@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import types
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,10 +41,14 @@ class RunState:
 
 
 class StudyDirectory:
-    """Reads and writes the files of a study. Nothing is cached: the directory is the truth."""
+    """Reads and writes the files of a study.
+
+    The directory is the truth: nothing is cached but the grids of studies that are reused.
+    """
 
     def __init__(self, path: str | epath.PathLike) -> None:
         self.path = storage.parse_path(path)
+        self._reused: dict[str, tuple[StudyDirectory, dict[str, list[str]]]] = {}
 
     def __str__(self) -> str:
         return str(self.path)
@@ -164,11 +169,24 @@ class StudyDirectory:
         """Returns where a run is: here, or finished in a study that is reused, with its path."""
         own = self.run(name)
         if not own.done:
-            for other in map(StudyDirectory, study.reuse):
-                for other_name, spec in _read_reused_study(other).runs.items():
-                    if spec.hash == study.runs[name].hash and other.run(other_name).done:
+            for path in study.reuse:
+                other, names = self._open_reused_study(path)
+                for other_name in names.get(study.runs[name].hash, ()):
+                    if other.run(other_name).done:
                         return other.run(other_name), str(other)
         return own, ""
+
+    def _open_reused_study(self, path: str) -> "tuple[StudyDirectory, dict[str, list[str]]]":
+        """Returns another study, and its runs by their hash.
+
+        Its grid is read once: to read it for every run would take the square of their number.
+        """
+        if path not in self._reused:
+            other, names = StudyDirectory(path), defaultdict(list)
+            for name, spec in _read_reused_study(other).runs.items():
+                names[spec.hash].append(name)
+            self._reused[path] = other, names
+        return self._reused[path]
 
     def state(self, name: str, study: grid.StudyConfig) -> RunState:
         """Returns how far a run is.
@@ -186,8 +204,7 @@ class StudyDirectory:
                 )
             return RunState("absent", steps=spec.config.steps)
         check_run_untouched(run, spec)
-        step = max((record["step"] for record in run.metrics()), default=0)
-        step = max(step, run.newest_checkpoint())
+        step = max(0, run.newest_step(), run.newest_checkpoint())
         if run.done:
             return RunState("done", step, spec.config.steps, reused_from=reused)
         failed = run.read_json("FAILED.json")

@@ -222,7 +222,7 @@ def train_members(
             ]
         for line in filter(None, dict.fromkeys(starts.change for starts in earlier)):
             print(line, flush=True)  # once, where it is the same for all
-        records = [member.run.newest("time/") for member in pack.members]
+        records = [member.run.newest_with("time/total") for member in pack.members]
         times.add_earlier_starts(max(records, key=lambda record: record.get("time/total", 0.0)))
         runs: list[RunProgress] = []
         for place, member in enumerate(pack.members):

@@ -13,7 +13,6 @@ from imbalance_jax.compute import conditions
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import Checkpoints, remove_unfinished_checkpoints
-from imbalance_jax.data.order.audit import build_mixture_rows
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import MeasurementPrograms
@@ -267,8 +266,7 @@ class RunProgress:
                 act()
 
     def _write_mixture(self) -> None:
-        experiment, records = self.experiment, list(self.run.metrics())
-        rows = build_mixture_rows(experiment.config, experiment.stream, records)
+        rows = self.recorder.mixture.build_rows()
         if rows:
             self.run.write_csv("mixture.csv", rows)
 
@@ -279,8 +277,8 @@ def _build_alignment(
     """Returns the evaluator of alignment while the run trains, and its cadence."""
     config = experiment.config.evaluation.alignment
     every = config.every if len(experiment.config.tags) > 1 else 0
-    name = "align/every"
-    chosen = int(distributed.broadcast_from_process_0(np.int32(run.newest(name).get(name, -1))))
+    recorded = run.newest_with("align/every").get("align/every", -1)
+    chosen = int(distributed.broadcast_from_process_0(np.int32(recorded)))
     cadence = Cadence(
         every, config.budget, experiment.stream.steps, chosen if chosen >= 0 else None
     )
@@ -304,7 +302,7 @@ def record_run_start(
     for line in run.keep_results(experiment.stream.steps):
         print(line)
     before = (run.read_json("provenance.json") or {}) if start else {}
-    sent = max((record["step"] for record in run.metrics()), default=-1)
+    sent = run.newest_step()
     run.truncate_metrics(start)
     run.start(experiment.config)
     resumes = {"resumes": before["resumes"]} if "resumes" in before else {}

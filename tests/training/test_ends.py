@@ -1,5 +1,6 @@
 """How a run ends: what it leaves behind, and what it says, whatever happens to it."""
 
+import dataclasses
 import errno
 import os
 import pathlib
@@ -19,6 +20,7 @@ from helpers import tiny_config
 from imbalance_jax.compute import hardware, sharding, tuning
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
+from imbalance_jax.data.order import audit
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import ends, experiment, loading, loop, pack, recorder, scoring
@@ -293,6 +295,26 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_as_it_is(tr
     with pytest.raises(DamagedCheckpoint, match=r"4 is damaged.*2 is damaged.*from a copy"):
         start(trainer, stopped)
     assert read_all(stopped) == before
+
+
+def test_a_run_reads_its_log_once_at_a_start_and_not_at_a_save(
+    trainer, programs, tmp_path, monkeypatch
+):
+    checkpoint = dataclasses.replace(trainer.config.checkpoint, every=1)
+    config = dataclasses.replace(trainer.config, checkpoint=checkpoint)
+    trainer = dataclasses.replace(trainer, config=config)
+    run, metrics, read = RunDirectory(tmp_path / "run"), RunDirectory.metrics, []
+    monkeypatch.setattr(
+        RunDirectory, "metrics", lambda self: (read.append(self.newest_step()), metrics(self))[1]
+    )
+    with pytest.raises(ends.Preempted):
+        start(trainer, run, Stop(lambda: run.newest_checkpoint() > 2))
+    stopped_at = run.newest_checkpoint()
+    start(trainer, run)
+    assert run.done and read == [-1, stopped_at] and 2 < stopped_at < STEPS
+    rows = audit.build_mixture_rows(config, trainer.stream, metrics(run))
+    as_text = [{name: str(value) for name, value in row.items()} for row in rows]
+    assert run.read_csv("mixture.csv") == as_text and len(rows) == 2 * STEPS
 
 
 def test_a_step_moves_no_array_that_the_loop_has_not_placed(trainer, programs, tmp_path):
