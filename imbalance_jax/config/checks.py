@@ -13,7 +13,6 @@ from imbalance_jax.config.schema import (
     LanguageConfig,
     ParallelConfig,
     SourceConfig,
-    require_at_least,
 )
 
 
@@ -92,10 +91,9 @@ def _check_alignment(config: Config) -> None:
 
 def _check_vocabulary(config: Config) -> None:
     vocabulary, sources = config.vocabulary, config.sources
-    for name, part in vocabulary.mix.items():
+    for name in vocabulary.mix:
         field = f"config.vocabulary.mix.{name}"
         _check_declared(name, "config.sources", sources, f"{field} is not a source.")
-        require_at_least(field, part, 0)
     if vocabulary.mix and not any(vocabulary.mix.values()):
         raise ValueError("config.vocabulary.mix is zero for every source. Give one of them 1.")
     if vocabulary.layout != "joint":
