@@ -111,6 +111,7 @@ def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
         with distributed.propagate_errors():
             mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=packed)
             for each in runs:
+                planning.check_memory(each.config, mesh, len(runs))
                 sharding.check_batch(each.config, mesh)
                 _check_run_inputs(each.run, each.config)
         alone = sharding.make_one_member_mesh(mesh)
