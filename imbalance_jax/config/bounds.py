@@ -18,7 +18,7 @@ from typing import Annotated, Any
 GROUP = "<group>"
 
 INT32, INT64 = 2**31 - 1, 2**63 - 1
-_LARGEST = 1e38  # of a rate: float32 ends at 3.4e38
+LARGEST_RATE = 1e38  # of a rate: float32 ends at 3.4e38
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,8 @@ def _format_number(value: float) -> str:
 _COUNTED = "does not fit into 32 bits"
 Count = Annotated[int, Bounds(0, INT32, _COUNTED)]
 Size = Annotated[int, Bounds(1, INT32, _COUNTED)]
-Rate = Annotated[float, Bounds(0, _LARGEST, "is not finite as a float32 number")]
-Real = Annotated[float, Bounds(-_LARGEST, _LARGEST, "is not finite as a float32 number")]
+Rate = Annotated[float, Bounds(0, LARGEST_RATE, "is not finite as a float32 number")]
+Real = Annotated[float, Bounds(-LARGEST_RATE, LARGEST_RATE, "is not finite as a float32 number")]
 Share = Annotated[float, Bounds(0, 1)]
 Part = Annotated[float, Bounds(0, 1, above=True)]
 # The highest float32 number below 1. Adam divides by 1 minus a power of it.

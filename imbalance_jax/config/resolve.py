@@ -143,7 +143,9 @@ def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
         return tuple(_parse_field_value(k, v, f"{field}[{i}]") for i, (k, v) in pairs)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         # What no float holds is infinite, and out of bounds.
-        return float(value) if abs(value) <= sys.float_info.max else math.copysign(math.inf, value)
+        if abs(value) > sys.float_info.max:
+            return math.inf if value > 0 else -math.inf
+        return float(value)
     if kind is int and isinstance(value, float) and re.match(_RATIO_FIELD, field):
         # 90.0 is a whole number; others are left to _check_ratio, which says what to write.
         return int(value) if value.is_integer() else value
