@@ -67,9 +67,10 @@ def _compute_least_vocab_size(config: Config) -> int:
 def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, int]:
     """Returns what each device holds at the very least in an update, by what it is.
 
-    State: parameters in fp32 and two moments of each, cut as evenly as may be. Activations: what
-    a micro-batch keeps for the backward pass however much is computed again, that is the input of
-    each block in bf16; and the logits of a block of attention, where a path makes them all.
+    State: parameters in fp32 and two moments of each, cut as evenly as may be. Activations: the
+    ids of the batch; what a micro-batch keeps for the backward pass however much is computed again,
+    that is the input of each block in bf16; and the logits of a block of attention, where a path
+    makes them all.
 
     Args:
       config: of the run.
@@ -77,12 +78,13 @@ def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, 
     """
     model, tensor, fsdp = config.model, sizes["tensor"], sizes["fsdp"]
     parameters = compute_parameter_count(model, _compute_least_vocab_size(config))
-    rows = config.batch_size // config.optimizer.accumulate // (sizes["data"] * fsdp)
+    batch = config.batch_size // (sizes["data"] * fsdp)
+    rows = batch // config.optimizer.accumulate
     inputs = 2 * model.N * rows * model.L * model.D
     logits = {"einsum": 4, "blockwise": 1}.get(model.attention, 0) * rows * model.H * model.L**2
     return {
         "state": 12 * parameters // (fsdp * tensor),
-        "activations": (inputs + logits) // tensor,
+        "activations": 2 * batch * (model.L + 1) + (inputs + logits) // tensor,
     }
 
 
