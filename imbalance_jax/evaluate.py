@@ -36,7 +36,9 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "DIR: The run's directory.")
-    flags.DEFINE_integer("step", -1, "Step of the checkpoint; by default the newest.")
+    flags.DEFINE_integer(
+        "step", -1, "Step of the checkpoint; by default the newest.", lower_bound=-1
+    )
     flags.DEFINE_integer(
         "pairs", 512, "Sequences that two languages are compared on, 8 or more.", lower_bound=8
     )

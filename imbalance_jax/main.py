@@ -46,7 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("dry_run", False, "Say what the run takes, and train nothing.")
     flags.DEFINE_bool("extend", False, "Allow more config.steps than the run was started with.")
     flags.DEFINE_string("export", None, "DIR: Write the final parameters there, as safetensors.")
-    flags.DEFINE_integer("devices", 0, "Refuse to start on another number of devices; 0 is any.")
+    flags.DEFINE_integer("devices", 0, "Refuse to start on another number of devices; 0 is any.", 0)
     cli.define_compute_flags()
     flags.DEFINE_string("study", None, "DIR: A study's directory, some of whose runs to train.")
     flags.DEFINE_list("members", [], "RUN,RUN: The ids of those runs in its study.json.")
@@ -111,6 +111,7 @@ def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
         with distributed.propagate_errors():
             mesh = sharding.make_mesh(config.mesh, jax.devices(), packed=packed)
             for each in runs:
+                planning.check_memory(each.config, mesh, len(runs))
                 sharding.check_batch(each.config, mesh)
                 _check_run_inputs(each.run, each.config)
         alone = sharding.make_one_member_mesh(mesh)

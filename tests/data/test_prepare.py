@@ -158,6 +158,15 @@ def test_a_toy_text_with_an_end_is_written_like_any_other(tmp_path):
     assert made.pieces.counts_U.sum() == made.count("train")
 
 
+def test_a_toy_text_that_the_disk_has_no_room_for_is_refused_before_it_is_written(tmp_path):
+    toy = SyntheticConfig(tokens=10**12, lemmas=64, depth=2)
+    with pytest.raises(
+        ValueError, match=r"config\.sources\.toy\.synthetic\.tokens=10+ takes 2e\+03"
+    ):
+        prepared(SourceConfig(kind="synthetic", synthetic=toy), tmp_path, "toy")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_toy_text_without_end_is_not_written(tmp_path):
     toy = SyntheticConfig(lemmas=64, depth=2)
     made = prepared(SourceConfig(kind="synthetic", synthetic=toy), tmp_path, "toy")

@@ -34,8 +34,8 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     cli.define_config_flag()
     flags.DEFINE_string("workdir", None, "DIR: A run, in place of a config.")
-    flags.DEFINE_integer("step", None, "Print the batch after so many updates.")
-    flags.DEFINE_integer("rows", 0, "With --step: how many rows; 0 is all.")
+    flags.DEFINE_integer("step", None, "Print the batch after so many updates.", 0)
+    flags.DEFINE_integer("rows", 0, "With --step: how many rows; 0 is all.", 0)
     flags.DEFINE_string("diff", None, "RUN: Compare a run with the run named after it.")
     flags.DEFINE_string("check", None, "RUN: Check a run against its own record.")
     flags.DEFINE_string("totals", None, "FILE: Compare totals with the config named after it.")
