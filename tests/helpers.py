@@ -41,6 +41,13 @@ def tiny_config(data_dir: pathlib.Path, **changes: object) -> config_lib.Config:
     return config_lib.resolve_config(config)
 
 
+def read_plain_json(path: pathlib.Path) -> dict[str, typing.Any]:
+    """Returns a JSON file without its CRC-32, to be changed and written as if it had none."""
+    plain = json.loads(path.read_text())
+    plain.pop("crc32", None)
+    return plain
+
+
 def make_mesh(devices: int = -1, **sizes: int) -> "jax.sharding.Mesh":
     """Returns a mesh over the first devices, or over all."""
     import jax

@@ -56,11 +56,16 @@ def is_file_intact(path: pathlib.Path, size: int, digest: str) -> bool:
         return False
     if _read_stamp(path) == _format_stamp(path, digest):
         return True
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            return False
+    if not has_digest(path, digest):
+        return False
     _write_stamp(path, digest)
     return True
+
+
+def has_digest(path: pathlib.Path, digest: str) -> bool:
+    """Whether a file, all of which is read, has a sha256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == digest
 
 
 def load_or_make_array(
@@ -90,7 +95,7 @@ def _format_stamp(path: pathlib.Path, digest: str) -> str:
 
 def _read_stamp(path: pathlib.Path) -> str:
     try:
-        return _stamp_path(path).read_text()
+        return _stamp_path(path).read_bytes().decode(errors="replace")
     except OSError:
         return ""
 

@@ -6,21 +6,24 @@ and so on. The newest segment is kept in memory; its object is written anew ever
 by `flush`.
 
 Both forms are read everywhere, because a run may have been copied from one place to the other.
+A line ends in its CRC-32, as JSON files do: see damaged_files.py.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from etils import epath
 
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import damaged_files, storage
+from imbalance_jax.runs.damaged_files import NUMBER, DamagedFileError
 
 Record = dict[str, Any]
 
 _WHOLE = "metrics.jsonl"
 _SEGMENTS = "metrics-*.jsonl"
+_SHAPE = {"step": int, "*": (*NUMBER, str)}
+_REMEDY = "Copy the file back, or delete the line from it, with which what it records is lost."
 
 
 class MetricsLog(Protocol):
@@ -46,15 +49,24 @@ def _list_metrics_files(directory: epath.Path) -> list[epath.Path]:
     return [whole] * whole.exists() + sorted(directory.glob(_SEGMENTS))
 
 
-def _parse_records(text: str) -> Iterator[Record]:
-    for line in text.splitlines():
-        # A run killed while it wrote leaves half a line behind.
-        if line.endswith("}"):
-            yield json.loads(line)
+def _read_records(file: epath.Path) -> Iterator[tuple[bytes, Record]]:
+    """Yields the lines of a file, and the record that each is."""
+    content = damaged_files.read_file(file, _REMEDY)
+    for line, record in damaged_files.read_json_lines(content, file, _REMEDY, _SHAPE):
+        for name, value in record.items():
+            # Whatever is counted and drawn; a hash is text.
+            if isinstance(value, str) and name.startswith(("train/", "eval/", "time/", "perf/")):
+                problem = f"at step {record['step']}, has {value!r} as {name}, not a number"
+                raise DamagedFileError(file, problem, _REMEDY)
+        yield line, record
 
 
 def _format_record(record: Mapping[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    return damaged_files.format_json(record, indent=None)
+
+
+def _join_lines(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
 
 
 class MetricsFile:
@@ -65,7 +77,8 @@ class MetricsFile:
 
     def read(self) -> Iterator[Record]:
         for file in _list_metrics_files(self._directory):
-            yield from _parse_records(file.read_text())
+            for _, record in _read_records(file):
+                yield record
 
     def append(self, record: Mapping[str, Any]) -> None:
         path = self._directory / _WHOLE
@@ -76,8 +89,10 @@ class MetricsFile:
         """Every line was written when it was logged."""
 
     def truncate(self, step: int) -> None:
-        kept = "".join(_format_record(record) for record in self.read() if record["step"] <= step)
-        storage.write_file_atomically(self._directory / _WHOLE, kept.encode())
+        files = _list_metrics_files(self._directory)
+        lines = (pair for file in files for pair in _read_records(file))
+        kept = _join_lines(line for line, record in lines if record["step"] <= step)
+        storage.write_file_atomically(self._directory / _WHOLE, kept)
         for segment in self._directory.glob(_SEGMENTS):
             segment.unlink()
 
@@ -113,8 +128,10 @@ class MetricsSegments:
     def read(self) -> Iterator[Record]:
         for file in _list_metrics_files(self._directory):
             if file != self._object:
-                yield from _parse_records(file.read_text())
-        yield from _parse_records(self._text)
+                for _, record in _read_records(file):
+                    yield record
+        for line in self._text.splitlines():
+            yield damaged_files.parse_json(line, self._directory / _WHOLE, _REMEDY)
 
     def append(self, record: Mapping[str, Any]) -> None:
         self._text += _format_record(record)
@@ -140,9 +157,9 @@ class MetricsSegments:
         self._close()
         # From the end on, so that a kill leaves no gap.
         for file in reversed(_list_metrics_files(self._directory)):
-            records = list(_parse_records(file.read_text()))
-            kept = [record for record in records if record["step"] <= step]
+            lines = list(_read_records(file))
+            kept = [line for line, record in lines if record["step"] <= step]
             if not kept:
                 file.unlink()
-            elif len(kept) < len(records):
-                file.write_bytes("".join(map(_format_record, kept)).encode())
+            elif len(kept) < len(lines):
+                file.write_bytes(_join_lines(kept))

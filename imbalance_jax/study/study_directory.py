@@ -5,7 +5,6 @@ Neither jax nor the text is needed: what is done, and what is left, is read from
 
 import contextlib
 import dataclasses
-import json
 import math
 import types
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,8 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.runs import run_directory, storage
+from imbalance_jax.runs import damaged_files, run_directory, storage
+from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
 
@@ -26,6 +26,8 @@ _WRITTEN = (
     *("runs", "report.html", "reference.html", "figures", "table.csv", "table.parquet"),
     *("alignment.csv", "alignment.parquet", "curves.csv", "curves.parquet"),
 )
+_REMEDY = "Copy it back, or use another --workdir."
+_SHAPE = {"runs": {"*": {"config": dict, "hash": str, "seed": int, "text?": {"*": str}}}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +61,22 @@ class StudyDirectory:
           FileNotFoundError: it holds none.
           ValueError: study.json was written by another version, or edited by hand.
         """
-        file = self.path / "study.json"
-        if not file.exists():
-            raise FileNotFoundError(f"{self.path} holds no study: it has no study.json.")
-        plain = json.loads(file.read_text(encoding="utf-8"))
+        file, plain = self.path / "study.json", self._read_plain_study()
         if plain.pop("version", None) != VERSION:
             raise ValueError(
                 f"{file} was not written by this version of the program ({VERSION}), or not whole. "
                 "Use another --workdir."
             )
+        damaged_files.check_shape(plain, _SHAPE, file, _REMEDY)
         hashes = {}
         for name, spec in plain["runs"].items():
             hashes[name] = spec.pop("hash")
             spec.pop("seed")
-        study = grid.resolve_study(plain, begun=True)
+        try:
+            study = grid.resolve_study(plain, begun=True)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            problem = f"is no study of this version ({error})"
+            raise DamagedFileError(file, problem, _REMEDY) from error
         for name, spec in study.runs.items():
             if hashes[name] not in (spec.hash, spec.earlier_hash):
                 raise ValueError(
@@ -81,6 +85,24 @@ class StudyDirectory:
                     "the changed run another cell."
                 )
         return study
+
+    def read_recorded_runs(self) -> dict[str, Any]:
+        """Returns the plain values of all runs in study.json, with their configs.
+
+        Raises:
+          FileNotFoundError: the directory holds no study.
+          DamagedFileError: the file is damaged.
+        """
+        plain = self._read_plain_study()
+        file, runs = self.path / "study.json", {"*": {"config": dict, "text?": {"*": str}}}
+        damaged_files.check_shape(plain, {"runs": runs}, file, _REMEDY)
+        return plain["runs"]
+
+    def _read_plain_study(self) -> dict[str, Any]:
+        file = self.path / "study.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{self.path} holds no study: it has no study.json.")
+        return damaged_files.read_json(file, _REMEDY)
 
     def check(self, study: grid.StudyConfig) -> None:
         """Raises ValueError if the directory belongs to another grid, or holds something else.
@@ -140,7 +162,7 @@ class StudyDirectory:
         }
         plain = grid.convert_study_to_dict(dataclasses.replace(study, runs=runs))
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": VERSION, **plain}, indent=1) + "\n"
+        text = damaged_files.format_json({"version": VERSION, **plain}, indent=1)
         storage.write_file_atomically(self.path / "study.json", text.encode())
 
     @contextlib.contextmanager
@@ -228,11 +250,9 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
     """
     try:
         config = run.config()
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"{run}/config.json cannot be read: {error} Put it back, or delete the directory, "
-            "which trains the run anew."
-        ) from error
+    except DamagedFileError as error:
+        remedy = "Put it back, or delete the directory, which trains the run anew."
+        raise DamagedFileError(error.path, error.problem, remedy) from error
     differences = _list_differences(config, spec.config)
     if differences:
         field, present, wanted = differences[0]
@@ -243,13 +263,7 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
         )
     if not run.done:
         return
-    try:
-        results = run.read_json("evaluation.json")
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{run}/evaluation.json cannot be read: {error}. Delete it, and score the run again "
-            f"with python -m imbalance_jax.evaluate --workdir={run}."
-        ) from error
+    results = run.read_json("evaluation.json")
     missing = [tag for tag in config.tags if tag not in (results or {}).get("languages", {})]
     if results is None or missing or results["step"] > config.steps:
         what = f"nothing of {', '.join(missing)}" if results else "no evaluation.json"

@@ -14,6 +14,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.data import sources
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training.experiment import Experiment
+from imbalance_jax.training.loading import read_vocabulary
 
 
 def open_run(
@@ -38,8 +39,7 @@ def open_run(
             steps = ", ".join(map(str, saved)) or "none"
             raise ValueError(f"{run} has no {wanted}. It has: {steps}.")
         hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
-        vocab_size = run.read_json("provenance.json")["vocab_size"]
-        mesh = choose_mesh(config, vocab_size, jax.devices())
+        mesh = choose_mesh(config, read_vocabulary(run).size, jax.devices())
         experiment = Experiment.of_run(config, run, mesh)
         newest = saved[-1] if step is None else step
         return experiment, checkpoints.restore(newest, experiment.abstract_state())

@@ -15,6 +15,7 @@ import hypothesis
 import numpy as np
 import pyarrow
 import pytest
+from helpers import read_plain_json
 from hypothesis import strategies as st
 
 from imbalance_jax import config as config_lib
@@ -502,13 +503,11 @@ def test_a_cache_of_digests_that_cannot_be_used_is_written_anew(both, tmp_path, 
     path = write_pairs(tmp_path / "a.jsonl")
     made = prepared(both, path, tmp_path)
     cache = tmp_path / "data" / "cache" / "digests.json"
-    assert list(json.loads(cache.read_text()).values()) == [
-        hashlib.sha256(path.read_bytes()).hexdigest()
-    ]
+    assert list(read_plain_json(cache).values()) == [hashlib.sha256(path.read_bytes()).hexdigest()]
     for damaged in ("", "[]", '{"', "\xff"):
         cache.write_text(damaged, encoding="latin-1")
         assert prepared(both, path, tmp_path).fingerprint == made.fingerprint
-        assert len(json.loads(cache.read_text())) == 1
+        assert len(read_plain_json(cache)) == 1
 
 
 def changed_text(both, path):

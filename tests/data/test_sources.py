@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, read_plain_json
 
 from imbalance_jax.config import SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import prepare, records, sources
@@ -310,7 +310,7 @@ def test_a_fingerprint_follows_from_text_tokenizer_and_ids_and_not_from_what_was
 
 def test_what_was_prepared_in_another_format_is_refused_with_what_to_do(tmp_path, model):
     source = write(tmp_path / "en-1", model, make_documents())
-    about = json.loads((source.path / "source.json").read_text())
+    about = read_plain_json(source.path / "source.json")
     (source.path / "source.json").write_text(json.dumps(about | {"format": 2}))
     with pytest.raises(ValueError, match=r"en-1 was prepared in format 2, .* Delete the directory"):
         sources.open_source("en", source.path, source.cache)

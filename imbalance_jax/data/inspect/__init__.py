@@ -71,7 +71,9 @@ class TrainingData:
         run.check_format()
         opened = cls.of(run.config(), run.begun(), run.texts())
         fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
-        run.check_text(fingerprints, opened.stream.order_version)
+        line = audit.check_begun_text(run, opened.config, opened.stream, fingerprints)
+        if line:
+            print(line)
         return opened
 
 

@@ -13,7 +13,7 @@ import time
 
 import pyarrow
 import pytest
-from helpers import ROOT
+from helpers import ROOT, read_plain_json
 from pyarrow import parquet
 
 from imbalance_jax.config import SourceConfig
@@ -655,7 +655,7 @@ def test_a_corrupt_cache_is_ignored_and_replaced(tmp_path, content, monkeypatch)
     assert text.compute_text_fingerprint("en", source, cache) == text.compute_text_fingerprint(
         "en", source
     )
-    assert list(json.loads(cache.read_text()).values()) == [hashlib.sha256(b"One.").hexdigest()]
+    assert list(read_plain_json(cache).values()) == [hashlib.sha256(b"One.").hexdigest()]
 
 
 def test_the_size_of_a_source_counts_what_there_is_to_train_on(tmp_path):
