@@ -6,6 +6,7 @@ does not read gigabytes, and makes it again where it is not.
 """
 
 import contextlib
+import glob
 import hashlib
 import os
 import pathlib
@@ -66,6 +67,16 @@ def has_digest(path: pathlib.Path, digest: str) -> bool:
     """Whether a file, all of which is read, has a sha256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == digest
+
+
+def find_damaged_arrays(prefix: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files whose paths begin so and whose bytes are not what was written."""
+    damaged = []
+    for stamp in sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}*.stamp")):
+        path = stamp.with_suffix("")
+        if path.exists() and not has_digest(path, _read_stamp(path).partition(" ")[0]):
+            damaged.append(path)
+    return damaged
 
 
 def load_or_make_array(

@@ -21,7 +21,7 @@ from imbalance_jax.config import Config, SourceConfig, SyntheticConfig, Tokenize
 from imbalance_jax.data import sources
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text import synthetic
-from imbalance_jax.data.tokenizer import check_tokenizer_path
+from imbalance_jax.data.tokenizer import check_tokenizer_path, read_tokenizer_file
 from imbalance_jax.runs import damaged_files, storage
 
 # What a source's text is, and what its tokenizer is made with, is always written out. Other fields
@@ -350,4 +350,4 @@ def fingerprint_text(name: str, source: SourceConfig, data_dir: str) -> str:
 
 
 def _hash_file_content(path: str) -> str:
-    return hashlib.sha256(storage.parse_path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(read_tokenizer_file(path)).hexdigest()

@@ -25,7 +25,7 @@ import os
 import pathlib
 import tempfile
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -136,29 +136,39 @@ class Source:
         return np.memmap(files[what], dtype=dtype, mode="r")
 
     def find_damage(self) -> list[str]:
-        """Returns a line on each file that is not what was written; all bytes are read.
-
-        A split whose records are whole gets its arrays of the cache anew, where those are not.
-        """
-        damage = []
-
-        def check(read: Callable[[], object]) -> None:
+        """Returns a line on each file that is not what was written; all bytes are read."""
+        arrays = flat.find_damaged_arrays(self.cached(""))
+        damage = [
+            f"{path} is not as it was written. Delete it; it is made again." for path in arrays
+        ]
+        for read in (lambda: self.model, lambda: self.pieces):
             try:
                 read()
             except (ValueError, OSError) as error:
                 damage.append(str(error))
-
-        check(lambda: self.model)
-        check(lambda: self.pieces)
         for split in SPLITS:
-            files = {name: self.cached(f"{split}.{name}") for name in ("tokens", "documents")}
-            for name, file in files.items():
-                digest = self.about["digests"][split][name]
-                if file.exists() and not flat.has_digest(file, digest):
-                    damage.append(f"{file} is not as it was written. It is made again.")
-            if self.count(split):
-                check(functools.partial(self._flatten, split, files))
+            try:
+                self._check_records(split)
+            except ValueError as error:
+                damage.append(str(error))
         return damage
+
+    def _check_records(self, split: str) -> None:
+        """Raises DamagedFileError if the records of a split are not those that were written."""
+        digests = {name: hashlib.sha256() for name in ("tokens", "documents")}
+        before = 0
+        for tokens, documents in self._records(split) if self.count(split) else ():
+            documents["start"] += before
+            before += len(tokens)
+            digests["tokens"].update(tokens.tobytes())
+            digests["documents"].update(documents.tobytes())
+        self._check_digests(split, digests)
+
+    def _check_digests(self, split: str, digests: Mapping[str, "hashlib._Hash"]) -> None:
+        for name, digest in digests.items():
+            if digest.hexdigest() != self.about["digests"][split][name]:
+                problem = f"does not hold what was written to split {split}"
+                raise DamagedFileError(self.path, problem, _REMEDY)
 
     def _records_status(self, split: str) -> str:
         """Returns what tells the records' files from changed ones; "" where none is there."""
@@ -185,11 +195,7 @@ class Source:
                 documents["start"] += written["tokens"].size // tokens.itemsize
                 written["documents"].write(documents)
                 written["tokens"].write(tokens)
-            for name, file in written.items():
-                if file.digest.hexdigest() != self.about["digests"][split][name]:
-                    raise DamagedFileError(
-                        self.path, f"does not hold what was written to split {split}", _REMEDY
-                    )
+            self._check_digests(split, {name: file.digest for name, file in written.items()})
             for file in written.values():
                 file.keep()
 

@@ -228,13 +228,18 @@ def check_tokenizer_path(field: str, path: str) -> None:
     field = f"{field}={path!r}"
     if not file.exists() or file.is_dir():
         raise ValueError(f"{field}: there is no such file.")
-    model = damaged_files.read_file(file, f"Name a .model file in {field}.")
     try:
-        TextTokenizer(model)
+        TextTokenizer(read_tokenizer_file(path))
     except RuntimeError as error:
         raise ValueError(f"{field} is not a SentencePiece model. Name a .model file.") from error
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
+
+
+def read_tokenizer_file(path: str) -> bytes:
+    """Returns the bytes of a file that a config names as a tokenizer."""
+    remedy = "Name a .model file as tokenizer.path."
+    return damaged_files.read_file(storage.parse_path(path), remedy)
 
 
 def open_tokenizer(model: bytes, path: epath.PathLike, remedy: str) -> TextTokenizer:

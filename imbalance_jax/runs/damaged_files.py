@@ -225,7 +225,8 @@ def parse_csv(
 
     Args:
       required: columns that it has to have.
-      words: columns that hold text; the cells of all others are numbers, or empty.
+      words: columns that hold text. The cells of all others are numbers; those of columns that are
+        not required may be empty.
 
     Raises:
       DamagedFileError: it lacks a column or a cell, or a cell is no number.
@@ -246,7 +247,8 @@ def parse_csv(
             problem = f"has {len(cells)} cells, and the table has {len(header)} columns"
             raise DamagedFileError(where, problem, remedy)
         for column, cell in zip(header, cells, strict=True):
-            if cell and column not in words and not _is_number(cell):
+            expected = (cell or column in required) and column not in words
+            if expected and not _is_number(cell):
                 raise DamagedFileError(where, f"has {cell!r} as {column}, not a number", remedy)
         rows.append(dict(zip(header, cells, strict=True)))
     return rows

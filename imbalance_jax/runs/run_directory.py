@@ -118,6 +118,7 @@ class RunDirectory:
         """
         if (self.path / "config.json").exists():
             self._check_same(config, extend)
+            self._check_files()
             return
         in_the_way = [file for name in _WRITTEN for file in sorted(self.path.glob(name))]
         if in_the_way:
@@ -231,6 +232,13 @@ class RunDirectory:
                 f"{now!r}{others}. Use another --workdir, or "
                 f"{self._advise(field, before, config)}{hint}."
             )
+
+    def _check_files(self) -> None:
+        """Raises DamagedFileError if a run cannot go on with a file that it has written."""
+        for name in ("provenance.json", "evaluation.json"):
+            self.read_json(name)
+        for _ in self.metrics():
+            pass
 
     def _advise(self, field: str, before: Any, config: config_lib.Config) -> str:
         """Returns how a config gets what the run has of a field of its identity."""

@@ -52,7 +52,7 @@ _FILES: Mapping[str, RunFile] = {
     ),
     "mixture.csv": RunFile(
         _AGAIN,
-        required=("language", "realised_sequences", "realised_tokens"),
+        required=("language", "requested_sequences", "realised_sequences", "realised_tokens"),
         words=("language", "pool", "ratio"),
     ),
     "FAILED.json": RunFile("Delete it.", {"step": int, "error": str, "message": str}),

@@ -17,6 +17,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.runs import damaged_files, run_directory, storage
 from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.runs.run_files import describe_run_file
 from imbalance_jax.study import grid
 
 VERSION = 1
@@ -26,6 +27,7 @@ _WRITTEN = (
     *("runs", "report.html", "reference.html", "figures", "table.csv", "table.parquet"),
     *("alignment.csv", "alignment.parquet", "curves.csv", "curves.parquet"),
 )
+_RESULTS = ("loss", "ppl", "language_nats", "loss_own", "bits_per_byte")
 _REMEDY = "Copy it back, or use another --workdir."
 _SHAPE = {"runs": {"*": {"config": dict, "hash": str, "seed": int, "text?": {"*": str}}}}
 
@@ -34,7 +36,7 @@ _SHAPE = {"runs": {"*": {"config": dict, "hash": str, "seed": int, "text?": {"*"
 class RunState:
     """How far a run of a study is."""
 
-    state: str  # absent | begun | failed | done
+    state: str  # absent | begun | failed | damaged | done
     step: int = 0
     steps: int = 0
     error: str = ""
@@ -193,11 +195,17 @@ class StudyDirectory:
         return own, ""
 
     def state(self, name: str, study: grid.StudyConfig) -> RunState:
-        """Returns how far a run is.
+        """Returns how far a run is; one of whose files is damaged says which.
 
         Raises:
           ValueError: its directory was changed by hand, or belongs to another run.
         """
+        try:
+            return self._read_state(name, study)
+        except DamagedFileError as error:
+            return RunState("damaged", 0, study.runs[name].config.steps, str(error))
+
+    def _read_state(self, name: str, study: grid.StudyConfig) -> RunState:
         run, reused = self.find_run(name, study)
         spec = study.runs[name]
         if not (run.path / "config.json").exists():
@@ -271,6 +279,11 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             f"{run} was changed by hand: it says that it is done and has {what}. Score it again "
             f"with python -m imbalance_jax.evaluate --workdir={run}, or delete the directory."
         )
+    languages = {"*": dict.fromkeys(_RESULTS, (float, int))}
+    remedy = describe_run_file("evaluation.json", run).remedy
+    damaged_files.check_shape(
+        results, {"languages": languages}, run.path / "evaluation.json", remedy
+    )
     for tag, result in results["languages"].items():
         parts = result["language_nats"] + result["loss_own"]
         ppl = math.exp(min(result["loss"], 700.0))
