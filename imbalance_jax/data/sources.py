@@ -38,7 +38,7 @@ from imbalance_jax.data.records import DOCUMENT, EncodedDocument, RecordWriter
 from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs import damaged_files, storage
-from imbalance_jax.runs.damaged_files import DamagedFileError
+from imbalance_jax.runs.damaged_files import DamagedFileError, MissingFileError
 
 FORMAT = 3  # part of every fingerprint: raise it when directories are written otherwise
 MARKER = "source.json"  # what a directory has when it is whole
@@ -167,8 +167,8 @@ class Source:
     def _check_digests(self, split: str, digests: Mapping[str, "hashlib._Hash"]) -> None:
         for name, digest in digests.items():
             if digest.hexdigest() != self.about["digests"][split][name]:
-                problem = f"does not hold what was written to split {split}"
-                raise DamagedFileError(self.path, problem, _REMEDY)
+                where = f"{self.path}: split {split}"
+                raise DamagedFileError(where, "does not hold what was written to it", _REMEDY)
 
     def _records_status(self, split: str) -> str:
         """Returns what tells the records' files from changed ones; "" where none is there."""
@@ -215,8 +215,8 @@ class Source:
                     yield record["tokens"], documents
         # Whatever TFDS and ArrayRecord raise for damaged files (they have no common class).
         except Exception as error:
-            problem = f"has a split {split} that cannot be read ({error})"
-            raise DamagedFileError(self.path, problem, _REMEDY) from error
+            where, problem = f"{self.path}: split {split}", f"cannot be read ({error})"
+            raise DamagedFileError(where, problem, _REMEDY) from error
 
     @contextlib.contextmanager
     def _local(self, split: str) -> Iterator[epath.Path]:
@@ -288,7 +288,7 @@ def is_prepared(path: epath.Path) -> bool:
     """Whether `write_source` made a directory.
 
     Raises:
-      DamagedFileError: it made one that has lost its file `source.json`.
+      MissingFileError: it made one that has lost its file `source.json`.
     """
     if storage.find_complete_directory(path, MARKER) is not None:
         return True
@@ -296,7 +296,7 @@ def is_prepared(path: epath.Path) -> bool:
     # since the line above.
     lost = not storage.is_store(path) and path.exists() and any(path.iterdir())
     if lost and not (path / MARKER).exists():
-        raise DamagedFileError(path / MARKER, "is missing in a prepared directory", _REMEDY)
+        raise MissingFileError(path / MARKER, "is missing", _REMEDY)
     return (path / MARKER).exists()
 
 

@@ -1,8 +1,8 @@
 """Reads what a program left on disk, and names a file that is damaged.
 
 There is one reader for each format. Each raises `DamagedFileError` where a file is not what was
-written: the path stands in front, then what is wrong, then `remedy`, the way out. A file that is
-absent is a FileNotFoundError with the same three parts.
+written: the path stands in front, then what is wrong, then `remedy`, the way out. That of a file
+which is absent is a FileNotFoundError too.
 
 The objects that JSON files and the lines of JSON Lines hold end in `crc32`, the CRC-32 of the bytes
 before it. Those of earlier versions have none, and are read all the same.
@@ -51,6 +51,10 @@ class DamagedFileError(ValueError):
         self.path, self.problem = path, problem
 
 
+class MissingFileError(DamagedFileError, FileNotFoundError):
+    """A file that was written and is gone."""
+
+
 def describe_special_file(path: epath.PathLike) -> str:
     """Returns what a path is if it is no regular file, such as "a directory"; "" if it is one.
 
@@ -65,7 +69,7 @@ def read_file(path: epath.Path, remedy: str) -> bytes:
     """Returns the bytes of a file.
 
     Raises:
-      FileNotFoundError: there is none.
+      MissingFileError: there is none.
       DamagedFileError: it is no regular file.
     """
     try:
@@ -73,7 +77,7 @@ def read_file(path: epath.Path, remedy: str) -> bytes:
         if not special:
             return path.read_bytes()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing. {remedy}") from error
+        raise MissingFileError(path, "is missing", remedy) from error
     raise DamagedFileError(path, f"is {special}, not a file", remedy)
 
 
@@ -229,8 +233,10 @@ def parse_csv(
         not required may be empty.
 
     Raises:
-      DamagedFileError: it lacks a column or a cell, or a cell is no number.
+      DamagedFileError: it is cut off, lacks a column or a cell, or a cell is no number.
     """
+    if not text.endswith("\n"):
+        raise DamagedFileError(path, "is cut off: its last line has no end", remedy)
     lines = text.splitlines()
     try:
         table = list(csv.reader(lines, strict=True))

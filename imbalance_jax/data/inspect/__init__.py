@@ -257,12 +257,15 @@ def _find_gaps(run: RunDirectory, config: Config) -> list[str]:
         if record["step"] < before:
             wrong.append(f"metrics.jsonl has step {record['step']:,} after step {before:,}.")
         before = record["step"]
-    last = config.steps if run.done else max(before, run.newest_checkpoint())
-    logged = (
-        (audit.ORDER_METRIC, config.log_every),
-        (f"eval/loss/{config.tags[0]}", config.evaluation.every),
-    )
-    for name, every in logged:
+    # A run that was stopped while it evaluated has saved the step all the same.
+    done, newest = run.done, run.newest_checkpoint()
+    due = {
+        audit.ORDER_METRIC: (config.log_every, config.steps if done else newest),
+        f"eval/loss/{config.tags[0]}": (config.evaluation.every, config.steps if done else 0),
+    }
+    for name, (every, last) in due.items():
+        if every and (name != audit.ORDER_METRIC or not done):
+            last -= last % every  # the last step of all is always logged
         steps = [record["step"] for record in run.metrics() if name in record]
         twice = sorted(step for step, count in collections.Counter(steps).items() if count > 1)
         wrong += [f"metrics.jsonl has {name} of step {step:,} twice." for step in twice]
@@ -277,19 +280,21 @@ def _find_gaps(run: RunDirectory, config: Config) -> list[str]:
 def _find_holes(steps: Sequence[int], every: int, last: int) -> list[tuple[int, int]]:
     """Returns (step, next step) of neighbours between which a record of every `every` is missing.
 
+    There is one at the step `last`.
+
     `every` may be changed when a run goes on. So two steps that are farther apart have no hole
     between them where the steps on either side are as far apart.
     """
     if not every:
         return []
-    bounds = [0, *steps, *([last] if last - max(steps, default=0) >= every else [])]
-    apart = np.diff(bounds)
+    apart = np.diff([0, *steps]).tolist()
     holes = []
     for place, gap in enumerate(apart):
         beside = [*apart[max(0, place - 1) : place], *apart[place + 1 : place + 2]]
         if gap > every and all(gap > other for other in beside):
-            holes.append((int(bounds[place]), int(bounds[place + 1])))
-    return holes
+            holes.append((steps[place] - gap, steps[place]))
+    newest = max(steps, default=0)
+    return [*holes, (newest, last)] if newest < last else holes
 
 
 def describe_balance(opened: TrainingData, records: Sequence[Mapping[str, Any]]) -> str:
