@@ -151,7 +151,7 @@ class Source:
                 self._check_records(split)
             except ValueError as error:
                 damage.append(str(error))
-        return damage
+        return list(dict.fromkeys(damage))
 
     def _check_records(self, split: str) -> None:
         """Raises DamagedFileError if the records of a split are not those that were written."""

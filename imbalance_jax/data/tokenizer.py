@@ -252,8 +252,8 @@ def open_tokenizer(model: bytes, path: epath.PathLike, remedy: str) -> TextToken
         return TextTokenizer(model)
     # Protobuf raises an error of its own.
     except Exception as error:
-        problem = f"is not a SentencePiece model that this program wrote ({error})"
-        raise damaged_files.DamagedFileError(path, problem.replace(".)", ")"), remedy) from error
+        problem = "is not a SentencePiece model that this program wrote"
+        raise damaged_files.DamagedFileError(path, problem, remedy) from error
 
 
 def _find_separator(processor: "sentencepiece.SentencePieceProcessor") -> int:

@@ -294,5 +294,6 @@ def _load_arrays(content: bytes, path: epath.PathLike, remedy: str, take: Any) -
         return take(np.load(io.BytesIO(content), allow_pickle=False))
     # NumPy and zipfile raise errors of no common class for damaged files.
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        # After its first sentence NumPy advises to unpickle the file.
+        reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}".rstrip(".: ")
         raise DamagedFileError(path, f"cannot be read as arrays ({reason})", remedy) from error

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from imbalance_jax.runs.damaged_files import ANY, NUMBER, Shape
 
 _AGAIN = (
-    "Delete it, and DONE if that is there, and start the run again: it goes on from its newest "
-    "checkpoint and writes the file anew."
+    "Start the run again without it and without DONE: it goes on from its newest checkpoint and "
+    "writes the file anew."
 )
 _SCORE = "Delete it, and score the run again with python -m imbalance_jax.evaluate --workdir={run}."
 _LANGUAGES = {"loss": NUMBER, "ppl": NUMBER, "language_nats": NUMBER, "loss_own": NUMBER}

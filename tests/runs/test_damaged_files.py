@@ -105,7 +105,7 @@ def test_a_page_names_the_damaged_file_and_the_way_out(copy, file, damage):
         run_page.write_run_page(copy)
     message = str(raised.value)
     assert message.startswith(str(path)) and "\n" not in message
-    assert re.search(r"\. (Delete it|Copy)", message), message
+    assert re.search(r"\. (Delete it|Copy|Start the run again)", message), message
 
 
 @pytest.mark.parametrize("file", ON_THE_PAGE)
@@ -169,7 +169,7 @@ def test_a_run_does_not_go_on_with_a_damaged_file(copy, file):
     copy.check(config)
     with (copy.path / file).open("ab") as end:
         end.write(b"\xff\n")
-    with pytest.raises(DamagedFileError, match=rf"{file}.* is not UTF-8 text .*\. (Delete|Copy)"):
+    with pytest.raises(DamagedFileError, match=rf"{file}.* is not UTF-8 text .*\. (Delete|Copy|Start)"):
         copy.check(config)
 
 
