@@ -272,6 +272,8 @@ def record_run_start(
         print(line)
     before = (run.read_json("provenance.json") or {}) if start else {}
     sent = max((record["step"] for record in run.metrics()), default=-1)
+    if sent < 0 and start >= experiment.config.log_every:
+        print(f"{run} has no metrics.jsonl: what was logged up to step {start:,} is lost.")
     run.truncate_metrics(start)
     run.write_json("provenance.json", provenance)
     run.write_bytes("vocabulary.npz", experiment.vocabulary.to_bytes())

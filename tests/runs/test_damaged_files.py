@@ -169,7 +169,9 @@ def test_a_run_does_not_go_on_with_a_damaged_file(copy, file):
     copy.check(config)
     with (copy.path / file).open("ab") as end:
         end.write(b"\xff\n")
-    with pytest.raises(DamagedFileError, match=rf"{file}.* is not UTF-8 text .*\. (Delete|Copy|Start)"):
+    with pytest.raises(
+        DamagedFileError, match=rf"{file}.* is not UTF-8 text .*\. (Delete|Copy|Start)"
+    ):
         copy.check(config)
 
 
