@@ -15,7 +15,6 @@ runs are a pack: they train as one program, and each leaves the files that it wo
 """
 
 import dataclasses
-import json
 import os
 import re
 import shlex
@@ -29,6 +28,7 @@ from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.study.study_directory import StudyDirectory
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -182,10 +182,10 @@ def _read_study_runs() -> list[_RequestedRun]:
             )
     if not FLAGS.study:
         raise ValueError("--members are runs of a study. Give its directory, as --study=DIR.")
-    file = storage.parse_path(FLAGS.study) / "study.json"
-    if not file.exists():
-        raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.")
-    recorded = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    try:
+        recorded = StudyDirectory(FLAGS.study).read_recorded_runs()
+    except FileNotFoundError as error:
+        raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.") from error
     if not FLAGS.members:
         raise ValueError(
             f"--study={FLAGS.study} needs --members: which of its runs to train, such as "
@@ -195,7 +195,7 @@ def _read_study_runs() -> list[_RequestedRun]:
         if name not in recorded:
             some = f"It has {len(recorded)}, such as {', '.join(list(recorded)[:3])}."
             raise ValueError(
-                f"--members has {name!r}, which is no run of {file}. "
+                f"--members has {name!r}, which is no run of {FLAGS.study}/study.json. "
                 f"{config_lib.suggest_nearest_name(name, recorded) or some}"
             )
     names = list(dict.fromkeys(FLAGS.members))

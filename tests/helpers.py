@@ -55,6 +55,13 @@ def list_parsed_json(monkeypatch: "pytest.MonkeyPatch") -> list[str | bytes]:
     return parsed
 
 
+def read_plain_json(path: pathlib.Path) -> dict[str, typing.Any]:
+    """Returns a JSON file without its CRC-32, to be changed and written as if it had none."""
+    plain = json.loads(path.read_text())
+    plain.pop("crc32", None)
+    return plain
+
+
 def make_mesh(devices: int = -1, **sizes: int) -> "jax.sharding.Mesh":
     """Returns a mesh over the first devices, or over all."""
     import jax

@@ -19,7 +19,6 @@ import csv
 import datetime
 import io
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,8 +26,10 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import metrics_log, storage
+from imbalance_jax.runs import damaged_files, metrics_log, storage
+from imbalance_jax.runs.damaged_files import DamagedFileError, Shape
 from imbalance_jax.runs.metrics_log import Record
+from imbalance_jax.runs.run_files import describe_run_file
 
 try:
     import fcntl
@@ -96,11 +97,17 @@ class RunDirectory:
 
         Raises:
           FileNotFoundError: this is not a run directory.
+          DamagedFileError: the file is damaged, or says what no config can.
         """
-        file = self.path / "config.json"
-        if not file.exists():
+        plain = self.read_json("config.json")
+        if plain is None:
             raise FileNotFoundError(f"{self.path} holds no run: it has no config.json.")
-        return config_lib.resolve_config(json.loads(file.read_text(encoding="utf-8")))
+        try:
+            return config_lib.resolve_config(plain)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            file, problem = self.path / "config.json", f"is no config of this version ({error})"
+            remedy = describe_run_file("config.json", self.path).remedy
+            raise DamagedFileError(file, problem, remedy) from error
 
     def begun(self) -> config_lib.Config | None:
         """Returns the config that the run was started with, or None where there is no run."""
@@ -114,6 +121,7 @@ class RunDirectory:
         """
         if (self.path / "config.json").exists():
             self._check_same(config, extend)
+            self._check_files()
             return
         in_the_way = [file for name in _WRITTEN for file in sorted(self.path.glob(name))]
         if in_the_way:
@@ -146,8 +154,7 @@ class RunDirectory:
 
         It reads no text, so that a run is refused before its text is prepared again.
         """
-        provenance = self.read_json("provenance.json") or {"sources": {}}
-        for name, source in provenance["sources"].items():
+        for name, source in self.read_provenance()["sources"].items():
             # The fingerprint of synthetic text has a version of its own.
             if "format" not in source and source.get("kind") != "synthetic":
                 raise ValueError(
@@ -157,14 +164,27 @@ class RunDirectory:
                     "provenance.json)."
                 )
 
+    def read_provenance(self) -> dict[str, Any]:
+        """Returns what provenance.json says, with {} for sources and parallel where it is absent.
+
+        Raises:
+          DamagedFileError: it is damaged.
+        """
+        return {"sources": {}, "parallel": {}, **(self.read_json("provenance.json") or {})}
+
     def texts(self, kind: str = "sources") -> dict[str, str]:
         """Returns the fingerprint of each text that the run was begun with.
 
         Args:
           kind: sources, or parallel for the sets of parallel texts.
         """
-        texts = (self.read_json("provenance.json") or {}).get(kind, {})
-        return {name: text["fingerprint"] for name, text in texts.items()}
+        provenance = self.read_provenance()
+        self._check_provenance(provenance, {kind: {"*": {"fingerprint": str}}})
+        return {name: text["fingerprint"] for name, text in provenance[kind].items()}
+
+    def _check_provenance(self, provenance: Mapping[str, Any], shape: Shape) -> None:
+        remedy = describe_run_file("provenance.json", self.path).remedy
+        damaged_files.check_shape(provenance, shape, self.path / "provenance.json", remedy)
 
     def check_text(self, fingerprints: Mapping[str, str], order_version: int) -> None:
         """Raises ValueError if the run was begun with other text, or another order of the data.
@@ -176,6 +196,8 @@ class RunDirectory:
         provenance = self.read_json("provenance.json")
         if provenance is None:
             return
+        recorded = {name: {"fingerprint": str} for name in fingerprints}
+        self._check_provenance(provenance, {"sources": recorded, "order_version": int})
         for name, fingerprint in fingerprints.items():
             started_with = provenance["sources"][name]["fingerprint"]
             if started_with != fingerprint:
@@ -238,6 +260,13 @@ class RunDirectory:
                 f"{self._advise(field, before, config)}{hint}."
             )
 
+    def _check_files(self) -> None:
+        """Raises DamagedFileError if a run cannot go on with a file that it has written."""
+        for name in ("provenance.json", "evaluation.json"):
+            self.read_json(name)
+        for _ in self.metrics():
+            pass
+
     def _advise(self, field: str, before: Any, config: config_lib.Config) -> str:
         """Returns how a config gets what the run has of a field of its identity."""
         begun = self.config()
@@ -253,7 +282,7 @@ class RunDirectory:
         return f"set {field}={before!r}" if stated == before else "leave out --config"
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, json.dumps(value, indent=2) + "\n")
+        self.write_text(name, damaged_files.format_json(value))
 
     def write_results(self, results: Mapping[str, Any], name: str = "evaluation.json") -> None:
         """Writes what was measured on the test split; `texts` of it go into test_texts.csv."""
@@ -295,9 +324,24 @@ class RunDirectory:
         storage.write_file_atomically(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
-        """Returns a JSON file of the run, or None where it is absent."""
-        file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        """Returns a JSON file of the run, or None where it is absent.
+
+        Raises:
+          DamagedFileError: it is not what was written.
+        """
+        file, kind = self.path / name, describe_run_file(name, self.path)
+        if not file.exists():
+            return None
+        return damaged_files.read_json(file, kind.remedy, kind.shape)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Returns the bytes of a file of the run.
+
+        Raises:
+          FileNotFoundError: it is absent.
+        """
+        remedy = describe_run_file(name, self.path).remedy
+        return damaged_files.read_file(self.path / name, remedy)
 
     def finish(self) -> None:
         self.flush()
@@ -372,10 +416,18 @@ class RunDirectory:
         self.write_text(name, text.getvalue())
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
-        """Returns the rows of a CSV file of the run; none where it is absent."""
-        file = self.path / name
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        return list(csv.DictReader(text.splitlines()))
+        """Returns the rows of a CSV file of the run; none where it is absent.
+
+        Raises:
+          DamagedFileError: it lacks a column or a cell, or a cell is no number.
+        """
+        file, kind = self.path / name, describe_run_file(name, self.path)
+        if not file.exists():
+            return []
+        text = damaged_files.read_text(file, kind.remedy)
+        return damaged_files.parse_csv(
+            text, file, kind.remedy, required=kind.required, words=kind.words
+        )
 
 
 def list_checkpoint_steps(directory: epath.Path) -> list[int]:

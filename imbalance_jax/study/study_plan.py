@@ -250,7 +250,7 @@ def describe_states(study: grid.StudyConfig, directory: StudyDirectory) -> str:
 
 
 def _describe_run_state(state: RunState, run: RunDirectory) -> str:
-    if state.state == "failed":
+    if state.state in ("failed", "damaged"):
         return state.error
     if state.state == "done":
         return describe_losses(run) + (f"   (of {state.reused_from})" if state.reused_from else "")

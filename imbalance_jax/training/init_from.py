@@ -10,7 +10,7 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import DamagedCheckpoint
 from imbalance_jax.data import languages
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data.tokenizer import TextTokenizer, read_tokenizer_file
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory, run_and_step
 from imbalance_jax.training.loading import (
@@ -74,7 +74,7 @@ def _check_config_ids(
             continue
         model = read_tokenizer_model(run, other, tag)
         if tokenizer.path and storage.parse_path(tokenizer.path).exists():
-            ours = storage.parse_path(tokenizer.path).read_bytes()
+            ours = read_tokenizer_file(tokenizer.path)
             _check_tokenizer(config.init_from, tag, field, (run, other), ours)
         elif not tokenizer.path and tokenizer.vocab_size != (size := TextTokenizer(model).size):
             raise ValueError(

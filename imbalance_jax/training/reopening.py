@@ -13,7 +13,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.data import sources
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training.experiment import Experiment
-from imbalance_jax.training.loading import restore_state
+from imbalance_jax.training.loading import read_vocabulary, restore_state
 
 
 def open_run(
@@ -36,8 +36,7 @@ def open_run(
         steps = ", ".join(map(str, saved)) or "none"
         raise ValueError(f"{run} has no {wanted}. It has: {steps}.")
     hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
-    vocab_size = run.read_json("provenance.json")["vocab_size"]
-    mesh = choose_mesh(config, vocab_size, jax.devices())
+    mesh = choose_mesh(config, read_vocabulary(run).size, jax.devices())
     experiment = Experiment.of_run(config, run, mesh)
     return experiment, restore_state(run, step, experiment.abstract_state())
 

@@ -303,6 +303,8 @@ def record_run_start(
         print(line)
     before = (run.read_json("provenance.json") or {}) if start else {}
     sent = run.newest_step()
+    if sent < 0 and start >= experiment.config.log_every:
+        print(f"{run} has no metrics.jsonl: what was logged up to step {start:,} is lost.")
     run.truncate_metrics(start)
     run.start(experiment.config)
     resumes = {"resumes": before["resumes"]} if "resumes" in before else {}

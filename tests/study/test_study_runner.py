@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from helpers import ROOT, list_parsed_json
+from helpers import ROOT, list_parsed_json, read_plain_json
 from made_studies import make, mixture, small_grid
 
 from imbalance_jax import cli
@@ -185,7 +185,7 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
 
 
 def edit(path: pathlib.Path, change) -> None:
-    plain = json.loads(path.read_text())
+    plain = read_plain_json(path)  # as of earlier versions
     change(plain)
     path.write_text(json.dumps(plain))
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from imbalance_jax.config import Config
 from imbalance_jax.data.order.stream import Stream
+from imbalance_jax.runs.run_directory import RunDirectory
 
 ORDER_METRIC = "data/order"
 REPEATS_METRIC = "data/cross_language_repeats"  # sequences so far, per language
@@ -33,6 +34,47 @@ def parse_hash_version(recorded: str) -> int:
     """Returns the version of a recorded hash of the order."""
     version, colon, _ = recorded.partition(":")
     return int(version.removeprefix("v")) if colon else 1
+
+
+def check_begun_text(
+    run: RunDirectory, config: Config, stream: Stream, fingerprints: Mapping[str, str]
+) -> str:
+    """Raises ValueError if a run was begun with other text, or another order of the data.
+
+    provenance.json says which text that was. Where it is missing, a hash of the order in
+    metrics.jsonl does, since that stands for the text too.
+
+    Args:
+      fingerprints: of the text and tokenizer of each source.
+
+    Returns:
+      A line on what was compared in place of provenance.json; "" if nothing was.
+    """
+    run.check_text(fingerprints, stream.order_version)
+    file = run.path / "provenance.json"
+    if file.exists() or not run.newest_checkpoint():
+        return ""
+    record = next((record for record in run.metrics() if ORDER_METRIC in record), None)
+    if record is None:
+        raise ValueError(
+            f"{file} is missing, and metrics.jsonl has no hash of the order of the data: nothing "
+            "says which text the run was begun with. Copy one of them back, or use another "
+            "--workdir."
+        )
+    recorded = record[ORDER_METRIC]
+    audit = OrderAudit(config, stream, hash_version=parse_hash_version(recorded))
+    audit.resume((), record["step"])
+    if audit.digest != recorded:
+        raise ValueError(
+            f"{run} was started with another text, tokenizer or order of the data: the hash of its "
+            f"order at step {record['step']} is {recorded} in metrics.jsonl, and now "
+            f"{audit.digest}. Use another --workdir, or put the text back as it was. "
+            f"({file} is missing, which would say more.)"
+        )
+    return (
+        f"{file} is missing. The hash of the order at step {record['step']:,} in metrics.jsonl "
+        "shows that the text is the one that the run was begun with."
+    )
 
 
 class OrderAudit:
