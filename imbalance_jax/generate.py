@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from imbalance_jax.training.loading import LoadedRun
 
 FLAGS = flags.FLAGS
+# Below it the division of logits leaves float32, and the most probable piece is drawn anyway.
+_LOWEST_TEMPERATURE = 1e-6
 
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "DIR: The run's directory.")
-    flags.DEFINE_integer("step", -1, "Step of the checkpoint; by default the newest.")
+    flags.DEFINE_integer(
+        "step", -1, "Step of the checkpoint; by default the newest.", lower_bound=-1
+    )
     flags.DEFINE_string("language", None, "TAG: The language; by default the first one.")
     flags.DEFINE_string("prompt", "", "Text to go on from.")
-    flags.DEFINE_integer("tokens", 120, "Pieces to write.", lower_bound=1)
-    flags.DEFINE_integer("samples", 3, "Texts to write.", lower_bound=1)
+    flags.DEFINE_integer("tokens", 120, "Pieces to write.", 1, 1_000_000)
+    flags.DEFINE_integer("samples", 3, "Texts to write.", 1, 100_000)
     flags.DEFINE_float("temperature", 0.8, "0 takes the most probable piece.", lower_bound=0)
-    flags.DEFINE_integer("seed", 0, "Seed of the draws.")
+    flags.DEFINE_integer("seed", 0, "Seed of the draws.", 0, 2**32 - 1)
     flags.DEFINE_bool("any_language", False, "Draw from the whole vocabulary.")
 
 
@@ -63,7 +67,7 @@ def generate_ids(
     def draw(ids_BL: "jax.Array", last: "jax.Array", key: "jax.Array") -> "jax.Array":
         logits_BLV = model_lib.compute_next_token_logits(run.params, run.config.model, ids_BL)
         logits_BV = jnp.where(allowed_V, logits_BLV[:, last], -jnp.inf)
-        if temperature == 0:
+        if temperature < _LOWEST_TEMPERATURE:
             return jnp.argmax(logits_BV, axis=-1)
         return jax.random.categorical(key, logits_BV / temperature)
 

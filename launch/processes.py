@@ -141,9 +141,9 @@ def make_device_environment(platform: str, index: int, each: int) -> dict[str, s
 
 
 def define_flags() -> None:
-    flags.DEFINE_integer("processes", 1, "How many.", lower_bound=1)
+    flags.DEFINE_integer("processes", 1, "How many.", 1, 4096)
     flags.DEFINE_enum("platform", "cpu", ["cpu", "cuda"], "What they train on.")
-    flags.DEFINE_integer("devices_per_process", 1, "How many of those.", lower_bound=1)
+    flags.DEFINE_integer("devices_per_process", 1, "How many of those.", 1, 4096)
     flags.DEFINE_string("output", None, "FILE: Send output to FILE.K.log.")
     flags.DEFINE_multi_string("env", [], "NAME=VALUE: Of their environment.")
 

@@ -17,10 +17,12 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import mesh_shape
+from imbalance_jax.config.bounds import Bounds, Count, FieldGroup, Size
+from imbalance_jax.config.schema import MeshSize
 from imbalance_jax.runs import storage
 from launch import hardware, secret_rule
 from launch.hardware import JobSize
@@ -35,19 +37,19 @@ _SLURM_TIME = r"|\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited"
 
 
 @dataclasses.dataclass(frozen=True)
-class Hardware:
+class Hardware(FieldGroup):
     """The size of a job on the engines gke, sky and tpuvm."""
 
     family: str  # The accelerator: v4, v5e, v5p, v6e, a100, a100-80gb, h100 or h200.
     # Chips of a TPU slice along each axis, such as 4x4; or machines x GPUs of each, such as 2x8.
     topology: str
-    num_slices: int = 1  # TPU slices that train one run together, on gke or tpuvm.
+    num_slices: Size = 1  # TPU slices that train one run together, on gke or tpuvm.
     # Chips on each host of a TPU slice. 8 puts a 2x4 on one host. 0 is the usual host of GKE.
-    chips_per_host: int = 0
+    chips_per_host: Count = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class GkeSettings:
+class GkeSettings(FieldGroup):
     """A JobSet for each job, on a GKE cluster that has JobSet and Kueue."""
 
     project: str  # The Google Cloud project of the cluster.
@@ -58,8 +60,8 @@ class GkeSettings:
     service_account: str  # The Kubernetes service account that may use the bucket.
     namespace: str = "default"  # The namespace of Kubernetes.
     spot: bool = False  # Whether jobs run on nodes that may be taken away.
-    grace_seconds: int = 30  # Seconds from SIGTERM to the end. Preemptible nodes give about 15.
-    max_restarts: int = 100  # How often a job is started again.
+    grace_seconds: Count = 30  # Seconds from SIGTERM to the end. Preemptible nodes give about 15.
+    max_restarts: Count = 100  # How often a job is started again.
     secrets: tuple[str, ...] = ()  # Kubernetes Secrets whose keys become environment variables.
 
     @property
@@ -69,15 +71,15 @@ class GkeSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class SlurmSettings:
+class SlurmSettings(FieldGroup):
     """An array of jobs on a SLURM cluster. An empty field leaves the choice to the cluster."""
 
-    nodes: int = 1  # Nodes of a job.
-    gpus_per_node: int = 0  # GPUs that a job gets on each node. 0 trains on CPUs.
+    nodes: Size = 1  # Nodes of a job.
+    gpus_per_node: Count = 0  # GPUs that a job gets on each node. 0 trains on CPUs.
     gpu_type: str = ""  # The type of GPU, as the cluster's GRES calls it, such as h100.
     # Processes on each node. 1 with all GPUs of its node is the best choice.
-    tasks_per_node: int = 1
-    cpus_per_task: int = 1  # CPU cores of each process.
+    tasks_per_node: Size = 1
+    cpus_per_task: Size = 1  # CPU cores of each process.
     mem: str = ""  # Memory on each node, such as 64G.
     time: str = ""  # The time limit of a job, such as 24:00:00, or 2-0 for two days.
     partition: str = ""  # The partition.
@@ -88,11 +90,11 @@ class SlurmSettings:
     activate: str = ""  # A script that a job sources first, such as /home/me/venv/bin/activate.
     # Words in front of the command, such as apptainer exec --nv image.sif.
     container: tuple[str, ...] = ()
-    max_restarts: int = 100  # How often a job is started again.
+    max_restarts: Count = 100  # How often a job is started again.
 
 
 @dataclasses.dataclass(frozen=True)
-class SkySettings:
+class SkySettings(FieldGroup):
     """A managed job of SkyPilot for each job."""
 
     infra: str  # The cloud, and its region if only one will do: gcp, gcp/us-east5, k8s/my-context.
@@ -102,14 +104,14 @@ class SkySettings:
     # Where SkyPilot looks for a machine after a preemption.
     strategy: Literal["EAGER_NEXT_REGION", "FAILOVER"] = "EAGER_NEXT_REGION"
     # How often a job is started again after an error. Preemptions do not count.
-    max_restarts: int = 3
+    max_restarts: Count = 3
     runtime_version: str = ""  # The image of TPU VMs. Empty is the usual one of the family.
     # Names of secrets. Their values are taken from the environment of `submit`.
     secrets: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class TpuvmSettings:
+class TpuvmSettings(FieldGroup):
     """A queued resource of Cloud TPU for each job, with a startup script."""
 
     project: str  # The Google Cloud project.
@@ -120,18 +122,21 @@ class TpuvmSettings:
     valid_for: str = "24h"  # How long a request waits for capacity.
     network: str = ""  # The network of the machines. Empty is the project's default.
     runtime_version: str = ""  # The image of TPU VMs. Empty is the usual one of the family.
-    max_restarts: int = 100  # How often the startup script starts the command again.
+    max_restarts: Count = 100  # How often the startup script starts the command again.
     # Environment variable -> its secret in Secret Manager.
     secrets: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+_Local = Annotated[int, Bounds(1, 4096, "is more than one machine runs")]
+
+
 @dataclasses.dataclass(frozen=True)
-class LocalSettings:
+class LocalSettings(FieldGroup):
     """Processes of this machine, one job after another."""
 
-    processes: int = 1  # Processes of a job, which stand for hosts.
+    processes: _Local = 1  # Processes of a job, which stand for hosts.
     platform: Literal["cpu", "cuda"] = "cpu"  # The devices to train on.
-    devices_per_process: int = 1  # Devices of each process: simulated ones of a CPU, or GPUs.
+    devices_per_process: _Local = 1  # Devices of each process: simulated ones of a CPU, or GPUs.
 
 
 ENGINES = {
@@ -157,13 +162,13 @@ class Profile:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProfileFields:
+class ProfileFields(FieldGroup):
     """The fields above the first table of a file, and the tables that every engine reads."""
 
     engine: str  # What runs the jobs: gke, slurm, sky, tpuvm or local.
     data_dir: str = ""  # Where jobs find prepared text. Empty is config.data_dir of each run.
     # Sizes of axes of the device mesh, in place of config.mesh: data, fsdp, tensor, member.
-    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    mesh: Mapping[str, MeshSize] = dataclasses.field(default_factory=dict)
     # Environment variables of every run. Secrets do not belong here.
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -273,8 +278,6 @@ def _resolve_job_size(engine: str, settings: Any, table: Any) -> JobSize:
 
 
 def _compute_slurm_size(slurm: SlurmSettings) -> JobSize:
-    _check_minima("slurm", slurm, nodes=1, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1)
-    _check_minima("slurm", slurm, max_restarts=0)
     if slurm.gpus_per_node % slurm.tasks_per_node:
         raise ValueError(
             f"slurm.gpus_per_node={slurm.gpus_per_node} cannot be shared by "
@@ -300,7 +303,6 @@ def _compute_slurm_size(slurm: SlurmSettings) -> JobSize:
 
 
 def _compute_local_size(local: LocalSettings) -> JobSize:
-    _check_minima("local", local, processes=1, devices_per_process=1)
     devices = local.processes * local.devices_per_process
     return JobSize(
         "cpu" if local.platform == "cpu" else "gpu", f"1x{devices}", 1, 1, devices, local.processes
@@ -310,7 +312,6 @@ def _compute_local_size(local: LocalSettings) -> JobSize:
 def _check_gke(gke: GkeSettings, size: JobSize) -> JobSize:
     if size.family == "cpu":
         raise ValueError("hardware.family='cpu' is for the engines slurm and local.")
-    _check_minima("gke", gke, grace_seconds=0, max_restarts=0)
     check_image(gke.image)
     return size
 
@@ -327,7 +328,6 @@ def check_image(image: str) -> None:
 def _check_sky(sky: SkySettings, size: JobSize) -> JobSize:
     if size.family == "cpu":
         raise ValueError("hardware.family='cpu' is for the engines slurm and local.")
-    _check_minima("sky", sky, max_restarts=0)
     if size.num_slices > 1:
         raise ValueError(
             f"hardware.num_slices={size.num_slices}: SkyPilot cannot join slices. Use the engine "
@@ -350,7 +350,6 @@ def _check_tpuvm(tpuvm: TpuvmSettings, size: JobSize) -> JobSize:
             f"hardware.family={size.family!r}: queued resources are TPUs. Use the engines gke, "
             "slurm or sky for GPUs."
         )
-    _check_minima("tpuvm", tpuvm, max_restarts=0)
     if not tpuvm.code.startswith("gs://"):
         raise ValueError(f"tpuvm.code={tpuvm.code!r} must be a .tar.gz on gs://.")
     storage.check_store_path("tpuvm.code", tpuvm.code)
@@ -361,9 +360,3 @@ def _check_tpuvm(tpuvm: TpuvmSettings, size: JobSize) -> JobSize:
     if not re.fullmatch(r"\d+[smhd]", tpuvm.valid_for):
         raise ValueError(f"tpuvm.valid_for={tpuvm.valid_for!r}: write a duration, such as 24h.")
     return hardware.convert_to_tpu_vm(size)
-
-
-def _check_minima(table: str, settings: Any, **minima: int) -> None:
-    for name, minimum in minima.items():
-        if getattr(settings, name) < minimum:
-            raise ValueError(f"{table}.{name}={getattr(settings, name)} must be {minimum} or more.")

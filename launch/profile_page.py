@@ -37,7 +37,8 @@ _TABLES: dict[str, type] = {
 def list_profile_rows(table: str) -> list[FieldRow]:
     """Returns the fields of a table of a profile, or with "" those above all tables."""
     kind = _TABLES[table]
-    hints, meanings = typing.get_type_hints(kind), fields.read_field_meanings(profile)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    meanings = fields.read_field_meanings(profile)
     rows = []
     for field in dataclasses.fields(kind):
         default: Any = field.default
@@ -46,7 +47,11 @@ def list_profile_rows(table: str) -> list[FieldRow]:
         default = list(default) if isinstance(default, tuple) else default
         name = f"{table}.{field.name}".lstrip(".")
         kind_of = fields.describe_field_type(hints[field.name])
-        rows.append(FieldRow(name, kind_of, default, default, meanings[kind.__name__, field.name]))
+        meaning, ends = (
+            meanings[kind.__name__, field.name],
+            fields.describe_bounds(hints[field.name]),
+        )
+        rows.append(FieldRow(name, kind_of, default, default, meaning, ends))
     return rows
 
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from etils import epath
 
-from imbalance_jax.runs import code_versions, storage
+from imbalance_jax.runs import code_versions, damaged_files, storage
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
 from launch import processes
 from launch.plan import Job, Plan
+
+_LINE = {"code": int, "time": str, "engine?": str, "jobs?": {"*": list}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,22 +87,17 @@ def _read_submitted_jobs(folder: epath.Path) -> Iterator[SubmittedJob]:
     """Yields the jobs that the records in a study's folder `launch` name.
 
     Lines of earlier versions name none.
-
-    Raises:
-      ValueError: a record is damaged.
     """
     for record in sorted(folder.glob("*/submitted.jsonl")) if folder.exists() else ():
-        for number, text in enumerate(record.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                line = json.loads(text)
-                jobs = line.get("jobs", {}).items() if line["code"] == 0 else ()
-                for name, members in jobs:
+        remedy = "Take the line out, or move the file away."
+        content = damaged_files.read_file(record, remedy)
+        for _, line in damaged_files.read_json_lines(content, record, remedy, _LINE):
+            if line["code"] == 0:
+                for name, members in line.get("jobs", {}).items():
                     yield SubmittedJob(
                         *(str(record), record.parent.name, line["engine"], name),
                         *(tuple(members), line["time"]),
                     )
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise ValueError(f"{record}: line {number} is damaged. Take it out.") from error
 
 
 def list_submitted_members(
@@ -147,7 +144,9 @@ def append_line(plan: Plan, line: Mapping[str, Any]) -> None:
     """Appends what submitted.jsonl says of a command of a plan."""
     for folder in dict.fromkeys((plan.local_folder, plan.folder)):
         record = epath.Path(folder) / "submitted.jsonl"
-        # Object stores cannot append, so all lines are written again; there are few.
+        # Object stores cannot append, so all that is there is written again, whatever it is.
         before = record.read_bytes() if record.exists() else b""
+        if before and not before.endswith(b"\n"):
+            before += b"\n"
         record.parent.mkdir(parents=True, exist_ok=True)
         storage.write_file_atomically(record, before + f"{json.dumps(line)}\n".encode())

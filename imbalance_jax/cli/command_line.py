@@ -17,6 +17,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.cli.config_files import load_config_file
 from imbalance_jax.cli.exits import exit_with_error
 from imbalance_jax.cli.help_text import list_own_flags
+from imbalance_jax.config.bounds import INT32, LARGEST_RATE
 from imbalance_jax.runs import run_config, storage
 
 # So that --help of a command shows the flags that are declared here for it.
@@ -113,6 +114,7 @@ class _ConfigFileParser(flags.ArgumentParser):
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags of a command line and returns the other arguments; exits if one is wrong."""
+    close_number_flags(flags.FLAGS)
     try:
         argv = insert_run_config(argv)
         typed, sys.argv = sys.argv, argv  # where config_flags looks for overrides
@@ -126,6 +128,31 @@ def parse_flags(argv: list[str]) -> list[str]:
         exit_with_error(_describe_illegal_value(str(error).removeprefix("flag ")))
     except (flags.Error, ValueError, TypeError) as error:
         exit_with_error(" ".join(str(error).split()))
+
+
+class _FiniteParser(flags.FloatParser):
+    """Parses a number that lies within bounds, which nan does not."""
+
+    def is_outside_bounds(self, val: float) -> bool:
+        return not self.lower_bound <= val <= self.upper_bound
+
+
+# Of flags whose declaration has no ends of its own.
+_ENDS = {
+    flags.IntegerParser: (flags.IntegerParser, INT32),
+    flags.FloatParser: (_FiniteParser, LARGEST_RATE),
+}
+
+
+def close_number_flags(values: flags.FlagValues) -> None:
+    """Gives each flag that is a number the ends that its declaration leaves open."""
+    for flag in (values[name] for name in values):
+        if type(flag.parser) in _ENDS:
+            kind, end = _ENDS[type(flag.parser)]
+            lowest, highest = flag.parser.lower_bound, flag.parser.upper_bound
+            flag.parser = kind(
+                -end if lowest is None else lowest, end if highest is None else highest
+            )
 
 
 def _describe_unknown_flag(name: str) -> str:
@@ -169,7 +196,7 @@ def _describe_illegal_value(message: str) -> str:
             f"{' or '.join(values)}. {config_lib.suggest_nearest_name(value, values)}".strip()
         )
     elif "invalid literal" in message:
-        expected = f"{flag.parser.syntactic_help}."
+        expected = f"{type(flag.parser).syntactic_help}."
     else:
         return message
     return f"{assignment}: it must be {expected}"

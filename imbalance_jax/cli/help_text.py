@@ -120,7 +120,7 @@ def _split_placeholder(flag: flags.Flag) -> tuple[str, str]:
         values = "|".join(flag.parser.enum_values)
         return values, re.sub(r"^<.*?>: ", "", text)
     kinds = {flags.IntegerParser: "N", flags.FloatParser: "X", flags.ListParser: "A,B"}
-    return kinds.get(type(flag.parser), "TEXT"), text
+    return next((n for kind, n in kinds.items() if isinstance(flag.parser, kind)), "TEXT"), text
 
 
 def _format_columns(rows: Sequence[tuple[str, str]], width: int) -> str:

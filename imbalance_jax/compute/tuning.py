@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import jax
 from jax.sharding import Mesh
 
-from imbalance_jax.config import Attention, ModelConfig
+from imbalance_jax.config import Attention, ModelConfig, mesh_shape
 
 # Logits that exist at once, by platform: this many tokens, or as many as fill this many bytes
 # of fp32, whichever is more. Each chunk adds to the gradient of the whole head, which costs
@@ -93,7 +93,7 @@ def choose_loss_chunk(rows: int, L: int, V: int, platform: str) -> int:
     """
     tokens, size = _CHUNK.get(platform, _CHUNK_ELSEWHERE)
     most = max(tokens, size // (4 * V))
-    return max((c for c in range(1, L + 1) if L % c == 0 and rows * c <= most), default=1)
+    return max((c for c in mesh_shape.list_divisors(L) if rows * c <= most), default=1)
 
 
 def resolve_auto_on_mesh(

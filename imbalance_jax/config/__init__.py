@@ -2,8 +2,10 @@
 
 from imbalance_jax.config.fields import (
     FieldRow,
+    PlainField,
     format_field_value,
     format_markdown_page,
+    list_bounds,
     list_field_rows,
 )
 from imbalance_jax.config.identity import (

@@ -122,7 +122,7 @@ def _print_field_table(rows: Sequence[FieldRow]) -> None:
             value = escape(config_lib.format_field_value(row.value))
             table.add_row(
                 escape(row.name.rpartition(".")[2]),
-                row.type,
+                row.bounded_type,
                 f"[bold]{value}[/]" if row.changed else value,
                 escape(config_lib.format_field_value(row.default)),
                 escape(row.meaning),

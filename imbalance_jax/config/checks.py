@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from imbalance_jax.config.bounds import INT32
 from imbalance_jax.config.schedule import (
     compute_sequence_totals,
     reduce_ratio,
@@ -13,7 +14,6 @@ from imbalance_jax.config.schema import (
     LanguageConfig,
     ParallelConfig,
     SourceConfig,
-    require_at_least,
 )
 
 
@@ -29,6 +29,17 @@ def check_config(config: Config) -> None:
         _check_name(f"config.parallel.{name}", name, "name")
         _check_parallel(f"config.parallel.{name}", parallel, config.sources)
     _check_totals(config)
+    _check_sequence_counts(config)
+    if not config.model.scan_layers and config.model.N > _MOST_WRITTEN_OUT:
+        raise ValueError(
+            f"config.model.scan_layers=False writes out config.model.N={config.model.N} blocks, "
+            f"and a program of more than {_MOST_WRITTEN_OUT:,} takes hours to compile. Set "
+            "config.model.scan_layers=True."
+        )
+
+
+# Of two cores, a block that is written out takes the compiler more than a second.
+_MOST_WRITTEN_OUT = 2048
 
 
 def _check_name(field: str, name: str, what: str) -> None:
@@ -92,10 +103,9 @@ def _check_alignment(config: Config) -> None:
 
 def _check_vocabulary(config: Config) -> None:
     vocabulary, sources = config.vocabulary, config.sources
-    for name, part in vocabulary.mix.items():
+    for name in vocabulary.mix:
         field = f"config.vocabulary.mix.{name}"
         _check_declared(name, "config.sources", sources, f"{field} is not a source.")
-        require_at_least(field, part, 0)
     if vocabulary.mix and not any(vocabulary.mix.values()):
         raise ValueError("config.vocabulary.mix is zero for every source. Give one of them 1.")
     if vocabulary.layout != "joint":
@@ -190,7 +200,7 @@ def _check_mixture(config: Config) -> None:
 
 
 # Of the exact sampler: twice its square fits into the 64 bits that positions are counted in.
-_LARGEST_BLOCK = 2**31 - 1
+_LARGEST_BLOCK = INT32
 
 
 def _check_block(field: str, ratio: Mapping[str, int]) -> None:
@@ -217,3 +227,18 @@ def _check_totals(config: Config) -> None:
                 f"all, but the run gives it {float(totals[tag]):,.10g}. Change the ratios or the "
                 "lengths of config.mixture.stages, or set same_total_as=()."
             )
+
+
+def _check_sequence_counts(config: Config) -> None:
+    """Raises ValueError if a language has more sequences than a TrainState counts."""
+    sequences = config.steps * config.batch_size
+    most = sequences
+    if not config.mixture.temperature:
+        most = int(max(compute_sequence_totals(config).values()))
+    if most > INT32:
+        raise ValueError(
+            f"config.steps={config.steps} of config.batch_size={config.batch_size} are "
+            f"{sequences:,} sequences, with {most:,} of one language, and a run counts up to "
+            f"{INT32:,} of each. Set fewer config.steps, or a smaller config.batch_size with a "
+            "larger config.model.L."
+        )

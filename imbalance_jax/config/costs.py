@@ -1,5 +1,7 @@
 """The parameters, FLOPs and bytes of a run, as closed forms of its config."""
 
+from collections.abc import Mapping
+
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, ModelConfig
 
@@ -50,6 +52,40 @@ def compute_vocab_size(config: Config) -> int:
     if config.vocabulary.layout == "joint":
         return joint * (1 + len(clones))
     return sum(pieces(tag) for tag in (*own, *clones))
+
+
+def _compute_least_vocab_size(config: Config) -> int:
+    """Returns a lower bound of the ids of all languages, whatever their text is."""
+    sources = [config.sources[config.source_of(tag)] for tag in config.tags]
+    tokenizers = [source.tokenizer for source in sources if source.kind != "synthetic"]
+    if config.vocabulary.layout == "joint":
+        tokenizers = [config.vocabulary.tokenizer]
+    # Of an existing tokenizer the config does not say the size.
+    return max((each.vocab_size for each in tokenizers if not each.path), default=1)
+
+
+def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Returns what each device holds at the very least in an update, by what it is.
+
+    State: parameters in fp32 and two moments of each, cut as evenly as may be. Activations: the
+    ids of the batch; what a micro-batch keeps for the backward pass however much is computed again,
+    that is the input of each block in bf16; and the logits of a block of attention, where a path
+    makes them all.
+
+    Args:
+      config: of the run.
+      sizes: of the axes of the mesh.
+    """
+    model, tensor, fsdp = config.model, sizes["tensor"], sizes["fsdp"]
+    parameters = compute_parameter_count(model, _compute_least_vocab_size(config))
+    batch = config.batch_size // (sizes["data"] * fsdp)
+    rows = batch // config.optimizer.accumulate
+    inputs = 2 * model.N * rows * model.L * model.D
+    logits = {"einsum": 4, "blockwise": 1}.get(model.attention, 0) * rows * model.H * model.L**2
+    return {
+        "state": 12 * parameters // (fsdp * tensor),
+        "activations": 2 * batch * (model.L + 1) + (inputs + logits) // tensor,
+    }
 
 
 def count_language_tokens(config: Config) -> dict[str, float]:

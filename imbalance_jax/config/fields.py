@@ -11,12 +11,14 @@ import functools
 import inspect
 import io
 import json
+import math
 import tokenize
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from imbalance_jax.config import bounds as bounds_lib
 from imbalance_jax.config import schema
 from imbalance_jax.config.recipes import SCALES
 from imbalance_jax.config.resolve import to_dict
@@ -34,14 +36,52 @@ class FieldRow:
     default: Any  # a plain value, as `to_dict` makes it; MISSING if the field is required
     value: Any
     meaning: str
+    bounds: str = ""  # the lowest and the highest value of a number
 
     @property
     def group(self) -> str:
         return self.name.rpartition(".")[0]
 
     @property
+    def bounded_type(self) -> str:
+        return f"{self.type}, {self.bounds}" if self.bounds else self.type
+
+    @property
     def changed(self) -> bool:
         return self.value != self.default
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainField:
+    """A plain value of a config, and all that it may be by its type alone."""
+
+    name: str  # dotted; * stands for the key of a mapping, [0] for each part of a tuple
+    type: Any  # int, float, bool, str, or int | float
+    choices: tuple[str, ...] = ()  # of text; () is any
+    lowest: float | None = None  # of a number, the value itself included
+    highest: float | None = None
+
+
+def list_bounds(kind: type = schema.Config, name: str = "config") -> list[PlainField]:
+    """Returns the plain values that the fields of a group may have, and of the groups in it."""
+    found = []
+    for field, hint in typing.get_type_hints(kind, include_extras=True).items():
+        for place, plain in bounds_lib.list_number_types(hint, f"{name}.{field}"):
+            if dataclasses.is_dataclass(plain):
+                place = place.replace("*", _PLACEHOLDERS.get(field, "*"))
+                found += list_bounds(typing.cast(type, plain), place)
+            else:
+                found.append(_build_plain_field(place, plain))
+    return found
+
+
+def _build_plain_field(name: str, hint: Any) -> PlainField:
+    found = bounds_lib.find_bounds(hint)
+    if found is None:
+        literal = typing.get_origin(hint) is Literal
+        return PlainField(name, str, typing.get_args(hint)) if literal else PlainField(name, hint)
+    lowest = math.nextafter(found.lowest, math.inf) if found.above else found.lowest
+    return PlainField(name, hint.__origin__, (), lowest, found.highest)
 
 
 @functools.cache
@@ -79,7 +119,7 @@ def list_field_rows(config: schema.Config | None = None) -> list[FieldRow]:
 
 
 def _walk_fields(kind: Any, group: Any, name: str) -> Iterator[FieldRow]:
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         dotted, hint = f"{name}.{field.name}", hints[field.name]
         value: Any = None if group is None else getattr(group, field.name)
@@ -94,7 +134,18 @@ def _walk_fields(kind: Any, group: Any, name: str) -> Iterator[FieldRow]:
             default = {} if field.default is dataclasses.MISSING else to_dict(field.default)
             meaning = read_field_meanings()[kind.__name__, field.name]
             value = default if group is None else to_dict(value)
-            yield FieldRow(dotted, describe_field_type(hint), default, value, meaning)
+            yield FieldRow(
+                dotted, describe_field_type(hint), default, value, meaning, describe_bounds(hint)
+            )
+
+
+def describe_bounds(hint: Any) -> str:
+    """Returns the lowest and the highest value of a field's numbers; "" without any."""
+    plain = {
+        str(bounds_lib.find_bounds(each) or "")
+        for _, each in bounds_lib.list_number_types(hint, "")
+    }
+    return plain.pop() if len(plain) == 1 else ""
 
 
 def describe_field_type(hint: Any) -> str:
@@ -102,6 +153,8 @@ def describe_field_type(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint == schema.Schedule:
         return "stages"
+    if bounds_lib.find_bounds(hint):
+        return describe_field_type(hint.__origin__)
     if origin is Literal:
         return " or ".join(filter(None, [", ".join(args[:-1]), args[-1]]))
     if origin is tuple:
@@ -142,6 +195,10 @@ A config file starts from these defaults. The command line sets any field by its
 | text -> whole number, one of them | `--config.mixture.ratio.en1=3` |
 | stages | `--config.mixture.stages="((0, {'en1': 9, 'en2': 1}), (0.5, {'en1': 1, 'en2': 9}))"` |
 
+The type of a number has the lowest and the highest value that it may have, and that of a mapping
+those of each of its numbers. Other values are refused in the first second. So are fields that
+contradict each other, such as a batch_size that is no multiple of the micro-batches.
+
 SOURCE, TAG and NAME stand for the names that a config gives to its sources, languages and parallel
 texts. The reference study is [arXiv 2404.07982](https://arxiv.org/abs/2404.07982). The letters L,
 D, H, K, F and N are those of the key in `imbalance_jax/__init__.py`. Config files take their sizes
@@ -169,7 +226,8 @@ def format_field_table(rows: Sequence[FieldRow]) -> str:
         name = row.name.rpartition(".")[2]
         required = row.default is dataclasses.MISSING
         default = "required" if required else f"`{format_field_value(row.default)}`"
-        table.append(f"| `{name}` | {row.type} | {default} | {_escape_markdown(row.meaning)} |")
+        meaning = _escape_markdown(row.meaning)
+        table.append(f"| `{name}` | {row.bounded_type} | {default} | {meaning} |")
     return "\n".join(table) + "\n"
 
 

@@ -60,7 +60,13 @@ def find_slice_axis(sizes: Mapping[str, int], slices: int) -> str:
 def list_micro_batch_counts(batch_size: int, sizes: Mapping[str, int]) -> list[int]:
     """Returns the numbers of micro-batches that cut a batch evenly over the devices."""
     parts, rest = divmod(batch_size, sizes["data"] * sizes["fsdp"])
-    return [] if rest else [k for k in range(1, parts + 1) if parts % k == 0]
+    return [] if rest else list_divisors(parts)
+
+
+def list_divisors(number: int) -> list[int]:
+    """Returns the divisors of a number, the lowest first."""
+    low = [k for k in range(1, math.isqrt(number) + 1) if number % k == 0]
+    return sorted({*low, *(number // k for k in low)})
 
 
 def check_batch(config: Config, sizes: Mapping[str, int]) -> None:

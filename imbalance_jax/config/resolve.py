@@ -1,7 +1,9 @@
 """Conversions of a config between ConfigDict, frozen dataclasses and plain values."""
 
 import dataclasses
+import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -9,9 +11,10 @@ from typing import Any, Literal
 
 import ml_collections
 
+from imbalance_jax.config.bounds import GROUP
 from imbalance_jax.config.checks import check_config
 from imbalance_jax.config.nearest import suggest_nearest_name
-from imbalance_jax.config.schema import GROUP, Config
+from imbalance_jax.config.schema import Config
 
 
 def to_dict(
@@ -95,6 +98,8 @@ _RATIO_FIELD = r"config\.mixture\.(ratio|(stages|same_total_as)\[\d+\]\[1\])\."
 def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
     """Returns a plain value as the type that its field declares."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if getattr(value, "shape", None) == ():
+        value = value.item()  # a number of NumPy
     if origin is Literal:
         if value not in args:
             raise ValueError(f"{field}={value!r} is not one of {', '.join(map(repr, args))}.")
@@ -137,12 +142,17 @@ def _parse_field_value(kind: Any, value: Any, field: str) -> Any:
         pairs = enumerate(zip(items, value, strict=True))
         return tuple(_parse_field_value(k, v, f"{field}[{i}]") for i, (k, v) in pairs)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        # What no float holds is infinite, and out of bounds.
+        if abs(value) > sys.float_info.max:
+            return math.inf if value > 0 else -math.inf
         return float(value)
     if kind is int and isinstance(value, float) and re.match(_RATIO_FIELD, field):
         # 90.0 is a whole number; others are left to _check_ratio, which says what to write.
         return int(value) if value.is_integer() else value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{field}={value!r} must be of type {kind.__name__}.")
+        whole = kind is int and isinstance(value, float) and value.is_integer()
+        fix = f" Write {int(value):d}." if whole and abs(value) < 1e15 else ""
+        raise ValueError(f"{field}={value!r} must be of type {kind.__name__}.{fix}")
     return value
 
 

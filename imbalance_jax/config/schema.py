@@ -4,95 +4,82 @@ A file in `configs/` makes an `ml_collections.ConfigDict`, starting from `defaul
 line may override its fields, and `resolve_config` turns it into the frozen dataclasses below, once.
 From there on nothing writes to a config.
 
-A dataclass checks its own fields, and checks.py what contradicts another group. Each check raises a
-ValueError that names the field and what to set instead.
+The type of a number has its bounds, which bounds.py declares and checks. A dataclass checks its own
+fields, and checks.py what contradicts another group. Each check raises a ValueError that names the
+field and what to set instead.
 """
 
 import dataclasses
 import re
 import typing
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
+
+from imbalance_jax.config.bounds import (
+    GROUP,
+    INT32,
+    INT64,
+    Bounds,
+    Count,
+    Decay,
+    FieldGroup,
+    Part,
+    Rate,
+    Ratio,
+    Share,
+    Size,
+)
 
 SPECIALS = ("<pad>", "<unk>", "<D>")  # ids 0, 1 and 2 of every tokenizer that we train
 
 
-# A config has some groups of fields in several places. `parse_dataclass`, which knows the place,
-# replaces this text in their errors by its dotted name.
-GROUP = "<group>"
-
-
-def require_at_least(field: str, value: float, minimum: float) -> None:
-    if not value >= minimum:  # also catches nan
-        raise ValueError(f"{field}={value} must be {minimum} or more.")
-
-
 @dataclasses.dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(FieldGroup):
     """The SentencePiece model of one source."""
 
-    vocab_size: int = 16384  # Number of pieces, with the 3 specials and 256 byte pieces.
+    # Number of pieces, with the 3 specials and 256 byte pieces: these take the first 259 ids.
+    vocab_size: Annotated[int, Bounds(260, 2**24, "is more pieces than a tokenizer has")] = 16384
     model_type: Literal["bpe", "unigram"] = "bpe"  # Which algorithm of SentencePiece trains it.
     # The share of the text, above 0 to 1, that is covered by the characters with pieces of their
     # own. These are the most frequent characters; all others are written as bytes. Preparation
     # lowers 0.9995, and says so, where the pieces are too few for it.
-    character_coverage: float = 0.9995
+    character_coverage: Part = 0.9995
     path: str = ""  # An existing .model file; then the other fields are not used.
 
-    def __post_init__(self) -> None:
-        # The specials and byte pieces take the first 259 ids.
-        require_at_least(f"{GROUP}.vocab_size", self.vocab_size, 260)
-        if not 0 < self.character_coverage <= 1:
-            raise ValueError(
-                f"{GROUP}.character_coverage={self.character_coverage} must lie above 0 "
-                "and be 1 at most."
-            )
 
-
-_MOST_LEMMAS = 1 << 18  # their words and tokenizer are made at every start, in some seconds
+# The words and the tokenizer of a toy language are made at every start, in some seconds.
+_Lemmas = Annotated[int, Bounds(1, 1 << 18, "makes a vocabulary of as many words")]
+_Depth = Annotated[int, Bounds(1, 12, "makes sentences of more than 4,095 words")]
+_Tokens = Annotated[int, Bounds(0, 10**12, "is longer than text without end, which is 0")]
+_Number = Annotated[int, Bounds(0, INT64, "does not fit into 64 bits")]
 
 
 @dataclasses.dataclass(frozen=True)
-class SyntheticConfig:
+class SyntheticConfig(FieldGroup):
     """A toy language. `imbalance_jax/data/text/synthetic.py` says what each dial does."""
 
-    world: int = 0  # The seed of what is said. Languages of one world are translations.
-    language: int = 0  # Which language of the world it is: 0, 1, 2 and so on.
-    tokens: int = 0  # Tokens of training text. 0 is text without end, made as it is needed.
-    lemmas: int = 1024  # Words of the language.
-    topics: int = 8  # A word's topic decides which words may depend on it. It divides lemmas.
-    zipf: float = 1.0  # Exponent of the frequencies of the lemmas of a topic.
-    depth: int = 3  # Levels of a sentence's tree: a sentence has 2**depth - 1 words.
+    world: _Number = 0  # The seed of what is said. Languages of one world are translations.
+    language: _Number = 0  # Which language of the world it is: 0, 1, 2 and so on.
+    tokens: _Tokens = 0  # Tokens of training text. 0 is text without end, made as it is needed.
+    lemmas: _Lemmas = 1024  # Words of the language.
+    topics: _Lemmas = 8  # A word's topic decides which words may depend on it. It divides lemmas.
+    zipf: Rate = 1.0  # Exponent of the frequencies of the lemmas of a topic.
+    depth: _Depth = 3  # Levels of a sentence's tree: a sentence has 2**depth - 1 words.
     # In how many ways the topic of a word chooses the topics of the words below it. 1 is the same
     # way for all words, 0 is one way for each rank of a word within its topic.
-    rules: int = 0
-    overlap: float = 0.0  # The share of lemmas whose word is the same in every language.
+    rules: Count = 0
+    overlap: Share = 0.0  # The share of lemmas whose word is the same in every language.
     shared_words: bool = False  # All languages choose from one set of words: false friends.
     # Where a word stands among the words that depend on it.
     order: Literal["head_first", "head_middle", "head_last"] = "head_first"
 
     def __post_init__(self) -> None:
-        for name in ("world", "language", "tokens", "zipf", "rules"):
-            require_at_least(f"{GROUP}.{name}", getattr(self, name), 0)
-        for name in ("lemmas", "topics", "depth"):
-            require_at_least(f"{GROUP}.{name}", getattr(self, name), 1)
-        if self.depth > 12:
-            raise ValueError(
-                f"{GROUP}.depth={self.depth} makes sentences of 2**{self.depth} - 1 words. Set it "
-                "to 12 or less."
-            )
-        if self.lemmas > _MOST_LEMMAS:
-            raise ValueError(
-                f"{GROUP}.lemmas={self.lemmas} makes a vocabulary of as many words. Set it to "
-                f"{_MOST_LEMMAS} or less."
-            )
+        super().__post_init__()
         if self.lemmas % self.topics:
             raise ValueError(
                 f"{GROUP}.topics={self.topics} does not divide lemmas={self.lemmas}. Set lemmas to "
                 "a multiple of topics."
             )
-        if not 0 <= self.overlap <= 1:
-            raise ValueError(f"{GROUP}.overlap={self.overlap} must lie in 0 to 1.")
 
 
 # The kinds of source that read a field; all read the others. Packages are not here:
@@ -110,7 +97,7 @@ _KINDS_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(FieldGroup):
     """A corpus of one tokenizer. Every kind declares all fields and reads its own."""
 
     # docstrings: documentation in installed packages. files: your own. synthetic: a toy language.
@@ -172,29 +159,25 @@ class ParallelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageConfig:
+class LanguageConfig(FieldGroup):
     """What the model sees as one language: a source of its own, or a clone."""
 
     source: str = ""  # The name in config.sources of its text, or "" for a clone.
     clone_of: str = ""  # The tag of the language whose text it shares under other ids.
-    anchors: float = 0.0  # Clones: the share of ids that stay those of the parent, 0 to 1.
+    anchors: Share = 0.0  # Clones: the share of ids that stay those of the parent, 0 to 1.
     anchor_measure: Literal["ids", "tokens"] = "ids"  # What anchors is a share of.
     # Which ids are anchors: drawn as the reference study draws them, the most frequent, the rarest.
     anchor_choice: Literal["reference", "frequent", "rare"] = "reference"
     # The order of the words, for text of any kind (data/word_order.py).
     words: Literal["as_written", "reversed", "permuted", "shuffled"] = "as_written"
-    words_block: int = 8  # reversed, permuted: words that change places with each other.
+    # reversed, permuted: words that change places with each other.
+    words_block: Annotated[int, Bounds(2, INT32, "does not fit into 32 bits")] = 8
     # Clones: whether their rows of the embedding tables begin as copies of their parent's.
     rows: Literal["own", "copied"] = "own"
 
-    def __post_init__(self) -> None:
-        require_at_least(f"{GROUP}.words_block", self.words_block, 2)
-        if not 0 <= self.anchors <= 1:
-            raise ValueError(f"{GROUP}.anchors={self.anchors} must lie in 0 to 1.")
-
 
 @dataclasses.dataclass(frozen=True)
-class VocabularyConfig:
+class VocabularyConfig(FieldGroup, place="config.vocabulary"):
     """How the ids of all languages lie in one vocabulary."""
 
     # disjoint: each language has ids of its own. merged: equal pieces of different sources share
@@ -202,7 +185,7 @@ class VocabularyConfig:
     layout: Literal["disjoint", "merged", "joint"] = "disjoint"
     tokenizer: TokenizerConfig = TokenizerConfig()  # Used by layout joint only.
     # joint: source -> parts of the text that the tokenizer is trained on; {} is equal parts.
-    mix: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    mix: Mapping[str, Ratio] = dataclasses.field(default_factory=dict)
     # The separator of documents: as the layout gives it, one of its own for each language, or one.
     separator: Literal["layout", "own", "shared"] = "layout"
     # Whether a partial clone's separator and unknown piece are among the anchors: as the
@@ -220,7 +203,8 @@ def _check_ratio(field: str, ratio: Mapping[str, int]) -> None:
 
 
 # (first step or fraction of all steps, ratio) of each stage.
-Schedule = tuple[tuple[int | float, Mapping[str, int]], ...]
+_First = Annotated[int | float, Bounds(0, INT32, "does not fit into 32 bits")]
+Schedule = tuple[tuple[_First, Mapping[str, Ratio]], ...]
 
 
 def _check_stage_starts(field: str, schedule: Schedule) -> None:
@@ -246,13 +230,13 @@ def _check_stage_starts(field: str, schedule: Schedule) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureConfig:
+class MixtureConfig(FieldGroup, place="config.mixture"):
     """What every block of the training stream is made of."""
 
     # Above 0, in place of ratio: in proportion to a source's tokens to the power 1/temperature.
-    temperature: float = 0.0
+    temperature: Rate = 0.0
     # tag -> whole number of sequences in every block of their sum.
-    ratio: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ratio: Mapping[str, Ratio] = dataclasses.field(default_factory=dict)
     # (first step, ratio) of each stage, the first at step 0. () is ratio throughout. All first
     # steps are whole numbers, or all are fractions of config.steps: 0.5, rounded down to a step.
     stages: Schedule = ()
@@ -262,27 +246,27 @@ class MixtureConfig:
     sampler: Literal["exact", "bernoulli"] = "exact"
     # shuffled: windows, in a new order each epoch. sequential: each row reads a queue of documents.
     order: Literal["shuffled", "sequential"] = "shuffled"
-    seed: int = -1  # The seed of the order of languages and windows. -1 takes config.seed.
+    # The seed of the order of languages and windows. -1 takes config.seed.
+    seed: Annotated[int, Bounds(-1, INT64, "does not fit into 64 bits")] = -1
     # Where clones of one text take turns: at each window, or each document belongs to one of them.
     switch: Literal["window", "document"] = "window"
     # disjoint: a document that several sources of ids=shared have goes to one of them.
     content: Literal["shared", "disjoint"] = "shared"
-    text_share: float = 1.0  # The share of each source's windows that is trained on, above 0 to 1.
+    text_share: Part = 1.0  # The share of each source's windows that is trained on, above 0 to 1.
     # Which languages may see a window again in a later epoch; forbid is none.
     reuse: Literal["same_language", "any", "forbid"] = "same_language"
     # Where a text would be used up: it is read again, the run ends there, or the run is refused.
     on_exhaustion: Literal["repeat", "stop", "error"] = "repeat"
 
     def __post_init__(self) -> None:
-        require_at_least("config.mixture.seed", self.seed, -1)
+        _check_ratio("config.mixture.ratio", self.ratio)
+        _check_stage_starts("config.mixture.stages", self.stages)
+        _check_stage_starts("config.mixture.same_total_as", self.same_total_as)
+        super().__post_init__()
         if self.reuse == "forbid" and self.on_exhaustion == "repeat":
             raise ValueError(
                 "config.mixture.reuse='forbid' contradicts config.mixture.on_exhaustion="
                 "'repeat'. Set config.mixture.on_exhaustion to 'stop' or 'error'."
-            )
-        if not 0 < self.text_share <= 1:
-            raise ValueError(
-                f"config.mixture.text_share={self.text_share} must lie above 0 and be 1 at most."
             )
         if self.text_share < 1 and self.order == "sequential":
             raise ValueError(
@@ -290,8 +274,6 @@ class MixtureConfig:
                 "config.mixture.order='sequential' reads queues of documents. Set "
                 "config.mixture.order=shuffled."
             )
-        _check_ratio("config.mixture.ratio", self.ratio)
-        require_at_least("config.mixture.temperature", self.temperature, 0)
         for name in ("stages", "same_total_as"):
             if self.temperature and getattr(self, name):
                 raise ValueError(
@@ -299,8 +281,6 @@ class MixtureConfig:
                     f"run from the sizes of the sources, and config.mixture.{name} says another "
                     "one. Set one of the two only."
                 )
-        _check_stage_starts("config.mixture.stages", self.stages)
-        _check_stage_starts("config.mixture.same_total_as", self.same_total_as)
 
 
 Attention = Literal["auto", "einsum", "blockwise", "fused", "cudnn", "splash"]
@@ -309,15 +289,15 @@ REMAT: tuple[str, ...] = typing.get_args(Remat)
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(FieldGroup, place="config.model"):
     """The transformer. See the key of dimensions in `imbalance_jax/__init__.py`."""
 
-    L: int = 512  # Positions in a sequence.
-    D: int = 768  # Width of the residual stream.
-    H: int = 12  # Attention heads of a block.
-    K: int = 64  # Width of one head.
-    F: int = 3072  # Width of the feed-forward layer.
-    N: int = 12  # Transformer blocks.
+    L: Size = 512  # Positions in a sequence.
+    D: Size = 768  # Width of the residual stream.
+    H: Size = 12  # Attention heads of a block.
+    K: Size = 64  # Width of one head.
+    F: Size = 3072  # Width of the feed-forward layer.
+    N: Size = 12  # Transformer blocks.
     # The precision of matrix products; auto is float32 on a CPU and bfloat16 elsewhere. Parameters,
     # their gradients, normalisation, softmax and loss are in float32 in any case.
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -328,12 +308,11 @@ class ModelConfig:
     remat: Remat = "auto"
     scan_layers: bool = True  # One compiled block runs N times; if false, N blocks are written out.
     tied: bool = False  # The output head is the input embedding.
-    loss_chunk: int = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
+    loss_chunk: Count = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
 
     def __post_init__(self) -> None:
-        for name in "LDHKFN":
-            require_at_least(f"config.model.{name}", getattr(self, name), 1)
-        if self.loss_chunk and (self.loss_chunk < 0 or self.L % self.loss_chunk):
+        super().__post_init__()
+        if self.loss_chunk and self.L % self.loss_chunk:
             raise ValueError(
                 f"config.model.loss_chunk={self.loss_chunk} does not divide "
                 f"config.model.L={self.L}. Set it to a divisor, or to 0."
@@ -341,91 +320,68 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(FieldGroup, place="config.optimizer"):
     """Adam and the course of its learning rate."""
 
     name: Literal["adam"] = "adam"  # The algorithm.
-    peak_lr: float = 6e-4  # The learning rate after warm-up.
-    final_lr: float = 6e-6  # The learning rate at the last update; constant does not use it.
+    peak_lr: Rate = 6e-4  # The learning rate after warm-up.
+    final_lr: Rate = 6e-6  # The learning rate at the last update; constant does not use it.
     schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"  # After warm-up.
-    warmup: float = 0.02  # Below 1 a fraction of all updates, from 1 on a number of updates.
-    decay: float = 0.2  # warmup_stable_decay: the fraction of all updates that decay.
-    b1: float = 0.9  # Adam's decay of the mean of gradients.
-    b2: float = 0.95  # Adam's decay of the mean of squared gradients.
-    eps: float = 1e-8  # Adam's epsilon, which is added to the root of the second mean.
-    weight_decay: float = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
-    clip_norm: float = 0.0  # The largest norm of the gradient of all parameters together; 0 is off.
-    accumulate: int = 1  # Micro-batches whose gradients are averaged into one update.
-
-    def __post_init__(self) -> None:
-        for name in ("peak_lr", "final_lr", "warmup", "weight_decay", "clip_norm", "eps"):
-            require_at_least(f"config.optimizer.{name}", getattr(self, name), 0)
-        require_at_least("config.optimizer.accumulate", self.accumulate, 1)
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"config.optimizer.{name}={getattr(self, name)} must lie in [0, 1)."
-                )
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"config.optimizer.decay={self.decay} must lie in (0, 1].")
+    # Below 1 a fraction of all updates, from 1 on a number of updates.
+    warmup: Annotated[float, Bounds(0, INT32, "is more updates than a run has")] = 0.02
+    decay: Part = 0.2  # warmup_stable_decay: the fraction of all updates that decay.
+    b1: Decay = 0.9  # Adam's decay of the mean of gradients.
+    b2: Decay = 0.95  # Adam's decay of the mean of squared gradients.
+    eps: Rate = 1e-8  # Adam's epsilon, which is added to the root of the second mean.
+    weight_decay: Rate = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
+    clip_norm: Rate = 0.0  # The largest norm of the gradient of all parameters together; 0 is off.
+    accumulate: Size = 1  # Micro-batches whose gradients are averaged into one update.
 
 
 @dataclasses.dataclass(frozen=True)
-class AlignmentConfig:
+class AlignmentConfig(FieldGroup, place="config.evaluation.alignment"):
     """How alike the model treats two languages, measured while it trains."""
 
     # Steps between measurements. The budget may multiply them; 0 measures nothing.
-    every: int = 250
-    pairs: int = 32  # Sequences in two languages that each measurement compares; 8 at least.
+    every: Count = 250
+    # Sequences in two languages that each measurement compares.
+    pairs: Annotated[int, Bounds(8, INT32, "does not fit into 32 bits")] = 32
     languages: tuple[str, ...] = ()  # The languages whose pairs are measured. () is all of them.
-    budget: float = 0.02  # The share of the run's time that measuring may take; 1 is no limit.
-
-    def __post_init__(self) -> None:
-        require_at_least("config.evaluation.alignment.every", self.every, 0)
-        require_at_least("config.evaluation.alignment.pairs", self.pairs, 8)
-        if not 0 < self.budget <= 1:
-            raise ValueError(
-                f"config.evaluation.alignment.budget={self.budget} must lie above 0 and be 1 at "
-                "most. Set config.evaluation.alignment.every=0 to measure nothing."
-            )
+    budget: Part = 0.02  # The share of the run's time that measuring may take; 1 is no limit.
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(FieldGroup, place="config.evaluation"):
     """Held-out measurements per language, which never follow the training ratio."""
 
-    every: int = 250  # Steps between evaluations; 0 is only before the first step and at the end.
-    max_windows: int = 256  # Windows of the validation split per language; 0 takes all.
-    stride: int = 0  # Positions scored per window of the final test; 0 is L/4.
-    max_test_windows: int = 0  # Windows of the final test per language; 0 takes all.
+    every: Count = 250  # Steps between evaluations; 0 is only before the first step and at the end.
+    max_windows: Count = 256  # Windows of the validation split per language; 0 takes all.
+    stride: Count = 0  # Positions scored per window of the final test; 0 is L/4.
+    max_test_windows: Count = 0  # Windows of the final test per language; 0 takes all.
     alignment: AlignmentConfig = AlignmentConfig()
 
-    def __post_init__(self) -> None:
-        for name in ("every", "max_windows", "stride", "max_test_windows"):
-            require_at_least(f"config.evaluation.{name}", getattr(self, name), 0)
-
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(FieldGroup, place="config.checkpoint"):
     """What is saved of a run, to go on from and to evaluate."""
 
-    every: int = 500  # Steps between checkpoints; 0 saves only at the end.
-    keep: int = 2  # How many of the newest checkpoints are kept.
+    every: Count = 500  # Steps between checkpoints; 0 saves only at the end.
+    keep: Size = 2  # How many of the newest checkpoints are kept.
 
-    def __post_init__(self) -> None:
-        require_at_least("config.checkpoint.every", self.every, 0)
-        require_at_least("config.checkpoint.keep", self.keep, 1)
+
+# 0 is refused too.
+MeshSize = Annotated[int, Bounds(-1, INT32, "does not fit into 32 bits")]
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(FieldGroup, place="config.mesh"):
     """Devices along each axis; -1 takes what the others leave."""
 
     # Runs of a pack that train beside each other; a run alone gives these devices to data.
-    member: int = 1
-    data: int = -1  # Whole copies of the model, each with a part of the batch.
-    fsdp: int = 1  # Parts of the batch that share one copy of the parameters.
-    tensor: int = 1  # Parts of every matrix product.
+    member: MeshSize = 1
+    data: MeshSize = -1  # Whole copies of the model, each with a part of the batch.
+    fsdp: MeshSize = 1  # Parts of the batch that share one copy of the parameters.
+    tensor: MeshSize = 1  # Parts of every matrix product.
 
     def __post_init__(self) -> None:
         sizes = dataclasses.asdict(self)
@@ -434,19 +390,24 @@ class MeshConfig:
                 raise ValueError(f"config.mesh.{name}={size} must be 1 or more, or -1.")
         if list(sizes.values()).count(-1) > 1:
             raise ValueError("config.mesh has more than one -1. Give all sizes but one.")
+        super().__post_init__()
+
+
+# Parameters are drawn by the lower 32 bits alone, so a higher seed would repeat another one's run.
+Seed = Annotated[int, Bounds(0, 2**32 - 1, "does not fit into the 32 bits of a seed")]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(FieldGroup, place="config"):
     """A run, whole."""
 
-    seed: int = 0  # The seed of the parameters, and of the order of the data.
-    steps: int = 1000  # Optimizer updates.
-    batch_size: int = 32  # Sequences per update, over all hosts and micro-batches.
+    seed: Seed = 0  # The seed of the parameters, and of the order of the data.
+    steps: Size = 1000  # Optimizer updates.
+    batch_size: Size = 32  # Sequences per update, over all hosts and micro-batches.
     data_dir: str = "data"  # The folder where prepared text is kept and looked for.
     # RUN or RUN@STEP: begin with the parameters of another run of these languages and tokenizers.
     init_from: str = ""
-    log_every: int = 10  # Steps that a line of training metrics covers.
+    log_every: Size = 10  # Steps that a line of training metrics covers.
     mirrors: tuple[Literal["tensorboard", "wandb"], ...] = ()  # Where metrics go as well.
     sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)
     languages: Mapping[str, LanguageConfig] = dataclasses.field(default_factory=dict)
@@ -460,9 +421,7 @@ class Config:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
-        require_at_least("config.seed", self.seed, 0)
-        for name in ("steps", "batch_size", "log_every"):
-            require_at_least(f"config.{name}", getattr(self, name), 1)
+        super().__post_init__()
         if self.batch_size % self.optimizer.accumulate:
             raise ValueError(
                 f"config.batch_size={self.batch_size} cannot be cut into "

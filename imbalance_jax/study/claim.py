@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
+from imbalance_jax.config.bounds import FieldGroup, Real
 from imbalance_jax.study.run_spec import BASELINES
 
 # Of a language, of a pair of languages, and what needs `against`: nothing says what 0 would be.
@@ -18,7 +19,7 @@ DIRECTIONS = ("lower", "higher", "same")
 
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
+class Claim(FieldGroup):
     """What a study is to decide, stated before it runs.
 
     The effect is the measure of `language` in `cell` minus that in `against`, seed by seed.
@@ -39,8 +40,8 @@ class Claim:
     trained_in: str = ""  # accuracy: the language that the tasks were learnt in; "" is the same
     baseline: str = "monolingual"  # log_teff: whose law; one of BASELINES
     direction: str = "lower"  # lower | higher | same
-    smallest: float = 0.01  # the smallest effect of interest, in units of the measure
-    bar: float = 0.0  # steps_to: nats per token, or a pair's cosine above shuffled pairs
+    smallest: Real = 0.01  # the smallest effect of interest, in units of the measure
+    bar: Real = 0.0  # steps_to: nats per token, or a pair's cosine above shuffled pairs
 
     @property
     def of_pair(self) -> bool:

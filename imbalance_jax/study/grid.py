@@ -12,26 +12,32 @@ A file in `configs/studies/` builds a `Grid` and returns its ConfigDict:
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import ml_collections
 
 from imbalance_jax import config as config_lib
+from imbalance_jax.config.bounds import INT64, Bounds, FieldGroup
 from imbalance_jax.study.claim import Claim as Claim
 from imbalance_jax.study.claim import check_claim, check_decidable
 from imbalance_jax.study.run_spec import BASELINES as BASELINES
 from imbalance_jax.study.run_spec import KINDS
 from imbalance_jax.study.run_spec import RunSpec as RunSpec
 
+# The runs of a grid are in memory together, and each takes a millisecond at every start.
+_MOST_SEEDS = 100_000
+
 
 @dataclasses.dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(FieldGroup, place="config"):
     """A study, whole."""
 
     description: str = ""
-    unit_tokens: int = 0  # tokens of "1x", which fractions and laws count in
+    # Tokens of "1x", which fractions and laws count in.
+    unit_tokens: Annotated[int, Bounds(0, INT64)] = 0
     runs: Mapping[str, RunSpec] = dataclasses.field(default_factory=dict)  # by id
     claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
     reuse: tuple[str, ...] = ()  # directories of studies whose runs serve, where equal
@@ -60,7 +66,7 @@ class Grid:
         Raises:
           ValueError: another config has that cell and seed already.
         """
-        for seed in seeds:
+        for seed in _list_seeds(seeds):
             seeded = _copy_config(config)
             seeded.seed = seed
             spec = {"config": seeded, "cell": cell, "kind": kind, "figures": tuple(figures)}
@@ -98,7 +104,7 @@ class Grid:
         however many mixtures share them. A `prefix` of the cells' names tells the baselines of
         several models apart; `labels` are as for `add`.
         """
-        seeds, cells = list(seeds), []
+        seeds, cells = _list_seeds(seeds), []
         for kind in kinds:
             for fraction in fractions:
                 if fraction >= 1 and kind in ("matched", "epochs"):
@@ -119,7 +125,7 @@ class Grid:
         seeds: Iterable[int] = (0,),
     ) -> list[str]:
         """Adds a cell at other peak learning rates, by factors of its own."""
-        seeds, cells = list(seeds), []
+        seeds, cells = _list_seeds(seeds), []
         for factor in factors:
             changed = _copy_config(config)
             changed.optimizer.peak_lr = config.optimizer.peak_lr * factor
@@ -135,6 +141,21 @@ class Grid:
 
     def to_config(self) -> ml_collections.ConfigDict:
         return self._study
+
+
+def _list_seeds(seeds: Iterable[int]) -> list[int]:
+    """Returns the seeds of a cell.
+
+    Raises:
+      ValueError: they are more than a grid can have; the others are not made.
+    """
+    found = list(itertools.islice(seeds, _MOST_SEEDS + 1))
+    if len(found) > _MOST_SEEDS:
+        raise ValueError(
+            f"seeds from {found[0]} on are more than {_MOST_SEEDS:,}, and each makes a run of a "
+            "cell. Use fewer seeds."
+        )
+    return found
 
 
 def _copy_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -232,11 +253,15 @@ def parse_seeds(text: str) -> range:
       ValueError: the text says neither.
     """
     first, dash, last = text.partition("-")
-    if text.isdecimal() and int(text) >= 1:
-        return range(int(text))
-    if dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last):
-        return range(int(first), int(last) + 1)
-    raise ValueError(f"seeds={text}: write how many, such as 3, or which, such as 10-14.")
+    found = range(0)
+    if re.fullmatch(r"\d{1,20}", text):
+        found = range(int(text))
+    elif re.fullmatch(r"\d{1,20}-\d{1,20}", text):
+        found = range(int(first), int(last) + 1)
+    if not found:
+        raise ValueError(f"seeds={text}: write how many, such as 3, or which, such as 10-14.")
+    _list_seeds(found)
+    return found
 
 
 def resolve_study(

@@ -1,5 +1,6 @@
 """The plan of a run or a pack, in words, before it starts."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -10,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.compute import hardware, sharding, step
+from imbalance_jax.compute import hardware, sharding, step, tuning
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
-from imbalance_jax.config import Config, dimensions, mesh_shape
+from imbalance_jax.config import Config, costs, dimensions, mesh_shape
 from imbalance_jax.data import languages
 from imbalance_jax.data.order.corpora import describe_documents
 from imbalance_jax.data.text import synthetic
@@ -22,10 +23,51 @@ from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.training.experiment import Experiment
 from imbalance_jax.training.pack import Pack
 
+# A run that needs this many times a device's memory at the very least is not begun. The rest of a
+# need is known when the step is compiled.
+_HOPELESS = 2
+# Compiling takes a CPU more than a second for each block that is written out.
+_COMPILED_BLOCKS = 16
 # A step expected to take longer than this is not tried out in a dry run.
 _TRIAL_SECONDS = 20.0
 # The share of the matmul peak that a step is assumed to reach where none is tried.
 _ASSUMED_MFU = 0.4
+
+
+def check_memory(config: Config, mesh: Mesh, members: int = 1) -> None:
+    """Raises ValueError if the devices cannot hold what an update needs at the very least.
+
+    It is arithmetic on the config alone: before text is prepared and anything is compiled.
+
+    Args:
+      config: of a run, or of the members of a pack.
+      mesh: of the devices.
+      members: of the pack.
+    """
+    limit = hardware.get_device_memory()
+    model = tuning.resolve_auto_fields(config.model, mesh.devices.flat[0])
+    settled = dataclasses.replace(config, model=model)
+    least = costs.estimate_least_bytes(settled, mesh.shape)
+    least["state"] *= -(-members // mesh.shape.get("member", 1))
+    need = sum(least.values())
+    if limit is None or need <= _HOPELESS * limit:
+        return
+    if least["state"] >= least["activations"]:
+        what = "parameters and optimizer, with " + ", ".join(
+            f"config.model.{name}={getattr(model, name)}" for name in "NDHKFL"
+        )
+        ways = "a smaller model, or more devices with config.mesh.fsdp"
+    else:
+        what = (
+            f"activations, with config.batch_size={config.batch_size} in config.optimizer."
+            f"accumulate={config.optimizer.accumulate} micro-batches, config.model.L={model.L}, "
+            f"config.model.N={model.N}"
+        )
+        ways = "a smaller config.batch_size, more micro-batches, or more devices"
+    raise ValueError(
+        f"An update needs at least {format_bytes(need)} on each device, most of it for {what}. A "
+        f"device has {format_bytes(limit)}. Use {ways}."
+    )
 
 
 def describe_plan(pack: Pack) -> str:
@@ -210,6 +252,13 @@ def forecast_plan(pack: Pack) -> str:
     A step is tried out where it is short; otherwise its time is an estimate.
     """
     state = pack.abstract_state()
+    model = pack.first.config.model
+    if not model.scan_layers and model.N > _COMPILED_BLOCKS:
+        return (
+            f"config.model.scan_layers=False writes out config.model.N={model.N} blocks, which "
+            "take minutes to compile: a dry run does not, so it cannot tell the memory of a step. "
+            "With config.model.scan_layers=True it can.\n" + _describe_training_time(pack, None)
+        )
     compiled = pack.compile_step(state)
     memory: Any = compiled.memory_analysis()
     limit = hardware.get_device_memory()

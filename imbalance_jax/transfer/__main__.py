@@ -35,7 +35,9 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "DIR: The run's directory.")
-    flags.DEFINE_integer("step", -1, "Step of the checkpoint; by default the newest.")
+    flags.DEFINE_integer(
+        "step", -1, "Step of the checkpoint; by default the newest.", lower_bound=-1
+    )
     flags.DEFINE_list("tasks", ["all"], "Tasks, all for the 11 of (Super)GLUE, or .toml files.")
     flags.DEFINE_string("tasks_dir", "", "DIR: Where the tasks' files and TFDS's datasets lie.")
     flags.DEFINE_string("train_language", "", "TAG: What is trained in; by default the first.")
@@ -115,7 +117,7 @@ def check_run_text(run: RunDirectory, config: Config) -> None:
     """
     from imbalance_jax.data import prepare, prepared
 
-    recorded = (run.read_json("provenance.json") or {}).get("sources", {})
+    recorded = run.read_provenance()["sources"]
     for name in prepare.list_language_sources(config):
         text = recorded.get(name, {}).get("text")  # synthetic text and earlier runs have none
         source = config.sources[name]

@@ -42,9 +42,9 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "DIR: The run's directory; by default runs/<config name>.")
     flags.DEFINE_string("data_dir", None, "DIR: Where the text is; by default config.data_dir.")
     flags.DEFINE_enum("method", "cbow", ["cbow", "skipgram"], "What predicts what.")
-    flags.DEFINE_integer("dimension", 768, "Numbers in a vector.")
-    flags.DEFINE_integer("window", 5, "Ids on either side of a position, at most.")
-    flags.DEFINE_integer("negatives", 20, "Negatives drawn for each position.")
+    flags.DEFINE_integer("dimension", 768, "Numbers in a vector.", None, 65_536)
+    flags.DEFINE_integer("window", 5, "Ids on either side of a position, at most.", None, 65_536)
+    flags.DEFINE_integer("negatives", 20, "Negatives drawn for each position.", None, 65_536)
     flags.DEFINE_float("exponent", 0.75, "Exponent of the counts that negatives are drawn by.")
     flags.DEFINE_float(
         "sample",
@@ -55,7 +55,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("epochs", 1, "Times that the run's tokens are gone through.")
     flags.DEFINE_float("start_rate", 0.025, "Learning rate at the first token.")
     flags.DEFINE_float("end_rate", 1e-4, "Learning rate at the last token; linear in between.")
-    flags.DEFINE_integer("seed", 0, "Seed of all draws but the run's own.")
+    flags.DEFINE_integer("seed", 0, "Seed of all draws but the run's own.", 0, 2**32 - 1)
     for name in _EARLIER_FLAGS:
         flags.DEFINE_integer(name, None, None)  # without help, so that --help has none
     flags.DEFINE_bool("overwrite", False, "Replace what is known of this method.")
@@ -79,7 +79,7 @@ def main() -> int:
     result = None if FLAGS.overwrite else results.get(settings.method)
     if result:
         now = {**dataclasses.asdict(settings), "steps": opened.stream.steps}
-        before = {**result["settings"], "steps": result["steps"]}
+        before = {**result.get("settings", {}), "steps": result.get("steps")}
         cli.check_same_measurement(f"{RESULTS} has {settings.method}", before, now)
         print(f"{settings.method} is known already; --overwrite trains it again.")
     else:
@@ -112,12 +112,15 @@ def _open_run() -> "tuple[RunDirectory, TrainingData]":
     run.check_format()
 
     from imbalance_jax.data.inspect import TrainingData
+    from imbalance_jax.data.order.audit import check_begun_text
 
     if FLAGS.data_dir:
         config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
     opened = TrainingData.of(config, run.begun(), run.texts())
     fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
-    run.check_text(fingerprints, opened.stream.order_version)
+    line = check_begun_text(run, opened.config, opened.stream, fingerprints)
+    if line:
+        print(line)
     if not begun:
         run.claim(opened.config)
         run.release()

@@ -206,6 +206,8 @@ def run_main(tmp_path, *args):
         (("--config.mixture.ratio.en1=0", "--config.mixture.ratio.en2=0"), "zero for every"),
         (("--config.mixture.stages=((0,{'en1':1,'en2':1}),(5,{'en1':1}))",), "stages[1] says noth"),
         (("--config.languages.en2.anchor_choice=few",), "config.languages.en2.anchor_choice='few'"),
+        (("--config.model.N=100000",), "Set config.model.scan_layers=True"),
+        (("--config.batch_size=100000000",), "config.batch_size=100000000 are 150,000,000,000 seq"),
     ],
 )
 def test_a_command_with_a_wrong_config_exits_with_2_one_message_and_nothing_made(
@@ -225,6 +227,27 @@ def test_a_flag_of_another_kind_is_refused_by_what_it_takes(capsys):
         patch.setattr(flags, "FLAGS", values)
         command_line.parse_flags(["command", "--epochs=x"])
     assert capsys.readouterr().err == "error: --epochs=x: it must be an integer.\n"
+
+
+@pytest.mark.parametrize(
+    "arg",
+    [
+        *("--pairs=2147483648", "--pairs=7", "--pairs=1e3", "--length=9223372036854775808"),
+        *("--share=inf", "--share=-inf", "--share=nan", "--rate=inf", "--rate=nan", "--rate=1e39"),
+    ],
+)
+def test_a_number_beyond_the_ends_of_its_flag_is_refused_by_name(capsys, arg):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("pairs", 512, "", lower_bound=8, flag_values=values)
+    flags.DEFINE_integer("length", None, "", flag_values=values)
+    flags.DEFINE_float("share", 0.5, "", lower_bound=0, upper_bound=1, flag_values=values)
+    flags.DEFINE_float("rate", 0.5, "", flag_values=values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "FLAGS", values)
+        command_line.parse_flags(["command", "--pairs=2147483647", "--share=1", "--rate=1e38"])
+        with pytest.raises(SystemExit, match="2"):
+            command_line.parse_flags(["command", arg])
+    assert capsys.readouterr().err.startswith(f"error: {arg.partition('=')[0]}=")
 
 
 @pytest.mark.parametrize("sent", ["SIGTERM", "SIGINT"])

@@ -91,6 +91,7 @@ def test_the_command_prints_a_config_as_json_and_as_a_table():
     assert shown["config.mixture.ratio"]["value"] == {"en1": 3, "en2": 1}
     assert shown["config.mixture.seed"] == {
         "type": "whole number",
+        "bounds": f"-1 to {2**63 - 1}",
         "default": -1,
         "value": 7,
         "meaning": "The seed of the order of languages and windows. -1 takes config.seed.",

@@ -158,6 +158,15 @@ def test_a_toy_text_with_an_end_is_written_like_any_other(tmp_path):
     assert made.pieces.counts_U.sum() == made.count("train")
 
 
+def test_a_toy_text_that_the_disk_has_no_room_for_is_refused_before_it_is_written(tmp_path):
+    toy = SyntheticConfig(tokens=10**12, lemmas=64, depth=2)
+    with pytest.raises(
+        ValueError, match=r"config\.sources\.toy\.synthetic\.tokens=10+ takes 2e\+03"
+    ):
+        prepared(SourceConfig(kind="synthetic", synthetic=toy), tmp_path, "toy")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_toy_text_without_end_is_not_written(tmp_path):
     toy = SyntheticConfig(lemmas=64, depth=2)
     made = prepared(SourceConfig(kind="synthetic", synthetic=toy), tmp_path, "toy")
@@ -360,6 +369,19 @@ def test_a_tokenizer_that_does_not_exist_is_refused_by_its_field(tmp_path, sourc
     given = files(tmp_path / "a.jsonl", path="nowhere.model")
     with pytest.raises(ValueError, match=r"config\.sources\.en\.tokenizer\.path='nowhere\.model'"):
         prepared_lib.check_source_inputs("en", given)
+
+
+def test_a_tokenizer_that_is_a_device_is_refused_and_not_read(tmp_path, source):
+    (tmp_path / "zero.model").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.model")
+    for name, kind in {"zero.model": "device", "pipe.model": r"pipe \(FIFO\)"}.items():
+        given = files(tmp_path / "a.jsonl", path=str(tmp_path / name))
+        for read in (
+            lambda given: prepared_lib.check_source_inputs("en", given),
+            lambda given: prepare.prepare_source("en", given, str(tmp_path / "data")),
+        ):
+            with pytest.raises(ValueError, match=rf"{name} is a {kind}, not a file"):
+                read(given)
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 import made_studies
 import pytest
+from etils import epath
 from made_plans import PROFILES, study
 
 from imbalance_jax import cli
@@ -301,13 +302,15 @@ def test_other_packs_of_the_same_runs_are_other_jobs(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     line = {"time": "T", "code": 0, "engine": "gke"}
     line["jobs"] = submissions.list_submitted_members((), before.jobs)
-    (folder / "submitted.jsonl").write_text(json.dumps({"code": 0}) + f"\n{json.dumps(line)}\n")
+    (folder / "submitted.jsonl").write_text(
+        json.dumps({"time": "T", "code": 0}) + f"\n{json.dumps(line)}\n"
+    )
     assert describe(before) == describe(make_packs("r50_50_s1", "r90_10_s1")) == ""
     (job,) = before.jobs
     said = describe(make_packs("r90_10_s0", "r90_10_s1"))
     assert said.startswith(f"r90_10_s0: also in the job {job.name} of the profile gke-v6e-chip")
     (folder / "submitted.jsonl").write_text("{\n")
-    with pytest.raises(ValueError, match=r"submitted\.jsonl: line 1 is damaged"):
+    with pytest.raises(ValueError, match=r"submitted\.jsonl, line 1 .*Take the line out"):
         describe(before)
 
 
@@ -400,3 +403,20 @@ def test_the_commands_of_the_readme_are_understood(tmp_path):
         )
         account = "active account" in done.stderr  # which gcloud asks for once it has understood
         assert done.returncode == 0 or (not ours and account), (line, done.stderr)
+
+
+def test_a_damaged_record_of_submissions_is_kept_and_what_is_no_file_is_found_first(tmp_path):
+    mine, directory = study(seeds=2), StudyDirectory(tmp_path / "ratio")
+    where = profile.read_profile(BY_NAME["slurm-gpu"])
+    made = plan.make_plan(mine, where, workdir=str(tmp_path / "ratio"))
+    record = epath.Path(made.folder) / "submitted.jsonl"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(b"\xff half a li")
+    assert not submissions.describe_shared_runs(directory, mine, made, made.jobs, reach=True)
+    submissions.append_line(made, submissions.execute_command(["true"], False))
+    kept, line = record.read_bytes().splitlines()
+    assert kept == b"\xff half a li" and json.loads(line)["argv"] == ["true"]
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(ValueError, match=r"submitted\.jsonl is a pipe .*move the file away"):
+        submissions.describe_shared_runs(directory, mine, made, made.jobs, reach=True)

@@ -155,6 +155,18 @@ def test_seeds_may_be_named_by_their_first_and_last():
     assert list(grid.parse_seeds("3")) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("seeds", ["0-999999999", "1000000000", "5" * 20])
+def test_more_seeds_than_a_grid_can_hold_are_refused_before_any_run_is_made(seeds):
+    with pytest.raises(ValueError, match=r"seeds from 0 on are more than 100,000.*fewer seeds"):
+        grid.parse_seeds(seeds)
+    config = config_lib.cloned(scale="demo", ratio="1:1")
+    made = grid.Grid("Too many.", unit=config)
+    for add in (made.add, made.sweep):
+        with pytest.raises(ValueError, match="seeds from 0 on are more than"):
+            add("cell", config, seeds=range(10**9))
+    assert not made.to_config().runs
+
+
 def test_two_ways_to_see_an_event_are_told_apart_by_what_matters():
     choice = study_presets.parse_grammar("steps=600")
     config = study_presets.grammatical(choice, "90:10")

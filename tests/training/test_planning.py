@@ -1,13 +1,14 @@
-"""The table of what each device holds, against the arrays themselves."""
+"""What each device holds, against the arrays themselves; what cannot fit is refused."""
 
 import pathlib
 import re
 
 import helpers
 import jax
+import pytest
 
-from imbalance_jax.compute import sharding, step
-from imbalance_jax.config import MeshConfig
+from imbalance_jax.compute import hardware, sharding, step, tuning
+from imbalance_jax.config import MeshConfig, costs
 from imbalance_jax.training import planning
 
 UNITS = {"B": 1, "KB": 1e3, "MB": 1e6}
@@ -32,3 +33,67 @@ def test_the_table_says_what_a_device_really_holds():
     embedding = next(line for line in lines if "embed_VD" in line)
     assert "96 x 16" in embedding and "V tensor, D fsdp" in embedding
     assert lines[-1].split() == ["batch", "8", "x", "17", "B", "data", "x", "fsdp", "2", "x", "17"]
+
+
+@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_the_least_that_a_device_needs_is_no_more_than_what_it_holds(sizes):
+    config = helpers.tiny_config(pathlib.Path("unused"))
+    mesh = sharding.make_mesh(MeshConfig(**sizes), jax.devices())
+    state = step.make_abstract_state(config, 384, mesh)
+    held = sum(map(planning._count_shard_bytes, jax.tree.leaves((state.params, state.opt_state))))
+    least = costs.estimate_least_bytes(config, mesh.shape)
+    assert 0.7 * held < least["state"] <= held
+    rows = config.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    # The ids of the batch, and the inputs of two blocks, of 16 positions of width 16.
+    inputs = 2 * 2 * rows * 16 * 16 // mesh.shape["tensor"]
+    assert least["activations"] == 2 * rows * 17 + inputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["einsum", "blockwise"])
+def test_the_least_of_a_step_is_no_more_than_what_it_is_compiled_to_take(attention):
+    changes = {"L": 64, "N": 6, "remat": "full", "scan_layers": True, "attention": attention}
+    config = helpers.tiny_config(
+        pathlib.Path("unused"), **{f"model__{name}": value for name, value in changes.items()}
+    )
+    mesh = helpers.make_mesh(1)
+    state = step.make_abstract_state(config, 384, mesh)
+    batch = step.Batch(jax.ShapeDtypeStruct((8, 65), "uint16"), jax.ShapeDtypeStruct((8,), "int32"))
+    ids_GU = jax.ShapeDtypeStruct((2, 192), "int32")
+    compiled = step.jit_step(config, 20, mesh, state).lower(state, batch, ids_GU).compile()
+    taken = hardware.count_program_memory(compiled.memory_analysis())
+    least = costs.estimate_least_bytes(config, mesh.shape)
+    assert least["state"] <= taken["arguments"] and 0 < least["activations"] <= taken["temporary"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__N": 10**6, "model__scan_layers": True}, "parameters and .*config.model.N=1000"),
+        ({"model__D": 2**31 - 1}, r"at least .* TB .*config\.model\.D=2147483647"),
+        ({"steps": 1, "batch_size": 10**8}, r"activations, with config\.batch_size=100000000 in "),
+        ({"model__L": 2**31 - 1}, r"config\.model\.L=2147483647, .*A device has 10 GB\. Use"),
+        ({"sources__en__tokenizer__vocab_size": 2**24, "model__D": 256}, "parameters and optimi"),
+    ],
+)
+def test_what_cannot_fit_is_refused_by_arithmetic(monkeypatch, changes, message):
+    monkeypatch.setattr(hardware, "get_device_memory", lambda: 10**10)
+    mesh = helpers.make_mesh(1)
+    planning.check_memory(helpers.tiny_config(pathlib.Path("unused")), mesh)
+    with pytest.raises(ValueError, match=message) as refused:
+        planning.check_memory(helpers.tiny_config(pathlib.Path("unused"), **changes), mesh)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_run_within_twice_the_memory_is_left_to_the_compiler(monkeypatch):
+    config, mesh = helpers.tiny_config(pathlib.Path("unused")), helpers.make_mesh(1)
+    model = tuning.resolve_auto_fields(config.model, jax.devices()[0])
+    config = helpers.tiny_config(pathlib.Path("unused"), model__attention=model.attention)
+    need = sum(costs.estimate_least_bytes(config, mesh.shape).values())
+    for memory, members in ((-(-need // 2), 1), (need // 2 - 1, 2), (None, 10**6)):
+        monkeypatch.setattr(hardware, "get_device_memory", lambda memory=memory: memory)
+        if members == 2:
+            with pytest.raises(ValueError, match="needs at least"):
+                planning.check_memory(config, mesh, members)
+        else:
+            planning.check_memory(config, mesh, members)

@@ -13,8 +13,8 @@ from imbalance_jax.data.prepare import tokenizers
 from imbalance_jax.data.prepare.joint import JointTokenizer
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.documents import Document
-from imbalance_jax.data.tokenizer import TextTokenizer, batch_texts
-from imbalance_jax.runs import children
+from imbalance_jax.data.tokenizer import TextTokenizer, batch_texts, read_tokenizer_file
+from imbalance_jax.runs import children, storage
 from imbalance_jax.runs.progress import Progress
 
 
@@ -41,6 +41,7 @@ def write_prepared_source(
         sources.write_source, path, name=name, text=text_key, key=key, made_of=made_of
     )
     if source.kind == "synthetic":
+        _check_synthetic_size(f"config.sources.{name}", source, path)
         model = synthetic.SyntheticSource(name, source.synthetic).model
         write(tokenizer=model, documents=synthetic.generate_documents(source.synthetic))
         return
@@ -48,7 +49,7 @@ def write_prepared_source(
     if tokenizer:
         model = tokenizer.model()
     elif source.tokenizer.path:
-        model = epath.Path(source.tokenizer.path).read_bytes()
+        model = read_tokenizer_file(source.tokenizer.path)
     else:
         sample = tokenizers.sample_paragraphs(name, source, read)
         field = f"config.sources.{name}.tokenizer"
@@ -66,6 +67,18 @@ def write_prepared_source(
             f"({lost / whole:.2%}): they are unknown to it or normalized away. Bits per byte count "
             "them all the same.",
             flush=True,
+        )
+
+
+def _check_synthetic_size(field: str, source: SourceConfig, path: epath.Path) -> None:
+    """Raises ValueError if the disk has no room for the ids of a toy language's text."""
+    language = synthetic.SyntheticSource("", source.synthetic).language
+    tokens, free = source.synthetic.tokens, storage.count_free_bytes(path)
+    if free is not None and tokens * language.dtype.itemsize > free:
+        raise ValueError(
+            f"{field}.synthetic.tokens={tokens} takes {tokens * language.dtype.itemsize / 1e9:.3g} "
+            f"GB in {path.parent}, where {free / 1e9:.3g} GB are free. Set fewer, or 0: text "
+            "without end takes none."
         )
 
 
