@@ -13,7 +13,6 @@ and processes, and the run's text, in config.data_dir.
 
 import copy
 import dataclasses
-import json
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -103,14 +102,9 @@ def read_results(run: RunDirectory, name: str, step: int) -> dict[str, Any]:
     """Returns the results of a step in a file of a run; {} if it is absent or of another step.
 
     Raises:
-      ValueError: it cannot be read.
+      DamagedFileError: it is damaged.
     """
-    try:
-        results = run.read_json(name) or {}
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{run.path / name} cannot be read: {error}. Move it away, and all is measured anew."
-        ) from error
+    results = run.read_json(name) or {}
     return results if results.get("step") == step else {}
 
 

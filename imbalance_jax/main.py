@@ -14,9 +14,7 @@ trains runs of a study in their directories, with the configs in the study's stu
 runs are a pack: they train as one program, and each leaves the files that it would leave alone.
 """
 
-import collections
 import dataclasses
-import json
 import os
 import re
 import shlex
@@ -30,6 +28,7 @@ from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.study.study_directory import StudyDirectory
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -73,6 +72,7 @@ def main() -> int:
         if each.run.done and each.config.steps == each.run.config().steps and not FLAGS.dry_run:
             print(f"{each.run} is done. See {_ensure_report(each.run)}.")
         else:
+            each.run.check_checkpoints()
             runs.append(each)
     if not runs:
         return _write_export(requested[0].run)
@@ -182,10 +182,10 @@ def _read_study_runs() -> list[_RequestedRun]:
             )
     if not FLAGS.study:
         raise ValueError("--members are runs of a study. Give its directory, as --study=DIR.")
-    file = storage.parse_path(FLAGS.study) / "study.json"
-    if not file.exists():
-        raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.")
-    recorded = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    try:
+        recorded = StudyDirectory(FLAGS.study).read_recorded_runs()
+    except FileNotFoundError as error:
+        raise ValueError(f"--study={FLAGS.study} holds no study: it has no study.json.") from error
     if not FLAGS.members:
         raise ValueError(
             f"--study={FLAGS.study} needs --members: which of its runs to train, such as "
@@ -195,7 +195,7 @@ def _read_study_runs() -> list[_RequestedRun]:
         if name not in recorded:
             some = f"It has {len(recorded)}, such as {', '.join(list(recorded)[:3])}."
             raise ValueError(
-                f"--members has {name!r}, which is no run of {file}. "
+                f"--members has {name!r}, which is no run of {FLAGS.study}/study.json. "
                 f"{config_lib.suggest_nearest_name(name, recorded) or some}"
             )
     names = list(dict.fromkeys(FLAGS.members))
@@ -248,20 +248,21 @@ def _apply_compute_flags(config: config_lib.Config) -> config_lib.Config:
 def _train_and_report(members: "Sequence[PackMember]", mesh: "Mesh", setup: "RunTimer") -> int:
     """Trains members that have come equally far together, one group after another."""
     from imbalance_jax.compute import hosts as distributed
-    from imbalance_jax.training.ends import PeerLost, Preempted
+    from imbalance_jax.training.ends import CheckpointSetAside, PeerLost, Preempted
     from imbalance_jax.training.loop import train_members
     from imbalance_jax.training.pack import Pack
     from imbalance_jax.training.recorder import RunTimer
 
-    groups: dict[int, list[PackMember]] = collections.defaultdict(list)
-    for member in members:
-        groups[member.find_start()].append(member)
     failed: dict[str, str] = {}
+    waiting, times = list(members), setup
     with distributed.SharedInterrupts() as interrupts:
-        for number, start in enumerate(sorted(groups)):
-            group, times = groups[start], RunTimer() if number else setup
+        while waiting:
+            starts = {member.name: member.find_start() for member in waiting}
+            group = [member for member in waiting if starts[member.name] == min(starts.values())]
             try:
                 failed |= train_members(Pack(group, mesh), times, interrupts)
+            except CheckpointSetAside:
+                continue  # its run goes on from an older one, perhaps with others of the pack
             except Preempted as stop:
                 where = f"of {len(group)} runs" if len(members) > 1 else f"in {members[0].run}"
                 print(_describe_stop(stop, where))
@@ -272,6 +273,8 @@ def _train_and_report(members: "Sequence[PackMember]", mesh: "Mesh", setup: "Run
                 if not distributed.is_lost_peer(error):
                     raise
                 return _exit_after_lost_peer("another process was lost")
+            waiting = [member for member in waiting if member not in group]
+            times = RunTimer()
     for member in members:
         if member.name in failed:
             _report_failure(member, failed[member.name])

@@ -23,7 +23,7 @@ from absl import flags
 from etils import epath
 
 from imbalance_jax import cli
-from imbalance_jax.runs import code_versions, storage
+from imbalance_jax.runs import code_versions, damaged_files, storage
 from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.study import grid, study_plan
 from imbalance_jax.study.study_directory import StudyDirectory
@@ -407,6 +407,8 @@ def _execute_command(command: Sequence[str], local: bool, record: epath.Path) ->
     Raises:
       ValueError: there is no such command.
     """
+    if record.exists():
+        _read_record(record)  # before anything is sent that could not be written down
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     output = ""
     if local:
@@ -426,9 +428,15 @@ def _execute_command(command: Sequence[str], local: bool, record: epath.Path) ->
         "git": code_versions.get_code_versions()["git"],
     }
     # Object stores cannot append, so all lines are written again; there are few.
-    before = record.read_text() if record.exists() else ""
-    record.write_text(before + json.dumps(line) + "\n")
+    before = _read_record(record) if record.exists() else b""
+    storage.write_file_atomically(record, before + json.dumps(line).encode() + b"\n")
     return code
+
+
+def _read_record(record: epath.Path) -> bytes:
+    """Returns what was recorded, whatever it is, with a line end."""
+    content = damaged_files.read_file(record, "Move it away.")
+    return content if content.endswith(b"\n") or not content else content + b"\n"
 
 
 def _run_status_command(directory: StudyDirectory, study: grid.StudyConfig) -> int:

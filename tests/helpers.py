@@ -11,6 +11,7 @@ from imbalance_jax import config as config_lib
 
 if typing.TYPE_CHECKING:
     import jax
+    import pytest
 
     from imbalance_jax.compute import model as model_lib
 
@@ -39,6 +40,26 @@ def tiny_config(data_dir: pathlib.Path, **changes: object) -> config_lib.Config:
             target = config[group] if group else config
             target[field] = value
     return config_lib.resolve_config(config)
+
+
+def list_parsed_json(monkeypatch: "pytest.MonkeyPatch") -> list[str | bytes]:
+    """Returns a list that gets each JSON text that is parsed from now on."""
+    parsed: list[str | bytes] = []
+    loads = json.loads
+
+    def note(text: str | bytes, **options: object) -> object:
+        parsed.append(text)
+        return loads(text, **options)
+
+    monkeypatch.setattr(json, "loads", note)
+    return parsed
+
+
+def read_plain_json(path: pathlib.Path) -> dict[str, typing.Any]:
+    """Returns a JSON file without its CRC-32, to be changed and written as if it had none."""
+    plain = json.loads(path.read_text())
+    plain.pop("crc32", None)
+    return plain
 
 
 def make_mesh(devices: int = -1, **sizes: int) -> "jax.sharding.Mesh":

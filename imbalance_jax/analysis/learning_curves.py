@@ -3,10 +3,10 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.runs.run_directory import Record
 
 LOSS = "eval/loss/"  # + a language's tag: of the validation split
 _HIDDEN, _SHUFFLED = "align/hidden/", "align/hidden_shuffled/"  # + pair/layer
@@ -30,15 +30,17 @@ class LearningCurve:
         ]
 
 
-def read_learning_curves(run: RunDirectory, tags: Collection[str]) -> dict[str, LearningCurve]:
+def collect_learning_curves(
+    records: Iterable[Record], tags: Collection[str]
+) -> dict[str, LearningCurve]:
     """Returns a curve for each language and each pair of languages that a run has measured.
 
     Args:
-      run: its directory.
+      records: its metrics.
       tags: the languages that it was trained on. A model may have room for others.
     """
     points: dict[str, list[tuple[int, float, float]]] = {}
-    for record in run.metrics():
+    for record in records:
         for tag in tags:
             loss = _parse_number(record.get(LOSS + tag))
             if not math.isnan(loss):

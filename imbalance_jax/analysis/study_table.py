@@ -7,12 +7,13 @@ directories alone, so a table can be made on a laptop, and of a study that is st
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.analysis.learning_curves import LearningCurve, read_learning_curves
+from imbalance_jax.analysis.learning_curves import LearningCurve, collect_learning_curves
 from imbalance_jax.config import Config, costs
-from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.runs.damaged_files import DamagedFileError
+from imbalance_jax.runs.run_directory import Record, RunDirectory
 from imbalance_jax.study.claim import Claim
 from imbalance_jax.study.run_spec import RunSpec
 from imbalance_jax.study.study_directory import RunState, StudyDirectory
@@ -161,17 +162,26 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
     curves: dict[tuple[str, str], LearningCurve] = {}
     for name, spec in study.runs.items():
         state = directory.state(name, study)
-        runs[name] = StudyRun(spec, state, directory.find_run(name, study)[0])
+        run = StudyRun(spec, state, directory.find_run(name, study)[0])
         if state.state == "done":
-            rows = list(_read_observations(name, runs[name]))
-            observations += rows
-            alignments += _read_alignments(name, runs[name])
-            for text in runs[name].directory.read_csv("test_texts.csv"):
-                scored = float(text["loss"]), float(text["tokens"])
-                texts[name, text["language"]][int(text["text"])] = scored
-            tags = [row.language for row in rows]
-            for of, curve in read_learning_curves(runs[name].directory, tags).items():
-                curves[name, of] = curve
+            try:
+                rows, records = list(_read_observations(name, run)), list(run.directory.metrics())
+                aligned = _collect_alignments(name, run, records)
+                scored_texts = run.directory.read_csv("test_texts.csv")
+                of_run = collect_learning_curves(records, [row.language for row in rows])
+                for file in ("transfer.json", "word2vec.json"):  # read for figures, later
+                    run.directory.read_json(file)
+            except DamagedFileError as error:
+                damaged = RunState("damaged", 0, spec.config.steps, str(error))
+                run = dataclasses.replace(run, state=damaged)
+            else:
+                observations += rows
+                alignments += aligned
+                for text in scored_texts:
+                    scored = float(text["loss"]), float(text["tokens"])
+                    texts[name, text["language"]][int(float(text["text"]))] = scored
+                curves |= {(name, of): curve for of, curve in of_run.items()}
+        runs[name] = run
     return StudyTable(
         directory.name,
         study.description,
@@ -261,21 +271,37 @@ def _count_epochs(
     return used / (text * config.mixture.text_share)
 
 
-def _read_alignments(name: str, run: StudyRun) -> Iterator[AlignmentObservation]:
+def describe_damaged_runs(table: StudyTable) -> list[str]:
+    """Returns a line on each run that a table leaves out because a file of it is damaged."""
+    return [
+        f"Without {name}: {run.state.error}"
+        for name, run in table.runs.items()
+        if run.state.state == "damaged"
+    ]
+
+
+def _collect_alignments(
+    name: str, run: StudyRun, records: Iterable[Record]
+) -> list[AlignmentObservation]:
     spec, layers = run.spec, run.config.model.N + 2
     measures: dict[tuple[str, str, int], float] = {}
-    for metric, value in run.directory.newest("align/").items():
+    newest: Record = {}
+    for record in records:
+        newest |= {metric: v for metric, v in record.items() if metric.startswith("align/")}
+    for metric, value in newest.items():
         parts = metric.split("/")[1:]
         if len(parts) > 1 and "-" in parts[1] and isinstance(value, (int, float)):
             layer = int(parts[2]) if len(parts) > 2 else -1
             measures[parts[0], parts[1], layer] = float(value)
+    rows = []
     for (measure, pair, layer), value in measures.items():
         if measure in _BASELINE_OF.values():
             continue
         below = _BASELINE_OF.get(measure, "")
         baseline = measures.get((below, pair, layer), measures.get((below, pair, -1), math.nan))
         origin = (name, spec.cell, spec.kind, run.config.seed)
-        yield AlignmentObservation(*origin, pair, measure, layer, layers, value, baseline)
+        rows.append(AlignmentObservation(*origin, pair, measure, layer, layers, value, baseline))
+    return rows
 
 
 def write_study_table(table: StudyTable, directory: StudyDirectory) -> list[str]:

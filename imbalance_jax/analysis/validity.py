@@ -173,7 +173,7 @@ def _check_pools(table: StudyTable) -> ValidityCheck:
         if run.state.state != "done" or run.config.mixture.text_share < 1:
             continue
         for row in run.directory.read_csv("mixture.csv"):
-            if windows := int(row.get("pool_windows") or 0):
+            if windows := int(float(row.get("pool_windows") or 0)):
                 tokens = windows * run.config.model.L
                 found = sizes.setdefault(run.config.source_of(row["language"]), {})
                 found.setdefault(tokens, f"{row['language']} of {run_name}")

@@ -1,17 +1,21 @@
 """Saves and restores a TrainState, in the background and whole or not at all.
 
+A checkpoint has the digest of its state (state_digest.py), which every restore computes again.
 This is the only file that knows orbax.
 """
 
 import contextlib
+import errno
 import functools
+import hashlib
+import json
 import logging
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,53 +23,147 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 
+from imbalance_jax.compute import hardware, state_digest
+from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.step import TrainState
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.run_directory import list_checkpoint_steps
+
+# Orbax's names for what a checkpoint holds, if it is one thing, and for what is said about it.
+_ITEM, _METADATA = "default", "_CHECKPOINT_METADATA"
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint is not what was saved under its name; the message is a line that names it."""
 
 
 class Checkpoints:
-    """The checkpoints of one run; each is named by the updates done before it."""
+    """The checkpoints of one run; each is named by the updates done before it.
+
+    `fingerprints` has a digest of the values of each that was saved or restored here, and
+    `unchecked` those that earlier versions saved, without digests to check them by.
+    """
 
     def __init__(self, path: epath.PathLike, *, keep: int = 1) -> None:
         _quieten_orbax()
         self.path = storage.parse_path(storage.make_absolute_path(path))
-        with self._raising_os_error():
-            self._manager = ocp.CheckpointManager(
-                self.path,
-                options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-                # Named here, so that a checkpoint's shapes can be read without restoring it.
-                item_handlers=ocp.StandardCheckpointHandler(),
-            )
+        self.fingerprints: dict[int, str] = {}
+        self.unchecked: set[int] = set()
+        self._keep, self._newest_saved = keep, -1
 
     def steps(self) -> list[int]:
         """Returns the steps that were saved whole, in order."""
-        return sorted(self._manager.all_steps())
+        return list_checkpoint_steps(self.path)
+
+    def open(self) -> list[str]:
+        """Makes ready to save; returns a line on each older checkpoint that is in the way of it.
+
+        Raises:
+          OSError: nothing can be written here.
+        """
+        in_the_way = []
+        with distributed.propagate_errors():
+            for step in self.steps() if distributed.is_writer() else ():
+                try:
+                    self._check_metadata(step)
+                except DamagedCheckpoint as error:
+                    in_the_way.append(f"{error} It is kept as {self.set_aside(step).name}.")
+        with self._raising_os_error():
+            _ = self._manager
+        return in_the_way
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.path,
+            options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True),
+        )
 
     def save(self, state: TrainState) -> None:
         """Starts to save; training may go on, and may donate the state, at once.
 
         Raises:
+          FloatingPointError: the state has a value that is not finite.
           OSError: what was saved before could not be written, or this cannot be.
         """
         step = int(state.step)
         with self._raising_os_error():
-            if step not in self._manager.all_steps():
-                self._manager.save(step, args=ocp.args.StandardSave(state))
+            if step in self._manager.all_steps():
+                return
+            digest = state_digest.digest_state(state)
+            if digest.not_finite:
+                raise FloatingPointError(
+                    f"The state after step {step} is not saved, because it is not finite: "
+                    f"{_list_some(digest.not_finite)}. In another --workdir, lower "
+                    "config.optimizer.peak_lr or set config.optimizer.clip_norm=1."
+                )
+            record = {"step": step, "arrays": dict(digest.arrays)}
+            self._manager.save(
+                step, args=ocp.args.StandardSave(state), custom_metadata={"digest": record}
+            )
+            self.fingerprints[step] = _compute_fingerprint(digest)
+            self._newest_saved = step
+
+    def is_whole(self, step: int) -> bool:
+        """Whether a step that was saved is on disk by now, as far as this process can tell."""
+        writing = step == self._newest_saved and self._manager.is_saving_in_progress()
+        return not writing and (self.path / str(step)).exists()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Returns a saved state, each array with the sharding that `like` gives it.
+
+        All processes call it, and it has the same end in all of them.
 
         Args:
           like: a state, or the shapes and shardings of one.
 
         Raises:
+          DamagedCheckpoint: it is not what was saved.
           ValueError: the checkpoint holds arrays of other shapes.
-          OSError: it cannot be read.
+          OSError: the operating system does not let it be read.
         """
         like = jax.tree.map(_make_abstract_array, like)
-        self._check_shapes(step, like)
+        damage, state, record = "", None, None
+        with distributed.propagate_errors():
+            try:
+                state, record = self._read(step, like)
+            except DamagedCheckpoint as error:
+                damage = str(error)
+        if distributed.is_true_anywhere(bool(damage)):
+            where = f"{self.path / str(step)} is damaged: another process cannot read its part."
+            raise DamagedCheckpoint(damage or where)
+        assert state is not None
+        digest = state_digest.digest_state(state)
+        self._check_values(step, int(state.step), digest, record)
+        self.fingerprints[step] = _compute_fingerprint(digest)
+        if record is None:
+            self.unchecked.add(step)
+        return state
+
+    def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[int, str]]:
+        """Returns the newest state that is not damaged, and what is wrong with newer ones, by step.
+
+        Args and raises: as `restore`; DamagedCheckpoint if there is no other.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                return self.restore(step, like), damaged
+            except DamagedCheckpoint as error:
+                damaged[step] = str(error)
+        raise DamagedCheckpoint(
+            f"{' '.join(damaged.values())} No other checkpoint is left. Put one back from a "
+            "copy, or train again in another --workdir."
+        )
+
+    def set_aside(self, step: int) -> epath.Path:
+        """Renames a checkpoint, so that it is none any more, and returns where it lies now."""
+        number = 0
+        while (aside := self.path / f"{step}.damaged{f'-{number}' * (number > 0)}").exists():
+            number += 1
         with self._raising_os_error():
-            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            (self.path / str(step)).rename(aside)
+        return aside
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk.
@@ -73,18 +171,23 @@ class Checkpoints:
         Raises:
           OSError: something could not be written.
         """
-        with self._raising_os_error():
-            self._manager.wait_until_finished()
+        if self._is_open:
+            with self._raising_os_error():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Ends the threads that write, after their last write.
 
         Errors of writing are raised by `save` and `wait`, and not here again.
         """
-        for _ in range(2):  # an error of the first one leaves the rest of it undone
+        for _ in range(2 * self._is_open):  # an error of the first one leaves the rest of it undone
             with contextlib.suppress(Exception):
                 self._manager.close()
                 return
+
+    @property
+    def _is_open(self) -> bool:
+        return "_manager" in vars(self)
 
     @contextlib.contextmanager
     def _raising_os_error(self) -> Iterator[None]:
@@ -98,17 +201,119 @@ class Checkpoints:
             named = getattr(error, "filename", None) or str(self.path)
             raise OSError(number, os.strerror(number), named) from error
 
-    def _check_shapes(self, step: int, like: TrainState) -> None:
-        saved = _collect_array_shapes(self._manager.item_metadata(step))
-        for name, shape in _collect_array_shapes(like).items():
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any] | None]:
+        """Returns a state as its files have it, and the record of its digest, if it has one.
+
+        It waits for no other process, unlike the manager's own function.
+
+        Raises: as `restore`.
+        """
+        path = self.path / str(step)
+        try:
+            self._check_metadata(step)
+            handler = ocp.StandardCheckpointHandler()
+            saved = {
+                name: tuple(leaf.shape)
+                for name, leaf in state_digest.name_arrays(handler.metadata(path / _ITEM)).items()
+            }
+            about = path / _METADATA
+            content = json.loads(about.read_text()) if about.exists() else {}
+            record = (content.get("custom_metadata") or {}).get("digest")
+            if record is not None:
+                self._check_record(step, record, saved)
+            self._check_shapes(path, saved, like)
+            return handler.restore(path / _ITEM, args=ocp.args.StandardRestore(like)), record
+        except (DamagedCheckpoint, _OtherShapes):
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError) or hardware.is_out_of_memory(error):
+                raise
+            number = _find_os_error_number(error)
+            if number not in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL):
+                with self._raising_os_error():
+                    raise
+            if not path.exists():
+                raise FileNotFoundError(f"{path} has been removed meanwhile.") from error
+            raise DamagedCheckpoint(
+                f"{path} is damaged: its files cannot be read ({_shorten_error(error)})."
+            ) from None
+
+    def _check_metadata(self, step: int) -> None:
+        """Raises DamagedCheckpoint if orbax cannot read when a checkpoint was saved.
+
+        Its manager, which reads that of all checkpoints, then takes none of them.
+        """
+        try:
+            _ = ocp.path.step.standard_name_format().find_step(self.path, step).commit_timestamp
+        except OSError:
+            raise
+        except Exception as error:
+            raise DamagedCheckpoint(
+                f"{self.path / str(step)} is damaged: {_METADATA} cannot be read "
+                f"({_shorten_error(error)})."
+            ) from None
+
+    def _check_record(self, step: int, record: Any, saved: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises DamagedCheckpoint if a record is of another step, or at odds with the arrays."""
+        if record["step"] != step:
+            raise DamagedCheckpoint(
+                f"{self.path / str(step)} holds the state of step {record['step']}: it is a copy "
+                "of another checkpoint, or was renamed."
+            )
+        shapes = {
+            name: text[text.index("[") : text.index("]")] for name, text in record["arrays"].items()
+        }
+        if shapes != {name: "[" + ",".join(map(str, shape)) for name, shape in saved.items()}:
+            raise DamagedCheckpoint(
+                f"{self.path / str(step)} is damaged: its files have other arrays than it was "
+                "saved with."
+            )
+
+    def _check_shapes(
+        self, path: epath.Path, saved: Mapping[str, tuple[int, ...]], like: TrainState
+    ) -> None:
+        for name, leaf in state_digest.name_arrays(like).items():
             if name not in saved:
-                raise ValueError(f"{self.path / str(step)} has no array {name}.")
-            if saved[name] != shape:
-                raise ValueError(
-                    f"{self.path / str(step)} holds {name} with shape {saved[name]}, but this "
-                    f"run's config.model gives it {shape}. Use another --workdir, or the "
-                    "config that the checkpoint was written with."
+                raise _OtherShapes(f"{path} has no array {name}.")
+            if saved[name] != tuple(leaf.shape):
+                raise _OtherShapes(
+                    f"{path} holds {name} with shape {saved[name]}, but this "
+                    f"run's config.model gives it {tuple(leaf.shape)}. Use another --workdir, or "
+                    "the config that the checkpoint was written with."
                 )
+
+    def _check_values(
+        self,
+        step: int,
+        found_step: int,
+        digest: state_digest.StateDigest,
+        record: Mapping[str, Any] | None,
+    ) -> None:
+        """Raises DamagedCheckpoint if a state that was read is not the one that was saved."""
+        path = self.path / str(step)
+        if record is not None:
+            differing = [
+                name for name, found in digest.arrays.items() if found != record["arrays"][name]
+            ]
+            if differing:
+                raise DamagedCheckpoint(
+                    f"{path} is damaged: {len(differing)} of {len(digest.arrays)} arrays are not "
+                    f"as they were saved ({_list_some(differing)})."
+                )
+        if found_step != step:
+            raise DamagedCheckpoint(
+                f"{path} holds the state of step {found_step}: it is a copy of another "
+                "checkpoint, or was renamed."
+            )
+        if digest.not_finite:
+            raise DamagedCheckpoint(
+                f"{path} is of no use: {len(digest.not_finite)} of {len(digest.arrays)} arrays "
+                f"are not finite ({_list_some(digest.not_finite)})."
+            )
+
+
+class _OtherShapes(ValueError):
+    """A checkpoint holds arrays of other shapes than are wanted."""
 
 
 def remove_unfinished_checkpoints(directory: epath.PathLike) -> None:
@@ -179,13 +384,19 @@ def _make_abstract_array(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDty
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _collect_array_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every array by its path, however the nodes are made."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return {
-        "/".join(str(getattr(e, "key", getattr(e, "name", getattr(e, "idx", e)))) for e in path): (
-            tuple(leaf.shape)
-        )
-        for path, leaf in leaves
-        if hasattr(leaf, "shape")
-    }
+def _compute_fingerprint(digest: state_digest.StateDigest) -> str:
+    """Returns a digest of digests, which is short."""
+    content = json.dumps(dict(digest.arrays), sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _list_some(names: Sequence[str]) -> str:
+    """Returns the first of some names, and how many others there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _shorten_error(error: BaseException) -> str:
+    """Returns the beginning of an error's first line."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 120 else f"{text[:117]}..."

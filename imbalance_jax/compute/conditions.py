@@ -54,24 +54,32 @@ def record_conditions(
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Returns a line that names each condition of a resumed run that changed, or "".
 
-    Args:
-      before: what `record_conditions` found last; empty for a run of an earlier version.
-      now: what it finds.
+    Args: as `list_changes`.
     """
-    if not before:
-        return ""
-    old, new = _describe_conditions(before), _describe_conditions(now)
-    changes = [
-        f"{new.get(name, 'none')} instead of {old.get(name, 'none')}"
-        for name in dict.fromkeys((*new, *old))
-        if new.get(name) != old.get(name)
-    ]
+    changes = list_changes(before, now)
     if not changes:
         return ""
     return (
         f"Goes on with {'; '.join(changes)}: from here on it need not have the bits of a run "
         "without this change."
     )
+
+
+def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns each condition that changed, as in "1 core instead of 2 cores".
+
+    Args:
+      before: what `record_conditions` found; empty for a run of an earlier version.
+      now: what it finds.
+    """
+    if not before:
+        return []
+    old, new = _describe_conditions(before), _describe_conditions(now)
+    return [
+        f"{new.get(name, 'none')} instead of {old.get(name, 'none')}"
+        for name in dict.fromkeys((*new, *old))
+        if new.get(name) != old.get(name)
+    ]
 
 
 def _describe_conditions(conditions: Mapping[str, Any]) -> dict[str, str]:

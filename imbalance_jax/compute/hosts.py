@@ -246,6 +246,15 @@ def broadcast_from_process_0(value: Any) -> Any:
     return multihost_utils.broadcast_one_to_all(value)
 
 
+def is_true_anywhere(value: bool) -> bool:
+    """Returns whether any process calls with a true value; all have to call it as often."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.int32(value)).any())
+
+
 @contextlib.contextmanager
 def propagate_errors() -> Iterator[None]:
     """Lets all processes go on after what is done within, or none.

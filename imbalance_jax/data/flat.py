@@ -6,6 +6,7 @@ does not read gigabytes, and makes it again where it is not.
 """
 
 import contextlib
+import glob
 import hashlib
 import os
 import pathlib
@@ -56,11 +57,26 @@ def is_file_intact(path: pathlib.Path, size: int, digest: str) -> bool:
         return False
     if _read_stamp(path) == _format_stamp(path, digest):
         return True
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            return False
+    if not has_digest(path, digest):
+        return False
     _write_stamp(path, digest)
     return True
+
+
+def has_digest(path: pathlib.Path, digest: str) -> bool:
+    """Whether a file, all of which is read, has a sha256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == digest
+
+
+def find_damaged_arrays(prefix: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files whose paths begin so and whose bytes are not what was written."""
+    damaged = []
+    for stamp in sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}*.stamp")):
+        path = stamp.with_suffix("")
+        if path.exists() and not has_digest(path, _read_stamp(path).partition(" ")[0]):
+            damaged.append(path)
+    return damaged
 
 
 def load_or_make_array(
@@ -90,7 +106,7 @@ def _format_stamp(path: pathlib.Path, digest: str) -> str:
 
 def _read_stamp(path: pathlib.Path) -> str:
     try:
-        return _stamp_path(path).read_text()
+        return _stamp_path(path).read_bytes().decode(errors="replace")
     except OSError:
         return ""
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from imbalance_jax.config import Config, LanguageConfig, VocabularyConfig
+from imbalance_jax.runs import damaged_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +71,22 @@ class Vocabulary:
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, tags: tuple[str, ...], content: bytes) -> "Vocabulary":
-        """Returns what `to_bytes` was made from."""
-        with np.load(io.BytesIO(content)) as tables:
-            own_GV = tables["own_GV"]
-            return cls(tags, own_GV.shape[1], tables["map_GU"], own_GV)
+    def from_bytes(
+        cls, tags: tuple[str, ...], content: bytes, path: str = "vocabulary.npz", remedy: str = ""
+    ) -> "Vocabulary":
+        """Returns what `to_bytes` was made from.
+
+        Raises:
+          DamagedFileError: it cannot be read, or is of other languages; `path` is its file.
+        """
+        tables = damaged_files.parse_arrays(content, path, remedy, ("map_GU", "own_GV"))
+        map_GU, own_GV = tables["map_GU"], tables["own_GV"]
+        whole = map_GU.ndim == own_GV.ndim == 2 and len(map_GU) == len(own_GV) == len(tags)
+        if not (whole and map_GU.dtype.kind == "i" and own_GV.dtype == bool):
+            shapes = f"{map_GU.dtype}{map_GU.shape} and {own_GV.dtype}{own_GV.shape}"
+            problem = f"is not the vocabulary of {len(tags)} languages ({shapes})"
+            raise damaged_files.DamagedFileError(path, problem, remedy)
+        return cls(tags, own_GV.shape[1], map_GU, own_GV)
 
 
 def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary:

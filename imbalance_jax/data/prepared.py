@@ -11,7 +11,6 @@ Paths are part of a statement as they are written in the config, and mean nothin
 import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +21,8 @@ from imbalance_jax.config import Config, SourceConfig, SyntheticConfig, Tokenize
 from imbalance_jax.data import sources
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text import synthetic
-from imbalance_jax.data.tokenizer import check_tokenizer_path
-from imbalance_jax.runs import storage
+from imbalance_jax.data.tokenizer import check_tokenizer_path, read_tokenizer_file
+from imbalance_jax.runs import damaged_files, storage
 
 # What a source's text is, and what its tokenizer is made with, is always written out. Other fields
 # are left out at their defaults, so that those of later versions do not change a statement.
@@ -37,6 +36,10 @@ _LEFT_OUT: Mapping[type, tuple[str, ...]] = {
     )
     for kind in (SourceConfig, SyntheticConfig, TokenizerConfig)
 }
+
+
+# Of source.json, or of a parallel set's about.json.
+_SHAPE = {"fingerprint?": str, "made_of?": {"text?": str, "stated?": list}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +162,11 @@ def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> 
     # Where nothing can be written, or read, nothing is lost for a run that has the text.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         assert directory is not None, f"{path} is prepared"
-        about = json.loads((directory / marker).read_text())
+        about = damaged_files.read_json(directory / marker, "")
         stated = about.get("made_of", {}).get("stated", [])
         if made_of["stated"][0] not in stated:
             about["made_of"] = {**made_of, "stated": [*stated, *made_of["stated"]]}
-            content = json.dumps(about, indent=2) + "\n"
+            content = damaged_files.format_json(about)
             storage.write_file_atomically(directory / marker, content.encode())
 
 
@@ -180,15 +183,25 @@ def list_prepared_directories(
     directories = []
     for directory in sorted(storage.parse_path(data_dir).glob(f"{prefix}-*")):
         path = storage.find_complete_directory(directory, marker)
-        if path is None:
-            continue
-        try:
-            about = json.loads((path / marker).read_text())
-        except ValueError:
-            continue  # damaged; opening it by its name says so
-        if isinstance(about, dict):
-            directories.append(PreparedDirectory(path, about))
+        # One that is damaged is named where it would have been opened.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if path is not None:
+                about = damaged_files.read_json(path / marker, "", _SHAPE)
+                directories.append(PreparedDirectory(path, about))
     return directories
+
+
+def _describe_damaged_directories(name: str, data_dir: str) -> str:
+    """Returns a sentence on the directories `<name>-*` of data_dir that cannot be opened."""
+    problems = []
+    for directory in sorted(storage.parse_path(data_dir).glob(f"{name}-*")):
+        marker = "about.json" if name.startswith("parallel-") else sources.MARKER
+        path = storage.find_complete_directory(directory, marker) or directory
+        try:
+            damaged_files.read_json(path / marker, "", _SHAPE)
+        except (OSError, ValueError) as error:
+            problems.append(str(error).rstrip("."))
+    return f" ({'; '.join(problems)}.)" if problems else ""
 
 
 def is_text_here(name: str, source: SourceConfig) -> bool:
@@ -251,6 +264,7 @@ def find_prepared_source(
             f"{field}: its {'tokenizer' if text_here else 'text'} is not on this "
             f"machine, and {data_dir} has no prepared text of fingerprint {recorded}, which this "
             f"run was begun with. Copy its directory {name}-... from where that was to {data_dir}."
+            f"{_describe_damaged_directories(name, data_dir)}"
         )
     try:
         check_source_inputs(name, source)
@@ -311,7 +325,7 @@ def advise_preparing(field: str, name: str, data_dir: str) -> str:
     return (
         f"Nor does {data_dir} have {field} prepared. Where the text is, run python -m "
         f"imbalance_jax.data.prepare with the same --config, and copy {name}-* of its data_dir to "
-        f"{data_dir}."
+        f"{data_dir}.{_describe_damaged_directories(name, data_dir)}"
     )
 
 
@@ -336,4 +350,4 @@ def fingerprint_text(name: str, source: SourceConfig, data_dir: str) -> str:
 
 
 def _hash_file_content(path: str) -> str:
-    return hashlib.sha256(storage.parse_path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(read_tokenizer_file(path)).hexdigest()

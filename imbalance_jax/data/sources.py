@@ -21,7 +21,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import json
 import os
 import pathlib
 import tempfile
@@ -36,11 +35,22 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.data import flat
 from imbalance_jax.data.languages import Pieces
 from imbalance_jax.data.records import DOCUMENT, EncodedDocument, RecordWriter
+from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import damaged_files, storage
+from imbalance_jax.runs.damaged_files import DamagedFileError, MissingFileError
 
 FORMAT = 3  # part of every fingerprint: raise it when directories are written otherwise
 MARKER = "source.json"  # what a directory has when it is whole
+_REMEDY = "Delete the directory; the next run prepares it again."
+_DIGESTS = {"tokens": str, "documents": str}
+_SHAPE = {
+    **dict.fromkeys(("fingerprint", "text", "tokenizer", "counts", "dtype"), str),
+    **{name: dict.fromkeys(SPLITS, int) for name in ("tokens", "documents", "bytes")},
+    "lost_bytes?": {"*": int},
+    "digests": dict.fromkeys(SPLITS, _DIGESTS),
+    "made_of?": {"text?": str, "stated?": list},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +70,10 @@ class Source:
     @functools.cached_property
     def pieces(self) -> Pieces:
         path = self.path / "counts.npy"
-        content = path.read_bytes() if path.exists() else b""
+        content = damaged_files.read_file(path, _REMEDY)
         if hashlib.sha256(content).hexdigest() != self.about["counts"]:
-            raise ValueError(
-                f"{path} is not as it was written. Delete the directory; the next run prepares "
-                "it again."
-            )
-        return self.tokenizer.pieces(np.load(io.BytesIO(content)))
+            raise DamagedFileError(path, "is not as it was written", _REMEDY)
+        return self.tokenizer.pieces(damaged_files.parse_array(content, path, _REMEDY))
 
     @functools.cached_property
     def model(self) -> bytes:
@@ -75,7 +82,7 @@ class Source:
         Raises:
           ValueError: it is not the one that the text was prepared with.
         """
-        model = (self.path / "tokenizer.model").read_bytes()
+        model = damaged_files.read_file(self.path / "tokenizer.model", _REMEDY)
         if hashlib.sha256(model).hexdigest() != self.about["tokenizer"]:
             raise ValueError(
                 f"{self.path / 'tokenizer.model'} is not the tokenizer that the ids beside it "
@@ -120,13 +127,48 @@ class Source:
         size, digest = count * dtype.itemsize, self.about["digests"][split][what]
         touched = self._records_status(split)
         seen = self.cached(f"{split}.records")
-        if touched and (not seen.exists() or seen.read_text() != touched):
+        if touched and (not seen.exists() or seen.read_bytes() != touched.encode()):
             # Never seen, or touched since: read them all, though a copy may be here.
             self._flatten(split, files)
-            seen.write_text(touched)
+            seen.write_bytes(touched.encode())
         elif not flat.is_file_intact(files[what], size, digest):
             self._flatten(split, files)
         return np.memmap(files[what], dtype=dtype, mode="r")
+
+    def find_damage(self) -> list[str]:
+        """Returns a line on each file that is not what was written; all bytes are read."""
+        arrays = flat.find_damaged_arrays(self.cached(""))
+        damage = [
+            f"{path} is not as it was written. Delete it; it is made again." for path in arrays
+        ]
+        for read in (lambda: self.model, lambda: self.pieces):
+            try:
+                read()
+            except (ValueError, OSError) as error:
+                damage.append(str(error))
+        for split in SPLITS:
+            try:
+                self._check_records(split)
+            except ValueError as error:
+                damage.append(str(error))
+        return list(dict.fromkeys(damage))
+
+    def _check_records(self, split: str) -> None:
+        """Raises DamagedFileError if the records of a split are not those that were written."""
+        digests = {name: hashlib.sha256() for name in ("tokens", "documents")}
+        before = 0
+        for tokens, documents in self._records(split) if self.count(split) else ():
+            documents["start"] += before
+            before += len(tokens)
+            digests["tokens"].update(tokens.tobytes())
+            digests["documents"].update(documents.tobytes())
+        self._check_digests(split, digests)
+
+    def _check_digests(self, split: str, digests: Mapping[str, "hashlib._Hash"]) -> None:
+        for name, digest in digests.items():
+            if digest.hexdigest() != self.about["digests"][split][name]:
+                where = f"{self.path}: split {split}"
+                raise DamagedFileError(where, "does not hold what was written to it", _REMEDY)
 
     def _records_status(self, split: str) -> str:
         """Returns what tells the records' files from changed ones; "" where none is there."""
@@ -153,12 +195,7 @@ class Source:
                 documents["start"] += written["tokens"].size // tokens.itemsize
                 written["documents"].write(documents)
                 written["tokens"].write(tokens)
-            for name, file in written.items():
-                if file.digest.hexdigest() != self.about["digests"][split][name]:
-                    raise ValueError(
-                        f"{self.path}: split {split} does not hold what was written to it. "
-                        "Delete the directory; the next run prepares it again."
-                    )
+            self._check_digests(split, {name: file.digest for name, file in written.items()})
             for file in written.values():
                 file.keep()
 
@@ -178,10 +215,8 @@ class Source:
                     yield record["tokens"], documents
         # Whatever TFDS and ArrayRecord raise for damaged files (they have no common class).
         except Exception as error:
-            raise ValueError(
-                f"{self.path}: split {split} cannot be read ({error}). "
-                "Delete the directory; the next run prepares it again."
-            ) from error
+            where, problem = f"{self.path}: split {split}", f"cannot be read ({error})"
+            raise DamagedFileError(where, problem, _REMEDY) from error
 
     @contextlib.contextmanager
     def _local(self, split: str) -> Iterator[epath.Path]:
@@ -250,8 +285,19 @@ def resolve_data_cache_dir(data_dir: str) -> pathlib.Path:
 
 
 def is_prepared(path: epath.Path) -> bool:
-    """Whether `write_source` made a directory."""
-    return storage.find_complete_directory(path, MARKER) is not None
+    """Whether `write_source` made a directory.
+
+    Raises:
+      MissingFileError: it made one that has lost its file `source.json`.
+    """
+    if storage.find_complete_directory(path, MARKER) is not None:
+        return True
+    # A directory of a file system has its name when it is whole. Another process may have made it
+    # since the line above.
+    lost = not storage.is_store(path) and path.exists() and any(path.iterdir())
+    if lost and not (path / MARKER).exists():
+        raise MissingFileError(path / MARKER, "is missing", _REMEDY)
+    return (path / MARKER).exists()
 
 
 def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
@@ -261,19 +307,14 @@ def open_source(name: str, path: epath.PathLike, cache: pathlib.Path) -> Source:
       ValueError: it is damaged.
     """
     path = storage.find_complete_directory(epath.Path(path), MARKER) or epath.Path(path)
-    try:
-        about = json.loads((path / MARKER).read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path / MARKER} cannot be read ({error}). Delete the directory; the next run "
-            "prepares it again."
-        ) from error
+    about = damaged_files.read_json(path / MARKER, _REMEDY, {"format": int})
     if about["format"] != FORMAT:
         raise ValueError(
             f"{path} was prepared in format {about['format']}, and this version reads format "
             f"{FORMAT}. Delete the directory, or set another config.data_dir; the next run "
             "prepares the text again."
         )
+    damaged_files.check_shape(about, _SHAPE, path / MARKER, _REMEDY)
     return Source(name, path, cache, about)
 
 
@@ -333,6 +374,6 @@ def write_source(
             "lost_bytes": writer.lost_bytes,
             "made_of": dict(made_of),
         }
-        (directory / MARKER).write_text(json.dumps(about | results, indent=2) + "\n")
+        (directory / MARKER).write_text(damaged_files.format_json(about | results))
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from etils import epath
 
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import damaged_files, storage
 
 if TYPE_CHECKING:
     import sentencepiece
@@ -228,11 +229,31 @@ def check_tokenizer_path(field: str, path: str) -> None:
     if not file.exists() or file.is_dir():
         raise ValueError(f"{field}: there is no such file.")
     try:
-        TextTokenizer(file.read_bytes())
+        TextTokenizer(read_tokenizer_file(path))
     except RuntimeError as error:
         raise ValueError(f"{field} is not a SentencePiece model. Name a .model file.") from error
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
+
+
+def read_tokenizer_file(path: str) -> bytes:
+    """Returns the bytes of a file that a config names as a tokenizer."""
+    remedy = "Name a .model file as tokenizer.path."
+    return damaged_files.read_file(storage.parse_path(path), remedy)
+
+
+def open_tokenizer(model: bytes, path: epath.PathLike, remedy: str) -> TextTokenizer:
+    """Returns the tokenizer of a SentencePiece model that this program wrote into a file.
+
+    Raises:
+      DamagedFileError: it is none, or has no separator.
+    """
+    try:
+        return TextTokenizer(model)
+    # Protobuf raises an error of its own.
+    except Exception as error:
+        problem = "is not a SentencePiece model that this program wrote"
+        raise damaged_files.DamagedFileError(path, problem, remedy) from error
 
 
 def _find_separator(processor: "sentencepiece.SentencePieceProcessor") -> int:

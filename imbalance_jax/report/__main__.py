@@ -59,6 +59,8 @@ def _write_page(workdir: str) -> os.PathLike:
 
         directory = StudyDirectory(workdir)
         table = study_table.read_study_table(directory)
+        for line in study_table.describe_damaged_runs(table):
+            print(line)
         study_table.write_study_table(table, directory)
         return study_page.write_study_page(table, directory)
     from imbalance_jax.report import run_page

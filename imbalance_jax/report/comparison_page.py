@@ -23,6 +23,7 @@ from imbalance_jax.report.line_figures import draw_curve_figure
 from imbalance_jax.report.record import RESULT_COLUMNS, RunContents, read_run_contents
 from imbalance_jax.report.sources_section import list_environment
 from imbalance_jax.runs import progress, storage
+from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import RunDirectory
 
 # Letters of a name that fit beside a narrow figure; runs with longer names are numbered.
@@ -59,17 +60,26 @@ def write_comparison_page(runs: Sequence[RunDirectory]) -> epath.Path:
     """
     if len({storage.make_absolute_path(run.path) for run in runs}) < len(runs) or len(runs) < 2:
         raise ValueError(f"--workdir={','.join(map(str, runs))}: give two runs or more, each once.")
-    columns = _read_compared_runs(runs)
+    columns, damaged = _read_compared_runs(runs)
+    for line in damaged.values():
+        print(f"Left out: {line}")
+    if len(columns) < 2:
+        raise ValueError(f"Of the runs, {len(columns)} can be read. {' '.join(damaged.values())}")
     folder = epath.Path(storage.make_absolute_path(runs[0].path)).parent
     name = "-".join(["compared", *(column.run.name for column in columns)])[:100]
     storage.write_file_atomically(
-        folder / f"{name}.html", _render_comparison_page(columns).encode()
+        folder / f"{name}.html", _render_comparison_page(columns, damaged).encode()
     )
     return folder / f"{name}.html"
 
 
-def _read_compared_runs(runs: Sequence[RunDirectory]) -> list[_ComparedRun]:
-    """Returns the runs with a short name for each, numbers where they have none."""
+def _read_compared_runs(
+    runs: Sequence[RunDirectory],
+) -> tuple[list[_ComparedRun], dict[str, str]]:
+    """Returns the runs with a short name for each, numbers where they have none.
+
+    And those of which a file is damaged: by name, which file that is.
+    """
     paths = [str(storage.make_absolute_path(run.path)) for run in runs]
     shared = os.path.commonprefix([path.split("/") for path in paths])
     # A run that lies in the folder of another is left with its last part.
@@ -78,13 +88,16 @@ def _read_compared_runs(runs: Sequence[RunDirectory]) -> list[_ComparedRun]:
         labels = [f"run {number}" for number in range(1, len(runs) + 1)]
     else:
         labels = names
-    return [
-        _ComparedRun(label, name, read_run_contents(run))
-        for label, name, run in zip(labels, names, runs, strict=True)
-    ]
+    columns, damaged = [], {}
+    for label, name, run in zip(labels, names, runs, strict=True):
+        try:
+            columns.append(_ComparedRun(label, name, read_run_contents(run)))
+        except DamagedFileError as error:
+            damaged[name] = str(error)
+    return columns, damaged
 
 
-def _render_comparison_page(columns: Sequence[_ComparedRun]) -> str:
+def _render_comparison_page(columns: Sequence[_ComparedRun], damaged: Mapping[str, str]) -> str:
     *first, last = (column.path for column in columns)
     by_language = _group_by_language(columns)
     unlike = _find_unlike_tests(by_language)
@@ -93,6 +106,7 @@ def _render_comparison_page(columns: Sequence[_ComparedRun]) -> str:
         title=f"{', '.join(first)} and {last}",
         kind="compared",
         count=len(columns),
+        damaged=damaged,
         unlike=unlike,
         runs=_tabulate_runs(columns),
         fields=_tabulate_differences(

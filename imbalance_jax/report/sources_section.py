@@ -58,6 +58,10 @@ def list_provenance(run: RunContents) -> dict[str, Any]:
         ),
         "order of the data": f"version {run.provenance.get('order_version', ABSENT)}",
         "seed": run.config.seed,
+        **{
+            f"resume {number}": resume["line"]
+            for number, resume in enumerate(run.provenance.get("resumes") or (), 1)
+        },
     }
 
 

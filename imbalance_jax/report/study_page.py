@@ -23,7 +23,7 @@ from imbalance_jax.report.study.passing_panels import make_passing_table
 from imbalance_jax.runs import storage
 from imbalance_jax.study.study_directory import StudyDirectory
 
-_STATES = {"failed": "failed", "begun": "begun", "absent": "not begun"}
+_STATES = {"failed": "failed", "damaged": "damaged", "begun": "begun", "absent": "not begun"}
 
 
 def write_study_page(
@@ -95,12 +95,13 @@ def _describe_runs(table: StudyTable) -> dict[str, Any]:
     for name, run in table.runs.items():
         state = run.state
         detail = state.error or (f"of {state.reused_from}" if state.reused_from else "")
-        mark = {"done": "done", "failed": "failed"}.get(state.state, "unfinished")
+        marks = {"done": "done", "failed": "failed", "damaged": "failed"}
+        mark = marks.get(state.state, "unfinished")
         word = {**_STATES, "done": "done"}[state.state]
         steps = f"{state.step:,} of {state.steps:,}"
-        row = [name, run.spec.kind, get_pieces().marked(mark, word), steps, detail[:200]]
+        row = [name, run.spec.kind, get_pieces().marked(mark, word), steps, detail[:300]]
         rows.append(row)
-        if state.state == "failed":
+        if state.state in ("failed", "damaged"):
             failed.append(row)
     header = ["run", "kind", "state", "steps", "detail"]
     caption = "All runs; each is a run directory with a page of its own."
@@ -108,7 +109,7 @@ def _describe_runs(table: StudyTable) -> dict[str, Any]:
         "state": {"mark": "done" if done == total else "unfinished", "text": text},
         "description": table.description,
         "runs": Table(header, rows, caption),
-        "failed_runs": Table(header, failed, "Runs that failed, and why."),
+        "failed_runs": Table(header, failed, "Runs that failed or have a damaged file, and why."),
     }
 
 

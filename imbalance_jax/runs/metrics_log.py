@@ -6,26 +6,34 @@ and so on. The newest segment is kept in memory; its object is written anew ever
 by `flush`.
 
 Both forms are read everywhere, because a run may have been copied from one place to the other.
+A line ends in its CRC-32, as JSON files do: see damaged_files.py.
 """
 
-import json
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from etils import epath
 
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import damaged_files, storage
+from imbalance_jax.runs.damaged_files import NUMBER, DamagedFileError
 
 Record = dict[str, Any]
 
 _WHOLE = "metrics.jsonl"
 _SEGMENTS = "metrics-*.jsonl"
+_BLOCK = 1 << 16  # bytes that are read at once from the end of a file
+_SHAPE = {"step": int, "*": (*NUMBER, str)}
+_REMEDY = "Copy the file back, or delete the line from it, with which what it records is lost."
 
 
 class MetricsLog(Protocol):
     def read(self) -> Iterator[Record]:
         """Yields all records, including those that are not written out yet."""
+
+    def read_backwards(self) -> Iterator[Record]:
+        """Yields all records, the newest first; reads about as much as is asked for."""
 
     def append(self, record: Mapping[str, Any]) -> None: ...
 
@@ -46,15 +54,52 @@ def _list_metrics_files(directory: epath.Path) -> list[epath.Path]:
     return [whole] * whole.exists() + sorted(directory.glob(_SEGMENTS))
 
 
-def _parse_records(text: str) -> Iterator[Record]:
-    for line in text.splitlines():
-        # A run killed while it wrote leaves half a line behind.
-        if line.endswith("}"):
-            yield json.loads(line)
+def _read_records(file: epath.Path) -> Iterator[tuple[bytes, Record]]:
+    """Yields the lines of a file, and the record that each is."""
+    content = damaged_files.read_file(file, _REMEDY)
+    for line, record in damaged_files.read_json_lines(content, file, _REMEDY, _SHAPE):
+        _check_record(record, file)
+        yield line, record
+
+
+def _check_record(record: Record, file: epath.Path) -> None:
+    for name, value in record.items():
+        # Whatever is counted and drawn; a hash is text.
+        if isinstance(value, str) and name.startswith(("train/", "eval/", "time/", "perf/")):
+            problem = f"at step {record['step']}, has {value!r} as {name}, not a number"
+            raise DamagedFileError(file, problem, _REMEDY)
+
+
+def _read_records_backwards(path: epath.Path) -> Iterator[Record]:
+    """Yields the records of a file from its end, which is read block by block."""
+    damaged_files.check_regular_file(path, _REMEDY)
+    for number, line in enumerate(_read_lines_backwards(path)):
+        # What follows the last line end is half a line, but where an editor left that end out.
+        if number or line.endswith(b"}"):
+            where = f", line {number} from its end" if number else ", the last line"
+            record = damaged_files.parse_line(line, path, _REMEDY, _SHAPE, where)
+            _check_record(record, path)
+            yield record
+
+
+def _read_lines_backwards(path: epath.Path) -> Iterator[bytes]:
+    """Yields the lines of a file from the last on, which is empty where the file ends in one."""
+    with path.open("rb") as file:
+        begin, rest = file.seek(0, os.SEEK_END), b""
+        while begin:
+            end, begin = begin, max(0, begin - _BLOCK)
+            file.seek(begin)
+            rest, *lines = (file.read(end - begin) + rest).split(b"\n")
+            yield from reversed(lines)
+        yield rest
 
 
 def _format_record(record: Mapping[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    return damaged_files.format_json(record, indent=None)
+
+
+def _join_lines(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
 
 
 class MetricsFile:
@@ -65,7 +110,12 @@ class MetricsFile:
 
     def read(self) -> Iterator[Record]:
         for file in _list_metrics_files(self._directory):
-            yield from _parse_records(file.read_text())
+            for _, record in _read_records(file):
+                yield record
+
+    def read_backwards(self) -> Iterator[Record]:
+        for file in reversed(_list_metrics_files(self._directory)):
+            yield from _read_records_backwards(file)
 
     def append(self, record: Mapping[str, Any]) -> None:
         path = self._directory / _WHOLE
@@ -76,8 +126,10 @@ class MetricsFile:
         """Every line was written when it was logged."""
 
     def truncate(self, step: int) -> None:
-        kept = "".join(_format_record(record) for record in self.read() if record["step"] <= step)
-        storage.write_file_atomically(self._directory / _WHOLE, kept.encode())
+        files = _list_metrics_files(self._directory)
+        lines = (pair for file in files for pair in _read_records(file))
+        kept = _join_lines(line for line, record in lines if record["step"] <= step)
+        storage.write_file_atomically(self._directory / _WHOLE, kept)
         for segment in self._directory.glob(_SEGMENTS):
             segment.unlink()
 
@@ -113,8 +165,19 @@ class MetricsSegments:
     def read(self) -> Iterator[Record]:
         for file in _list_metrics_files(self._directory):
             if file != self._object:
-                yield from _parse_records(file.read_text())
-        yield from _parse_records(self._text)
+                for _, record in _read_records(file):
+                    yield record
+        yield from self._read_newest()
+
+    def _read_newest(self) -> Iterator[Record]:
+        for line in self._text.splitlines():
+            yield damaged_files.parse_json(line, self._directory / _WHOLE, _REMEDY)
+
+    def read_backwards(self) -> Iterator[Record]:
+        yield from reversed(list(self._read_newest()))
+        for file in reversed(_list_metrics_files(self._directory)):
+            if file != self._object:
+                yield from _read_records_backwards(file)
 
     def append(self, record: Mapping[str, Any]) -> None:
         self._text += _format_record(record)
@@ -140,9 +203,9 @@ class MetricsSegments:
         self._close()
         # From the end on, so that a kill leaves no gap.
         for file in reversed(_list_metrics_files(self._directory)):
-            records = list(_parse_records(file.read_text()))
-            kept = [record for record in records if record["step"] <= step]
+            lines = list(_read_records(file))
+            kept = [line for line, record in lines if record["step"] <= step]
             if not kept:
                 file.unlink()
-            elif len(kept) < len(records):
-                file.write_bytes("".join(map(_format_record, kept)).encode())
+            elif len(kept) < len(lines):
+                file.write_bytes(_join_lines(kept))

@@ -133,9 +133,8 @@ class Mirrors:
         # A step has several records, and all of them have the elapsed seconds.
         self._step, self._names = start, set[str]()
         if sent >= start and self._open:
-            for record in run.metrics():
-                if record["step"] == start:
-                    self._names |= record.keys()
+            for record in run.records_of(start):
+                self._names |= record.keys()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if step != self._step:

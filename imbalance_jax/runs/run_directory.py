@@ -8,7 +8,7 @@ Analysis reads nothing else of a run.
     checkpoints/      see checkpoint.py          test_texts.csv    test loss of each of its texts
     vocabulary.npz    the ids of each language   tokenizer-*.model of each source
     report.html       its page                   wandb.json        its id at Weights & Biases
-    DONE | FAILED.json  how it ended
+    DONE | FAILED.json  how it ended             first_updates.json  see training/resumption.py
 
 Results of an earlier step, and those of a run that was extended, are in evaluation-STEP.json and
 test_texts-STEP.csv; transfer.json and word2vec* are of the commands of these names.
@@ -18,7 +18,7 @@ import contextlib
 import csv
 import datetime
 import io
-import json
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,8 +26,10 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import metrics_log, storage
+from imbalance_jax.runs import damaged_files, metrics_log, storage
+from imbalance_jax.runs.damaged_files import DamagedFileError, Shape
 from imbalance_jax.runs.metrics_log import Record
+from imbalance_jax.runs.run_files import describe_run_file
 
 try:
     import fcntl
@@ -37,11 +39,20 @@ except ImportError:  # not on Windows
 # Orbax writes this file into a checkpoint in a store when all else is there. (On a file system it
 # renames the checkpoint then.)
 _COMMITTED = "commit_success.txt"
+# What was computed next after each checkpoint: training/resumption.py.
+FIRST_UPDATES = "first_updates.json"
 # What a run writes besides config.json. Anything else may lie in its directory, such as what a
 # job's scheduler writes there before the run begins.
 _WRITTEN = (
     *("DONE", "FAILED.json", "checkpoints", "evaluation*.json", "metrics*.jsonl", "mixture.csv"),
-    *("provenance.json", "report.html", "tensorboard", "test_texts*.csv", "tokenizer-*.model"),
+    *(
+        "first_updates.json",
+        "provenance.json",
+        "report.html",
+        "tensorboard",
+        "test_texts*.csv",
+        "tokenizer-*.model",
+    ),
     *("transfer.json", "vocabulary.npz", "wandb", "wandb.json", "word2vec*"),
 )
 
@@ -74,14 +85,7 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, in order."""
-        if not self.checkpoints.exists():
-            return []
-        in_store = storage.is_store(self.path)
-        return sorted(
-            int(path.name)
-            for path in self.checkpoints.iterdir()
-            if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
-        )
+        return list_checkpoint_steps(self.checkpoints)
 
     def check_writable(self) -> None:
         """Raises ValueError if nothing can be written here."""
@@ -93,11 +97,17 @@ class RunDirectory:
 
         Raises:
           FileNotFoundError: this is not a run directory.
+          DamagedFileError: the file is damaged, or says what no config can.
         """
-        file = self.path / "config.json"
-        if not file.exists():
+        plain = self.read_json("config.json")
+        if plain is None:
             raise FileNotFoundError(f"{self.path} holds no run: it has no config.json.")
-        return config_lib.resolve_config(json.loads(file.read_text(encoding="utf-8")))
+        try:
+            return config_lib.resolve_config(plain)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            file, problem = self.path / "config.json", f"is no config of this version ({error})"
+            remedy = describe_run_file("config.json", self.path).remedy
+            raise DamagedFileError(file, problem, remedy) from error
 
     def begun(self) -> config_lib.Config | None:
         """Returns the config that the run was started with, or None where there is no run."""
@@ -111,6 +121,7 @@ class RunDirectory:
         """
         if (self.path / "config.json").exists():
             self._check_same(config, extend)
+            self._check_files()
             return
         in_the_way = [file for name in _WRITTEN for file in sorted(self.path.glob(name))]
         if in_the_way:
@@ -119,13 +130,31 @@ class RunDirectory:
                 "config.json). Move it away, or use another --workdir."
             )
 
+    def check_checkpoints(self) -> None:
+        """Raises ValueError if the run has lost its checkpoints: it would begin anew in silence.
+
+        A run that was killed before its first checkpoint was whole does begin anew.
+        """
+        if self.steps() or not (self.path / "config.json").exists():
+            return
+        last = max(0, self.newest_step())
+        every = self.config().checkpoint.every
+        # `first_updates.json` is written when a checkpoint is whole, and a save begins when the
+        # one before it is. (The second is what a run of an earlier version leaves.)
+        had_some = bool(self.read_json(FIRST_UPDATES)) or self.done or 0 < 2 * every < last
+        if last and had_some:
+            raise ValueError(
+                f"{self.path} has metrics up to step {last:,}, and the checkpoints that it had are "
+                f"not in {self.checkpoints}. Put them back from a copy, or move {self.path} away "
+                "to train it again from the beginning."
+            )
+
     def check_format(self) -> None:
         """Raises ValueError if a run was begun on text in a format that is no longer written.
 
         It reads no text, so that a run is refused before its text is prepared again.
         """
-        provenance = self.read_json("provenance.json") or {"sources": {}}
-        for name, source in provenance["sources"].items():
+        for name, source in self.read_provenance()["sources"].items():
             # The fingerprint of synthetic text has a version of its own.
             if "format" not in source and source.get("kind") != "synthetic":
                 raise ValueError(
@@ -135,14 +164,27 @@ class RunDirectory:
                     "provenance.json)."
                 )
 
+    def read_provenance(self) -> dict[str, Any]:
+        """Returns what provenance.json says, with {} for sources and parallel where it is absent.
+
+        Raises:
+          DamagedFileError: it is damaged.
+        """
+        return {"sources": {}, "parallel": {}, **(self.read_json("provenance.json") or {})}
+
     def texts(self, kind: str = "sources") -> dict[str, str]:
         """Returns the fingerprint of each text that the run was begun with.
 
         Args:
           kind: sources, or parallel for the sets of parallel texts.
         """
-        texts = (self.read_json("provenance.json") or {}).get(kind, {})
-        return {name: text["fingerprint"] for name, text in texts.items()}
+        provenance = self.read_provenance()
+        self._check_provenance(provenance, {kind: {"*": {"fingerprint": str}}})
+        return {name: text["fingerprint"] for name, text in provenance[kind].items()}
+
+    def _check_provenance(self, provenance: Mapping[str, Any], shape: Shape) -> None:
+        remedy = describe_run_file("provenance.json", self.path).remedy
+        damaged_files.check_shape(provenance, shape, self.path / "provenance.json", remedy)
 
     def check_text(self, fingerprints: Mapping[str, str], order_version: int) -> None:
         """Raises ValueError if the run was begun with other text, or another order of the data.
@@ -154,6 +196,8 @@ class RunDirectory:
         provenance = self.read_json("provenance.json")
         if provenance is None:
             return
+        recorded = {name: {"fingerprint": str} for name in fingerprints}
+        self._check_provenance(provenance, {"sources": recorded, "order_version": int})
         for name, fingerprint in fingerprints.items():
             started_with = provenance["sources"][name]["fingerprint"]
             if started_with != fingerprint:
@@ -179,6 +223,11 @@ class RunDirectory:
         if self._lock is None:
             self._lock = contextlib.ExitStack()
             self._lock.enter_context(lock_directory(self.path))
+        if not (self.path / "config.json").exists():
+            self.start(config)
+
+    def start(self, config: config_lib.Config) -> None:
+        """Writes down the config that the run goes on with, and that it has not ended."""
         self.write_json("config.json", config_lib.to_dict(config))
         (self.path / "FAILED.json").unlink(missing_ok=True)
         (self.path / "DONE").unlink(missing_ok=True)
@@ -211,6 +260,13 @@ class RunDirectory:
                 f"{self._advise(field, before, config)}{hint}."
             )
 
+    def _check_files(self) -> None:
+        """Raises DamagedFileError if a run cannot go on with a file that it has written."""
+        for name in ("provenance.json", "evaluation.json"):
+            self.read_json(name)
+        for _ in self.metrics():
+            pass
+
     def _advise(self, field: str, before: Any, config: config_lib.Config) -> str:
         """Returns how a config gets what the run has of a field of its identity."""
         begun = self.config()
@@ -226,7 +282,7 @@ class RunDirectory:
         return f"set {field}={before!r}" if stated == before else "leave out --config"
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, json.dumps(value, indent=2) + "\n")
+        self.write_text(name, damaged_files.format_json(value))
 
     def write_results(self, results: Mapping[str, Any], name: str = "evaluation.json") -> None:
         """Writes what was measured on the test split; `texts` of it go into test_texts.csv."""
@@ -268,9 +324,24 @@ class RunDirectory:
         storage.write_file_atomically(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
-        """Returns a JSON file of the run, or None where it is absent."""
-        file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        """Returns a JSON file of the run, or None where it is absent.
+
+        Raises:
+          DamagedFileError: it is not what was written.
+        """
+        file, kind = self.path / name, describe_run_file(name, self.path)
+        if not file.exists():
+            return None
+        return damaged_files.read_json(file, kind.remedy, kind.shape)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Returns the bytes of a file of the run.
+
+        Raises:
+          FileNotFoundError: it is absent.
+        """
+        remedy = describe_run_file(name, self.path).remedy
+        return damaged_files.read_file(self.path / name, remedy)
 
     def finish(self) -> None:
         self.flush()
@@ -306,19 +377,24 @@ class RunDirectory:
         records = [record for record in self.metrics() if name in record]
         return [record["step"] for record in records], [record[name] for record in records]
 
+    def newest_step(self) -> int:
+        """Returns the newest step that was logged, or -1."""
+        return next((record["step"] for record in self._metrics.read_backwards()), -1)
+
+    def records_of(self, step: int) -> list[Record]:
+        """Returns what was logged of a step, the newest first."""
+        newer = itertools.takewhile(
+            lambda record: record["step"] >= step, self._metrics.read_backwards()
+        )
+        return [record for record in newer if record["step"] == step]
+
     def has(self, step: int, prefix: str) -> bool:
         """Whether a record of a step has a metric whose name begins so."""
-        return any(
-            record["step"] == step and any(name.startswith(prefix) for name in record)
-            for record in self.metrics()
-        )
+        return any(name.startswith(prefix) for record in self.records_of(step) for name in record)
 
-    def newest(self, prefix: str) -> Record:
-        """Returns the newest value of every metric whose name begins so."""
-        newest: Record = {}
-        for record in self.metrics():
-            newest |= {name: value for name, value in record.items() if name.startswith(prefix)}
-        return newest
+    def newest_with(self, name: str) -> Record:
+        """Returns the newest record that has a metric; {} where none has."""
+        return next((record for record in self._metrics.read_backwards() if name in record), {})
 
     def truncate_metrics(self, step: int) -> None:
         """Drops the records after a step: a run that resumes there writes them anew."""
@@ -340,10 +416,30 @@ class RunDirectory:
         self.write_text(name, text.getvalue())
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
-        """Returns the rows of a CSV file of the run; none where it is absent."""
-        file = self.path / name
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        return list(csv.DictReader(text.splitlines()))
+        """Returns the rows of a CSV file of the run; none where it is absent.
+
+        Raises:
+          DamagedFileError: it lacks a column or a cell, or a cell is no number.
+        """
+        file, kind = self.path / name, describe_run_file(name, self.path)
+        if not file.exists():
+            return []
+        text = damaged_files.read_text(file, kind.remedy)
+        return damaged_files.parse_csv(
+            text, file, kind.remedy, required=kind.required, words=kind.words
+        )
+
+
+def list_checkpoint_steps(directory: epath.Path) -> list[int]:
+    """Returns the steps of all checkpoints in a directory, in order."""
+    if not directory.exists():
+        return []
+    in_store = storage.is_store(directory)
+    return sorted(
+        int(path.name)
+        for path in directory.iterdir()
+        if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
+    )
 
 
 def run_and_step(name: str) -> tuple[RunDirectory, int | None]:

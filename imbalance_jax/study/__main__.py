@@ -111,14 +111,16 @@ def _run_study(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         return code
     states = directory.states(study)
     failed = [name for name, run in states.items() if run.state == "failed"]
-    others = [name for name, run in states.items() if run.state not in ("failed", "done")]
-    print(f"{len(states) - len(failed) - len(others)} of {len(states)} runs are done.")
+    damaged = [name for name, run in states.items() if run.state == "damaged"]
+    others = [n for n, run in states.items() if run.state not in ("failed", "damaged", "done")]
+    done = len(states) - len(failed) - len(damaged) - len(others)
+    print(f"{done} of {len(states)} runs are done.")
     _collect_results(directory, study)
     if others:
         print(f"Left: {', '.join(others)}. To train them, leave out --only.")
     if failed:
         print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
-    return cli.FAILED if failed else code
+    return cli.FAILED if failed or damaged else code
 
 
 def _prepare_texts(
@@ -170,6 +172,8 @@ def _collect_results(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     from imbalance_jax.report import study_page
 
     table = study_table.read_study_table(directory)
+    for line in study_table.describe_damaged_runs(table):
+        print(line)
     for path in study_table.write_study_table(table, directory):
         print(path)
     print(f"Read {study_page.write_study_page(table, directory)}.")
@@ -180,7 +184,10 @@ def _print_comparison(directory: StudyDirectory, study: grid.StudyConfig) -> int
     from imbalance_jax.analysis import study_table
     from imbalance_jax.reference import paper_check
 
-    checks = paper_check.compare_with_reference(study_table.read_study_table(directory))
+    table = study_table.read_study_table(directory)
+    for line in study_table.describe_damaged_runs(table):
+        print(line)
+    checks = paper_check.compare_with_reference(table)
     print(paper_check.describe_checks(checks))
     return cli.DONE
 

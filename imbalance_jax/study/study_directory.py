@@ -5,9 +5,9 @@ Neither jax nor the text is needed: what is done, and what is left, is read from
 
 import contextlib
 import dataclasses
-import json
 import math
 import types
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,8 +15,10 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.runs import run_directory, storage
+from imbalance_jax.runs import damaged_files, run_directory, storage
+from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.runs.run_files import describe_run_file
 from imbalance_jax.study import grid
 
 VERSION = 1
@@ -26,13 +28,16 @@ _WRITTEN = (
     *("runs", "report.html", "reference.html", "figures", "table.csv", "table.parquet"),
     *("alignment.csv", "alignment.parquet", "curves.csv", "curves.parquet"),
 )
+_RESULTS = ("loss", "ppl", "language_nats", "loss_own", "bits_per_byte")
+_REMEDY = "Copy it back, or use another --workdir."
+_SHAPE = {"runs": {"*": {"config": dict, "hash": str, "seed": int, "text?": {"*": str}}}}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
     """How far a run of a study is."""
 
-    state: str  # absent | begun | failed | done
+    state: str  # absent | begun | failed | damaged | done
     step: int = 0
     steps: int = 0
     error: str = ""
@@ -40,10 +45,14 @@ class RunState:
 
 
 class StudyDirectory:
-    """Reads and writes the files of a study. Nothing is cached: the directory is the truth."""
+    """Reads and writes the files of a study.
+
+    The directory is the truth: nothing is cached but the grids of studies that are reused.
+    """
 
     def __init__(self, path: str | epath.PathLike) -> None:
         self.path = storage.parse_path(path)
+        self._reused: dict[str, tuple[StudyDirectory, dict[str, list[str]]]] = {}
 
     def __str__(self) -> str:
         return str(self.path)
@@ -59,20 +68,22 @@ class StudyDirectory:
           FileNotFoundError: it holds none.
           ValueError: study.json was written by another version, or edited by hand.
         """
-        file = self.path / "study.json"
-        if not file.exists():
-            raise FileNotFoundError(f"{self.path} holds no study: it has no study.json.")
-        plain = json.loads(file.read_text(encoding="utf-8"))
+        file, plain = self.path / "study.json", self._read_plain_study()
         if plain.pop("version", None) != VERSION:
             raise ValueError(
                 f"{file} was not written by this version of the program ({VERSION}), or not whole. "
                 "Use another --workdir."
             )
+        damaged_files.check_shape(plain, _SHAPE, file, _REMEDY)
         hashes = {}
         for name, spec in plain["runs"].items():
             hashes[name] = spec.pop("hash")
             spec.pop("seed")
-        study = grid.resolve_study(plain, begun=True)
+        try:
+            study = grid.resolve_study(plain, begun=True)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            problem = f"is no study of this version ({error})"
+            raise DamagedFileError(file, problem, _REMEDY) from error
         for name, spec in study.runs.items():
             if hashes[name] not in (spec.hash, spec.earlier_hash):
                 raise ValueError(
@@ -81,6 +92,24 @@ class StudyDirectory:
                     "the changed run another cell."
                 )
         return study
+
+    def read_recorded_runs(self) -> dict[str, Any]:
+        """Returns the plain values of all runs in study.json, with their configs.
+
+        Raises:
+          FileNotFoundError: the directory holds no study.
+          DamagedFileError: the file is damaged.
+        """
+        plain = self._read_plain_study()
+        file, runs = self.path / "study.json", {"*": {"config": dict, "text?": {"*": str}}}
+        damaged_files.check_shape(plain, {"runs": runs}, file, _REMEDY)
+        return plain["runs"]
+
+    def _read_plain_study(self) -> dict[str, Any]:
+        file = self.path / "study.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{self.path} holds no study: it has no study.json.")
+        return damaged_files.read_json(file, _REMEDY)
 
     def check(self, study: grid.StudyConfig) -> None:
         """Raises ValueError if the directory belongs to another grid, or holds something else.
@@ -140,7 +169,7 @@ class StudyDirectory:
         }
         plain = grid.convert_study_to_dict(dataclasses.replace(study, runs=runs))
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": VERSION, **plain}, indent=1) + "\n"
+        text = damaged_files.format_json({"version": VERSION, **plain}, indent=1)
         storage.write_file_atomically(self.path / "study.json", text.encode())
 
     @contextlib.contextmanager
@@ -164,18 +193,37 @@ class StudyDirectory:
         """Returns where a run is: here, or finished in a study that is reused, with its path."""
         own = self.run(name)
         if not own.done:
-            for other in map(StudyDirectory, study.reuse):
-                for other_name, spec in _read_reused_study(other).runs.items():
-                    if spec.hash == study.runs[name].hash and other.run(other_name).done:
+            for path in study.reuse:
+                other, names = self._open_reused_study(path)
+                for other_name in names.get(study.runs[name].hash, ()):
+                    if other.run(other_name).done:
                         return other.run(other_name), str(other)
         return own, ""
 
+    def _open_reused_study(self, path: str) -> "tuple[StudyDirectory, dict[str, list[str]]]":
+        """Returns another study, and its runs by their hash.
+
+        Its grid is read once: to read it for every run would take the square of their number.
+        """
+        if path not in self._reused:
+            other, names = StudyDirectory(path), defaultdict(list)
+            for name, spec in _read_reused_study(other).runs.items():
+                names[spec.hash].append(name)
+            self._reused[path] = other, names
+        return self._reused[path]
+
     def state(self, name: str, study: grid.StudyConfig) -> RunState:
-        """Returns how far a run is.
+        """Returns how far a run is; one of whose files is damaged says which.
 
         Raises:
           ValueError: its directory was changed by hand, or belongs to another run.
         """
+        try:
+            return self._read_state(name, study)
+        except DamagedFileError as error:
+            return RunState("damaged", 0, study.runs[name].config.steps, str(error))
+
+    def _read_state(self, name: str, study: grid.StudyConfig) -> RunState:
         run, reused = self.find_run(name, study)
         spec = study.runs[name]
         if not (run.path / "config.json").exists():
@@ -186,8 +234,7 @@ class StudyDirectory:
                 )
             return RunState("absent", steps=spec.config.steps)
         check_run_untouched(run, spec)
-        step = max((record["step"] for record in run.metrics()), default=0)
-        step = max(step, run.newest_checkpoint())
+        step = max(0, run.newest_step(), run.newest_checkpoint())
         if run.done:
             return RunState("done", step, spec.config.steps, reused_from=reused)
         failed = run.read_json("FAILED.json")
@@ -228,11 +275,9 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
     """
     try:
         config = run.config()
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"{run}/config.json cannot be read: {error} Put it back, or delete the directory, "
-            "which trains the run anew."
-        ) from error
+    except DamagedFileError as error:
+        remedy = "Put it back, or delete the directory, which trains the run anew."
+        raise DamagedFileError(error.path, error.problem, remedy) from error
     differences = _list_differences(config, spec.config)
     if differences:
         field, present, wanted = differences[0]
@@ -243,13 +288,7 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
         )
     if not run.done:
         return
-    try:
-        results = run.read_json("evaluation.json")
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{run}/evaluation.json cannot be read: {error}. Delete it, and score the run again "
-            f"with python -m imbalance_jax.evaluate --workdir={run}."
-        ) from error
+    results = run.read_json("evaluation.json")
     missing = [tag for tag in config.tags if tag not in (results or {}).get("languages", {})]
     if results is None or missing or results["step"] > config.steps:
         what = f"nothing of {', '.join(missing)}" if results else "no evaluation.json"
@@ -257,6 +296,11 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             f"{run} was changed by hand: it says that it is done and has {what}. Score it again "
             f"with python -m imbalance_jax.evaluate --workdir={run}, or delete the directory."
         )
+    languages = {"*": dict.fromkeys(_RESULTS, (float, int))}
+    remedy = describe_run_file("evaluation.json", run).remedy
+    damaged_files.check_shape(
+        results, {"languages": languages}, run.path / "evaluation.json", remedy
+    )
     for tag, result in results["languages"].items():
         parts = result["language_nats"] + result["loss_own"]
         ppl = math.exp(min(result["loss"], 700.0))

@@ -50,7 +50,7 @@ def read_measured_speeds(
     rates = defaultdict(list)
     for name, spec in study.runs.items():
         run, _ = directory.find_run(name, study)
-        newest = run.newest("time/") if run.done else {}
+        newest = run.newest_with("time/total") if run.done else {}
         if "time/total" in newest:
             seconds = newest["time/total"] - newest["time/compile"] - newest["time/setup"]
             rate = costs.compute_training_flops(spec.config) / max(seconds, 1e-9)
@@ -250,10 +250,10 @@ def describe_states(study: grid.StudyConfig, directory: StudyDirectory) -> str:
 
 
 def _describe_run_state(state: RunState, run: RunDirectory) -> str:
-    if state.state == "failed":
+    if state.state in ("failed", "damaged"):
         return state.error
     if state.state == "done":
         return describe_losses(run) + (f"   (of {state.reused_from})" if state.reused_from else "")
-    newest = run.newest("")
+    newest = run.newest_with("perf/tokens_per_second")
     speed = newest.get("perf/tokens_per_second")
     return f"loss {newest['train/loss']:.4f}   {speed:,.0f} tokens/s" if speed else ""

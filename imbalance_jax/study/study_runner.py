@@ -75,11 +75,11 @@ class StudyRunner:
         self.failed: dict[str, str] = {}  # by run: why
 
     def left(self, *, retry: bool) -> list[str]:
-        """Returns the runs that are not done; those that failed only to try them again."""
+        """Returns the runs to train; those that failed only to try them again."""
         return [
             name
             for name, progress in self._states.items()
-            if progress.state != "done" and (retry or progress.state != "failed")
+            if progress.state not in ("done", "damaged") and (retry or progress.state != "failed")
         ]
 
     def run(self, work: Sequence[tuple[str, ...]], *, jobs: int) -> int:

@@ -18,6 +18,10 @@ class Preempted(Exception):
         self.step = step
 
 
+class CheckpointSetAside(Exception):
+    """A run's newest checkpoint is damaged and lies elsewhere now; nothing was trained."""
+
+
 class PeerLost(Exception):
     """Another process of the run has gone, for no reason that FAILED.json would give."""
 

@@ -17,6 +17,7 @@ from imbalance_jax.config import Config, ModelConfig, costs
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data import parallel as parallel_lib
 from imbalance_jax.data import word_order as views
+from imbalance_jax.data.order.audit import check_begun_text
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.order.stream import Stream, resolve_ratio
 from imbalance_jax.data.parallel import ParallelSet
@@ -27,6 +28,7 @@ from imbalance_jax.evaluation.programs import MeasurementPrograms
 from imbalance_jax.runs.code_versions import get_code_versions
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import init_from
+from imbalance_jax.training.loading import read_vocabulary
 
 
 @dataclasses.dataclass
@@ -111,7 +113,11 @@ class Experiment:
             sets = parallel_lib.prepare_all_parallel_sets(config, sources, run.texts("parallel"))
             begun = run.begun()
             experiment = cls.make(config, sources, mesh, sets, training=False, begun=begun)
-            run.check_text(experiment.fingerprints(), experiment.stream.order_version)
+            line = check_begun_text(
+                run, experiment.config, experiment.stream, experiment.fingerprints()
+            )
+            if line and distributed.is_writer():
+                print(line, flush=True)
             check_run_vocabulary(run, experiment.vocabulary)
             if config.init_from and not run.checkpoints.exists():
                 init_from.check_vocabulary(config, experiment.vocabulary, experiment._models())
@@ -321,7 +327,7 @@ def check_run_vocabulary(run: RunDirectory, vocabulary: languages.Vocabulary) ->
     file = run.path / "vocabulary.npz"
     if not file.exists():
         return
-    before = languages.Vocabulary.from_bytes(vocabulary.tags, file.read_bytes())
+    before = read_vocabulary(run, vocabulary.tags)
     if not np.array_equal(before.map_GU, vocabulary.map_GU):
         raise ValueError(
             f"{run} was started by a version that gave its languages other ids of the model (a "

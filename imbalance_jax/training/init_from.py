@@ -8,8 +8,9 @@ from jax.sharding import Mesh
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import step as step_lib
+from imbalance_jax.compute.checkpoint import DamagedCheckpoint
 from imbalance_jax.data import languages
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data.tokenizer import TextTokenizer, read_tokenizer_file
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory, run_and_step
 from imbalance_jax.training.loading import (
@@ -73,7 +74,7 @@ def _check_config_ids(
             continue
         model = read_tokenizer_model(run, other, tag)
         if tokenizer.path and storage.parse_path(tokenizer.path).exists():
-            ours = storage.parse_path(tokenizer.path).read_bytes()
+            ours = read_tokenizer_file(tokenizer.path)
             _check_tokenizer(config.init_from, tag, field, (run, other), ours)
         elif not tokenizer.path and tokenizer.vocab_size != (size := TextTokenizer(model).size):
             raise ValueError(
@@ -172,12 +173,13 @@ def restore_params(
     Args: as `check_vocabulary`; mesh is that of the devices.
 
     Raises:
-      ValueError: as `check_vocabulary`, or there is no such checkpoint.
+      ValueError: as `check_vocabulary`, or there is no such checkpoint, or it is damaged.
     """
     check_vocabulary(config, vocabulary, models)
     run, step = run_and_step(config.init_from)
     like = step_lib.make_abstract_state(run.config(), vocabulary.size, mesh)
     try:
-        return restore_state(run, step, like).params
-    except FileNotFoundError as error:
+        # The newest is named, because another one would make another run of it.
+        return restore_state(run, step or run.newest_checkpoint() or None, like).params
+    except (FileNotFoundError, DamagedCheckpoint) as error:
         raise ValueError(f"config.init_from={config.init_from!r}: {error}") from error

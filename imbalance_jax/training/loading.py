@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,15 +12,18 @@ import numpy as np
 from etils import epath
 
 from imbalance_jax import config as config_lib
+from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding
 from imbalance_jax.compute import step as step_lib
-from imbalance_jax.compute.checkpoint import Checkpoints
+from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
 from imbalance_jax.data import languages
 from imbalance_jax.data import word_order as views
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data.tokenizer import TextTokenizer, open_tokenizer
 from imbalance_jax.evaluation import perplexity
+from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.runs.run_files import describe_run_file
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -200,14 +205,28 @@ def find_tokenizer_file(run: RunDirectory, config: config_lib.Config, tag: str) 
 
 def read_tokenizer_model(run: RunDirectory, config: config_lib.Config, tag: str) -> bytes:
     file = find_tokenizer_file(run, config, tag)
-    if not file.exists():
+    if not file.exists() and not run.newest_checkpoint():
         raise FileNotFoundError(f"{run} has no {file.name}: it stopped before its first step.")
-    return file.read_bytes()
+    model, remedy = run.read_bytes(file.name), describe_run_file(file.name, run).remedy
+    open_tokenizer(model, file, remedy)
+    recorded = run.read_provenance()["sources"].get(config.source_of(tag), {}).get("tokenizer")
+    if recorded and hashlib.sha256(model).hexdigest() != recorded:
+        problem = "is not the tokenizer whose sha256 is in provenance.json"
+        raise DamagedFileError(file, problem, remedy)
+    return model
 
 
-def read_vocabulary(run: RunDirectory) -> languages.Vocabulary:
-    content = (run.path / "vocabulary.npz").read_bytes()
-    return languages.Vocabulary.from_bytes(run.config().tags, content)
+def read_vocabulary(run: RunDirectory, tags: tuple[str, ...] | None = None) -> languages.Vocabulary:
+    """Returns the ids of each language of a run, whose languages are `tags` or of its config.
+
+    Raises:
+      FileNotFoundError: the run has no vocabulary.npz.
+      DamagedFileError: it is damaged.
+    """
+    file = run.path / "vocabulary.npz"
+    remedy = describe_run_file(file.name, run).remedy
+    tags = run.config().tags if tags is None else tags
+    return languages.Vocabulary.from_bytes(tags, run.read_bytes(file.name), str(file), remedy)
 
 
 def check_checkpoint_exists(run: RunDirectory, step: int | None, steps: Sequence[int]) -> None:
@@ -220,15 +239,24 @@ def check_checkpoint_exists(run: RunDirectory, step: int | None, steps: Sequence
 def restore_state(
     run: RunDirectory, step: int | None, like: step_lib.TrainState
 ) -> step_lib.TrainState:
-    """Returns a run's state at its newest checkpoint or another one.
+    """Returns a run's state at its newest checkpoint, or at the one that is named.
+
+    Where the newest is damaged, it is the newest of those that are not, and a line says so.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
+      DamagedCheckpoint: the one that is named is damaged, or all are.
     """
     checkpoints = Checkpoints(run.checkpoints)
+    steps = checkpoints.steps()
+    check_checkpoint_exists(run, step, steps)
+    if step is None:
+        state, damaged = checkpoints.restore_newest(like)
+        for line in damaged.values() if distributed.is_writer() else ():
+            print(f"{line} Step {int(state.step):,} is read instead.", file=sys.stderr)
+        return state
     try:
-        steps = checkpoints.steps()
-        check_checkpoint_exists(run, step, steps)
-        return checkpoints.restore(steps[-1] if step is None else step, like)
-    finally:
-        checkpoints.close()
+        return checkpoints.restore(step, like)
+    except DamagedCheckpoint as error:
+        others = ", ".join(str(other) for other in steps if other != step) or "none"
+        raise DamagedCheckpoint(f"{error} Other checkpoints of the run: {others}.") from None

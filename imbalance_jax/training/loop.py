@@ -12,10 +12,15 @@ import numpy as np
 
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import step as step_lib
-from imbalance_jax.compute.checkpoint import Checkpoints, remove_unfinished_checkpoints
+from imbalance_jax.compute.checkpoint import (
+    Checkpoints,
+    DamagedCheckpoint,
+    remove_unfinished_checkpoints,
+)
 from imbalance_jax.evaluation.perplexity import PerplexityEvaluator
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.training.ends import (
+    CheckpointSetAside,
     PeerLost,
     Preempted,
     explain_error,
@@ -96,7 +101,20 @@ class TrainingLoop:
             self._read_metrics()  # what is logged of the step that is saved
             self._for_each(RunProgress.save_and_wait)
             if self._living():
+                with contextlib.suppress(Exception):  # all is saved, and the run stops in any case
+                    self._look_ahead()
                 raise
+
+    def _look_ahead(self) -> None:
+        """Makes one more update, for a resume to be held against; its result is dropped."""
+        pack, done = self._pack, self._done
+        if done == pack.steps:
+            return
+        batch = pack.place(done, self._alive_E)
+        self._state, metrics = self._update(self._state, batch, pack.map_EGU())
+        values = jax.device_get(metrics)
+        for run in self._living():
+            run.look_ahead(done + 1, pack.take_metrics(values, run.place))
 
     def _count(self, done: int) -> None:
         self._done = done
@@ -111,7 +129,7 @@ class TrainingLoop:
         values = jax.device_get(metrics)
         for run in self._living():
             try:
-                run.recorder.read(done, self._pack.take_metrics(values, run.place))
+                run.read(done, self._pack.take_metrics(values, run.place))
             except Exception as error:
                 self._drop(run, error)
 
@@ -155,6 +173,8 @@ def train_members(
       ValueError: the states do not fit the config or the devices, and nothing is written; or the
         members have not come equally far.
       Preempted: it was asked to stop, and every member has saved the same step.
+      CheckpointSetAside: a member has to go on from an older checkpoint, for which this can be
+        called again.
       PeerLost: another process has gone.
     """
     together = f" for {len(pack.members)} runs together" if len(pack.members) > 1 else ""
@@ -182,9 +202,19 @@ def train_members(
         with explain_out_of_memory(pack.first.config, pack.mesh.shape):
             if start:
                 like = pack.first.abstract_state()
-                state = pack.stack(lambda member: checkpoints[member.name].restore(start, like))
+                state = pack.stack(
+                    lambda member: _restore_member(checkpoints[member.name], start, like)
+                )
                 print(f"Going on from step {start:,}", flush=True)
+                if any(start in saved.unchecked for saved in checkpoints.values()):
+                    print(
+                        "An earlier version saved it, without digests that it could be checked by.",
+                        flush=True,
+                    )
             state = state or pack.init_state()
+        for saved in checkpoints.values():
+            for line in saved.open():
+                print(line, flush=True)
         with distributed.propagate_errors():
             earlier = [
                 record_run_start(member.experiment, member.run, start, pack.provenance(member))
@@ -192,7 +222,7 @@ def train_members(
             ]
         for line in filter(None, dict.fromkeys(starts.change for starts in earlier)):
             print(line, flush=True)  # once, where it is the same for all
-        records = [member.run.newest("time/") for member in pack.members]
+        records = [member.run.newest_with("time/total") for member in pack.members]
         times.add_earlier_starts(max(records, key=lambda record: record.get("time/total", 0.0)))
         runs: list[RunProgress] = []
         for place, member in enumerate(pack.members):
@@ -220,6 +250,29 @@ def train_members(
         finally:
             if failed is None or len(failed) == len(runs):
                 distributed.skip_stack_cleanup(stack)  # it would wait for processes that are gone
+
+
+def _restore_member(
+    checkpoints: Checkpoints, step: int, like: step_lib.TrainState
+) -> step_lib.TrainState:
+    """Returns the state of a member's newest checkpoint, at a step.
+
+    Raises:
+      CheckpointSetAside: it is damaged and was renamed, and there is an older one.
+      DamagedCheckpoint: it is damaged, and there is none. It is left as it is.
+    """
+    try:
+        return checkpoints.restore(step, like)
+    except DamagedCheckpoint:
+        state, damaged = checkpoints.restore_newest(like)
+    if not damaged:  # the second attempt read it: the storage, not the checkpoint, had a fault
+        return state
+    with distributed.propagate_errors():
+        for newer, line in damaged.items() if distributed.is_writer() else ():
+            aside = checkpoints.set_aside(newer)
+            print(f"{line} It is kept as {aside.name}.", flush=True)
+    print(f"The run goes on from step {int(state.step):,} instead.", flush=True)
+    raise CheckpointSetAside
 
 
 def compile_programs(pack: Pack) -> tuple[jax.stages.Compiled, PerplexityEvaluator]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from imbalance_jax.compute import hardware
 from imbalance_jax.compute import hosts as distributed
-from imbalance_jax.data.order.audit import OrderAudit
+from imbalance_jax.data.order.audit import MixtureTable, OrderAudit
 from imbalance_jax.runs import mirrors
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training.experiment import Experiment
@@ -81,11 +81,13 @@ class MetricsRecorder:
     ) -> None:
         self._trainer, self._run, self._times, self._errors = experiment, run, times, errors
         self._audit = OrderAudit(experiment.config, experiment.stream)
+        self.mixture = MixtureTable(experiment.config, experiment.stream)
         names = experiment.config.mirrors if distributed.is_writer() else ()
         self._peak = hardware.get_peak_flops(experiment.settled_model().dtype).value
         with distributed.propagate_errors():
             if distributed.is_writer():
-                self._audit.resume(run.metrics(), start)
+                # Once through what was logged: a save must not read all of it again.
+                self._audit.resume(self.mixture.follow(run.metrics()), start)
             self._mirrors = mirrors.Mirrors(names, run, experiment.config, start, sent)
         self.newest: dict[str, Any] = {}  # the newest record of training
         self._reset()
@@ -123,6 +125,7 @@ class MetricsRecorder:
         with self._errors.kept():
             if distributed.is_writer():
                 self._run.log(step, record)
+                self.mixture.add(step, record)
         numbers = {name: value for name, value in record.items() if not isinstance(value, str)}
         self._mirrors.log(step, numbers)
 

@@ -8,12 +8,12 @@ from jax.sharding import Mesh
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import hardware, sharding
 from imbalance_jax.compute import hosts as distributed
-from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.compute.step import TrainState
 from imbalance_jax.config import Config
 from imbalance_jax.data import sources
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training.experiment import Experiment
+from imbalance_jax.training.loading import read_vocabulary, restore_state
 
 
 def open_run(
@@ -30,21 +30,15 @@ def open_run(
       ValueError: it has no such checkpoint, or the text is another one by now.
     """
     distributed.join_processes()
-    checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
-    try:
-        saved = checkpoints.steps()
-        if not saved or (step is not None and step not in saved):
-            wanted = "checkpoint yet" if step is None else f"checkpoint of step {step}"
-            steps = ", ".join(map(str, saved)) or "none"
-            raise ValueError(f"{run} has no {wanted}. It has: {steps}.")
-        hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
-        vocab_size = run.read_json("provenance.json")["vocab_size"]
-        mesh = choose_mesh(config, vocab_size, jax.devices())
-        experiment = Experiment.of_run(config, run, mesh)
-        newest = saved[-1] if step is None else step
-        return experiment, checkpoints.restore(newest, experiment.abstract_state())
-    finally:
-        checkpoints.close()
+    saved = run.steps()
+    if not saved or (step is not None and step not in saved):
+        wanted = "checkpoint yet" if step is None else f"checkpoint of step {step}"
+        steps = ", ".join(map(str, saved)) or "none"
+        raise ValueError(f"{run} has no {wanted}. It has: {steps}.")
+    hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
+    mesh = choose_mesh(config, read_vocabulary(run).size, jax.devices())
+    experiment = Experiment.of_run(config, run, mesh)
+    return experiment, restore_state(run, step, experiment.abstract_state())
 
 
 def choose_mesh(config: Config, vocab_size: int, devices: Sequence[jax.Device]) -> Mesh:

@@ -13,7 +13,6 @@ from imbalance_jax.compute import conditions
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import Checkpoints, remove_unfinished_checkpoints
-from imbalance_jax.data.order.audit import build_mixture_rows
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import MeasurementPrograms
@@ -26,6 +25,7 @@ from imbalance_jax.training.ends import Preempted, explain_error
 from imbalance_jax.training.experiment import Experiment
 from imbalance_jax.training.pack import Pack
 from imbalance_jax.training.recorder import MetricsRecorder, RunTimer, is_step_due
+from imbalance_jax.training.resumption import FirstUpdates
 
 
 class RunProgress:
@@ -63,6 +63,12 @@ class RunProgress:
         self._writer_errors = distributed.WriterErrors()
         self.recorder = MetricsRecorder(
             self.experiment, self.run, times, start, sent, self._writer_errors
+        )
+        self._first_updates = distributed.is_writer() and FirstUpdates(
+            self.run,
+            self.experiment.config.tags,
+            start,
+            checkpoints.fingerprints.get(start, ""),
         )
         self._validation = self.experiment.validation_windows()
         self.alignment, self._cadence = _build_alignment(self.experiment, self.run, programs)
@@ -127,6 +133,27 @@ class RunProgress:
         if self._saving_is_due:
             self._save(state)
 
+    def read(self, done: int, values: step_lib.Metrics) -> None:
+        """Takes the metrics of a step, which are on the host.
+
+        Raises:
+          FloatingPointError: its loss or gradient is not finite.
+        """
+        self.recorder.read(done, values)
+        self.look_ahead(done, values)
+
+    def look_ahead(self, done: int, values: step_lib.Metrics) -> None:
+        """Holds an update that is the first after a checkpoint against other starts of the run."""
+
+        def compare() -> None:
+            assert self._first_updates
+            line = self._first_updates.read(done, values)
+            if line:
+                self._line(line)
+            self._first_updates.write(self._checkpoints.is_whole)
+
+        self._write(compare)
+
     def _evaluate(self, state: step_lib.TrainState) -> None:
         begun = self.work.before_evaluation(self.done)
         poll = functools.partial(self._show_and_poll, begun, self.work.evaluation, "evaluating")
@@ -164,6 +191,8 @@ class RunProgress:
         with self._times("checkpoint"):
             self._write(self.run.flush)  # a run resumed there needs all that was logged before
             self._checkpoints.save(state)
+        if self._first_updates:
+            self._first_updates.note_save(self.done, self._checkpoints.fingerprints[self.done])
         self._write(self._write_mixture)
 
     def save_and_wait(self, state: step_lib.TrainState) -> None:
@@ -217,6 +246,9 @@ class RunProgress:
         """Says that the run is done, when all that it leaves behind is on disk."""
         with self._times("checkpoint"):
             self._checkpoints.wait()
+        if self._first_updates:
+            first_updates = self._first_updates
+            self._write(lambda: first_updates.write(self._checkpoints.is_whole))
         self._write(lambda: self.run.log(self.done, self._times.metrics()))
         # A run that was killed after its last checkpoint may not have written it.
         self._write(self._write_mixture)
@@ -234,8 +266,7 @@ class RunProgress:
                 act()
 
     def _write_mixture(self) -> None:
-        experiment, records = self.experiment, list(self.run.metrics())
-        rows = build_mixture_rows(experiment.config, experiment.stream, records)
+        rows = self.recorder.mixture.build_rows()
         if rows:
             self.run.write_csv("mixture.csv", rows)
 
@@ -246,8 +277,8 @@ def _build_alignment(
     """Returns the evaluator of alignment while the run trains, and its cadence."""
     config = experiment.config.evaluation.alignment
     every = config.every if len(experiment.config.tags) > 1 else 0
-    name = "align/every"
-    chosen = int(distributed.broadcast_from_process_0(np.int32(run.newest(name).get(name, -1))))
+    recorded = run.newest_with("align/every").get("align/every", -1)
+    chosen = int(distributed.broadcast_from_process_0(np.int32(recorded)))
     cadence = Cadence(
         every, config.budget, experiment.stream.steps, chosen if chosen >= 0 else None
     )
@@ -265,15 +296,19 @@ class EarlierStarts(NamedTuple):
 def record_run_start(
     experiment: Experiment, run: RunDirectory, start: int, provenance: Mapping[str, Any]
 ) -> EarlierStarts:
-    """Writes provenance, vocabulary and tokenizers before the first step from `start`."""
+    """Writes config, provenance, vocabulary and tokenizers before the first step from `start`."""
     if not distributed.is_writer():
         return EarlierStarts()
     for line in run.keep_results(experiment.stream.steps):
         print(line)
     before = (run.read_json("provenance.json") or {}) if start else {}
-    sent = max((record["step"] for record in run.metrics()), default=-1)
+    sent = run.newest_step()
+    if sent < 0 and start >= experiment.config.log_every:
+        print(f"{run} has no metrics.jsonl: what was logged up to step {start:,} is lost.")
     run.truncate_metrics(start)
-    run.write_json("provenance.json", provenance)
+    run.start(experiment.config)
+    resumes = {"resumes": before["resumes"]} if "resumes" in before else {}
+    run.write_json("provenance.json", {**provenance, **resumes})
     run.write_bytes("vocabulary.npz", experiment.vocabulary.to_bytes())
     for name, source in experiment.sources.items():
         run.write_bytes(f"tokenizer-{name}.model", source.model)

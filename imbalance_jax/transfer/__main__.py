@@ -117,7 +117,7 @@ def check_run_text(run: RunDirectory, config: Config) -> None:
     """
     from imbalance_jax.data import prepare, prepared
 
-    recorded = (run.read_json("provenance.json") or {}).get("sources", {})
+    recorded = run.read_provenance()["sources"]
     for name in prepare.list_language_sources(config):
         text = recorded.get(name, {}).get("text")  # synthetic text and earlier runs have none
         source = config.sources[name]

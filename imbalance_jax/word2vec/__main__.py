@@ -79,7 +79,7 @@ def main() -> int:
     result = None if FLAGS.overwrite else results.get(settings.method)
     if result:
         now = {**dataclasses.asdict(settings), "steps": opened.stream.steps}
-        before = {**result["settings"], "steps": result["steps"]}
+        before = {**result.get("settings", {}), "steps": result.get("steps")}
         cli.check_same_measurement(f"{RESULTS} has {settings.method}", before, now)
         print(f"{settings.method} is known already; --overwrite trains it again.")
     else:
@@ -112,12 +112,15 @@ def _open_run() -> "tuple[RunDirectory, TrainingData]":
     run.check_format()
 
     from imbalance_jax.data.inspect import TrainingData
+    from imbalance_jax.data.order.audit import check_begun_text
 
     if FLAGS.data_dir:
         config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
     opened = TrainingData.of(config, run.begun(), run.texts())
     fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
-    run.check_text(fingerprints, opened.stream.order_version)
+    line = check_begun_text(run, opened.config, opened.stream, fingerprints)
+    if line:
+        print(line)
     if not begun:
         run.claim(opened.config)
         run.release()

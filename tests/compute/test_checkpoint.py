@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import re
+import shutil
 import types
 from typing import Any
 
@@ -18,7 +20,7 @@ from jax.sharding import Mesh
 from imbalance_jax.compute import checkpoint as checkpoint_lib
 from imbalance_jax.compute import sharding
 from imbalance_jax.compute import step as step_lib
-from imbalance_jax.compute.checkpoint import Checkpoints
+from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
 from imbalance_jax.config import Config
 
 V, D = 42, 18
@@ -207,3 +209,116 @@ def test_an_error_of_orbax_is_raised_and_not_printed_as_a_traceback_too():
     for unraisable in (types.SimpleNamespace(object=None, exc_value=late), others):
         checkpoint_lib._report_unraisable(reported.append, unraisable)
     assert reported == [others]
+
+
+# What is not what was saved.
+
+LIKE = functools.cache(lambda: step_lib.make_abstract_state(CONFIG, V, make_mesh(1)))
+
+
+@pytest.fixture(scope="module")
+def two_saved(values, tmp_path_factory) -> pathlib.Path:
+    """Checkpoints of the steps 10 and 20."""
+    made = Checkpoints(tmp_path_factory.mktemp("two") / "checkpoints", keep=2)
+    for step in (10, 20):
+        made.save(placed(values, make_mesh(1), step))
+    made.wait()
+    made.close()
+    return pathlib.Path(made.path)
+
+
+@pytest.fixture
+def two(two_saved, tmp_path) -> Checkpoints:
+    return Checkpoints(shutil.copytree(two_saved, tmp_path / "two"), keep=2)
+
+
+def list_array_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(file for file in directory.rglob("d/*") if file.stat().st_size > 5000)
+
+
+def flip_bit(file: pathlib.Path, share: float) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(share * len(content))] ^= 4
+    file.write_bytes(content)
+
+
+def test_a_flipped_bit_in_any_file_of_arrays_is_seen_or_changes_nothing(two, values):
+    files, seen = list_array_files(pathlib.Path(two.path) / "20"), 0
+    for file in files:
+        for share in (0.2, 0.5, 0.8):
+            whole = file.read_bytes()
+            flip_bit(file, share)
+            try:  # a part of a file may belong to no array
+                assert_bit_equal(two.restore(20, LIKE()).params, values.params)
+            except DamagedCheckpoint as error:
+                assert re.fullmatch(r"\S*two/20 is damaged: .*\.", str(error)), error
+                assert "config" not in str(error)
+                seen += 1
+            file.write_bytes(whole)
+    assert files and seen >= 2 * len(files)
+
+
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "default/_METADATA", "arrays"])
+@pytest.mark.parametrize("content", ["empty", "cut", "missing"])
+def test_a_file_that_is_not_whole_is_a_damaged_checkpoint_and_an_older_one_is_read(
+    two, values, name, content
+):
+    directory = pathlib.Path(two.path) / "20"
+    file = list_array_files(directory)[0] if name == "arrays" else directory / name
+    whole = file.read_bytes()
+    file.unlink() if content == "missing" else file.write_bytes(
+        whole[: len(whole) // 2 * (content == "cut")]
+    )
+    state, damaged = two.restore_newest(LIKE())
+    if (name, content) == ("_CHECKPOINT_METADATA", "missing"):  # as before there were digests
+        assert int(state.step) == 20 and two.unchecked == {20} and not damaged
+        return
+    assert int(state.step) == 10 and list(damaged) == [20] and "\n" not in damaged[20]
+    assert_bit_equal(state.params, values.params)
+
+
+def test_a_copy_under_another_step_is_refused_with_or_without_digests(two):
+    shutil.copytree(two.path / "20", two.path / "30")
+    with pytest.raises(DamagedCheckpoint, match=r"30 holds the state of step 20: it is a copy"):
+        two.restore(30, LIKE())
+    (two.path / "30" / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"30 holds the state of step 20: it is a copy"):
+        two.restore(30, LIKE())
+
+
+def test_with_no_other_checkpoint_left_nothing_is_touched(two):
+    for step in (10, 20):
+        flip_bit(list_array_files(pathlib.Path(two.path) / str(step))[0], 0.5)
+    with pytest.raises(DamagedCheckpoint, match=r"20 is damaged.*10 is damaged.*No other.*a copy"):
+        two.restore_newest(LIKE())
+    assert two.steps() == [10, 20]
+
+
+def test_a_checkpoint_that_is_set_aside_is_none_and_can_be_saved_again(two, values):
+    assert two.set_aside(20).name == "20.damaged" and two.steps() == [10]
+    two.save(placed(values, make_mesh(1), 20))
+    two.wait()
+    assert two.steps() == [10, 20] and two.is_whole(20)
+    assert two.set_aside(20).name == "20.damaged-1"
+    two.close()
+
+
+def test_an_older_checkpoint_that_orbax_cannot_list_does_not_keep_others_from_being_saved(
+    two, values
+):
+    file = two.path / "10" / "_CHECKPOINT_METADATA"
+    file.write_text(file.read_text().replace('"commit_', '"cpmmit_'))
+    (line,) = two.open()
+    assert "10 is damaged: _CHECKPOINT_METADATA cannot be read" in line and "10.damaged" in line
+    two.save(placed(values, make_mesh(1), 30))
+    two.wait()
+    assert two.steps() == [20, 30]
+    two.close()
+
+
+def test_a_state_that_is_not_finite_is_never_saved(checkpoints, values):
+    mu = jax.tree.map(np.array, values.opt_state)
+    jax.tree.leaves(mu)[1].flat[-1] = np.nan
+    with pytest.raises(FloatingPointError, match=r"step 2 is not saved.*opt_state/.*peak_lr"):
+        checkpoints.save(placed(dataclasses.replace(values, opt_state=mu), make_mesh(1)))
+    assert checkpoints.steps() == []

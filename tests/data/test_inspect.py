@@ -1,5 +1,6 @@
 """Behaviours of data/inspect, and of the bench of the stream, on runs of made-up metrics."""
 
+import dataclasses
 import json
 import shutil
 
@@ -116,6 +117,46 @@ def test_a_count_that_the_device_did_not_make_is_found(copy):
     rewrite(copy, change)
     wrong = checked(copy)
     assert any("656 tokens of en2 were counted on the device" in line for line in wrong)
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (lambda records: records.pop(1), "no data/order between steps 5 and 15"),
+        (lambda records: records.pop(0), "no data/order between steps 0 and 10"),
+        (lambda records: records.pop(), "no data/order between steps 15 and 20"),
+        (lambda records: records.insert(2, records[1]), "data/order of step 10 twice"),
+        (lambda records: records.reverse(), "step 15 after step 20"),
+    ],
+    ids=["missing", "missing first", "missing last", "twice", "in another order"],
+)
+def test_a_hole_in_the_metrics_is_found(copy, change, found):
+    rewrite(copy, change)
+    assert any(f"metrics.jsonl has {found}" in line for line in checked(copy))
+
+
+def test_a_change_of_log_every_is_no_hole():
+    assert inspect._find_holes([5, 10, 20, 30, 40], 10, 40) == []
+    assert inspect._find_holes([10, 20, 25, 30], 5, 30) == [] == inspect._find_holes([], 0, 40)
+    assert inspect._find_holes([10, 30, 40], 10, 50) == [(10, 30), (40, 50)]
+
+
+def test_the_hash_of_the_order_says_which_text_it_was_where_provenance_is_gone(
+    copy, data_dir, tmp_path, capsys
+):
+    (copy.path / "checkpoints" / "10").mkdir(parents=True)
+    (copy.path / "provenance.json").unlink()
+    inspect.TrainingData.of_run(copy.path)
+    assert "provenance.json is missing. The hash of the order at step 5" in capsys.readouterr().out
+    changed = copy.config().sources["en"]
+    changed = dataclasses.replace(changed, packages=changed.packages[:1])
+    other = dataclasses.replace(copy.config(), sources={"en": changed}, data_dir=str(tmp_path))
+    copy.write_json("config.json", config_lib.to_dict(other))
+    with pytest.raises(ValueError, match=r"started with another text.*Use another --workdir"):
+        inspect.TrainingData.of_run(copy.path)
+    (copy.path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"nothing says which text .*Copy one of them back"):
+        inspect.TrainingData.of_run(copy.path)
 
 
 def test_a_table_that_does_not_follow_from_the_order_is_found(copy):

@@ -371,6 +371,19 @@ def test_a_tokenizer_that_does_not_exist_is_refused_by_its_field(tmp_path, sourc
         prepared_lib.check_source_inputs("en", given)
 
 
+def test_a_tokenizer_that_is_a_device_is_refused_and_not_read(tmp_path, source):
+    (tmp_path / "zero.model").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.model")
+    for name, kind in {"zero.model": "device", "pipe.model": r"pipe \(FIFO\)"}.items():
+        given = files(tmp_path / "a.jsonl", path=str(tmp_path / name))
+        for read in (
+            lambda given: prepared_lib.check_source_inputs("en", given),
+            lambda given: prepare.prepare_source("en", given, str(tmp_path / "data")),
+        ):
+            with pytest.raises(ValueError, match=rf"{name} is a {kind}, not a file"):
+                read(given)
+
+
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 @pytest.mark.parametrize(
     "texts, fix",

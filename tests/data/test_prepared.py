@@ -6,7 +6,7 @@ import shutil
 import sys
 
 import pytest
-from helpers import tiny_config, write_jsonl
+from helpers import read_plain_json, tiny_config, write_jsonl
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SourceConfig, TokenizerConfig
@@ -119,7 +119,7 @@ def as_another_version(directory, fingerprint, **made_of):
     """Copies a prepared text as one that the same config made of other bytes."""
     other = directory.with_name(f"{directory.name.partition('-')[0]}-{fingerprint}")
     shutil.copytree(directory, other)
-    about = json.loads((other / sources.MARKER).read_text())
+    about = read_plain_json(other / sources.MARKER)
     about |= {"fingerprint": fingerprint, "made_of": about["made_of"] | made_of}
     (other / sources.MARKER).write_text(json.dumps(about))
 
@@ -230,7 +230,7 @@ def test_a_dataset_that_is_prepared_as_ids_is_not_downloaded(made, tmp_path, mon
     where = copied(tmp_path, config.data_dir)
     source = SourceConfig(kind="tfds", dataset="made/en", dataset_dir=str(tmp_path / "absent"))
     directory = where / text["en"].path.name
-    about = json.loads((directory / sources.MARKER).read_text())
+    about = read_plain_json(directory / sources.MARKER)
     about["made_of"]["stated"] = [prepared.make_source_statement(source)]
     (directory / sources.MARKER).write_text(json.dumps(about))
     monkeypatch.setattr(tfds_datasets, "prepare_dataset", None)  # fails if it is called

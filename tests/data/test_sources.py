@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, read_plain_json
 
 from imbalance_jax.config import SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import prepare, records, sources
@@ -20,6 +20,7 @@ from imbalance_jax.data.languages import Pieces
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.runs import storage
 
 SENTENCES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
 ODD = [
@@ -310,7 +311,7 @@ def test_a_fingerprint_follows_from_text_tokenizer_and_ids_and_not_from_what_was
 
 def test_what_was_prepared_in_another_format_is_refused_with_what_to_do(tmp_path, model):
     source = write(tmp_path / "en-1", model, make_documents())
-    about = json.loads((source.path / "source.json").read_text())
+    about = read_plain_json(source.path / "source.json")
     (source.path / "source.json").write_text(json.dumps(about | {"format": 2}))
     with pytest.raises(ValueError, match=r"en-1 was prepared in format 2, .* Delete the directory"):
         sources.open_source("en", source.path, source.cache)
@@ -342,6 +343,35 @@ def test_counts_that_are_not_as_they_were_written_are_refused(tmp_path, model, d
         file.unlink()
     with pytest.raises(ValueError, match=r"en-1.*Delete the directory"):
         _ = source.pieces
+
+
+def test_a_directory_without_its_description_is_named_before_anything_is_prepared(tmp_path, model):
+    source = write(tmp_path / "en-1", model, make_documents())
+    assert sources.is_prepared(source.path) and not sources.is_prepared(tmp_path / "en-2")
+    (source.path / "source.json").unlink()
+    with pytest.raises(ValueError, match=r"en-1/source\.json is missing\. Delete the directory"):
+        sources.is_prepared(source.path)
+
+
+def test_what_shows_in_no_time_and_size_is_found_where_all_bytes_are_read(
+    tmp_path, model, monkeypatch
+):
+    """As the bits of a disk change: no file has another time, and every stamp fits."""
+    monkeypatch.setattr(storage, "format_file_status", lambda status: "as before")
+    source = write(tmp_path / "en-1", model, make_documents())
+    source.tokens("train"), source.documents("train")
+    assert source.find_damage() == []
+    for file in (cache_file(source), shard_of(source), source.path / "counts.npy",
+                 source.path / "tokenizer.model"):  # fmt: skip
+        whole = file.read_bytes()
+        # A shard is padded with zeros.
+        end = whole.index(bytes(256), 256) if file == shard_of(source) else len(whole)
+        flip(pathlib.Path(file), end // 2)
+        source.tokens("train")  # which looks at sizes and times alone
+        opened = sources.open_source("en", source.path, source.cache)
+        [line] = opened.find_damage()
+        assert str(source.path) in line or line.startswith(f"{file} is not as it was written")
+        file.write_bytes(whole)
 
 
 def test_a_description_that_cannot_be_read_is_refused_with_the_directory_named(tmp_path, model):

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 
 import made_studies
 import pytest
+from etils import epath
 from made_plans import PROFILES, study
 
 from imbalance_jax import cli
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
+from launch import __main__ as launch_main
 
 ROOT = pathlib.Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join([str(ROOT), *sys.path])  # with what a test imports
@@ -307,3 +309,16 @@ def test_the_commands_of_the_readme_are_understood(tmp_path):
         )
         account = "active account" in done.stderr  # which gcloud asks for once it has understood
         assert done.returncode == 0 or (not ours and account), (line, done.stderr)
+
+
+def test_a_damaged_record_of_submissions_is_kept_and_what_is_no_file_is_found_first(tmp_path):
+    record = epath.Path(tmp_path / "submitted.jsonl")
+    record.write_bytes(b"\xff half a li")
+    assert launch_main._execute_command(["true"], False, record) == 0
+    kept, line = record.read_bytes().splitlines()
+    assert kept == b"\xff half a li" and json.loads(line)["argv"] == ["true"]
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(ValueError, match=r"submitted\.jsonl is a pipe .*Move it away"):
+        launch_main._execute_command(["touch", str(tmp_path / "sent")], False, record)
+    assert not (tmp_path / "sent").exists()

@@ -81,7 +81,7 @@ def test_an_open_segment_is_written_anew_when_seconds_have_passed(tmp_path):
 
 
 def test_a_full_segment_is_closed_and_never_written_again(tmp_path):
-    made = log(tmp_path, range(1, 8), size=80, now=Time())  # a line has 33 characters
+    made = log(tmp_path, range(1, 8), size=130, now=Time())  # a line has 54 characters
     made.flush()
     assert names(tmp_path) == [f"metrics-{n:05}.jsonl" for n in range(3)]
     before = (tmp_path / "metrics-00000.jsonl").stat().st_mtime_ns

@@ -1,5 +1,6 @@
 """A run directory belongs to one run, and to one process at a time."""
 
+import contextlib
 import subprocess
 import sys
 import textwrap
@@ -91,3 +92,35 @@ def test_a_run_says_which_text_it_was_begun_with(tmp_path):
     sources, sets = {"en": {"fingerprint": "a", "kind": "files"}}, {"en_fr": {"fingerprint": "b"}}
     run.write_json("provenance.json", {"sources": sources, "parallel": sets})
     assert (run.texts(), run.texts("parallel")) == ({"en": "a"}, {"en_fr": "b"})
+
+
+@pytest.mark.parametrize(
+    ("left", "last", "refused"),
+    [
+        ({"first_updates.json": '{"10": {}}'}, 12, True),
+        ({"DONE": ""}, 20, True),
+        ({}, 21, True),  # of an earlier version: step 20 is saved when step 10 is whole
+        ({}, 20, False),  # killed while the first checkpoint was written
+        ({}, 0, False),
+        ({"checkpoints/10/x": "", "first_updates.json": '{"10": {}}'}, 12, False),
+    ],
+)
+def test_a_run_that_lost_its_checkpoints_is_refused_and_one_that_had_none_is_not(
+    tmp_path, left, last, refused
+):
+    values = mixture("1:1")
+    values.checkpoint.every = 10
+    run = RunDirectory(tmp_path / "run")
+    run.check_checkpoints()
+    run.claim(config_lib.resolve_config(values))
+    for step in range(last + 1):
+        run.log(step, {"train/loss": 1.0})
+    for name, content in left.items():
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text(content)
+    with (
+        pytest.raises(ValueError, match=f"metrics up to step {last}, .*from a copy, or move")
+        if refused
+        else contextlib.nullcontext()
+    ):
+        run.check_checkpoints()

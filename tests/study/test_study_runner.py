@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, list_parsed_json, read_plain_json
 from made_studies import make, mixture, small_grid
 
 from imbalance_jax import cli
@@ -185,7 +185,7 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
 
 
 def edit(path: pathlib.Path, change) -> None:
-    plain = json.loads(path.read_text())
+    plain = read_plain_json(path)  # as of earlier versions
     change(plain)
     path.write_text(json.dumps(plain))
 
@@ -231,16 +231,34 @@ def test_a_study_of_more_micro_batches_is_the_study_that_was_begun(tmp_path):
     assert directory.study().runs["r90_10_s0"].hash == study.runs["r90_10_s0"].hash
 
 
-def test_a_study_serves_another_that_reuses_it(tmp_path):
+def test_a_study_serves_another_that_reuses_it_and_is_read_once_for_all_runs(tmp_path, monkeypatch):
     make(tmp_path / "first", small_grid(seeds=1, fractions=(1,)))
     config = small_grid(seeds=2, fractions=(1,))
     config.reuse = (str(tmp_path / "first"),)
     study = grid.resolve_study(config)
     directory = StudyDirectory(tmp_path / "second")
     directory.claim(study)
+    opened, open_study = [], StudyDirectory.study
+    monkeypatch.setattr(
+        StudyDirectory, "study", lambda self: (opened.append(self.name), open_study(self))[1]
+    )
     left = study_runner.StudyRunner(directory, study).left(retry=False)
     assert left == [name for name in study.runs if name.endswith("_s1")]
+    assert opened == ["first"]
     assert {row.seed for row in study_table.read_study_table(directory).observations} == {0}
+
+
+def test_how_far_a_run_is_and_how_fast_are_read_from_the_end_of_its_log(tmp_path, monkeypatch):
+    directory, study = begin(tmp_path)
+    name, (run, steps) = "r90_10_s0", (directory.run("r90_10_s0"), range(1, 900))
+    run.claim(study.runs[name].config)
+    for step in steps:
+        run.log(step, {"train/loss": 1 / step, "perf/tokens_per_second": step, "time/total": step})
+    parsed = list_parsed_json(monkeypatch)
+    state = directory.state(name, study)
+    assert (state.state, state.step) == ("begun", steps[-1])
+    assert "loss 0.0011   899 tokens/s" in study_plan.describe_states(study, directory)
+    assert len(parsed) <= 2 * len(study.runs) + 6
 
 
 def test_the_table_has_a_row_for_each_trained_language_of_a_finished_run(tmp_path):

@@ -1,9 +1,12 @@
 """How a run ends: what it leaves behind, and what it says, whatever happens to it."""
 
+import dataclasses
 import errno
 import os
+import pathlib
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -16,10 +19,11 @@ from helpers import tiny_config
 
 from imbalance_jax.compute import hardware, sharding, tuning
 from imbalance_jax.compute import hosts as distributed
-from imbalance_jax.compute.checkpoint import Checkpoints
+from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
+from imbalance_jax.data.order import audit
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import ends, experiment, loop, pack, recorder, scoring
+from imbalance_jax.training import ends, experiment, loading, loop, pack, recorder, scoring
 
 STEPS = 6
 
@@ -162,6 +166,155 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, p
     assert not killed.exists()
     assert run.read_csv("mixture.csv")[-1]["last_step"] == str(STEPS)
     assert run.done and [r["step"] for r in run.metrics() if "eval/loss/en1" in r] == [0, 4, 6]
+
+
+# Going on.
+
+
+def stop_at(trainer, run: RunDirectory, *steps: int) -> None:
+    """Trains a run, and stops and starts it at each of these steps."""
+    for step in steps:
+
+        def has_come(step=step) -> bool:
+            return run.newest_checkpoint() < step <= count_steps(run) + 1
+
+        with pytest.raises(ends.Preempted):
+            start(trainer, run, Stop(has_come))
+    assert run.newest_checkpoint() == steps[-1]
+
+
+def count_steps(run: RunDirectory) -> int:
+    return max((record["step"] for record in run.metrics() if "train/loss" in record), default=0)
+
+
+def read_all(run: RunDirectory) -> dict[pathlib.Path, bytes]:
+    files = [file for file in pathlib.Path(run.path).rglob("*") if file.is_file()]
+    return {file: file.read_bytes() for file in files}
+
+
+def read_resume(run: RunDirectory) -> dict:
+    return run.read_json("provenance.json")["resumes"][-1]
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("stopped") / "run"
+
+
+@pytest.fixture
+def stopped(trainer, programs, made_once, tmp_path) -> RunDirectory:
+    """A run that was stopped after steps 2 and 4."""
+    if not made_once.exists():
+        stop_at(trainer, RunDirectory(made_once), 2, 4)
+    return RunDirectory(shutil.copytree(made_once, tmp_path / "run"))
+
+
+def test_a_resume_is_held_to_the_bit_against_the_update_that_followed_the_save(
+    trainer, stopped, capsys
+):
+    kept = stopped.read_json("first_updates.json")
+    assert list(kept) == ["2", "4"] and set(kept["4"]["metrics"]) >= {"loss", "grad_norm"}
+    # What was computed ahead is what the run then logs, and it was not logged twice.
+    assert start(trainer, stopped) == ""
+    by_step = {r["step"]: r for r in stopped.metrics() if "train/loss" in r}
+    assert kept["2"]["metrics"]["grad_norm"] == by_step[3]["train/grad_norm"]
+    assert sorted(by_step) == [1, 2, 3, 4, 5, 6]
+    assert "Resumed at step 4, verified to the bit." in capsys.readouterr().out
+    lines = [resume["line"] for resume in stopped.read_json("provenance.json")["resumes"]]
+    assert lines == [f"Resumed at step {step}, verified to the bit." for step in (2, 4)]
+
+
+@pytest.mark.parametrize("change", ["parameter", "cores", "nothing known"])
+def test_a_resume_says_what_differs_and_beside_which_conditions(trainer, stopped, change, capsys):
+    if change == "parameter":  # in a checkpoint that is whole and has its digest
+        saved = Checkpoints(stopped.checkpoints, keep=2)
+        state = saved.restore(4, trainer.abstract_state())
+        saved.set_aside(4)
+        state.params["embed_VD"] *= 1.25
+        saved.save(state)
+        saved.wait()
+        saved.close()
+        first = stopped.read_json("first_updates.json")
+        first["4"]["checkpoint"] = saved.fingerprints[4]
+        stopped.write_json("first_updates.json", first)
+    elif change == "cores":
+        first = stopped.read_json("first_updates.json")
+        first["4"]["conditions"]["cores"] += 6
+        first["4"]["metrics"]["loss"] *= 1.5
+        stopped.write_json("first_updates.json", first)
+    else:
+        (stopped.path / "first_updates.json").unlink()
+    start(trainer, stopped)
+    found = read_resume(stopped)
+    assert found["line"] in capsys.readouterr().out
+    if change == "nothing known":
+        assert found["verified"] is None and "no update after it was recorded" in found["line"]
+    elif change == "cores":
+        assert list(found["differences"]) == ["loss"] and found["verified"] is False
+        assert re.search(
+            r"not to the bit: 1 of \d+ .*by 3\.3e-01 of.*cores? instead of", found["line"]
+        )
+    else:
+        assert "loss" in found["differences"] and "tokens/en1" not in found["differences"]
+        assert "and no condition that is recorded changed" in found["line"]
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    trainer, stopped, capsys
+):
+    for file in pathlib.Path(stopped.checkpoints / "4").rglob("d/*"):
+        file.write_bytes(b"")
+    with pytest.raises(ends.CheckpointSetAside):
+        start(trainer, stopped)
+    said = capsys.readouterr().out
+    assert re.search(
+        r"checkpoints/4 is damaged: .* It is kept as 4\.damaged\.\n.* step 2 inst", said
+    )
+    assert start(trainer, stopped) == ""
+    assert "Resumed at step 2, verified to the bit." in capsys.readouterr().out
+    assert stopped.done and (stopped.checkpoints / "4.damaged").exists()
+
+
+def test_a_reader_of_the_newest_takes_an_older_one_and_of_a_named_step_refuses(
+    trainer, stopped, capsys
+):
+    for file in pathlib.Path(stopped.checkpoints / "4").rglob("d/*"):
+        file.write_bytes(b"")
+    before, like = read_all(stopped), trainer.abstract_state()
+    assert int(loading.restore_state(stopped, None, like).step) == 2
+    assert "4 is damaged" in (said := capsys.readouterr().err) and "Step 2 is read inst" in said
+    with pytest.raises(DamagedCheckpoint, match=r"4 is damaged.*Other checkpoints of the run: 2"):
+        loading.restore_state(stopped, 4, like)
+    assert read_all(stopped) == before
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_as_it_is(trainer, stopped):
+    for file in pathlib.Path(stopped.checkpoints).rglob("d/*"):
+        file.write_bytes(b"")
+    before = read_all(stopped)
+    with pytest.raises(DamagedCheckpoint, match=r"4 is damaged.*2 is damaged.*from a copy"):
+        start(trainer, stopped)
+    assert read_all(stopped) == before
+
+
+def test_a_run_reads_its_log_once_at_a_start_and_not_at_a_save(
+    trainer, programs, tmp_path, monkeypatch
+):
+    checkpoint = dataclasses.replace(trainer.config.checkpoint, every=1)
+    config = dataclasses.replace(trainer.config, checkpoint=checkpoint)
+    trainer = dataclasses.replace(trainer, config=config)
+    run, metrics, read = RunDirectory(tmp_path / "run"), RunDirectory.metrics, []
+    monkeypatch.setattr(
+        RunDirectory, "metrics", lambda self: (read.append(self.newest_step()), metrics(self))[1]
+    )
+    with pytest.raises(ends.Preempted):
+        start(trainer, run, Stop(lambda: run.newest_checkpoint() > 2))
+    stopped_at = run.newest_checkpoint()
+    start(trainer, run)
+    assert run.done and read == [-1, stopped_at] and 2 < stopped_at < STEPS
+    rows = audit.build_mixture_rows(config, trainer.stream, metrics(run))
+    as_text = [{name: str(value) for name, value in row.items()} for row in rows]
+    assert run.read_csv("mixture.csv") == as_text and len(rows) == 2 * STEPS
 
 
 def test_a_step_moves_no_array_that_the_loop_has_not_placed(trainer, programs, tmp_path):

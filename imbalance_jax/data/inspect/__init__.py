@@ -12,12 +12,14 @@ languages; which ids of a model these become is a matter of the vocabulary, and 
 Hashes that an earlier version of this code recorded do not prove equal tokens (see audit.py): then
 it says so, and compares all batches.
 `--check` makes the order of a run again from its config and its prepared text, and compares
-every hash and every count that the run recorded. `--totals` says whether two configs give each
-language the same number of sequences.
+every hash and every count that the run recorded. It says where metrics.jsonl has holes, and reads
+all bytes of the prepared text, to hold them against the digests that were written beside them.
+`--totals` says whether two configs give each language the same number of sequences.
 
 Exit code 1 says that a check failed, or that two things differ.
 """
 
+import collections
 import dataclasses
 import json
 import types
@@ -71,7 +73,9 @@ class TrainingData:
         run.check_format()
         opened = cls.of(run.config(), run.begun(), run.texts())
         fingerprints = {name: source.fingerprint for name, source in opened.sources.items()}
-        run.check_text(fingerprints, opened.stream.order_version)
+        line = audit.check_begun_text(run, opened.config, opened.stream, fingerprints)
+        if line:
+            print(line)
         return opened
 
 
@@ -213,7 +217,7 @@ def check_run(run: RunDirectory, opened: TrainingData) -> list[str]:
             f"{run} has hashes of version {max(versions)}, and this code makes those up to "
             f"{audit.HASH_VERSION}. Use the version of the code that the run was trained with."
         )
-    wrong = []
+    wrong = _find_gaps(run, config)
     audits = {v: audit.OrderAudit(config, stream, hash_version=v) for v in versions}
     total = records[-1]["step"]
     sequences_G = np.zeros(len(config.tags), np.int64)
@@ -230,9 +234,10 @@ def check_run(run: RunDirectory, opened: TrainingData) -> list[str]:
                     wrong.append(f"step {again.step}: {name} is {record.get(name)}, not {value}.")
             for tag, sequences in zip(config.tags, sequences_G.tolist(), strict=True):
                 name = f"train/tokens/{tag}"
-                if record[name] != sequences * config.model.L:
+                counted = record.get(name, 0)
+                if counted != sequences * config.model.L:
                     wrong.append(
-                        f"step {again.step}: {record[name]:,} tokens of {tag} were counted on the "
+                        f"step {again.step}: {counted:,} tokens of {tag} were counted on the "
                         f"device, and the order holds {sequences * config.model.L:,}."
                     )
             progress.show(again.step)
@@ -243,6 +248,53 @@ def check_run(run: RunDirectory, opened: TrainingData) -> list[str]:
     if run.done and written != as_text:
         wrong.append("mixture.csv is not the table that follows from the order.")
     return wrong
+
+
+def _find_gaps(run: RunDirectory, config: Config) -> list[str]:
+    """Returns what is missing in metrics.jsonl, is there twice, or is out of order."""
+    wrong, before = [], 0
+    for record in run.metrics():
+        if record["step"] < before:
+            wrong.append(f"metrics.jsonl has step {record['step']:,} after step {before:,}.")
+        before = record["step"]
+    # A run that was stopped while it evaluated has saved the step all the same.
+    done, newest = run.done, run.newest_checkpoint()
+    due = {
+        audit.ORDER_METRIC: (config.log_every, config.steps if done else newest),
+        f"eval/loss/{config.tags[0]}": (config.evaluation.every, config.steps if done else 0),
+    }
+    for name, (every, last) in due.items():
+        if every and (name != audit.ORDER_METRIC or not done):
+            last -= last % every  # the last step of all is always logged
+        steps = [record["step"] for record in run.metrics() if name in record]
+        twice = sorted(step for step, count in collections.Counter(steps).items() if count > 1)
+        wrong += [f"metrics.jsonl has {name} of step {step:,} twice." for step in twice]
+        for first, end in _find_holes(sorted(set(steps)), every, last) if steps else ():
+            wrong.append(
+                f"metrics.jsonl has no {name} between steps {first:,} and {end:,}, and one is due "
+                f"every {every:,} steps."
+            )
+    return wrong
+
+
+def _find_holes(steps: Sequence[int], every: int, last: int) -> list[tuple[int, int]]:
+    """Returns (step, next step) of neighbours between which a record of every `every` is missing.
+
+    There is one at the step `last`.
+
+    `every` may be changed when a run goes on. So two steps that are farther apart have no hole
+    between them where the steps on either side are as far apart.
+    """
+    if not every:
+        return []
+    apart = np.diff([0, *steps]).tolist()
+    holes = []
+    for place, gap in enumerate(apart):
+        beside = [*apart[max(0, place - 1) : place], *apart[place + 1 : place + 2]]
+        if gap > every and all(gap > other for other in beside):
+            holes.append((steps[place] - gap, steps[place]))
+    newest = max(steps, default=0)
+    return [*holes, (newest, last)] if newest < last else holes
 
 
 def describe_balance(opened: TrainingData, records: Sequence[Mapping[str, Any]]) -> str:

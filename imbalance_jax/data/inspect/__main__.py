@@ -15,6 +15,7 @@ from absl import flags
 
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
+from imbalance_jax.data import sources
 from imbalance_jax.data.inspect import (
     DIFFERENT,
     TrainingData,
@@ -79,12 +80,18 @@ def _require_second_name(flag: str, names: list[str]) -> str:
 def _print_run_check(path: str) -> int:
     run = RunDirectory(path)
     opened = TrainingData.of_run(path)
-    wrong = check_run(run, opened)
+    wrong = [
+        line
+        for source in opened.sources.values()
+        if isinstance(source, sources.Source)
+        for line in source.find_damage()
+    ]
+    wrong += check_run(run, opened)
     records = [record for record in run.metrics() if audit.ORDER_METRIC in record]
     print(describe_balance(opened, records))
     if wrong:
         print("\n".join(wrong[:10]))
-        print(f"{len(wrong)} disagreements between {run} and the order that its config makes.")
+        print(f"{len(wrong)} disagreements between {run} and what its config and its text make.")
         return DIFFERENT
     print(
         f"All {len(records):,} hashes and counts of {run} agree with the order that its config "

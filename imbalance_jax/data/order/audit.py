@@ -11,14 +11,17 @@ which stands for the numbers of windows and not for their places: under another
 nothing between runs. A run can still be held against its own.
 """
 
+import array
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from imbalance_jax.config import Config
 from imbalance_jax.data.order.stream import Stream
+from imbalance_jax.runs.run_directory import RunDirectory
 
 ORDER_METRIC = "data/order"
 REPEATS_METRIC = "data/cross_language_repeats"  # sequences so far, per language
@@ -31,6 +34,47 @@ def parse_hash_version(recorded: str) -> int:
     """Returns the version of a recorded hash of the order."""
     version, colon, _ = recorded.partition(":")
     return int(version.removeprefix("v")) if colon else 1
+
+
+def check_begun_text(
+    run: RunDirectory, config: Config, stream: Stream, fingerprints: Mapping[str, str]
+) -> str:
+    """Raises ValueError if a run was begun with other text, or another order of the data.
+
+    provenance.json says which text that was. Where it is missing, a hash of the order in
+    metrics.jsonl does, since that stands for the text too.
+
+    Args:
+      fingerprints: of the text and tokenizer of each source.
+
+    Returns:
+      A line on what was compared in place of provenance.json; "" if nothing was.
+    """
+    run.check_text(fingerprints, stream.order_version)
+    file = run.path / "provenance.json"
+    if file.exists() or not run.newest_checkpoint():
+        return ""
+    record = next((record for record in run.metrics() if ORDER_METRIC in record), None)
+    if record is None:
+        raise ValueError(
+            f"{file} is missing, and metrics.jsonl has no hash of the order of the data: nothing "
+            "says which text the run was begun with. Copy one of them back, or use another "
+            "--workdir."
+        )
+    recorded = record[ORDER_METRIC]
+    audit = OrderAudit(config, stream, hash_version=parse_hash_version(recorded))
+    audit.resume((), record["step"])
+    if audit.digest != recorded:
+        raise ValueError(
+            f"{run} was started with another text, tokenizer or order of the data: the hash of its "
+            f"order at step {record['step']} is {recorded} in metrics.jsonl, and now "
+            f"{audit.digest}. Use another --workdir, or put the text back as it was. "
+            f"({file} is missing, which would say more.)"
+        )
+    return (
+        f"{file} is missing. The hash of the order at step {record['step']:,} in metrics.jsonl "
+        "shows that the text is the one that the run was begun with."
+    )
 
 
 class OrderAudit:
@@ -86,13 +130,12 @@ class OrderAudit:
         Where repeats are counted, or all hashes are of another version, what was seen is gone
         through again from the first step.
         """
-        if not self._seen:
-            for record in records:
-                if ORDER_METRIC not in record or record["step"] > step:
-                    continue
-                recorded = record[ORDER_METRIC]
-                if parse_hash_version(recorded) == self._version:
-                    self.step, self._hex = record["step"], recorded.rpartition(":")[2]
+        for record in records:
+            if self._seen or ORDER_METRIC not in record or record["step"] > step:
+                continue
+            recorded = record[ORDER_METRIC]
+            if parse_hash_version(recorded) == self._version:
+                self.step, self._hex = record["step"], recorded.rpartition(":")[2]
         while self.step < step:
             self.follow()
 
@@ -105,35 +148,55 @@ class OrderAudit:
         return metrics
 
 
-def build_mixture_rows(
-    config: Config, stream: Stream, records: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Returns the rows of mixture.csv: what was requested and realised of each language.
+class MixtureTable:
+    """What mixture.csv says of a run: what was requested and realised of each language.
 
-    Each row is of one stretch of steps; the stretches follow each other. The records are those of
-    the run's metrics, whose tokens per language were counted on the devices.
+    It keeps the counts of every record, in 8 bytes a number, because the stretches of its rows
+    grow with the run.
     """
-    L, tags = config.model.L, config.tags
-    counted = [r for r in records if all(f"train/tokens/{tag}" in r for tag in tags)]
-    if not counted:
-        return []
-    every = -(-len(counted) // _MOST_WINDOWS)
-    ends = counted[every - 1 :: every]
-    if ends[-1] is not counted[-1]:
-        ends = [*ends, counted[-1]]
-    rows = []
-    before: Mapping[str, Any] = {"step": 0}
-    for record in ends:
-        first, last = before["step"], record["step"]
+
+    def __init__(self, config: Config, stream: Stream) -> None:
+        self._config, self._stream = config, stream
+        self._tokens = [f"train/tokens/{tag}" for tag in config.tags]
+        self._repeats = [f"{REPEATS_METRIC}/{tag}" for tag in config.tags]
+        self._counts = array.array("q")  # step, tokens and repeats of each language, in turn
+
+    def add(self, step: int, record: Mapping[str, Any]) -> None:
+        """Takes in a record of the run's metrics, whose tokens were counted on the devices."""
+        if all(name in record for name in self._tokens):
+            self._counts.append(step)
+            self._counts.extend(record[name] for name in self._tokens)
+            self._counts.extend(record.get(name, 0) for name in self._repeats)
+
+    def follow(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """Yields records that it has taken in."""
+        for record in records:
+            self.add(record["step"], record)
+            yield record
+
+    def build_rows(self) -> list[dict[str, Any]]:
+        """Returns the rows, each of one stretch of steps; the stretches follow each other."""
+        width = 1 + len(self._tokens) + len(self._repeats)
+        count = len(self._counts) // width
+        every = max(1, -(-count // _MOST_WINDOWS))
+        ends = [*range(every, count, every), count] if count else []
+        found = [self._counts[(n - 1) * width : n * width].tolist() for n in ends]
+        rows = []
+        for before, now in itertools.pairwise([[0] * width, *found]):
+            rows += self._build_stretch(before, now)
+        return rows
+
+    def _build_stretch(self, before: Sequence[int], now: Sequence[int]) -> list[dict[str, Any]]:
+        config, stream, L = self._config, self._stream, self._config.model.L
+        G, (first, last) = len(config.tags), (before[0], now[0])
         asked_G = stream.requested(last) - stream.requested(first)
-        for g, tag in enumerate(tags):
-            name = f"train/tokens/{tag}"
-            tokens = record[name] - before.get(name, 0)
+        rows = []
+        for g, tag in enumerate(config.tags):
+            tokens = now[1 + g] - before[1 + g]
             pool = stream.pools[g]
             windows = stream.windows.get(pool, 0)  # none where it is never drawn from
             used = stream.order.uses_before(pool, last * config.batch_size)
             ratios = [str(ratio[tag]) for ratio in stream.ratios(first, last)]
-            repeats = f"{REPEATS_METRIC}/{tag}"
             rows.append(
                 {
                     "first_step": first,
@@ -145,13 +208,22 @@ def build_mixture_rows(
                     "realised_sequences": tokens // L,
                     "requested_tokens": _drop_zero_fraction(asked_G[g] * L),
                     "realised_tokens": tokens,
-                    "cross_language_repeats": record.get(repeats, 0) - before.get(repeats, 0),
+                    "cross_language_repeats": now[1 + G + g] - before[1 + G + g],
                     "pool_windows": windows,
                     "pool_epochs": round(used / windows, 6) if windows else 0,
                 }
             )
-        before = record
-    return rows
+        return rows
+
+
+def build_mixture_rows(
+    config: Config, stream: Stream, records: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns the rows of mixture.csv for the records of a run's metrics."""
+    table = MixtureTable(config, stream)
+    for record in records:
+        table.add(record["step"], record)
+    return table.build_rows()
 
 
 def _drop_zero_fraction(value: float) -> float | int:

@@ -9,7 +9,7 @@ from imbalance_jax.config import ParallelConfig
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files as files_lib
 from imbalance_jax.data.text import patterns
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import damaged_files, storage
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
@@ -70,6 +70,9 @@ def _check_file(field: str, path: str, *, of_two: bool) -> None:
         )
     if os.path.isdir(path):
         raise ValueError(f"{field}: {path} is a directory. Name the file in it to read.")
+    special = damaged_files.describe_special_file(path)
+    if special:
+        raise ValueError(f"{field}: {path} is {special}, not a file. Write its text into a file.")
     if not os.path.getsize(path):
         raise ValueError(f"{field}: {path} is empty (0 bytes). Write it again.")
     if of_two and path.endswith(ENDINGS):

@@ -4,7 +4,6 @@ import array
 import dataclasses
 import hashlib
 import io
-import json
 import pathlib
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,11 +21,14 @@ from imbalance_jax.data.parallel.packing import pack_pairs
 from imbalance_jax.data.parallel.pairs import are_files_here, check_files, list_fields, read_pairs
 from imbalance_jax.data.text import files as files_lib
 from imbalance_jax.data.text import patterns, synthetic
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import damaged_files, storage
+from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.progress import Progress
 
 SYNTHETIC_PAIRS = 2048  # sentences that two synthetic sources are compared on
 _MARKER = "about.json"  # what a set's directory has when it is whole
+_REMEDY = "Delete the directory; the next run prepares it again."
+_SHAPE = {"name": str, "fingerprint": str, "sources": list, "L": int, "digests": {"*": str}}
 # Part of every fingerprint: raise it when the same input begins to give other rows.
 _VERSION = 2
 # Characters encoded in one call, on all cores.
@@ -358,19 +360,19 @@ def _write_set(path: epath.Path, about: dict[str, Any], arrays: Mapping[str, np.
             digests[name] = hashlib.sha256(file.getvalue()).hexdigest()
             (directory / name).write_bytes(file.getvalue())
         about = {**about, "digests": digests}
-        (directory / _MARKER).write_text(json.dumps(about, indent=2) + "\n")
+        (directory / _MARKER).write_text(damaged_files.format_json(about))
 
 
 def _read_set(path: epath.Path) -> ParallelSet:
     path = storage.find_complete_directory(path, _MARKER) or path
+    about = damaged_files.read_json(path / _MARKER, _REMEDY, _SHAPE)
+    arrays = {}
+    for name, digest in about["digests"].items():
+        content = damaged_files.read_file(path / name, _REMEDY)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise DamagedFileError(path / name, "is not what was written", _REMEDY)
+        arrays[name] = damaged_files.parse_array(content, path / name, _REMEDY)
     try:
-        about = json.loads((path / _MARKER).read_text())
-        arrays = {}
-        for name, digest in about["digests"].items():
-            content = (path / name).read_bytes()
-            if hashlib.sha256(content).hexdigest() != digest:
-                raise ValueError(f"{name} is not what was written")
-            arrays[name] = np.load(io.BytesIO(content))
         first, second = about["sources"]
         return ParallelSet(
             name=about["name"],
@@ -382,8 +384,6 @@ def _read_set(path: epath.Path) -> ParallelSet:
             pairs_P=arrays["pairs.npy"],
             about=about,
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged or incomplete ({error}). Delete the directory; the next run "
-            "prepares it again."
-        ) from error
+    except (ValueError, LookupError) as error:
+        problem = f"does not name two sources and their arrays ({error})"
+        raise DamagedFileError(path / _MARKER, problem, _REMEDY) from error

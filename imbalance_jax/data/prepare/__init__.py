@@ -25,6 +25,7 @@ from imbalance_jax.data.prepare import writing
 from imbalance_jax.data.prepare.joint import JointTokenizer
 from imbalance_jax.data.prepare.tokenizers import train_tokenizer
 from imbalance_jax.data.text import synthetic
+from imbalance_jax.data.tokenizer import read_tokenizer_file
 from imbalance_jax.runs import storage
 
 __all__ = [
@@ -169,7 +170,7 @@ def _make_tokenizer_key(source: SourceConfig) -> object:
     if source.kind == "synthetic":
         return "words"
     if source.tokenizer.path:
-        return hashlib.sha256(epath.Path(source.tokenizer.path).read_bytes()).hexdigest()
+        return hashlib.sha256(read_tokenizer_file(source.tokenizer.path)).hexdigest()
     return config_lib.to_dict(source.tokenizer)
 
 

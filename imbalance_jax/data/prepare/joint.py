@@ -13,8 +13,8 @@ from imbalance_jax.data import prepared
 from imbalance_jax.data.order import keyed_draws
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.prepare import tokenizers
-from imbalance_jax.data.tokenizer import TextTokenizer, check_tokenizer_path
-from imbalance_jax.runs import storage
+from imbalance_jax.data.tokenizer import check_tokenizer_path, open_tokenizer
+from imbalance_jax.runs import damaged_files, storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def make_joint_tokenizer(
     stated = prepared.make_joint_statement(config) or {}
 
     def reuse_model(path: epath.Path) -> JointTokenizer:
-        model = path.read_bytes()
+        model = damaged_files.read_file(path, "Copy it back, or delete its directory.")
         return JointTokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
 
     if directories.keys() >= set(names):
@@ -78,13 +78,9 @@ def _load_or_train_model(path: epath.Path, config: Config, parts: Mapping[str, i
         trained = tokenizers.train_tokenizer("config.vocabulary.tokenizer", tokenizer, sample)
         path.parent.mkdir(parents=True, exist_ok=True)
         storage.write_file_atomically(path, trained)
-    model = path.read_bytes()
-    try:
-        TextTokenizer(model)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not as it was written. Delete it; the next run trains it again."
-        ) from error
+    remedy = "Delete it; the next run trains it again."
+    model = damaged_files.read_file(path, remedy)
+    open_tokenizer(model, path, remedy)
     return model
 
 

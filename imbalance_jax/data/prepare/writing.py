@@ -13,7 +13,7 @@ from imbalance_jax.data.prepare import tokenizers
 from imbalance_jax.data.prepare.joint import JointTokenizer
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.documents import Document
-from imbalance_jax.data.tokenizer import TextTokenizer, batch_texts
+from imbalance_jax.data.tokenizer import TextTokenizer, batch_texts, read_tokenizer_file
 from imbalance_jax.runs import children, storage
 from imbalance_jax.runs.progress import Progress
 
@@ -49,7 +49,7 @@ def write_prepared_source(
     if tokenizer:
         model = tokenizer.model()
     elif source.tokenizer.path:
-        model = epath.Path(source.tokenizer.path).read_bytes()
+        model = read_tokenizer_file(source.tokenizer.path)
     else:
         sample = tokenizers.sample_paragraphs(name, source, read)
         field = f"config.sources.{name}.tokenizer"

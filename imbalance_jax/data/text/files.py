@@ -13,7 +13,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from imbalance_jax.runs import storage
+from etils import epath
+
+from imbalance_jax.runs import damaged_files, storage
 
 # Nanoseconds by which the clock of a file system may lag: a file that has changed since may
 # change again without another time to show it. FAT counts in twos of seconds.
@@ -165,13 +167,12 @@ def _hash_file_sample(file: BinaryIO) -> str:
 
 
 def _load_digest_cache(cache: pathlib.Path | None) -> dict[str, str]:
+    """Returns what the cache knows: nothing where it is damaged, and files are read again."""
     if cache is None:
         return {}
     try:
-        cached = json.loads(cache.read_bytes())
+        cached = damaged_files.read_json(epath.Path(cache), "")
     except (OSError, ValueError):
-        return {}
-    if not isinstance(cached, dict):
         return {}
     return {key: value for key, value in cached.items() if isinstance(value, str)}
 
@@ -183,7 +184,7 @@ def _save_digest_cache(cache: pathlib.Path, digests: dict[str, str]) -> None:
         descriptor, unfinished = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
         try:
             with open(descriptor, "w") as file:
-                json.dump(digests, file, indent=1)
+                file.write(damaged_files.format_json(digests))
             os.replace(unfinished, cache)
         except BaseException:
             os.unlink(unfinished)

@@ -22,7 +22,7 @@ from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files as files_lib
 from imbalance_jax.data.text import parquet, patterns
 from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments, SourceFile
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import damaged_files, storage
 
 _COMPRESSED = (".gz", ".zst")
 ENDINGS = tuple(
@@ -31,6 +31,7 @@ ENDINGS = tuple(
 
 # Prose is about a third of its size when compressed.
 _EXPANSION = 3
+_BEGINNING = 1 << 16  # bytes of a .txt file that are looked at before it is read
 # Documents of each file that are searched for a field of ids before all are read.
 _PEEKED = 1000
 
@@ -67,6 +68,9 @@ def check_source(name: str, source: SourceConfig) -> None:
         elif ".jsonl" in _find_file_ending(file.path) and file.split not in begun:
             # A field that is not there is found before another source is worked on for hours.
             begun[file.split] = next(_read_text_documents(name, source, file), None)
+        elif file.path.endswith(".txt"):
+            with open(file.path, "rb") as begins:
+                _check_no_nul(begins.read(_BEGINNING), file.path)
     _check_named_fields(name, source, files)
 
 
@@ -178,6 +182,9 @@ def _check_file(field: str, path: str) -> None:
             f"{field}: {path} does not end in one of {', '.join(ENDINGS)}. Convert it to one "
             "of these, or narrow the pattern."
         )
+    special = damaged_files.describe_special_file(path)
+    if special:
+        raise ValueError(f"{field}: {path} is {special}, not a file. Write its text into a file.")
     if not os.path.getsize(path):
         raise ValueError(f"{field}: {path} is empty (0 bytes). Remove it, or write it again.")
 
@@ -245,15 +252,26 @@ def _read_text_documents(
     """Yields (bytes of the file consumed so far, document)."""
     path = file.path
     if ".txt" in _find_file_ending(path):
-        text = files_lib.decode_utf8(
-            b"".join(line for _, line in files_lib.read_file_lines(path)), path, of="file"
-        )
+        data = b"".join(line for _, line in files_lib.read_file_lines(path))
+        _check_no_nul(data, path)
+        text = files_lib.decode_utf8(data, path, of="file")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         yield os.path.getsize(path), file.document(name, text)
         return
     for number, (consumed, line) in enumerate(files_lib.read_file_lines(path), start=1):
         if line.strip():
             yield consumed, _parse_json_document(name, source, line, file, number)
+
+
+def _check_no_nul(data: bytes, path: str) -> None:
+    """Raises ValueError if the beginning of a file has a NUL byte, as UTF-16 and binaries have."""
+    place = data.find(b"\0")
+    if place >= 0:
+        line = data.count(b"\n", 0, place) + 1
+        raise ValueError(
+            f"{path}, line {line}: has a NUL byte (at offset {place} of the file), so it is no "
+            "text in UTF-8. Convert the file to UTF-8, or remove what is no text."
+        )
 
 
 def _find_file_ending(path: str) -> str:

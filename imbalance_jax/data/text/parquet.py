@@ -84,6 +84,7 @@ def find_parquet_columns(
                 f"config.sources.{name}.field."
             )
         columns[which] = fields_lib.find_field_path(schema, column)
+        _check_one_of_name(path, table.schema_arrow, columns[which])
         if isinstance(kind, Mapping):
             raise _make_column_type_error(name, path, 1, which, column, "struct")
         if types.is_dictionary(kind):
@@ -93,6 +94,20 @@ def find_parquet_columns(
         if not (strings or integers or types.is_null(kind)) and table.metadata.num_rows:
             raise _make_column_type_error(name, path, 1, which, column, str(kind))
     return columns
+
+
+def _check_one_of_name(
+    path: str, schema: "pyarrow.Schema | pyarrow.StructType", column: tuple[str, ...]
+) -> None:
+    """Raises ValueError if a column is not the only one of its names, from the outside in."""
+    for name in column:
+        named = [field.type for field in schema if field.name == name]
+        if len(named) > 1:
+            raise ValueError(
+                f"{path}: has {len(named)} columns of the name {name!r}. Write the file again, "
+                "with another name for all but one of them."
+            )
+        schema = named[0]
 
 
 def _make_column_type_error(

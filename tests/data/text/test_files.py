@@ -1,11 +1,13 @@
 """Behaviours of data/text/own_files.py, parquet.py and files.py, on files made here."""
 
+import contextlib
 import errno
 import gzip
 import hashlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import textwrap
@@ -13,7 +15,7 @@ import time
 
 import pyarrow
 import pytest
-from helpers import ROOT
+from helpers import ROOT, read_plain_json
 from pyarrow import parquet
 
 from imbalance_jax.config import SourceConfig
@@ -61,7 +63,7 @@ def read(source, name="en"):
 
 
 def test_each_kind_of_file_yields_its_documents_in_order(tmp_path):
-    (tmp_path / "b.txt").write_bytes("Zwei\r\nZeilen é\x00\u2028.".encode())
+    (tmp_path / "b.txt").write_bytes("Zwei\r\nZeilen é\x01\u2028.".encode())
     (tmp_path / "a.txt").write_text("One.")
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"Two\nlines."))
     (tmp_path / "a.txt.zst").write_bytes(zstd("Zwei\r\nZeilen é.".encode()))
@@ -72,7 +74,7 @@ def test_each_kind_of_file_yields_its_documents_in_order(tmp_path):
     source = files(f"{tmp_path}/*.txt, {tmp_path}/a.txt.*, {tmp_path}/c.*,{tmp_path}/[def].*")
     assert [(d.id, d.text) for _, d in read(source)] == [
         ("a.txt", "One."),
-        ("b.txt", "Zwei\nZeilen é\x00\u2028."),
+        ("b.txt", "Zwei\nZeilen é\x01\u2028."),
         ("a.txt.gz//train2", "Two\nlines."),
         ("a.txt.zst//train2", "Zwei\nZeilen é."),
         ("x", "Three."),
@@ -429,6 +431,27 @@ def test_bytes_that_are_not_utf8_are_named_in_a_text_file(tmp_path):
     refused(lambda: read(files(tmp_path / "a.txt")), "a.txt, line 3", "not UTF-8", "offset 11")
 
 
+def test_a_nul_byte_in_a_text_file_is_named_and_found_by_check_near_its_beginning(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("one\ntwo".encode("utf-16-le"))
+    for call in (text.check_source_text, lambda name, source: read(source, name)):
+        refused(lambda call=call: call("fr", files(path)), "a.txt, line 1", "NUL byte", "offset 1")
+    path.write_bytes(b"line\n" * 50_000 + b"\0")
+    text.check_source_text("fr", files(path))
+    refused(lambda: read(files(path)), "a.txt, line 50001", "NUL byte")
+
+
+def test_what_is_no_file_is_refused_and_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as end, contextlib.chdir(tmp_path):
+        end.bind("end.parquet")
+    for name, kind in {"pipe.txt": "pipe", "zero.jsonl": "device", "end.parquet": "socket"}.items():
+        source = files(tmp_path / name)
+        for call in (text.check_source_text, text.compute_text_fingerprint):
+            refused(lambda c=call, s=source: c("fr", s), "fr.train", name, f"is a {kind}")
+
+
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 def test_truncated_or_damaged_compressed_data_is_named_after_what_could_be_read(tmp_path, ending):
     kind = {".gz": "gzip", ".zst": "zstd"}[ending]
@@ -481,6 +504,15 @@ def test_a_parquet_file_without_the_column_is_refused_before_it_is_read(tmp_path
             "config.sources.fr.field",
         )
     text.check_source_text("fr", files(path, field="body"))
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
+    columns = [pyarrow.array([word]) for word in ("x", "y", "z")]
+    table = pyarrow.Table.from_arrays(columns, names=["text", "text", "url"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for call in (text.check_source_text, lambda name, source: read(source, name)):
+        refused(lambda call=call: call("fr", files(tmp_path / "a.parquet")), "2 columns of the")
+    assert [d.text for _, d in read(files(tmp_path / "a.parquet", field="url"))] == ["z"]
 
 
 def test_a_value_of_parquet_that_is_not_a_string_is_named_by_its_row(tmp_path):
@@ -655,7 +687,7 @@ def test_a_corrupt_cache_is_ignored_and_replaced(tmp_path, content, monkeypatch)
     assert text.compute_text_fingerprint("en", source, cache) == text.compute_text_fingerprint(
         "en", source
     )
-    assert list(json.loads(cache.read_text()).values()) == [hashlib.sha256(b"One.").hexdigest()]
+    assert list(read_plain_json(cache).values()) == [hashlib.sha256(b"One.").hexdigest()]
 
 
 def test_the_size_of_a_source_counts_what_there_is_to_train_on(tmp_path):

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from helpers import ROOT
+from helpers import ROOT, read_plain_json
 from tensorflow_datasets.core import constants
 
 from imbalance_jax.config import SourceConfig
@@ -629,7 +629,7 @@ def test_digests_of_record_files_are_remembered(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_CLOCK", 0)
     cache = tmp_path / "digests.json"
     first = text.compute_text_fingerprint("fr", source(toy), cache)
-    known = json.loads(cache.read_text())
+    known = read_plain_json(cache)
     assert len(known) == 25 + 2 + 1  # files of four records
     for key in known:
         known[key] = "0" * 64
@@ -643,7 +643,7 @@ def test_only_the_files_that_a_slice_needs_are_hashed(toy, tmp_path, monkeypatch
     cache = tmp_path / "digests.json"
     sliced = source(toy, train="train[4:9]", validation="train[0:2]", test="test")
     text.compute_text_fingerprint("fr", sliced, cache)
-    names = sorted(os.path.basename(key.partition(":")[0]) for key in json.loads(cache.read_text()))
+    names = sorted(os.path.basename(key.partition(":")[0]) for key in read_plain_json(cache))
     assert [name[:9] for name in names] == ["toy-test.", *["toy-train"] * 3]
     assert [name[-1] for name in names[1:]] == ["0", "1", "2"]
 
