@@ -8,7 +8,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import json
 import logging
 import os
 import re
@@ -26,7 +25,7 @@ from etils import epath
 from imbalance_jax.compute import hardware, state_digest
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.step import TrainState
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import damaged_files, storage
 from imbalance_jax.runs.run_directory import list_checkpoint_steps
 
 # Orbax's names for what a checkpoint holds, if it is one thing, and for what is said about it.
@@ -217,7 +216,7 @@ class Checkpoints:
                 for name, leaf in state_digest.name_arrays(handler.metadata(path / _ITEM)).items()
             }
             about = path / _METADATA
-            content = json.loads(about.read_text()) if about.exists() else {}
+            content = damaged_files.read_json(about, "") if about.exists() else {}
             record = (content.get("custom_metadata") or {}).get("digest")
             if record is not None:
                 self._check_record(step, record, saved)
@@ -386,7 +385,7 @@ def _make_abstract_array(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDty
 
 def _compute_fingerprint(digest: state_digest.StateDigest) -> str:
     """Returns a digest of digests, which is short."""
-    content = json.dumps(dict(digest.arrays), sort_keys=True).encode()
+    content = repr(sorted(digest.arrays.items())).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
