@@ -6,8 +6,6 @@ This is the only file that knows orbax.
 import contextlib
 import functools
 import logging
-import os
-import re
 import shutil
 import sys
 import time
@@ -92,11 +90,10 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            number = _find_os_error_number(error)
-            if number is None:
+            system = storage.find_os_error(error, self.path)
+            if system is None:
                 raise
-            named = getattr(error, "filename", None) or str(self.path)
-            raise OSError(number, os.strerror(number), named) from error
+            raise system from error
 
     def _check_shapes(self, step: int, like: TrainState) -> None:
         saved = _collect_array_shapes(self._manager.item_metadata(step))
@@ -155,24 +152,6 @@ def _report_unraisable(report: Callable[..., None], unraisable: "sys.UnraisableH
     """
     if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)
-
-
-def _find_os_error_number(error: BaseException) -> int | None:
-    """Returns the number of the system's error that is behind an error of orbax, if one is.
-
-    The errors of TensorStore, which writes the arrays, are of whatever class their status has: a
-    full disk is a ValueError with RESOURCE_EXHAUSTED. The number is a field at the end of their
-    text, and nowhere else.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return cause.errno
-        code = re.search(r"\[os_error_code='(\d+)'", str(cause))
-        if code:
-            return int(code.group(1))
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 def _make_abstract_array(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

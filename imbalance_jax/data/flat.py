@@ -27,8 +27,9 @@ class AtomicFile:
         self.size = 0  # bytes
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False)
+        with storage.name_file_in_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False)
         return self
 
     def write(self, array: np.ndarray) -> None:
@@ -42,9 +43,12 @@ class AtomicFile:
         os.replace(self._file.name, self._path)
         _write_stamp(self._path, self.digest.hexdigest())
 
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk refuses what is left once more
+            self._file.close()
         pathlib.Path(self._file.name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(self._path)
 
 
 def is_file_intact(path: pathlib.Path, size: int, digest: str) -> bool:

@@ -123,7 +123,8 @@ class Source:
         if touched and (not seen.exists() or seen.read_text() != touched):
             # Never seen, or touched since: read them all, though a copy may be here.
             self._flatten(split, files)
-            seen.write_text(touched)
+            with storage.name_file_in_errors(seen):
+                seen.write_text(touched)
         elif not flat.is_file_intact(files[what], size, digest):
             self._flatten(split, files)
         return np.memmap(files[what], dtype=dtype, mode="r")
@@ -178,6 +179,8 @@ class Source:
                     yield record["tokens"], documents
         # Whatever TFDS and ArrayRecord raise for damaged files (they have no common class).
         except Exception as error:
+            if system := storage.find_os_error(error, self.path):
+                raise system from error
             raise ValueError(
                 f"{self.path}: split {split} cannot be read ({error}). "
                 "Delete the directory; the next run prepares it again."
@@ -243,7 +246,7 @@ def resolve_data_cache_dir(data_dir: str) -> pathlib.Path:
         return pathlib.Path(chosen)
     # gs:// and read-only mounts: the user's own cache.
     if not storage.is_store(data_dir) and os.access(
-        data_dir if os.path.exists(data_dir) else ".", os.W_OK
+        storage.find_existing_parent(data_dir), os.W_OK
     ):
         return pathlib.Path(data_dir) / "cache"
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "imbalance_jax"

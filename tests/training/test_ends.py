@@ -312,9 +312,15 @@ LOST = "; ".join(
     ("what", "code", "said"),
     [
         ("pass", 0, ""),
-        ("open('/')", 2, "error: /: Is a directory.\n"),
+        ("open('/')", 2, "error: /: Is a directory. Name a file.\n"),
         ("b'\\xe9'.decode()", 1, "UnicodeDecodeError"),
         ("raise ValueError('caf\\xe9')", 2, "error: caf\\xe9\n"),
+        ("raise MemoryError('of 9 GB')", 2, "error: This machine is out of memory: of 9 GB.\n"),
+        (
+            "raise RuntimeError('write() failed: File too large; writing a/b; at byte 9')",
+            2,
+            "error: a/b: File too large. Raise the limit on the size of a file: ulimit -f.\n",
+        ),
         (LOST, 75, "Interrupted. Start again to go on.\n"),
     ],
 )
