@@ -36,19 +36,19 @@ class AtomicFile:
         content = array.tobytes()
         self.digest.update(content)
         self.size += len(content)
-        self._file.write(content)
+        with storage.name_file_in_errors(self._path):
+            self._file.write(content)
 
     def keep(self) -> None:
-        self._file.close()
+        with storage.name_file_in_errors(self._path):
+            self._file.close()
         os.replace(self._file.name, self._path)
         _write_stamp(self._path, self.digest.hexdigest())
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, *error: object) -> None:
         with contextlib.suppress(OSError):  # a full disk refuses what is left once more
             self._file.close()
         pathlib.Path(self._file.name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = os.fspath(self._path)
 
 
 def is_file_intact(path: pathlib.Path, size: int, digest: str) -> bool:

@@ -146,6 +146,7 @@ class Source:
 
     def _flatten(self, split: str, files: Mapping[str, pathlib.Path]) -> None:
         """Writes a split's ids and documents, checked against their digests."""
+        check_cache_writable(self.cache)
         with contextlib.ExitStack() as stack:
             written = {
                 name: stack.enter_context(flat.AtomicFile(path)) for name, path in files.items()
@@ -250,6 +251,13 @@ def resolve_data_cache_dir(data_dir: str) -> pathlib.Path:
     ):
         return pathlib.Path(data_dir) / "cache"
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "imbalance_jax"
+
+
+def check_cache_writable(cache: pathlib.Path) -> None:
+    """Raises ValueError if ids cannot be written to a directory of `resolve_data_cache_dir`."""
+    named = "IMBALANCE_JAX_CACHE" in os.environ
+    field = "IMBALANCE_JAX_CACHE" if named else "the cache of config.data_dir"
+    storage.check_directory_writable(field, cache)
 
 
 def is_prepared(path: epath.Path) -> bool:

@@ -132,7 +132,7 @@ KINDS = {
     "spaces at the end": {"model_type": "unigram", "treat_whitespace_as_suffix": True},
     "all spaces": {"model_type": "bpe", "remove_extra_whitespaces": False},
     "symbols": {**OWN, "model_type": "bpe", "user_defined_symbols": ["the mat", "▁of", "日本"]},
-    "words": {"model_type": "word"},
+    "words": {**OWN, "model_type": "word"},
     "characters": {"model_type": "char"},
 }
 PARTS = [

@@ -67,18 +67,6 @@ def start(trainer, run: RunDirectory, interrupts=None) -> str:
     return failed.get("", "")
 
 
-@pytest.fixture
-def small_files():
-    """Lets this process write no file of more than so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 # TensorStore reports to the event loop of orbax, which has ended with the first error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_last_checkpoint_that_cannot_be_written_fails_the_run_and_loses_nothing_else(

@@ -11,7 +11,6 @@ text is not: see prepared.py.
 """
 
 import hashlib
-import os
 import types
 from collections.abc import Iterable, Mapping
 
@@ -181,9 +180,7 @@ def _is_endless(source: SourceConfig) -> bool:
 def _check_places_of_text(data_dir: str) -> None:
     """Raises ValueError if text cannot be written to data_dir, or its ids to their cache."""
     storage.check_directory_writable("config.data_dir", data_dir)
-    field = os.environ.get("IMBALANCE_JAX_CACHE") and "IMBALANCE_JAX_CACHE"
-    cache = sources.resolve_data_cache_dir(data_dir)
-    storage.check_directory_writable(field or "the cache of config.data_dir", cache)
+    sources.check_cache_writable(sources.resolve_data_cache_dir(data_dir))
 
 
 def _warn_of_full_disk(name: str, source: SourceConfig, data_dir: str) -> None:
