@@ -14,10 +14,7 @@ words, which takes any word as a piece.
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sentencepiece import sentencepiece_model_pb2
+from typing import Any
 
 _PART_CHARACTERS = 1 << 16  # SentencePiece takes three times as long per character of a larger one
 
@@ -27,11 +24,11 @@ _SPACE = "\u2581"  # how SentencePiece writes a space
 class TextCutter:
     """Knows between which characters a model's texts may be cut."""
 
-    def __init__(self, proto: "sentencepiece_model_pb2.ModelProto", *, normalized: bool) -> None:
+    def __init__(self, proto: Any, *, normalized: bool) -> None:
         """Reads the pieces of a model.
 
         Args:
-          proto: the model.
+          proto: the model, as a message of protobuf, which makes its classes when it is imported.
           normalized: whether the texts are normalized already, so that a space is a U+2581.
         """
         unescape = proto.normalizer_spec.escape_whitespaces and not normalized
