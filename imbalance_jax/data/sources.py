@@ -246,10 +246,10 @@ def resolve_data_cache_dir(data_dir: str) -> pathlib.Path:
     if chosen:
         return pathlib.Path(chosen)
     # gs:// and read-only mounts: the user's own cache.
-    if not storage.is_store(data_dir) and os.access(
-        storage.find_existing_parent(data_dir), os.W_OK
-    ):
-        return pathlib.Path(data_dir) / "cache"
+    if not storage.is_store(data_dir):
+        parent = storage.find_existing_parent(data_dir)
+        if parent.is_dir() and os.access(parent, os.W_OK):
+            return pathlib.Path(data_dir) / "cache"
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "imbalance_jax"
 
 
