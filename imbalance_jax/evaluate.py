@@ -58,6 +58,7 @@ def main() -> int:
         languages=FLAGS.languages,
         data_dir=FLAGS.data_dir,
     )
+    run.check_writable()
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.training.reopening import open_run
 
@@ -71,7 +72,6 @@ def main() -> int:
             f"--nolosses keeps those in {run.path / name}, and there are none. Run it once "
             "without --nolosses."
         )
-    run.check_writable()
 
     def write(results: Mapping[str, Any]) -> None:
         if distributed.is_writer():

@@ -412,7 +412,8 @@ def _execute_command(command: Sequence[str], local: bool, record: epath.Path) ->
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     output = ""
     if local:
-        (code,) = processes.run_processes([processes.ProcessSpec(command, {}, "")], together=False)
+        (ended,) = processes.run_processes([processes.ProcessSpec(command, {}, "")], together=False)
+        code = processes.convert_exit_code(ended, alone=True)
     else:
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True)

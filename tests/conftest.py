@@ -12,6 +12,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import pathlib  # noqa: E402
+import resource  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -29,6 +30,18 @@ def english(data_dir: pathlib.Path) -> sources.Source:
     """A small prepared source of real English."""
     config = tiny_config(data_dir)
     return prepare.prepare_source("en", config.sources["en"], config.data_dir)
+
+
+@pytest.fixture
+def small_files():
+    """Lets this process write no file of more than so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # Files whose tests take minutes together. They begin first, so that no core waits at the end.

@@ -9,8 +9,6 @@ import errno
 import functools
 import hashlib
 import logging
-import os
-import re
 import shutil
 import sys
 import time
@@ -30,6 +28,10 @@ from imbalance_jax.runs.run_directory import list_checkpoint_steps
 
 # Orbax's names for what a checkpoint holds, if it is one thing, and for what is said about it.
 _ITEM, _METADATA = "default", "_CHECKPOINT_METADATA"
+
+
+# Errors of the system that a file of a checkpoint has which is gone, or not what was written.
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 
 class DamagedCheckpoint(ValueError):
@@ -194,11 +196,10 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            number = _find_os_error_number(error)
-            if number is None:
+            system = storage.find_os_error(error, self.path)
+            if system is None:
                 raise
-            named = getattr(error, "filename", None) or str(self.path)
-            raise OSError(number, os.strerror(number), named) from error
+            raise system from error
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any] | None]:
         """Returns a state as its files have it, and the record of its digest, if it has one.
@@ -227,10 +228,9 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, MemoryError) or hardware.is_out_of_memory(error):
                 raise
-            number = _find_os_error_number(error)
-            if number not in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL):
-                with self._raising_os_error():
-                    raise
+            system = storage.find_os_error(error, path)
+            if system is not None and system.errno not in _DAMAGE:
+                raise system from error
             if not path.exists():
                 raise FileNotFoundError(f"{path} has been removed meanwhile.") from error
             raise DamagedCheckpoint(
@@ -359,24 +359,6 @@ def _report_unraisable(report: Callable[..., None], unraisable: "sys.UnraisableH
     """
     if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)
-
-
-def _find_os_error_number(error: BaseException) -> int | None:
-    """Returns the number of the system's error that is behind an error of orbax, if one is.
-
-    The errors of TensorStore, which writes the arrays, are of whatever class their status has: a
-    full disk is a ValueError with RESOURCE_EXHAUSTED. The number is a field at the end of their
-    text, and nowhere else.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return cause.errno
-        code = re.search(r"\[os_error_code='(\d+)'", str(cause))
-        if code:
-            return int(code.group(1))
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 def _make_abstract_array(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -19,7 +19,6 @@ import csv
 import datetime
 import io
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,10 +86,9 @@ class RunDirectory:
         """Returns the steps of all checkpoints, in order."""
         return list_checkpoint_steps(self.checkpoints)
 
-    def check_writable(self) -> None:
-        """Raises ValueError if nothing can be written here."""
-        if not storage.is_store(self.path) and not os.access(self.path, os.W_OK):
-            raise ValueError(f"{self.path} cannot be written to. Copy the run to where it can.")
+    def check_writable(self, flag: str = "--workdir") -> None:
+        """Raises ValueError, with the flag that names the directory, if it cannot be written to."""
+        storage.check_directory_writable(flag, self.path)
 
     def config(self) -> config_lib.Config:
         """Returns the config that the run was started with.

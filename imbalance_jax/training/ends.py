@@ -45,9 +45,10 @@ def explain_error(config: Config, error: Exception, mesh: Mapping[str, int]) -> 
     """Returns the message of an error that ends a run, with what to do about it where known."""
     if isinstance(error, MemoryError):
         return f"This machine is out of memory: {error or 'it does not say for what'}."
-    if isinstance(error, OSError):
-        return storage.describe_os_error(error)
     if not hardware.is_out_of_memory(error):
+        system = error if isinstance(error, OSError) else storage.find_os_error(error)
+        if system:
+            return storage.describe_os_error(system)
         return str(error) or type(error).__name__
     possible = mesh_shape.list_micro_batch_counts(config.batch_size, mesh)
     more = [k for k in possible if k > config.optimizer.accumulate]

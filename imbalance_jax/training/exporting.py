@@ -58,7 +58,7 @@ def export_run(run: RunDirectory, path: epath.PathLike) -> epath.Path:
         "convention": "GPT-2; token embeddings are multiplied by sqrt(D); weights act as x @ w",
     }
     content = save(flatten_params(loaded.params), metadata=about)
-    (out / "model.safetensors").write_bytes(content)
+    storage.write_file_atomically(out / "model.safetensors", content)
     config = json.dumps(config_lib.to_dict(loaded.config), indent=2) + "\n"
     (out / "config.json").write_text(config)
     vocabulary = loaded.vocabulary

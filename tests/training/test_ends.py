@@ -71,18 +71,6 @@ def start(trainer, run: RunDirectory, interrupts=None) -> str:
     return failed.get("", "")
 
 
-@pytest.fixture
-def small_files():
-    """Lets this process write no file of more than so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 # TensorStore reports to the event loop of orbax, which has ended with the first error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_last_checkpoint_that_cannot_be_written_fails_the_run_and_loses_nothing_else(
@@ -465,9 +453,15 @@ LOST = "; ".join(
     ("what", "code", "said"),
     [
         ("pass", 0, ""),
-        ("open('/')", 2, "error: /: Is a directory.\n"),
+        ("open('/')", 2, "error: /: Is a directory. Name a file.\n"),
         ("b'\\xe9'.decode()", 1, "UnicodeDecodeError"),
         ("raise ValueError('caf\\xe9')", 2, "error: caf\\xe9\n"),
+        ("raise MemoryError('of 9 GB')", 2, "error: This machine is out of memory: of 9 GB.\n"),
+        (
+            "raise RuntimeError('write() failed: File too large; writing a/b; at byte 9')",
+            2,
+            "error: a/b: File too large. Raise the limit on the size of a file: ulimit -f.\n",
+        ),
         (LOST, 75, "Interrupted. Start again to go on.\n"),
     ],
 )
