@@ -21,10 +21,19 @@ from etils import epath
 
 from imbalance_jax.compute.step import TrainState
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.run_directory import COMMITTED
+
+# While a run trains, its newest checkpoint may be of a state from which no update can be made. The
+# loss and gradient of the next update show it, and until then the one before is needed.
+LEAST_KEPT = 2
 
 
 class Checkpoints:
-    """The checkpoints of one run; each is named by the updates done before it."""
+    """The checkpoints of one run; each is named by the updates done before it.
+
+    Args:
+      keep: how many of the newest are kept, `LEAST_KEPT` at least.
+    """
 
     def __init__(self, path: epath.PathLike, *, keep: int = 1) -> None:
         _quieten_orbax()
@@ -32,7 +41,9 @@ class Checkpoints:
         with self._raising_os_error():
             self._manager = ocp.CheckpointManager(
                 self.path,
-                options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=max(keep, LEAST_KEPT), create=True
+                ),
                 # Named here, so that a checkpoint's shapes can be read without restoring it.
                 item_handlers=ocp.StandardCheckpointHandler(),
             )
@@ -75,6 +86,25 @@ class Checkpoints:
         """
         with self._raising_os_error():
             self._manager.wait_until_finished()
+
+    def remove_all_but(self, count: int) -> None:
+        """Removes all but so many of the newest checkpoints, of a run that is done."""
+        with self._raising_os_error():
+            for step in self.steps()[:-count]:
+                self._manager.delete(step)
+
+    def set_aside(self, step: int) -> None:
+        """Renames the checkpoints after a step, so that nothing takes them for good ones.
+
+        For one process, when all that was saved is on disk. They may still be looked at.
+        """
+        for bad in [self.path / str(other) for other in self.steps() if other > step]:
+            aside = bad.with_name(f"{bad.name}.diverged")
+            if storage.is_store(bad):  # renaming would copy it
+                (bad / COMMITTED).unlink()
+                continue
+            shutil.rmtree(aside, ignore_errors=True)
+            bad.rename(aside)
 
     def close(self) -> None:
         """Ends the threads that write, after their last write.

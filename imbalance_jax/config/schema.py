@@ -356,16 +356,16 @@ class OptimizerConfig:
     weight_decay: float = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
     clip_norm: float = 0.0  # The largest norm of the gradient of all parameters together; 0 is off.
     accumulate: int = 1  # Micro-batches whose gradients are averaged into one update.
+    skip_nonfinite: int = 0  # Updates in a row that may be left out for a loss or gradient of NaN.
 
     def __post_init__(self) -> None:
         for name in ("peak_lr", "final_lr", "warmup", "weight_decay", "clip_norm", "eps"):
             require_at_least(f"config.optimizer.{name}", getattr(self, name), 0)
         require_at_least("config.optimizer.accumulate", self.accumulate, 1)
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"config.optimizer.{name}={getattr(self, name)} must lie in [0, 1)."
-                )
+        require_at_least("config.optimizer.skip_nonfinite", self.skip_nonfinite, 0)
+        for name, value in {"b1": self.b1, "b2": self.b2}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"config.optimizer.{name}={value} must lie in [0, 1).")
         if not 0 < self.decay <= 1:
             raise ValueError(f"config.optimizer.decay={self.decay} must lie in (0, 1].")
 

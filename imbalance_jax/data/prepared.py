@@ -24,6 +24,7 @@ from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.tokenizer import check_tokenizer_path
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 
 # What a source's text is, and what its tokenizer is made with, is always written out. Other fields
 # are left out at their defaults, so that those of later versions do not change a statement.
@@ -163,7 +164,7 @@ def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> 
         stated = about.get("made_of", {}).get("stated", [])
         if made_of["stated"][0] not in stated:
             about["made_of"] = {**made_of, "stated": [*stated, *made_of["stated"]]}
-            content = json.dumps(about, indent=2) + "\n"
+            content = format_json(about, indent=2) + "\n"
             storage.write_file_atomically(directory / marker, content.encode())
 
 

@@ -38,6 +38,7 @@ from imbalance_jax.data.languages import Pieces
 from imbalance_jax.data.records import DOCUMENT, EncodedDocument, RecordWriter
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 
 FORMAT = 3  # part of every fingerprint: raise it when directories are written otherwise
 MARKER = "source.json"  # what a directory has when it is whole
@@ -333,6 +334,6 @@ def write_source(
             "lost_bytes": writer.lost_bytes,
             "made_of": dict(made_of),
         }
-        (directory / MARKER).write_text(json.dumps(about | results, indent=2) + "\n")
+        (directory / MARKER).write_text(format_json(about | results, indent=2) + "\n")
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")

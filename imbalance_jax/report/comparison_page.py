@@ -6,7 +6,6 @@ has on the page of a run. Anything may be missing, because a run has just starte
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from imbalance_jax.report.line_figures import draw_curve_figure
 from imbalance_jax.report.record import RESULT_COLUMNS, RunContents, read_run_contents
 from imbalance_jax.report.sources_section import list_environment
 from imbalance_jax.runs import progress, storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.run_directory import RunDirectory
 
 # Letters of a name that fit beside a narrow figure; runs with longer names are numbered.
@@ -216,7 +216,7 @@ def _format_field(value: Any) -> str:
         return ABSENT
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_format_field(inner)}" for key, inner in value.items() if inner)
-    return value if isinstance(value, str) and value else json.dumps(value)
+    return value if isinstance(value, str) and value else format_json(value)
 
 
 # Losses and results.

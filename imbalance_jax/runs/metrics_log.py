@@ -9,6 +9,7 @@ Both forms are read everywhere, because a run may have been copied from one plac
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 
 Record = dict[str, Any]
 
@@ -50,11 +52,13 @@ def _parse_records(text: str) -> Iterator[Record]:
     for line in text.splitlines():
         # A run killed while it wrote leaves half a line behind.
         if line.endswith("}"):
-            yield json.loads(line)
+            record = json.loads(line)
+            # null is written for a number that is not finite.
+            yield {name: math.nan if value is None else value for name, value in record.items()}
 
 
 def _format_record(record: Mapping[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    return format_json(record) + "\n"
 
 
 class MetricsFile:

@@ -27,6 +27,7 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.runs import metrics_log, storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.metrics_log import Record
 
 try:
@@ -36,7 +37,7 @@ except ImportError:  # not on Windows
 
 # Orbax writes this file into a checkpoint in a store when all else is there. (On a file system it
 # renames the checkpoint then.)
-_COMMITTED = "commit_success.txt"
+COMMITTED = "commit_success.txt"
 # What a run writes besides config.json. Anything else may lie in its directory, such as what a
 # job's scheduler writes there before the run begins.
 _WRITTEN = (
@@ -80,7 +81,7 @@ class RunDirectory:
         return sorted(
             int(path.name)
             for path in self.checkpoints.iterdir()
-            if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
+            if path.name.isdecimal() and (not in_store or (path / COMMITTED).exists())
         )
 
     def check_writable(self) -> None:
@@ -226,7 +227,7 @@ class RunDirectory:
         return f"set {field}={before!r}" if stated == before else "leave out --config"
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, json.dumps(value, indent=2) + "\n")
+        self.write_text(name, format_json(value, indent=2) + "\n")
 
     def write_results(self, results: Mapping[str, Any], name: str = "evaluation.json") -> None:
         """Writes what was measured on the test split; `texts` of it go into test_texts.csv."""

@@ -15,7 +15,8 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.runs import run_directory, storage
+from imbalance_jax.runs import divergence, run_directory, storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
 
@@ -140,7 +141,7 @@ class StudyDirectory:
         }
         plain = grid.convert_study_to_dict(dataclasses.replace(study, runs=runs))
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": VERSION, **plain}, indent=1) + "\n"
+        text = format_json({"version": VERSION, **plain}, indent=1) + "\n"
         storage.write_file_atomically(self.path / "study.json", text.encode())
 
     @contextlib.contextmanager
@@ -189,6 +190,9 @@ class StudyDirectory:
         step = max((record["step"] for record in run.metrics()), default=0)
         step = max(step, run.newest_checkpoint())
         if run.done:
+            diverged = divergence.describe_divergence(run)
+            if diverged:
+                return RunState("failed", step, spec.config.steps, diverged)
             return RunState("done", step, spec.config.steps, reused_from=reused)
         failed = run.read_json("FAILED.json")
         if failed:
@@ -257,11 +261,14 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             f"{run} was changed by hand: it says that it is done and has {what}. Score it again "
             f"with python -m imbalance_jax.evaluate --workdir={run}, or delete the directory."
         )
+    if divergence.find_nonfinite_loss(results["languages"]):
+        return  # nothing adds up in a run that diverged
     for tag, result in results["languages"].items():
         parts = result["language_nats"] + result["loss_own"]
-        ppl = math.exp(min(result["loss"], 700.0))
         adds_up = math.isclose(result["loss"], parts, rel_tol=1e-3)
-        if not (adds_up and math.isclose(result["ppl"], ppl, rel_tol=1e-6)):
+        if adds_up and result["loss"] < 700:  # beyond e^700 there is no float
+            adds_up = math.isclose(result["ppl"], math.exp(result["loss"]), rel_tol=1e-6)
+        if not adds_up:
             raise ValueError(
                 f"{run} was changed by hand: the loss of {tag} in evaluation.json is "
                 f"{result['loss']}, and its parts and perplexity do not add up to it. Score it "

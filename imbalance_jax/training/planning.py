@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.compute import hardware, sharding, step
+from imbalance_jax.compute import checkpoint, hardware, sharding, step
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import Config, dimensions, mesh_shape
@@ -171,7 +171,8 @@ def _count_checkpoint_bytes(pack: Pack) -> int:
     state = pack.first.abstract_state()
     each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     # The oldest one is removed when the newest is written.
-    return len(pack.members) * each * (pack.first.config.checkpoint.keep + 1)
+    kept = max(pack.first.config.checkpoint.keep, checkpoint.LEAST_KEPT)
+    return len(pack.members) * each * (kept + 1)
 
 
 def _describe_members(pack: Pack) -> str:

@@ -23,6 +23,7 @@ from imbalance_jax.data.parallel.pairs import are_files_here, check_files, list_
 from imbalance_jax.data.text import files as files_lib
 from imbalance_jax.data.text import patterns, synthetic
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.progress import Progress
 
 SYNTHETIC_PAIRS = 2048  # sentences that two synthetic sources are compared on
@@ -358,7 +359,7 @@ def _write_set(path: epath.Path, about: dict[str, Any], arrays: Mapping[str, np.
             digests[name] = hashlib.sha256(file.getvalue()).hexdigest()
             (directory / name).write_bytes(file.getvalue())
         about = {**about, "digests": digests}
-        (directory / _MARKER).write_text(json.dumps(about, indent=2) + "\n")
+        (directory / _MARKER).write_text(format_json(about, indent=2) + "\n")
 
 
 def _read_set(path: epath.Path) -> ParallelSet:

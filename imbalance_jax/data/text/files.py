@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 
 # Nanoseconds by which the clock of a file system may lag: a file that has changed since may
 # change again without another time to show it. FAT counts in twos of seconds.
@@ -183,7 +184,7 @@ def _save_digest_cache(cache: pathlib.Path, digests: dict[str, str]) -> None:
         descriptor, unfinished = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
         try:
             with open(descriptor, "w") as file:
-                json.dump(digests, file, indent=1)
+                file.write(format_json(digests, indent=1))
             os.replace(unfinished, cache)
         except BaseException:
             os.unlink(unfinished)
