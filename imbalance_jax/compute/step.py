@@ -263,7 +263,8 @@ def _update_state(
         # is left out, and the state stays what it is without the field.
         skipped = dataclasses.replace(state, step=new.step)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        new = jax.tree.map(functools.partial(jnp.where, finite), new, skipped)
+        # A jnp.where would be compiled into what computes the update, and round differently.
+        new = jax.lax.cond(finite, lambda new, _: new, lambda _, old: old, new, skipped)
     metrics = {
         "loss": loss,
         "loss_G": loss_G,
