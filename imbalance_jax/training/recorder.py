@@ -122,6 +122,11 @@ class MetricsRecorder:
             self.write(done, self.newest)
             self._reset()
 
+    @property
+    def is_skipping(self) -> bool:
+        """Whether the newest update was left out."""
+        return self._in_a_row > 0
+
     def _note_skipped_update(self, done: int, values: Mapping[str, Any]) -> None:
         """Counts a step that changed nothing, or raises FloatingPointError."""
         most = self._trainer.config.optimizer.skip_nonfinite

@@ -125,7 +125,9 @@ class RunProgress:
             self._evaluate(state)
         if self._cadence.due(self.done):
             self._align(state)
-        if self._saving_is_due:
+        # After an update that was left out, the state may be spoilt, and would displace a good one.
+        spoilt = self.recorder.is_skipping and self.done < self.experiment.stream.steps
+        if self._saving_is_due and not spoilt:
             self._save(state)
 
     def _evaluate(self, state: step_lib.TrainState) -> None:

@@ -238,17 +238,19 @@ def test_updates_are_left_out_and_counted_across_a_resume_up_to_as_many_in_a_row
     trainer, programs, tmp_path
 ):
     run, update = RunDirectory(tmp_path / "run"), programs.update
-    skipping = alter(trainer, optimizer={"skip_nonfinite": 2})
+    skipping = alter(trainer, optimizer={"skip_nonfinite": 2}, checkpoint={"every": 1})
     made = spoil(programs, {1, 3, 4})
     with pytest.raises(ends.Preempted):
         start(skipping, run, Stop(lambda: made[-1:] == [4]))
     assert run.newest("train/skipped") == {"train/skipped": 3, "train/skipped_in_a_row": 2}
 
+    assert run.steps() == [2, 4]  # none of a step that was left out, but where the run was stopped
     shutil.copytree(run.path, tmp_path / "copy")
     programs.update = update
     spoil(programs, {5})
     failed = start(skipping, run)
     assert "The loss of step 5 is nan" in failed and "2 updates before it were left out" in failed
+    assert run.steps() == [2] and "--config.optimizer.skip_nonfinite=10" in failed
     programs.update = update
     spoil(programs, {6})
     copied = RunDirectory(tmp_path / "copy")
