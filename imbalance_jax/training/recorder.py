@@ -89,7 +89,7 @@ class MetricsRecorder:
                 self._audit.resume(run.metrics(), start)
             self._mirrors = mirrors.Mirrors(names, run, experiment.config, start, sent)
             skipped = _read_skipped_updates(run, start) if distributed.is_writer() else (0, 0)
-        counts = distributed.broadcast_from_process_0(np.int32(skipped))
+        counts = distributed.broadcast_from_process_0(np.array(skipped, np.int32))
         self._skipped, self._in_a_row = counts.tolist()
         self.newest: dict[str, Any] = {}  # the newest record of training
         self.proved = start - 1  # updates of the newest state whose loss and gradient are finite
