@@ -26,7 +26,7 @@ from absl import flags
 
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import divergence, storage
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study.study_directory import StudyDirectory
 
@@ -69,17 +69,22 @@ def main() -> int:
         each.run.check(each.config, extend=FLAGS.extend)
     if FLAGS.export:
         storage.check_directory_writable("--export", FLAGS.export)
-    runs = []
+    runs, diverged = [], []
     for each in requested:
         if each.run.done and each.config.steps == each.run.config().steps and not FLAGS.dry_run:
-            print(f"{each.run} is done. See {_ensure_report(each.run)}.")
+            diverged.append(divergence.describe_divergence(each.run))
+            if diverged[-1]:
+                print(f"error: {diverged[-1]}", file=sys.stderr)
+            else:
+                print(f"{each.run} is done. See {_ensure_report(each.run)}.")
         else:
             each.run.check_checkpoints()
             each.run.check_writable("--study" if FLAGS.study else "--workdir")
             runs.append(each)
-    if not runs:
-        return _write_export(requested[0].run)
-    return _train_runs(runs, packed=len(requested) > 1)
+    code = _train_runs(runs, packed=len(requested) > 1) if runs else cli.DONE
+    if any(diverged):
+        return code or cli.FAILED
+    return code if runs else _write_export(requested[0].run)
 
 
 def _read_single_run() -> _RequestedRun:

@@ -12,7 +12,6 @@ import collections
 import dataclasses
 import datetime
 import fnmatch
-import json
 import os
 import shlex
 import subprocess
@@ -24,6 +23,7 @@ from etils import epath
 
 from imbalance_jax import cli
 from imbalance_jax.runs import code_versions, damaged_files, storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.study import grid, study_plan
 from imbalance_jax.study.study_directory import StudyDirectory
@@ -263,7 +263,7 @@ def _write_plan_files(folder: epath.Path, plan: Plan, rendered: RenderedJobs) ->
 
 
 def _format_plan_json(plan: Plan) -> str:
-    return json.dumps(plan.to_dict(), indent=1) + "\n"
+    return format_json(plan.to_dict(), indent=1) + "\n"
 
 
 def _run_plan_command(
@@ -353,7 +353,7 @@ def _print_next_step(plan: Plan) -> None:
 
 def _print_rendered(rendered: RenderedJobs) -> None:
     if FLAGS.format == "json":
-        print(json.dumps(dataclasses.asdict(rendered), indent=1))
+        print(format_json(dataclasses.asdict(rendered), indent=1))
         return
     for command in rendered.commands:
         print(shlex.join(command))
@@ -430,7 +430,7 @@ def _execute_command(command: Sequence[str], local: bool, record: epath.Path) ->
     }
     # Object stores cannot append, so all lines are written again; there are few.
     before = _read_record(record) if record.exists() else b""
-    storage.write_file_atomically(record, before + json.dumps(line).encode() + b"\n")
+    storage.write_file_atomically(record, before + format_json(line).encode() + b"\n")
     return code
 
 
@@ -443,7 +443,7 @@ def _read_record(record: epath.Path) -> bytes:
 def _run_status_command(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     states = {name: directory.state(name, study) for name in _select_runs(study)}
     if FLAGS.format == "json":
-        print(json.dumps({n: dataclasses.asdict(state) for n, state in states.items()}, indent=1))
+        print(format_json({n: dataclasses.asdict(state) for n, state in states.items()}, indent=1))
         return cli.DONE
     for name, state in states.items():
         print(f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}   {state.error}")

@@ -24,12 +24,13 @@ from imbalance_jax.compute import hardware, state_digest
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.step import TrainState
 from imbalance_jax.runs import damaged_files, storage
-from imbalance_jax.runs.run_directory import list_checkpoint_steps
+from imbalance_jax.runs.run_directory import COMMITTED, list_checkpoint_steps
 
 # Orbax's names for what a checkpoint holds, if it is one thing, and for what is said about it.
 _ITEM, _METADATA = "default", "_CHECKPOINT_METADATA"
-
-
+# While a run trains, its newest checkpoint may be of a state from which no update can be made. The
+# loss and gradient of the next update show it, and until then the one before is needed.
+LEAST_KEPT = 2
 # Errors of the system that a file of a checkpoint has which is gone, or not what was written.
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
@@ -43,6 +44,9 @@ class Checkpoints:
 
     `fingerprints` has a digest of the values of each that was saved or restored here, and
     `unchecked` those that earlier versions saved, without digests to check them by.
+
+    Args:
+      keep: how many of the newest are kept, `LEAST_KEPT` at least.
     """
 
     def __init__(self, path: epath.PathLike, *, keep: int = 1) -> None:
@@ -50,7 +54,7 @@ class Checkpoints:
         self.path = storage.parse_path(storage.make_absolute_path(path))
         self.fingerprints: dict[int, str] = {}
         self.unchecked: set[int] = set()
-        self._keep, self._newest_saved = keep, -1
+        self._keep, self._newest_saved = max(keep, LEAST_KEPT), -1
 
     def steps(self) -> list[int]:
         """Returns the steps that were saved whole, in order."""
@@ -95,8 +99,7 @@ class Checkpoints:
             if digest.not_finite:
                 raise FloatingPointError(
                     f"The state after step {step} is not saved, because it is not finite: "
-                    f"{_list_some(digest.not_finite)}. In another --workdir, lower "
-                    "config.optimizer.peak_lr or set config.optimizer.clip_norm=1."
+                    f"{_list_some(digest.not_finite)}."
                 )
             record = {"step": step, "arrays": dict(digest.arrays)}
             self._manager.save(
@@ -157,13 +160,20 @@ class Checkpoints:
             "copy, or train again in another --workdir."
         )
 
-    def set_aside(self, step: int) -> epath.Path:
-        """Renames a checkpoint, so that it is none any more, and returns where it lies now."""
-        number = 0
-        while (aside := self.path / f"{step}.damaged{f'-{number}' * (number > 0)}").exists():
-            number += 1
+    def set_aside(self, step: int, why: str = "damaged") -> epath.Path:
+        """Makes a checkpoint none any more, and returns where it lies now, to be looked at.
+
+        It is renamed. In a store, where that would copy it, it loses the file that says it is
+        whole. For one process, when all that was saved is on disk.
+        """
+        bad, number = self.path / str(step), 0
         with self._raising_os_error():
-            (self.path / str(step)).rename(aside)
+            if storage.is_store(bad):
+                (bad / COMMITTED).unlink()
+                return bad
+            while (aside := self.path / f"{step}.{why}{f'-{number}' * (number > 0)}").exists():
+                number += 1
+            bad.rename(aside)
         return aside
 
     def wait(self) -> None:
@@ -175,6 +185,12 @@ class Checkpoints:
         if self._is_open:
             with self._raising_os_error():
                 self._manager.wait_until_finished()
+
+    def remove_all_but(self, count: int) -> None:
+        """Removes all but so many of the newest checkpoints, of a run that is done."""
+        with self._raising_os_error():
+            for step in self.steps()[:-count]:
+                self._manager.delete(step)
 
     def close(self) -> None:
         """Ends the threads that write, after their last write.

@@ -385,6 +385,6 @@ def write_source(
             "lost_bytes": writer.lost_bytes,
             "made_of": dict(made_of),
         }
-        (directory / MARKER).write_text(damaged_files.format_json(about | results))
+        (directory / MARKER).write_text(damaged_files.format_checked_json(about | results))
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")

@@ -7,7 +7,8 @@ import jax
 
 from imbalance_jax.compute import hardware
 from imbalance_jax.config import Config, mesh_shape
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import divergence, storage
+from imbalance_jax.runs.run_directory import RunDirectory
 
 
 class Preempted(Exception):
@@ -28,6 +29,27 @@ class PeerLost(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(f"another process was lost after step {step}")
         self.step = step
+
+
+def explain_divergence(what: str, config: Config, run: RunDirectory) -> str:
+    """Returns the message of a run that diverged, with what is left of it and what to change.
+
+    Args:
+      what: is not finite, and when.
+      run: whose checkpoints are those that it can go on from.
+    """
+    good = run.newest_checkpoint()
+    ways = f"In another --workdir, {divergence.WAYS_OUT}"
+    if not good:
+        return f"{what} The run has diverged, and has no checkpoint from before. {ways}."
+    more = max(10, 2 * config.optimizer.skip_nonfinite)
+    return (
+        f"{what} The run has diverged. Its last good checkpoint is {run.checkpoints / str(good)}. "
+        f"{ways}; config.init_from={run}@{good} begins with the parameters of that checkpoint. "
+        "Or start the same command again with "
+        f"--config.optimizer.skip_nonfinite={more}: it goes on from there, and leaves out up to "
+        f"{more} such updates in a row."
+    )
 
 
 @contextlib.contextmanager

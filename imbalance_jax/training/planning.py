@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.compute import hardware, sharding, step, tuning
+from imbalance_jax.compute import checkpoint, hardware, sharding, step, tuning
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import Config, costs, dimensions, mesh_shape
@@ -237,7 +237,8 @@ def _describe_free_bytes(path: epath.PathLike) -> str:
 
 def _count_checkpoint_bytes(pack: Pack) -> int:
     # The oldest one is removed when the newest is written.
-    return _count_state_bytes(pack) * (pack.first.config.checkpoint.keep + 1)
+    kept = max(pack.first.config.checkpoint.keep, checkpoint.LEAST_KEPT)
+    return _count_state_bytes(pack) * (kept + 1)
 
 
 def _count_state_bytes(pack: Pack) -> int:

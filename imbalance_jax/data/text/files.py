@@ -185,7 +185,7 @@ def _save_digest_cache(cache: pathlib.Path, digests: dict[str, str]) -> None:
         descriptor, unfinished = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
         try:
             with open(descriptor, "w") as file:
-                file.write(damaged_files.format_json(digests))
+                file.write(damaged_files.format_checked_json(digests))
             os.replace(unfinished, cache)
         except BaseException:
             os.unlink(unfinished)
