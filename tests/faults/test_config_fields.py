@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from faults.ledger import Case, Fault, Ledger, judge
 from faults.undisturbed import write_tiny_config
-from faults.values import BASES, draw_changes, draw_examples, list_typed_fields
+from faults.values import BASES, draw_changes, draw_examples, is_beyond_bounds, list_typed_fields
 
 
 def apply_changes(base: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,10 @@ def test_values(ledger: Ledger, light_server) -> None:
         base, changes = examples[case.number]
         text = json.dumps(apply_changes(base, changes))
         ended = light_server.run("resolve_values", [text], limits={"AS": 8 << 30})
-        return judge(ended, names_of(changes), about=f"{base} with {changes!r}")
+        outcome = judge(ended, names_of(changes), about=f"{base} with {changes!r}")
+        if outcome == "done" and any(is_beyond_bounds(*change) for change in changes.items()):
+            raise Fault("taken beyond its bounds", f"{base} with {changes!r}")
+        return outcome
 
     ledger.run(check, short=short, full=len(examples))
 

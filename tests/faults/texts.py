@@ -147,4 +147,9 @@ def _write_parquet(folder: pathlib.Path, rng: random.Random) -> OddFile:
     if rng.random() < 0.1:
         parquet.write_table(pyarrow.table({"text": [*documents, None]}), path)
         return OddFile(path, [], "a null", f"{path.name}, row {len(documents) + 1}")
+    if rng.random() < 0.05:
+        parquet.write_table(
+            pyarrow.Table.from_arrays([documents, documents[::-1]], ["text"] * 2), path
+        )
+        return OddFile(path, [], "two columns of one name", path.name)
     return OddFile(path, documents, repr(documents)[:300])

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -87,6 +88,40 @@ def _walk_fields(kind: type, values: Any, name: str) -> Iterator[tuple[str, Any]
             yield dotted, hint
 
 
+@functools.cache
+def list_bounds() -> dict[str, tuple[float, float]]:
+    """Returns the lowest and the highest value of each number, where the config declares them."""
+    listed = getattr(config_lib, "list_bounds", list)()
+    return {row.name: (row.lowest, row.highest) for row in listed if row.lowest is not None}
+
+
+_PLACEHOLDERS = {"sources": "SOURCE", "languages": "TAG", "parallel": "NAME"}
+
+
+def find_bounds(name: str) -> tuple[float, float] | None:
+    """Returns the bounds of the field of a dotted name, if it has any."""
+    parts = name.split(".")
+    if parts[1] in _PLACEHOLDERS:
+        parts[2] = _PLACEHOLDERS[parts[1]]
+    return list_bounds().get(".".join(parts))
+
+
+def is_beyond_bounds(name: str, value: Any) -> bool:
+    bounds = find_bounds(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return bool(bounds and is_number and not bounds[0] <= value <= bounds[1])
+
+
+def _draw_near_bounds(hint: type, lowest: float, highest: float) -> strategies.SearchStrategy[Any]:
+    """Draws the ends, what is just beyond them, and values between."""
+    if hint is int:
+        first, last = math.ceil(lowest), math.floor(highest)
+        edges = strategies.sampled_from([first - 1, first, first + 1, last - 1, last, last + 1])
+        return edges | strategies.integers(first, last)
+    edges = [lowest, math.nextafter(lowest, -math.inf), highest, math.nextafter(highest, math.inf)]
+    return strategies.sampled_from(edges) | strategies.floats(lowest, highest)
+
+
 @strategies.composite
 def draw_changes(draw: Any) -> tuple[str, dict[str, Any]]:
     """Draws (a config to begin with, new values of one to three of its fields)."""
@@ -98,6 +133,9 @@ def draw_changes(draw: Any) -> tuple[str, dict[str, Any]]:
     for name in names:
         of_its_type = draw(strategies.integers(0, 7)) > 0
         kind = make_value_strategy(fields[name], tags) if of_its_type else _ANY
+        bounds = find_bounds(name)
+        if bounds and fields[name] in (int, float):
+            kind |= _draw_near_bounds(fields[name], *bounds)
         changes[name] = draw(kind)
     return base, changes
 
