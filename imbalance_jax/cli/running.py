@@ -53,7 +53,10 @@ def run_command(
             return FAILED
         except OSError as error:
             exit_with_error(storage.describe_os_error(error))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ImportError) as error:
+            # A module in C++ makes an ImportError of an interrupt that meets its import.
+            if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+                raise
             print("Interrupted. Start again to go on.", file=sys.stderr)
             return PREEMPTED
 

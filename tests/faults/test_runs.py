@@ -227,7 +227,8 @@ def test_killed_processes(ledger: Ledger, request, tmp_path) -> None:
                 codes = (75, 0) if how != signal.SIGKILL else (cli.LOST, 0, -signal.SIGKILL)
                 if number != index and how == signal.SIGKILL:
                     codes = (cli.LOST, -signal.SIGABRT, 0)  # jax aborts where it is the first
-                check_killed(ended, codes, f"process {number} of {history}, then {what}")
+                about = f"process {number} of {history}, then {what}"
+                check_killed(ended, codes, about, speaks=number == 0)
             if [ended.code for ended in endings] == [0, 0]:
                 break
             history.append(what)

@@ -295,6 +295,7 @@ COMMAND = textwrap.dedent(
     cli.run_command(main)
     """
 )
+IN_AN_IMPORT = "raise ImportError('initialization failed') from KeyboardInterrupt()"
 # An interrupt where an exception cannot be raised, as jax's callback of garbage collections is.
 LOST = "; ".join(
     [
@@ -316,6 +317,7 @@ LOST = "; ".join(
         ("b'\\xe9'.decode()", 1, "UnicodeDecodeError"),
         ("raise ValueError('caf\\xe9')", 2, "error: caf\\xe9\n"),
         (LOST, 75, "Interrupted. Start again to go on.\n"),
+        (IN_AN_IMPORT, 75, "Interrupted. Start again to go on.\n"),
     ],
 )
 def test_a_command_without_a_locale_prints_all_and_tells_errors_apart(what, code, said):
