@@ -40,7 +40,7 @@ def test_values(ledger: Ledger, light_server) -> None:
             raise Fault("taken beyond its bounds", f"{base} with {changes!r}")
         return outcome
 
-    ledger.run(check, short=short, full=len(examples))
+    ledger.run(check, short=short, full=full)
 
 
 # What the command line takes for a value, and what looks like one.
@@ -77,7 +77,7 @@ def test_overrides(ledger: Ledger, light_server, tmp_path) -> None:
                 raise Fault("a field is not shown", str(missing))
         return outcome
 
-    ledger.run(check, short=short, full=len(examples))
+    ledger.run(check, short=short, full=full)
 
 
 def test_dry_runs(ledger: Ledger, heavy_server, tmp_path) -> None:

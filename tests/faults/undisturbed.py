@@ -104,7 +104,7 @@ def list_differences(results: Mapping[str, Any], expected: Mapping[str, Any]) ->
 
 
 # What docs/runs.md says that a kill may leave, and what else is unfinished.
-_DOCUMENTED = re.compile(r"^\.[^/]*\.(tmp|unfinished)$")
+_DOCUMENTED = re.compile(r"^\..*\.(tmp|unfinished)$|^\.digests\.json\.|^tmp[a-z0-9_]{8}$")
 _UNFINISHED = re.compile(r"\.tmp$|\.unfinished$|-tmp$|^\.(?!lock$)|tmp[a-z0-9_]{8}$")
 
 

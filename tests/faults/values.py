@@ -140,7 +140,7 @@ def draw_changes(draw: Any) -> tuple[str, dict[str, Any]]:
     return base, changes
 
 
-_DRAWN_TOGETHER = 100  # hypothesis may end long draws early
+_DRAWN_TOGETHER = 100  # by a seed of their own: any length begins with the same cases
 
 
 def draw_examples(strategy: strategies.SearchStrategy[Any], count: int, seed: int) -> list[Any]:
