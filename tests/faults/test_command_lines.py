@@ -3,26 +3,22 @@
 from faults.ledger import Case, Fault, Ledger, judge
 from made_runs import make_run
 
-COMMANDS = {
-    "imbalance_jax.main": (),
-    "imbalance_jax.evaluate": (),
-    "imbalance_jax.generate": (),
-    "imbalance_jax.report": (),
-    "imbalance_jax.config": (),
-    "imbalance_jax.data.inspect": (),
-    "imbalance_jax.data.prepare": (),
+SUBCOMMANDS = {
     "imbalance_jax.study": ("plan", "run", "status", "collect", "check", "", "pln"),
     "launch": ("plan", "preflight", "render", "submit", "status", "logs", "", "lgos"),
 }
-# All flags of all commands: a command is given those of others, too.
-FLAGS = (
-    *("config", "workdir", "dry_run", "extend", "export", "devices", "accumulate", "remat"),
-    *("study", "members", "data_dir", "mesh", "step", "language", "prompt", "tokens", "samples"),
-    *("temperature", "seed", "any_language", "pairs", "languages", "losses", "overwrite", "rows"),
-    *("diff", "check", "totals", "reference", "jobs", "pack", "only", "measure", "run", "field"),
-    *("json", "profile", "out", "runs", "format", "image", "spot", "env", "env_file"),
-    *("config.steps", "config.seed", "config.model.N", "config.nothing", "nothing", ""),
-)
+FLAGS = {
+    "imbalance_jax.main": "config workdir dry_run extend export devices accumulate remat study "
+    "members data_dir mesh config.steps config.seed config.model.N",
+    "imbalance_jax.evaluate": "workdir step pairs languages losses overwrite data_dir",
+    "imbalance_jax.generate": "workdir step language prompt tokens samples temperature seed",
+    "imbalance_jax.report": "workdir reference",
+    "imbalance_jax.config": "config workdir run field json config.steps config.mixture.ratio.en1",
+    "imbalance_jax.data.inspect": "config workdir step rows diff check totals",
+    "imbalance_jax.data.prepare": "config study config.data_dir",
+    "imbalance_jax.study": "config workdir jobs pack only measure",
+    "launch": "study workdir runs format profile pack pack_size env spot image out only",
+}
 VALUES = (
     *(
         "",
@@ -50,19 +46,22 @@ def test_command_lines(ledger: Ledger, light_server, tmp_path) -> None:
     light_only = {"imbalance_jax.report", "imbalance_jax.config", "imbalance_jax.data.inspect"}
 
     def check(case: Case) -> str:
-        modules = sorted(COMMANDS)
-        module = case.random.choice(modules)
-        names = [name for name in (case.random.choice(COMMANDS[module] or ("",)),) if name]
+        module = case.random.choice(sorted(FLAGS))
+        names = [case.random.choice(SUBCOMMANDS[module])] if module in SUBCOMMANDS else []
         folder = tmp_path / str(case.number)
         folder.mkdir()
         values = VALUES
         if module not in light_only and names[:1] != ["plan"]:
             values = tuple(value for value in VALUES if not value.startswith(_TRAINING))
         args = [*names]
+        if "workdir" in FLAGS[module].split() and case.random.random() < 0.4:
+            args.append(f"--workdir={tmp_path}/made")
         for _ in range(case.random.randint(0, 3)):
-            flag = case.random.choice(FLAGS)
+            # Most are flags of the command, and some of another one.
+            own = module if case.random.random() < 0.85 else case.random.choice(sorted(FLAGS))
+            flag = case.random.choice([*FLAGS[own].split(), "nothing"])
             value = case.random.choice(values).replace("RUN", f"{tmp_path}/made")
-            dashes = case.random.choice(("--", "--", "-", "--no", ""))
+            dashes = case.random.choice(("--", "--", "--", "--", "-", "--no", ""))
             args.append(f"{dashes}{flag}={value}" if case.random.random() < 0.9 else dashes + flag)
         about = f"{module} {args!r}"
         ended = light_server.run(module, args, cwd=folder)
