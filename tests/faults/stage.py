@@ -23,6 +23,10 @@ def read_page(stage: pathlib.Path, ended: Ended) -> str:
     return (stage / "run" / "report.html").read_text()
 
 
+def read_last_line(stage: pathlib.Path, ended: Ended) -> str:
+    return ended.out.splitlines()[-1]
+
+
 PROBES = {
     "resume": Probe(
         "imbalance_jax.main",
@@ -30,7 +34,7 @@ PROBES = {
         lambda stage, ended: undisturbed.read_results(stage / "run"),
         stopped=True,
     ),
-    "load": Probe("load_run", lambda stage: [f"{stage}/run"], lambda stage, ended: ended.out),
+    "load": Probe("load_run", lambda stage: [f"{stage}/run"], read_last_line),
     "generate": Probe(
         "imbalance_jax.generate",
         lambda stage: [f"--workdir={stage}/run", "--tokens=3", "--temperature=0"],
@@ -40,12 +44,12 @@ PROBES = {
     "inspect": Probe(
         "imbalance_jax.data.inspect",
         lambda stage: [f"--check={stage}/run"],
-        lambda stage, ended: ended.out.splitlines()[-1],
+        read_last_line,
     ),
     "evaluate": Probe(
         "imbalance_jax.evaluate",
         lambda stage: [f"--workdir={stage}/run", "--pairs=8"],
-        lambda stage, ended: undisturbed.read_results(stage / "run")["evaluation.json"],
+        lambda stage, ended: undisturbed.read_evaluation(stage / "run"),
     ),
 }
 # What reads which files; twice is twice as often.
@@ -54,8 +58,6 @@ AREAS = {
     "run": ("resume", "load", "report", "report", "inspect", "evaluate"),
     "data": ("resume", "inspect", "inspect"),
 }
-
-
 QUICK_PROBES = ("load", "report", "inspect")
 
 

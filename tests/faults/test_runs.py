@@ -316,7 +316,7 @@ def test_killed_studies(ledger: Ledger, heavy_server, tmp_path) -> None:
 
 
 def list_names(file: pathlib.PurePath) -> list[str]:
-    """Returns what the message about a file may name: it, its checkpoint, its text; a field."""
+    """Returns what the message about a file may name: it, a field, its checkpoint, its text."""
     names = [file.name, "config."]
     for parent in file.parents:
         if parent.parent.name == "checkpoints" or parent.name.startswith("en-"):
@@ -353,6 +353,9 @@ def check_damage(stage: Stage, file: pathlib.PurePath, name: str, case: Case) ->
         if edited and differ == [file.name]:
             return "shows the values of an edited file"
         raise Fault("silent difference", f"{about}: {', '.join(differ)}; {ended.out[-300:]}")
+    named = any(each in ended.out + ended.err for each in list_names(file)[2:])
+    if named and "checkpoints" in file.parts:
+        return "an older checkpoint, and said so"
     if edited and (name in ("report", "evaluate", "inspect") or file.name == "config.json"):
         return "shows the values of an edited file"
     if kind == "delete" and name == "report":

@@ -51,11 +51,15 @@ def read_results(run: pathlib.Path) -> dict[str, Any]:
     results: dict[str, Any] = {"metrics.jsonl": read_metrics(run)}
     for name in ("mixture.csv", "test_texts.csv", "vocabulary.npz", "tokenizer-en.model"):
         results[name] = (run / name).read_bytes() if (run / name).exists() else None
-    file = run / "evaluation.json"
-    results["evaluation.json"] = _leave_out_machine(json.loads(file.read_text()))
+    results["evaluation.json"] = read_evaluation(run)
     steps = [int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdecimal()]
     results["checkpoint"] = {"step": max(steps), **read_arrays(run / f"checkpoints/{max(steps)}")}
     return results
+
+
+def read_evaluation(run: pathlib.Path) -> dict[str, Any]:
+    """Returns the results of a run's end, without what a machine says."""
+    return _leave_out_machine(json.loads((run / "evaluation.json").read_text()))
 
 
 def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
