@@ -16,7 +16,7 @@ class Probe(NamedTuple):
     module: str
     args: Callable[[pathlib.Path], list[str]]  # of the stage
     read: Callable[[pathlib.Path, Ended], Any]  # the values, from the stage and what was said
-    stopped: bool = False  # whether the run is one that was stopped
+    state: str = "done"  # of the run that it reads: done, stopped or unscored
 
 
 def read_page(stage: pathlib.Path, ended: Ended) -> str:
@@ -32,7 +32,7 @@ PROBES = {
         "imbalance_jax.main",
         lambda stage: [f"--config={stage}/tiny.py", f"--workdir={stage}/run"],
         lambda stage, ended: undisturbed.read_results(stage / "run"),
-        stopped=True,
+        state="stopped",
     ),
     "load": Probe("load_run", lambda stage: [f"{stage}/run"], read_last_line),
     "generate": Probe(
@@ -50,6 +50,7 @@ PROBES = {
         "imbalance_jax.evaluate",
         lambda stage: [f"--workdir={stage}/run", "--pairs=8"],
         lambda stage, ended: undisturbed.read_evaluation(stage / "run"),
+        state="unscored",
     ),
 }
 # What reads which files; twice is twice as often.
@@ -87,15 +88,13 @@ class Stage:
         return [f"--config={undisturbed.write_tiny_config(folder)}", f"--workdir={folder}/run"]
 
     def measure_alignment(self) -> None:
-        """Measures the run's alignment, once: `evaluate` then scores losses, and compiles less."""
+        """Measures the run's alignment, once: `evaluate` then has losses to score alone."""
         kept = self._kept / "run" / "evaluation.json"
         if "alignment" not in json.loads(kept.read_text()):
-            self.reset(stopped=False)
+            self.reset()
             ended = self.probe("evaluate")
             assert ended.code == 0, ended
-            results = json.loads((self.path / "run" / "evaluation.json").read_text())
-            del results["languages"]
-            kept.write_text(json.dumps(results, indent=2))
+            shutil.copy(self.path / "run" / "evaluation.json", kept)
 
     def list_files(self, area: str) -> list[pathlib.PurePath]:
         """Returns the files of an area, relative to the stage and in one order."""
@@ -107,14 +106,19 @@ class Stage:
             if file.is_relative_to(area) and not any(file.is_relative_to(name) for name in inner)
         )
 
-    def reset(self, *, stopped: bool) -> None:
+    def reset(self, state: str = "done") -> None:
+        """Puts everything back, to a run that is done, was stopped, or has no losses of its end."""
         shutil.rmtree(self.path)
         shutil.copytree(self._kept, self.path, symlinks=True)
         run = self.path / "run"
-        if stopped:
+        if state == "stopped":
             for name in ("DONE", "evaluation.json", "test_texts.csv", "report.html"):
                 (run / name).unlink()
             shutil.rmtree(run / "checkpoints" / str(undisturbed.STEPS))
+        if state == "unscored":
+            results = json.loads((run / "evaluation.json").read_text())
+            del results["languages"]
+            (run / "evaluation.json").write_text(json.dumps(results, indent=2))
 
     def list_alike(self, file: pathlib.PurePath) -> list[bytes]:
         """Returns the contents of files that might be taken for this one."""
@@ -128,7 +132,7 @@ class Stage:
     def expect(self, name: str) -> Any:
         """Returns what a probe makes of the run where nothing is damaged."""
         if name not in self._expected:
-            self.reset(stopped=PROBES[name].stopped)
+            self.reset(PROBES[name].state)
             ended = self.probe(name)
             assert ended.code == 0, ended
             self._expected[name] = PROBES[name].read(self.path, ended)

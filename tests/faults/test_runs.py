@@ -327,7 +327,7 @@ def list_names(file: pathlib.PurePath) -> list[str]:
 def check_damage(stage: Stage, file: pathlib.PurePath, name: str, case: Case) -> str:
     probe = PROBES[name]
     expected = stage.expect(name)
-    stage.reset(stopped=probe.stopped)
+    stage.reset(probe.state)
     path = stage.path / file
     if not path.exists():
         return "a file that a stopped run does not have"
@@ -440,7 +440,7 @@ def test_full_disks(ledger: Ledger, heavy_server, stage, small_disk) -> None:
             if read_prepared(data) != expected:
                 raise Fault("silent difference", f"{kind}: {outcome}")
             return f"{kind} {outcome}"
-        stage.reset(stopped=kind == "save")
+        stage.reset("stopped" if kind == "save" else "done")
         folder = small_disk / "run"
         if kind == "train":
             free, module = case.random.randrange(1_000_000), MAIN
@@ -476,7 +476,7 @@ def test_small_limits(ledger: Ledger, heavy_server, stage) -> None:
         name = case.random.choice(sorted(LIMITS))
         limit = case.random.randint(*LIMITS[name])
         about = f"{name}={limit}"
-        stage.reset(stopped=True)
+        stage.reset("stopped")
         with tempfile.TemporaryDirectory() as place:
             folder = pathlib.Path(place, "stage")
             shutil.copytree(stage.path, folder, symlinks=True)
