@@ -369,9 +369,13 @@ def run_area(ledger: Ledger, stage: Stage, area: str, *, short: int, full: int) 
     files = stage.list_files(area)
 
     def check(case: Case) -> str:
-        file = files[case.number % len(files)] if ledger.full else case.random.choice(files)
-        probes = AREAS[area] if ledger.full else QUICK_PROBES
-        return check_damage(stage, file, case.random.choice(probes), case)
+        name = case.random.choice(AREAS[area] if ledger.full else QUICK_PROBES)
+        # Most cases damage the checkpoint that is read, which is not the last if that is gone.
+        stopped = PROBES[name].state == "stopped"
+        read = undisturbed.STEPS - undisturbed.SAVED_EVERY * stopped
+        newest = [file for file in files if file.is_relative_to(f"{area}/{read}")]
+        chosen = newest if newest and case.random.random() < 0.9 else files
+        return check_damage(stage, chosen[case.number % len(chosen)], name, case)
 
     ledger.run(check, short=short, full=full)
 
