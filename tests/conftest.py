@@ -57,3 +57,15 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: index for index, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how the cases of tests/faults ended, where they ran at full length."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            found = dict(getattr(report, "user_properties", ())).get("faults")
+            if found and found["full"] and report.when == "call":
+                counts = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items())
+                terminalreporter.write_line(
+                    f"{found['part']}, seed {found['seed']}, {found['seconds']} s: {counts}"
+                )

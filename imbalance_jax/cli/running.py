@@ -76,7 +76,10 @@ def _explain_errors() -> Iterator[None]:
         if system is None:
             raise
         exit_with_error(storage.describe_os_error(system))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        # A module in C++ makes an ImportError of an interrupt that meets its import.
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+            raise
         print("Interrupted. Start again to go on.", file=sys.stderr)
         sys.exit(PREEMPTED)
 

@@ -560,6 +560,7 @@ COMMAND = textwrap.dedent(
     cli.run_command(main)
     """
 )
+IN_AN_IMPORT = "raise ImportError('initialization failed') from KeyboardInterrupt()"
 # An interrupt where an exception cannot be raised, as jax's callback of garbage collections is.
 LOST = "; ".join(
     [
@@ -587,6 +588,7 @@ LOST = "; ".join(
             "error: a/b: File too large. Raise the limit on the size of a file: ulimit -f.\n",
         ),
         (LOST, 75, "Interrupted. Start again to go on.\n"),
+        (IN_AN_IMPORT, 75, "Interrupted. Start again to go on.\n"),
     ],
 )
 def test_a_command_without_a_locale_prints_all_and_tells_errors_apart(what, code, said):
