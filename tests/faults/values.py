@@ -90,8 +90,8 @@ def _walk_fields(kind: type, values: Any, name: str) -> Iterator[tuple[str, Any]
 
 @functools.cache
 def list_bounds() -> dict[str, tuple[float, float]]:
-    """Returns the lowest and the highest value of each number, where the config declares them."""
-    listed = getattr(config_lib, "list_bounds", list)()
+    """Returns the lowest and the highest value of each number, as the config declares them."""
+    listed = config_lib.list_bounds()
     return {row.name: (row.lowest, row.highest) for row in listed if row.lowest is not None}
 
 
