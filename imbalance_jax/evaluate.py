@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from imbalance_jax import cli
+from imbalance_jax.runs import divergence
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
 
@@ -58,6 +59,7 @@ def main() -> int:
         languages=FLAGS.languages,
         data_dir=FLAGS.data_dir,
     )
+    run.check_writable()
     from imbalance_jax.compute import hosts as distributed
     from imbalance_jax.training.reopening import open_run
 
@@ -71,7 +73,6 @@ def main() -> int:
             f"--nolosses keeps those in {run.path / name}, and there are none. Run it once "
             "without --nolosses."
         )
-    run.check_writable()
 
     def write(results: Mapping[str, Any]) -> None:
         if distributed.is_writer():
@@ -178,6 +179,13 @@ def evaluate_state(
     if losses and not scored:
         with Progress("Losses on the test split", 1) as progress:
             results |= scoring.score_state(experiment, state, progress.show)
+    found = divergence.find_nonfinite_loss(results.get("languages", {}))
+    if found:
+        raise ValueError(
+            f"The test {found} at step {results['step']}: the run had diverged by then, and "
+            "nothing else is measured of it. Take an earlier checkpoint, as --step=STEP."
+        )
+    if losses and not scored:
         write(results)
     results["alignment"] = measured
     _measure_missing_parts(alignment, parts, measured, lambda: write(results))

@@ -26,7 +26,7 @@ from absl import flags
 
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import divergence, storage
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study.study_directory import StudyDirectory
 
@@ -67,16 +67,24 @@ def main() -> int:
     requested = _read_study_runs() if FLAGS.study or FLAGS.members else [_read_single_run()]
     for each in requested:
         each.run.check(each.config, extend=FLAGS.extend)
-    runs = []
+    if FLAGS.export:
+        storage.check_directory_writable("--export", FLAGS.export)
+    runs, diverged = [], []
     for each in requested:
         if each.run.done and each.config.steps == each.run.config().steps and not FLAGS.dry_run:
-            print(f"{each.run} is done. See {_ensure_report(each.run)}.")
+            diverged.append(divergence.describe_divergence(each.run))
+            if diverged[-1]:
+                print(f"error: {diverged[-1]}", file=sys.stderr)
+            else:
+                print(f"{each.run} is done. See {_ensure_report(each.run)}.")
         else:
             each.run.check_checkpoints()
+            each.run.check_writable("--study" if FLAGS.study else "--workdir")
             runs.append(each)
-    if not runs:
-        return _write_export(requested[0].run)
-    return _train_runs(runs, packed=len(requested) > 1)
+    code = _train_runs(runs, packed=len(requested) > 1) if runs else cli.DONE
+    if any(diverged):
+        return code or cli.FAILED
+    return code if runs else _write_export(requested[0].run)
 
 
 def _read_single_run() -> _RequestedRun:
@@ -124,12 +132,11 @@ def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
         print(planning.describe_plan(pack))
     if FLAGS.dry_run:
         print(planning.forecast_plan(pack))
-        print(planning.describe_disk(pack))
+        print("\n".join(planning.describe_disks(pack)))
         print("Nothing was trained. To train: the same command without --dry_run.")
         return cli.DONE
-    warning = planning.warn_of_full_disk(pack)
-    if warning:
-        print(warning)
+    for line in planning.warn_of_full_disk(pack):
+        print(line)
     begun = members[0].run.begun() if FLAGS.extend else None
     if begun is not None and begun.steps < pack.steps:
         print(planning.describe_extension(begun, pack.first))
@@ -282,10 +289,12 @@ def _train_and_report(members: "Sequence[PackMember]", mesh: "Mesh", setup: "Run
         for member in members if distributed.is_writer() else ():
             if member.name not in failed:
                 _report_success(member)
+        if not failed:
+            _write_export(members[0].run)
     except OSError as error:  # the run is done, and the same command writes what is missing
         print(f"error: {storage.describe_os_error(error)}", file=sys.stderr)
         return distributed.exit_process(cli.FAILED)
-    return distributed.exit_process(cli.FAILED) if failed else _write_export(members[0].run)
+    return distributed.exit_process(cli.FAILED) if failed else cli.DONE
 
 
 def _report_success(member: "PackMember") -> None:

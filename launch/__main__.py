@@ -11,7 +11,6 @@ launch/README.md has a page for each engine.
 import collections
 import dataclasses
 import fnmatch
-import json
 import os
 import shlex
 import sys
@@ -24,6 +23,7 @@ from etils import epath
 
 from imbalance_jax import cli
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.study import grid, study_plan
 from imbalance_jax.study.study_directory import StudyDirectory
@@ -270,7 +270,7 @@ def _write_plan_files(folder: epath.Path, plan: Plan, rendered: RenderedJobs) ->
 
 
 def _format_plan_json(plan: Plan) -> str:
-    return json.dumps(plan.to_dict(), indent=1) + "\n"
+    return format_json(plan.to_dict(), indent=1) + "\n"
 
 
 def _format_described_plan_json(
@@ -282,7 +282,7 @@ def _format_described_plan_json(
         job["log"] = log
     plain["text"] = [source.to_dict() for source in report.sources]
     plain["time"] = {"seconds": seconds}
-    return json.dumps(plain, indent=1) + "\n"
+    return format_json(plain, indent=1) + "\n"
 
 
 def _run_plan_command(
@@ -386,7 +386,7 @@ def _print_next_step(plan: Plan) -> None:
 
 def _print_rendered(rendered: RenderedJobs) -> None:
     if FLAGS.format == "json":
-        print(json.dumps(dataclasses.asdict(rendered), indent=1))
+        print(format_json(dataclasses.asdict(rendered), indent=1))
         return
     for command in rendered.commands:
         print(shlex.join(command))
@@ -439,7 +439,7 @@ def _run_submit_command(
 def _run_status_command(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     states = {name: directory.state(name, study) for name in _select_runs(study)}
     if FLAGS.format == "json":
-        print(json.dumps({n: dataclasses.asdict(state) for n, state in states.items()}, indent=1))
+        print(format_json({n: dataclasses.asdict(state) for n, state in states.items()}, indent=1))
         return cli.DONE
     for name, state in states.items():
         print(f"{state.state:<7} {name:<28} {state.step:>8,} of {state.steps:,}   {state.error}")

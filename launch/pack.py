@@ -11,6 +11,7 @@ import sys
 from absl import flags
 
 from imbalance_jax import cli
+from imbalance_jax.runs import children
 from imbalance_jax.study.study_directory import StudyDirectory
 from launch import hardware, processes
 from launch.plan import RESTART
@@ -33,12 +34,13 @@ def main() -> int:
     left = [name for name in FLAGS.members if not directory.run(name).done]
     for name in set(FLAGS.members) - set(left):
         print(f"{name} is done.")
-    codes = processes.run_processes(
+    ended = processes.run_processes(
         [_make_member_process(directory, name, index) for index, name in enumerate(left)],
         together=False,
     )
-    for name, code in zip(left, codes, strict=True):
-        print(f"{name}: exit code {code}")
+    for name, code in zip(left, ended, strict=True):
+        print(f"{name}: {children.describe_exit(code)}")
+    codes = [processes.convert_exit_code(code, alone=True) for code in ended]
     return combine_exit_codes(codes)
 
 

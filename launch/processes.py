@@ -39,7 +39,7 @@ class ProcessSpec:
 
 
 def run_processes(programs: Sequence[ProcessSpec], *, together: bool) -> list[int]:
-    """Runs processes until all have ended, and returns their exit codes as a shell has them.
+    """Runs processes until all have ended, and returns their exit codes as subprocess has them.
 
     SIGTERM and SIGINT are passed on to all of them. Commands of imbalance_jax end, as on SIGTERM,
     when this process is killed.
@@ -62,10 +62,18 @@ def run_processes(programs: Sequence[ProcessSpec], *, together: bool) -> list[in
             if time.monotonic() > deadline:
                 _signal_processes(running, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
-        return [_convert_exit_code(process.returncode) for process in running]
+        return [process.returncode for process in running]
 
 
-def _convert_exit_code(returncode: int) -> int:
+def convert_exit_code(returncode: int, *, alone: bool) -> int:
+    """Returns an exit code of subprocess as a shell has it.
+
+    Args:
+      alone: whether the process has no others. It can have lost none: what a shell would call
+        LOST is then a library that aborts, and a failure.
+    """
+    if alone and returncode == -signal.SIGABRT:
+        return cli.FAILED
     return 128 - returncode if returncode < 0 else returncode
 
 
@@ -160,11 +168,12 @@ def main(command: list[str]) -> int:
         )
         for index, peers in enumerate(make_peer_environments(FLAGS.processes))
     ]
-    codes = run_processes(programs, together=True)
+    ended = run_processes(programs, together=True)
+    codes = [convert_exit_code(code, alone=len(ended) == 1) for code in ended]
     bad = [code for code in codes if code not in (cli.DONE, cli.PREEMPTED)]
     if bad:
-        for index, code in enumerate(codes):
-            print(f"process {index}: exit code {code}", file=sys.stderr)
+        for index, code in enumerate(ended):
+            print(f"process {index}: {children.describe_exit(code)}", file=sys.stderr)
         # A process that was ended because of another one has a code of a signal, 128 or more.
         return min(bad, key=lambda code: code >= 128)
     return max(codes)

@@ -6,7 +6,6 @@ another job to the engine, and nothing but the record shows that both train the 
 
 import dataclasses
 import datetime
-import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from imbalance_jax.runs import code_versions, damaged_files, storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
 from launch import processes
@@ -123,7 +123,8 @@ def execute_command(command: Sequence[str], local: bool) -> dict[str, Any]:
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     output = ""
     if local:
-        (code,) = processes.run_processes([processes.ProcessSpec(command, {}, "")], together=False)
+        (ended,) = processes.run_processes([processes.ProcessSpec(command, {}, "")], together=False)
+        code = processes.convert_exit_code(ended, alone=True)
     else:
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -149,4 +150,4 @@ def append_line(plan: Plan, line: Mapping[str, Any]) -> None:
         if before and not before.endswith(b"\n"):
             before += b"\n"
         record.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_file_atomically(record, before + f"{json.dumps(line)}\n".encode())
+        storage.write_file_atomically(record, before + f"{format_json(line)}\n".encode())

@@ -12,6 +12,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import pathlib  # noqa: E402
+import resource  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -31,6 +32,18 @@ def english(data_dir: pathlib.Path) -> sources.Source:
     return prepare.prepare_source("en", config.sources["en"], config.data_dir)
 
 
+@pytest.fixture
+def small_files():
+    """Lets this process write no file of more than so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 # Files whose tests take minutes together. They begin first, so that no core waits at the end.
 LONG = (
     "test_end_to_end",
@@ -44,3 +57,15 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: index for index, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how the cases of tests/faults ended, where they ran at full length."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            found = dict(getattr(report, "user_properties", ())).get("faults")
+            if found and found["full"] and report.when == "call":
+                counts = ", ".join(f"{n} {name}" for name, n in found["outcomes"].items())
+                terminalreporter.write_line(
+                    f"{found['part']}, seed {found['seed']}, {found['seconds']} s: {counts}"
+                )

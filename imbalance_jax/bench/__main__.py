@@ -14,7 +14,6 @@ peak measured in the same process, and of the datasheet's. docs/performance.md h
 """
 
 import datetime
-import json
 import pathlib
 import sys
 import time
@@ -28,6 +27,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.bench import case as case_lib
 from imbalance_jax.config import costs
 from imbalance_jax.runs import children
+from imbalance_jax.runs.json_text import format_json
 
 FLAGS = flags.FLAGS
 
@@ -193,7 +193,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 def _write_figures(figures: dict[str, Any]) -> None:
     if FLAGS.out:
-        pathlib.Path(FLAGS.out).write_text(json.dumps(figures, indent=2))
+        pathlib.Path(FLAGS.out).write_text(format_json(figures, indent=2))
 
 
 if __name__ == "__main__":

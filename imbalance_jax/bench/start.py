@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from imbalance_jax.bench import case as case_lib
+from imbalance_jax.runs.json_text import format_json
 
 
 def measure_start_times(name: str) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _print_start_times(name: str) -> None:
     seconds = {
         name: moment - before for (_, before), (name, moment) in itertools.pairwise(moments.items())
     }
-    print(json.dumps({"seconds": seconds, "ready": time.time()}))
+    print(format_json({"seconds": seconds, "ready": time.time()}))
 
 
 if __name__ == "__main__":

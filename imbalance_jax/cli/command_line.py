@@ -134,11 +134,12 @@ class _FiniteParser(flags.FloatParser):
     """Parses a number that lies within bounds, which nan does not."""
 
     def is_outside_bounds(self, val: float) -> bool:
+        assert self.lower_bound is not None and self.upper_bound is not None
         return not self.lower_bound <= val <= self.upper_bound
 
 
 # Of flags whose declaration has no ends of its own.
-_ENDS = {
+_ENDS: dict[type, tuple[Any, float]] = {
     flags.IntegerParser: (flags.IntegerParser, INT32),
     flags.FloatParser: (_FiniteParser, LARGEST_RATE),
 }
@@ -147,9 +148,10 @@ _ENDS = {
 def close_number_flags(values: flags.FlagValues) -> None:
     """Gives each flag that is a number the ends that its declaration leaves open."""
     for flag in (values[name] for name in values):
-        if type(flag.parser) in _ENDS:
-            kind, end = _ENDS[type(flag.parser)]
-            lowest, highest = flag.parser.lower_bound, flag.parser.upper_bound
+        parser: Any = flag.parser
+        if type(parser) in _ENDS:
+            kind, end = _ENDS[type(parser)]
+            lowest, highest = parser.lower_bound, parser.upper_bound
             flag.parser = kind(
                 -end if lowest is None else lowest, end if highest is None else highest
             )

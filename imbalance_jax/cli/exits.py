@@ -4,11 +4,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from imbalance_jax.runs import children
+
 DONE = 0
 FAILED = 1
 REFUSED = 2
 PREEMPTED = 75  # EX_TEMPFAIL: start again to go on
-LOST = 134  # another process of the run has gone; jax exits with it where it notices first
+LOST = children.LOST  # another process of the run has gone
 
 
 def exit_with_error(message: str) -> NoReturn:

@@ -1,12 +1,13 @@
 """Running a command: signals, exceptions and exit codes."""
 
+import contextlib
 import functools
 import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
 from absl import app, logging
@@ -39,30 +40,48 @@ def run_command(
         children.end_with_parent()
         if len(argv) > 1 and not names and not subcommands:
             exit_with_error(f"{argv[1]!r} is not a flag. Write --name=value.")
-        try:
+        with _explain_errors():
             if subcommands:
                 return main(choose_subcommand(argv[1:], subcommands))
             return main(argv[1:]) if names else main()
-        except UnicodeError:
-            raise  # a ValueError that is no mistake of the user and names no file
-        except ValueError as error:
-            exit_with_error(str(error))
-        except BrokenPipeError:
-            # The reader of the output has gone, as `head` does. The rest of it goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return FAILED
-        except OSError as error:
-            exit_with_error(storage.describe_os_error(error))
-        except KeyboardInterrupt:
-            print("Interrupted. Start again to go on.", file=sys.stderr)
-            return PREEMPTED
 
     def parse(argv: list[str]) -> list[str]:
-        print_help(argv, subcommands or {})
-        return command_line.parse_flags(argv)
+        with _explain_errors():
+            print_help(argv, subcommands or {})
+            return command_line.parse_flags(argv)
 
     _escape_unencodable_text()
     app.run(checked, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _explain_errors() -> Iterator[None]:
+    """Ends the process with a line on each error that its user, or the system, can mend."""
+    try:
+        yield
+    except UnicodeError:
+        raise  # a ValueError that is no mistake of the user and names no file
+    except ValueError as error:
+        exit_with_error(str(error))
+    except BrokenPipeError:
+        # The reader of the output has gone, as `head` does. The rest of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except OSError as error:
+        exit_with_error(storage.describe_os_error(error))
+    except MemoryError as error:
+        exit_with_error(f"This machine is out of memory: {error or 'it does not say for what'}.")
+    except RuntimeError as error:
+        system = storage.find_os_error(error)
+        if system is None:
+            raise
+        exit_with_error(storage.describe_os_error(system))
+    except (KeyboardInterrupt, ImportError) as error:
+        # A module in C++ makes an ImportError of an interrupt that meets its import.
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+            raise
+        print("Interrupted. Start again to go on.", file=sys.stderr)
+        sys.exit(PREEMPTED)
 
 
 def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:

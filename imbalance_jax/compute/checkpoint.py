@@ -8,10 +8,7 @@ import contextlib
 import errno
 import functools
 import hashlib
-import json
 import logging
-import os
-import re
 import shutil
 import sys
 import time
@@ -26,11 +23,16 @@ from etils import epath
 from imbalance_jax.compute import hardware, state_digest
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute.step import TrainState
-from imbalance_jax.runs import storage
-from imbalance_jax.runs.run_directory import list_checkpoint_steps
+from imbalance_jax.runs import damaged_files, storage
+from imbalance_jax.runs.run_directory import COMMITTED, list_checkpoint_steps
 
 # Orbax's names for what a checkpoint holds, if it is one thing, and for what is said about it.
 _ITEM, _METADATA = "default", "_CHECKPOINT_METADATA"
+# While a run trains, its newest checkpoint may be of a state from which no update can be made. The
+# loss and gradient of the next update show it, and until then the one before is needed.
+LEAST_KEPT = 2
+# Errors of the system that a file of a checkpoint has which is gone, or not what was written.
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 
 class DamagedCheckpoint(ValueError):
@@ -42,6 +44,9 @@ class Checkpoints:
 
     `fingerprints` has a digest of the values of each that was saved or restored here, and
     `unchecked` those that earlier versions saved, without digests to check them by.
+
+    Args:
+      keep: how many of the newest are kept, `LEAST_KEPT` at least.
     """
 
     def __init__(self, path: epath.PathLike, *, keep: int = 1) -> None:
@@ -49,7 +54,7 @@ class Checkpoints:
         self.path = storage.parse_path(storage.make_absolute_path(path))
         self.fingerprints: dict[int, str] = {}
         self.unchecked: set[int] = set()
-        self._keep, self._newest_saved = keep, -1
+        self._keep, self._newest_saved = max(keep, LEAST_KEPT), -1
 
     def steps(self) -> list[int]:
         """Returns the steps that were saved whole, in order."""
@@ -94,8 +99,7 @@ class Checkpoints:
             if digest.not_finite:
                 raise FloatingPointError(
                     f"The state after step {step} is not saved, because it is not finite: "
-                    f"{_list_some(digest.not_finite)}. In another --workdir, lower "
-                    "config.optimizer.peak_lr or set config.optimizer.clip_norm=1."
+                    f"{_list_some(digest.not_finite)}."
                 )
             record = {"step": step, "arrays": dict(digest.arrays)}
             self._manager.save(
@@ -156,13 +160,20 @@ class Checkpoints:
             "copy, or train again in another --workdir."
         )
 
-    def set_aside(self, step: int) -> epath.Path:
-        """Renames a checkpoint, so that it is none any more, and returns where it lies now."""
-        number = 0
-        while (aside := self.path / f"{step}.damaged{f'-{number}' * (number > 0)}").exists():
-            number += 1
+    def set_aside(self, step: int, why: str = "damaged") -> epath.Path:
+        """Makes a checkpoint none any more, and returns where it lies now, to be looked at.
+
+        It is renamed. In a store, where that would copy it, it loses the file that says it is
+        whole. For one process, when all that was saved is on disk.
+        """
+        bad, number = self.path / str(step), 0
         with self._raising_os_error():
-            (self.path / str(step)).rename(aside)
+            if storage.is_store(bad):
+                (bad / COMMITTED).unlink()
+                return bad
+            while (aside := self.path / f"{step}.{why}{f'-{number}' * (number > 0)}").exists():
+                number += 1
+            bad.rename(aside)
         return aside
 
     def wait(self) -> None:
@@ -174,6 +185,12 @@ class Checkpoints:
         if self._is_open:
             with self._raising_os_error():
                 self._manager.wait_until_finished()
+
+    def remove_all_but(self, count: int) -> None:
+        """Removes all but so many of the newest checkpoints, of a run that is done."""
+        with self._raising_os_error():
+            for step in self.steps()[:-count]:
+                self._manager.delete(step)
 
     def close(self) -> None:
         """Ends the threads that write, after their last write.
@@ -195,11 +212,10 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            number = _find_os_error_number(error)
-            if number is None:
+            system = storage.find_os_error(error, self.path)
+            if system is None:
                 raise
-            named = getattr(error, "filename", None) or str(self.path)
-            raise OSError(number, os.strerror(number), named) from error
+            raise system from error
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any] | None]:
         """Returns a state as its files have it, and the record of its digest, if it has one.
@@ -217,7 +233,7 @@ class Checkpoints:
                 for name, leaf in state_digest.name_arrays(handler.metadata(path / _ITEM)).items()
             }
             about = path / _METADATA
-            content = json.loads(about.read_text()) if about.exists() else {}
+            content = damaged_files.read_json(about, "") if about.exists() else {}
             record = (content.get("custom_metadata") or {}).get("digest")
             if record is not None:
                 self._check_record(step, record, saved)
@@ -228,10 +244,9 @@ class Checkpoints:
         except Exception as error:
             if isinstance(error, MemoryError) or hardware.is_out_of_memory(error):
                 raise
-            number = _find_os_error_number(error)
-            if number not in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL):
-                with self._raising_os_error():
-                    raise
+            system = storage.find_os_error(error, path)
+            if system is not None and system.errno not in _DAMAGE:
+                raise system from error
             if not path.exists():
                 raise FileNotFoundError(f"{path} has been removed meanwhile.") from error
             raise DamagedCheckpoint(
@@ -362,31 +377,13 @@ def _report_unraisable(report: Callable[..., None], unraisable: "sys.UnraisableH
         report(unraisable)
 
 
-def _find_os_error_number(error: BaseException) -> int | None:
-    """Returns the number of the system's error that is behind an error of orbax, if one is.
-
-    The errors of TensorStore, which writes the arrays, are of whatever class their status has: a
-    full disk is a ValueError with RESOURCE_EXHAUSTED. The number is a field at the end of their
-    text, and nowhere else.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return cause.errno
-        code = re.search(r"\[os_error_code='(\d+)'", str(cause))
-        if code:
-            return int(code.group(1))
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
 def _make_abstract_array(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _compute_fingerprint(digest: state_digest.StateDigest) -> str:
     """Returns a digest of digests, which is short."""
-    content = json.dumps(dict(digest.arrays), sort_keys=True).encode()
+    content = repr(sorted(digest.arrays.items())).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 

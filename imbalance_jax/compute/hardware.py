@@ -5,13 +5,15 @@ import functools
 import os
 import pathlib
 import platform
+import sys
 import time
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from imbalance_jax.runs import children
+from imbalance_jax.runs import children, storage
 
 # Dense bf16 matmul peak of a JAX device, FLOP/s, by its whole kind: cards of one name differ, and
 # so do parts of a card. Figures of TPUs are from cloud.google.com/tpu/docs. Those of NVIDIA's cards
@@ -42,11 +44,43 @@ DATASHEET_PEAK = {
 def use_compilation_cache(path: str | os.PathLike) -> None:
     """Keeps compiled programs on disk, so that a second start needs no compilation.
 
-    JAX_COMPILATION_CACHE_DIR, where it is set, names the place instead.
+    JAX_COMPILATION_CACHE_DIR, where it is set, names the place instead. A place that cannot be
+    written ends no run: one line says that every start compiles.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if given is None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    _catch_cache_warnings()
+    try:
+        storage.try_directory(given or path)
+    except OSError as error:
+        jax.config.update("jax_enable_compilation_cache", False)
+        _warn_of_lost_programs(storage.describe_os_error(error))
+
+
+@functools.cache
+def _catch_cache_warnings() -> None:
+    """Replaces what jax says, for each program that it cannot keep, by one line."""
+    show = warnings.showwarning
+
+    def show_once(message: Warning | str, *details: Any) -> None:
+        if "persistent compilation cache entry" in str(message):
+            _warn_of_lost_programs(str(message).partition("': ")[2])
+        else:
+            show(message, *details)
+
+    warnings.showwarning = show_once  # type: ignore[assignment]
+
+
+def _warn_of_lost_programs(why: str) -> None:
+    global _has_warned
+    if not _has_warned:
+        _has_warned = True
+        print(f"Warning: every start compiles its programs again. {why}", file=sys.stderr)
+
+
+_has_warned = False  # of programs that cannot be kept
 
 
 def is_out_of_memory(error: BaseException) -> bool:

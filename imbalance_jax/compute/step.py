@@ -127,7 +127,8 @@ def train_step(
     sequences of a rare language, so means are taken over many batches, by the host.
     `trained_G` counts the sequences of all updates so far.
     """
-    return _update_state(config, learning_rate(config.optimizer, steps), state, batch, map_GU)
+    rate = learning_rate(config.optimizer, steps)(state.step)
+    return _update_state(config, rate, state, batch, map_GU)
 
 
 @jax.tree_util.register_dataclass
@@ -171,7 +172,7 @@ def train_packed_step(
         state, given, map_GU = args
 
         def update(state: TrainState) -> tuple[TrainState, Metrics]:
-            return _update_state(config, lambda count: given.rate, state, given.batch, map_GU, view)
+            return _update_state(config, given.rate, state, given.batch, map_GU, view)
 
         def keep(state: TrainState) -> tuple[TrainState, Metrics]:
             shapes = jax.eval_shape(update, state)[1]
@@ -211,13 +212,16 @@ def _replicate_embedding_table(params: model_lib.Params) -> model_lib.Params:
 
 def _update_state(
     config: Config,
-    rate: optax.Schedule,
+    rate: jax.Array,
     state: TrainState,
     batch: Batch,
     map_GU: jax.Array,
     view: Callable[[model_lib.Params], model_lib.Params] = _keep_params,
 ) -> tuple[TrainState, Metrics]:
-    """One update; the loss is computed with `view(params)`."""
+    """One update at a learning rate; the loss is computed with `view(params)`.
+
+    With `skip_nonfinite`, an update whose loss or gradient is not finite changes the step alone.
+    """
 
     def mean_loss(params: model_lib.Params, *rest: Any) -> tuple[jax.Array, jax.Array]:
         return _compute_mean_loss(view(params), *rest)
@@ -243,25 +247,32 @@ def _update_state(
         loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
 
     with jax.named_scope("optimizer"):
-        updates, opt_state = _chain_optimizer(config.optimizer, rate).update(
+        updates, opt_state = _chain_optimizer(config.optimizer, lambda count: rate).update(
             grads, state.opt_state, state.params
         )
         params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
     sequences_G = jnp.bincount(batch.language_B, length=len(config.languages)).astype(jnp.int32)
-    metrics = {
-        "loss": loss,
-        "loss_G": loss_G,
-        "tokens_G": sequences_G * config.model.L,
-        "trained_G": state.sequences_G + sequences_G,
-        "grad_norm": norm,
-        "learning_rate": rate(state.step),
-    }
     new = TrainState(
         step=state.step + 1,
         params=params,
         opt_state=opt_state,
         sequences_G=state.sequences_G + sequences_G,
     )
+    if config.optimizer.skip_nonfinite:
+        # Not optax.apply_if_finite: the learning rate follows the step, also past an update that
+        # is left out, and the state stays what it is without the field.
+        skipped = dataclasses.replace(state, step=new.step)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        # A jnp.where would be compiled into what computes the update, and round differently.
+        new = jax.lax.cond(finite, lambda new, _: new, lambda _, old: old, new, skipped)
+    metrics = {
+        "loss": loss,
+        "loss_G": loss_G,
+        "tokens_G": sequences_G * config.model.L,
+        "trained_G": new.sequences_G,
+        "grad_norm": norm,
+        "learning_rate": rate,
+    }
     return new, metrics
 
 

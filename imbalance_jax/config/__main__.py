@@ -11,7 +11,6 @@ its default. --json prints an object for each field, by its name.
 
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, FieldRow
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
@@ -48,7 +48,7 @@ def main() -> int:
         return cli.DONE
     rows = select_field_rows(config_lib.list_field_rows(_find_config()), FLAGS.field or "")
     if FLAGS.json:
-        print(json.dumps({row.name: _build_plain_row(row) for row in rows}, indent=1))
+        print(format_json({row.name: _build_plain_row(row) for row in rows}, indent=1))
     else:
         _print_field_table(rows)
     return cli.DONE

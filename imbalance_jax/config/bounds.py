@@ -81,7 +81,8 @@ class FieldGroup:
         cls.place = place
 
     def __post_init__(self) -> None:
-        for name, hint in get_bounded_fields(type(self)):
+        kind: Any = type(self)
+        for name, hint in get_bounded_fields(kind):
             for bounds, value, number in walk_numbers(hint, getattr(self, name), ""):
                 bounds.check(f"{self.place}.{name}{number}", value)
 

@@ -43,6 +43,9 @@ def build_run_identity(config: Config) -> dict[str, Any]:
     # The number of micro-batches does not change the update. The field stays, as earlier hashes
     # have it.
     plain["optimizer"]["accumulate"] = OptimizerConfig.accumulate
+    # It decides whether a run fails at an update, and nothing before. So a run that has failed may
+    # go on with more of it.
+    del plain["optimizer"]["skip_nonfinite"]
     # A stage that begins at a fraction of all steps counts by its step, which a longer run would
     # move.
     if config.mixture.stages:

@@ -28,23 +28,27 @@ class AtomicFile:
         self.size = 0  # bytes
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False)
+        with storage.name_file_in_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False)
         return self
 
     def write(self, array: np.ndarray) -> None:
         content = array.tobytes()
         self.digest.update(content)
         self.size += len(content)
-        self._file.write(content)
+        with storage.name_file_in_errors(self._path):
+            self._file.write(content)
 
     def keep(self) -> None:
-        self._file.close()
+        with storage.name_file_in_errors(self._path):
+            self._file.close()
         os.replace(self._file.name, self._path)
         _write_stamp(self._path, self.digest.hexdigest())
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk refuses what is left once more
+            self._file.close()
         pathlib.Path(self._file.name).unlink(missing_ok=True)
 
 

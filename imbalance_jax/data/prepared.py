@@ -166,7 +166,7 @@ def add_statement(path: epath.Path, marker: str, made_of: Mapping[str, Any]) -> 
         stated = about.get("made_of", {}).get("stated", [])
         if made_of["stated"][0] not in stated:
             about["made_of"] = {**made_of, "stated": [*stated, *made_of["stated"]]}
-            content = damaged_files.format_json(about)
+            content = damaged_files.format_checked_json(about)
             storage.write_file_atomically(directory / marker, content.encode())
 
 

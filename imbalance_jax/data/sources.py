@@ -130,7 +130,8 @@ class Source:
         if touched and (not seen.exists() or seen.read_bytes() != touched.encode()):
             # Never seen, or touched since: read them all, though a copy may be here.
             self._flatten(split, files)
-            seen.write_bytes(touched.encode())
+            with storage.name_file_in_errors(seen):
+                seen.write_bytes(touched.encode())
         elif not flat.is_file_intact(files[what], size, digest):
             self._flatten(split, files)
         return np.memmap(files[what], dtype=dtype, mode="r")
@@ -187,6 +188,7 @@ class Source:
 
     def _flatten(self, split: str, files: Mapping[str, pathlib.Path]) -> None:
         """Writes a split's ids and documents, checked against their digests."""
+        check_cache_writable(self.cache)
         with contextlib.ExitStack() as stack:
             written = {
                 name: stack.enter_context(flat.AtomicFile(path)) for name, path in files.items()
@@ -215,6 +217,8 @@ class Source:
                     yield record["tokens"], documents
         # Whatever TFDS and ArrayRecord raise for damaged files (they have no common class).
         except Exception as error:
+            if system := storage.find_os_error(error, self.path):
+                raise system from error
             where, problem = f"{self.path}: split {split}", f"cannot be read ({error})"
             raise DamagedFileError(where, problem, _REMEDY) from error
 
@@ -277,11 +281,18 @@ def resolve_data_cache_dir(data_dir: str) -> pathlib.Path:
     if chosen:
         return pathlib.Path(chosen)
     # gs:// and read-only mounts: the user's own cache.
-    if not storage.is_store(data_dir) and os.access(
-        data_dir if os.path.exists(data_dir) else ".", os.W_OK
-    ):
-        return pathlib.Path(data_dir) / "cache"
+    if not storage.is_store(data_dir):
+        parent = storage.find_existing_parent(data_dir)
+        if parent.is_dir() and os.access(parent, os.W_OK):
+            return pathlib.Path(data_dir) / "cache"
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "imbalance_jax"
+
+
+def check_cache_writable(cache: pathlib.Path) -> None:
+    """Raises ValueError if ids cannot be written to a directory of `resolve_data_cache_dir`."""
+    named = "IMBALANCE_JAX_CACHE" in os.environ
+    field = "IMBALANCE_JAX_CACHE" if named else "the cache of config.data_dir"
+    storage.check_directory_writable(field, cache)
 
 
 def is_prepared(path: epath.Path) -> bool:
@@ -374,6 +385,6 @@ def write_source(
             "lost_bytes": writer.lost_bytes,
             "made_of": dict(made_of),
         }
-        (directory / MARKER).write_text(damaged_files.format_json(about | results))
+        (directory / MARKER).write_text(damaged_files.format_checked_json(about | results))
         if not writer.tokens["train"]:
             raise ValueError(f"config.sources.{name}: no document of its text is left to train on.")

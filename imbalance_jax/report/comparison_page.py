@@ -6,7 +6,6 @@ has on the page of a run. Anything may be missing, because a run has just starte
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from imbalance_jax.report.record import RESULT_COLUMNS, RunContents, read_run_co
 from imbalance_jax.report.sources_section import list_environment
 from imbalance_jax.runs import progress, storage
 from imbalance_jax.runs.damaged_files import DamagedFileError
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.run_directory import RunDirectory
 
 # Letters of a name that fit beside a narrow figure; runs with longer names are numbered.
@@ -230,7 +230,7 @@ def _format_field(value: Any) -> str:
         return ABSENT
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_format_field(inner)}" for key, inner in value.items() if inner)
-    return value if isinstance(value, str) and value else json.dumps(value)
+    return value if isinstance(value, str) and value else format_json(value)
 
 
 # Losses and results.

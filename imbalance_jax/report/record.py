@@ -15,7 +15,7 @@ from imbalance_jax.drawing.numbers import (
     normalize_to_fractions,
     parse_number,
 )
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import divergence, storage
 from imbalance_jax.runs.run_directory import Record, RunDirectory
 
 # Metrics of a language that tables show: their heading, and how a value is written.
@@ -134,6 +134,7 @@ def read_run_contents(run: RunDirectory) -> RunContents:
     config = run.config()
     mixture: dict[str, dict[str, float]] = {}
     windows = run.read_csv("mixture.csv")
+    diverged = divergence.describe_divergence(run)
     for row in windows:
         columns = mixture.setdefault(row["language"], {})
         for name, value in row.items():
@@ -145,7 +146,7 @@ def read_run_contents(run: RunDirectory) -> RunContents:
         name=epath.Path(storage.make_absolute_path(run.path)).name,
         config=config,
         done=run.done,
-        failed=run.read_json("FAILED.json") or {},
+        failed=run.read_json("FAILED.json") or ({"message": diverged} if diverged else {}),
         records=list(run.metrics()),
         mixture={tag: mixture[tag] for tag in config.tags if tag in mixture},
         windows=windows,

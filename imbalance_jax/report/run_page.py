@@ -5,7 +5,6 @@ turn what it holds into plain values, and run.html.j2 lays them out. Any file bu
 missing, because the run has just started or failed early: its section then says so.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -37,6 +36,7 @@ from imbalance_jax.report.alignment.section import render_alignment_section
 from imbalance_jax.report.line_figures import draw_curve_figure
 from imbalance_jax.report.record import RESULT_COLUMNS, Curve, RunContents, read_run_contents
 from imbalance_jax.runs import progress
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.run_directory import RunDirectory
 
 # The parts of a run's time, in the order of the bar: name in metrics.jsonl, name on the page.
@@ -131,7 +131,7 @@ def _render_run_page(run: RunContents) -> str:
         times=_describe_times(run),
         sources=sources_section.describe_sources(run),
         provenance=sources_section.list_provenance(run),
-        config=json.dumps(config_lib.to_dict(run.config), indent=2, ensure_ascii=False),
+        config=format_json(config_lib.to_dict(run.config), indent=2, ensure_ascii=False),
     )
 
 

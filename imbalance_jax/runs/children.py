@@ -18,6 +18,10 @@ from typing import Any
 # number.
 VARIABLE = "IMB_PARENT"
 
+# The exit code of a process whose run has lost another one; jax exits with it where it notices
+# first. A shell has the same code for a library that aborts; subprocess has -SIGABRT.
+LOST = 134
+
 
 def make_tied_popen_arguments(environment: Mapping[str, str]) -> dict[str, Any]:
     """Returns arguments of subprocess.Popen for a child that calls `end_with_parent`."""
@@ -69,6 +73,25 @@ def _exit_after_process(sentinel: int) -> None:
 
     multiprocessing.connection.wait([sentinel])
     os._exit(1)  # a worker has nothing to save, and waits for work in a lock
+
+
+_OF_SIGNALS = {
+    "SIGKILL": "as the system does with a process that takes all memory",
+    "SIGABRT": "as a library does that gets no memory, or finds itself broken",
+    "SIGSEGV": "a library read or wrote where it must not",
+    "SIGBUS": "as where the disk of a file in memory is full or gone",
+    "SIGXCPU": "its time on the processors is used up: ulimit -t",
+}
+
+
+def describe_exit(code: int) -> str:
+    """Returns what ended a child, by its code as subprocess has it: a signal is negative."""
+    if code == LOST:
+        return f"exit code {code}: another process of its run was lost"
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"ended by {name}" + (f", {_OF_SIGNALS[name]}" if name in _OF_SIGNALS else "")
 
 
 def count_cores() -> int:

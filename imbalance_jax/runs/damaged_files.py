@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,9 +101,9 @@ def _decode(content: bytes, path: epath.PathLike, remedy: str) -> str:
 # JSON
 
 
-def format_json(value: Mapping[str, Any], indent: int | None = 2) -> str:
+def format_checked_json(value: Mapping[str, Any], indent: int | None = 2) -> str:
     """Returns a JSON object as `parse_json` reads it, with its CRC-32 and a line end."""
-    text = json.dumps(value, indent=indent)
+    text = format_json(value, indent=indent)
     if not value:
         return text + "\n"
     body, between, end = text.removesuffix("}").rstrip(), ", ", "}"
@@ -194,7 +195,7 @@ def _join(key: str, name: str) -> str:
 
 
 def _quote(value: Any) -> str:
-    text = json.dumps(value)
+    text = format_json(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 

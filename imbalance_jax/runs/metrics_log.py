@@ -9,6 +9,7 @@ Both forms are read everywhere, because a run may have been copied from one plac
 A line ends in its CRC-32, as JSON files do: see damaged_files.py.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -58,16 +59,19 @@ def _read_records(file: epath.Path) -> Iterator[tuple[bytes, Record]]:
     """Yields the lines of a file, and the record that each is."""
     content = damaged_files.read_file(file, _REMEDY)
     for line, record in damaged_files.read_json_lines(content, file, _REMEDY, _SHAPE):
-        _check_record(record, file)
-        yield line, record
+        yield line, _convert_record(record, file)
 
 
-def _check_record(record: Record, file: epath.Path) -> None:
+def _convert_record(record: Record, file: epath.Path) -> Record:
+    """Returns a record with NaN for null, which is written for a number that is not finite."""
     for name, value in record.items():
+        if value is None:
+            record[name] = math.nan
         # Whatever is counted and drawn; a hash is text.
-        if isinstance(value, str) and name.startswith(("train/", "eval/", "time/", "perf/")):
+        elif isinstance(value, str) and name.startswith(("train/", "eval/", "time/", "perf/")):
             problem = f"at step {record['step']}, has {value!r} as {name}, not a number"
             raise DamagedFileError(file, problem, _REMEDY)
+    return record
 
 
 def _read_records_backwards(path: epath.Path) -> Iterator[Record]:
@@ -78,8 +82,7 @@ def _read_records_backwards(path: epath.Path) -> Iterator[Record]:
         if number or line.endswith(b"}"):
             where = f", line {number} from its end" if number else ", the last line"
             record = damaged_files.parse_line(line, path, _REMEDY, _SHAPE, where)
-            _check_record(record, path)
-            yield record
+            yield _convert_record(record, path)
 
 
 def _read_lines_backwards(path: epath.Path) -> Iterator[bytes]:
@@ -95,7 +98,7 @@ def _read_lines_backwards(path: epath.Path) -> Iterator[bytes]:
 
 
 def _format_record(record: Mapping[str, Any]) -> str:
-    return damaged_files.format_json(record, indent=None)
+    return damaged_files.format_checked_json(record, indent=None)
 
 
 def _join_lines(lines: Iterable[bytes]) -> bytes:
@@ -171,7 +174,8 @@ class MetricsSegments:
 
     def _read_newest(self) -> Iterator[Record]:
         for line in self._text.splitlines():
-            yield damaged_files.parse_json(line, self._directory / _WHOLE, _REMEDY)
+            path = self._directory / _WHOLE
+            yield _convert_record(damaged_files.parse_json(line, path, _REMEDY), path)
 
     def read_backwards(self) -> Iterator[Record]:
         yield from reversed(list(self._read_newest()))

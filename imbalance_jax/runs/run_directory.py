@@ -19,7 +19,6 @@ import csv
 import datetime
 import io
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +37,7 @@ except ImportError:  # not on Windows
 
 # Orbax writes this file into a checkpoint in a store when all else is there. (On a file system it
 # renames the checkpoint then.)
-_COMMITTED = "commit_success.txt"
+COMMITTED = "commit_success.txt"
 # What was computed next after each checkpoint: training/resumption.py.
 FIRST_UPDATES = "first_updates.json"
 # What a run writes besides config.json. Anything else may lie in its directory, such as what a
@@ -87,10 +86,9 @@ class RunDirectory:
         """Returns the steps of all checkpoints, in order."""
         return list_checkpoint_steps(self.checkpoints)
 
-    def check_writable(self) -> None:
-        """Raises ValueError if nothing can be written here."""
-        if not storage.is_store(self.path) and not os.access(self.path, os.W_OK):
-            raise ValueError(f"{self.path} cannot be written to. Copy the run to where it can.")
+    def check_writable(self, flag: str = "--workdir") -> None:
+        """Raises ValueError, with the flag that names the directory, if it cannot be written to."""
+        storage.check_directory_writable(flag, self.path)
 
     def config(self) -> config_lib.Config:
         """Returns the config that the run was started with.
@@ -142,7 +140,9 @@ class RunDirectory:
         # `first_updates.json` is written when a checkpoint is whole, and a save begins when the
         # one before it is. (The second is what a run of an earlier version leaves.)
         had_some = bool(self.read_json(FIRST_UPDATES)) or self.done or 0 < 2 * every < last
-        if last and had_some:
+        # Those of a run that diverged from the start were renamed: it begins anew.
+        diverged = self.checkpoints.exists() and any(self.checkpoints.glob("*.diverged"))
+        if last and had_some and not diverged:
             raise ValueError(
                 f"{self.path} has metrics up to step {last:,}, and the checkpoints that it had are "
                 f"not in {self.checkpoints}. Put them back from a copy, or move {self.path} away "
@@ -282,7 +282,7 @@ class RunDirectory:
         return f"set {field}={before!r}" if stated == before else "leave out --config"
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, damaged_files.format_json(value))
+        self.write_text(name, damaged_files.format_checked_json(value))
 
     def write_results(self, results: Mapping[str, Any], name: str = "evaluation.json") -> None:
         """Writes what was measured on the test split; `texts` of it go into test_texts.csv."""
@@ -438,7 +438,7 @@ def list_checkpoint_steps(directory: epath.Path) -> list[int]:
     return sorted(
         int(path.name)
         for path in directory.iterdir()
-        if path.name.isdecimal() and (not in_store or (path / _COMMITTED).exists())
+        if path.name.isdecimal() and (not in_store or (path / COMMITTED).exists())
     )
 
 

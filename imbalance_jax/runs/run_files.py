@@ -65,6 +65,10 @@ _FILES: Mapping[str, RunFile] = {
         "Delete it, and run python -m imbalance_jax.transfer --workdir={run} again.",
         {"*": {"*": {"*": {"languages": {"*": dict}}}}},
     ),
+    "first_updates.json": RunFile(
+        "Delete it: then no resume can be verified before the next checkpoint.",
+        {"*": {"checkpoint": str, "metrics": dict, "conditions": dict}},
+    ),
     "vocabulary.npz": RunFile(_AGAIN),
     "tokenizer.model": RunFile(_AGAIN),
 }

@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import tempfile
@@ -133,11 +134,21 @@ def name_file_in_errors(path: epath.PathLike) -> Iterator[None]:
 
 
 _ADVICE = {
-    errno.EDQUOT: " Remove files of this user, or ask for a larger quota.",
-    errno.EFBIG: " Raise the limit on the size of a file: ulimit -f.",
+    errno.EDQUOT: "Remove files of this user, or ask for a larger quota.",
+    errno.EFBIG: "Raise the limit on the size of a file: ulimit -f.",
+    errno.EEXIST: "Something else than a directory is there: name another place.",
+    errno.ENOTDIR: "A part of it is a file, and a directory is needed there: name another place.",
+    errno.EISDIR: "Name a file.",
+    errno.ELOOP: "Its symbolic links lead in a circle: name the place itself.",
+    errno.ENAMETOOLONG: "Use shorter names.",
+    errno.EIO: "Its disk cannot be read or written: look at the log of the system.",
+    errno.ESTALE: "Its network file system has lost it: mount that again.",
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), "Raise the limit on the number of open files: ulimit -n."
+    ),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS),
-        " Allow this user to read and write there, or name another place.",
+        "Allow this user to read and write there, or name another place.",
     ),
 }
 
@@ -149,18 +160,21 @@ def describe_os_error(error: OSError) -> str:
             "What read the output of this program has gone, as head and a lost terminal do. Start "
             "it again with its output in a file, as in > out.txt 2>&1."
         )
-    if error.errno is None or error.filename is None:
-        return str(error)
-    path = os.fsdecode(error.filename)
+    if error.errno is None or (error.filename is None and error.errno == errno.ENOENT):
+        return " ".join(str(error.strerror or error).split())
+    path = "" if error.filename is None else os.fsdecode(error.filename)
     advice = _ADVICE.get(error.errno, "")
     if error.errno == errno.ENOSPC:
-        advice = f" {_describe_disk(path)} Free some of it."
-    return f"{path}: {os.strerror(error.errno)}.{advice}"
+        advice = f"{_describe_disk(path)} Free some of it."
+    place = f"{path}: " if path else ""
+    return f"{place}{os.strerror(error.errno)}. {advice}".rstrip()
 
 
 def _describe_disk(path: str) -> str:
+    if not path:
+        return f"A disk is full: that of the run, its text, {tempfile.gettempdir()} or the output."
     try:
-        directory = _find_existing_parent(path)
+        directory = find_existing_parent(path)
         usage = shutil.disk_usage(directory)
     except OSError:
         return "The disk is full."
@@ -168,12 +182,93 @@ def _describe_disk(path: str) -> str:
     return f"Of the disk of {directory}, {free:,.1f} of {total:,.1f} MB are free."
 
 
+def find_os_error(error: BaseException, path: epath.PathLike = "") -> OSError | None:
+    """Returns the error of the operating system that is behind a library's error, if one is.
+
+    The errors of TensorStore, which writes the arrays of checkpoints, are of whatever class their
+    status has: a full disk is a ValueError with RESOURCE_EXHAUSTED. The number is a field at the
+    end of their text. ArrayRecord, which writes prepared text, raises RuntimeErrors, with the
+    system's words and the file.
+
+    Args:
+      path: of the file where no error names one.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        number, file = _parse_system_words(str(cause))
+        if isinstance(cause, OSError) and cause.errno is not None:
+            number, file = cause.errno, cause.filename
+        if number:
+            named = file or getattr(error, "filename", None) or os.fspath(path) or None
+            return OSError(number, os.strerror(number), named)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _parse_system_words(text: str) -> tuple[int, str]:
+    """Returns the number and the file of a system's error that a library puts in words, or 0."""
+    code = re.search(r"\[os_error_code='(\d+)'", text)
+    if code:
+        return int(code.group(1)), ""
+    words = re.search(r"\w+\(\) failed: ([^;]+); (?:reading|writing) ([^;]+)", text)
+    numbers = [n for n in errno.errorcode if words and os.strerror(n) == words.group(1)]
+    return (numbers[0], words.group(2)) if words and numbers else (0, "")
+
+
+def check_directory_writable(field: str, path: epath.PathLike) -> None:
+    """Raises ValueError if a directory that a flag or a field names cannot be used to write."""
+    try:
+        try_directory(path)
+    except OSError as error:
+        raise ValueError(
+            f"{field}={os.fspath(path)} cannot be written to. {describe_os_error(error)}"
+        ) from error
+
+
+def try_directory(path: epath.PathLike) -> None:
+    """Makes a directory that is not in a store, writes a file there, and leaves nothing behind.
+
+    Raises:
+      OSError: one of them is refused.
+    """
+    if is_store(path):
+        return
+    tried = pathlib.Path(os.path.abspath(path))
+    made: list[pathlib.Path] = []
+    try:
+        for left in reversed(range(5)):
+            try:
+                return _write_trial_file(tried, made)
+            except FileNotFoundError:  # another process has removed what it had made to try
+                if not left:
+                    raise
+    finally:
+        for directory in reversed(made):
+            with contextlib.suppress(OSError):  # another process uses it
+                directory.rmdir()
+
+
+def _write_trial_file(directory: pathlib.Path, made: list[pathlib.Path]) -> None:
+    """Makes a directory and those above it, notes them in `made`, and writes a file there."""
+    for each in (*reversed(directory.parents), directory):
+        if not each.exists():
+            each.mkdir()
+            made.append(each)
+    trial = directory / f".{secrets.token_hex(4)}.tmp"
+    try:
+        with name_file_in_errors(directory):
+            trial.write_bytes(b"x" * 4096)
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink()
+
+
 def count_free_bytes(path: epath.PathLike) -> int | None:
     """Returns the free bytes of the disk where a path is or will be; None for a store."""
-    return None if is_store(path) else shutil.disk_usage(_find_existing_parent(path)).free
+    return None if is_store(path) else shutil.disk_usage(find_existing_parent(path)).free
 
 
-def _find_existing_parent(path: epath.PathLike) -> pathlib.Path:
+def find_existing_parent(path: epath.PathLike) -> pathlib.Path:
     """Returns a path, or the innermost directory above it that exists."""
     directory = pathlib.Path(os.path.abspath(path))
     while not directory.exists() and directory != directory.parent:
@@ -239,7 +334,8 @@ def make_directory_atomically(path: epath.Path, marker: str) -> Iterator[epath.P
     # Random, because process ids recur, in containers above all: one would meet the directory of a
     # process that was killed.
     unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}.unfinished"
-    unfinished.mkdir(parents=True)
+    with name_file_in_errors(path):
+        unfinished.mkdir(parents=True)
     try:
         yield unfinished
         try:
@@ -249,6 +345,11 @@ def make_directory_atomically(path: epath.Path, marker: str) -> Iterator[epath.P
             if not (path / marker).exists():
                 raise
             shutil.rmtree(unfinished, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        system = find_os_error(error, path) if isinstance(error, (OSError, RuntimeError)) else None
+        if system is None:
+            raise
+        if str(unfinished) in str(system.filename):
+            system.filename = os.fspath(path)
+        raise system from error

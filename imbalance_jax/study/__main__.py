@@ -98,6 +98,7 @@ def _print_plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
 
 
 def _run_study(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    storage.check_directory_writable("--workdir", directory.path)
     options = cli.format_compute_flags()
     runner = study_runner.StudyRunner(directory, study, options=options)
     left = _choose_runs(runner, study)
@@ -106,9 +107,17 @@ def _run_study(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     with directory.held():
         if not left:
             print(f"Nothing is to be trained in {directory}.")
-        code = runner.run(study_runner.group_into_packs(study, left, FLAGS.pack), jobs=FLAGS.jobs)
-    if code == cli.PREEMPTED:
-        return code
+        packs = study_runner.group_into_packs(study, left, FLAGS.pack)
+        try:
+            code = runner.run(packs, jobs=FLAGS.jobs)
+            return code if code == cli.PREEMPTED else _describe_results(directory, study, code)
+        except OSError as error:  # runs may have trained: their directories say how far they are
+            print(f"error: {storage.describe_os_error(error)}", file=sys.stderr)
+            return cli.FAILED
+
+
+def _describe_results(directory: StudyDirectory, study: grid.StudyConfig, code: int) -> int:
+    """Writes the tables and the page, says what is left, and returns the exit code."""
     states = directory.states(study)
     failed = [name for name, run in states.items() if run.state == "failed"]
     damaged = [name for name, run in states.items() if run.state == "damaged"]

@@ -15,7 +15,7 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
-from imbalance_jax.runs import damaged_files, run_directory, storage
+from imbalance_jax.runs import damaged_files, divergence, run_directory, storage
 from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.runs.run_files import describe_run_file
@@ -169,7 +169,7 @@ class StudyDirectory:
         }
         plain = grid.convert_study_to_dict(dataclasses.replace(study, runs=runs))
         self.path.mkdir(parents=True, exist_ok=True)
-        text = damaged_files.format_json({"version": VERSION, **plain}, indent=1)
+        text = damaged_files.format_checked_json({"version": VERSION, **plain}, indent=1)
         storage.write_file_atomically(self.path / "study.json", text.encode())
 
     @contextlib.contextmanager
@@ -236,6 +236,9 @@ class StudyDirectory:
         check_run_untouched(run, spec)
         step = max(0, run.newest_step(), run.newest_checkpoint())
         if run.done:
+            diverged = divergence.describe_divergence(run)
+            if diverged:
+                return RunState("failed", step, spec.config.steps, diverged)
             return RunState("done", step, spec.config.steps, reused_from=reused)
         failed = run.read_json("FAILED.json")
         if failed:
@@ -296,6 +299,8 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
             f"{run} was changed by hand: it says that it is done and has {what}. Score it again "
             f"with python -m imbalance_jax.evaluate --workdir={run}, or delete the directory."
         )
+    if divergence.find_nonfinite_loss(results["languages"]):
+        return  # nothing adds up in a run that diverged
     languages = {"*": dict.fromkeys(_RESULTS, (float, int))}
     remedy = describe_run_file("evaluation.json", run).remedy
     damaged_files.check_shape(
@@ -303,9 +308,10 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
     )
     for tag, result in results["languages"].items():
         parts = result["language_nats"] + result["loss_own"]
-        ppl = math.exp(min(result["loss"], 700.0))
         adds_up = math.isclose(result["loss"], parts, rel_tol=1e-3)
-        if not (adds_up and math.isclose(result["ppl"], ppl, rel_tol=1e-6)):
+        if adds_up and result["loss"] < 700:  # beyond e^700 there is no float
+            adds_up = math.isclose(result["ppl"], math.exp(result["loss"]), rel_tol=1e-6)
+        if not adds_up:
             raise ValueError(
                 f"{run} was changed by hand: the loss of {tag} in evaluation.json is "
                 f"{result['loss']}, and its parts and perplexity do not add up to it. Score it "

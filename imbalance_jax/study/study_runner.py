@@ -212,11 +212,10 @@ class StudyRunner:
         log = self._directory.log(job.members[0])
         code = job.process.returncode
         if code < 0:
-            name = signal.Signals(-code).name
-            return f"ended by {name}; a machine that is out of memory does that. See {log}."
+            return f"{children.describe_exit(code)}. See {log}."
         lines = log.read_bytes().decode(errors="replace").strip().splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        why = errors[-1] if errors else f"exit code {code}. See {log}."
+        why = errors[-1] if errors else f"{children.describe_exit(code)}. See {log}."
         # What was wrong with one run ended the program of all.
         return f"its program of {len(job.members)} runs: {why}" if len(job.members) > 1 else why
 

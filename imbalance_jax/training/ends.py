@@ -7,7 +7,8 @@ import jax
 
 from imbalance_jax.compute import hardware
 from imbalance_jax.config import Config, mesh_shape
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import divergence, storage
+from imbalance_jax.runs.run_directory import RunDirectory
 
 
 class Preempted(Exception):
@@ -30,6 +31,27 @@ class PeerLost(Exception):
         self.step = step
 
 
+def explain_divergence(what: str, config: Config, run: RunDirectory) -> str:
+    """Returns the message of a run that diverged, with what is left of it and what to change.
+
+    Args:
+      what: is not finite, and when.
+      run: whose checkpoints are those that it can go on from.
+    """
+    good = run.newest_checkpoint()
+    ways = f"In another --workdir, {divergence.WAYS_OUT}"
+    if not good:
+        return f"{what} The run has diverged, and has no checkpoint from before. {ways}."
+    more = max(10, 2 * config.optimizer.skip_nonfinite)
+    return (
+        f"{what} The run has diverged. Its last good checkpoint is {run.checkpoints / str(good)}. "
+        f"{ways}; config.init_from={run}@{good} begins with the parameters of that checkpoint. "
+        "Or start the same command again with "
+        f"--config.optimizer.skip_nonfinite={more}: it goes on from there, and leaves out up to "
+        f"{more} such updates in a row."
+    )
+
+
 @contextlib.contextmanager
 def explain_out_of_memory(config: Config, mesh: Mapping[str, int]) -> Iterator[None]:
     """Raises ValueError where memory runs out before the first step."""
@@ -45,9 +67,10 @@ def explain_error(config: Config, error: Exception, mesh: Mapping[str, int]) -> 
     """Returns the message of an error that ends a run, with what to do about it where known."""
     if isinstance(error, MemoryError):
         return f"This machine is out of memory: {error or 'it does not say for what'}."
-    if isinstance(error, OSError):
-        return storage.describe_os_error(error)
     if not hardware.is_out_of_memory(error):
+        system = error if isinstance(error, OSError) else storage.find_os_error(error)
+        if system:
+            return storage.describe_os_error(system)
         return str(error) or type(error).__name__
     possible = mesh_shape.list_micro_batch_counts(config.batch_size, mesh)
     more = [k for k in possible if k > config.optimizer.accumulate]

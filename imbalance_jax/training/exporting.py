@@ -20,14 +20,13 @@ model is GPT-2's, but for two things: token embeddings are multiplied by sqrt(D)
 head is untied. `metadata` in model.safetensors repeats this in short.
 """
 
-import json
-
 import jax
 import numpy as np
 from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.runs import storage
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import loading
 
@@ -58,14 +57,14 @@ def export_run(run: RunDirectory, path: epath.PathLike) -> epath.Path:
         "convention": "GPT-2; token embeddings are multiplied by sqrt(D); weights act as x @ w",
     }
     content = save(flatten_params(loaded.params), metadata=about)
-    (out / "model.safetensors").write_bytes(content)
-    config = json.dumps(config_lib.to_dict(loaded.config), indent=2) + "\n"
+    storage.write_file_atomically(out / "model.safetensors", content)
+    config = format_json(config_lib.to_dict(loaded.config), indent=2) + "\n"
     (out / "config.json").write_text(config)
     vocabulary = loaded.vocabulary
     maps = {tag: vocabulary.map_GU[g].tolist() for g, tag in enumerate(vocabulary.tags)}
     separators = {tag: loaded.separator(tag) for tag in vocabulary.tags}
     ids = {"size": vocabulary.size, "id_of_base_id": maps, "separator": separators}
-    (out / "vocabulary.json").write_text(json.dumps(ids) + "\n")
+    (out / "vocabulary.json").write_text(format_json(ids) + "\n")
     for name in loaded.tokenizers:
         file = f"tokenizer-{name}.model"
         (out / file).write_bytes((run.path / file).read_bytes())

@@ -1,22 +1,26 @@
 """The plan of a run or a pack, in words, before it starts."""
 
+import collections
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.compute import hardware, sharding, step, tuning
+from imbalance_jax.compute import checkpoint, hardware, sharding, step, tuning
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import Config, costs, dimensions, mesh_shape
 from imbalance_jax.data import languages
 from imbalance_jax.data.order.corpora import describe_documents
+from imbalance_jax.data.sources import Source
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.progress import format_duration
@@ -191,29 +195,56 @@ def describe_extension(before: Config, experiment: Experiment) -> str:
     return text
 
 
-def describe_disk(pack: Pack) -> str:
-    """Returns the space that the checkpoints of a pack take on disk, and the space that is free."""
-    needed, free = _count_checkpoint_bytes(pack), storage.count_free_bytes(pack.members[0].run.path)
-    text = f"checkpoints take up to {format_bytes(needed)} on disk"
-    return text if free is None else f"{text}, where {format_bytes(free)} are free"
+def describe_disks(pack: Pack) -> list[str]:
+    """Returns what checkpoints and prepared text take, and what is free, for each directory."""
+    where = pack.members[0].run.checkpoints
+    state, held = _count_state_bytes(pack), format_bytes(_count_checkpoint_bytes(pack))
+    lines = [
+        f"checkpoints take {format_bytes(state)} each, and while one is replaced up to {held} on "
+        f"disk, {_describe_free_bytes(where)}"
+    ]
+    taken: dict[str, int] = collections.defaultdict(int)
+    for source in pack.first.sources.values():
+        if isinstance(source, Source):
+            cached = source.cache.glob(f"{source.cached('').name}*")
+            for file in (*source.path.iterdir(), *map(epath.Path, cached)):
+                taken[os.fspath(file.parent)] += file.stat().length
+    lines += [
+        f"prepared text takes {format_bytes(count)} on disk, {_describe_free_bytes(place)}"
+        for place, count in taken.items()
+    ]
+    return lines + warn_of_full_disk(pack)
 
 
-def warn_of_full_disk(pack: Pack) -> str:
-    """Returns `describe_disk` and what to do, if runs that begin will not fit on their disk."""
+def warn_of_full_disk(pack: Pack) -> list[str]:
+    """Returns a line if the checkpoints that are still to be written may not fit on their disk."""
     run, keep = pack.members[0].run, pack.first.config.checkpoint.keep
-    free = storage.count_free_bytes(run.path)
-    if free is None or run.checkpoints.exists() or free >= _count_checkpoint_bytes(pack):
-        return ""
-    return (
-        f"Warning: {describe_disk(pack)}. Free some of it, or lower config.checkpoint.keep={keep}."
-    )
+    free, state = storage.count_free_bytes(run.path), _count_state_bytes(pack)
+    left = max(1, keep + 1 - len(run.steps())) * state
+    if free is None or free >= left:
+        return []
+    return [
+        f"Warning: checkpoints take {format_bytes(left)} more of the disk of {run.checkpoints}, "
+        f"and {format_bytes(free)} are free. Free some of it, take another --workdir, or lower "
+        f"config.checkpoint.keep={keep}."
+    ]
+
+
+def _describe_free_bytes(path: epath.PathLike) -> str:
+    free = storage.count_free_bytes(path)
+    return f"in {path}" if free is None else f"where {format_bytes(free)} are free: {path}"
 
 
 def _count_checkpoint_bytes(pack: Pack) -> int:
-    state = pack.first.abstract_state()
-    each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     # The oldest one is removed when the newest is written.
-    return len(pack.members) * each * (pack.first.config.checkpoint.keep + 1)
+    kept = max(pack.first.config.checkpoint.keep, checkpoint.LEAST_KEPT)
+    return _count_state_bytes(pack) * (kept + 1)
+
+
+def _count_state_bytes(pack: Pack) -> int:
+    """Returns the bytes of one checkpoint of each member."""
+    leaves = jax.tree.leaves(pack.first.abstract_state())
+    return len(pack.members) * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _describe_members(pack: Pack) -> str:

@@ -1,6 +1,7 @@
 """The records of a run's steps, and the time of its parts."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -89,7 +90,11 @@ class MetricsRecorder:
                 # Once through what was logged: a save must not read all of it again.
                 self._audit.resume(self.mixture.follow(run.metrics()), start)
             self._mirrors = mirrors.Mirrors(names, run, experiment.config, start, sent)
+            skipped = _read_skipped_updates(run, start) if distributed.is_writer() else (0, 0)
+        counts = distributed.broadcast_from_process_0(np.array(skipped, np.int32))
+        self._skipped, self._in_a_row = counts.tolist()
         self.newest: dict[str, Any] = {}  # the newest record of training
+        self.proved = start - 1  # updates of the newest state whose loss and gradient are finite
         self._reset()
 
     def _reset(self) -> None:
@@ -101,24 +106,43 @@ class MetricsRecorder:
         """Adds up the metrics of a step, which are on the host.
 
         Raises:
-          FloatingPointError: its loss or gradient is not finite.
+          FloatingPointError: its loss or gradient is not finite, and too many updates in a row
+            have been left out for it.
         """
-        if not np.isfinite(values["loss"] + values["grad_norm"]):
-            raise FloatingPointError(
-                f"The loss of step {done} is {values['loss']}, its gradient norm "
-                f"{values['grad_norm']}. In another --workdir, lower config.optimizer.peak_lr or "
-                "set config.optimizer.clip_norm=1."
-            )
         with self._errors.kept():
             if distributed.is_writer():
                 self._audit.follow()
-        self._loss_G += values["loss_G"]
-        self._tokens_G += values["tokens_G"]
+        if np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"]):
+            self.proved, self._in_a_row = done - 1, 0
+            self._loss_G += values["loss_G"]
+            self._tokens_G += values["tokens_G"]
+        else:
+            self._note_skipped_update(done, values)
         self._steps += 1
         if is_step_due(done, self._trainer.config.log_every) or done == self._trainer.stream.steps:
             self.newest = self._record(values)
             self.write(done, self.newest)
             self._reset()
+
+    @property
+    def is_skipping(self) -> bool:
+        """Whether the newest update was left out."""
+        return self._in_a_row > 0
+
+    def _note_skipped_update(self, done: int, values: Mapping[str, Any]) -> None:
+        """Counts a step that changed nothing, or raises FloatingPointError."""
+        most = self._trainer.config.optimizer.skip_nonfinite
+        if self._in_a_row == most:
+            before = f" {most} updates before it were left out." if most else ""
+            raise FloatingPointError(
+                f"The loss of step {done} is {values['loss']}, its gradient norm "
+                f"{values['grad_norm']}.{before}"
+            )
+        self._skipped += 1
+        self._in_a_row += 1
+        # At once, so that a run that goes on from here knows it.
+        skipped = {"train/skipped": self._skipped, "train/skipped_in_a_row": self._in_a_row}
+        self.write(done, skipped)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Writes a record to the run directory and its mirrors, from one process."""
@@ -140,7 +164,10 @@ class MetricsRecorder:
         away = sum(parts[name] for name in ("evaluate", "align", "checkpoint", "compile"))
         elapsed = max(time.monotonic() - self._began - away, 1e-9)
         flops = self._trainer.flops_per_step() * self._steps
-        record = {"train/loss": float(self._loss_G.sum()) / tokens}
+        # Where all updates were left out, no loss is known.
+        record = {"train/loss": float(self._loss_G.sum()) / tokens if tokens else math.nan}
+        if self._trainer.config.optimizer.skip_nonfinite:
+            record["train/skipped"] = self._skipped
         for g, tag in enumerate(tags):
             if self._tokens_G[g]:
                 record[f"train/loss/{tag}"] = float(self._loss_G[g] / self._tokens_G[g])
@@ -154,6 +181,12 @@ class MetricsRecorder:
             **self._audit.metrics(),
             **self._times.metrics(),
         }
+
+
+def _read_skipped_updates(run: RunDirectory, start: int) -> tuple[int, int]:
+    """Returns the updates that a run has left out up to a step, and those in a row just before."""
+    in_a_row = [record.get("train/skipped_in_a_row", 0) for record in run.records_of(start)]
+    return run.newest_with("train/skipped").get("train/skipped", 0), max(in_a_row, default=0)
 
 
 def describe_newest_records(records: Sequence[Mapping[str, Any]]) -> str:

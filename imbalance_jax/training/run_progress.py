@@ -1,5 +1,6 @@
 """A member of a pack besides its updates: its measurements, its checkpoints, its end."""
 
+import contextlib
 import functools
 import sys
 import time
@@ -16,12 +17,12 @@ from imbalance_jax.compute.checkpoint import Checkpoints, remove_unfinished_chec
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.evaluation.programs import MeasurementPrograms
-from imbalance_jax.runs import storage
+from imbalance_jax.runs import divergence, storage
 from imbalance_jax.runs.progress import Progress, RunWork
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import scoring
 from imbalance_jax.training.cadence import Cadence
-from imbalance_jax.training.ends import Preempted, explain_error
+from imbalance_jax.training.ends import Preempted, explain_divergence, explain_error
 from imbalance_jax.training.experiment import Experiment
 from imbalance_jax.training.pack import Pack
 from imbalance_jax.training.recorder import MetricsRecorder, RunTimer, is_step_due
@@ -130,7 +131,9 @@ class RunProgress:
             self._evaluate(state)
         if self._cadence.due(self.done):
             self._align(state)
-        if self._saving_is_due:
+        # After an update that was left out, the state may be spoilt, and would displace a good one.
+        spoilt = self.recorder.is_skipping and self.done < self.experiment.stream.steps
+        if self._saving_is_due and not spoilt:
             self._save(state)
 
     def read(self, done: int, values: step_lib.Metrics) -> None:
@@ -161,6 +164,7 @@ class RunProgress:
             losses = self._evaluator(state.params, self._validation, poll)
         self._line(_describe_evaluation(self.done, losses))
         self.recorder.write(self.done, _make_evaluation_record(losses) | self._times.metrics())
+        self._check_finite("validation", losses)
 
     def _align(self, state: step_lib.TrainState) -> None:
         times, alignment, cadence = self._times, self.alignment, self._cadence
@@ -222,7 +226,16 @@ class RunProgress:
             self._line(_describe_evaluation(self.done, results["languages"], "test"))
             for name, scores in results["parallel"].items():
                 self._line(_describe_parallel_scores(name, scores))
+        self._check_finite("test", results["languages"])
+        for name, scores in results["parallel"].items():
+            self._check_finite(f"parallel {name}", scores["languages"])
         self._write(lambda: self.run.write_results({"step": self.done, **results}))
+
+    def _check_finite(self, what: str, languages: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raises FloatingPointError if a loss of the state is not finite."""
+        found = divergence.find_nonfinite_loss(languages)
+        if found:
+            raise FloatingPointError(f"The {what} {found} after step {self.done}.")
 
     def has_failed_elsewhere(self) -> bool:
         """Whether the process that was lost has written down why; it may still be at it."""
@@ -230,7 +243,16 @@ class RunProgress:
 
     def fail(self, error: Exception) -> str:
         """Writes down why the run ended, where another process has not done so, and returns it."""
-        message = explain_error(self.experiment.config, error, self._pack.mesh.shape)
+        config = self.experiment.config
+        message = explain_error(config, error, self._pack.mesh.shape)
+        if isinstance(error, FloatingPointError):  # in all processes, as all have the same numbers
+            with contextlib.suppress(Exception):  # of an earlier save; this error ends the run
+                self._checkpoints.wait()
+                if distributed.is_writer():
+                    for step in self._checkpoints.steps():
+                        if step > self.recorder.proved:
+                            self._checkpoints.set_aside(step, "diverged")
+            message = explain_divergence(message, config, self.run)
         if jax.process_count() == 1:
             self._checkpoints.close()
             remove_unfinished_checkpoints(self._checkpoints.path)
@@ -246,6 +268,7 @@ class RunProgress:
         """Says that the run is done, when all that it leaves behind is on disk."""
         with self._times("checkpoint"):
             self._checkpoints.wait()
+            self._checkpoints.remove_all_but(self.experiment.config.checkpoint.keep)
         if self._first_updates:
             first_updates = self._first_updates
             self._write(lambda: first_updates.write(self._checkpoints.is_whole))

@@ -22,6 +22,7 @@ from absl import flags
 from imbalance_jax import cli
 from imbalance_jax.analysis import transfer_results
 from imbalance_jax.config import Config
+from imbalance_jax.runs import divergence
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.transfer import languages, tasks
 
@@ -67,6 +68,9 @@ def main() -> int:
     run = RunDirectory(FLAGS.workdir)
     config = run.config()
     run.check_writable()
+    diverged = divergence.describe_divergence(run) if FLAGS.step < 0 else ""
+    if diverged:
+        raise ValueError(f"{diverged} An earlier checkpoint of this one is --step=STEP.")
     languages.choose_languages(config, FLAGS.train_language, FLAGS.languages)
     if any(tasks.is_made_of_text(task) for task in chosen):
         check_run_text(run, config)

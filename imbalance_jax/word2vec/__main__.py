@@ -20,6 +20,7 @@ from absl import flags
 
 from imbalance_jax import cli
 from imbalance_jax import config as config_lib
+from imbalance_jax.runs import storage
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
 
@@ -256,7 +257,7 @@ def _save_vectors(
     import numpy as np
 
     unfinished = run.path / f".{name}.tmp"
-    with unfinished.open("wb") as file:
+    with storage.name_file_in_errors(run.path / name), unfinished.open("wb") as file:
         np.savez(file, input_VD=vectors.input_VD, output_VD=vectors.output_VD, count_V=count_V)
     unfinished.replace(run.path / name)
 

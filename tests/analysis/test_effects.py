@@ -185,13 +185,23 @@ def test_claims_whose_runs_are_not_done_are_not_measured(tmp_path):
     assert results["clones_are_equal"].word == "supported"
 
 
-def test_a_failed_run_is_left_out_and_named(tmp_path):
+@pytest.mark.parametrize("way", ["failed", "done with NaN", "done with null"])
+def test_a_failed_run_is_left_out_and_named(tmp_path, way):
     config = made_studies.small_grid(beats_placebo=CLAIMS["beats_placebo"])
     directory = made_studies.make(tmp_path / "study", config, rare_gain=GAIN)
     run = directory.run("placebo90_10_s2")
-    (run.path / "DONE").unlink()
-    run.fail(100, FloatingPointError("the loss is not finite"))
+    if way == "failed":
+        (run.path / "DONE").unlink()
+        run.fail(100, FloatingPointError("the loss is not finite"))
+    else:  # earlier versions took a run for done whose last update had diverged
+        results = run.read_json("evaluation.json")
+        spoilt = math.nan if way == "done with NaN" else None
+        results["languages"]["en2"].update(loss=spoilt, ppl=spoilt, loss_own=spoilt)
+        (run.path / "evaluation.json").write_text(json.dumps(results))
     table, found, results = measured(directory)
+    assert "the loss" in (error := table.runs["placebo90_10_s2"].state.error) or (
+        "The test loss of en2 is" in error and "lower config.optimizer.peak_lr" in error
+    )
     assert results["beats_placebo"].word == "supported"
     assert results["beats_placebo"].failed == ["placebo90_10_s2"]
     [check] = [c for c in validity.check_validity(table, found) if c.name == "Runs"]

@@ -1,5 +1,6 @@
 """What evaluate writes down of a run, part by part, and never measures twice unasked."""
 
+import math
 import types
 from collections.abc import Callable
 from typing import Any
@@ -99,6 +100,20 @@ def test_what_was_measured_before_a_failure_is_kept_and_only_the_rest_is_measure
     assert set(results["alignment"]["pairs"]["en1-en2"]) == {
         *("sequences", "embed_in", "embed_out", "hidden")
     }
+
+
+def test_nothing_is_measured_of_a_run_that_had_diverged(run):
+    known = {"step": 20, "languages": {"en1": {"loss": 1.0}, "en2": {"loss": math.nan}}}
+    run.write_json("evaluation.json", known)  # as a run of an earlier version has it
+    stand_in = Measured()
+    with pytest.raises(ValueError, match="The test loss of en2 is not finite at step 20.*--step"):
+        measure(stand_in, run)
+    assert stand_in.done == []
+    stand_in.score = lambda *_: known
+    before = (run.path / "evaluation.json").read_bytes()
+    with pytest.raises(ValueError, match="The test loss of en2 is nan at step 20"):
+        measure(stand_in, run, overwrite=True)
+    assert (run.path / "evaluation.json").read_bytes() == before
 
 
 def test_what_is_known_is_measured_again_only_where_it_is_asked_for(run):

@@ -1,6 +1,7 @@
 """The peaks that MFU is a share of."""
 
 import types
+import warnings
 
 import jax
 import pytest
@@ -24,6 +25,34 @@ def pretend(monkeypatch):
 
     yield see
     hardware.get_peak_flops.cache_clear()
+
+
+@pytest.mark.parametrize("fails", ["at once", "later"])
+def test_programs_that_cannot_be_kept_are_one_line_and_end_nothing(
+    tmp_path, monkeypatch, capsys, fails
+):
+    changed, show = {}, warnings.showwarning
+    monkeypatch.setattr(jax.config, "update", changed.__setitem__)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(hardware, "_has_warned", False)
+    hardware._catch_cache_warnings.cache_clear()
+    (tmp_path / "file").touch()
+    place = tmp_path / ("file" if fails == "at once" else "cache")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        hardware.use_compilation_cache(place)
+        for name in ("jit_a", "jit_b"):
+            # As jax/_src/compiler.py warns.
+            warnings.warn(
+                f"Error writing persistent compilation cache entry for '{name}': OSError: [Errno "
+                "28] No space left on device",
+                stacklevel=1,
+            )
+    assert changed.get("jax_enable_compilation_cache", True) == (fails == "later")
+    said = {"at once": f"{place}: Not a directory", "later": "OSError: [Errno 28] No space"}[fails]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Warning: every start compiles its programs again. {said}")
 
 
 @pytest.mark.parametrize(

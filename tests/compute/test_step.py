@@ -406,6 +406,67 @@ def test_a_loss_curve_in_bfloat16_is_as_near_to_float32_as_another_seed_is():
     assert between_dtypes < 0.02
 
 
+# Updates that are left out.
+
+
+@pytest.fixture(scope="module")
+def skipping(runs) -> Run:
+    config = make_config(optimizer__eps=1e-4, optimizer__skip_nonfinite=2)
+    return run_steps(config, make_mesh("2x2x2"), like=runs["2x2x2"].start_values)
+
+
+def assert_same_bits(ours: Any, theirs: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_that_updates_may_be_left_out_changes_no_bit_of_those_that_are_made(runs, skipping):
+    assert_same_bits(skipping.state, runs["2x2x2"].state)
+    assert_same_bits(skipping.metrics, runs["2x2x2"].metrics)
+
+
+def update_once(run: Run, values: Any, batch: step_lib.Batch) -> tuple[Any, dict[str, np.ndarray]]:
+    """Returns the values of a state after an update by a run's program, and its metrics."""
+    mesh = make_mesh("2x2x2")
+    shardings = sharding.make_state_shardings(mesh, values)
+    state = jax.device_put(values, shardings, may_alias=False)
+    batch = jax.device_put(batch, sharding.make_batch_sharding(mesh))
+    maps = jax.device_put(map_GU(), sharding.make_replicated_sharding(mesh))
+    state, metrics = run.jitted(state, batch, maps)
+    return jax.tree.map(np.array, state), jax.device_get(metrics)
+
+
+def test_an_update_that_is_not_finite_changes_the_step_alone(runs, skipping):
+    def draw(n: int, spoilt: bool = False) -> step_lib.Batch:
+        batch = host_batch(n)
+        batch.ids_BW[:] = np.minimum(batch.ids_BW, U - 2)
+        if spoilt:  # an id whose row is nan, in a sequence of the second language
+            batch.ids_BW[2, 5] = U - 1
+        return batch
+
+    before = jax.tree.map(np.array, skipping.start_values)
+    before.params["embed_VD"][V - 1] = np.nan
+    for n in (0, 1):
+        before, _ = update_once(skipping, before, draw(n))
+    skipped, metrics = update_once(skipping, before, draw(2, spoilt=True))
+    assert np.isnan(metrics["loss"]) and np.isnan(metrics["grad_norm"])
+    np.testing.assert_array_equal(metrics["trained_G"], [12, 4])
+    assert_same_bits(skipped, dataclasses.replace(before, step=np.int32(3)))
+
+    # What follows is the update of a run that has no such batch, at the learning rate of its step.
+    after, metrics = update_once(skipping, skipped, draw(3))
+    assert_same_bits(after, update_once(runs["2x2x2"], skipped, draw(3))[0])
+    rate = float(step_lib.learning_rate(CONFIG.optimizer, CONFIG.steps)(3))
+    np.testing.assert_allclose(metrics["learning_rate"], rate, rtol=1e-6)
+    first, second = moments(after)
+
+    def update_by_hand(p: np.ndarray, m: np.ndarray, v: np.ndarray) -> np.ndarray:
+        m_hat, v_hat = np.float64(m) / (1 - 0.9**3), np.float64(v) / (1 - 0.95**3)  # the third
+        return p - rate * m_hat / (np.sqrt(v_hat) + 1e-4)
+
+    expected = jax.tree.map(update_by_hand, skipped.params, first, second)
+    assert_all_close(after.params, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_several_steps_compile_once(runs):
     assert [run.jitted._cache_size() for run in runs.values()] == [1, 1, 1]
 

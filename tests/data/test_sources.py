@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import subprocess
 import sys
 import textwrap
@@ -600,6 +601,27 @@ def test_a_cache_of_other_text_is_not_taken_for_this_one(tmp_path, model):
     # Of equal size, and put in its place.
     cache_file(other).replace(cache_file(source))
     assert source.tokens("train").tolist() == joined(make_documents(), "train").tolist()
+
+
+def test_text_that_cannot_be_written_is_an_error_of_the_system_and_leaves_nothing(
+    tmp_path, model, small_files
+):
+    ids = np.random.default_rng(0).integers(3, 300, 50_000)
+    documents = [("train", "0", ids, 9)]
+    small_files(5_000)
+    with pytest.raises(OSError, match="File too large") as raised:
+        write(tmp_path / "data" / "en", model, documents)
+    assert raised.value.filename == str(tmp_path / "data" / "en")
+    assert list((tmp_path / "data").iterdir()) == []
+    small_files(resource.RLIM_INFINITY)
+    source = write(tmp_path / "en", model, documents)
+    small_files(5_000)
+    with pytest.raises(OSError, match="File too large") as raised:
+        source.tokens("train")
+    assert raised.value.filename == str(source.cached("train.tokens"))
+    assert list(source.cache.iterdir()) == []
+    small_files(resource.RLIM_INFINITY)
+    assert source.tokens("train").tolist() == ids.tolist()
 
 
 def shard_of(source):

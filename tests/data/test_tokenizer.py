@@ -1,5 +1,6 @@
 """Behaviours of data/tokenizer.py: what a text says comes back, and what does not is counted."""
 
+import functools
 import io
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imbalance_jax.config import TokenizerConfig
-from imbalance_jax.data import prepare
+from imbalance_jax.data import prepare, text_cuts
+from imbalance_jax.data import tokenizer as tokenizer_lib
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs import children
 
@@ -15,15 +17,22 @@ LINES = [f"It was number {n} of the quick brown foxes that sat on the mat." for 
 SPACE = "\u2581"
 
 
-def trained(lines, **flags):
-    """A tokenizer as others train them: with NFKC, a space before the text, and no bytes."""
+def trained(lines, *, exact=False, **flags):
+    """A tokenizer as others train them: with NFKC, a space before the text, and no bytes.
+
+    With `exact`, the sums of scores have no rounding by which a unigram model chooses.
+    """
     import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, minloglevel=2, **flags
     )
-    return TextTokenizer(model.getvalue())
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    for piece in proto.pieces if exact else ():
+        piece.score = round(64 * piece.score) / 64
+    return TextTokenizer(proto.SerializeToString())
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +106,119 @@ def test_texts_encoded_together_are_encoded_as_one_by_one(own):
     texts = ["", f"a{SPACE}b", "the mat", f"\ufdd0{SPACE}"]
     for tokenizer in own.values():
         assert tokenizer.encode_all(texts) == [tokenizer.encode(text) for text in texts]
+
+
+# Long texts
+
+
+OWN = {
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "add_dummy_prefix": False,
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+}
+ANYWHERE = {
+    "split_by_whitespace": False,
+    "split_by_number": False,
+    "split_by_unicode_script": False,
+}
+KINDS = {
+    "our bpe": {**OWN, "model_type": "bpe"},
+    "our unigram": {**OWN, "model_type": "unigram"},
+    "their bpe": {"model_type": "bpe"},
+    "their unigram": {"model_type": "unigram", "normalization_rule_name": "nfkc_cf"},
+    "pieces of several words": {"model_type": "bpe", **ANYWHERE},
+    "spaces at the end": {"model_type": "unigram", "treat_whitespace_as_suffix": True},
+    "all spaces": {"model_type": "bpe", "remove_extra_whitespaces": False},
+    "symbols": {**OWN, "model_type": "bpe", "user_defined_symbols": ["the mat", "▁of", "日本"]},
+    "words": {**OWN, "model_type": "word"},
+    "characters": {"model_type": "char"},
+}
+PARTS = [
+    *(
+        "the",
+        "mat",
+        "foxes",
+        " of",
+        "aaa",
+        "a",
+        "日本語",
+        "東",
+        "é",
+        "e\u0301",
+        "ﬁ",
+        "½",
+        "zq",
+        "12",
+    ),
+    *(
+        "the mat",
+        "<s>",
+        "<D>",
+        "<0x41>",
+        "x" * 40,
+        "б",
+        "\ufdd0",
+        "\U0001f600",
+        "ﾊﾞ",
+        "\x00",
+        "\x7f",
+    ),
+    *(
+        " ",
+        " ",
+        " ",
+        "  ",
+        "\t",
+        "\n",
+        "\r\n",
+        "\u00a0",
+        "\u2003",
+        "\u3000",
+        "\u200b",
+        "\u2028",
+        SPACE,
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def of_kind():
+    lines = [*LINES, *["aaa  aa aaaa, naïvely: 日本語を書く"] * 9]
+
+    @functools.cache
+    def make(kind):
+        return trained(lines, vocab_size=330, hard_vocab_limit=False, exact=True, **KINDS[kind])
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=30, deadline=None)
+@given(text=st.lists(st.sampled_from(PARTS)).map("".join), size=st.integers(1, 12))
+def test_a_text_in_parts_has_the_ids_of_one_call(of_kind, kind, text, size):
+    tokenizer = of_kind(kind)
+    whole = tokenizer.encode(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_lib, "_WHOLE_CHARACTERS", 0)
+        patch.setattr(text_cuts, "_PART_CHARACTERS", size)
+        assert tokenizer.encode(text) == whole
+        assert "".join(tokenizer._cutter.cut(text)) == text
+    assert tokenizer_lib.count_bytes(text) == len(text.encode())
+
+
+def test_no_call_has_more_than_a_part_of_a_text_but_of_a_word_that_is_longer(own, monkeypatch):
+    monkeypatch.setattr(text_cuts, "_PART_CHARACTERS", 20)
+    cutter = own["bpe"]._cutter
+    sizes = [len(part) for part in cutter.cut(" ".join(LINES))]
+    assert min(sizes[:-1]) > 8 and max(sizes) == 20
+    # Between th and th, a piece could reach: "hth" is in none, "th" is in one.
+    word = "th" * 50
+    assert {"th", "ht"} & cutter._neighbours == {"th"}
+    assert [len(part) for part in cutter.cut(word)] == [20] * 5
+    cutter._neighbours.add("ht")
+    assert [len(part) for part in cutter.cut(f"a {word} b")] == [1, 101, 2]
 
 
 # What no text can say

@@ -7,6 +7,7 @@ but for the one that asks Python what a room loads.
 import ast
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,6 +117,18 @@ def test_names_with_an_underscore_stay_in_their_file():
             and not node.attr.endswith("__")
         ]
     assert not wrong
+
+
+def test_json_is_written_by_the_function_that_writes_null_for_what_is_not_finite():
+    # The last two write no file: the text that an identity is a hash of, and a field's value.
+    allowed = {"runs/json_text.py", "config/identity.py", "config/fields.py"}
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "launch").rglob("*.py")]
+    around = [
+        str(file)
+        for file in files
+        if re.search(r"\bjson\.dumps?\b|\bimport dumps?\b|JSONEncoder", file.read_text())
+    ]
+    assert {file.removeprefix(f"{PACKAGE}/") for file in around} == allowed
 
 
 def test_few_files_stand_at_the_top():

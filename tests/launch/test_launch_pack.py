@@ -54,7 +54,21 @@ def test_a_process_that_ends_badly_takes_its_job_with_it():
     stubborn = "trap '' TERM; exec sleep 60"
     children = [sh("sleep 0.3; exit 2"), sh("exec sleep 60"), sh(stubborn)]
     codes = processes.run_processes(children, together=True)
-    assert codes == [2, 143, 137] and time.monotonic() - began < 10
+    assert codes == [2, -signal.SIGTERM, -signal.SIGKILL] and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("script", "alone", "code"),
+    [
+        ("kill -ABRT $$", True, 1),  # there is no other process that it could have lost
+        ("kill -ABRT $$", False, 134),  # as jax does when it notices that another has gone
+        ("kill -KILL $$", True, 137),
+        ("exit 134", True, 134),
+    ],
+)
+def test_a_library_that_aborts_is_no_lost_process(script, alone, code):
+    (ended,) = processes.run_processes([sh(f"ulimit -c 0; {script}")], together=False)
+    assert processes.convert_exit_code(ended, alone=alone) == code
 
 
 def test_a_process_that_was_preempted_leaves_the_others_to_save():

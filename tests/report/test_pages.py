@@ -250,13 +250,28 @@ def test_values_that_are_not_finite_are_named_and_left_out_of_the_figures(tmp_pa
     run = make_run(tmp_path / "run", steps=200, until=100)
     bad = {"eval/loss/en2": math.nan, "eval/ppl/en2": math.inf, "eval/language_nats/en1": 0.0}
     bad |= {"train/grad_norm": -math.inf, "perf/mfu": math.nan, "time/total": math.nan}
-    run.log(110, {"train/loss": math.nan, **bad})
+    # As earlier versions wrote them; null, which stands for all of them now, is read as nan.
+    record = {"step": 110, "train/loss": math.nan, **bad}
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
     text = page_of(run)
     words = words_of(text)
     assert "Not finite: train/loss in 1 record, first at step 110" in words
     assert "perplexity ∞" in words
     drawn = " ".join(re.findall(r'(?: d| x| y| points|transform)="[^"]*"', text))
     assert "nan" not in drawn and "inf" not in drawn
+
+
+@pytest.mark.parametrize("spoilt", ["NaN", "null"])
+def test_a_run_that_was_done_with_a_loss_that_is_not_finite_is_shown_as_failed(tmp_path, spoilt):
+    run = make_run(tmp_path / "run", steps=100)
+    run.log(100, {"train/skipped": 3})
+    file = pathlib.Path(run.path / "evaluation.json")
+    file.write_text(re.sub(r'("(?:loss|ppl|loss_own)": )[\d.]+', rf"\1{spoilt}", file.read_text()))
+    words = words_of(page_of(run))
+    assert "Failed at step 100 of 100" in words and "has diverged" in words
+    assert "lower config.optimizer.peak_lr" in words
+    assert "updates left out 3" in words
 
 
 def test_a_run_without_a_finite_value_has_a_page(tmp_path):

@@ -7,7 +7,27 @@ import sys
 import textwrap
 import time
 
+import pytest
+
 from imbalance_jax.runs import children
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 3", "exit code 3"),
+        ("exit 134", "exit code 134: another process of its run was lost"),
+        ("kill -ABRT $$", "ended by SIGABRT, as a library does that gets no memory"),
+        ("kill -KILL $$", "ended by SIGKILL, as the system does with a process that takes all"),
+        ("kill -SEGV $$", "ended by SIGSEGV, a library read or wrote"),
+        ("kill -TERM $$", "ended by SIGTERM"),
+        ("kill -40 $$", "ended by signal 40"),
+    ],
+)
+def test_a_child_is_reported_by_what_ended_it(script, said):
+    code = subprocess.run(["bash", "-c", f"ulimit -c 0; {script}"]).returncode
+    assert children.describe_exit(code).startswith(said)
+
 
 # A command that writes that it listens, and then that it was asked to end.
 CHILD = """

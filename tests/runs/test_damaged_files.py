@@ -195,7 +195,7 @@ def test_a_file_of_an_earlier_version_has_no_crc_and_is_read(copy):
     before = copy.config()
     path.write_text(json.dumps(read_plain_json(path)))
     assert copy.config() == before
-    changed = json.loads(damaged_files.format_json(read_plain_json(path))) | {"steps": 7}
+    changed = json.loads(damaged_files.format_checked_json(read_plain_json(path))) | {"steps": 7}
     path.write_text(json.dumps(changed))
     with pytest.raises(DamagedFileError, match=r"changed by hand.*delete the key crc32"):
         copy.config()

@@ -92,6 +92,13 @@ def test_a_run_that_fails_fails_alone_and_is_tried_again_only_when_asked(tmp_pat
     assert train(directory, study, fake(tmp_path), retry=True)[1] == ["r90_10_s0"]
 
 
+def test_a_run_that_a_signal_ended_is_reported_by_it(tmp_path, capsys):
+    directory, study = begin(tmp_path)
+    abort = ("bash", "-c", "ulimit -c 0; kill -ABRT $$")
+    assert train(directory, study, abort)[0] == cli.FAILED
+    assert "at step 0: ended by SIGABRT, as a library does that" in capsys.readouterr().out
+
+
 def test_an_interruption_reaches_every_process_and_the_study_goes_on_later(tmp_path, capsys):
     directory, study = begin(tmp_path)
 

@@ -358,6 +358,18 @@ def test_a_dry_run_forecasts_and_writes_no_run(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("flag", ["--workdir", "--export", "--config.data_dir"])
+def test_a_place_that_cannot_be_written_is_refused_before_any_text_is_read(tmp_path, flag):
+    (tmp_path / "file").touch()
+    args = {"--workdir": tmp_path / "run", "--config.data_dir": tmp_path / "data"}
+    args[flag] = tmp_path / "file" / "below"
+    done = run_main("--config=90_10", "--dry_run", *(f"{n}={place}" for n, place in args.items()))
+    assert done.returncode == 2 and done.stdout == ""
+    field = flag.removeprefix("--config.data_dir") and flag or "config.data_dir"
+    assert done.stderr.startswith(f"error: {field}={args[flag]} cannot be written to. ")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
 def test_all_that_a_run_leaves_is_in_the_way_of_another(finished, tmp_path):
     for file in finished.iterdir():
         if file.name not in ("config.json", ".lock"):

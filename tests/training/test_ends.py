@@ -1,7 +1,10 @@
 """How a run ends: what it leaves behind, and what it says, whatever happens to it."""
 
+import copy
 import dataclasses
 import errno
+import json
+import math
 import os
 import pathlib
 import re
@@ -71,18 +74,6 @@ def start(trainer, run: RunDirectory, interrupts=None) -> str:
     return failed.get("", "")
 
 
-@pytest.fixture
-def small_files():
-    """Lets this process write no file of more than so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 # TensorStore reports to the event loop of orbax, which has ended with the first error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_last_checkpoint_that_cannot_be_written_fails_the_run_and_loses_nothing_else(
@@ -141,6 +132,127 @@ def test_a_run_that_is_stopped_in_the_step_that_diverges_has_failed(trainer, pro
     assert "The loss of step 2 is nan" in failed
     assert run.read_json("FAILED.json")["error"] == "FloatingPointError"
     assert run.steps() == []
+
+
+def spoil(programs, steps) -> list[int]:
+    """Lets the loss of some steps be nan, and returns the steps that were made, which grows."""
+    update, made = programs.update, []
+
+    def diverge(state, *rest):
+        made.append(int(state.step) + 1)
+        state, metrics = update(state, *rest)
+        return state, metrics | {"loss": np.float32("nan")} if made[-1] in steps else metrics
+
+    programs.update = diverge
+    return made
+
+
+def alter(trainer, **changes) -> experiment.Experiment:
+    """Returns the experiment with other fields of its config, which its programs do not read."""
+    altered = copy.copy(trainer)
+    for group, fields in changes.items():
+        value = dataclasses.replace(getattr(altered.config, group), **fields)
+        altered.config = dataclasses.replace(altered.config, **{group: value})
+    return altered
+
+
+def read_strictly(file) -> list:
+    """Returns the lines of a file of JSON, which may hold no NaN and no Infinity."""
+    lines = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
+    return [json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in lines]
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "parallel pairs"])
+def test_a_run_whose_last_update_diverged_has_failed(
+    trainer, programs, tmp_path, monkeypatch, split
+):
+    run, evaluator, score = RunDirectory(tmp_path / "run"), programs.evaluator, scoring.score_state
+    evaluated = []
+
+    class Spoilt:
+        def __call__(self, *args):
+            evaluated.append(evaluator(*args))
+            if split == "validation" and len(evaluated) == 3:  # after steps 0, 4 and 6
+                evaluated[-1]["en2"] |= {"loss": math.nan, "ppl": math.inf}
+            return evaluated[-1]
+
+        def __getattr__(self, name):
+            return getattr(evaluator, name)
+
+    def score_badly(*args):
+        results = score(*args)
+        results["parallel"] = {
+            "pairs": {"pairs": 2, "languages": copy.deepcopy(results["languages"])}
+        }
+        for metrics in results["parallel"]["pairs"]["languages"].values():
+            metrics["nats_per_pair"] = math.inf
+        spoilt = results if split == "test" else results["parallel"]["pairs"]
+        spoilt["languages"]["en2"]["loss"] = math.nan
+        return results
+
+    programs.evaluator = Spoilt()
+    monkeypatch.setattr(scoring, "score_state", score_badly)
+    failed = start(alter(trainer, checkpoint={"every": 2}), run)
+    assert f"The {split} loss of en2 is nan after step 6." in failed
+    assert not run.done and run.read_json("evaluation.json") is None
+    assert run.read_json("FAILED.json")["message"] == failed
+    # That of step 6 is of the state that is spoilt.
+    assert run.newest_checkpoint() == 4 and f"{run.checkpoints}/4" in failed
+    records = read_strictly(run.path / "metrics.jsonl")
+    assert (split == "validation") == any(r.get("eval/loss/en2", 0) is None for r in records)
+    read_strictly(run.path / "FAILED.json")
+    again = [r["eval/loss/en2"] for r in run.metrics() if "eval/loss/en2" in r]
+    assert np.isnan(again[-1]) == (split == "validation")
+
+
+def test_every_checkpoint_of_a_run_that_diverged_is_one_that_goes_on(trainer, programs, tmp_path):
+    run, update = RunDirectory(tmp_path / "run"), programs.update
+    each = alter(trainer, checkpoint={"every": 1, "keep": 1})
+    spoil(programs, {5})
+    failed = start(each, run)
+    # The loss of step 5 is that of the state after 4, which was saved before it was known.
+    assert run.steps() == [3] and (run.checkpoints / "4.diverged").exists()
+    assert f"{run.checkpoints}/3" in failed and f"config.init_from={run}@3" in failed
+    assert "lower config.optimizer.peak_lr" in failed
+    assert "--config.optimizer.skip_nonfinite=10" in failed
+
+    programs.update = update
+    made = spoil(programs, {5})
+    assert start(each, run) == failed and made[0] == 4
+    programs.update = update
+    assert start(each, run) == "" and run.done
+    assert run.steps() == [STEPS]  # as config.checkpoint.keep has it
+
+
+def test_updates_are_left_out_and_counted_across_a_resume_up_to_as_many_in_a_row(
+    trainer, programs, tmp_path
+):
+    run, update = RunDirectory(tmp_path / "run"), programs.update
+    skipping = alter(trainer, optimizer={"skip_nonfinite": 2}, checkpoint={"every": 1})
+    made = spoil(programs, {1, 3, 4})
+    with pytest.raises(ends.Preempted):
+        start(skipping, run, Stop(lambda: made[-1:] == [4]))
+    assert run.newest("train/skipped") == {"train/skipped": 3, "train/skipped_in_a_row": 2}
+
+    assert run.steps() == [2, 4]  # none of a step that was left out, but where the run was stopped
+    shutil.copytree(run.path, tmp_path / "copy")
+    programs.update = update
+    spoil(programs, {5})
+    failed = start(skipping, run)
+    assert "The loss of step 5 is nan" in failed and "2 updates before it were left out" in failed
+    assert run.steps() == [2] and "--config.optimizer.skip_nonfinite=10" in failed
+    programs.update = update
+    spoil(programs, {6})
+    copied = RunDirectory(tmp_path / "copy")
+    assert start(skipping, copied) == "" and copied.done
+    counted = dict(zip(*copied.series("train/skipped"), strict=True))
+    assert counted == {1: 1, 2: 1, 3: 2, 4: 3, 5: 3, 6: 4}
+    # The mean over steps of which none has a loss is not known.
+    assert [
+        record["train/loss"]
+        for record in read_strictly(copied.path / "metrics.jsonl")
+        if record["step"] == 6 and "train/loss" in record
+    ] == [None]
 
 
 def test_a_run_that_is_stopped_in_its_last_evaluation_makes_up_for_it(trainer, programs, tmp_path):
@@ -448,6 +560,7 @@ COMMAND = textwrap.dedent(
     cli.run_command(main)
     """
 )
+IN_AN_IMPORT = "raise ImportError('initialization failed') from KeyboardInterrupt()"
 # An interrupt where an exception cannot be raised, as jax's callback of garbage collections is.
 LOST = "; ".join(
     [
@@ -465,10 +578,17 @@ LOST = "; ".join(
     ("what", "code", "said"),
     [
         ("pass", 0, ""),
-        ("open('/')", 2, "error: /: Is a directory.\n"),
+        ("open('/')", 2, "error: /: Is a directory. Name a file.\n"),
         ("b'\\xe9'.decode()", 1, "UnicodeDecodeError"),
         ("raise ValueError('caf\\xe9')", 2, "error: caf\\xe9\n"),
+        ("raise MemoryError('of 9 GB')", 2, "error: This machine is out of memory: of 9 GB.\n"),
+        (
+            "raise RuntimeError('write() failed: File too large; writing a/b; at byte 9')",
+            2,
+            "error: a/b: File too large. Raise the limit on the size of a file: ulimit -f.\n",
+        ),
         (LOST, 75, "Interrupted. Start again to go on.\n"),
+        (IN_AN_IMPORT, 75, "Interrupted. Start again to go on.\n"),
     ],
 )
 def test_a_command_without_a_locale_prints_all_and_tells_errors_apart(what, code, said):

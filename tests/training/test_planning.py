@@ -1,4 +1,4 @@
-"""What each device holds, against the arrays themselves; what cannot fit is refused."""
+"""What each device holds and what takes disk, against arrays and files; what cannot fit."""
 
 import pathlib
 import re
@@ -7,9 +7,11 @@ import helpers
 import jax
 import pytest
 
-from imbalance_jax.compute import hardware, sharding, step, tuning
+from imbalance_jax.compute import hardware, model, sharding, step, tuning
 from imbalance_jax.config import MeshConfig, costs
-from imbalance_jax.training import planning
+from imbalance_jax.runs import storage
+from imbalance_jax.runs.run_directory import RunDirectory
+from imbalance_jax.training import experiment, pack, planning
 
 UNITS = {"B": 1, "KB": 1e3, "MB": 1e6}
 
@@ -97,3 +99,38 @@ def test_a_run_within_twice_the_memory_is_left_to_the_compiler(monkeypatch):
                 planning.check_memory(config, mesh, members)
         else:
             planning.check_memory(config, mesh, members)
+
+
+def read_size(line: str) -> float:
+    value, unit = re.search(r"takes? ([\d.]+) (\w+)", line).groups()
+    return float(value) * UNITS[unit]
+
+
+@pytest.mark.parametrize("saved", [0, 1])
+def test_a_plan_says_what_each_directory_takes_and_warns_where_it_will_not_fit(
+    data_dir, english, tmp_path, monkeypatch, saved
+):
+    config = helpers.tiny_config(data_dir, checkpoint__keep=2)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    trainer, run = experiment.Experiment.make(config, {"en": english}, mesh), RunDirectory(tmp_path)
+    english.tokens("train")
+    if saved:
+        (run.checkpoints / "10").mkdir(parents=True)
+    planned = pack.Pack([pack.PackMember("", trainer, run)], mesh)
+    # Parameters and two moments in 32 bits, and the numbers of two steps.
+    size = 3 * 4 * model.count_parameters(config.model, trainer.vocabulary.size) + 2 * 4
+    places = [run.checkpoints, english.path, english.cache]
+    free = {str(place): (3 - saved) * size - 1 for place in (*places, run.path)}
+    monkeypatch.setattr(storage, "count_free_bytes", lambda place: free[str(place)])
+    *lines, warning = planning.describe_disks(planned)
+    assert [line.rpartition(": ")[2] for line in lines] == list(map(str, places))
+    cached = english.cache.glob(f"{english.cached('').name}*")
+    prepared = pathlib.Path(english.path).iterdir()
+    files = [sum(file.stat().st_size for file in each) for each in (prepared, cached)]
+    for line, expected in zip(lines, [size, *files], strict=True):
+        assert read_size(line) == pytest.approx(expected, rel=0.005)
+    assert f"up to {planning.format_bytes(3 * size)} on disk, where" in lines[0]
+    assert read_size(warning) == pytest.approx((3 - saved) * size, rel=0.005)
+    assert "Free some of it" in warning and "config.checkpoint.keep=2" in warning
+    free[str(run.path)] *= 1.005
+    assert planning.warn_of_full_disk(planned) == []

@@ -1,6 +1,7 @@
 """Behaviours of fine-tuning in one language and scoring in others: encoding, protocols, command."""
 
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -26,6 +27,7 @@ from imbalance_jax.data import languages
 from imbalance_jax.report import record, transfer_section
 from imbalance_jax.report import run_page as page
 from imbalance_jax.report.study.alignment_panels import make_transfer_panels
+from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import init_from, loading
 from imbalance_jax.transfer import __main__ as command
@@ -655,7 +657,10 @@ def test_a_mistake_is_refused_by_its_flag_before_anything_is_trained(
 def test_a_directory_that_cannot_be_written_to_is_refused_before_anything_is_trained(
     run_directory, given, monkeypatch
 ):
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "refused", str(path))
+
+    monkeypatch.setattr(storage, "try_directory", refuse)
     with pytest.raises(ValueError, match=f"{run_directory} cannot be written to"):
         given(f"--workdir={run_directory}", "--tasks=origin")
 

@@ -21,7 +21,6 @@ Exit code 1 says that a check failed, or that two things differ.
 
 import collections
 import dataclasses
-import json
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +32,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data.order import audit, corpora
 from imbalance_jax.data.order.stream import HostBatch, Stream, resolve_ratio
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
 
@@ -100,7 +100,7 @@ def describe_batch(opened: TrainingData, step: int, rows: int) -> str:
         g = language_B[row]
         source = opened.sources[config.source_of(config.tags[g])]
         # Line ends and the like, so that a row is a line.
-        text = json.dumps(source.tokenizer.decode(batch.ids_BW[row]), ensure_ascii=False)
+        text = format_json(source.tokenizer.decode(batch.ids_BW[row]), ensure_ascii=False)
         where = f"{stream.pools[g]} window {start_B[row] // config.model.L}"
         lines.append(f"row {row:>3}  {config.tags[g]:<6} {where:<24} {text[1:-1]}")
     return "\n".join(lines)
@@ -221,12 +221,15 @@ def check_run(run: RunDirectory, opened: TrainingData) -> list[str]:
     audits = {v: audit.OrderAudit(config, stream, hash_version=v) for v in versions}
     total = records[-1]["step"]
     sequences_G = np.zeros(len(config.tags), np.int64)
+    # The batches of updates that were left out have been drawn, and not trained on.
+    skipped = {r["step"] for r in run.metrics() if "train/skipped_in_a_row" in r}
     with Progress("Checking the order", total) as progress:
         for record in records:
             again = audits[audit.parse_hash_version(record[audit.ORDER_METRIC])]
             while again.step < record["step"]:
                 language_B, _ = stream.order_of(again.step)
-                sequences_G += np.bincount(language_B, minlength=len(sequences_G))
+                if again.step + 1 not in skipped:
+                    sequences_G += np.bincount(language_B, minlength=len(sequences_G))
                 for each in audits.values():
                     each.follow()
             for name, value in again.metrics().items():

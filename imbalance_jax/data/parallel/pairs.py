@@ -1,7 +1,6 @@
 """The files of a set of parallel text: one of JSON objects with both sides, or two of lines."""
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator
 
@@ -10,6 +9,7 @@ from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files as files_lib
 from imbalance_jax.data.text import patterns
 from imbalance_jax.runs import damaged_files, storage
+from imbalance_jax.runs.json_text import format_json
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
@@ -133,7 +133,7 @@ def _read_json_texts(
                 )
             if not isinstance(text, str):
                 raise ValueError(
-                    f"{path}, line {number}: its field {field!r} is {json.dumps(text)[:40]}, not "
+                    f"{path}, line {number}: its field {field!r} is {format_json(text)[:40]}, not "
                     f"a string. Set config.parallel.{name}.fields."
                 )
             texts.append(files_lib.replace_lone_surrogates(text))

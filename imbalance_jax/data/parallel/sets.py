@@ -360,7 +360,7 @@ def _write_set(path: epath.Path, about: dict[str, Any], arrays: Mapping[str, np.
             digests[name] = hashlib.sha256(file.getvalue()).hexdigest()
             (directory / name).write_bytes(file.getvalue())
         about = {**about, "digests": digests}
-        (directory / _MARKER).write_text(damaged_files.format_json(about))
+        (directory / _MARKER).write_text(damaged_files.format_checked_json(about))
 
 
 def _read_set(path: epath.Path) -> ParallelSet:

@@ -24,6 +24,7 @@ from imbalance_jax.data.prepare import joint as joint_lib
 from imbalance_jax.data.prepare import writing
 from imbalance_jax.data.prepare.joint import JointTokenizer
 from imbalance_jax.data.prepare.tokenizers import train_tokenizer
+from imbalance_jax.data.text import reading as text_lib
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.tokenizer import read_tokenizer_file
 from imbalance_jax.runs import storage
@@ -54,11 +55,15 @@ def prepare_run_sources(
       ValueError: a text or tokenizer cannot be used, or neither it nor its prepared form is here.
     """
     # All sources are checked before the first one is worked on.
+    names = list_language_sources(config)
     directories = find_all_prepared_sources(config, recorded)
     for name in _list_required_sources(config, directories):
         if name not in directories:
             prepared.check_source_inputs(name, config.sources[name])
-    names = list_language_sources(config)
+    for name in set(names) - set(directories):
+        there = prepared.list_prepared_directories(config.data_dir, name, sources.MARKER)
+        if not there and not _is_endless(config.sources[name]):
+            _check_places_of_text(config.data_dir)  # before the text is read for its fingerprint
     joint = None
     if config.vocabulary.layout == "joint":
         joint = joint_lib.make_joint_tokenizer(config, names, directories)
@@ -139,7 +144,7 @@ def prepare_source(
     Raises:
       ValueError: the text or the tokenizer cannot be used; nothing is left half made.
     """
-    if source.kind == "synthetic" and not source.synthetic.tokens:
+    if _is_endless(source):
         return synthetic.SyntheticSource(name, source.synthetic)
     joint = tokenizer.stated if tokenizer else None
     cache = sources.resolve_data_cache_dir(data_dir)
@@ -162,8 +167,34 @@ def prepare_source(
     if sources.is_prepared(path):
         prepared.add_statement(path, sources.MARKER, made_of)
     else:
+        _check_places_of_text(data_dir)
+        _warn_of_full_disk(name, source, data_dir)
         writing.write_prepared_source(name, source, path, text_key, key, tokenizer, made_of)
     return sources.open_source(name, path, cache)
+
+
+def _is_endless(source: SourceConfig) -> bool:
+    """Whether a source is made as it is read, and nothing of it is written."""
+    return source.kind == "synthetic" and not source.synthetic.tokens
+
+
+def _check_places_of_text(data_dir: str) -> None:
+    """Raises ValueError if text cannot be written to data_dir, or its ids to their cache."""
+    storage.check_directory_writable("config.data_dir", data_dir)
+    sources.check_cache_writable(sources.resolve_data_cache_dir(data_dir))
+
+
+def _warn_of_full_disk(name: str, source: SourceConfig, data_dir: str) -> None:
+    """Warns if the ids of a text will hardly fit, which take 2 bytes for 5 of it, or more."""
+    least = 0 if source.kind == "synthetic" else 2 * text_lib.estimate_text_bytes(source) // 5
+    for place in (data_dir, sources.resolve_data_cache_dir(data_dir)):
+        free = storage.count_free_bytes(place)
+        if free is not None and free < least:
+            print(
+                f"Warning: the ids of config.sources.{name} take {least / 1e6:,.1f} MB or more in "
+                f"{place}, where {free / 1e6:,.1f} MB are free.",
+                flush=True,
+            )
 
 
 def _make_tokenizer_key(source: SourceConfig) -> object:

@@ -13,7 +13,12 @@ from imbalance_jax.data.prepare import tokenizers
 from imbalance_jax.data.prepare.joint import JointTokenizer
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.documents import Document
-from imbalance_jax.data.tokenizer import TextTokenizer, batch_texts, read_tokenizer_file
+from imbalance_jax.data.tokenizer import (
+    TextTokenizer,
+    batch_texts,
+    count_bytes,
+    read_tokenizer_file,
+)
 from imbalance_jax.runs import children, storage
 from imbalance_jax.runs.progress import Progress
 
@@ -89,12 +94,12 @@ def _encode_documents(
     tokenizer = TextTokenizer(model)
     for batch in batch_texts(documents, lambda item: len(item[1].text)):
         texts = [document.text for _, document in batch]
-        encoded = tokenizer.encode_all(texts, num_threads=children.count_cores())
+        encoded = tokenizer.encode_arrays(texts, num_threads=children.count_cores())
         for (split, document), ids in zip(batch, encoded, strict=True):
             yield sources.EncodedDocument(
                 split,
                 document.identity,
-                np.array([*ids, tokenizer.separator]),
-                bytes=len(document.text.encode()),
+                np.append(ids, np.int32(tokenizer.separator)),
+                bytes=count_bytes(document.text),
                 lost=tokenizer.lost_bytes(document.text, ids),
             )

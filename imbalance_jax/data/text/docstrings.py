@@ -15,11 +15,13 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 import sysconfig
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import files as files_lib
@@ -209,10 +211,21 @@ def _extract_chunks(
         mp_context=multiprocessing.get_context("spawn"),
         initializer=children.end_worker_with_parent,
     )
+    started = list[BaseProcess]()
     try:
         with _hide_main_module():
             results = executor.map(_extract_paragraphs, chunks)  # submits all: starts every worker
+        started = multiprocessing.active_children()
         yield from results
+    except concurrent.futures.process.BrokenProcessPool as error:
+        executor.shutdown()  # which ends the others by SIGTERM
+        codes = [worker.exitcode for worker in started if worker.exitcode]
+        code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
+        raise ValueError(
+            "A process that reads the packages' documentation was "
+            f"{children.describe_exit(code)}. Start it again, with fewer cores (taskset) if "
+            "memory is short."
+        ) from error
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -39,7 +39,8 @@ def read_file_lines(path: str) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(_decompress_file(file, path), start=1):  # noqa: B007
                 yield file.tell(), line
         except (EOFError, OSError, zlib.error) as error:
-            if getattr(error, "errno", None):  # not of the data, but of the disk
+            if isinstance(error, OSError) and error.errno:  # not of the data, but of the disk
+                error.filename = error.filename or path
                 raise
             raise make_damaged_file_error(path, f"after line {number}", error) from error
 
@@ -184,7 +185,7 @@ def _save_digest_cache(cache: pathlib.Path, digests: dict[str, str]) -> None:
         descriptor, unfinished = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
         try:
             with open(descriptor, "w") as file:
-                file.write(damaged_files.format_json(digests))
+                file.write(damaged_files.format_checked_json(digests))
             os.replace(unfinished, cache)
         except BaseException:
             os.unlink(unfinished)

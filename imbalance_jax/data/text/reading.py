@@ -12,7 +12,6 @@ source says nothing of it, and what markup becomes.
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Protocol
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import docstrings, own_files, tfds
 from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
+from imbalance_jax.runs.json_text import format_json
 
 # Part of every fingerprint: raise it when the same input begins to yield other text.
 _VERSION = 2
@@ -159,7 +159,7 @@ def compute_text_fingerprint(
     key = _select_source_reader(source).list_fingerprint_parts(name, source, cache)
     if source.markup != "none":
         key.append(["markup", source.markup])
-    return hashlib.sha256(json.dumps([_VERSION, source.kind, key]).encode()).hexdigest()
+    return hashlib.sha256(format_json([_VERSION, source.kind, key]).encode()).hexdigest()
 
 
 def estimate_text_bytes(source: SourceConfig) -> int:

@@ -15,6 +15,7 @@ from imbalance_jax.report.study.series import (
     make_level,
     make_series,
 )
+from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.study import grid
 
 SHUFFLED = "nothing shared"
@@ -86,7 +87,7 @@ def make_transfer_panels(table: StudyTable) -> list[Panel]:
                 title = (
                     f"{transfer_results.name_tasks(tasks)}, fine-tuned in {trained} ({protocol})"
                 )
-                way = (title, json.dumps(transfer_results.get_task_settings(tasks)))
+                way = (title, format_json(transfer_results.get_task_settings(tasks)))
                 x = 100 * (1 - share[name, trained])
                 for tag, mean in transfer_results.average_over_tasks(tasks).items():
                     series = tag if kind == "mixture" else f"{tag}, {kind}"

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -242,6 +243,13 @@ def test_docstrings_are_the_same_each_time_and_on_any_number_of_workers(small, m
         seen = []
         assert list(text.read_documents("en", SMALL, seen.append)) == once
         assert seen == sorted(seen) and seen[-1] == 1.0 and len(seen) > 5
+
+
+def test_a_worker_that_is_killed_is_reported_by_its_signal(monkeypatch):
+    monkeypatch.setattr(docstrings, "count_cores", lambda: 2)
+    monkeypatch.setattr(docstrings, "_extract_paragraphs", signal.raise_signal)
+    with pytest.raises(ValueError, match=r"ended by SIGKILL, .*fewer cores"):
+        list(docstrings._extract_chunks([signal.SIGKILL, signal.SIGKILL], 10**6))
 
 
 def test_each_held_out_split_gets_a_fiftieth_of_the_modules(package, monkeypatch):
