@@ -10,29 +10,29 @@ launch/README.md has a page for each engine.
 
 import collections
 import dataclasses
-import datetime
 import fnmatch
 import os
 import shlex
-import subprocess
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TextIO
 
 from absl import flags
 from etils import epath
 
 from imbalance_jax import cli
-from imbalance_jax.runs import code_versions, damaged_files, storage
+from imbalance_jax.runs import storage
 from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.study import grid, study_plan
 from imbalance_jax.study.study_directory import StudyDirectory
-from launch import engines, inputs, processes
+from launch import engines, inputs, submissions
 from launch import plan as plan_lib
 from launch import profile as profile_lib
 from launch.engines import JobRequest, RenderedJobs
 from launch.inputs import InputReport
-from launch.plan import Plan
+from launch.plan import Job, Plan
 from launch.profile import Profile
 
 FLAGS = flags.FLAGS
@@ -117,13 +117,19 @@ def _check_plan_inputs(
     recorded = directory.binding_texts() if readable else {}
     report = inputs.check_inputs(study, plan, profile, recorded=recorded, reach=reach)
     placeholders = profile_lib.describe_placeholders(profile, plan.workdir)
-    notes = (*([placeholders] if placeholders else []), *report.notes)
+    shared = submissions.describe_shared_runs(directory, study, plan, plan.jobs, reach=reach)
+    notes = (*filter(None, (placeholders, shared)), *report.notes)
     return dataclasses.replace(report, notes=notes)
 
 
 def _print_notes(report: InputReport) -> None:
     for note in report.notes:
-        print(f"# {note}", file=sys.stderr if FLAGS.format == "json" else sys.stdout)
+        _print_comment(note, sys.stderr if FLAGS.format == "json" else sys.stdout)
+
+
+def _print_comment(text: str, file: TextIO | None = None) -> None:
+    """Prints a text so that a shell which reads it runs none of its lines."""
+    print(textwrap.indent(text, "# ", lambda line: True), file=file)
 
 
 def _open_study() -> tuple[StudyDirectory, grid.StudyConfig]:
@@ -206,17 +212,13 @@ def _parse_env_flags() -> dict[str, str]:
 
 def _get_output_directory(plan: Plan) -> epath.Path:
     """Returns the local directory of the files that the commands read."""
-    if FLAGS.out:
-        return epath.Path(os.path.abspath(FLAGS.out))
-    if "://" in plan.workdir:
-        return epath.Path(os.path.abspath(f"studies/{plan.study}/launch/{plan.profile}"))
-    return epath.Path(plan.folder)
+    return epath.Path(os.path.abspath(FLAGS.out) if FLAGS.out else plan.local_folder)
 
 
 def _render_selected_jobs(
     directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, profile: Profile
-) -> RenderedJobs:
-    """Returns the files and commands of the jobs that --runs and --only select.
+) -> tuple[tuple[Job, ...], RenderedJobs]:
+    """Returns the jobs that --runs and --only select, and their files and commands.
 
     Raises:
       ValueError: they select no job, or the engine cannot do what is asked.
@@ -234,26 +236,31 @@ def _render_selected_jobs(
         raise ValueError(f"--only={FLAGS.only}: there is no such run.")
     env_file = os.path.abspath(FLAGS.env_file) if FLAGS.env_file else ""
     if env_file:
+        plan_lib.check_path_is_one_line("--env_file", env_file)
         _check_file_mode(env_file)
+    out = os.fspath(_get_output_directory(plan))
+    plan_lib.check_path_is_one_line("--out", out)
     request = JobRequest(
         jobs,
-        out=os.fspath(_get_output_directory(plan)),
+        out=out,
         again=FLAGS.only == "failed",
         max_parallel=FLAGS.max_parallel,
         env_file=env_file,
     )
     rendered = engines.load_engine(plan.engine).render_jobs(plan, profile, request)
     if not others:
-        return rendered
+        return jobs, rendered
     note = f"A pack is sent whole: --only={FLAGS.only} here also trains {', '.join(others)}."
-    return dataclasses.replace(rendered, notes=(note, *rendered.notes))
+    return jobs, dataclasses.replace(rendered, notes=(note, *rendered.notes))
 
 
 def _check_file_mode(file: str) -> None:
     if not os.path.isfile(file):
         raise ValueError(f"--env_file={file}: there is no such file.")
     if os.stat(file).st_mode & 0o777 != 0o600:
-        raise ValueError(f"--env_file={file} can be read by others. Run chmod 600 {file}.")
+        raise ValueError(
+            f"--env_file={file} can be read by others. Run chmod 600 {shlex.quote(file)}."
+        )
 
 
 def _write_plan_files(folder: epath.Path, plan: Plan, rendered: RenderedJobs) -> None:
@@ -266,37 +273,61 @@ def _format_plan_json(plan: Plan) -> str:
     return format_json(plan.to_dict(), indent=1) + "\n"
 
 
+def _format_described_plan_json(
+    plan: Plan, logs: Sequence[str], report: InputReport, seconds: Mapping[str, float | None]
+) -> str:
+    """Returns all that the readable plan says: plan.json, and the logs, the text and the time."""
+    plain = plan.to_dict()
+    for job, log in zip(plain["jobs"], logs, strict=True):
+        job["log"] = log
+    plain["text"] = [source.to_dict() for source in report.sources]
+    plain["time"] = {"seconds": seconds}
+    return format_json(plain, indent=1) + "\n"
+
+
 def _run_plan_command(
     directory: StudyDirectory, study: grid.StudyConfig, plan: Plan, report: InputReport
 ) -> int:
     _write_plan_files(_get_output_directory(plan), plan, RenderedJobs({}, ()))
+    engine = engines.load_engine(plan.engine)
+    logs = [engine.name_log(plan, job) for job in plan.jobs]
+    seconds = _estimate_seconds(directory, study, plan)
     if FLAGS.format == "json":
-        print(_format_plan_json(plan))
+        print(_format_described_plan_json(plan, logs, report, seconds))
     else:
-        engine = engines.load_engine(plan.engine)
-        print(plan_lib.describe_jobs(plan, [engine.name_log(plan, job) for job in plan.jobs]))
+        print(plan_lib.describe_jobs(plan, logs))
         print("\nText to train on, and the run that takes the most of it:")
         for source in report.sources:
             print(source.describe())
-        print(_describe_time(directory, study, plan))
+        print(_describe_time(directory, seconds))
         print(
-            f"\nWrote {_get_output_directory(plan) / 'plan.json'}. To see what would be sent: "
-            "python -m launch submit, with the same flags."
+            f"\nWrote {_quote_path(_get_output_directory(plan) / 'plan.json')}. "
+            "To see what would be sent: python -m launch submit, with the same flags."
         )
     _print_notes(report)
     return cli.DONE
 
 
-def _describe_time(directory: StudyDirectory, study: grid.StudyConfig, plan: Plan) -> str:
-    """Returns the time that the runs of a plan take, where runs that are done say how fast."""
+def _quote_path(path: epath.PathLike) -> str:
+    """Returns a path as a shell takes it."""
+    return shlex.quote(os.fspath(path))
+
+
+def _estimate_seconds(
+    directory: StudyDirectory, study: grid.StudyConfig, plan: Plan
+) -> dict[str, float | None]:
+    """Returns the time that each run of a plan takes, where runs that are done say how fast."""
     speeds = {}
     if not storage.is_store(directory.path):
         speeds = study_plan.read_measured_speeds(directory, study)
-    names = [name for job in plan.jobs for name in job.members]
-    seconds = {
+    return {
         name: study_plan.estimate_training_seconds(study.runs[name].config, speeds)
-        for name in names
+        for job in plan.jobs
+        for name in job.members
     }
+
+
+def _describe_time(directory: StudyDirectory, seconds: Mapping[str, float | None]) -> str:
     known = {name: time for name, time in seconds.items() if time is not None}
     lines = []
     if known:
@@ -306,9 +337,9 @@ def _describe_time(directory: StudyDirectory, study: grid.StudyConfig, plan: Pla
             f"{format_duration(sum(known.values()))} for {len(known)} runs together, at the speed "
             "of runs of this study that are done."
         )
-    if len(known) < len(names):
+    if len(known) < len(seconds):
         lines.append(
-            f"Time: no speed is known for {len(names) - len(known)} runs. To measure it, on a "
+            f"Time: no speed is known for {len(seconds) - len(known)} runs. To measure it, on a "
             f"machine like those of the jobs: python -m imbalance_jax.study plan "
             f"{_format_study_flags(directory)} --measure"
         )
@@ -318,7 +349,7 @@ def _describe_time(directory: StudyDirectory, study: grid.StudyConfig, plan: Pla
 def _format_study_flags(directory: StudyDirectory) -> str:
     """Returns the flags by which `imbalance_jax.study` opens the same study."""
     if FLAGS.study is None:
-        return f"--workdir={shlex.quote(str(directory))}"
+        return shlex.join([f"--workdir={directory}"])
     args = [f"--config={FLAGS['study'].config_filename}"]  # type: ignore[attr-defined]
     args += [
         arg.replace("--study.", "--config.", 1) for arg in sys.argv if arg.startswith("--study.")
@@ -333,7 +364,7 @@ def _run_render_command(
     profile: Profile,
     report: InputReport,
 ) -> int:
-    rendered = _render_selected_jobs(directory, study, plan, profile)
+    _, rendered = _render_selected_jobs(directory, study, plan, profile)
     _write_plan_files(_get_output_directory(plan), plan, rendered)
     _print_rendered(rendered)
     _print_next_step(plan)
@@ -344,10 +375,12 @@ def _run_render_command(
 def _print_next_step(plan: Plan) -> None:
     if FLAGS.format == "json":
         return
-    print(f"# The files are in {_get_output_directory(plan)}. Nothing was submitted.")
-    print(
-        "# To send the jobs: python -m launch submit, with the same flags and --execute. It first "
-        f"writes study.json and logs/ into {plan.workdir}, which these commands need."
+    _print_comment(
+        f"The files are in {_quote_path(_get_output_directory(plan))}. Nothing was submitted."
+    )
+    _print_comment(
+        "To send the jobs: python -m launch submit, with the same flags and --execute. It first "
+        f"writes study.json and logs/ into {_quote_path(plan.workdir)}, which these commands need."
     )
 
 
@@ -358,7 +391,7 @@ def _print_rendered(rendered: RenderedJobs) -> None:
     for command in rendered.commands:
         print(shlex.join(command))
     for note in rendered.notes:
-        print(f"# {note}")
+        _print_comment(note)
 
 
 def _run_submit_command(
@@ -368,13 +401,17 @@ def _run_submit_command(
     profile: Profile,
     report: InputReport,
 ) -> int:
-    rendered = _render_selected_jobs(directory, study, plan, profile)
+    jobs, rendered = _render_selected_jobs(directory, study, plan, profile)
     if not FLAGS.execute:
         _write_plan_files(_get_output_directory(plan), plan, rendered)
         _print_rendered(rendered)
         _print_next_step(plan)
         _print_notes(report)
         return cli.DONE
+    profile_lib.check_placeholders(profile, plan.workdir)
+    shared = submissions.describe_shared_runs(directory, study, plan, jobs, reach=True)
+    if shared:
+        raise ValueError(shared)
     _print_notes(report)
     directory.check(study)
     directory.claim(study, report.texts)
@@ -383,61 +420,20 @@ def _run_submit_command(
     for place in dict.fromkeys((_get_output_directory(plan), folder)):
         _write_plan_files(place, plan, rendered)
     if plan.engine == "local":
-        print(f"What the runs say goes to {plan.workdir}/logs, as they train.")
+        print(f"What the runs say goes to {_quote_path(plan.workdir)}/logs, as they train.")
     for command in rendered.commands:
         print(shlex.join(command), flush=True)
-        code = _execute_command(command, plan.engine == "local", folder / "submitted.jsonl")
+        line = submissions.execute_command(command, plan.engine == "local")
+        line |= {"engine": plan.engine, "jobs": submissions.list_submitted_members(command, jobs)}
+        submissions.append_line(plan, line)
+        code = line["code"]
         if plan.engine == "local":
             print(f"exit code {code}", flush=True)
         if code:
             return code if plan.engine == "local" else cli.FAILED
-    print(f"How far the runs are: python -m launch status --workdir={shlex.quote(plan.workdir)}")
+    status = shlex.join(["python", "-m", "launch", "status", f"--workdir={plan.workdir}"])
+    print(f"How far the runs are: {status}")
     return cli.DONE
-
-
-def _execute_command(command: Sequence[str], local: bool, record: epath.Path) -> int:
-    """Runs a command, appends its result to a file, and returns its exit code.
-
-    Args:
-      command: its argv.
-      local: whether it trains on this machine. Then its output is shown as it comes, and an
-        interrupt is passed on to it.
-      record: the file, with a JSON object a line.
-
-    Raises:
-      ValueError: there is no such command.
-    """
-    if record.exists():
-        _read_record(record)  # before anything is sent that could not be written down
-    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    output = ""
-    if local:
-        (ended,) = processes.run_processes([processes.ProcessSpec(command, {}, "")], together=False)
-        code = processes.convert_exit_code(ended, alone=True)
-    else:
-        try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        except FileNotFoundError as error:
-            raise ValueError(f"{command[0]} is not installed here.") from error
-        code, output = done.returncode, done.stdout.strip()
-        print(output)
-    line = {
-        "time": began,
-        "argv": command,
-        "code": code,
-        "output": output,
-        "git": code_versions.get_code_versions()["git"],
-    }
-    # Object stores cannot append, so all lines are written again; there are few.
-    before = _read_record(record) if record.exists() else b""
-    storage.write_file_atomically(record, before + format_json(line).encode() + b"\n")
-    return code
-
-
-def _read_record(record: epath.Path) -> bytes:
-    """Returns what was recorded, whatever it is, with a line end."""
-    content = damaged_files.read_file(record, "Move it away.")
-    return content if content.endswith(b"\n") or not content else content + b"\n"
 
 
 def _run_status_command(directory: StudyDirectory, study: grid.StudyConfig) -> int:
@@ -456,7 +452,8 @@ def _run_logs_command(plan: Plan, profile: Profile) -> int:
     engine = engines.load_engine(plan.engine)
     for job in plan.jobs:
         command = engine.build_logs_command(plan, profile, job)
-        print(f"# {', '.join(job.members)}\n{shlex.join(command)}")
+        _print_comment(", ".join(job.members))
+        print(shlex.join(command))
     return cli.DONE
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from imbalance_jax.config import Config, SourceConfig, costs
 from imbalance_jax.data import parallel, prepare, prepared
@@ -39,6 +40,21 @@ class SourceReport:
     tokens: float  # that the run takes of it
     epochs: float  # that these make; 0 if the text has no end, or its length is unknown
     exhaustion: str  # config.mixture.on_exhaustion of the run
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what `describe` says, with None for what is unknown."""
+        known = 0 < self.found.tokens < math.inf
+        return {
+            "source": self.name,
+            "place": self.found.place,
+            "fingerprint": self.found.fingerprint or None,
+            "endless": self.found.tokens == math.inf,
+            "tokens": int(self.found.tokens) if known else None,
+            "run": self.run,
+            "run_tokens": self.tokens,
+            "epochs": self.epochs or None,
+            "on_exhaustion": self.exhaustion,
+        }
 
     def describe(self) -> str:
         place = f"  {self.name}: {self.found.place}"

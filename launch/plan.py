@@ -6,7 +6,9 @@ submitted job is found again. All errors that show without a machine are found h
 
 import dataclasses
 import hashlib
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, costs, mesh_shape
 from imbalance_jax.runs import storage
 from imbalance_jax.study import grid, study_runner
-from launch import profile as profile_lib
+from launch import secret_rule
 from launch.hardware import JobSize
 from launch.profile import Profile
 
@@ -62,6 +64,12 @@ class Plan:
         """Where the plan lies in the study's directory."""
         return f"{self.workdir}/launch/{self.profile}"
 
+    @property
+    def local_folder(self) -> str:
+        """Where the plan and the files of its jobs lie on this machine, unless --out says where."""
+        here = f"studies/{self.study}/launch/{self.profile}"
+        return os.path.abspath(here) if "://" in self.workdir else self.folder
+
     def to_dict(self) -> dict[str, Any]:
         plain = {"version": VERSION, **dataclasses.asdict(self)}
         plain["size"] |= {"devices": self.size.devices, "processes": self.size.processes}
@@ -96,7 +104,7 @@ def make_plan(
     _check_pack(profile, pack, pack_size)
     _check_workdir(profile, workdir)
     env = {**profile.env, **(env or {})}
-    profile_lib.check_env(env, profile.engine)
+    secret_rule.check_env(env, profile.engine)
     if "://" in workdir:
         # In the study's directory, because machines come and go.
         env.setdefault("JAX_COMPILATION_CACHE_DIR", f"{workdir}/compiled")
@@ -195,7 +203,18 @@ def _check_pack(profile: Profile, pack: str, pack_size: int) -> None:
         )
 
 
+def check_path_is_one_line(field: str, path: str) -> None:
+    """Raises ValueError if a path cannot stand in a line of a file, or of what is printed."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in path):
+        raise ValueError(
+            f"{field}={path!r} has a line break or another character that does not print. Choose "
+            "another name."
+        )
+
+
 def _check_workdir(profile: Profile, workdir: str) -> None:
+    check_path_is_one_line("--workdir", workdir)
+    secret_rule.check_values({"--workdir": workdir}, profile.engine)
     remote = "://" in workdir
     if profile.engine in ("gke", "sky", "tpuvm") and not remote:
         raise ValueError(
@@ -247,9 +266,9 @@ def _check_run(config: Config, profile: Profile, devices: int, pack: str) -> Non
 
 def _check_data_dir(data_dir: str, profile: Profile) -> None:
     """Raises ValueError if the text is not where a job could find it."""
-    storage.check_store_path(
-        f"{profile.name}.toml: data_dir" if profile.data_dir else "config.data_dir", data_dir
-    )
+    field = f"{profile.name}.toml: data_dir" if profile.data_dir else "config.data_dir"
+    check_path_is_one_line(field, data_dir)
+    storage.check_store_path(field, data_dir)
     if profile.engine != "local" and not data_dir.startswith("/") and "://" not in data_dir:
         raise ValueError(
             f"config.data_dir={data_dir} depends on where a job runs. Set data_dir in the profile "

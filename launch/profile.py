@@ -24,12 +24,14 @@ from imbalance_jax.config import mesh_shape
 from imbalance_jax.config.bounds import Bounds, Count, FieldGroup, Size
 from imbalance_jax.config.schema import MeshSize
 from imbalance_jax.runs import storage
-from launch import hardware
+from launch import hardware, secret_rule
 from launch.hardware import JobSize
 
 PACKAGE = pathlib.Path(__file__).parent
-# What the profiles of the package have where a user's own names belong.
-_PLACEHOLDER = re.compile(r"\bmy-(bucket|project|cluster)\b|sha256:0{64}")
+# What the profiles of the package and the messages have where a user's own names belong. Names of
+# projects and buckets are unique in the world, so these are somebody else's.
+_UNUSABLE = r"\bmy-(bucket|project)\b|\bgs://BUCKET\b|\bREGISTRY/|sha256:0{64}"
+_PLACEHOLDER = rf"\bmy-cluster\b|{_UNUSABLE}"
 # As man sbatch has it: minutes, minutes:seconds, or days-hours and so on; "" is the partition's.
 _SLURM_TIME = r"|\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited"
 
@@ -195,13 +197,32 @@ def _list_profiles(folder: pathlib.Path) -> str:
 
 def describe_placeholders(profile: Profile, workdir: str) -> str:
     """Returns a line on names of the examples that nobody has replaced, or ""."""
-    table = dataclasses.asdict(profile.settings)
-    fields = {"--workdir": workdir, "data_dir": profile.data_dir}
-    fields |= {f"{profile.engine}.{name}": value for name, value in table.items()}
-    left = [name for name, value in fields.items() if _PLACEHOLDER.search(str(value))]
+    left = _list_matching_fields(profile, workdir, _PLACEHOLDER)
     if not left:
         return ""
-    return f"An example's name is still in {', '.join(left)}. Write your own there."
+    digest = " `docker push` prints the digest of an image." if "gke.image" in left else ""
+    return f"An example's name is still in {', '.join(left)}. Write your own there.{digest}"
+
+
+def check_placeholders(profile: Profile, workdir: str) -> None:
+    """Raises ValueError if jobs would be sent to where an example's name points."""
+    if _list_matching_fields(profile, workdir, _UNUSABLE):
+        raise ValueError(f"{profile.name}.toml: {describe_placeholders(profile, workdir)}")
+
+
+def _list_matching_fields(profile: Profile, workdir: str, pattern: str) -> list[str]:
+    fields = {"--workdir": workdir, "data_dir": profile.data_dir}
+    fields |= {f"env.{name}": value for name, value in profile.env.items()}
+    fields |= list_settings(profile.engine, profile.settings)
+    return [name for name, value in fields.items() if re.search(pattern, value)]
+
+
+def list_settings(engine: str, settings: Any) -> dict[str, str]:
+    """Returns the settings of an engine as text by their fields."""
+    return {
+        f"{engine}.{name}": " ".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in vars(settings).items()
+    }
 
 
 def parse_profile(name: str, values: Mapping[str, Any]) -> Profile:
@@ -228,7 +249,9 @@ def parse_profile(name: str, values: Mapping[str, Any]) -> Profile:
     for axis in top.mesh:
         if axis not in mesh_shape.AXES:
             raise ValueError(config_lib.describe_unknown_field("mesh", axis, mesh_shape.AXES))
-    check_env(top.env, top.engine)
+    secret_rule.check_env(top.env, top.engine)
+    texts = {"data_dir": top.data_dir, **list_settings(top.engine, settings)}
+    secret_rule.check_values(texts, top.engine)
     size = _resolve_job_size(top.engine, settings, values.get("hardware"))
     return Profile(name, top.engine, size, settings, top.data_dir, top.mesh, top.env)
 
@@ -330,28 +353,10 @@ def _check_tpuvm(tpuvm: TpuvmSettings, size: JobSize) -> JobSize:
     if not tpuvm.code.startswith("gs://"):
         raise ValueError(f"tpuvm.code={tpuvm.code!r} must be a .tar.gz on gs://.")
     storage.check_store_path("tpuvm.code", tpuvm.code)
+    secret_rule.check_names(tpuvm.secrets)
+    for name in tpuvm.secrets.values():
+        if not re.fullmatch(r"[\w-]+", name, re.ASCII):
+            raise ValueError(f"tpuvm.secrets has {name!r}, which is no name of a secret.")
     if not re.fullmatch(r"\d+[smhd]", tpuvm.valid_for):
         raise ValueError(f"tpuvm.valid_for={tpuvm.valid_for!r}: write a duration, such as 24h.")
     return hardware.convert_to_tpu_vm(size)
-
-
-_SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD)S?$")
-_FOR_SECRETS = {
-    "gke": "Put it into a Kubernetes Secret and name that in gke.secrets.",
-    "slurm": "Put it into a file of mode 600 and give that with --env_file.",
-    "sky": "Export it here and name it in sky.secrets.",
-    "tpuvm": "Put it into Secret Manager and name it in tpuvm.secrets.",
-    "local": "Export it in the shell that submits.",
-}
-
-
-def check_env(env: Mapping[str, str], engine: str) -> None:
-    """Raises ValueError if an environment variable has no name, or looks like a secret."""
-    for name in env:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"{name!r} is no name of an environment variable.")
-        if any(_SECRET.search(part) for part in name.upper().split("_")):
-            raise ValueError(
-                f"{name} looks like a secret, and would stand in files and process lists. "
-                f"{_FOR_SECRETS[engine]}"
-            )

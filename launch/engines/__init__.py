@@ -2,12 +2,15 @@
 
 Every module has a pure `render_jobs(plan, profile, request) -> RenderedJobs`, a
 `build_logs_command` whose result shows a job's output, and a `name_log` that says where that is.
-Files are data dumped as it is, or lists; commands are argv.
+Files are data dumped as it is, or lists; commands are argv. No value is pasted into shell text:
+what a person or a shell reads as a command line comes from `shlex`.
 """
 
 import dataclasses
 import importlib
+import shlex
 import types
+from collections.abc import Sequence
 from typing import Any
 
 from launch.plan import Job
@@ -51,6 +54,20 @@ def dump_yaml(data: dict[str, Any]) -> str:
             "PyYAML is not installed, and this engine reads YAML. Run pip install -e '.[launch]'."
         ) from error
     return yaml.safe_dump(data, sort_keys=False, width=1000)
+
+
+def format_note(label: str, command: Sequence[str]) -> str:
+    """Returns a note on a command that a person may want to run."""
+    return f"{label}: {shlex.join(command)}"
+
+
+def refuse_character(field: str, value: str, character: str, reader: str) -> None:
+    """Raises ValueError if a value has a character that a tool gives a meaning of its own."""
+    if character in value:
+        raise ValueError(
+            f"{field}={value!r} has {character!r}, which {reader} does not take as it is. Choose "
+            "another name."
+        )
 
 
 def refuse_parallel(request: JobRequest, instead: str) -> None:

@@ -5,9 +5,10 @@ plan.RESTART fails its Job, and the JobSet starts all slices anew; any other cod
 JobSet for good.
 """
 
+import shlex
 from typing import Any
 
-from launch import hardware
+from launch import engines, hardware
 from launch.engines import JobRequest, RenderedJobs, dump_yaml, refuse_env_file, refuse_parallel
 from launch.plan import RESTART, Job, Plan
 from launch.profile import GkeSettings, Profile
@@ -20,6 +21,8 @@ def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJo
     gke: GkeSettings = profile.settings
     refuse_parallel(request, f"the quota of Kueue's queue {gke.queue!r} says how many run.")
     refuse_env_file(request, "Name a Kubernetes Secret in gke.secrets.")
+    for character in ',"':
+        engines.refuse_character("--out", request.out, character, "kubectl --filename")
     kubectl = ("kubectl", f"--context={gke.context}", f"--namespace={gke.namespace}")
     files = {
         f"{job.name}.yaml": dump_yaml(build_jobset(plan, profile, job)) for job in request.jobs
@@ -106,9 +109,13 @@ def _build_pod_spec(plan: Plan, gke: GkeSettings, job: Job) -> dict[str, Any]:
     container = {
         "name": _CONTAINER,
         "image": gke.image,
-        "args": list(job.command),  # the image's entrypoint execs them
+        # The image's entrypoint execs them.
+        "args": [_escape_references(arg) for arg in job.command],
         "env": [
-            *({"name": name, "value": value} for name, value in plan.env.items()),
+            *(
+                {"name": name, "value": _escape_references(value)}
+                for name, value in plan.env.items()
+            ),
             *([] if size.is_tpu else _list_peer_variables(size, job)),
         ],
         "envFrom": [{"secretRef": {"name": name}} for name in gke.secrets],
@@ -126,6 +133,11 @@ def _build_pod_spec(plan: Plan, gke: GkeSettings, job: Job) -> dict[str, Any]:
         "containers": [container],
         "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
     }
+
+
+def _escape_references(text: str) -> str:
+    """Returns what Kubernetes reads as this text. It puts a variable for $(NAME), and $ for $$."""
+    return text.replace("$", "$$")
 
 
 def _list_peer_variables(size: hardware.JobSize, job: Job) -> list[dict[str, Any]]:
@@ -146,14 +158,15 @@ def _format_xpk_note(plan: Plan, gke: GkeSettings, jobs: tuple[Job, ...]) -> tup
     """Returns what users of xpk would write for the first job, whose restarts it counts itself."""
     if not plan.size.is_tpu or not jobs:
         return ()
-    codes = ",".join(map(str, RESTART))
-    return (
-        f"with xpk: xpk workload create --cluster={gke.cluster} --project={gke.project} "
-        f"--zone=ZONE --workload={jobs[0].name} --tpu-type={plan.size.xpk} "
-        f"--num-slices={plan.size.num_slices} --docker-image={gke.image} "
-        f"--max-restarts={gke.max_restarts} --restart-on-exit-codes={codes} "
-        f"--command={' '.join(jobs[0].command)!r}",
+    command = (
+        *("xpk", "workload", "create", f"--cluster={gke.cluster}", f"--project={gke.project}"),
+        *("--zone=ZONE", f"--workload={jobs[0].name}", f"--tpu-type={plan.size.xpk}"),
+        *(f"--num-slices={plan.size.num_slices}", f"--docker-image={gke.image}"),
+        f"--max-restarts={gke.max_restarts}",
+        f"--restart-on-exit-codes={','.join(map(str, RESTART))}",
+        f"--command={shlex.join(jobs[0].command)}",  # which a shell in the pod reads
     )
+    return (engines.format_note("with xpk", command),)
 
 
 def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """This machine: the jobs one after another, each as so many processes that find each other."""
 
+import shlex
 import sys
 
 from launch.engines import JobRequest, RenderedJobs, refuse_env_file, refuse_parallel
@@ -23,8 +24,8 @@ def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJo
 
 
 def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
-    return ("tail", "-n", "+1", "-F", name_log(plan, job))
+    return ("tail", "-n", "+1", "-F", f"{plan.workdir}/logs/{job.members[0]}.0.log")
 
 
 def name_log(plan: Plan, job: Job) -> str:
-    return f"{plan.workdir}/logs/{job.members[0]}.0.log"
+    return shlex.quote(f"{plan.workdir}/logs/{job.members[0]}.0.log")

@@ -7,9 +7,10 @@ name has a hash of its lines: an array that is still queued keeps its own when t
 """
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 
-from launch import scripts
+from launch import engines, scripts
 from launch.engines import JobRequest, RenderedJobs
 from launch.plan import Job, Plan
 from launch.profile import Profile, SlurmSettings
@@ -34,6 +35,7 @@ def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJo
         *(f"{request.out}/slurm_job.sh", f"--members_file={request.out}/{members}"),
         *(f"--study={plan.workdir}", f"--max_restarts={slurm.max_restarts}"),
         *([f"--activate={slurm.activate}"] if slurm.activate else ()),
+        *(f"--env={name}={value}" for name, value in plan.env.items()),
         *([f"--env_file={request.env_file}"] if request.env_file else ()),
         *("--", *slurm.container, *_extract_common_command(plan.jobs)),
     )
@@ -56,13 +58,9 @@ def _list_sbatch_options(plan: Plan, slurm: SlurmSettings) -> list[str]:
         "qos": slurm.qos,
         "constraint": slurm.constraint,
     }
-    for name, value in plan.env.items():
-        if "," in value:
-            raise ValueError(
-                f"{name}={value!r} has a comma, which sbatch --export ends a value at. Put it "
-                "into a file and give that with --env_file."
-            )
-    export = ",".join([*_INHERITED, *(f"{name}={value}" for name, value in plan.env.items())])
+    # sbatch replaces %x in a file's name, and nothing at all in one that has a backslash.
+    engines.refuse_character("--workdir", plan.workdir, "\\", "sbatch --output")
+    folder = plan.workdir.replace("%", "%%")
     return [
         *(f"--{name}={value}" for name, value in options.items() if value),
         # To the steps, not (B:) to the script, whose srun would then end them unsaved.
@@ -72,8 +70,9 @@ def _list_sbatch_options(plan: Plan, slurm: SlurmSettings) -> list[str]:
         "--requeue",
         "--open-mode=append",
         f"--chdir={plan.workdir}",
-        f"--output={plan.workdir}/logs/%x-%A_%a.out",
-        f"--export={export}",
+        f"--output={folder}/logs/%x-%A_%a.out",
+        # The script sets the rest, because --export has no way to write a comma or a quote.
+        f"--export={','.join(_INHERITED)}",
         *slurm.options,
     ]
 
@@ -105,8 +104,13 @@ def _format_index_ranges(indexes: Sequence[int]) -> str:
 
 
 def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
-    return ("sh", "-c", f"tail -n +1 -F {name_log(plan, job)}")
+    return ("sh", "-c", 'tail -n +1 -F "$1"*"$2"', "sh", *_split_log_name(plan, job))
 
 
 def name_log(plan: Plan, job: Job) -> str:
-    return f"{plan.workdir}/logs/{plan.name}-*_{job.index}.out"
+    return "*".join(map(shlex.quote, _split_log_name(plan, job)))
+
+
+def _split_log_name(plan: Plan, job: Job) -> tuple[str, str]:
+    """Returns what stands in a log's path before and after the number of the array."""
+    return f"{plan.workdir}/logs/{plan.name}-", f"_{job.index}.out"

@@ -5,9 +5,10 @@ what it runs, and where, it reads from the metadata of its machine.
 """
 
 import re
+import shlex
 from collections.abc import Iterable
 
-from launch import hardware, scripts
+from launch import engines, hardware, scripts
 from launch.engines import JobRequest, RenderedJobs, refuse_env_file, refuse_parallel
 from launch.plan import Job, Plan
 from launch.profile import Profile, TpuvmSettings
@@ -24,13 +25,17 @@ def render_jobs(plan: Plan, profile: Profile, request: JobRequest) -> RenderedJo
             f"{name}={value}" for name, value in plan.env.items()
         )
     commands = tuple(_build_create_command(plan, tpuvm, job, request.out) for job in request.jobs)
-    place = f"--project={tpuvm.project} --zone={tpuvm.zone}"
     notes = tuple(
-        f"when done: gcloud compute tpus queued-resources delete {job.name} {place} --force "
-        "--async --quiet"
-        for job in request.jobs
+        engines.format_note("when done", _build_delete_command(tpuvm, job)) for job in request.jobs
     )
     return RenderedJobs(files, commands, notes)
+
+
+def _build_delete_command(tpuvm: TpuvmSettings, job: Job) -> tuple[str, ...]:
+    return (
+        *("gcloud", "compute", "tpus", "queued-resources", "delete", job.name),
+        *(f"--project={tpuvm.project}", f"--zone={tpuvm.zone}", "--force", "--async", "--quiet"),
+    )
 
 
 def _build_create_command(plan: Plan, tpuvm: TpuvmSettings, job: Job, out: str) -> tuple[str, ...]:
@@ -73,8 +78,7 @@ def _build_create_command(plan: Plan, tpuvm: TpuvmSettings, job: Job, out: str) 
 def _join_pairs(values: dict[str, str]) -> str:
     """Returns a dictionary as gcloud reads it, where no value may have a comma."""
     for name, value in values.items():
-        if "," in value:
-            raise ValueError(f"{name}={value!r} has a comma, which gcloud ends a value at.")
+        engines.refuse_character(name, value, ",", "gcloud")
     return ",".join(f"{name}={value}" for name, value in values.items())
 
 
@@ -88,8 +92,8 @@ def _join_lines(values: Iterable[str]) -> str:
 
 
 def build_logs_command(plan: Plan, profile: Profile, job: Job) -> tuple[str, ...]:
-    return ("gcloud", "storage", "cat", name_log(plan, job))
+    return ("gcloud", "storage", "cat", f"{plan.workdir}/logs/{job.name}/*.log")
 
 
 def name_log(plan: Plan, job: Job) -> str:
-    return f"{plan.workdir}/logs/{job.name}/*.log"
+    return shlex.quote(f"{plan.workdir}/logs/{job.name}/") + "*.log"

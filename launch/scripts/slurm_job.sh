@@ -2,7 +2,7 @@
 # An element of a SLURM array: trains the runs that the list names behind its index.
 #
 #   slurm_job.sh --members_file=FILE --study=DIR --max_restarts=N
-#                [--activate=SCRIPT] [--env_file=FILE] -- COMMAND...
+#                [--activate=SCRIPT] [--env=NAME=VALUE]... [--env_file=FILE] -- COMMAND...
 #
 # SIGTERM reaches the steps, not this script: a script that passes it on to srun has its steps
 # killed before they have saved.
@@ -13,13 +13,14 @@ refuse() {
   exit 2
 }
 
-members_file='' study='' activate='' env_file='' max_restarts=0
+members_file='' study='' activate='' env_file='' max_restarts=0 variables=()
 while (($#)); do
   case $1 in
     --members_file=*) members_file=${1#*=} ;;
     --study=*) study=${1#*=} ;;
     --max_restarts=*) max_restarts=${1#*=} ;;
     --activate=*) activate=${1#*=} ;;
+    --env=*) variables+=("${1#*=}") ;;
     --env_file=*) env_file=${1#*=} ;;
     --) shift && break ;;
     *) refuse "slurm_job.sh does not know $1" ;;
@@ -52,6 +53,7 @@ if all_done; then
   echo "$members: done before"
   exit 0
 fi
+((${#variables[@]} == 0)) || export "${variables[@]}"
 restarts=${SLURM_RESTART_COUNT:-0}
 echo "$members: job $SLURM_JOB_ID on ${SLURM_JOB_NODELIST:-?}, start $((restarts + 1))"
 if [[ -n $env_file ]]; then

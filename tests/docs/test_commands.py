@@ -60,6 +60,7 @@ NEEDS = {
     "is installed whether it understands each command",
     "kubectl": "a cluster of Kubernetes",
     "pip": "the network; .ci/run and .ci/versions install",
+    "pip-audit": "the network, and a service that knows vulnerabilities",
     "rsync": "another machine",
     "sky": "SkyPilot and an account of a cloud",
     "srun": "a SLURM cluster with GPUs",

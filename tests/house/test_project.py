@@ -10,8 +10,12 @@ import sys
 import pytest
 import yaml
 from helpers import ROOT, environment
+from packaging.requirements import Requirement
 
 import imbalance_jax
+
+# Those whose lowest versions .ci/versions installs. The others have no lowest version.
+TESTED_EXTRAS = ("bench", "launch", "tensorboard", "wandb", "word2vec")
 
 
 def read_setup() -> configparser.ConfigParser:
@@ -73,14 +77,40 @@ def test_a_config_file_of_the_users_own_comes_before_that_of_the_package(built, 
 
 
 def test_the_lowest_versions_of_setup_are_those_that_are_tested():
+    setup = read_setup()
+    extras = "\n".join(setup["options.extras_require"][extra] for extra in TESTED_EXTRAS)
     required = dict(
         re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line).groups()
-        for line in read_setup()["options"]["install_requires"].split()
+        for line in (setup["options"]["install_requires"] + extras).split()
     )
     lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
     tested = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert tested.pop("jaxlib") == tested["jax"]
     assert tested == required
+    assert f"-e '.[{','.join(TESTED_EXTRAS)}]'" in (ROOT / ".ci" / "versions").read_text()
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("system", [("linux", "Linux"), ("darwin", "Darwin"), ("win32", "Windows")])
+def test_the_locked_versions_are_one_of_each_dependency_that_setup_allows(python, system):
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text and "index" not in text  # pip asks what its user has configured
+    places = {"python_version": python, "python_full_version": f"{python}.1"}
+    places |= {"sys_platform": system[0], "platform_system": system[1]}
+    locked = {}
+    for entry in text.replace("\\\n", "").splitlines():
+        if entry.startswith("#"):
+            continue
+        line, *hashes = entry.split("--hash=")
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64} *", hash_) for hash_ in hashes)
+        wanted = Requirement(line)
+        if wanted.marker is None or wanted.marker.evaluate(places):
+            [pinned] = wanted.specifier
+            assert pinned.operator == "==" and wanted.name not in locked
+            locked[wanted.name] = pinned.version
+    for line in read_setup()["options"]["install_requires"].split():
+        required = Requirement(line)
+        assert required.specifier.contains(locked[required.name]), line
 
 
 def test_the_version_is_that_of_the_newest_changes_and_stands_nowhere_else():

@@ -36,12 +36,17 @@ def workdir(engine: str) -> str:
 
 
 def made(
-    where: profile.Profile, *, again: bool = False, env_file: str = "", **options
+    where: profile.Profile,
+    *,
+    out: str = "OUT",
+    again: bool = False,
+    env_file: str = "",
+    **options,
 ) -> tuple[plan.Plan, engines.RenderedJobs]:
     """Returns the plan of the study's run r90_10_s0 and what its engine makes of it."""
     options = {"workdir": workdir(where.engine), "runs": ["r90_10_s0"], **options}
     mine = plan.make_plan(study(), where, **options)
-    request = JobRequest(mine.jobs, out="OUT", again=again, env_file=env_file)
+    request = JobRequest(mine.jobs, out=out, again=again, env_file=env_file)
     return mine, engines.load_engine(mine.engine).render_jobs(mine, where, request)
 
 

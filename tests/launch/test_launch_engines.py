@@ -159,12 +159,6 @@ def test_sbatch_gets_the_gpus_the_container_and_the_secrets_file():
     assert "--devices=8" in behind and not any(a.startswith("--members=") for a in behind)
 
 
-def test_a_value_that_sbatch_would_cut_is_refused():
-    mine = plan.make_plan(study(), slurm(), workdir="/s/r", env={"A": "1,2"})
-    with pytest.raises(ValueError, match=r"A='1,2' has a comma"):
-        engines.load_engine("slurm").render_jobs(mine, slurm(), JobRequest(mine.jobs))
-
-
 SKY_FIELDS = {
     "resources": {"infra", "accelerators", "accelerator_args", "use_spot", "job_recovery"},
     "job_recovery": {"strategy", "max_restarts_on_errors", "recover_on_exit_codes"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import tomllib
 
 import pytest
@@ -102,28 +103,30 @@ def test_names_of_the_examples_that_are_left_are_said():
     assert profile.describe_placeholders(where, "/shared/my-buckets") == ""
 
 
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ("local", "slurm-gpu")])
+def test_nothing_is_sent_to_a_place_of_the_examples(tmp_path, name):
+    where = profile.read_profile(str(BY_NAME[name]))
+    with pytest.raises(ValueError, match=rf"^{name}\.toml: An example's name is still in data_dir"):
+        profile.check_placeholders(where, "gs://ours/ratio")
+    # A cluster may be called my-cluster: its name is unique within the project only.
+    text = re.sub("my-(bucket|project)", r"our-\1", BY_NAME[name].read_text())
+    ours = tmp_path / "ours.toml"
+    ours.write_text(text)
+    if "sha256" in text:
+        with pytest.raises(ValueError, match=r"gke\.image\. .*`docker push` prints the digest"):
+            profile.check_placeholders(profile.read_profile(str(ours)), "gs://ours/ratio")
+    ours.write_text(text.replace("sha256:" + "0" * 64, "sha256:" + "01" * 32))
+    profile.check_placeholders(profile.read_profile(str(ours)), "gs://ours/ratio")
+    for workdir in ("gs://my-bucket/ratio", "gs://BUCKET/ratio"):
+        with pytest.raises(ValueError, match=r"still in --workdir"):
+            profile.check_placeholders(profile.read_profile(str(ours)), workdir)
+
+
 def test_many_chips_on_kubernetes_are_sent_to_gke_in_place_of_sky(tmp_path):
     path = changed(tmp_path, "sky-v6e-spot", '"2x4"', '"4x4"')
     path.write_text(path.read_text().replace('infra = "gcp"', 'infra = "k8s/mine"'))
     with pytest.raises(ValueError, match=r"8 chips at most, and v6e 4x4 has 16\. Use the engine"):
         profile.read_profile(str(path))
-
-
-@pytest.mark.parametrize(
-    "name", ["WANDB_API_KEY", "HF_TOKEN", "my_secret", "DB_PASSWORD", "APIKEY"]
-)
-def test_a_variable_that_looks_like_a_secret_is_refused_with_where_to_put_it(name):
-    for engine, instead in (
-        ("gke", "gke.secrets"),
-        ("slurm", "--env_file"),
-        ("sky", "sky.secrets"),
-    ):
-        with pytest.raises(ValueError, match=instead):
-            profile.check_env({name: "x"}, engine)
-
-
-def test_other_variables_are_welcome():
-    profile.check_env({"TOKENIZERS_PARALLELISM": "0", "XLA_FLAGS": "--a=1"}, "gke")
 
 
 def test_slurm_says_itself_how_big_a_job_is():

@@ -238,10 +238,13 @@ COUNTS = 'echo "$#:$4 $MINE $WANDB_API_KEY" >> {path}/trained; n=$(wc -l < {path
 
 def test_a_machine_installs_the_code_trains_and_uploads_its_log(tmp_path):
     machine = Machine(tmp_path, COUNTS.format(path=tmp_path) + "echo said; exit 0")
-    machine.attributes["imb-command"] = "python\n-m\nimbalance_jax.main\n--study=gs://b/my study\n"
+    study = "--study=gs://b/my study$(touch PWNED)`touch PWNED`;*'\""
+    machine.attributes["imb-command"] = f"python\n-m\nimbalance_jax.main\n{study}\n"
+    machine.attributes["imb-env"] = "MINE=two words$(touch PWNED)*\n"
     assert machine.boot() == 0
     # Three arguments, the last with a space in it; one word of it is $4 only if it was split.
-    assert machine.lines("trained") == ["3: two words hush"]
+    assert machine.lines("trained") == ["3: two words$(touch PWNED)* hush"]
+    assert not list(tmp_path.rglob("PWNED"))
     assert machine.lines("pip") == ["install --quiet ./code[tpu,gcs]"]
     (log,) = machine.home.glob("host-3-*.log")
     assert "said" in log.read_text() and "hush" not in log.read_text()

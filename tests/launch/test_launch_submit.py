@@ -23,7 +23,7 @@ from made_plans import PROFILES, study
 from imbalance_jax import cli
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
-from launch import __main__ as launch_main
+from launch import plan, profile, submissions
 
 ROOT = pathlib.Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join([str(ROOT), *sys.path])  # with what a test imports
@@ -220,6 +220,100 @@ def test_only_what_failed_is_submitted_again_under_its_old_index(launch, tmp_pat
     assert "--array=1-3" in shlex.split(done.stdout.splitlines()[0])
 
 
+def test_a_plan_as_json_says_what_the_readable_plan_says(launch, tmp_path):
+    begun(tmp_path)
+    flags = ("plan", "--workdir=ratio", f"--profile={BY_NAME['slurm-gpu']}")
+    said = launch(tmp_path, *flags).stdout
+    plain = json.loads(launch(tmp_path, *flags, "--format=json").stdout)
+    assert all(job["log"] in said for job in plain["jobs"])
+    assert all(f"  {text['source']}: {text['place']}" in said for text in plain["text"])
+    assert all(f"{text['run']} takes {text['run_tokens']:,.0f}" in said for text in plain["text"])
+    assert plain["text"] and plain["time"] == {"seconds": dict.fromkeys(study(seeds=2).runs)}
+    stored = json.loads((tmp_path / "ratio/launch/slurm-gpu/plan.json").read_text())
+    assert stored.items() <= {**plain, "jobs": stored["jobs"]}.items()
+
+
+def test_lines_that_are_printed_can_be_given_to_a_shell(launch, tmp_path):
+    env = stub(tmp_path, "sbatch", "tail")
+    name = "-a b'c\"$(touch PWNED)`touch PWNED`;touch PWNED"
+    flags = [STUDY, f"--workdir={name}", f"--profile={BY_NAME['slurm-gpu']}", f"--out=o{name}"]
+    said = [launch(tmp_path, command, *flags).stdout for command in ("render", "submit", "logs")]
+    done = subprocess.run(
+        ["bash", "-c", "".join(said)],
+        cwd=tmp_path,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert not (tmp_path / "PWNED").exists() and done.stdout == b"id-7\n" * 4
+    first, second, *logs = recorded(tmp_path)
+    assert first == second and f"--study={tmp_path}/{name}" in first
+    assert all(argv[-1].startswith(f"{tmp_path}/{name}/logs/") for argv in logs)
+
+
+@pytest.mark.parametrize("letter", ["\n", "\x1b"])
+def test_files_are_written_to_no_directory_that_no_line_can_name(launch, tmp_path, letter):
+    flags = [STUDY, "--workdir=w", f"--profile={BY_NAME['slurm-gpu']}", f"--out=o{letter}x"]
+    done = launch(tmp_path, "render", *flags)
+    assert done.returncode == 2 and done.stderr.startswith("error: --out=") and not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_not_sent_to_two_places_at_a_time(launch, tmp_path):
+    env = stub(tmp_path, "sbatch")
+    other = tmp_path / "other.toml"
+    shutil.copy(BY_NAME["slurm-gpu"], other)
+    flags = [STUDY, "--workdir=w", "--runs=r90*"]
+    first = [*flags, f"--profile={BY_NAME['slurm-gpu']}"]
+    for _ in range(2):  # the second array waits for the first
+        assert launch(tmp_path, "submit", *first, "--execute", **env).returncode == 0
+    second = [*flags, f"--profile={other}"]
+    said = launch(tmp_path, "plan", *second).stdout.splitlines()
+    note = next(line for line in said if line.startswith("# "))
+    done = launch(tmp_path, "submit", *second, "--execute", **env)
+    assert done.returncode == 2 and len(recorded(tmp_path)) == 2
+    assert note == f"# {done.stderr.strip().removeprefix('error: ')}"
+    assert note.startswith("# r90_10_s0: also in the job w-") and "profile slurm-gpu" in note
+    # Other runs can be sent, and a run that has ended.
+    others = [*second[:-1], "--runs=r50*", second[-1]]
+    assert launch(tmp_path, "submit", *others, "--execute", **env).returncode == 0
+    directory = StudyDirectory(tmp_path / "w")
+    run = directory.run("r90_10_s0")
+    run.claim(directory.study().runs["r90_10_s0"].config)
+    run.fail(3, FloatingPointError("The loss of step 3 is nan."))
+    assert launch(tmp_path, "submit", *second, "--execute", **env).returncode == 0
+
+
+def test_other_packs_of_the_same_runs_are_other_jobs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = profile.read_profile(BY_NAME["gke-v6e-chip"])
+    mine, directory = study(seeds=2), StudyDirectory(tmp_path / "ratio")
+
+    def make_packs(*runs: str) -> plan.Plan:
+        options = {"workdir": "gs://b/ratio", "pack": "member", "pack_size": 2}
+        return plan.make_plan(mine, where, runs=runs, **options)
+
+    def describe(packs: plan.Plan) -> str:
+        return submissions.describe_shared_runs(directory, mine, packs, packs.jobs, reach=False)
+
+    before = make_packs("r50_50_s0", "r90_10_s0")
+    assert describe(before) == ""
+    folder = pathlib.Path(before.local_folder)
+    folder.mkdir(parents=True)
+    line = {"time": "T", "code": 0, "engine": "gke"}
+    line["jobs"] = submissions.list_submitted_members((), before.jobs)
+    (folder / "submitted.jsonl").write_text(
+        json.dumps({"time": "T", "code": 0}) + f"\n{json.dumps(line)}\n"
+    )
+    assert describe(before) == describe(make_packs("r50_50_s1", "r90_10_s1")) == ""
+    (job,) = before.jobs
+    said = describe(make_packs("r90_10_s0", "r90_10_s1"))
+    assert said.startswith(f"r90_10_s0: also in the job {job.name} of the profile gke-v6e-chip")
+    (folder / "submitted.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match=r"submitted\.jsonl, line 1 .*Take the line out"):
+        describe(before)
+
+
 def test_status_reads_markers_and_needs_no_profile(launch, tmp_path):
     begun(tmp_path)
     done = launch(tmp_path, "status", "--workdir=ratio", "--format=json")
@@ -312,13 +406,17 @@ def test_the_commands_of_the_readme_are_understood(tmp_path):
 
 
 def test_a_damaged_record_of_submissions_is_kept_and_what_is_no_file_is_found_first(tmp_path):
-    record = epath.Path(tmp_path / "submitted.jsonl")
+    mine, directory = study(seeds=2), StudyDirectory(tmp_path / "ratio")
+    where = profile.read_profile(BY_NAME["slurm-gpu"])
+    made = plan.make_plan(mine, where, workdir=str(tmp_path / "ratio"))
+    record = epath.Path(made.folder) / "submitted.jsonl"
+    record.parent.mkdir(parents=True)
     record.write_bytes(b"\xff half a li")
-    assert launch_main._execute_command(["true"], False, record) == 0
+    assert not submissions.describe_shared_runs(directory, mine, made, made.jobs, reach=True)
+    submissions.append_line(made, submissions.execute_command(["true"], False))
     kept, line = record.read_bytes().splitlines()
     assert kept == b"\xff half a li" and json.loads(line)["argv"] == ["true"]
     record.unlink()
     os.mkfifo(record)
-    with pytest.raises(ValueError, match=r"submitted\.jsonl is a pipe .*Move it away"):
-        launch_main._execute_command(["touch", str(tmp_path / "sent")], False, record)
-    assert not (tmp_path / "sent").exists()
+    with pytest.raises(ValueError, match=r"submitted\.jsonl is a pipe .*move the file away"):
+        submissions.describe_shared_runs(directory, mine, made, made.jobs, reach=True)
