@@ -41,9 +41,9 @@ def write_tiny_config(
     return path
 
 
-# What a clock, a machine or the name of a folder decides.
-_OF_THE_CLOCK = ("time/", "perf/", "align/share")
-_OF_THE_MACHINE = ("seconds", "compile_seconds", "device")
+# What a clock, a machine or the name of a folder decides, and the CRC-32 of a line that has it.
+_OF_THE_CLOCK = ("time/", "perf/", "align/share", "crc32")
+_OF_THE_MACHINE = ("seconds", "compile_seconds", "device", "crc32")
 
 
 def read_results(run: pathlib.Path) -> dict[str, Any]:
