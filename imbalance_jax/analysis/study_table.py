@@ -235,10 +235,16 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
             loss=result["loss"],
             language_nats=result["language_nats"],
             loss_own=result["loss_own"],
-            leak=result.get("leak", math.nan),
-            bits_per_byte=result["bits_per_byte"],
-            top1=result.get("top1", math.nan),
+            leak=_take_number(result, "leak"),
+            bits_per_byte=_take_number(result, "bits_per_byte"),
+            top1=_take_number(result, "top1"),
         )
+
+
+def _take_number(result: Mapping[str, float | None], name: str) -> float:
+    """Returns a number of a result, or NaN where it is absent or was not finite."""
+    value = result.get(name)
+    return math.nan if value is None else value
 
 
 def _sum_column(parts: Sequence[Mapping[str, str]], tag: str, column: str) -> float:

@@ -336,9 +336,8 @@ class OptimizerConfig(FieldGroup, place="config.optimizer"):
     weight_decay: Rate = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
     clip_norm: Rate = 0.0  # The largest norm of the gradient of all parameters together; 0 is off.
     accumulate: Size = 1  # Micro-batches whose gradients are averaged into one update.
-    skip_nonfinite: Count = (
-        0  # Updates in a row that may be left out where loss or gradient is NaN.
-    )
+    # Updates in a row that may be left out because their loss or gradient is not finite; 0 is none.
+    skip_nonfinite: Count = 0
 
 
 @dataclasses.dataclass(frozen=True)

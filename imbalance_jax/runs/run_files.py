@@ -1,5 +1,6 @@
 """What each file of a run directory has to hold, and how one that is damaged is made again."""
 
+import shlex
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -83,4 +84,4 @@ def describe_run_file(name: str, run: object) -> RunFile:
     found = _FILES.get(name) or _FILES.get(f"{stem.partition('-')[0]}.{kind}")
     if found is None:
         return RunFile("Delete it, or copy it back.", ANY)
-    return found._replace(remedy=found.remedy.replace("{run}", str(run)))
+    return found._replace(remedy=found.remedy.replace("{run}", shlex.quote(str(run))))

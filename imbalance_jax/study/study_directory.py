@@ -6,6 +6,7 @@ Neither jax nor the text is needed: what is done, and what is left, is read from
 import contextlib
 import dataclasses
 import math
+import shlex
 import types
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from etils import epath
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.runs import damaged_files, divergence, run_directory, storage
-from imbalance_jax.runs.damaged_files import DamagedFileError
+from imbalance_jax.runs.damaged_files import NUMBER, DamagedFileError
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.runs.run_files import describe_run_file
 from imbalance_jax.study import grid
@@ -28,7 +29,7 @@ _WRITTEN = (
     *("runs", "report.html", "reference.html", "figures", "table.csv", "table.parquet"),
     *("alignment.csv", "alignment.parquet", "curves.csv", "curves.parquet"),
 )
-_RESULTS = ("loss", "ppl", "language_nats", "loss_own", "bits_per_byte")
+_LOSSES = ("loss", "language_nats", "loss_own")
 _REMEDY = "Copy it back, or use another --workdir."
 _SHAPE = {"runs": {"*": {"config": dict, "hash": str, "seed": int, "text?": {"*": str}}}}
 
@@ -291,29 +292,29 @@ def check_run_untouched(run: RunDirectory, spec: grid.RunSpec) -> None:
         )
     if not run.done:
         return
-    results = run.read_json("evaluation.json")
+    results, quoted = run.read_json("evaluation.json"), shlex.quote(str(run))
     missing = [tag for tag in config.tags if tag not in (results or {}).get("languages", {})]
     if results is None or missing or results["step"] > config.steps:
         what = f"nothing of {', '.join(missing)}" if results else "no evaluation.json"
         raise ValueError(
             f"{run} was changed by hand: it says that it is done and has {what}. Score it again "
-            f"with python -m imbalance_jax.evaluate --workdir={run}, or delete the directory."
+            f"with python -m imbalance_jax.evaluate --workdir={quoted}, or delete the directory."
         )
     if divergence.find_nonfinite_loss(results["languages"]):
         return  # nothing adds up in a run that diverged
-    languages = {"*": dict.fromkeys(_RESULTS, (float, int))}
+    numbers = dict.fromkeys(_LOSSES, (float, int)) | {"ppl": NUMBER, "bits_per_byte": NUMBER}
     remedy = describe_run_file("evaluation.json", run).remedy
     damaged_files.check_shape(
-        results, {"languages": languages}, run.path / "evaluation.json", remedy
+        results, {"languages": {"*": numbers}}, run.path / "evaluation.json", remedy
     )
     for tag, result in results["languages"].items():
         parts = result["language_nats"] + result["loss_own"]
         adds_up = math.isclose(result["loss"], parts, rel_tol=1e-3)
         if adds_up and result["loss"] < 700:  # beyond e^700 there is no float
-            adds_up = math.isclose(result["ppl"], math.exp(result["loss"]), rel_tol=1e-6)
+            adds_up = math.isclose(result["ppl"] or 0.0, math.exp(result["loss"]), rel_tol=1e-6)
         if not adds_up:
             raise ValueError(
                 f"{run} was changed by hand: the loss of {tag} in evaluation.json is "
                 f"{result['loss']}, and its parts and perplexity do not add up to it. Score it "
-                f"again with python -m imbalance_jax.evaluate --workdir={run} --overwrite."
+                f"again with python -m imbalance_jax.evaluate --workdir={quoted} --overwrite."
             )

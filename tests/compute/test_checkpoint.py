@@ -319,6 +319,6 @@ def test_an_older_checkpoint_that_orbax_cannot_list_does_not_keep_others_from_be
 def test_a_state_that_is_not_finite_is_never_saved(checkpoints, values):
     mu = jax.tree.map(np.array, values.opt_state)
     jax.tree.leaves(mu)[1].flat[-1] = np.nan
-    with pytest.raises(FloatingPointError, match=r"step 2 is not saved.*opt_state/.*peak_lr"):
+    with pytest.raises(FloatingPointError, match=r"step 2 is not saved.*opt_state/"):
         checkpoints.save(placed(dataclasses.replace(values, opt_state=mu), make_mesh(1)))
     assert checkpoints.steps() == []

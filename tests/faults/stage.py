@@ -117,7 +117,7 @@ class Stage:
             shutil.rmtree(run / "checkpoints" / str(undisturbed.STEPS))
         if state == "unscored":
             results = json.loads((run / "evaluation.json").read_text())
-            del results["languages"]
+            del results["languages"], results["crc32"]
             (run / "evaluation.json").write_text(json.dumps(results, indent=2))
 
     def list_alike(self, file: pathlib.PurePath) -> list[bytes]:

@@ -88,8 +88,11 @@ def _write_txt(rng: random.Random) -> tuple[bytes, list[str], str, str]:
         bad = rng.choice(
             (b"\xff", b"\xc3", b"\xe9t\xe9", b"\xed\xa0\x80", "\u00e9".encode("utf-16"))
         )
-        line = content.count(b"\n") + 1
-        return mark + content + bad + b"\nmore", [], f"not UTF-8: {bad!r}", f"FILE, line {line}"
+        content += bad
+        # A NUL is looked for first: it tells UTF-16 and what is no text at all.
+        end = content.find(b"\0") if b"\0" in content else len(content)
+        line = content.count(b"\n", 0, end) + 1
+        return mark + content + b"\nmore", [], f"not UTF-8: {bad!r}", f"FILE, line {line}"
     # One mark that begins a file is none of its text, whoever wrote it.
     read = (mark.decode() + text).removeprefix("\ufeff")
     read = "\n".join(read.replace("\r\n", "\n").split("\r"))

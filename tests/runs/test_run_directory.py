@@ -94,15 +94,18 @@ def test_a_run_says_which_text_it_was_begun_with(tmp_path):
     assert (run.texts(), run.texts("parallel")) == ({"en": "a"}, {"en_fr": "b"})
 
 
+FIRST_UPDATE = '{"10": {"checkpoint": "", "metrics": {}, "conditions": {}}}'
+
+
 @pytest.mark.parametrize(
     ("left", "last", "refused"),
     [
-        ({"first_updates.json": '{"10": {}}'}, 12, True),
+        ({"first_updates.json": FIRST_UPDATE}, 12, True),
         ({"DONE": ""}, 20, True),
         ({}, 21, True),  # of an earlier version: step 20 is saved when step 10 is whole
         ({}, 20, False),  # killed while the first checkpoint was written
         ({}, 0, False),
-        ({"checkpoints/10/x": "", "first_updates.json": '{"10": {}}'}, 12, False),
+        ({"checkpoints/10/x": "", "first_updates.json": FIRST_UPDATE}, 12, False),
     ],
 )
 def test_a_run_that_lost_its_checkpoints_is_refused_and_one_that_had_none_is_not(
