@@ -160,6 +160,7 @@ class MixtureTable:
         self._tokens = [f"train/tokens/{tag}" for tag in config.tags]
         self._repeats = [f"{REPEATS_METRIC}/{tag}" for tag in config.tags]
         self._counts = array.array("q")  # step, tokens and repeats of each language, in turn
+        self._built: dict[tuple[int, ...], list[dict[str, Any]]] = {}  # by what a stretch counted
 
     def add(self, step: int, record: Mapping[str, Any]) -> None:
         """Takes in a record of the run's metrics, whose tokens were counted on the devices."""
@@ -178,13 +179,16 @@ class MixtureTable:
         """Returns the rows, each of one stretch of steps; the stretches follow each other."""
         width = 1 + len(self._tokens) + len(self._repeats)
         count = len(self._counts) // width
-        every = max(1, -(-count // _MOST_WINDOWS))
+        # A power of two: then most stretches of a save are those of the one before.
+        every = 1 << max(0, -(-count // _MOST_WINDOWS) - 1).bit_length()
         ends = [*range(every, count, every), count] if count else []
         found = [self._counts[(n - 1) * width : n * width].tolist() for n in ends]
-        rows = []
+        built = {}
         for before, now in itertools.pairwise([[0] * width, *found]):
-            rows += self._build_stretch(before, now)
-        return rows
+            key = (*before, *now)
+            built[key] = self._built.get(key) or self._build_stretch(before, now)
+        self._built = built
+        return list(itertools.chain.from_iterable(built.values()))
 
     def _build_stretch(self, before: Sequence[int], now: Sequence[int]) -> list[dict[str, Any]]:
         config, stream, L = self._config, self._stream, self._config.model.L

@@ -513,6 +513,22 @@ def test_a_long_run_has_few_rows_and_all_but_the_last_cover_as_many_steps(count)
     assert all(row["requested_sequences"] == row["realised_sequences"] for row in rows)
 
 
+def test_a_save_works_out_the_stretches_that_are_new(monkeypatch):
+    config, stream = run_of(steps=300, windows=12_000)
+    table, asked = audit.MixtureTable(config, stream), []
+    requested = stream.requested
+    monkeypatch.setattr(stream, "requested", lambda step: asked.append(step) or requested(step))
+    for step in range(1, 301):
+        table.add(step, {"train/tokens/l0": 6 * L * step, "train/tokens/l1": 2 * L * step})
+        if step % 10 == 0:
+            rows = table.build_rows()
+    assert len(asked) < 2 * 30 * 10  # of 2 a stretch, 30 saves and about 19 stretches in each
+    again = audit.MixtureTable(config, stream)
+    for step in range(1, 301):
+        again.add(step, {"train/tokens/l0": 6 * L * step, "train/tokens/l1": 2 * L * step})
+    assert rows == again.build_rows()
+
+
 def test_realised_counts_are_those_of_the_devices_whatever_was_asked_for():
     config, stream = run_of()
     records = [
