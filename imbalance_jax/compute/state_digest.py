@@ -20,7 +20,7 @@ from imbalance_jax.compute import hardware
 
 _SPREAD = np.uint32(0x9E3779B1)  # makes a key of a place: 2^32 over the golden ratio, odd
 _SHIFTS, _FACTORS = (16, 13, 16), (np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35))
-_BLOCK = 1 << 15  # elements that NumPy takes at once, so that they stay in a core's cache
+_BLOCK = 1 << 16  # elements that NumPy takes at once, so that they stay in a core's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +150,18 @@ def _digest_part(
             if factor is not None:
                 mixed *= factor
         np.multiply(mixed, mixed, out=spare)
-        spoilt = block.size - int(np.isfinite(block).sum()) if _is_float(block) else 0
+        spoilt = _count_nonfinite(block) if _is_float(block) else 0
         found = int(mixed.sum(dtype=np.uint32)), int(spare.sum(dtype=np.uint32)), spoilt
         sums = (sums[0] + found[0], sums[1] + found[1], sums[2] + found[2])
     return sums
+
+
+def _count_nonfinite(block: np.ndarray) -> int:
+    # A sum of products is not finite if one of them is not, and takes a tenth of the time.
+    flat = block.reshape(-1)
+    if flat.dtype == np.float32 and np.isfinite(np.dot(flat, flat)):
+        return 0
+    return block.size - int(np.isfinite(block).sum())
 
 
 def _count_strides(shape: tuple[int, ...]) -> list[int]:
