@@ -390,8 +390,9 @@ class MeshConfig(FieldGroup, place="config.mesh"):
         for name, size in sizes.items():
             if size != -1 and size < 1:
                 raise ValueError(f"config.mesh.{name}={size} must be 1 or more, or -1.")
-        if list(sizes.values()).count(-1) > 1:
-            raise ValueError("config.mesh has more than one -1. Give all sizes but one.")
+        rest = [f"config.mesh.{name}" for name, size in sizes.items() if size == -1]
+        if len(rest) > 1:
+            raise ValueError(f"{' and '.join(rest)} are -1. Give all sizes but one.")
         super().__post_init__()
 
 

@@ -55,7 +55,7 @@ def test_sizes_that_do_not_fit_the_devices_are_refused_by_their_fields(sizes):
 
 
 def test_two_rests_are_refused():
-    with pytest.raises(ValueError, match=r"config\.mesh has more than one -1"):
+    with pytest.raises(ValueError, match=r"config\.mesh\.data and config\.mesh\.fsdp are -1"):
         MeshConfig(data=-1, fsdp=-1)
 
 

@@ -41,7 +41,7 @@ WRONG = {
         {"optimizer__accumulate": 3},
         r"config\.batch_size=32 cannot be cut into config\.optimizer\.accumulate=3",
     ),
-    "two free axes": ({"mesh__fsdp": -1}, r"config\.mesh has more than one -1"),
+    "two free axes": ({"mesh__fsdp": -1}, r"config\.mesh\.data and config\.mesh\.fsdp are -1"),
     "no checkpoint kept": ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep=0 must be 1 or"),
     "forbidden and repeated": (
         {"mixture__reuse": "forbid"},
