@@ -1,5 +1,6 @@
 """Kills at random moments: after something that a run has come to, and a random time more."""
 
+import contextlib
 import os
 import pathlib
 import random
@@ -37,12 +38,12 @@ def list_run_moments(
     step = max(saved, default=0) + rng.randint(1, 25)
     # A process that is about to print has read its flags, so a signal meets its handlers.
     said = lambda text: text in server.out.read_text(errors="replace")
-    unfinished = lambda: any(data_dir.glob(".*.unfinished")) or any(data_dir.glob("en-*"))
-    list_unfinished = lambda: set((run / "checkpoints").glob("*-tmp*"))
+    unfinished = lambda: bool(list_entries(data_dir, ".*.unfinished", "en-*"))
+    list_unfinished = lambda: set(list_entries(run / "checkpoints", "*-tmp*"))
     left = list_unfinished()  # by an earlier kill
     saving = lambda: bool(list_unfinished() - left)
     return [
-        *([] if any(data_dir.glob("en-*")) else [Moment("text", 0.6, unfinished)]),
+        *([] if list_entries(data_dir, "en-*") else [Moment("text", 0.6, unfinished)]),
         Moment("compile", 1.0, lambda: said("Compiling")),
         Moment("step", 0.05, lambda: count_logged_steps(run) >= step),
         Moment("save", 0.05, saving),
@@ -50,6 +51,13 @@ def list_run_moments(
         Moment("score", 0.3, lambda: said("scoring the test split")),
         Moment("end", 0.3, lambda: said("test loss")),
     ]
+
+
+def list_entries(folder: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
+    """Returns what a folder has, in which a command makes and removes directories meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return [path for pattern in patterns for path in folder.glob(pattern)]
+    return []
 
 
 def list_saved_steps(run: pathlib.Path) -> list[int]:

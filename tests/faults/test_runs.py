@@ -21,6 +21,7 @@ from faults.kills import (
     SIGNALS,
     Moment,
     check_killed,
+    list_entries,
     list_run_moments,
     run_through_kills,
     send_after,
@@ -259,7 +260,7 @@ def test_killed_preparations(ledger: Ledger, heavy_server, tmp_path) -> None:
         args, data_dir = prepare(folder), folder / "data"
         moments = lambda: [
             Moment("a start", 0.8, lambda: data_dir.exists()),
-            Moment("writing", 0.2, lambda: any(data_dir.glob(".*.unfinished"))),
+            Moment("writing", 0.2, lambda: bool(list_entries(data_dir, ".*.unfinished"))),
         ]
         history = run_through_kills(
             heavy_server, module, args, case.random, moments, kills=ledger.length(1, 4)
