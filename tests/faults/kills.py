@@ -45,7 +45,8 @@ def list_run_moments(
     return [
         *([] if list_entries(data_dir, "en-*") else [Moment("text", 0.6, unfinished)]),
         Moment("compile", 1.0, lambda: said("Compiling")),
-        Moment("step", 0.05, lambda: count_logged_steps(run) >= step),
+        # The log may be that of an earlier start until this one has read its flags.
+        Moment("step", 0.05, lambda: said("Compiling") and count_logged_steps(run) >= step),
         Moment("save", 0.05, saving),
         Moment("new save", 0.02, lambda: bool(set(list_saved_steps(run)) - set(saved))),
         Moment("score", 0.3, lambda: said("scoring the test split")),
