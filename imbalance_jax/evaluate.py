@@ -183,7 +183,8 @@ def evaluate_state(
     if found:
         raise ValueError(
             f"The test {found} at step {results['step']}: the run had diverged by then, and "
-            "nothing else is measured of it. Take an earlier checkpoint, as --step=STEP."
+            "nothing else is measured of it. Take an earlier checkpoint, if it has one, as "
+            "--step=STEP."
         )
     if losses and not scored:
         write(results)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from imbalance_jax import cli
+from imbalance_jax.runs.divergence import describe_divergence
+from imbalance_jax.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import jax
@@ -88,6 +90,9 @@ def main() -> int:
 
     from imbalance_jax.training import loading
 
+    diverged = describe_divergence(RunDirectory(FLAGS.workdir)) if FLAGS.step < 0 else ""
+    if diverged:
+        raise ValueError(diverged)
     run = loading.load(FLAGS.workdir, None if FLAGS.step < 0 else FLAGS.step)
     language = FLAGS.language or run.config.tags[0]
     ids_BT = generate_ids(

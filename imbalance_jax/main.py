@@ -255,7 +255,12 @@ def _apply_compute_flags(config: config_lib.Config) -> config_lib.Config:
 def _train_and_report(members: "Sequence[PackMember]", mesh: "Mesh", setup: "RunTimer") -> int:
     """Trains members that have come equally far together, one group after another."""
     from imbalance_jax.compute import hosts as distributed
-    from imbalance_jax.training.ends import CheckpointSetAside, PeerLost, Preempted
+    from imbalance_jax.training.ends import (
+        CheckpointSetAside,
+        MemberRefused,
+        PeerLost,
+        Preempted,
+    )
     from imbalance_jax.training.loop import train_members
     from imbalance_jax.training.pack import Pack
     from imbalance_jax.training.recorder import RunTimer
@@ -270,6 +275,10 @@ def _train_and_report(members: "Sequence[PackMember]", mesh: "Mesh", setup: "Run
                 failed |= train_members(Pack(group, mesh), times, interrupts)
             except CheckpointSetAside:
                 continue  # its run goes on from an older one, perhaps with others of the pack
+            except MemberRefused as refused:
+                failed[refused.name] = refused.why
+                waiting = [member for member in waiting if member.name != refused.name]
+                continue
             except Preempted as stop:
                 where = f"of {len(group)} runs" if len(members) > 1 else f"in {members[0].run}"
                 print(_describe_stop(stop, where))

@@ -172,6 +172,9 @@ class Checkpoints:
                 (bad / COMMITTED).unlink()
                 return bad
             while (aside := self.path / f"{step}.{why}{f'-{number}' * (number > 0)}").exists():
+                if why == "diverged":  # as it did before: one is enough
+                    shutil.rmtree(aside)
+                    break
                 number += 1
             bad.rename(aside)
         return aside

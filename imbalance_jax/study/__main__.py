@@ -126,7 +126,8 @@ def _describe_results(directory: StudyDirectory, study: grid.StudyConfig, code: 
     print(f"{done} of {len(states)} runs are done.")
     _collect_results(directory, study)
     if others:
-        print(f"Left: {', '.join(others)}. To train them, leave out --only.")
+        again = "leave out --only" if FLAGS.only else "read why above, and start this again"
+        print(f"Left: {', '.join(others)}. To train them, {again}.")
     if failed:
         print(f"Failed: {', '.join(failed)}. To try again: --only=failed")
     return cli.FAILED if failed or damaged else code

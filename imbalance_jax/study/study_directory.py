@@ -17,7 +17,7 @@ from etils import epath
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.runs import damaged_files, divergence, run_directory, storage
-from imbalance_jax.runs.damaged_files import NUMBER, DamagedFileError
+from imbalance_jax.runs.damaged_files import NUMBER, DamagedFileError, MissingFileError
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.runs.run_files import describe_run_file
 from imbalance_jax.study import grid
@@ -229,9 +229,10 @@ class StudyDirectory:
         spec = study.runs[name]
         if not (run.path / "config.json").exists():
             if run.done or any(run.metrics()):
-                raise ValueError(
-                    f"{run} was changed by hand: it has results and no config.json. Put it back, "
-                    "or delete the directory, which trains the run anew."
+                raise MissingFileError(
+                    run.path / "config.json",
+                    "is missing beside results of the run",
+                    "Put it back, or delete the directory, which trains the run anew.",
                 )
             return RunState("absent", steps=spec.config.steps)
         check_run_untouched(run, spec)

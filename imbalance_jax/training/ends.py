@@ -1,6 +1,7 @@
 """How training ends before its last step, and what it says then."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -23,6 +24,14 @@ class CheckpointSetAside(Exception):
     """A run's newest checkpoint is damaged and lies elsewhere now; nothing was trained."""
 
 
+class MemberRefused(Exception):
+    """A member of a pack has no checkpoint that it can go on from; the others train without it."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name, self.why = name, why
+
+
 class PeerLost(Exception):
     """Another process of the run has gone, for no reason that FAILED.json would give."""
 
@@ -42,10 +51,10 @@ def explain_divergence(what: str, config: Config, run: RunDirectory) -> str:
     ways = f"In another --workdir, {divergence.WAYS_OUT}"
     if not good:
         return f"{what} The run has diverged, and has no checkpoint from before. {ways}."
-    more = max(10, 2 * config.optimizer.skip_nonfinite)
+    more, begin = max(10, 2 * config.optimizer.skip_nonfinite), shlex.quote(f"{run}@{good}")
     return (
         f"{what} The run has diverged. Its last good checkpoint is {run.checkpoints / str(good)}. "
-        f"{ways}; config.init_from={run}@{good} begins with the parameters of that checkpoint. "
+        f"{ways}; --config.init_from={begin} begins with the parameters of that checkpoint. "
         "Or start the same command again with "
         f"--config.optimizer.skip_nonfinite={more}: it goes on from there, and leaves out up to "
         f"{more} such updates in a row."

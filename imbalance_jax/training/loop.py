@@ -21,6 +21,7 @@ from imbalance_jax.evaluation.perplexity import PerplexityEvaluator
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.training.ends import (
     CheckpointSetAside,
+    MemberRefused,
     PeerLost,
     Preempted,
     explain_error,
@@ -175,6 +176,7 @@ def train_members(
       Preempted: it was asked to stop, and every member has saved the same step.
       CheckpointSetAside: a member has to go on from an older checkpoint, for which this can be
         called again.
+      MemberRefused: a member cannot go on; this can be called again for the others.
       PeerLost: another process has gone.
     """
     together = f" for {len(pack.members)} runs together" if len(pack.members) > 1 else ""
@@ -203,7 +205,9 @@ def train_members(
             if start:
                 like = pack.first.abstract_state()
                 state = pack.stack(
-                    lambda member: _restore_member(checkpoints[member.name], start, like)
+                    lambda member: _restore_member(
+                        checkpoints[member.name], start, like, member.name
+                    )
                 )
                 print(f"Going on from step {start:,}", flush=True)
                 if any(start in saved.unchecked for saved in checkpoints.values()):
@@ -253,25 +257,31 @@ def train_members(
 
 
 def _restore_member(
-    checkpoints: Checkpoints, step: int, like: step_lib.TrainState
+    checkpoints: Checkpoints, step: int, like: step_lib.TrainState, name: str
 ) -> step_lib.TrainState:
-    """Returns the state of a member's newest checkpoint, at a step.
+    """Returns the state of the newest checkpoint, at a step, of a member of some name.
 
     Raises:
       CheckpointSetAside: it is damaged and was renamed, and there is an older one.
       DamagedCheckpoint: it is damaged, and there is none. It is left as it is.
+      MemberRefused: the same, of one of several members.
     """
     try:
         return checkpoints.restore(step, like)
     except DamagedCheckpoint:
-        state, damaged = checkpoints.restore_newest(like)
+        try:
+            state, damaged = checkpoints.restore_newest(like)
+        except DamagedCheckpoint as error:
+            if not name:
+                raise
+            raise MemberRefused(name, str(error)) from error
     if not damaged:  # the second attempt read it: the storage, not the checkpoint, had a fault
         return state
     with distributed.propagate_errors():
         for newer, line in damaged.items() if distributed.is_writer() else ():
             aside = checkpoints.set_aside(newer)
             print(f"{line} It is kept as {aside.name}.", flush=True)
-    print(f"The run goes on from step {int(state.step):,} instead.", flush=True)
+    print(f"{name or 'The run'} goes on from step {int(state.step):,} instead.", flush=True)
     raise CheckpointSetAside
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -173,7 +174,9 @@ class RunProgress:
             self._line("Compiling what measures alignment")
         with times("align"):
             before, began = alignment.programs.compile_seconds, time.monotonic()
-            values = alignment.watch(state, self.experiment.stream, self._poll)
+            with warnings.catch_warnings():  # NumPy's, of a model that has diverged
+                warnings.simplefilter("ignore", RuntimeWarning)
+                values = alignment.watch(state, self.experiment.stream, self._poll)
             compiling = alignment.programs.compile_seconds - before
             # The other runs of a pack are measured as often.
             cost = (time.monotonic() - began - compiling) * len(self._pack.members)
@@ -324,6 +327,9 @@ def record_run_start(
         return EarlierStarts()
     for line in run.keep_results(experiment.stream.steps):
         print(line)
+    diverged = sorted(run.checkpoints.glob("*.diverged")) if run.checkpoints.exists() else []
+    if diverged and not start:
+        print(f"{diverged[-1]} is of no use, and no other is left: the run begins anew.")
     before = (run.read_json("provenance.json") or {}) if start else {}
     sent = run.newest_step()
     if sent < 0 and start >= experiment.config.log_every:
