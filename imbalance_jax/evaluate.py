@@ -40,7 +40,7 @@ def define_flags() -> None:
         "step", -1, "Step of the checkpoint; by default the newest.", lower_bound=-1
     )
     flags.DEFINE_integer(
-        "pairs", 512, "Sequences that two languages are compared on, 8 or more.", lower_bound=8
+        "pairs", 512, "Sequences that two languages are compared on, 8 or more.", 8, 1_000_000
     )
     flags.DEFINE_list("languages", [], "TAG,TAG: Whose pairs are measured; by default all.")
     flags.DEFINE_bool("losses", True, "Score the test split, unless its losses are known.")

@@ -83,11 +83,16 @@ def generate_ids(
     return ids_BT[:, 1:]
 
 
+def _count_logit_bytes(run: "LoadedRun", samples: int) -> int:
+    return 4 * samples * run.config.model.L * run.vocabulary.size
+
+
 def main() -> int:
     if not FLAGS.workdir:
         raise ValueError("Give --workdir=RUN, the directory of a trained run.")
     import numpy as np
 
+    from imbalance_jax.compute import hardware
     from imbalance_jax.training import loading
 
     diverged = describe_divergence(RunDirectory(FLAGS.workdir)) if FLAGS.step < 0 else ""
@@ -95,6 +100,12 @@ def main() -> int:
         raise ValueError(diverged)
     run = loading.load(FLAGS.workdir, None if FLAGS.step < 0 else FLAGS.step)
     language = FLAGS.language or run.config.tags[0]
+    need, limit = _count_logit_bytes(run, FLAGS.samples), hardware.get_device_memory()
+    if limit is not None and need > limit:
+        raise ValueError(
+            f"--samples={FLAGS.samples}: the logits of so many texts at once take "
+            f"{need / 1e9:,.0f} GB, and the device has {limit / 1e9:,.0f} GB. Write fewer."
+        )
     ids_BT = generate_ids(
         run,
         # A job without a locale reads its command line as bytes, which are UTF-8 nevertheless.

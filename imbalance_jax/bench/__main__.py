@@ -49,7 +49,9 @@ def define_flags() -> None:
     flags.DEFINE_alias("compile-only", "compile_only")
     flags.DEFINE_float("deadline", 0.0, "Seconds after which no further case begins; 0 is none.", 0)
     flags.DEFINE_string("out", None, "FILE: Write the figures there, as JSON.")
-    flags.DEFINE_integer("members", 0, "Runs of a pack to time, of each case or the config.", 0)
+    flags.DEFINE_integer(
+        "members", 0, "Runs of a pack to time, of each case or the config.", 0, 4096
+    )
     flags.DEFINE_bool("meshes", False, "Time every mesh of the devices at hand.")
     flags.DEFINE_string("alignment", None, "RUN: Time the alignment of a run.")
     flags.DEFINE_integer("pairs", 512, "Sequences that --alignment is timed on.", lower_bound=8)

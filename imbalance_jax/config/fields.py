@@ -195,9 +195,9 @@ A config file starts from these defaults. The command line sets any field by its
 | text -> whole number, one of them | `--config.mixture.ratio.en1=3` |
 | stages | `--config.mixture.stages="((0, {'en1': 9, 'en2': 1}), (0.5, {'en1': 1, 'en2': 9}))"` |
 
-The type of a number has the lowest and the highest value that it may have, and that of a mapping
-those of each of its numbers. Other values are refused in the first second. So are fields that
-contradict each other, such as a batch_size that is no multiple of the micro-batches.
+The column of types shows the lowest and the highest value of a number, as in `1 to 2147483647`.
+Other values are refused in the first second. So are fields that contradict each other, such as a
+batch_size that is no multiple of the micro-batches.
 
 SOURCE, TAG and NAME stand for the names that a config gives to its sources, languages and parallel
 texts. The reference study is [arXiv 2404.07982](https://arxiv.org/abs/2404.07982). The letters L,

@@ -67,7 +67,7 @@ def check_memory(config: Config, mesh: Mesh, members: int = 1) -> None:
             f"accumulate={config.optimizer.accumulate} micro-batches, config.model.L={model.L}, "
             f"config.model.N={model.N}"
         )
-        ways = "a smaller config.batch_size, more micro-batches, or more devices"
+        ways = "a smaller config.batch_size or config.model.L, more micro-batches, or more devices"
     raise ValueError(
         f"An update needs at least {format_bytes(need)} on each device, most of it for {what}. A "
         f"device has {format_bytes(limit)}. Use {ways}."

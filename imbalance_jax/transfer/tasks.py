@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from imbalance_jax.data.text import patterns
+from imbalance_jax.runs.damaged_files import describe_special_file
 from imbalance_jax.transfer import sentence_tasks
 
 LANGUAGE = "{language}"
@@ -123,12 +124,15 @@ def find_tasks(names: Sequence[str]) -> list[Task]:
 
 def _read_toml(path: str) -> list[Task]:
     try:
+        special = describe_special_file(path)
+        if special:
+            raise ValueError(f"--tasks={path} is {special}, not a file.")
         tables = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"--tasks={path}: there is no such file.") from error
     except OSError as error:
         raise ValueError(f"--tasks={path}: it cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # TOML's, or that of a file in another encoding
+    except (tomllib.TOMLDecodeError, UnicodeError) as error:
         raise ValueError(f"--tasks={path}: it is not TOML ({error}).") from error
     fields = {field.name for field in dataclasses.fields(Task)} - {"name", "dataset", "splits"}
     tasks = []

@@ -39,6 +39,8 @@ def _build_delete_command(tpuvm: TpuvmSettings, job: Job) -> tuple[str, ...]:
 
 
 def _build_create_command(plan: Plan, tpuvm: TpuvmSettings, job: Job, out: str) -> tuple[str, ...]:
+    for character in "*?[]#":
+        engines.refuse_character("--workdir", plan.workdir, character, "gcloud storage")
     size = plan.size
     version = tpuvm.runtime_version or hardware.TPUS[size.family].runtime_version
     nodes = (

@@ -191,7 +191,7 @@ def test_the_other_programs_are_there_or_it_is_said_what_they_need():
         elif "/" in program:
             assert (ROOT / program).stat().st_mode & 0o100, place
         elif program in CHECKED_BY_CI:
-            assert re.search(rf"(?m)^(\w+=\w+ )?{program}\b", ci), place
+            assert re.search(rf"(?m)^ *(\w+=\w+ )?{program}\b", ci), place
             paths = [arg for arg in args if "/" in arg]
             assert all((ROOT / path).exists() for path in paths), place
         else:

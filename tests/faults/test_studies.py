@@ -59,7 +59,11 @@ def test_damaged_studies(ledger: Ledger, light_server, tmp_path) -> None:
             return "shows the values of an edited file"
         if kind == "delete":
             return "shows what is absent"
-        if kind == "truncate" and file.name == "metrics.jsonl" and "uneven" in file.parts[1]:
+        if (
+            kind in ("truncate", "empty")
+            and file.name == "metrics.jsonl"
+            and "uneven" in file.parts[1]
+        ):
             return "shows the run as a kill would have left it"
         if file.name in ended.out + ended.err:
             return "said, and left out"

@@ -21,7 +21,7 @@ TOOLS = ("gcloud", "kubectl", "sbatch", "sky", "xpk", "python", "srun", "tail")
 HAZARDS = "-a b'c\"d$(touch PWNED)`touch PWNED`;touch PWNED;e&f|g>h<i*?[j]~k#l!m{n}=100%j^$HOME ü文"
 NAMES = st.text(st.sampled_from("ab -'\"$(){}`;&|<>*?[]~#!=%^:@+ü文"), min_size=1, max_size=12)
 # What a tool gives a meaning and cannot be told otherwise.
-REFUSED = {"gke": ',"', "slurm": "\\", "tpuvm": ","}
+REFUSED = {"gke": ',"', "slurm": "\\", "tpuvm": ",*?[]#"}
 # Fields of the engines that a test on this machine needs, or that hold what a script splits.
 FIELDS = {"tpuvm": {"secrets": {"WANDB_API_KEY": "wandb"}}, "slurm": {"activate": ""}}
 

@@ -157,7 +157,7 @@ def test_seeds_may_be_named_by_their_first_and_last():
 
 @pytest.mark.parametrize("seeds", ["0-999999999", "1000000000", "5" * 20])
 def test_more_seeds_than_a_grid_can_hold_are_refused_before_any_run_is_made(seeds):
-    with pytest.raises(ValueError, match=r"seeds from 0 on are more than 100,000.*fewer seeds"):
+    with pytest.raises(ValueError, match=r"seeds from 0 on are more than 10,000.*fewer seeds"):
         grid.parse_seeds(seeds)
     config = config_lib.cloned(scale="demo", ratio="1:1")
     made = grid.Grid("Too many.", unit=config)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import errno
+import functools
 import json
 import math
 import os
@@ -620,3 +621,20 @@ def test_all_processes_raise_what_the_writer_had_alone(monkeypatch):
     assert flags == [1, 0]
     monkeypatch.setattr(multihost_utils, "process_allgather", lambda flag: np.array([0, 0]))
     writer.agree()  # once raised, it is over
+
+
+# Of a pack, one of whose members cannot be restored.
+
+
+def test_a_member_without_a_good_checkpoint_is_refused_by_name_and_a_run_alone_as_it_is():
+    class Damaged:
+        def restore(self, step, like):
+            raise DamagedCheckpoint("checkpoints/20 is damaged.")
+
+        restore_newest = functools.partialmethod(restore, 20)
+
+    with pytest.raises(ends.MemberRefused, match="a_s1: .* is damaged") as refused:
+        loop._restore_member(Damaged(), 20, None, "a_s1")
+    assert refused.value.name == "a_s1"
+    with pytest.raises(DamagedCheckpoint):
+        loop._restore_member(Damaged(), 20, None, "")
