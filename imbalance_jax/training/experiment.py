@@ -71,6 +71,7 @@ class Experiment:
             sharding.check_batch(config, mesh)
         for name, source in sources.items():
             for split in ("validation", "test"):
+                source.tokens(split)  # text that is damaged is refused before anything is written
                 if source.count(split) < 2:
                     raise ValueError(
                         f"config.sources.{name}: no document is held out for {split} (1 % of the "
