@@ -58,6 +58,7 @@ class ForkServer:
     def __init__(self, folder: pathlib.Path, *, heavy: bool = False, **env: str) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._is_running = False
         self._server = subprocess.Popen(
             [sys.executable, __file__, "heavy" if heavy else "light"],
             stdin=subprocess.PIPE,
@@ -98,12 +99,16 @@ class ForkServer:
             "err": str(self.err),
         }
         assert self._server.stdin is not None
+        if self._is_running:  # a test ended before it waited for the command before
+            self.wait()
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
+        self._is_running = True
         return self._read()["pid"]
 
     def wait(self) -> Ended:
         ended = self._read()
+        self._is_running = False
         out, err = (file.read_text(errors="replace") for file in (self.out, self.err))
         return Ended(ended["code"], out, err, ended["seconds"], ended["hung"])
 
