@@ -349,7 +349,11 @@ def test_reading_tasks_takes_no_jax():
 def test_a_description_that_cannot_be_read_is_refused_by_its_path(tmp_path):
     (tmp_path / "folder.toml").mkdir()
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n" + TOML.encode())
-    for name, said in (("folder", "a directory, not a file"), ("latin", "not TOML"), ("no", "no such file")):
+    for name, said in (
+        ("folder", "a directory, not a file"),
+        ("latin", "not TOML"),
+        ("no", "no such file"),
+    ):
         with pytest.raises(ValueError, match=rf"--tasks=.*{name}.toml.*{said}"):
             load(tmp_path / f"{name}.toml")
 
