@@ -372,11 +372,16 @@ def _is_no_traceback(record: logging.LogRecord) -> bool:
 
 
 def _report_unraisable(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:
-    """Reports an exception that cannot be raised, but for arrays that can be written no more.
+    """Reports an exception that cannot be raised, but for those of arrays that orbax has given up.
 
     TensorStore tells the event loop of orbax of each, which has ended with the first of them.
     """
-    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+    # Arrays that are read at once, of which one is damaged, leave coroutines behind. The error of
+    # the first one is raised.
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code is not None and "orbax" in code.co_filename
+    closed = unraisable.object is None and str(unraisable.exc_value) == "Event loop is closed"
+    if not (of_orbax or closed):
         report(unraisable)
 
 

@@ -322,3 +322,16 @@ def test_a_state_that_is_not_finite_is_never_saved(checkpoints, values):
     with pytest.raises(FloatingPointError, match=r"step 2 is not saved.*opt_state/"):
         checkpoints.save(placed(dataclasses.replace(values, opt_state=mu), make_mesh(1)))
     assert checkpoints.steps() == []
+
+
+def test_what_orbax_leaves_behind_of_a_damaged_array_is_not_reported():
+    made, reported = {}, []
+    exec(compile("async def read(): pass", "site-packages/orbax/read.py", "exec"), made)
+    left = made["read"]()
+    for thing, error in ((left, "no array"), (None, "Event loop is closed"), (None, "another")):
+        unraisable = types.SimpleNamespace(object=thing, exc_value=Exception(error))
+        checkpoint_lib._report_unraisable(
+            lambda each: reported.append(str(each.exc_value)), unraisable
+        )
+    left.close()
+    assert reported == ["another"]

@@ -245,7 +245,9 @@ def test_killed_processes(ledger: Ledger, request, tmp_path) -> None:
 
 def test_killed_preparations(ledger: Ledger, heavy_server, tmp_path) -> None:
     if not ledger.full:
-        pytest.skip("test_killed_runs kills while text is prepared")
+        pytest.skip(
+            "killed while text is prepared by test_killed_runs; the full length is pytest -m faults"
+        )
 
     def prepare(folder: pathlib.Path) -> list[str]:
         folder.mkdir()
