@@ -17,7 +17,7 @@ def mount_small_disk(folder: pathlib.Path, megabytes: int) -> Iterator[pathlib.P
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as error:
-        pytest.skip(f"a small disk is needed: {error}")
+        pytest.skip(f"no small disk can be mounted without mount (install it): {error}")
     if done.returncode:
         pytest.skip(f"a small disk can be mounted by root only: {done.stderr.strip()}")
     try:

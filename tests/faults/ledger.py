@@ -53,6 +53,11 @@ class Ledger:
         self.faults: list[dict[str, str | int]] = []
         self.seconds = 0.0
 
+    def skip_short(self, why: str) -> None:
+        """Skips a part that has no short version."""
+        if not self.full:
+            pytest.skip(f"{why}: run its full length, pytest -m faults")
+
     def length(self, short: int, full: int) -> int:
         """Returns how many cases there are to be."""
         share = float(os.environ.get("FAULTS_SHARE", "1"))

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import pytest
 from faults.ledger import Case, Fault, Ledger, judge
 from faults.undisturbed import write_tiny_config
 from faults.values import BASES, draw_changes, draw_examples, is_beyond_bounds, list_typed_fields
@@ -82,8 +81,7 @@ def test_overrides(ledger: Ledger, light_server, tmp_path) -> None:
 
 def test_dry_runs(ledger: Ledger, heavy_server, tmp_path) -> None:
     """What is valid and tiny is planned, or refused by what only the devices know."""
-    if not ledger.full:
-        pytest.skip("each takes as long as the start of a run")
+    ledger.skip_short("each takes as long as the start of a run")
     config = write_tiny_config(tmp_path)
     choices = {
         "model.N": (1, 2, 3),

@@ -71,8 +71,7 @@ def test_killed_runs(ledger: Ledger, heavy_server, stage, tmp_path) -> None:
 
 def test_killed_starts(ledger: Ledger, stage, tmp_path) -> None:
     """The whole command, from the first import on, at a random time of the clock."""
-    if not ledger.full:
-        pytest.skip("each start takes seconds")
+    ledger.skip_short("each start takes seconds")
 
     def check(case: Case) -> str:
         folder = tmp_path / str(case.number)
@@ -137,8 +136,7 @@ def resolve_tiny_config(folder: pathlib.Path) -> config_lib.Config:
 
 
 def test_killed_packs(ledger: Ledger, heavy_server, tmp_path) -> None:
-    if not ledger.full:
-        pytest.skip("a pack takes longer than a run to compile, and is killed as one is")
+    ledger.skip_short("a pack takes longer than a run to compile, and is killed as one is")
     (tmp_path / "whole").mkdir()
     config = resolve_tiny_config(tmp_path / "whole")
     directory, args = two_seeds(tmp_path / "whole", config)
@@ -192,8 +190,7 @@ def start_together(servers: list[ForkServer], args: list[str]) -> list[int]:
 
 def test_killed_processes(ledger: Ledger, request, tmp_path) -> None:
     """Two processes are one run: a signal to one of them ends both, and both go on."""
-    if not ledger.full:
-        pytest.skip("a lost process is noticed after seconds")
+    ledger.skip_short("a lost process is noticed after seconds")
     servers = request.getfixturevalue("two_servers")
 
     def begin(folder: pathlib.Path) -> list[str]:
@@ -244,10 +241,7 @@ def test_killed_processes(ledger: Ledger, request, tmp_path) -> None:
 
 
 def test_killed_preparations(ledger: Ledger, heavy_server, tmp_path) -> None:
-    if not ledger.full:
-        pytest.skip(
-            "killed while text is prepared by test_killed_runs; the full length is pytest -m faults"
-        )
+    ledger.skip_short("killed while text is prepared by test_killed_runs")
 
     def prepare(folder: pathlib.Path) -> list[str]:
         folder.mkdir()
@@ -278,8 +272,7 @@ def test_killed_preparations(ledger: Ledger, heavy_server, tmp_path) -> None:
 
 def test_killed_studies(ledger: Ledger, heavy_server, tmp_path) -> None:
     """A study's process is killed; its runs end with it, and the next start goes on."""
-    if not ledger.full:
-        pytest.skip("a study starts a process for each run")
+    ledger.skip_short("a study starts a process for each run")
     module = "imbalance_jax.study"
 
     def begin(folder: pathlib.Path) -> tuple[StudyDirectory, list[str]]:
@@ -400,8 +393,7 @@ def test_damaged_texts(ledger: Ledger, stage) -> None:
 
 @pytest.fixture
 def small_disk(ledger, tmp_path) -> Iterator[pathlib.Path]:
-    if not ledger.full:
-        pytest.skip("tests/training/test_ends.py has a full disk")
+    ledger.skip_short("tests/training/test_ends.py has a full disk")
     with mount_small_disk(tmp_path / "disk", megabytes=12) as folder:
         yield folder
 
@@ -479,8 +471,7 @@ LIMITS = {
 
 def test_small_limits(ledger: Ledger, heavy_server, stage) -> None:
     """Under a limit of the system a start is refused in a line, and is done without the limit."""
-    if not ledger.full:
-        pytest.skip("each start takes seconds")
+    ledger.skip_short("each start takes seconds")
 
     def check(case: Case) -> str:
         name = case.random.choice(sorted(LIMITS))

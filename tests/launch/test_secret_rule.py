@@ -213,7 +213,7 @@ def test_other_values_are_taken(value):
         ("slurm", "options", ["--export=ALL,WANDB_API_KEY=hush"]),
         ("slurm", "container", ["apptainer", "exec", "--env", "DB_PASS=hush", "i.sif"]),
         ("sky", "setup", "export HF_TOKEN=hush\npip install ."),
-        ("sky", "setup", "pip install --index-url=https://me:hush@packages.example/simple ."),
+        ("sky", "setup", "git clone https://me:hush@code.example/ours.git"),
     ],
 )
 def test_a_secret_in_a_field_of_a_profile_is_refused(table, field, value):
