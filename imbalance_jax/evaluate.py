@@ -316,4 +316,4 @@ def _format_optional_value(value: float | None) -> str:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run_command(main)
+    cli.run_command(main, computes=True)

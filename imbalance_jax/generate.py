@@ -128,4 +128,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run_command(main)
+    cli.run_command(main, computes=True)

@@ -355,4 +355,4 @@ def _write_export(run: RunDirectory) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run_command(main)
+    cli.run_command(main, computes=True)

@@ -200,4 +200,4 @@ def _write_figures(figures: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run_command(main)
+    cli.run_command(main, computes=True)

@@ -15,13 +15,14 @@ from absl import app, logging
 from imbalance_jax.cli import command_line
 from imbalance_jax.cli.exits import FAILED, PREEMPTED, exit_with_error
 from imbalance_jax.cli.help_text import Subcommand, choose_subcommand, print_help
-from imbalance_jax.runs import children, storage
+from imbalance_jax.runs import children, process_limits, storage
 
 
 def run_command(
     main: Callable[..., int],
     *,
     names: bool = False,
+    computes: bool = False,
     subcommands: Mapping[str, Subcommand] | None = None,
 ) -> NoReturn:
     """Reads the flags that were defined, calls `main` and exits with what it returns.
@@ -29,6 +30,7 @@ def run_command(
     Args:
       main: the command.
       names: whether it takes the list of arguments that are no flags.
+      computes: whether it needs the threads and the memory of jax, which are tried first.
       subcommands: if there are any, `main` takes the name of one.
     """
 
@@ -41,6 +43,8 @@ def run_command(
         if len(argv) > 1 and not names and not subcommands:
             exit_with_error(f"{argv[1]!r} is not a flag. Write --name=value.")
         with _explain_errors():
+            if computes:
+                process_limits.check_process_limits()
             if subcommands:
                 return main(choose_subcommand(argv[1:], subcommands))
             return main(argv[1:]) if names else main()

@@ -46,7 +46,6 @@ from imbalance_jax.config.schedule import (
 )
 from imbalance_jax.config.schema import (
     REMAT,
-    SPECIALS,
     AlignmentConfig,
     Attention,
     CheckpointConfig,
@@ -57,11 +56,14 @@ from imbalance_jax.config.schema import (
     MixtureConfig,
     ModelConfig,
     OptimizerConfig,
-    ParallelConfig,
     Schedule,
+    VocabularyConfig,
+    make_natural_sort_key,
+)
+from imbalance_jax.config.text_schema import (
+    SPECIALS,
+    ParallelConfig,
     SourceConfig,
     SyntheticConfig,
     TokenizerConfig,
-    VocabularyConfig,
-    make_natural_sort_key,
 )

@@ -9,12 +9,8 @@ from imbalance_jax.config.schedule import (
     reduce_ratio,
     resolve_first_step,
 )
-from imbalance_jax.config.schema import (
-    Config,
-    LanguageConfig,
-    ParallelConfig,
-    SourceConfig,
-)
+from imbalance_jax.config.schema import Config, LanguageConfig
+from imbalance_jax.config.text_schema import ParallelConfig, SourceConfig
 
 
 def check_config(config: Config) -> None:

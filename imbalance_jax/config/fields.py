@@ -1,7 +1,7 @@
 """Every field of a config with its type, default and meaning.
 
-The meaning of a field is the comment in schema.py on the field's own line, or the comment lines
-directly above it. So a field is declared and explained in one place. The command
+The meaning of a field is the comment in schema.py, or text_schema.py, on the field's own line, or
+the comment lines directly above it. So a field is declared and explained in one place. The command
 `python -m imbalance_jax.config` and docs/config.md show what stands there.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from imbalance_jax.config import bounds as bounds_lib
-from imbalance_jax.config import schema
+from imbalance_jax.config import schema, text_schema
 from imbalance_jax.config.recipes import SCALES
 from imbalance_jax.config.resolve import to_dict
 
@@ -85,9 +85,18 @@ def _build_plain_field(name: str, hint: Any) -> PlainField:
 
 
 @functools.cache
-def read_field_meanings(module: types.ModuleType = schema) -> Mapping[tuple[str, str], str]:
-    """Returns the meaning of each field of a module, by its dataclass and its name."""
-    source = inspect.getsource(module)
+def read_field_meanings(*modules: types.ModuleType) -> Mapping[tuple[str, str], str]:
+    """Returns the meaning of each field of modules, by its dataclass and its name.
+
+    Without modules they are those of a run's fields.
+    """
+    meanings: dict[tuple[str, str], str] = {}
+    for module in modules or (schema, text_schema):
+        meanings |= _read_comments(inspect.getsource(module))
+    return types.MappingProxyType(meanings)
+
+
+def _read_comments(source: str) -> dict[tuple[str, str], str]:
     comments = {  # line -> text, and whether it is alone on the line
         token.start[0]: (token.string.lstrip("# "), not token.line[: token.start[1]].strip())
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -107,7 +116,7 @@ def read_field_meanings(module: types.ModuleType = schema) -> Mapping[tuple[str,
                 last = field.end_lineno or field.lineno
                 parts += [comments[last][0]] if last in comments else []
                 meanings[group.name, field.target.id] = " ".join(parts)
-    return types.MappingProxyType(meanings)
+    return meanings
 
 
 def list_field_rows(config: schema.Config | None = None) -> list[FieldRow]:
@@ -204,7 +213,8 @@ texts. The reference study is [arXiv 2404.07982](https://arxiv.org/abs/2404.0798
 D, H, K, F and N are those of the key in `imbalance_jax/__init__.py`. Config files take their sizes
 from a scale; the last table has them.
 
-`python -m imbalance_jax.config --markdown` makes this page from `imbalance_jax/config/schema.py`.
+`python -m imbalance_jax.config --markdown` makes this page from `config/schema.py` and
+`config/text_schema.py` of the package.
 """
 
 

@@ -7,12 +7,8 @@ from typing import Any
 
 from imbalance_jax.config.resolve import to_dict
 from imbalance_jax.config.schedule import compute_sequence_totals, list_stages
-from imbalance_jax.config.schema import (
-    Config,
-    OptimizerConfig,
-    SyntheticConfig,
-    TokenizerConfig,
-)
+from imbalance_jax.config.schema import Config, OptimizerConfig
+from imbalance_jax.config.text_schema import SyntheticConfig, TokenizerConfig
 
 # Fields that may differ when a run goes on in its directory: they say where, how often and with
 # which devices, but not what is trained on what.

@@ -9,7 +9,8 @@ import ml_collections
 
 from imbalance_jax.config.nearest import suggest_nearest_name
 from imbalance_jax.config.resolve import build_config_dict, declared, default
-from imbalance_jax.config.schema import Config, LanguageConfig, Schedule, SourceConfig
+from imbalance_jax.config.schema import Config, LanguageConfig, Schedule
+from imbalance_jax.config.text_schema import SourceConfig
 
 
 def parse_arg(arg: str, **defaults: str) -> types.SimpleNamespace:

@@ -187,4 +187,4 @@ def describe_task_result(task: str, result: Mapping[str, Any]) -> list[str]:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run_command(main)
+    cli.run_command(main, computes=True)

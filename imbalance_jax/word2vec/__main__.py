@@ -284,4 +284,4 @@ def describe_word2vec_results(result: dict[str, Any]) -> list[str]:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run_command(main)
+    cli.run_command(main, computes=True)

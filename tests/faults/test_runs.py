@@ -66,7 +66,7 @@ def test_killed_runs(ledger: Ledger, heavy_server, stage, tmp_path) -> None:
         undisturbed.check_nothing_is_left(folder)
         return "equal to an undisturbed run"
 
-    ledger.run(check, short=1, full=14)
+    ledger.run(check, short=1, full=30)
 
 
 def test_killed_starts(ledger: Ledger, stage, tmp_path) -> None:
@@ -115,7 +115,7 @@ def test_killed_starts(ledger: Ledger, stage, tmp_path) -> None:
         undisturbed.check_nothing_is_left(folder)
         return "equal to an undisturbed run"
 
-    ledger.run(check, short=0, full=5)
+    ledger.run(check, short=0, full=8)
 
 
 def two_seeds(folder: pathlib.Path, config: config_lib.Config) -> tuple[StudyDirectory, list[str]]:
@@ -161,7 +161,7 @@ def test_killed_packs(ledger: Ledger, heavy_server, tmp_path) -> None:
         undisturbed.check_nothing_is_left(folder)
         return "equal to an undisturbed pack"
 
-    ledger.run(check, short=0, full=4)
+    ledger.run(check, short=0, full=6)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_killed_processes(ledger: Ledger, request, tmp_path) -> None:
         undisturbed.check_nothing_is_left(folder)
         return "equal to an undisturbed run of two processes"
 
-    ledger.run(check, short=0, full=5)
+    ledger.run(check, short=0, full=6)
 
 
 def test_killed_preparations(ledger: Ledger, heavy_server, tmp_path) -> None:
@@ -267,7 +267,7 @@ def test_killed_preparations(ledger: Ledger, heavy_server, tmp_path) -> None:
         undisturbed.check_nothing_is_left(folder)
         return "equal to undisturbed text"
 
-    ledger.run(check, short=0, full=10)
+    ledger.run(check, short=0, full=14)
 
 
 def test_killed_studies(ledger: Ledger, heavy_server, tmp_path) -> None:
@@ -305,7 +305,7 @@ def test_killed_studies(ledger: Ledger, heavy_server, tmp_path) -> None:
         undisturbed.check_nothing_is_left(folder)
         return "equal to an undisturbed study"
 
-    ledger.run(check, short=0, full=2)
+    ledger.run(check, short=0, full=4)
 
 
 # Damaged files.
