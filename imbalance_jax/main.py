@@ -99,6 +99,20 @@ def _read_single_run() -> _RequestedRun:
 
 def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
     """Trains runs in their directories; if they are `packed`, the mesh may have members."""
+    from imbalance_jax.compute import hosts as distributed
+
+    distributed.join_processes(FLAGS.devices)
+    try:
+        return _plan_and_train_runs(runs, packed=packed)
+    # Of what all do together before the first step, in restoring, or in a save at the end.
+    except (RuntimeError, ValueError) as error:
+        if not distributed.is_lost_peer(error):
+            raise
+        return _exit_after_lost_peer("another process was lost")
+
+
+def _plan_and_train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
+    """Does what `_train_runs` does, once the processes of the run have met."""
     import jax
 
     from imbalance_jax.compute import hardware, sharding
@@ -109,7 +123,6 @@ def _train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
     from imbalance_jax.training.pack import Pack, PackMember
     from imbalance_jax.training.recorder import RunTimer
 
-    distributed.join_processes(FLAGS.devices)
     _check_single_process_flags()
     config = runs[0].config
     hardware.use_compilation_cache(sources.resolve_data_cache_dir(config.data_dir) / "compiled")
@@ -285,10 +298,6 @@ def _train_and_report(members: "Sequence[PackMember]", mesh: "Mesh", setup: "Run
                 return cli.PREEMPTED
             except PeerLost as lost:
                 return _exit_after_lost_peer(str(lost))
-            except (RuntimeError, ValueError) as error:  # of restoring, or of a save at the end
-                if not distributed.is_lost_peer(error):
-                    raise
-                return _exit_after_lost_peer("another process was lost")
             waiting = [member for member in waiting if member not in group]
             times = RunTimer()
     for member in members:

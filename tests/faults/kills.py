@@ -134,7 +134,11 @@ def check_killed(ended: Ended, codes: Sequence[int], about: str, *, speaks: bool
         raise Fault("hang", about)
     if _TRACEBACK in ended.out + ended.err:
         raise Fault("traceback", about)
-    if ended.code not in (codes or (0,)):
+    codes = tuple(codes) or (0,)
+    if not (ended.out + ended.err).strip():
+        # A signal has met it before its first line, and so perhaps before its handlers.
+        codes += tuple(-how for how in (signal.SIGTERM, signal.SIGINT) if 75 in codes)
+    if ended.code not in codes:
         raise Fault("wrong exit code", about)
     if ended.code == 75 and speaks and "o on" not in ended.out + ended.err:
         raise Fault("no way to go on", about)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from helpers import ONE_DEVICE, tiny_config
 
-from imbalance_jax import cli
+from imbalance_jax import cli, main
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import sharding
@@ -211,6 +211,19 @@ def test_an_error_of_one_process_ends_all_and_is_written_down(tmp_path, data_dir
     failed = json.loads((run / "FAILED.json").read_text())
     assert (failed["error"], failed["step"]) == ("OSError", 7)
     assert "the disk of process 1 is gone" in ended[1][1]
+
+
+def test_a_process_that_is_lost_before_the_first_step_asks_for_a_restart(monkeypatch, capsys):
+    def prepare(*args: object, **options: object) -> int:
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [::1]:68")
+
+    monkeypatch.setattr(main, "_plan_and_train_runs", prepare)
+    monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(devices=0))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "join_processes", lambda devices: None)
+    monkeypatch.setattr(distributed, "exit_process", lambda code, *, seconds: code)
+    assert main._train_runs([], packed=False) == cli.LOST
+    assert "another process was lost" in capsys.readouterr().err
 
 
 @pytest.mark.slow
