@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
@@ -37,7 +38,9 @@ def run_command(
     def checked(argv: list[str]) -> int:
         # Libraries would report each file that they open.
         logging.set_verbosity(logging.WARNING)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as jobs in the background have it
+            signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = functools.partial(_interrupt_again, sys.unraisablehook)
         children.end_with_parent()
         if len(argv) > 1 and not names and not subcommands:
@@ -63,6 +66,34 @@ def _explain_errors() -> Iterator[None]:
     """Ends the process with a line on each error that its user, or the system, can mend."""
     try:
         yield
+    except (Exception, KeyboardInterrupt) as error:
+        # An interrupt that meets an import or a callback in C++ comes back as another error.
+        if _is_interrupted or isinstance(error.__cause__ or error, KeyboardInterrupt):
+            _exit_interrupted()
+        _explain_error(error)
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    """Handles SIGTERM as Ctrl-C."""
+    global _is_interrupted
+    _is_interrupted = True
+    raise KeyboardInterrupt
+
+
+_is_interrupted = False
+
+
+def _exit_interrupted() -> NoReturn:
+    for number in (signal.SIGTERM, signal.SIGINT):  # which may be sent again meanwhile
+        signal.signal(number, signal.SIG_IGN)
+    print("Interrupted. Start again to go on.", file=sys.stderr)
+    sys.exit(PREEMPTED)
+
+
+def _explain_error(error: BaseException) -> NoReturn:
+    """Ends the process with a line on an error, or raises it where there is none."""
+    try:
+        raise error
     except UnicodeError:
         raise  # a ValueError that is no mistake of the user and names no file
     except ValueError as error:
@@ -80,12 +111,6 @@ def _explain_errors() -> Iterator[None]:
         if system is None:
             raise
         exit_with_error(storage.describe_os_error(system))
-    except (KeyboardInterrupt, ImportError) as error:
-        # A module in C++ makes an ImportError of an interrupt that meets its import.
-        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
-            raise
-        print("Interrupted. Start again to go on.", file=sys.stderr)
-        sys.exit(PREEMPTED)
 
 
 def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHookArgs") -> None:

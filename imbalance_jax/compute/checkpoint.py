@@ -93,9 +93,13 @@ class Checkpoints:
         """
         step = int(state.step)
         with self._raising_os_error():
-            if step in self._manager.all_steps():
+            is_saved = step in self._manager.all_steps()
+            if is_saved and step in self.fingerprints:
                 return
             digest = state_digest.digest_state(state)
+            self.fingerprints[step] = _compute_fingerprint(digest)
+            if is_saved:  # by a start that was stopped before its first step, as this one is
+                return
             if digest.not_finite:
                 raise FloatingPointError(
                     f"The state after step {step} is not saved, because it is not finite: "
@@ -105,7 +109,6 @@ class Checkpoints:
             self._manager.save(
                 step, args=ocp.args.StandardSave(state), custom_metadata={"digest": record}
             )
-            self.fingerprints[step] = _compute_fingerprint(digest)
             self._newest_saved = step
 
     def is_whole(self, step: int) -> bool:

@@ -270,6 +270,27 @@ def test_a_command_that_is_told_to_stop_asks_to_be_started_again(sent):
     assert done.stderr == "Interrupted. Start again to go on.\n"
 
 
+def test_an_interrupt_that_comes_back_as_another_error_is_an_interrupt_and_the_last_one():
+    # As a module in C++ makes an ImportError without a cause of an interrupt within its import.
+    program = """
+        import atexit, os, signal, time
+        from imbalance_jax import cli
+        def main():
+            atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            except KeyboardInterrupt:
+                pass
+            raise ImportError("Encountered an error while initializing the extension.")
+        cli.run_command(main)
+    """
+    code = textwrap.dedent(program)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (cli.PREEMPTED, "")
+    assert done.stderr == "Interrupted. Start again to go on.\n"
+
+
 @pytest.mark.parametrize("stages_", [(), FRACTIONS, STEPS], ids=["none", "fractions", "steps"])
 def test_overrides_without_a_config_change_that_of_the_run_in_the_workdir(
     tmp_path, monkeypatch, stages_

@@ -106,6 +106,16 @@ def test_a_step_that_is_saved_already_is_not_saved_again(checkpoints, values):
     assert_bit_equal(found, values)
 
 
+def test_a_step_that_an_earlier_start_has_saved_has_its_fingerprint(checkpoints, values):
+    # As of a run that is stopped twice before its first step.
+    checkpoints.save(placed(values, make_mesh(1)))
+    checkpoints.wait()
+    later = Checkpoints(checkpoints.path, keep=2)
+    later.save(placed(values, make_mesh(1)))
+    later.close()
+    assert later.fingerprints == checkpoints.fingerprints != {}
+
+
 @pytest.mark.parametrize("way", ["to a larger mesh", "to a smaller mesh"])
 def test_a_state_is_restored_onto_another_mesh(checkpoints, values, way):
     one, cube = make_mesh(1), make_mesh(8, fsdp=2, tensor=2)
