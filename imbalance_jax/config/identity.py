@@ -8,7 +8,7 @@ from typing import Any
 from imbalance_jax.config.resolve import to_dict
 from imbalance_jax.config.schedule import compute_sequence_totals, list_stages
 from imbalance_jax.config.schema import Config, OptimizerConfig
-from imbalance_jax.config.text_schema import SyntheticConfig, TokenizerConfig
+from imbalance_jax.config.text_schema import SourceConfig, SyntheticConfig, TokenizerConfig
 
 # Fields that may differ when a run goes on in its directory: they say where, how often and with
 # which devices, but not what is trained on what.
@@ -16,6 +16,7 @@ _NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint",
 # Fields that earlier versions did not have. At their defaults they are left out, so that the
 # hash of a run in a study.json of an earlier version is still its hash.
 NEWER: Mapping[type, tuple[str, ...]] = {
+    SourceConfig: ("max_documents", "max_tokens", "where", "on_bad_line", "held_out_duplicates"),
     TokenizerConfig: ("character_coverage",),
     SyntheticConfig: ("rules",),
 }

@@ -70,6 +70,11 @@ _KINDS_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
     "field": ("files", "tfds"),
     "id_field": ("files", "tfds"),
     "markup": ("files", "tfds"),
+    "max_documents": ("files", "tfds"),
+    "max_tokens": ("files", "tfds"),
+    "where": ("files", "tfds"),
+    "on_bad_line": ("files", "tfds"),
+    "held_out_duplicates": ("files", "tfds"),
     "dataset": ("tfds",),
     "dataset_dir": ("tfds",),
 }
@@ -96,10 +101,22 @@ class SourceConfig(FieldGroup):
     dataset: str = ""  # tfds: a dataset's name and config, such as wiki40b/fr.
     dataset_dir: str = ""  # tfds: the folder of the datasets. "" is TFDS's own choice.
     markup: Literal["none", "wiki40b"] = "none"  # files, tfds: the markup to take out of the text.
+    # files, tfds: reading ends when there are so many documents to train on. 0 is all.
+    max_documents: _Number = 0
+    max_tokens: _Number = 0  # As max_documents, in tokens: the last document is read to its end.
+    # files, tfds: conditions on fields that a document has to meet, with commas between them, such
+    # as language_score >= 0.9, doc_scores.0 > 5, language == 'fra'. "" takes all documents.
+    where: str = ""
+    # files, tfds: error ends preparing at a line or record that cannot be read. skip leaves it out.
+    on_bad_line: Literal["error", "skip"] = "error"
+    # files, tfds: whether documents whose text is that of a held-out one stay in the text to train
+    # on. They are counted in either case.
+    held_out_duplicates: Literal["keep", "remove"] = "keep"
     synthetic: SyntheticConfig = SyntheticConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, kinds in _KINDS_OF_FIELDS.items():
             value = getattr(self, name)
             if self.kind not in kinds and value != getattr(SourceConfig, name):

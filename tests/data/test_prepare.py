@@ -186,7 +186,7 @@ class Live:
     def _gone(self):
         self.now -= 1
 
-    def __call__(self, name, source, progress=None):
+    def __call__(self, name, source, progress=None, selection=None):
         for number in range(self._count):
             document = Document(f"page {number}", f"{number} {self._words}")
             weakref.finalize(document, self._gone)

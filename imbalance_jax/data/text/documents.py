@@ -1,9 +1,12 @@
 """What readers of text hand over: documents, and what splits they come in."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 SPLITS = ("train", "validation", "test")
+# Returns what stands for the content of files, by their paths.
+DigestFiles: TypeAlias = Callable[[Sequence[str]], Mapping[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from etils import epath
@@ -144,8 +144,7 @@ def compute_file_digests(paths: Iterable[str], cache: pathlib.Path | None) -> di
     for path in paths:
         with open(path, "rb") as file:
             now, before = time.time_ns(), os.fstat(file.fileno())
-            status = storage.format_file_status(before)
-            key = f"{os.path.abspath(path)}:{status}:{_hash_file_sample(file)}"
+            key, status = _identify_file(file, path), storage.format_file_status(before)
             digests[path] = cached.get(key) or hashlib.file_digest(file, "sha256").hexdigest()
             unchanged = storage.format_file_status(os.fstat(file.fileno())) == status
             if key not in cached and unchanged and before.st_ctime_ns <= now - _CLOCK:
@@ -154,6 +153,45 @@ def compute_file_digests(paths: Iterable[str], cache: pathlib.Path | None) -> di
         # Hashing may have taken long, and other runs add to the same file.
         _save_digest_cache(cache, _load_digest_cache(cache) | fresh)
     return digests
+
+
+def compute_reading_digest(
+    what: str, compute: Callable[[], tuple[str, list[str]]], cache: pathlib.Path | None
+) -> str:
+    """Returns a digest of what is read of some files; where the cache knows it, nothing is read.
+
+    It is known while the files that were read are, as `compute_file_digests` says.
+
+    Args:
+      what: stands for all files that might be read, by their paths, and for what is read of them.
+      compute: reads, and returns the digest and the paths of the files that it read.
+    """
+    known = _load_digest_cache(cache).get(f"reading:{what}", "")
+    digest, *identities = known.split("\n")
+    paths = [identity.rpartition(":")[0].rpartition(":")[0] for identity in identities]
+    with contextlib.suppress(OSError):
+        if digest and _identify_files(paths) == identities:
+            return digest
+    began = time.time_ns()
+    digest, paths = compute()
+    if cache is not None and all(os.stat(path).st_ctime_ns <= began - _CLOCK for path in paths):
+        value = "\n".join([digest, *_identify_files(paths)])
+        _save_digest_cache(cache, _load_digest_cache(cache) | {f"reading:{what}": value})
+    return digest
+
+
+def _identify_files(paths: Iterable[str]) -> list[str]:
+    identities = []
+    for path in paths:
+        with open(path, "rb") as file:
+            identities.append(_identify_file(file, path))
+    return identities
+
+
+def _identify_file(file: BinaryIO, path: str) -> str:
+    """Returns what tells a file from a changed one, by its status and a sample of its bytes."""
+    status = storage.format_file_status(os.fstat(file.fileno()))
+    return f"{os.path.abspath(path)}:{status}:{_hash_file_sample(file)}"
 
 
 def _hash_file_sample(file: BinaryIO) -> str:

@@ -13,7 +13,6 @@ text, nor is one that begins a line of `.jsonl`: files that were joined have it 
 
 import itertools
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,14 @@ from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files as files_lib
 from imbalance_jax.data.text import parquet, patterns
-from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments, SourceFile
+from imbalance_jax.data.text.documents import (
+    SPLITS,
+    DigestFiles,
+    Document,
+    RawDocuments,
+    SourceFile,
+)
+from imbalance_jax.data.text.selection import Selection
 from imbalance_jax.runs import damaged_files, storage
 
 _COMPRESSED = (".gz", ".zst")
@@ -37,7 +43,7 @@ _PEEKED = 1000
 
 
 def read_raw_documents(
-    name: str, source: SourceConfig, report: Callable[[float], None]
+    name: str, source: SourceConfig, report: Callable[[float], None], selection: Selection
 ) -> RawDocuments:
     """Returns the documents of all files, those of train first.
 
@@ -48,7 +54,8 @@ def read_raw_documents(
     files = _list_source_files(name, source)
     _check_named_fields(name, source, files)
     carved = [split for split in SPLITS if not patterns.split_patterns(getattr(source, split))]
-    return RawDocuments(_read_file_documents(name, source, files, report), carved)
+    documents = _read_file_documents(name, source, files, report, selection)
+    return RawDocuments(documents, carved)
 
 
 def check_source(name: str, source: SourceConfig) -> None:
@@ -75,7 +82,7 @@ def check_source(name: str, source: SourceConfig) -> None:
 
 
 def list_fingerprint_parts(
-    name: str, source: SourceConfig, cache: pathlib.Path | None
+    name: str, source: SourceConfig, digest_files: DigestFiles
 ) -> list[object]:
     """Returns what the text follows from: the places and bytes of the files, in their order.
 
@@ -83,7 +90,7 @@ def list_fingerprint_parts(
       ValueError: a pattern matches nothing that could be read, or a file is in two splits.
     """
     files = _list_source_files(name, source)
-    digests = files_lib.compute_file_digests([file.path for file in files], cache)
+    digests = digest_files([file.path for file in files])
     return [
         source.field,
         source.id_field,
@@ -118,15 +125,21 @@ def _read_file_documents(
     source: SourceConfig,
     files: Sequence[SourceFile],
     report: Callable[[float], None],
+    selection: Selection,
 ) -> Iterator[tuple[str, Document]]:
     total = sum(os.path.getsize(file.path) for file in files)
     before = 0
     for file in files:
+        if file.split in selection.ended:
+            continue
+        selection.opened.append(file.path)
         is_parquet = file.path.endswith(".parquet")
         read_file = parquet.read_parquet_documents if is_parquet else _read_text_documents
         for consumed, document in read_file(name, source, file):
             report((before + consumed) / total)
             yield file.split, document
+            if file.split in selection.ended:
+                break
         before += os.path.getsize(file.path)
 
 

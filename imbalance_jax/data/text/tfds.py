@@ -7,7 +7,6 @@ lies. A dataset that is not there is prepared when its text or its fingerprint i
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files, tfds_datasets
-from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
+from imbalance_jax.data.text.documents import SPLITS, DigestFiles, Document, RawDocuments
+from imbalance_jax.data.text.selection import Selection
 
 
 def read_raw_documents(
-    name: str, source: SourceConfig, report: Callable[[float], None]
+    name: str, source: SourceConfig, report: Callable[[float], None], selection: Selection
 ) -> RawDocuments:
     """Returns a document for every record, those of train first.
 
@@ -33,7 +33,8 @@ def read_raw_documents(
     """
     dataset = _open_or_prepare_dataset(name, source)
     carved = [split for split in SPLITS if not dataset.parts[split]]
-    return RawDocuments(_read_dataset_documents(dataset, report), carved)
+    selection.opened += dataset.list_files()
+    return RawDocuments(_read_dataset_documents(dataset, report, selection), carved)
 
 
 def check_source(name: str, source: SourceConfig) -> None:
@@ -55,7 +56,7 @@ def check_source(name: str, source: SourceConfig) -> None:
 
 
 def list_fingerprint_parts(
-    name: str, source: SourceConfig, cache: pathlib.Path | None
+    name: str, source: SourceConfig, digest_files: DigestFiles
 ) -> list[object]:
     """Returns what the text follows from: the records and the bytes of their files.
 
@@ -64,7 +65,7 @@ def list_fingerprint_parts(
     """
     dataset = _open_or_prepare_dataset(name, source)
     paths = dataset.list_files()
-    digests = files.compute_file_digests(paths, cache)
+    digests = digest_files(paths)
     return [
         dataset.builder.info.full_name,
         dataset.field,
@@ -163,17 +164,21 @@ def _open_dataset(name: str, source: SourceConfig, path: str) -> _Dataset:
 
 
 def _read_dataset_documents(
-    dataset: _Dataset, report: Callable[[float], None]
+    dataset: _Dataset, report: Callable[[float], None], selection: Selection
 ) -> Iterator[tuple[str, Document]]:
     total = sum(len(part) for _, part in dataset.list_parts())
     done = 0
     for split, part in dataset.list_parts():
+        if split in selection.ended:
+            continue
         for index, record in tfds_datasets.read_records(
             dataset.builder, part.split, part.start, part.end
         ):
             done += 1
             report(done / total)
             yield split, _make_document(dataset, part.split, index, record)
+            if split in selection.ended:
+                break
 
 
 def _make_document(
