@@ -16,9 +16,12 @@ _NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint",
 # Fields that earlier versions did not have. At their defaults they are left out, so that the
 # hash of a run in a study.json of an earlier version is still its hash.
 NEWER: Mapping[type, tuple[str, ...]] = {
-    SourceConfig: ("max_documents", "max_tokens", "where", "on_bad_line", "held_out_duplicates"),
     TokenizerConfig: ("character_coverage",),
     SyntheticConfig: ("rules",),
+    SourceConfig: (
+        *("format", "documents"),
+        *("max_documents", "max_tokens", "where", "on_bad_line", "held_out_duplicates"),
+    ),
 }
 # Fields of the model that choose among ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")

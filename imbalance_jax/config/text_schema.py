@@ -61,6 +61,10 @@ class SyntheticConfig(FieldGroup):
             )
 
 
+FileFormat = Literal[
+    "auto", "jsonl", "text", "tsv", "conllu", "wiki_extractor", "tmx", "parquet", "arrow"
+]
+
 # The kinds of source that read a field; all read the others. Packages are not here:
 # `--config.sources.en.kind=files` may be set for a config file that has some.
 _KINDS_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -70,6 +74,8 @@ _KINDS_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
     "field": ("files", "tfds"),
     "id_field": ("files", "tfds"),
     "markup": ("files", "tfds"),
+    "format": ("files",),
+    "documents": ("files",),
     "max_documents": ("files", "tfds"),
     "max_tokens": ("files", "tfds"),
     "where": ("files", "tfds"),
@@ -95,6 +101,10 @@ class SourceConfig(FieldGroup):
     # files, tfds: the field or feature that holds the text; with dots if it is nested.
     field: str = "text"
     id_field: str = "id"  # files, tfds: the field with the document's id, if there is one.
+    # files: what the files are (data/text/formats.py). auto: as the ending of each one's name says.
+    format: FileFormat = "auto"
+    # files: what a document of plain text is: a file, a line, or what is between blank lines.
+    documents: Literal["file", "line", "blank_line"] = "file"
     # shared: an id names the same document, such as a translation, in all sources with shared ids.
     ids: Literal["own", "shared"] = "own"
     packages: tuple[str, ...] = ()  # docstrings: top-level packages. () is a fixed list.
@@ -128,7 +138,12 @@ class SourceConfig(FieldGroup):
         if self.kind == "files" and not self.train:
             raise ValueError(
                 f"{GROUP}.kind='files' needs {GROUP}.train: a .txt, .jsonl or .parquet file (.txt "
-                "and .jsonl also as .gz or .zst), or a pattern such as 'text/*.txt'."
+                "and .jsonl also as .gz, .zst, .xz or .bz2), or a pattern such as 'text/*.txt'."
+            )
+        if self.documents != "file" and self.format not in ("auto", "text"):
+            raise ValueError(
+                f"{GROUP}.documents={self.documents!r} is for plain text, and {GROUP}.format="
+                f"{self.format!r} has documents of its own. Leave documents out."
             )
         if self.kind == "tfds" and not self.dataset:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 SPLITS = ("train", "validation", "test")
 # Returns what stands for the content of files, by their paths.
@@ -22,6 +22,14 @@ class Document:
     def identity(self) -> str:
         """The id, such that one which is made up is that of no other source's document."""
         return f"\0{self.named_by}\0{self.id}" if self.named_by else self.id
+
+
+class Record(NamedTuple):
+    """What a file says of one document, by the names of fields."""
+
+    consumed: int  # bytes of the file read so far
+    number: int | None  # of the line that it begins with, or of the row; None is all of the file
+    values: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
