@@ -4,7 +4,9 @@ Which documents are held out is known at the end of a pass, and hashes of all ot
 into memory. They are written to a file that has no name, and read once.
 """
 
+import os
 import pathlib
+import sys
 import tempfile
 from array import array
 
@@ -24,20 +26,22 @@ class DuplicateCounter:
         with storage.name_file_in_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._held_out = array("Q")
-        self._trained_on = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=folder)  # noqa: SIM115
+        self._trained_on = tempfile.SpooledTemporaryFile(  # noqa: SIM115  closed by `count`
+            _IN_MEMORY, dir=os.fspath(folder)
+        )
 
-    def add(self, split: str, text_hash: bytes) -> None:
+    def add(self, split: str, text_hash: int) -> None:
         if split != "train":
-            self._held_out.frombytes(text_hash)
+            self._held_out.append(text_hash)
             return
         with storage.name_file_in_errors(self._folder):
-            self._trained_on.write(text_hash)
+            self._trained_on.write(text_hash.to_bytes(8, sys.byteorder))
 
     def count(self) -> dict[str, int]:
         """Returns how many documents of each kind have the text of one of the other kind."""
         held_out = np.array(self._held_out, np.uint64)
         found, trained_on = np.zeros(len(held_out), bool), 0
-        with self._trained_on as file:
+        with storage.name_file_in_errors(self._folder), self._trained_on as file:
             file.seek(0)
             while content := file.read(8 * _READ):
                 hashes = np.frombuffer(content, np.uint64)

@@ -56,7 +56,7 @@ def make_document_reader(name: str, source: SourceConfig) -> Reader:
     It takes a `Progress`, and a `Selection`; without one it reads what a tokenizer is trained on.
     """
     documents: list[tuple[str, Document]] = []
-    removed: frozenset[bytes] | None = None
+    removed: frozenset[int] | None = None
 
     def read(
         progress: Progress, selection: Selection | None = None

@@ -15,7 +15,12 @@ from imbalance_jax.data.prepare.duplicates import DuplicateCounter
 from imbalance_jax.data.prepare.joint import JointTokenizer
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.documents import Document
-from imbalance_jax.data.text.selection import Selection, describe_left_out, hash_text
+from imbalance_jax.data.text.selection import (
+    MOST_BYTES_A_TOKEN,
+    Selection,
+    describe_left_out,
+    hash_text,
+)
 from imbalance_jax.data.tokenizer import (
     TextTokenizer,
     batch_texts,
@@ -73,6 +78,12 @@ def write_prepared_source(
     print(f"Prepared {path}: {written.count('train'):,} tokens to train on", flush=True)
     for line in describe_left_out(f"config.sources.{name}", written.about):
         print(line, flush=True)
+    if written.count("train") < source.max_tokens and selection.compute_progress(source) >= 1:
+        print(
+            f"config.sources.{name}.max_tokens={source.max_tokens:,}: {MOST_BYTES_A_TOKEN} bytes of "
+            "text for each were read, which are fewer tokens. Set it higher for more of the text.",
+            flush=True,
+        )
     lost, whole = (sum(written.about[of].values()) for of in ("lost_bytes", "bytes"))
     if lost:
         print(

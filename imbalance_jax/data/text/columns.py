@@ -7,7 +7,7 @@ for are read, some rows at a time.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imbalance_jax.data.text import fields as fields_lib
@@ -40,12 +40,17 @@ class Column:
 
 
 def read_column_records(
-    path: str, file_format: str, wanted: Sequence[WantedField]
+    path: str,
+    file_format: str,
+    wanted: Sequence[WantedField],
+    on_bad_line: Callable[[ValueError], None],
 ) -> Iterator[Record]:
     """Yields every row, with the values of the wanted fields that the file has.
 
+    A row with a value that is not UTF-8 is handed to `on_bad_line`, and left out if that returns.
+
     Raises:
-      ValueError: as `find_columns`, a value is not UTF-8, or the file is damaged.
+      ValueError: as `find_columns`, or the file is damaged.
     """
     import pyarrow
 
@@ -58,8 +63,11 @@ def read_column_records(
             ]
             for row in zip(*values, strict=True):
                 number += 1
-                record = dict(zip(columns, row, strict=True))
-                yield Record(consumed, number, record)
+                bad = next((value for value in row if isinstance(value, ValueError)), None)
+                if bad:
+                    on_bad_line(bad)
+                    continue
+                yield Record(consumed, number, dict(zip(columns, row, strict=True)))
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # not of the data, but of the disk
             raise
@@ -76,7 +84,7 @@ def _read_batches(
     size = os.path.getsize(path)
     if file_format == "parquet":
         with _open_parquet(path) as table:
-            leaves = [".".join(column.path) for column in columns]
+            leaves = list(dict.fromkeys(".".join(column.path) for column in columns))
             rows = table.metadata.num_rows
             read = 0
             for batch in table.iter_batches(_ROWS, columns=leaves, use_threads=False):
@@ -191,24 +199,27 @@ def _make_column_type_error(path: str, field: WantedField, kind: str) -> ValueEr
 def _decode_column_values(
     column: Column, batch: "pyarrow.RecordBatch", path: str, before: int
 ) -> list[Any]:
-    """Returns the values of some rows, after as many others."""
+    """Returns the values of some rows, after as many others; an error in place of a bad one."""
     values = column.select_values(batch)
     try:
         decoded = values.to_pylist()
     except UnicodeDecodeError:
-        for row, value in enumerate(values, start=before + 1):
-            try:
-                value.as_py()
-            except UnicodeDecodeError as error:
-                problem = describe_utf8_error(error, "value")
-                raise ValueError(
-                    f"{path}, row {row}: {problem}. Write the file again, in UTF-8."
-                ) from error
-        raise
+        decoded = [_decode_value(value, path, row) for row, value in enumerate(values, before + 1)]
     if column.within:
         within = f"_.{column.within}"
-        return [fields_lib.find_field_value({"_": value}, within) for value in decoded]
+        return [
+            value if value is None else fields_lib.find_field_value({"_": value}, within)
+            for value in decoded
+        ]
     return decoded
+
+
+def _decode_value(value: "pyarrow.Scalar", path: str, row: int) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        problem = describe_utf8_error(error, "value")
+        return ValueError(f"{path}, row {row}: {problem}. Write the file again, in UTF-8.")
 
 
 def measure_column_bytes(path: str, file_format: str, column: str) -> int:

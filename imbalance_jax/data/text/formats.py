@@ -39,6 +39,7 @@ ENDINGS: Mapping[str, str] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
+UNTYPED = ("tsv", "conllu", "wiki_extractor", "tmx")  # whose values are all texts
 OnBadLine = Callable[[ValueError], None]
 _BEGINNING = 1 << 16  # bytes of a file that are looked at before it is read
 _WIKI_ATTRIBUTE = re.compile(r'(\w+)="(.*?)"(?= \w+="|>$)')
@@ -79,7 +80,7 @@ def read_records(
       ValueError: the file cannot be read as what it should be.
     """
     if file_format in columns.KINDS:
-        yield from columns.read_column_records(path, file_format, wanted)
+        yield from columns.read_column_records(path, file_format, wanted, on_bad_line)
     elif file_format == "jsonl":
         yield from _read_json_lines(path, wanted, on_bad_line)
     elif file_format == "tmx":

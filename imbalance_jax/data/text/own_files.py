@@ -19,6 +19,7 @@ from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import columns, formats, patterns
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files as files_lib
+from imbalance_jax.data.text.conditions import Condition, parse_conditions
 from imbalance_jax.data.text.documents import (
     SPLITS,
     DigestFiles,
@@ -67,16 +68,26 @@ def check_source(name: str, source: SourceConfig) -> None:
     for file in files:
         file_format = formats.find_format(file.path, source.format)
         if file_format in columns.KINDS:
-            columns.find_columns(
-                file.path, file_format, _list_wanted_fields(name, source, file_format)
-            )
-        elif file_format == "text":
-            if not files_lib.split_compression(file.path)[1]:
-                formats.check_beginning(file.path, file_format)
-        elif (file.split, file_format) not in begun:
+            wanted = _list_wanted_fields(name, source, file_format)
+            found = columns.find_columns(file.path, file_format, wanted)
+            for field in wanted:
+                if field.kind == "value" and field.name not in found:
+                    has = fields_lib.format_field_names(
+                        columns.list_columns(file.path, file_format)
+                    )
+                    raise ValueError(
+                        f"{file.path}: has no column {field.name!r}; it has: {has}. "
+                        f"Set {field.setting}."
+                    )
+        elif file_format == "text" and not files_lib.split_compression(file.path)[1]:
+            formats.check_beginning(file.path, file_format)
+        # The columns of a table say all but what is compared in them.
+        is_told = file_format == "text" or (file_format in columns.KINDS and not source.where)
+        if not is_told and (file.split, file_format) not in begun:
             # A field that is not there is found before another source is worked on for hours.
             begun.add((file.split, file_format))
-            next(_read_one_file(name, source, file), None)
+            records = _read_one_file(name, source, file, Selection())
+            next(records, None)
     _check_named_fields(name, source, files)
 
 
@@ -134,6 +145,10 @@ def _list_wanted_fields(name: str, source: SourceConfig, file_format: str) -> li
     return [
         WantedField(text, f"config.sources.{name}.field"),
         WantedField(source.id_field, f"config.sources.{name}.id_field", "id"),
+        *(
+            WantedField(condition.field, condition.setting, "value")
+            for condition in parse_conditions(name, source.where)
+        ),
     ]
 
 
@@ -150,29 +165,51 @@ def _read_file_documents(
         if file.split in selection.ended:
             continue
         selection.opened.append(file.path)
-        for consumed, document in _read_one_file(name, source, file):
+        for consumed, document in _read_one_file(name, source, file, selection):
             report((before + consumed) / total)
-            yield file.split, document
+            if document:
+                yield file.split, document
             if file.split in selection.ended:
                 break
         before += os.path.getsize(file.path)
 
 
 def _read_one_file(
-    name: str, source: SourceConfig, file: SourceFile, on_bad_line: OnBadLine = raise_bad_line
-) -> Iterator[tuple[int, Document]]:
-    """Yields (bytes of the file consumed so far, document)."""
+    name: str, source: SourceConfig, file: SourceFile, selection: Selection
+) -> Iterator[tuple[int, Document | None]]:
+    """Yields (bytes of the file consumed so far, document); None in place of one to leave out."""
     file_format = formats.find_format(file.path, source.format)
     wanted = _list_wanted_fields(name, source, file_format)
+    conditions = parse_conditions(name, source.where)
+    on_bad_line = _choose_bad_line_handler(source, selection)
     for record in formats.read_records(
         file.path, file_format, source.documents, wanted, on_bad_line
     ):
         try:
-            document = _make_document(name, record, file, file_format, wanted)
+            meets_all = not conditions or _meets_all(conditions, record, file, file_format)
+            document = None
+            if meets_all:
+                document = _make_document(name, record, file, file_format, wanted)
         except ValueError as error:
             on_bad_line(error)
-        else:
-            yield record.consumed, document
+            continue
+        selection.readable += 1
+        if document is None:
+            selection.left_out["where"] += 1
+        yield record.consumed, document
+
+
+def _choose_bad_line_handler(source: SourceConfig, selection: Selection) -> OnBadLine:
+    return selection.leave_out if source.on_bad_line == "skip" else raise_bad_line
+
+
+def _meets_all(
+    conditions: Sequence[Condition], record: Record, file: SourceFile, file_format: str
+) -> bool:
+    place = formats.describe_place(file.path, file_format, record.number)
+    typed = file_format not in formats.UNTYPED
+    # A list, and not a generator: a field that is not there is found whatever the others say.
+    return all([each.is_met(record.values, place, typed=typed) for each in conditions])
 
 
 def _make_document(
@@ -183,7 +220,7 @@ def _make_document(
     wanted: Sequence[WantedField],
 ) -> Document:
     text, document_id = (
-        formats.get_wanted_value(record, field, file.path, file_format) for field in wanted
+        formats.get_wanted_value(record, field, file.path, file_format) for field in wanted[:2]
     )
     if document_id in fields_lib.NO_IDS:
         return file.document(name, text, record.number)
@@ -274,6 +311,11 @@ def _check_named_fields(name: str, source: SourceConfig, files: Sequence[SourceF
             f"text, which has no fields. Leave it out, or set config.sources.{name}.train to "
             ".jsonl or .parquet files."
         )
+    if source.where and "text" in found:
+        raise ValueError(
+            f"config.sources.{name}.where={source.where!r}: the source has files of plain text, "
+            f"which has no fields. Leave it out, or set config.sources.{name}.train to other files."
+        )
     if source.documents != SourceConfig.documents and "text" not in found:
         raise ValueError(
             f"config.sources.{name}.documents={source.documents!r} is for plain text, and the "
@@ -287,6 +329,7 @@ def _check_named_fields(name: str, source: SourceConfig, files: Sequence[SourceF
 def _check_id_field(name: str, source: SourceConfig, files: Iterable[SourceFile]) -> None:
     """Raises ValueError if no first document has an id in the field of ids."""
     has: Mapping[str, Any] = {}
+    on_bad_line = _choose_bad_line_handler(source, Selection())
     for file in files:
         file_format = formats.find_format(file.path, source.format)
         wanted = _list_wanted_fields(name, source, file_format)
@@ -295,7 +338,9 @@ def _check_id_field(name: str, source: SourceConfig, files: Iterable[SourceFile]
                 return
             has = has or columns.list_columns(file.path, file_format)
         elif file_format != "text":
-            records = formats.read_records(file.path, file_format, source.documents, wanted)
+            records = formats.read_records(
+                file.path, file_format, source.documents, wanted, on_bad_line
+            )
             for record in itertools.islice(records, _PEEKED):
                 value = fields_lib.find_field_value(record.values, source.id_field)
                 if value is not fields_lib.ABSENT and value not in fields_lib.NO_IDS:

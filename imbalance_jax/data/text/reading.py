@@ -125,6 +125,8 @@ def read_documents(
             selection.left_out["held_out_duplicates"] += 1
         else:
             yield split, document
+    if selection.first_error and not selection.readable:
+        raise selection.first_error
     if count and not marked:
         raise _make_markup_error(name, source, "no document has")
     _report_missing_ids(name, source, count, with_id)
@@ -134,7 +136,7 @@ def read_documents(
 
 def _collect_held_out_texts(
     name: str, source: SourceConfig, progress: Callable[[float], None] | None
-) -> frozenset[bytes]:
+) -> frozenset[int]:
     """Returns what stands for the texts that are held out, after a pass over all of the text."""
     keeping = dataclasses.replace(source, held_out_duplicates="keep")
     documents = read_documents(name, keeping, progress)

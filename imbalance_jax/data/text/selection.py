@@ -23,6 +23,7 @@ MOST_BYTES_A_TOKEN = 16
 # The same, of what a tokenizer is trained on: about what it comes to have.
 USUAL_BYTES_A_TOKEN = 4
 HELD_OUT_BYTES = 20_000_000  # of each split with text of its own, where a cap is set
+_BAD_LINES = 1000  # after which a text is refused, if no line of it could be read
 _PART = 1 << 22  # characters that are encoded at once
 
 
@@ -40,7 +41,9 @@ class Selection:
     ended: set[str] = dataclasses.field(default_factory=set)  # of those that have text of their own
     opened: list[str] = dataclasses.field(default_factory=list)  # the files that were read
     # Of texts that are not trained on; None before a pass has collected them.
-    removed: frozenset[bytes] | None = None
+    removed: frozenset[int] | None = None
+    readable: int = 0  # lines or records that could be read
+    first_error: ValueError | None = None  # of those that could not
     documents: int = 0  # to train on so far, those that are removed among them
     bytes: Counter[str] = dataclasses.field(default_factory=Counter)  # by split, where a cap is set
 
@@ -62,6 +65,13 @@ class Selection:
             enough = self.compute_progress(source) >= 1
         if enough:
             self.ended.add(own)
+
+    def leave_out(self, error: ValueError) -> None:
+        """Counts a line or record that cannot be read, or raises where none of the first can."""
+        self.left_out["bad_lines"] += 1
+        self.first_error = self.first_error or error
+        if not self.readable and self.left_out["bad_lines"] >= _BAD_LINES:
+            raise self.first_error
 
     def compute_progress(self, source: SourceConfig) -> float:
         """Returns which share of its cap a text has reached; 0 where there is none."""
@@ -116,9 +126,9 @@ def describe_left_out(field: str, about: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def hash_text(text: str) -> bytes:
-    """Returns 8 bytes that stand for a text, without a copy of a long one."""
+def hash_text(text: str) -> int:
+    """Returns 64 bits that stand for a text, without a copy of a long one."""
     digest = hashlib.blake2b(digest_size=8)
     for start in range(0, len(text), _PART):
         digest.update(text[start : start + _PART].encode())
-    return digest.digest()
+    return int.from_bytes(digest.digest(), "little")
