@@ -80,8 +80,8 @@ def write_prepared_source(
         print(line, flush=True)
     if written.count("train") < source.max_tokens and selection.compute_progress(source) >= 1:
         print(
-            f"config.sources.{name}.max_tokens={source.max_tokens:,}: {MOST_BYTES_A_TOKEN} bytes of "
-            "text for each were read, which are fewer tokens. Set it higher for more of the text.",
+            f"config.sources.{name}.max_tokens={source.max_tokens:,}: {MOST_BYTES_A_TOKEN} bytes "
+            "of text for each were read, which have fewer tokens. Set it higher for more text.",
             flush=True,
         )
     lost, whole = (sum(written.about[of].values()) for of in ("lost_bytes", "bytes"))
