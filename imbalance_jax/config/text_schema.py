@@ -61,6 +61,10 @@ class SyntheticConfig(FieldGroup):
             )
 
 
+FileFormat = Literal[
+    "auto", "jsonl", "text", "tsv", "conllu", "wiki_extractor", "tmx", "parquet", "arrow"
+]
+
 # The kinds of source that read a field; all read the others. Packages are not here:
 # `--config.sources.en.kind=files` may be set for a config file that has some.
 _KINDS_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -70,6 +74,13 @@ _KINDS_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
     "field": ("files", "tfds"),
     "id_field": ("files", "tfds"),
     "markup": ("files", "tfds"),
+    "format": ("files",),
+    "documents": ("files",),
+    "max_documents": ("files", "tfds"),
+    "max_tokens": ("files", "tfds"),
+    "where": ("files", "tfds"),
+    "on_bad_line": ("files", "tfds"),
+    "held_out_duplicates": ("files", "tfds"),
     "dataset": ("tfds",),
     "dataset_dir": ("tfds",),
 }
@@ -90,16 +101,32 @@ class SourceConfig(FieldGroup):
     # files, tfds: the field or feature that holds the text; with dots if it is nested.
     field: str = "text"
     id_field: str = "id"  # files, tfds: the field with the document's id, if there is one.
+    # files: what the files are (data/text/formats.py). auto: as the ending of each one's name says.
+    format: FileFormat = "auto"
+    # files: what a document of plain text is: a file, a line, or what is between blank lines.
+    documents: Literal["file", "line", "blank_line"] = "file"
     # shared: an id names the same document, such as a translation, in all sources with shared ids.
     ids: Literal["own", "shared"] = "own"
     packages: tuple[str, ...] = ()  # docstrings: top-level packages. () is a fixed list.
     dataset: str = ""  # tfds: a dataset's name and config, such as wiki40b/fr.
     dataset_dir: str = ""  # tfds: the folder of the datasets. "" is TFDS's own choice.
     markup: Literal["none", "wiki40b"] = "none"  # files, tfds: the markup to take out of the text.
+    # files, tfds: reading ends when there are so many documents to train on. 0 is all.
+    max_documents: _Number = 0
+    max_tokens: _Number = 0  # As max_documents, in tokens: the last document is read to its end.
+    # files, tfds: conditions on fields that a document has to meet, with commas between them, such
+    # as language_score >= 0.9, doc_scores.0 > 5, language == 'fra'. "" takes all documents.
+    where: str = ""
+    # files, tfds: error ends preparing at a line or record that cannot be read. skip leaves it out.
+    on_bad_line: Literal["error", "skip"] = "error"
+    # files, tfds: whether documents whose text is that of a held-out one stay in the text to train
+    # on. They are counted in either case.
+    held_out_duplicates: Literal["keep", "remove"] = "keep"
     synthetic: SyntheticConfig = SyntheticConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, kinds in _KINDS_OF_FIELDS.items():
             value = getattr(self, name)
             if self.kind not in kinds and value != getattr(SourceConfig, name):
@@ -111,7 +138,12 @@ class SourceConfig(FieldGroup):
         if self.kind == "files" and not self.train:
             raise ValueError(
                 f"{GROUP}.kind='files' needs {GROUP}.train: a .txt, .jsonl or .parquet file (.txt "
-                "and .jsonl also as .gz or .zst), or a pattern such as 'text/*.txt'."
+                "and .jsonl also as .gz, .zst, .xz or .bz2), or a pattern such as 'text/*.txt'."
+            )
+        if self.documents != "file" and self.format not in ("auto", "text"):
+            raise ValueError(
+                f"{GROUP}.documents={self.documents!r} is for plain text, and {GROUP}.format="
+                f"{self.format!r} has documents of its own. Leave documents out."
             )
         if self.kind == "tfds" and not self.dataset:
             raise ValueError(

@@ -30,6 +30,7 @@ class EncodedDocument(NamedTuple):
     ids: np.ndarray  # with the separator at their end
     bytes: int  # UTF-8, of its text
     lost: int = 0  # of these, such as do not come back from the ids
+    text_hash: int = 0  # stands for its text; is not written
 
 
 def hash_document_id(document_id: str) -> int:

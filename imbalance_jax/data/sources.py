@@ -5,8 +5,9 @@ A prepared source is a directory that TFDS reads:
     dataset_info.json, features.json, <name>-<split>.array_record-*    the ids
     tokenizer.model                                                    SentencePiece
     counts.npy      how often each id occurs in the text to train on
-    source.json     fingerprint of text, tokenizer and ids, counts and digests of each split, and
-                    what the config says that they are (prepared.py reads that)
+    source.json     fingerprint of text, tokenizer and ids, counts and digests of each split, how
+                    many documents are left out, and what the config says that they are
+                    (prepared.py reads that)
 
 A record holds many windows: a record costs about 30 us of Python, a window of a memory map
 next to nothing. Opening a split therefore yields a flat memory-mapped array of ids, and a
@@ -50,6 +51,8 @@ _SHAPE = {
     "lost_bytes?": {"*": int},
     "digests": dict.fromkeys(SPLITS, _DIGESTS),
     "made_of?": {"text?": str, "stated?": list},
+    "left_out?": {"*": int},
+    "duplicates?": {"*": int},
 }
 
 
@@ -338,6 +341,7 @@ def write_source(
     documents: Iterable[EncodedDocument],
     key: str = "",
     made_of: Mapping[str, Any] = types.MappingProxyType({}),
+    reading_counts: Mapping[str, Mapping[str, int]] = types.MappingProxyType({}),
 ) -> None:
     """Writes a prepared source, whole or not at all.
 
@@ -351,6 +355,7 @@ def write_source(
       key: stands for what was asked for.
       made_of: plain values by which a machine without the text finds what was made of it; see
         prepared.py.
+      reading_counts: is written as it is once all documents are: how many are left out, and why.
 
     Raises:
       ValueError: there is nothing to train on.
@@ -384,6 +389,7 @@ def write_source(
             "bytes": writer.bytes,
             "lost_bytes": writer.lost_bytes,
             "made_of": dict(made_of),
+            **reading_counts,
         }
         (directory / MARKER).write_text(damaged_files.format_checked_json(about | results))
         if not writer.tokens["train"]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from imbalance_jax.data.text.selection import describe_left_out
 from imbalance_jax.drawing.numbers import ABSENT, format_count
 from imbalance_jax.drawing.pages import render_number
 from imbalance_jax.report.record import RunContents
@@ -43,6 +44,12 @@ def describe_sources(run: RunContents) -> dict[str, Any] | None:
         "fingerprints": fingerprints,
         "order": order,
         "kinds": {source.get("kind") for source in sources.values()},
+        "left_out": [
+            line
+            for name, source in sources.items()
+            if source.get("documents")
+            for line in describe_left_out(f"config.sources.{name}", source)
+        ],
         "lossy": [(name, lost, whole) for name, (lost, whole) in sizes.items() if lost and whole],
     }
 

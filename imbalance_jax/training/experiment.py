@@ -319,7 +319,7 @@ _HOW = ("dtype", "attention", "remat", "scan_layers", "loss_chunk")
 
 _ABOUT = (
     *("format", "fingerprint", "text", "tokenizer", "vocab_size"),
-    *("documents", "tokens", "bytes", "lost_bytes"),
+    *("documents", "tokens", "bytes", "lost_bytes", "left_out", "duplicates"),
 )
 
 

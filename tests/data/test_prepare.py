@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 import weakref
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from imbalance_jax.config import SourceConfig, SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import prepare, records, sources
 from imbalance_jax.data import prepared as prepared_lib
 from imbalance_jax.data import tokenizer as tokenizer_lib
-from imbalance_jax.data.prepare import tokenizers, writing
+from imbalance_jax.data.prepare import duplicates, tokenizers, writing
 from imbalance_jax.data.text import coverage as coverage_lib
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text import synthetic
@@ -186,7 +187,7 @@ class Live:
     def _gone(self):
         self.now -= 1
 
-    def __call__(self, name, source, progress=None):
+    def __call__(self, name, source, progress=None, selection=None):
         for number in range(self._count):
             document = Document(f"page {number}", f"{number} {self._words}")
             weakref.finalize(document, self._gone)
@@ -245,6 +246,100 @@ def test_the_embedded_text_is_extracted_once_for_the_tokenizer_and_the_ids(tmp_p
     monkeypatch.setattr(text, "read_documents", documents)
     made = prepared(SourceConfig(tokenizer=TokenizerConfig(vocab_size=320)), tmp_path)
     assert calls == ["en"] and made.about["documents"]["train"] == 300
+
+
+# What is taken of a text, and what is left out of it
+
+
+@pytest.mark.parametrize("batch_characters", [500, tokenizer_lib._BATCH_CHARACTERS])
+def test_a_text_ends_with_the_document_that_reaches_max_tokens(
+    source, tmp_path, monkeypatch, batch_characters
+):
+    (tmp_path / "own.model").write_bytes(
+        prepare.train_tokenizer("en", TokenizerConfig(vocab_size=300), TEXTS)
+    )
+    given = files(tmp_path / "a.jsonl", path=str(tmp_path / "own.model"))
+    write_jsonl(tmp_path / "test.jsonl", TEXTS[:5])
+    monkeypatch.setattr(tokenizer_lib, "_BATCH_CHARACTERS", batch_characters)
+    for test in ("", str(tmp_path / "test.jsonl")):
+        given = dataclasses.replace(given, test=test)
+        whole = prepared(given, tmp_path)
+        made = prepared(dataclasses.replace(given, max_tokens=1000), tmp_path)
+        sizes = np.diff(whole.documents("train")["start"], append=whole.count("train"))
+        count = int(np.searchsorted(np.cumsum(sizes), 1000)) + 1
+        assert made.count("train") == sizes[:count].sum() and made.count("train") >= 1000
+        ids = whole.tokens("train")[: made.count("train")]
+        assert made.tokens("train").tolist() == ids.tolist()
+        last = made.documents("train")["id"][-1]
+        order = [
+            (split, records.hash_document_id(document.identity))
+            for split, document in text.read_documents("en", given)
+        ]
+        before = order[: [place for _, place in order].index(last)]
+        for split in SPLITS[1:]:
+            of_all = test and split == "test"
+            held_out = [place for here, place in (order if of_all else before) if here == split]
+            assert made.documents(split)["id"].tolist() == held_out
+
+
+def test_a_capped_text_is_all_that_its_tokenizer_sees(source, tmp_path, monkeypatch):
+    sample = sample_of(dataclasses.replace(source, max_documents=20))
+    texts = [d.text for split, d in text.read_documents("en", source) if split == "train"]
+    assert sample == [line for one in texts[:20] for line in one.split("\n")]
+    # Of max_tokens, as many as they usually come to be.
+    sample = sample_of(dataclasses.replace(source, max_tokens=300))
+    size, count = 0, 0
+    while size < 4 * 300:
+        size, count = size + len(texts[count].encode()), count + 1
+    assert sample == [line for one in texts[:count] for line in one.split("\n")]
+
+
+def test_a_text_of_fewer_tokens_than_its_bytes_allow_ends_and_says_so(tmp_path, capsys):
+    texts = ["x" * 96 + f" {n}" for n in range(400)]
+    write_jsonl(tmp_path / "a.jsonl", texts)
+    (tmp_path / "own.model").write_bytes(
+        prepare.train_tokenizer("en", TokenizerConfig(vocab_size=280), texts)
+    )
+    given = files(tmp_path / "a.jsonl", path=str(tmp_path / "own.model"))
+    made = prepared(dataclasses.replace(given, max_tokens=1000), tmp_path)
+    size = made.about["bytes"]["train"]
+    assert made.count("train") < 1000 and 16_000 <= size < 16_200
+    assert "16 bytes of text" in capsys.readouterr().out
+
+
+def test_documents_that_repeat_held_out_ones_are_counted_and_removed_on_request(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(duplicates, "_IN_MEMORY", 64)  # so that most hashes are in the file
+    monkeypatch.setattr(duplicates, "_READ", 50)
+    draw = random.Random(5)
+    write_jsonl(tmp_path / "a.jsonl", [draw.choice(TEXTS) for _ in range(900)])
+    given = files(tmp_path / "a.jsonl")
+    by_split = {split: [] for split in SPLITS}
+    for split, document in text.read_documents("en", given):
+        by_split[split].append(document.text)
+    held_out = Counter(by_split["validation"] + by_split["test"])
+    trained_on = Counter(by_split["train"])
+    twice = {
+        "train": sum(count for one, count in trained_on.items() if one in held_out),
+        "held_out": sum(count for one, count in held_out.items() if one in trained_on),
+    }
+    assert twice["train"] > 20
+    made = prepared(given, tmp_path)
+    assert made.about["duplicates"] == twice and made.about["left_out"] == {}
+    said = f"{twice['train']:,} of {len(by_split['train']):,} documents to train on"
+    assert said in capsys.readouterr().out
+
+    given = dataclasses.replace(given, held_out_duplicates="remove")
+    removed = prepared(given, tmp_path)
+    assert removed.fingerprint != made.fingerprint
+    assert removed.about["duplicates"] == {"train": 0, "held_out": 0}
+    assert removed.about["left_out"] == {"held_out_duplicates": twice["train"]}
+    texts = [d.text for split, d in text.read_documents("en", given) if split == "train"]
+    assert texts == [one for one in by_split["train"] if one not in held_out]
+    assert_holds_the_text(given, removed)
+    assert f"{twice['train']:,} with the text of a held-out one" in capsys.readouterr().out
+    assert sample_of(given) == [line for one in texts for line in one.split("\n")]
 
 
 # Doing it once

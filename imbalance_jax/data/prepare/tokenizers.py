@@ -10,6 +10,7 @@ from imbalance_jax.config import SourceConfig, TokenizerConfig
 from imbalance_jax.data.text import coverage as coverage_lib
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text.documents import Document
+from imbalance_jax.data.text.selection import USUAL_BYTES_A_TOKEN, Selection
 from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs.progress import Progress
 
@@ -46,22 +47,34 @@ _FLAGS: dict[str, Any] = {
     "minloglevel": 2,
 }
 
-Reader = Callable[[Progress], Iterable[tuple[str, Document]]]
+Reader = Callable[..., Iterable[tuple[str, Document]]]  # what make_document_reader returns
 
 
 def make_document_reader(name: str, source: SourceConfig) -> Reader:
-    """Returns what yields the documents of a source, as often as it is called."""
-    if source.kind != "docstrings":
-        return lambda progress: text.read_documents(name, source, progress.show)
-    documents: list[tuple[str, Document]] = []
+    """Returns what yields the documents of a source, as often as it is called.
 
-    def read(progress: Progress) -> Iterable[tuple[str, Document]]:
+    It takes a `Progress`, and a `Selection`; without one it reads what a tokenizer is trained on.
+    """
+    documents: list[tuple[str, Document]] = []
+    removed: frozenset[int] | None = None
+
+    def read(
+        progress: Progress, selection: Selection | None = None
+    ) -> Iterator[tuple[str, Document]]:
+        # What the first pass has found to be removed, others need not look for.
+        nonlocal removed
+        selection = selection or Selection(USUAL_BYTES_A_TOKEN)
+        selection.removed = removed
+        yield from text.read_documents(name, source, progress.show, selection)
+        removed = selection.removed
+
+    def read_docstrings(progress: Progress, selection: Selection) -> Iterable[tuple[str, Document]]:
         # Small, and slow to extract: read once and kept.
         if not documents:
             documents.extend(text.read_documents(name, source, progress.show))
         return documents
 
-    return read
+    return read_docstrings if source.kind == "docstrings" else read
 
 
 def sample_paragraphs(name: str, source: SourceConfig, read: Reader) -> list[str]:

@@ -1,6 +1,7 @@
 """Encodes the documents of a source with its tokenizer, and writes them as a prepared source."""
 
 import functools
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -10,9 +11,16 @@ from etils import epath
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data import sources
 from imbalance_jax.data.prepare import tokenizers
+from imbalance_jax.data.prepare.duplicates import DuplicateCounter
 from imbalance_jax.data.prepare.joint import JointTokenizer
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.documents import Document
+from imbalance_jax.data.text.selection import (
+    MOST_BYTES_A_TOKEN,
+    Selection,
+    describe_left_out,
+    hash_text,
+)
 from imbalance_jax.data.tokenizer import (
     TextTokenizer,
     batch_texts,
@@ -61,10 +69,21 @@ def write_prepared_source(
         print(f"Training the tokenizer of {name}: {source.tokenizer.vocab_size} pieces", flush=True)
         model = tokenizers.train_tokenizer(field, source.tokenizer, sample)
 
+    selection, counts = Selection(), dict[str, Mapping[str, int]]()
     with Progress(f"Tokenizing {name}", 1) as progress:
-        write(tokenizer=model, documents=_encode_documents(model, read(progress)))
+        encoded = _encode_documents(model, read(progress, selection))
+        documents = _take_documents(encoded, source, selection, path.parent, counts)
+        write(tokenizer=model, documents=documents, reading_counts=counts)
     written = sources.open_source(name, path, pathlib.Path())
     print(f"Prepared {path}: {written.count('train'):,} tokens to train on", flush=True)
+    for line in describe_left_out(f"config.sources.{name}", written.about):
+        print(line, flush=True)
+    if written.count("train") < source.max_tokens and selection.compute_progress(source) >= 1:
+        print(
+            f"config.sources.{name}.max_tokens={source.max_tokens:,}: {MOST_BYTES_A_TOKEN} bytes "
+            "of text for each were read, which have fewer tokens. Set it higher for more text.",
+            flush=True,
+        )
     lost, whole = (sum(written.about[of].values()) for of in ("lost_bytes", "bytes"))
     if lost:
         print(
@@ -102,4 +121,30 @@ def _encode_documents(
                 np.append(ids, np.int32(tokenizer.separator)),
                 bytes=count_bytes(document.text),
                 lost=tokenizer.lost_bytes(document.text, ids),
+                text_hash=hash_text(document.text),
             )
+
+
+def _take_documents(
+    documents: Iterable[sources.EncodedDocument],
+    source: SourceConfig,
+    selection: Selection,
+    data_dir: epath.Path,
+    counts: dict[str, Mapping[str, int]],
+) -> Iterator[sources.EncodedDocument]:
+    """Yields documents up to the one to train on that reaches `max_tokens`, and held-out files.
+
+    How many were left out, and how many are there twice, is put into `counts` at the end.
+    """
+    duplicates = DuplicateCounter(sources.resolve_data_cache_dir(os.fspath(data_dir)))
+    tokens = 0
+    for document in documents:
+        # Some were encoded with the one that reached it.
+        if tokens >= source.max_tokens > 0 and document.split in selection.carved:
+            continue
+        duplicates.add(document.split, document.text_hash)
+        yield document
+        tokens += len(document.ids) if document.split == "train" else 0
+        if tokens >= source.max_tokens > 0:
+            selection.ended.add("train")
+    counts |= {"left_out": dict(selection.left_out), "duplicates": duplicates.count()}

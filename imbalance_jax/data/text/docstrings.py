@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 
 from imbalance_jax.config import SourceConfig
-from imbalance_jax.data.text import files as files_lib
-from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
+from imbalance_jax.data.text.documents import SPLITS, DigestFiles, Document, RawDocuments
 from imbalance_jax.data.text.prose import extract_prose
+from imbalance_jax.data.text.selection import Selection
 from imbalance_jax.runs import children
 from imbalance_jax.runs.children import count_cores
 
@@ -48,7 +48,7 @@ _SHARE = 0.02
 
 
 def read_raw_documents(
-    name: str, source: SourceConfig, report: Callable[[float], None]
+    name: str, source: SourceConfig, report: Callable[[float], None], selection: Selection
 ) -> RawDocuments:
     """Returns a document for every module, and for every topic of pydoc."""
     check_source(name, source)
@@ -67,7 +67,7 @@ def check_source(name: str, source: SourceConfig) -> None:
 
 
 def list_fingerprint_parts(
-    name: str, source: SourceConfig, cache: pathlib.Path | None
+    name: str, source: SourceConfig, digest_files: DigestFiles
 ) -> list[object]:
     """Returns what the text follows from: the versions of Python and of the packages.
 
@@ -75,7 +75,7 @@ def list_fingerprint_parts(
     edited where they lie, a version says nothing: their files' digests take its place.
     """
     check_source(name, source)
-    return [list(sys.version_info), *_list_package_versions(source, cache)]
+    return [list(sys.version_info), *_list_package_versions(source, digest_files)]
 
 
 def estimate_source_bytes(source: SourceConfig) -> int:
@@ -148,7 +148,7 @@ def _find_source_files(directory: str) -> Iterator[str]:
                 yield os.path.join(folder, file)
 
 
-def _list_package_versions(source: SourceConfig, cache: pathlib.Path | None) -> list[object]:
+def _list_package_versions(source: SourceConfig, digest_files: DigestFiles) -> list[object]:
     """Returns what tells the text of the packages from that of other versions of them."""
     distributions = importlib.metadata.packages_distributions()
     versions: list[object] = []
@@ -158,7 +158,7 @@ def _list_package_versions(source: SourceConfig, cache: pathlib.Path | None) -> 
         # The standard library as well: some systems ship it in parts, or mended.
         if not names or any(map(_is_editable, names)):
             modules = _list_modules([package])
-            digests = files_lib.compute_file_digests([path for _, path in modules], cache)
+            digests = digest_files([path for _, path in modules])
             version += [[module, digests[path]] for module, path in modules]
         if version:
             versions.append([package, version])

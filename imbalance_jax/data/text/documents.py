@@ -1,9 +1,12 @@
 """What readers of text hand over: documents, and what splits they come in."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 SPLITS = ("train", "validation", "test")
+# Returns what stands for the content of files, by their paths.
+DigestFiles: TypeAlias = Callable[[Sequence[str]], Mapping[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,14 @@ class Document:
     def identity(self) -> str:
         """The id, such that one which is made up is that of no other source's document."""
         return f"\0{self.named_by}\0{self.id}" if self.named_by else self.id
+
+
+class Record(NamedTuple):
+    """What a file says of one document, by the names of fields."""
+
+    consumed: int  # bytes of the file read so far
+    number: int | None  # of the line that it begins with, or of the row; None is all of the file
+    values: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """Reads files line by line, decompressed and as UTF-8 or JSON, and remembers their digests."""
 
+import bz2
 import contextlib
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import pathlib
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, NoReturn
 
 from etils import epath
 
@@ -21,13 +23,14 @@ from imbalance_jax.runs import damaged_files, storage
 # change again without another time to show it. FAT counts in twos of seconds.
 _CLOCK = 2_000_000_000
 _SAMPLE = 4096  # bytes of a file's beginning, middle and end
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2"}  # by a file's ending
 
 
 # Lines
 
 
 def read_file_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Yields (bytes of the file consumed so far, line), decompressed if it ends in .gz or .zst.
+    """Yields (bytes of the file consumed so far, line), decompressed as its ending says.
 
     Raises:
       ValueError: the compressed data is truncated or corrupt, naming the file and how many
@@ -38,29 +41,59 @@ def read_file_lines(path: str) -> Iterator[tuple[int, bytes]]:
         try:
             for number, line in enumerate(_decompress_file(file, path), start=1):  # noqa: B007
                 yield file.tell(), line
-        except (EOFError, OSError, zlib.error) as error:
-            if isinstance(error, OSError) and error.errno:  # not of the data, but of the disk
-                error.filename = error.filename or path
-                raise
-            raise make_damaged_file_error(path, f"after line {number}", error) from error
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            _raise_read_error(path, f"after line {number}", error)
 
 
-def _decompress_file(file: BinaryIO, path: str) -> Iterable[bytes]:
-    if path.endswith(".gz"):
+def read_file_beginning(path: str, size: int) -> bytes:
+    """Returns the first bytes of a file, decompressed.
+
+    Raises:
+      ValueError: the compressed data is corrupt.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _decompress_file(file, path).read(size)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            _raise_read_error(path, "after line 0", error)
+
+
+def split_compression(path: str) -> tuple[str, str]:
+    """Returns the name of a file without the ending of its compression, and that ending."""
+    stem, ending = os.path.splitext(path)
+    return (stem, ending) if ending in COMPRESSIONS else (path, "")
+
+
+def _decompress_file(file: BinaryIO, path: str) -> Any:
+    _, ending = split_compression(path)
+    if ending == ".gz":
         return gzip.GzipFile(fileobj=file)
-    if path.endswith(".zst"):
+    if ending == ".xz":
+        return io.BufferedReader(lzma.LZMAFile(file))
+    if ending == ".bz2":
+        return io.BufferedReader(bz2.BZ2File(file))
+    if ending == ".zst":
         import pyarrow
 
         return io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd"))
     return file
 
 
-def make_damaged_file_error(path: str, where: str, error: Exception) -> ValueError:
-    kind = {".gz": "gzip", ".zst": "zstd"}.get(os.path.splitext(path)[1], "Parquet")
+def _raise_read_error(path: str, where: str, error: Exception) -> NoReturn:
+    """Raises the error of a disk as it is, with its file, and that of compressed data as ours."""
+    if isinstance(error, OSError) and error.errno:
+        error.filename = error.filename or path
+        raise error
+    kind = COMPRESSIONS.get(split_compression(path)[1], "text")
+    raise make_damaged_file_error(path, kind, where, error) from error
+
+
+def make_damaged_file_error(path: str, kind: str, where: str, error: Exception) -> ValueError:
     reason = str(error).rstrip(".") or type(error).__name__
+    remedy = "compress" if kind in COMPRESSIONS.values() else "write"
     return ValueError(
         f"{path}, {where}: the {kind} data is truncated or corrupt ({reason}). "
-        f"Copy or {'write' if kind == 'Parquet' else 'compress'} the file again."
+        f"Copy or {remedy} the file again."
     )
 
 
@@ -144,8 +177,7 @@ def compute_file_digests(paths: Iterable[str], cache: pathlib.Path | None) -> di
     for path in paths:
         with open(path, "rb") as file:
             now, before = time.time_ns(), os.fstat(file.fileno())
-            status = storage.format_file_status(before)
-            key = f"{os.path.abspath(path)}:{status}:{_hash_file_sample(file)}"
+            key, status = _identify_file(file, path), storage.format_file_status(before)
             digests[path] = cached.get(key) or hashlib.file_digest(file, "sha256").hexdigest()
             unchanged = storage.format_file_status(os.fstat(file.fileno())) == status
             if key not in cached and unchanged and before.st_ctime_ns <= now - _CLOCK:
@@ -154,6 +186,45 @@ def compute_file_digests(paths: Iterable[str], cache: pathlib.Path | None) -> di
         # Hashing may have taken long, and other runs add to the same file.
         _save_digest_cache(cache, _load_digest_cache(cache) | fresh)
     return digests
+
+
+def compute_reading_digest(
+    what: str, compute: Callable[[], tuple[str, list[str]]], cache: pathlib.Path | None
+) -> str:
+    """Returns a digest of what is read of some files; where the cache knows it, nothing is read.
+
+    It is known while the files that were read are, as `compute_file_digests` says.
+
+    Args:
+      what: stands for all files that might be read, by their paths, and for what is read of them.
+      compute: reads, and returns the digest and the paths of the files that it read.
+    """
+    known = _load_digest_cache(cache).get(f"reading:{what}", "")
+    digest, *identities = known.split("\n")
+    paths = [identity.rpartition(":")[0].rpartition(":")[0] for identity in identities]
+    with contextlib.suppress(OSError):
+        if digest and _identify_files(paths) == identities:
+            return digest
+    began = time.time_ns()
+    digest, paths = compute()
+    if cache is not None and all(os.stat(path).st_ctime_ns <= began - _CLOCK for path in paths):
+        value = "\n".join([digest, *_identify_files(paths)])
+        _save_digest_cache(cache, _load_digest_cache(cache) | {f"reading:{what}": value})
+    return digest
+
+
+def _identify_files(paths: Iterable[str]) -> list[str]:
+    identities = []
+    for path in paths:
+        with open(path, "rb") as file:
+            identities.append(_identify_file(file, path))
+    return identities
+
+
+def _identify_file(file: BinaryIO, path: str) -> str:
+    """Returns what tells a file from a changed one, by its status and a sample of its bytes."""
+    status = storage.format_file_status(os.fstat(file.fileno()))
+    return f"{os.path.abspath(path)}:{status}:{_hash_file_sample(file)}"
 
 
 def _hash_file_sample(file: BinaryIO) -> str:

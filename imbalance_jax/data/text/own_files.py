@@ -1,43 +1,46 @@
-"""Text in files of one's own.
+"""Text in files of one's own, in the formats of formats.py.
 
-A `.txt` file is one document, a `.jsonl` file has one in every line, and a `.parquet` file in
-every row. The first two may be compressed with gzip (`.gz`) or Zstandard (`.zst`). All but
-`.txt` are streamed: a corpus needs no more memory than its longest lines, or largest pages of
-a Parquet column (by default, a megabyte or a thousand rows).
+A `.txt` file is one document unless the config says otherwise; other formats have one in every
+line, row or unit. Files of lines may be compressed with gzip, Zstandard, xz or bzip2. All but a
+`.txt` that is one document are streamed: a corpus needs no more memory than its longest documents,
+or largest pages of a Parquet column (by default, a megabyte or a thousand rows).
 
-Lines of a `.txt` file end as those of any text file do, at a line feed, a carriage return or both,
-and are kept with a line feed. What a string of JSON or Parquet says is text, carriage returns
-included; a line of `.jsonl` ends at a line feed alone. A byte order mark that begins a file is no
-text, nor is one that begins a line of `.jsonl`: files that were joined have it there.
+What a string of JSON or of a column says is text, carriage returns included; a line of `.jsonl`
+ends at a line feed alone. A byte order mark that begins a file is no text, nor is one that begins a
+line of `.jsonl`: files that were joined have it there.
 """
 
 import itertools
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from imbalance_jax.config import SourceConfig
+from imbalance_jax.data.text import columns, formats, patterns
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files as files_lib
-from imbalance_jax.data.text import parquet, patterns
-from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments, SourceFile
+from imbalance_jax.data.text.conditions import Condition, parse_conditions
+from imbalance_jax.data.text.documents import (
+    SPLITS,
+    DigestFiles,
+    Document,
+    RawDocuments,
+    Record,
+    SourceFile,
+)
+from imbalance_jax.data.text.fields import WantedField
+from imbalance_jax.data.text.formats import OnBadLine, raise_bad_line
+from imbalance_jax.data.text.selection import Selection
 from imbalance_jax.runs import damaged_files, storage
-
-_COMPRESSED = (".gz", ".zst")
-ENDINGS = tuple(
-    kind + compression for kind in (".txt", ".jsonl") for compression in ("", *_COMPRESSED)
-) + (".parquet",)
 
 # Prose is about a third of its size when compressed.
 _EXPANSION = 3
-_BEGINNING = 1 << 16  # bytes of a .txt file that are looked at before it is read
 # Documents of each file that are searched for a field of ids before all are read.
 _PEEKED = 1000
 
 
 def read_raw_documents(
-    name: str, source: SourceConfig, report: Callable[[float], None]
+    name: str, source: SourceConfig, report: Callable[[float], None], selection: Selection
 ) -> RawDocuments:
     """Returns the documents of all files, those of train first.
 
@@ -48,7 +51,8 @@ def read_raw_documents(
     files = _list_source_files(name, source)
     _check_named_fields(name, source, files)
     carved = [split for split in SPLITS if not patterns.split_patterns(getattr(source, split))]
-    return RawDocuments(_read_file_documents(name, source, files, report), carved)
+    documents = _read_file_documents(name, source, files, report, selection)
+    return RawDocuments(documents, carved)
 
 
 def check_source(name: str, source: SourceConfig) -> None:
@@ -60,22 +64,35 @@ def check_source(name: str, source: SourceConfig) -> None:
         names.
     """
     files = _list_source_files(name, source)
-    begun: dict[str, object] = {}  # splits with a .jsonl file
+    begun: set[tuple[str, str]] = set()  # splits and formats of which a document was read
     for file in files:
-        if file.path.endswith(".parquet"):
-            with parquet.open_parquet(file.path) as table:
-                parquet.find_parquet_columns(name, source, file.path, table)
-        elif ".jsonl" in _find_file_ending(file.path) and file.split not in begun:
+        file_format = formats.find_format(file.path, source.format)
+        if file_format in columns.KINDS:
+            wanted = _list_wanted_fields(name, source, file_format)
+            found = columns.find_columns(file.path, file_format, wanted)
+            for field in wanted:
+                if field.kind == "value" and field.name not in found:
+                    has = fields_lib.format_field_names(
+                        columns.list_columns(file.path, file_format)
+                    )
+                    raise ValueError(
+                        f"{file.path}: has no column {field.name!r}; it has: {has}. "
+                        f"Set {field.setting}."
+                    )
+        elif file_format == "text" and not files_lib.split_compression(file.path)[1]:
+            formats.check_beginning(file.path, file_format)
+        # The columns of a table say all but what is compared in them.
+        is_told = file_format == "text" or (file_format in columns.KINDS and not source.where)
+        if not is_told and (file.split, file_format) not in begun:
             # A field that is not there is found before another source is worked on for hours.
-            begun[file.split] = next(_read_text_documents(name, source, file), None)
-        elif file.path.endswith(".txt"):
-            with open(file.path, "rb") as begins:
-                _check_no_nul(begins.read(_BEGINNING), file.path)
+            begun.add((file.split, file_format))
+            records = _read_one_file(name, source, file, Selection())
+            next(records, None)
     _check_named_fields(name, source, files)
 
 
 def list_fingerprint_parts(
-    name: str, source: SourceConfig, cache: pathlib.Path | None
+    name: str, source: SourceConfig, digest_files: DigestFiles
 ) -> list[object]:
     """Returns what the text follows from: the places and bytes of the files, in their order.
 
@@ -83,10 +100,15 @@ def list_fingerprint_parts(
       ValueError: a pattern matches nothing that could be read, or a file is in two splits.
     """
     files = _list_source_files(name, source)
-    digests = files_lib.compute_file_digests([file.path for file in files], cache)
+    digests = digest_files([file.path for file in files])
     return [
         source.field,
         source.id_field,
+        *(
+            [field, getattr(source, field)]
+            for field in ("format", "documents")
+            if getattr(source, field) != getattr(SourceConfig, field)
+        ),
         *([file.split, file.place, digests[file.path]] for file in files),
     ]
 
@@ -108,9 +130,26 @@ def list_source_patterns(source: SourceConfig) -> list[str]:
 
 
 def _estimate_file_bytes(source: SourceConfig, path: str) -> int:
-    if path.endswith(".parquet"):
-        return parquet.measure_column_bytes(path, source.field)
-    return os.path.getsize(path) * (_EXPANSION if path.endswith(_COMPRESSED) else 1)
+    file_format = formats.find_format(path, source.format)
+    if file_format in columns.KINDS:
+        return columns.measure_column_bytes(path, file_format, source.field)
+    return os.path.getsize(path) * (_EXPANSION if files_lib.split_compression(path)[1] else 1)
+
+
+# From files to documents
+
+
+def _list_wanted_fields(name: str, source: SourceConfig, file_format: str) -> list[WantedField]:
+    # Plain text has no fields to choose from, also beside files which have.
+    text = SourceConfig.field if file_format == "text" else source.field
+    return [
+        WantedField(text, f"config.sources.{name}.field"),
+        WantedField(source.id_field, f"config.sources.{name}.id_field", "id"),
+        *(
+            WantedField(condition.field, condition.setting, "value")
+            for condition in parse_conditions(name, source.where)
+        ),
+    ]
 
 
 def _read_file_documents(
@@ -118,16 +157,74 @@ def _read_file_documents(
     source: SourceConfig,
     files: Sequence[SourceFile],
     report: Callable[[float], None],
+    selection: Selection,
 ) -> Iterator[tuple[str, Document]]:
     total = sum(os.path.getsize(file.path) for file in files)
     before = 0
     for file in files:
-        is_parquet = file.path.endswith(".parquet")
-        read_file = parquet.read_parquet_documents if is_parquet else _read_text_documents
-        for consumed, document in read_file(name, source, file):
+        if file.split in selection.ended:
+            continue
+        selection.opened.append(file.path)
+        for consumed, document in _read_one_file(name, source, file, selection):
             report((before + consumed) / total)
-            yield file.split, document
+            if document:
+                yield file.split, document
+            if file.split in selection.ended:
+                break
         before += os.path.getsize(file.path)
+
+
+def _read_one_file(
+    name: str, source: SourceConfig, file: SourceFile, selection: Selection
+) -> Iterator[tuple[int, Document | None]]:
+    """Yields (bytes of the file consumed so far, document); None in place of one to leave out."""
+    file_format = formats.find_format(file.path, source.format)
+    wanted = _list_wanted_fields(name, source, file_format)
+    conditions = parse_conditions(name, source.where)
+    on_bad_line = _choose_bad_line_handler(source, selection)
+    for record in formats.read_records(
+        file.path, file_format, source.documents, wanted, on_bad_line
+    ):
+        try:
+            meets_all = not conditions or _meets_all(conditions, record, file, file_format)
+            document = None
+            if meets_all:
+                document = _make_document(name, record, file, file_format, wanted)
+        except ValueError as error:
+            on_bad_line(error)
+            continue
+        selection.readable += 1
+        if document is None:
+            selection.left_out["where"] += 1
+        yield record.consumed, document
+
+
+def _choose_bad_line_handler(source: SourceConfig, selection: Selection) -> OnBadLine:
+    return selection.leave_out if source.on_bad_line == "skip" else raise_bad_line
+
+
+def _meets_all(
+    conditions: Sequence[Condition], record: Record, file: SourceFile, file_format: str
+) -> bool:
+    place = formats.describe_place(file.path, file_format, record.number)
+    typed = file_format not in formats.UNTYPED
+    # A list, and not a generator: a field that is not there is found whatever the others say.
+    return all([each.is_met(record.values, place, typed=typed) for each in conditions])
+
+
+def _make_document(
+    name: str,
+    record: Record,
+    file: SourceFile,
+    file_format: str,
+    wanted: Sequence[WantedField],
+) -> Document:
+    text, document_id = (
+        formats.get_wanted_value(record, field, file.path, file_format) for field in wanted[:2]
+    )
+    if document_id in fields_lib.NO_IDS:
+        return file.document(name, text, record.number)
+    return Document(str(document_id), text)
 
 
 # Which files
@@ -141,12 +238,12 @@ def _list_source_files(name: str, source: SourceConfig) -> list[SourceFile]:
         field = f"config.sources.{name}.{split}={value!r}"
         listed = patterns.split_patterns(value)
         if split == "train" and not listed:
-            raise ValueError(f"{field} is empty. Set it to a {', '.join(ENDINGS)} file or pattern.")
+            raise ValueError(f"{field} is empty. Name a file or a pattern.")
         for number, pattern in enumerate(listed, start=1):
             storage.check_local_path(field, pattern)
             # Two patterns may match files whose paths are alike from there on.
             which = "" if (split, number) == ("train", 1) else f"//{split}{number}"
-            for path in _find_pattern_paths(field, pattern):
+            for path in _find_pattern_paths(name, source, field, pattern):
                 place = patterns.strip_fixed_directories(pattern, path) + which
                 file = files.setdefault(os.path.realpath(path), SourceFile(split, path, place))
                 if file.split != split:
@@ -157,7 +254,7 @@ def _list_source_files(name: str, source: SourceConfig) -> list[SourceFile]:
     return list(files.values())
 
 
-def _find_pattern_paths(field: str, pattern: str) -> Iterator[str]:
+def _find_pattern_paths(name: str, source: SourceConfig, field: str, pattern: str) -> Iterator[str]:
     for alternative, paths in patterns.match_pattern(pattern):
         if not paths:
             where = os.path.abspath(os.path.expanduser(alternative))
@@ -167,20 +264,28 @@ def _find_pattern_paths(field: str, pattern: str) -> Iterator[str]:
                 "in a name."
             )
         for path in paths:
-            _check_file(field, path)
+            _check_file(name, source, field, path)
             yield path
 
 
-def _check_file(field: str, path: str) -> None:
+def _check_file(name: str, source: SourceConfig, field: str, path: str) -> None:
     if os.path.isdir(path):
         raise ValueError(
             f"{field}: {path} is a directory. Write which of its files to read, such as "
             f"{os.path.join(path, '*.txt')}."
         )
-    if not path.endswith(ENDINGS):
+    file_format = formats.find_format(path, source.format)
+    if not file_format:
         raise ValueError(
-            f"{field}: {path} does not end in one of {', '.join(ENDINGS)}. Convert it to one "
-            "of these, or narrow the pattern."
+            f"{field}: {path} does not end in one of {formats.describe_endings()}. Say what it is: "
+            f"config.sources.{name}.format=text with documents=line, blank_line or file for plain "
+            "text, or format=jsonl, tsv or wiki_extractor. Or convert it, or narrow the pattern."
+        )
+    if file_format in columns.KINDS and files_lib.split_compression(path)[1]:
+        raise ValueError(
+            f"{field}: {path} is compressed, and a {columns.KINDS[file_format]} file is read from "
+            f"any place in it. Write {formats.format_reading_command(path)} > "
+            f"{files_lib.split_compression(path)[0]}"
         )
     special = damaged_files.describe_special_file(path)
     if special:
@@ -199,10 +304,23 @@ def _check_named_fields(name: str, source: SourceConfig, files: Sequence[SourceF
         for which in ("field", "id_field", "ids")
         if getattr(source, which) != getattr(SourceConfig, which)
     ]
-    if stated and all(".txt" in _find_file_ending(file.path) for file in files):
+    found = {formats.find_format(file.path, source.format) for file in files}
+    if stated and found == {"text"}:
         raise ValueError(
-            f"config.sources.{name}.{stated[0]}: the files of the source are .txt, which have no "
-            f"fields. Leave it out, or set config.sources.{name}.train to .jsonl or .parquet files."
+            f"config.sources.{name}.{stated[0]}: the files of the source are .txt or other plain "
+            f"text, which has no fields. Leave it out, or set config.sources.{name}.train to "
+            ".jsonl or .parquet files."
+        )
+    if source.where and "text" in found:
+        raise ValueError(
+            f"config.sources.{name}.where={source.where!r}: the source has files of plain text, "
+            f"which has no fields. Leave it out, or set config.sources.{name}.train to other files."
+        )
+    if source.documents != SourceConfig.documents and "text" not in found:
+        raise ValueError(
+            f"config.sources.{name}.documents={source.documents!r} is for plain text, and the "
+            f"files of the source are {', '.join(sorted(found))}. Leave it out, or set "
+            f"config.sources.{name}.format=text."
         )
     if source.names_ids:
         _check_id_field(name, source, files)
@@ -211,19 +329,23 @@ def _check_named_fields(name: str, source: SourceConfig, files: Sequence[SourceF
 def _check_id_field(name: str, source: SourceConfig, files: Iterable[SourceFile]) -> None:
     """Raises ValueError if no first document has an id in the field of ids."""
     has: Mapping[str, Any] = {}
+    on_bad_line = _choose_bad_line_handler(source, Selection())
     for file in files:
-        if file.path.endswith(".parquet"):
-            with parquet.open_parquet(file.path) as table:
-                schema = parquet.list_column_types(table.schema_arrow)
-            if fields_lib.find_field_value(schema, source.id_field) is not fields_lib.ABSENT:
+        file_format = formats.find_format(file.path, source.format)
+        wanted = _list_wanted_fields(name, source, file_format)
+        if file_format in columns.KINDS:
+            if source.id_field in columns.find_columns(file.path, file_format, wanted):
                 return
-            has = has or schema
-        elif ".jsonl" in _find_file_ending(file.path):
-            for values in itertools.islice(_parse_json_lines(source, file.path), _PEEKED):
-                value = fields_lib.find_field_value(values, source.id_field)
+            has = has or columns.list_columns(file.path, file_format)
+        elif file_format != "text":
+            records = formats.read_records(
+                file.path, file_format, source.documents, wanted, on_bad_line
+            )
+            for record in itertools.islice(records, _PEEKED):
+                value = fields_lib.find_field_value(record.values, source.id_field)
                 if value is not fields_lib.ABSENT and value not in fields_lib.NO_IDS:
                     return
-                has = has or values
+                has = has or record.values
     stated = "ids='shared'"
     if source.id_field != SourceConfig.id_field:
         stated = f"id_field={source.id_field!r}"
@@ -234,76 +356,3 @@ def _check_id_field(name: str, source: SourceConfig, files: Iterable[SourceFile]
         f"config.sources.{name}.id_field to the field of the ids, with dots to a nested one, or "
         "leave id_field and ids out."
     )
-
-
-def _parse_json_lines(source: SourceConfig, path: str) -> Iterator[Mapping[str, Any]]:
-    for number, (_, line) in enumerate(files_lib.read_file_lines(path), start=1):
-        if line.strip():
-            example = f'{{"{source.field}": "..."}}'
-            yield files_lib.parse_json_object(line, path, number, example)
-
-
-# Plain text and JSON lines
-
-
-def _read_text_documents(
-    name: str, source: SourceConfig, file: SourceFile
-) -> Iterator[tuple[int, Document]]:
-    """Yields (bytes of the file consumed so far, document)."""
-    path = file.path
-    if ".txt" in _find_file_ending(path):
-        data = b"".join(line for _, line in files_lib.read_file_lines(path))
-        _check_no_nul(data, path)
-        text = files_lib.decode_utf8(data, path, of="file")
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-        yield os.path.getsize(path), file.document(name, text)
-        return
-    for number, (consumed, line) in enumerate(files_lib.read_file_lines(path), start=1):
-        if line.strip():
-            yield consumed, _parse_json_document(name, source, line, file, number)
-
-
-def _check_no_nul(data: bytes, path: str) -> None:
-    """Raises ValueError if the beginning of a file has a NUL byte, as UTF-16 and binaries have."""
-    place = data.find(b"\0")
-    if place >= 0:
-        line = data.count(b"\n", 0, place) + 1
-        raise ValueError(
-            f"{path}, line {line}: has a NUL byte (at offset {place} of the file), so it is no "
-            "text in UTF-8. Convert the file to UTF-8, or remove what is no text."
-        )
-
-
-def _find_file_ending(path: str) -> str:
-    return next(ending for ending in ENDINGS if path.endswith(ending))
-
-
-def _parse_json_document(
-    name: str, source: SourceConfig, data: bytes, file: SourceFile, number: int
-) -> Document:
-    where = f"{file.path}, line {number}"
-    values = files_lib.parse_json_object(data, file.path, number, f'{{"{source.field}": "..."}}')
-    text = fields_lib.find_field_value(values, source.field)
-    if text is fields_lib.ABSENT:
-        raise ValueError(
-            f"{where}: has no field {source.field!r}; it has: "
-            f"{fields_lib.format_field_names(values)}. "
-            f"Set config.sources.{name}.field."
-        )
-    document_id = fields_lib.find_field_value(values, source.id_field)
-    if document_id is fields_lib.ABSENT:
-        document_id = None
-    for field, value, kinds in (
-        ("field", text, str),
-        ("id_field", document_id, str | int | None),
-    ):
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ValueError(
-                f"{where}: its field {getattr(source, field)!r} is a JSON "
-                f"{files_lib.name_json_type(value)}, not a string. Set "
-                f"config.sources.{name}.{field}."
-            )
-    text = files_lib.replace_lone_surrogates(text)
-    if document_id in fields_lib.NO_IDS:
-        return file.document(name, text, number)
-    return Document(files_lib.replace_lone_surrogates(str(document_id)), text)

@@ -12,15 +12,23 @@ source says nothing of it, and what markup becomes.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from imbalance_jax.config import SourceConfig
-from imbalance_jax.data.text import docstrings, own_files, tfds
-from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
+from imbalance_jax.data.text import docstrings, files, own_files, tfds
+from imbalance_jax.data.text.documents import SPLITS, DigestFiles, Document, RawDocuments
+from imbalance_jax.data.text.selection import (
+    USUAL_BYTES_A_TOKEN,
+    Selection,
+    has_cap,
+    hash_text,
+)
 from imbalance_jax.runs.json_text import format_json
+from imbalance_jax.runs.progress import Progress
 
 # Part of every fingerprint: raise it when the same input begins to yield other text.
 _VERSION = 2
@@ -28,6 +36,7 @@ _VERSION = 2
 _PROGRESS = 0.002
 # What separates the parts of an article of wiki40b. Line breaks stand around all but the last.
 _WIKI40B = re.compile(r"_START_ARTICLE_|_START_SECTION_|_START_PARAGRAPH_|_NEWLINE_|\n")
+_PEEKED = 2000  # documents that tell the size of a text of which a part is taken
 _ARTICLE = "_START_ARTICLE_"  # every article begins with it
 _UNMARKED = 1000  # documents without a marker after which a text is refused
 
@@ -36,13 +45,17 @@ class _SourceReader(Protocol):
     """The functions of the module of a kind; they are described here, by their namesakes."""
 
     def read_raw_documents(
-        self, name: str, source: SourceConfig, report: Callable[[float], None]
+        self,
+        name: str,
+        source: SourceConfig,
+        report: Callable[[float], None],
+        selection: Selection,
     ) -> RawDocuments: ...
 
     def check_source(self, name: str, source: SourceConfig) -> None: ...
 
     def list_fingerprint_parts(
-        self, name: str, source: SourceConfig, cache: pathlib.Path | None
+        self, name: str, source: SourceConfig, digest_files: DigestFiles
     ) -> list[object]: ...
 
     def estimate_source_bytes(self, source: SourceConfig) -> int: ...
@@ -57,7 +70,10 @@ def _select_source_reader(source: SourceConfig) -> _SourceReader:
 
 
 def read_documents(
-    name: str, source: SourceConfig, progress: Callable[[float], None] | None = None
+    name: str,
+    source: SourceConfig,
+    progress: Callable[[float], None] | None = None,
+    selection: Selection | None = None,
 ) -> Iterator[tuple[str, Document]]:
     """Yields (split, document) in an order that depends on the text alone.
 
@@ -66,7 +82,9 @@ def read_documents(
     Documents without text are left out. A line is printed of how many lack an id that others
     have, or that the config asks for.
 
-    `progress` is called now and then with how much of the input is read, from 0 to 1.
+    Args:
+      progress: is called now and then with how much of the input is read, from 0 to 1.
+      selection: is filled in with what is taken of the text and what is left out.
 
     Raises:
       ValueError: something cannot be read as what it is said to be, naming file and line or
@@ -75,15 +93,20 @@ def read_documents(
     """
     count, with_id, marked = 0, 0, source.markup == "none"
     reported = 0.0
+    selection = selection or Selection()
 
     def report(fraction: float) -> None:
         nonlocal reported
+        fraction = max(fraction, selection.compute_progress(source))
         if progress and fraction >= reported + _PROGRESS:
             reported = min(1.0, fraction)
             progress(reported)
 
-    reading = _select_source_reader(source).read_raw_documents(name, source, report)
-    for split, document in reading.documents:
+    if source.held_out_duplicates == "remove" and selection.removed is None:
+        selection.removed = _collect_held_out_texts(name, source, progress)
+    reading = _select_source_reader(source).read_raw_documents(name, source, report, selection)
+    selection.carved = ("train", *reading.carved)
+    for own, document in reading.documents:
         count += 1
         with_id += not document.named_by
         marked = marked or _ARTICLE in document.text
@@ -91,15 +114,33 @@ def read_documents(
             raise _make_markup_error(name, source, f"none of the first {count:,} documents has")
         if source.markup == "wiki40b":
             document = dataclasses.replace(document, text=_strip_wiki40b_markup(document.text))
-        if document.text.strip():
-            if split == "train":
-                split = _assign_split(document.id, reading.carved, reading.share)
+        if not document.text.strip():
+            selection.left_out["empty"] += 1
+            continue
+        split = own
+        if own == "train":
+            split = _assign_split(document.id, reading.carved, reading.share)
+        selection.count(source, own, split, document.text)
+        if split == "train" and selection.removed and hash_text(document.text) in selection.removed:
+            selection.left_out["held_out_duplicates"] += 1
+        else:
             yield split, document
+    if selection.first_error and not selection.readable:
+        raise selection.first_error
     if count and not marked:
         raise _make_markup_error(name, source, "no document has")
     _report_missing_ids(name, source, count, with_id)
     if progress:
         progress(1.0)
+
+
+def _collect_held_out_texts(
+    name: str, source: SourceConfig, progress: Callable[[float], None] | None
+) -> frozenset[int]:
+    """Returns what stands for the texts that are held out, after a pass over all of the text."""
+    keeping = dataclasses.replace(source, held_out_duplicates="keep")
+    documents = read_documents(name, keeping, progress)
+    return frozenset(hash_text(document.text) for split, document in documents if split != "train")
 
 
 def _make_markup_error(name: str, source: SourceConfig, what: str) -> ValueError:
@@ -148,23 +189,72 @@ def compute_text_fingerprint(
     For files and datasets they follow from the bytes, not from where or how old a file is (and
     from where files lie within a pattern, which documents without ids are named after). For
     docstrings they follow from the versions of Python and of the packages, so they differ
-    between environments, as the text does.
+    between environments, as the text does. With a cap they follow from the documents that are
+    read up to it, and files are read no further.
 
     `cache` is a JSON file that remembers the digests of files, as `files.compute_file_digests`
     does. With it, a corpus that does not change is read once.
 
     Raises:
-      ValueError: as `check_source_text`.
+      ValueError: as `check_source_text`; with a cap, as `read_documents`.
     """
-    key = _select_source_reader(source).list_fingerprint_parts(name, source, cache)
-    if source.markup != "none":
-        key.append(["markup", source.markup])
-    return hashlib.sha256(format_json([_VERSION, source.kind, key]).encode()).hexdigest()
+    reader = _select_source_reader(source)
+    stated = [
+        [field, getattr(source, field)]
+        for field in ("markup", "where", "held_out_duplicates")
+        if getattr(source, field) != getattr(SourceConfig, field)
+    ]
+    if not has_cap(source):
+        digest_files = functools.partial(files.compute_file_digests, cache=cache)
+        key = reader.list_fingerprint_parts(name, source, digest_files)
+        return _hash_parts(source, [*key, *stated])
+    capped = [[field, getattr(source, field)] for field in ("max_documents", "max_tokens")]
+    listed = reader.list_fingerprint_parts(name, source, lambda paths: {p: p for p in paths})
+    digest = files.compute_reading_digest(
+        _hash_parts(source, [*listed, *stated, *capped, source.on_bad_line]),
+        lambda: _hash_documents(name, source),
+        cache,
+    )
+    return _hash_parts(source, [digest, *stated, *capped])
+
+
+def _hash_parts(source: SourceConfig, parts: Sequence[object]) -> str:
+    return hashlib.sha256(format_json([_VERSION, source.kind, parts]).encode()).hexdigest()
+
+
+def _hash_documents(name: str, source: SourceConfig) -> tuple[str, list[str]]:
+    """Returns a digest of the documents that are read up to a cap, and the files they are in."""
+    digest, selection = hashlib.sha256(), Selection()
+    keeping = dataclasses.replace(source, held_out_duplicates="keep")
+    with Progress(f"Reading {name} up to its cap", 1) as progress:
+        for split, document in read_documents(name, keeping, progress.show, selection):
+            for part in (split, document.identity, document.text):
+                encoded = part.encode("utf-8", "surrogatepass")
+                digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest(), selection.opened
 
 
 def estimate_text_bytes(source: SourceConfig) -> int:
     """Returns about how many bytes of text there are to train on; 0 if that is not known."""
-    return _select_source_reader(source).estimate_source_bytes(source)
+    whole = _select_source_reader(source).estimate_source_bytes(source)
+    if not (source.where or has_cap(source)):
+        return whole
+    # What the first documents have, and how much of the input they take.
+    size, count, read = 0, 0, 0.0
+
+    def report(fraction: float) -> None:
+        nonlocal read
+        read = fraction
+
+    reading = _select_source_reader(source).read_raw_documents("*", source, report, Selection())
+    for _, document in itertools.islice(reading.documents, _PEEKED):
+        size, count = size + len(document.text.encode()), count + 1
+    bounds = [int(size / read) if read else whole]
+    if source.max_documents:
+        bounds.append(source.max_documents * size // max(1, count))
+    if source.max_tokens:
+        bounds.append(source.max_tokens * USUAL_BYTES_A_TOKEN)
+    return min(bounds)
 
 
 def is_any_text_here(name: str, source: SourceConfig) -> bool:

@@ -7,7 +7,6 @@ lies. A dataset that is not there is prepared when its text or its fingerprint i
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,13 @@ import numpy as np
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import fields as fields_lib
 from imbalance_jax.data.text import files, tfds_datasets
-from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
+from imbalance_jax.data.text.conditions import Condition, parse_conditions
+from imbalance_jax.data.text.documents import SPLITS, DigestFiles, Document, RawDocuments
+from imbalance_jax.data.text.selection import Selection
 
 
 def read_raw_documents(
-    name: str, source: SourceConfig, report: Callable[[float], None]
+    name: str, source: SourceConfig, report: Callable[[float], None], selection: Selection
 ) -> RawDocuments:
     """Returns a document for every record, those of train first.
 
@@ -33,7 +34,9 @@ def read_raw_documents(
     """
     dataset = _open_or_prepare_dataset(name, source)
     carved = [split for split in SPLITS if not dataset.parts[split]]
-    return RawDocuments(_read_dataset_documents(dataset, report), carved)
+    selection.opened += dataset.list_files()
+    documents = _read_dataset_documents(dataset, source, report, selection)
+    return RawDocuments(documents, carved)
 
 
 def check_source(name: str, source: SourceConfig) -> None:
@@ -46,16 +49,27 @@ def check_source(name: str, source: SourceConfig) -> None:
     """
     reference = _reference_dataset(name, source)
     path = tfds_datasets.find_dataset(reference)
+    conditions = parse_conditions(name, source.where)
     if path:
-        _open_dataset(name, source, path)
+        dataset = _open_dataset(name, source, path)
+        if conditions:
+            _check_first_record(dataset, conditions)
         return
     _find_id_feature(name, source, tfds_datasets.make_builder(reference).info)
     for split in SPLITS:
         _parse_split(name, source, split)
 
 
+def _check_first_record(dataset: "_Dataset", conditions: Sequence[Condition]) -> None:
+    """Raises ValueError if a field of a condition is not there, or cannot be compared with it."""
+    part = dataset.parts["train"][0]
+    records = tfds_datasets.read_records(dataset.builder, part.split, part.start, part.start + 1)
+    for index, record in records:
+        _make_document(dataset, part.split, index, record, conditions)
+
+
 def list_fingerprint_parts(
-    name: str, source: SourceConfig, cache: pathlib.Path | None
+    name: str, source: SourceConfig, digest_files: DigestFiles
 ) -> list[object]:
     """Returns what the text follows from: the records and the bytes of their files.
 
@@ -64,7 +78,7 @@ def list_fingerprint_parts(
     """
     dataset = _open_or_prepare_dataset(name, source)
     paths = dataset.list_files()
-    digests = files.compute_file_digests(paths, cache)
+    digests = digest_files(paths)
     return [
         dataset.builder.info.full_name,
         dataset.field,
@@ -163,23 +177,51 @@ def _open_dataset(name: str, source: SourceConfig, path: str) -> _Dataset:
 
 
 def _read_dataset_documents(
-    dataset: _Dataset, report: Callable[[float], None]
+    dataset: _Dataset,
+    source: SourceConfig,
+    report: Callable[[float], None],
+    selection: Selection,
 ) -> Iterator[tuple[str, Document]]:
     total = sum(len(part) for _, part in dataset.list_parts())
+    conditions = parse_conditions(dataset.source_name, source.where)
     done = 0
     for split, part in dataset.list_parts():
+        if split in selection.ended:
+            continue
         for index, record in tfds_datasets.read_records(
             dataset.builder, part.split, part.start, part.end
         ):
             done += 1
             report(done / total)
-            yield split, _make_document(dataset, part.split, index, record)
+            try:
+                document = _make_document(dataset, part.split, index, record, conditions)
+            except ValueError as error:
+                if source.on_bad_line == "error":
+                    raise
+                selection.leave_out(error)
+                continue
+            selection.readable += 1
+            if document:
+                yield split, document
+            else:
+                selection.left_out["where"] += 1
+            if split in selection.ended:
+                break
 
 
 def _make_document(
-    dataset: _Dataset, split: str, index: int, record: Mapping[str, Any]
-) -> Document:
+    dataset: _Dataset,
+    split: str,
+    index: int,
+    record: Mapping[str, Any],
+    conditions: Sequence[Condition],
+) -> Document | None:
+    """Returns a record as a document; None if it does not meet the conditions."""
     where = f"{dataset.builder.data_path}: record {index} of split {split}"
+    if conditions:
+        values = _convert_value(record)
+        if not all([condition.is_met(values, where) for condition in conditions]):
+            return None
     text = fields_lib.find_field_value(record, dataset.field)
     if text is None:
         raise ValueError(
@@ -193,6 +235,17 @@ def _make_document(
         name = dataset.builder.info.full_name.rpartition("/")[0]  # without the version
         return Document(f"{name}:{split}:{index}", text, named_by=dataset.source_name)
     return Document(_decode_feature(document_id, where), text)
+
+
+def _convert_value(value: Any) -> Any:
+    """Returns what TFDS reads as plain values, which conditions compare."""
+    if isinstance(value, Mapping):
+        return {name: _convert_value(each) for name, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_convert_value(each) for each in value]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _decode_feature(value: bytes | int, where: str) -> str:

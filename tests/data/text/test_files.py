@@ -1,9 +1,10 @@
-"""Behaviours of data/text/own_files.py, parquet.py and files.py, on files made here."""
+"""Behaviours of data/text/own_files.py, columns.py and files.py, on files made here."""
 
 import contextlib
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import random
@@ -376,7 +377,7 @@ def test_check_names_the_field_of_what_it_finds(tmp_path):
     refused(check(f"{good}, missing.txt"), "missing.txt matches no file", os.getcwd())
     refused(check(" , "), field, "is empty")
     refused(check(tmp_path), field, "is a directory", tmp_path / "*.txt")
-    refused(check(table), field, ".jsonl.zst, .parquet", "b.csv does not end in")
+    refused(check(table), field, ".txt, .jsonl, ", ".parquet, .arrow", "b.csv does not end in")
     refused(check(empty), field, "empty.txt is empty (0 bytes)")
     refused(
         check(good, test=f"{tmp_path}/again.txt"),
@@ -482,9 +483,15 @@ def test_frames_of_zstandard_that_follow_each_other_are_one_file(tmp_path):
 
 
 def test_an_error_of_the_disk_is_not_taken_for_damaged_data(tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
+        def __next__(self):
+            line = self.readline()
+            if not line:
+                raise OSError(errno.EIO, "Input/output error")
+            return line
+
     def failing(file, path):
-        yield b'{"text": "One."}'
-        raise OSError(errno.EIO, "Input/output error")
+        return Failing(b'{"text": "One."}')
 
     source = files(write_lines(tmp_path / "a.jsonl.gz", [{"text": "One."}]))
     monkeypatch.setattr(files_lib, "_decompress_file", failing)
