@@ -158,6 +158,8 @@ def provenance() -> dict[str, Any]:
                 "tokens": {name: 251 * count for name, count in splits.items()},
                 "bytes": {name: 1_000 * count for name, count in splits.items()},
                 "lost_bytes": {name: 25 * count for name, count in splits.items()},
+                "left_out": {"where": 12, "bad_lines": 0},
+                "duplicates": {"train": 3, "held_out": 2},
             }
         },
     }

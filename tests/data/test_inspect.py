@@ -302,6 +302,20 @@ def test_schedules_have_the_same_total_where_no_language_gets_an_update_more(tmp
     assert not same and "Different totals." in said
 
 
+def test_what_was_left_out_of_the_text_is_said_below_the_balance(run):
+    opened = inspect.TrainingData.of_run(run.path)
+    records = list(run.metrics())
+    before = inspect.describe_balance(opened, records)
+    about = {**opened.sources["en"].about, "left_out": {"bad_lines": 1234, "where": 5}}
+    source = dataclasses.replace(opened.sources["en"], about=about)
+    said = inspect.describe_balance(dataclasses.replace(opened, sources={"en": source}), records)
+    whole = sum(about["documents"].values()) + 1239
+    assert said == (
+        f"{before}\nconfig.sources.en: 1,239 of {whole:,} documents were left out: "
+        "1,234 that cannot be read, 5 that do not meet where."
+    )
+
+
 def test_the_command_says_by_its_exit_code_whether_a_record_holds(run, copy):
     assert run_main(f"--check={run.path}", module="data.inspect").returncode == 0
     rewrite(copy, lambda records: records[0].update({audit.ORDER_METRIC: "00" * 8}))

@@ -133,8 +133,11 @@ def test_the_page_explains_mfu_and_the_fingerprint_of_docstrings(complete_page):
     assert "9c1f0b7e52d4a6388e1d" in words and "installed Python packages" in words
 
 
-def test_the_page_says_what_a_tokenizer_loses(complete_page):
-    assert "bytes (2.50%), which are unknown to it or normalized away" in words_of(complete_page)
+def test_the_page_says_what_of_a_text_is_lost_left_out_or_held_out_as_well(complete_page):
+    words = words_of(complete_page)
+    assert "bytes (2.50%), which are unknown to it or normalized away" in words
+    assert "12 of" in words and "documents were left out: 12 that do not meet where." in words
+    assert "which 2 of" in words and "held_out_duplicates=remove" in words
 
 
 def test_the_page_loads_nothing(complete_page):

@@ -32,6 +32,7 @@ from imbalance_jax.config import Config
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data.order import audit, corpora
 from imbalance_jax.data.order.stream import HostBatch, Stream, resolve_ratio
+from imbalance_jax.data.text.selection import describe_left_out
 from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -301,7 +302,10 @@ def _find_holes(steps: Sequence[int], every: int, last: int) -> list[tuple[int, 
 
 
 def describe_balance(opened: TrainingData, records: Sequence[Mapping[str, Any]]) -> str:
-    """Returns what was asked for and trained on, per language, up to the newest record."""
+    """Returns what was asked for and trained on, per language, up to the newest record.
+
+    Lines follow on what was left out of the text, and on what of it is held out as well.
+    """
     config = opened.config
     rows = audit.build_mixture_rows(config, opened.stream, records)
     lines = ["language   requested    realised  sequences"]
@@ -310,6 +314,8 @@ def describe_balance(opened: TrainingData, records: Sequence[Mapping[str, Any]])
         requested = sum(row["requested_sequences"] for row in of_tag)
         realised = sum(row["realised_sequences"] for row in of_tag)
         lines.append(f"{tag:<8} {requested:>11,.10g} {realised:>11,}")
+    for name, source in opened.sources.items():
+        lines += describe_left_out(f"config.sources.{name}", source.about)
     return "\n".join(lines)
 
 

@@ -27,7 +27,6 @@ from imbalance_jax.data.inspect import (
     read_order_hashes,
 )
 from imbalance_jax.data.order import audit
-from imbalance_jax.data.text.selection import describe_left_out
 from imbalance_jax.runs.run_directory import RunDirectory
 
 FLAGS = flags.FLAGS
@@ -90,9 +89,6 @@ def _print_run_check(path: str) -> int:
     wrong += check_run(run, opened)
     records = [record for record in run.metrics() if audit.ORDER_METRIC in record]
     print(describe_balance(opened, records))
-    for name, source in opened.sources.items():
-        for line in describe_left_out(f"config.sources.{name}", source.about):
-            print(line)
     if wrong:
         print("\n".join(wrong[:10]))
         print(f"{len(wrong)} disagreements between {run} and what its config and its text make.")

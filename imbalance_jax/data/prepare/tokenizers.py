@@ -68,7 +68,9 @@ def make_document_reader(name: str, source: SourceConfig) -> Reader:
         yield from text.read_documents(name, source, progress.show, selection)
         removed = selection.removed
 
-    def read_docstrings(progress: Progress, selection: Selection) -> Iterable[tuple[str, Document]]:
+    def read_docstrings(
+        progress: Progress, selection: Selection | None = None
+    ) -> Iterable[tuple[str, Document]]:
         # Small, and slow to extract: read once and kept.
         if not documents:
             documents.extend(text.read_documents(name, source, progress.show))

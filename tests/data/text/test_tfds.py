@@ -20,6 +20,7 @@ from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import files
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text.documents import SPLITS
+from imbalance_jax.data.text.selection import Selection
 
 FEATURES = {"id": tfds.features.Text(), "number": np.int64, "text": tfds.features.Text()}
 
@@ -86,6 +87,48 @@ def toy(tmp_path):
 
 
 # Documents
+
+
+def test_records_are_taken_by_where_and_a_cap_and_counted(toy):
+    scored = {
+        **FEATURES,
+        "scores": tfds.features.Sequence(np.float32),
+        "meta": {"lang": tfds.features.Text()},
+    }
+    made = [
+        {**row, "scores": [number / 100, 1], "meta": {"lang": "fr" if number % 3 else "oc"}}
+        for number, row in enumerate(rows("train", 100))
+    ]
+    write(toy, "scored", "1.0.0", {"train": made}, scored)
+    where = "scores.0 >= 0.255, meta.lang == 'fr', number != 40"
+    selection = Selection()
+    taken = source(toy, "scored", where=where, max_documents=20)
+    text.check_source_text("fr", taken)
+    documents = list(text.read_documents("fr", taken, None, selection))
+    expected = [n for n in range(26, 100) if n % 3 and n != 40]
+    numbers = [int(document.text.split()[1]) for _, document in documents]
+    assert numbers == expected[: len(numbers)]
+    assert [split for split, _ in documents].count("train") == 20
+    assert selection.left_out == {"where": numbers[-1] + 1 - len(numbers)}
+    for wrong, problem in (("nowhere > 1", "has no field 'nowhere'"), ("text > 1", "is a text")):
+        with pytest.raises(ValueError, match=problem):
+            text.check_source_text("fr", source(toy, "scored", where=wrong))
+    prints = {
+        text.compute_text_fingerprint("fr", source(toy, "scored", **fields))
+        for fields in ({}, {"where": where}, {"max_documents": 20}, {"max_documents": 21})
+    }
+    assert len(prints) == 4
+
+
+def test_a_record_that_is_no_text_is_left_out_on_request(toy):
+    made = [
+        {**row, "text": b"caf\xe9" if n == 5 else row["text"]} for n, row in enumerate(rows("a", 9))
+    ]
+    write(toy, "odd", "1.0.0", {"train": made})
+    selection = Selection()
+    taken = source(toy, "odd", on_bad_line="skip")
+    assert len(list(text.read_documents("fr", taken, None, selection))) == 8
+    assert selection.left_out == {"bad_lines": 1}
 
 
 def test_every_record_is_a_document_in_the_order_of_the_dataset(toy):
