@@ -647,7 +647,7 @@ def test_a_damaged_directory_is_refused_until_it_is_deleted(both, tmp_path, file
         ("a.en,none.fr", r"there is no file none\.fr \(looked for /"),
         ("deep.jsonl", "is a directory"),
         ("empty.jsonl", r"is empty \(0 bytes\)"),
-        ("a.en", r"does not end in one of \.jsonl, \.jsonl\.gz, \.jsonl\.zst"),
+        ("a.en", r"does not end in one of \.jsonl, \.json, .*\.zst.* or \.tmx"),
         ("a.en,a.fr,a.de", "names 3 files"),
         (" ,", "names 0 files"),
         ("a.en, ./a.en", "names one file twice"),
@@ -715,10 +715,10 @@ GOOD = b'{"en": "One.", "fr": "Un."}\n'
         (b"{}", "has no field 'en'; it has: none"),
         (
             b'{"en": "a", "fr": 7}',
-            r"field 'fr' is 7, not a string.*config\.parallel\.en_fr\.fields",
+            r"field 'fr' is a JSON number, not a string.*config\.parallel\.en_fr\.fields",
         ),
-        (b'{"en": null, "fr": "b"}', "its field 'en' is null, not a string"),
-        (b'{"en": true, "fr": "b"}', "its field 'en' is true, not a string"),
+        (b'{"en": null, "fr": "b"}', "its field 'en' is a JSON null, not a string"),
+        (b'{"en": true, "fr": "b"}', "its field 'en' is a JSON boolean, not a string"),
         (b'{"en": "caf\xe9", "fr": "b"}', r"is not UTF-8 text \(byte 0xe9, at offset 11"),
     ],
 )

@@ -10,7 +10,6 @@ source says nothing of it, and what markup becomes.
 """
 
 import dataclasses
-import functools
 import hashlib
 import pathlib
 import re
@@ -19,7 +18,7 @@ from typing import Protocol
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import docstrings, own_files, tfds
-from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments
+from imbalance_jax.data.text.documents import SPLITS, Document, RawDocuments, print_once
 from imbalance_jax.runs.json_text import format_json
 
 # Part of every fingerprint: raise it when the same input begins to yield other text.
@@ -29,6 +28,7 @@ _PROGRESS = 0.002
 # What separates the parts of an article of wiki40b. Line breaks stand around all but the last.
 _WIKI40B = re.compile(r"_START_ARTICLE_|_START_SECTION_|_START_PARAGRAPH_|_NEWLINE_|\n")
 _ARTICLE = "_START_ARTICLE_"  # every article begins with it
+_LOOKED_AT = 1000  # documents that are searched for line ends which are spelled out
 _UNMARKED = 1000  # documents without a marker after which a text is refused
 
 
@@ -73,7 +73,7 @@ def read_documents(
         dataset and record; no document has the markup or a field that the config names; or
         whatever `check_source_text` raises.
     """
-    count, with_id, marked = 0, 0, source.markup == "none"
+    count, with_id, spelled, marked = 0, 0, 0, source.markup == "none"
     reported = 0.0
 
     def report(fraction: float) -> None:
@@ -87,6 +87,10 @@ def read_documents(
         count += 1
         with_id += not document.named_by
         marked = marked or _ARTICLE in document.text
+        if count <= _LOOKED_AT:
+            spelled += "\\n" in document.text and "\n" not in document.text
+            if count == _LOOKED_AT:
+                _report_spelled_line_ends(name, spelled, count)
         if count == _UNMARKED and not marked:
             raise _make_markup_error(name, source, f"none of the first {count:,} documents has")
         if source.markup == "wiki40b":
@@ -98,6 +102,8 @@ def read_documents(
     if count and not marked:
         raise _make_markup_error(name, source, "no document has")
     _report_missing_ids(name, source, count, with_id)
+    if count < _LOOKED_AT:
+        _report_spelled_line_ends(name, spelled, count)
     if progress:
         progress(1.0)
 
@@ -109,6 +115,16 @@ def _make_markup_error(name: str, source: SourceConfig, what: str) -> ValueError
     )
 
 
+def _report_spelled_line_ends(name: str, spelled: int, count: int) -> None:
+    r"""Prints how many of the first documents have `\n` as two characters and no line end."""
+    if spelled > count / 2:
+        print_once(
+            f"config.sources.{name}: {spelled:,} of the first {count:,} documents have the two "
+            r"characters \n and no line end. They are kept as they are. Corpora such as MADLAD-400 "
+            "have them in place of line ends: put these in before, if this is so here."
+        )
+
+
 def _report_missing_ids(name: str, source: SourceConfig, count: int, with_id: int) -> None:
     """Prints how many documents have no id of their own, where any is expected."""
     field = f"config.sources.{name}.id_field={source.id_field!r}"
@@ -118,16 +134,10 @@ def _report_missing_ids(name: str, source: SourceConfig, count: int, with_id: in
             "id_field and ids out."
         )
     if 0 < with_id < count:
-        _print_once(
+        print_once(
             f"{field}: {count - with_id:,} of {count:,} documents have no id there and are told "
             "apart by their places, as documents of no other source."
         )
-
-
-@functools.cache
-def _print_once(line: str) -> None:
-    """Prints a line unless it was: a text is read for its tokenizer, and again to be encoded."""
-    print(line, flush=True)
 
 
 def check_source_text(name: str, source: SourceConfig) -> None:
