@@ -108,7 +108,11 @@ def get_wanted_value(record: Record, field: WantedField, path: str, file_format:
     Raises:
       ValueError: it has no such text, or what is there is no text or no id.
     """
-    value = fields_lib.find_field_value(record.values, field.name)
+    value = record.values.get(field.name, fields_lib.ABSENT)
+    if type(value) is str:  # most are
+        return files.replace_lone_surrogates(value)
+    if value is fields_lib.ABSENT:
+        value = fields_lib.find_field_value(record.values, field.name)
     if value is fields_lib.ABSENT:
         if field.kind != "text":
             return None
@@ -116,8 +120,8 @@ def get_wanted_value(record: Record, field: WantedField, path: str, file_format:
             f"{describe_place(path, file_format, record.number)}: has no field {field.name!r}; it "
             f"has: {fields_lib.format_field_names(record.values)}. Set {field.setting}."
         )
-    allowed = {"text": str, "id": str | int | None, "value": object}[field.kind]
-    if not isinstance(value, allowed) or (isinstance(value, bool) and field.kind != "value"):
+    is_id = field.kind == "id" and (value is None or type(value) is int)
+    if not (isinstance(value, str) or is_id or field.kind == "value"):
         what, kind = "field", f"JSON {files.name_json_type(value)}"
         if file_format in columns.KINDS:
             what, kind = "column", f"{columns.KINDS[file_format]} {files.name_json_type(value)}"
@@ -338,6 +342,7 @@ def _read_translation_units(path: str) -> Iterator[Record]:
                     number += 1
                     yield Record(consumed, number, _parse_translation_unit(element))
                     above[-1].clear()  # what has been read
+        parser.close()
     except ElementTree.ParseError as error:
         raise ValueError(f"{path}: is not valid XML ({error}). Copy the file again.") from error
 

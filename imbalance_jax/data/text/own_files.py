@@ -176,9 +176,9 @@ def _make_document(
     file_format: str,
     wanted: Sequence[WantedField],
 ) -> Document:
-    text, document_id = (
-        formats.get_wanted_value(record, field, file.path, file_format) for field in wanted
-    )
+    text_field, id_field = wanted
+    text = formats.get_wanted_value(record, text_field, file.path, file_format)
+    document_id = formats.get_wanted_value(record, id_field, file.path, file_format)
     if document_id in fields_lib.NO_IDS:
         return file.document(name, text, record.number)
     return Document(str(document_id), text)
