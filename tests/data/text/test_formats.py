@@ -20,6 +20,7 @@ from pyarrow import ipc, parquet
 from imbalance_jax.config import SourceConfig, TokenizerConfig
 from imbalance_jax.data import prepare
 from imbalance_jax.data.text import columns, fields, formats, reading
+from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.tokenizer import TextTokenizer
 
 # Line ends, text that is not ASCII, and characters that other programs take for line ends.
@@ -298,9 +299,12 @@ def test_a_corpus_is_read_as_its_users_expect(name, tmp_path, model):
     else:
         assert [document.id for document in documents] == corpus.ids
 
-    prepared = prepare.prepare_source("fr", source, str(tmp_path / "data"))
+    prepared = prepare.prepare_source("fra_Latn", source, str(tmp_path / "data"))
     expected = sum(len(text.encode()) for text in corpus.texts)
     assert sum(prepared.about["bytes"].values()) == expected
+    assert sum(len(prepared.tokens(split)) for split in SPLITS) == sum(
+        prepared.count(split) for split in SPLITS
+    )
     tokenizer = TextTokenizer(model.read_bytes())
     for text in corpus.texts:
         assert tokenizer.decode(tokenizer.encode(text)) == text
