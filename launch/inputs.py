@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from imbalance_jax.config import Config, SourceConfig, costs
+from imbalance_jax.config import Config, ParallelConfig, SourceConfig, costs, list_pair_sets
 from imbalance_jax.data import parallel, prepare, prepared
 from imbalance_jax.data.text import own_files, patterns
 from imbalance_jax.runs import storage
@@ -170,9 +170,9 @@ class _PreparedTextChecker:
                     name, config, data_dir, joint, recorded.get(name, "")
                 )
             found[name] = self._found[key]
-        for name, texts in config.parallel.items():
+        for name, texts in list_pair_sets(config.parallel).items():
             if texts.path and set(texts.sources) <= set(used):
-                self._check_set(name, config, data_dir, found)
+                self._check_set(name, texts, config, data_dir, found)
         return found
 
     def _check_source(
@@ -221,11 +221,18 @@ class _PreparedTextChecker:
             of_kind.setdefault(data_dir, {})[field] = None
 
     def _check_set(
-        self, name: str, config: Config, data_dir: str, found: Mapping[str, FoundText]
+        self,
+        name: str,
+        texts: ParallelConfig,
+        config: Config,
+        data_dir: str,
+        found: Mapping[str, FoundText],
     ) -> None:
-        texts, field = config.parallel[name], f"config.parallel.{name}"
+        field = f"config.parallel.{name}"
         hidden = [
-            p for p in patterns.find_paths(texts.path) if not _is_visible_to_jobs(self._engine, p)
+            path
+            for path in patterns.find_paths(texts.pattern)
+            if not _is_visible_to_jobs(self._engine, path)
         ]
         if not hidden and parallel.are_files_here(texts):
             return

@@ -66,4 +66,5 @@ from imbalance_jax.config.text_schema import (
     SourceConfig,
     SyntheticConfig,
     TokenizerConfig,
+    list_pair_sets,
 )

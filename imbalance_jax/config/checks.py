@@ -39,8 +39,13 @@ _MOST_WRITTEN_OUT = 2048
 
 
 def _check_name(field: str, name: str, what: str) -> None:
-    if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise ValueError(f"{field}: a {what} is made of a-z, 0-9 and _ only.")
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        spelling = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
+        instead = f" Write {spelling}." if spelling else ""
+        raise ValueError(
+            f"{field}: a {what} is made of A-Z, a-z, 0-9 and _ only, as parts of flags are."
+            + instead
+        )
 
 
 def _check_declared(name: str, group: str, names: Iterable[str], problem: str) -> None:
@@ -135,20 +140,32 @@ _CONTENT_FIELDS = ("world", "lemmas", "topics", "zipf", "depth", "rules")
 def _check_parallel(
     field: str, parallel: ParallelConfig, sources: Mapping[str, SourceConfig]
 ) -> None:
-    if len(parallel.sources) != 2 or len(set(parallel.sources)) != 2:
+    if len(parallel.sources) < 2 or len(set(parallel.sources)) < len(parallel.sources):
         raise ValueError(
-            f"{field}.sources={parallel.sources!r} must name two sources, such as ('en', 'fr')."
+            f"{field}.sources={parallel.sources!r} must name two sources or more, such as "
+            "('en', 'fr')."
         )
     for name in parallel.sources:
         problem = f"{field}.sources has {name!r}, which is not declared."
         _check_declared(name, "config.sources", sources, problem)
-    if parallel.fields and len(parallel.fields) != 2:
-        raise ValueError(f"{field}.fields={parallel.fields!r} must be two, or ().")
-    first, second = (sources[name] for name in parallel.sources)
-    if "synthetic" in (first.kind, second.kind):
-        same = first.kind == second.kind and all(
-            getattr(first.synthetic, name) == getattr(second.synthetic, name)
+    several = len(parallel.sources)
+    if len(parallel.fields) not in (0, 1, several):
+        raise ValueError(
+            f"{field}.fields={parallel.fields!r} must be one for each of {several} sources, one "
+            "for all of them, or ()."
+        )
+    if several > 2 and "{source}" not in parallel.path and re.search(r"[,*?[{]", parallel.path):
+        raise ValueError(
+            f"{field}.path={parallel.path!r} has the files of {several} sources. Write {{source}} "
+            "in place of what differs, the name of the source, such as 'dev/{source}.dev'."
+        )
+    named = [sources[name] for name in parallel.sources]
+    if any(source.kind == "synthetic" for source in named):
+        same = all(
+            source.kind == "synthetic"
+            and getattr(source.synthetic, name) == getattr(named[0].synthetic, name)
             for name in _CONTENT_FIELDS
+            for source in named
         )
         if not same or parallel.path:
             raise ValueError(

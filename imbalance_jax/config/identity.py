@@ -8,7 +8,12 @@ from typing import Any
 from imbalance_jax.config.resolve import to_dict
 from imbalance_jax.config.schedule import compute_sequence_totals, list_stages
 from imbalance_jax.config.schema import Config, OptimizerConfig
-from imbalance_jax.config.text_schema import SourceConfig, SyntheticConfig, TokenizerConfig
+from imbalance_jax.config.text_schema import (
+    ParallelConfig,
+    SourceConfig,
+    SyntheticConfig,
+    TokenizerConfig,
+)
 
 # Fields that may differ when a run goes on in its directory: they say where, how often and with
 # which devices, but not what is trained on what.
@@ -22,6 +27,7 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         *("format", "documents"),
         *("max_documents", "max_tokens", "where", "on_bad_line", "held_out_duplicates"),
     ),
+    ParallelConfig: ("join", "format"),
 }
 # Fields of the model that choose among ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")

@@ -4,6 +4,7 @@ As in schema.py, which has the other fields, each is declared once, with type, d
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -160,10 +161,46 @@ class SourceConfig(FieldGroup):
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-    """Texts that say the same in two languages, to measure alignment on."""
+    """Texts that say the same in two languages or more, to measure alignment on."""
 
-    sources: tuple[str, ...] = ()  # The two sources that the languages belong to.
-    # A .jsonl file (also .gz or .zst) with a pair a line, or two files of lines with a comma
-    # between them. "" for synthetic sources.
+    # The sources that the languages belong to. Of more than two, each two are compared.
+    sources: tuple[str, ...] = ()
+    # A file with a field for each source, such as .jsonl, .tsv, .tmx or .parquet. Or two files with
+    # a comma between them, or with {source} in place of the name of any number of sources. "" for
+    # synthetic sources.
     path: str = ""
-    fields: tuple[str, ...] = ()  # Fields of a line, in the order of sources; () is their names.
+    # Fields of a line, in the order of sources; () is their names. Of a file for each source: the
+    # one field that holds the text, if it is not plain lines.
+    fields: tuple[str, ...] = ()
+    # What says the same in files of one source each: equal lines, or equal ids in the field join.
+    join: str = "line"
+    format: FileFormat = "auto"  # As of a source. auto: unknown endings of two files are text.
+
+    @property
+    def pattern(self) -> str:
+        """The path, or the paths with the name of each source in place of {source}."""
+        paths = (self.path.replace("{source}", source) for source in self.sources)
+        return ",".join(paths) if "{source}" in self.path else self.path
+
+
+def list_pair_sets(parallel: Mapping[str, ParallelConfig]) -> dict[str, ParallelConfig]:
+    """Returns sets of two sources each, by name.
+
+    A set of more, such as flores, is flores:en-fr and so on, which are what a set of these two
+    sources would be.
+    """
+    pairs: dict[str, ParallelConfig] = {}
+    for name, of_all in parallel.items():
+        if len(of_all.sources) <= 2:
+            pairs[name] = of_all
+            continue
+        numbers = range(len(of_all.sources))
+        for two in itertools.combinations(numbers, 2):
+            sources = tuple(of_all.sources[number] for number in two)
+            fields = of_all.fields
+            if len(fields) > 1:
+                fields = tuple(fields[number] for number in two)
+            pairs[f"{name}:{'-'.join(sources)}"] = dataclasses.replace(
+                of_all, sources=sources, fields=fields
+            )
+    return pairs

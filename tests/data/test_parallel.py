@@ -17,6 +17,7 @@ import pyarrow
 import pytest
 from helpers import read_plain_json
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import LanguageConfig, ParallelConfig, SourceConfig, TokenizerConfig
@@ -647,7 +648,7 @@ def test_a_damaged_directory_is_refused_until_it_is_deleted(both, tmp_path, file
         ("a.en,none.fr", r"there is no file none\.fr \(looked for /"),
         ("deep.jsonl", "is a directory"),
         ("empty.jsonl", r"is empty \(0 bytes\)"),
-        ("a.en", r"does not end in one of \.jsonl, \.jsonl\.gz, \.jsonl\.zst"),
+        ("a.en", r"does not end in one of \.jsonl, \.json, .*\.zst.* or \.tmx"),
         ("a.en,a.fr,a.de", "names 3 files"),
         (" ,", "names 0 files"),
         ("a.en, ./a.en", "names one file twice"),
@@ -715,10 +716,10 @@ GOOD = b'{"en": "One.", "fr": "Un."}\n'
         (b"{}", "has no field 'en'; it has: none"),
         (
             b'{"en": "a", "fr": 7}',
-            r"field 'fr' is 7, not a string.*config\.parallel\.en_fr\.fields",
+            r"field 'fr' is a JSON number, not a string.*config\.parallel\.en_fr\.fields",
         ),
-        (b'{"en": null, "fr": "b"}', "its field 'en' is null, not a string"),
-        (b'{"en": true, "fr": "b"}', "its field 'en' is true, not a string"),
+        (b'{"en": null, "fr": "b"}', "its field 'en' is a JSON null, not a string"),
+        (b'{"en": true, "fr": "b"}', "its field 'en' is a JSON boolean, not a string"),
         (b'{"en": "caf\xe9", "fr": "b"}', r"is not UTF-8 text \(byte 0xe9, at offset 11"),
     ],
 )
@@ -793,6 +794,143 @@ def test_where_no_pair_is_left_it_says_why(both, tmp_path):
     with pytest.raises(ValueError, match=r"no pair is left of 0\."):
         prepared(both, tmp_path / "b.jsonl", tmp_path)
     assert directories(tmp_path) == []
+
+
+# Files of one source each, and sets of several sources
+
+
+def write_sides(folder, ending=".jsonl"):
+    """Writes a file of each of three languages with ids, in orders of their own."""
+    sides = {
+        "en": [(1, "One."), (2, "Two."), (3, "Three."), (9, "Nine.")],
+        "fr": [(3, "Trois."), (1, "Un."), (2, ""), (7, "Sept.")],
+        "de": [(2, "Zwei."), (1, "Eins."), (3, "Drei.")],
+    }
+    for source, rows in sides.items():
+        path = folder / f"{source}{ending}"
+        columns = dict(zip(("id", "text"), map(list, zip(*rows, strict=True)), strict=True))
+        if ending == ".parquet":
+            parquet.write_table(pyarrow.table(columns), path)
+        elif ending == ".tsv":
+            write(path, "".join(f"{id_}\t{text}\n" for id_, text in rows).encode())
+        else:
+            rows = [{"id": id_, "text": text} for id_, text in rows]
+            write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+@pytest.mark.parametrize(
+    "ending, fields", [(".jsonl", {}), (".parquet", {}), (".tsv", {"fields": ("2",)})]
+)
+def test_files_of_one_language_each_are_joined_by_their_ids(both, tmp_path, capsys, ending, fields):
+    write_sides(tmp_path, ending)
+    join = "1" if ending == ".tsv" else "id"
+    config = declared(f"{tmp_path}/{{source}}{ending}", join=join, **fields)
+    counts = {}
+    found = list(read_pairs("en_fr", config, lambda share: None, counts))
+    assert found == [("One.", "Un."), ("Two.", ""), ("Three.", "Trois.")]
+    assert counts == {"unjoined": 2}
+    made = parallel.prepare_parallel_set("en_fr", config, both, {}, L, str(tmp_path / "data"))
+    assert made.about["counts"] == {
+        "read": 3, "too_long": 0, "packed": 2, "dropped": 0, "empty": 1, "unjoined": 2
+    }  # fmt: skip
+    said = capsys.readouterr().out
+    assert "1 of 3 pairs have an empty side" in said
+    assert f"2 texts have an id in '{join}' that the other file lacks" in said
+
+
+def test_ids_that_cannot_join_two_files_are_refused(tmp_path):
+    write_sides(tmp_path)
+    path = f"{tmp_path}/{{source}}.jsonl"
+    with pytest.raises(ValueError, match=r"en\.jsonl has both sides .* name the field"):
+        parallel.check_parallel_set("en_fr", declared(path))
+    with pytest.raises(ValueError, match=r"line 1: has no id in its field 'url'; it has: id, text"):
+        list(read_pairs("en_fr", declared(path, join="url"), lambda share: None))
+    (tmp_path / "fr.jsonl").write_text('{"id": 5, "text": "a"}\n{"id": 5, "text": "b"}\n')
+    with pytest.raises(ValueError, match=r"fr\.jsonl, line 2: the id 5 is that of another text"):
+        list(read_pairs("en_fr", declared(path, join="id"), lambda share: None))
+    (tmp_path / "fr.jsonl").write_text('{"id": 5, "text": "a"}\n')
+    with pytest.raises(ValueError, match=r"join: no id of .*en\.jsonl is in .*fr\.jsonl"):
+        list(read_pairs("en_fr", declared(path, join="id"), lambda share: None))
+    for name in ("a.en", "a.fr"):
+        (tmp_path / name).write_text("x")
+    for fields in ({"join": "id"}, {"fields": ("text",)}):
+        with pytest.raises(ValueError, match=r"two files of lines have none"):
+            parallel.check_parallel_set("en_fr", declared(f"{tmp_path}/a.{{source}}", **fields))
+    with pytest.raises(ValueError, match=r"join='id' is of records, and one file with both sides"):
+        parallel.check_parallel_set("en_fr", declared(write_pairs(tmp_path / "b.jsonl"), join="id"))
+
+
+def write_table_of_pairs(path, pairs):
+    rows = [{"translation": dict(zip(("en", "fr"), pair, strict=True))} for pair in pairs]
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return ("translation.en", "translation.fr")
+    if path.suffix == ".tsv":
+        write(path, "".join(f"0\t{one}\t{other}\n" for one, other in pairs).encode())
+        return ("2", "3")
+    variants = [f'<tuv xml:lang="{tag}"><seg>{{}}</seg></tuv>' for tag in ("en", "fr")]
+    units = "".join("<tu>" + "".join(variants).format(*pair) + "</tu>" for pair in pairs)
+    other = '<tu><tuv xml:lang="en"><seg>alone</seg></tuv></tu>'
+    path.write_text(f"<tmx><body>{other}{units}</body></tmx>")
+    return ()
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".tsv", ".tmx"])
+def test_one_table_of_any_format_has_both_sides(both, tmp_path, ending):
+    pairs = list(zip(EN, FR, strict=True))
+    fields = write_table_of_pairs(tmp_path / f"a{ending}", pairs)
+    assert_same(
+        prepared(both, tmp_path / f"a{ending}", tmp_path, fields=fields),
+        prepared(both, write_pairs(tmp_path / "a.jsonl"), tmp_path),
+    )
+
+
+def test_a_set_of_several_sources_is_a_set_of_each_two_of_them(both, tmp_path):
+    sources = {"en": both["en"], "fr": both["fr"], "de": both["fr"]}
+    texts = {"en": EN, "fr": FR, "de": FR[::-1]}
+    for source, lines in texts.items():
+        (tmp_path / f"{source}.dev").write_text("\n".join(lines))
+    path = f"{tmp_path}/{{source}}.dev"
+    config = config_of({name: name for name in sources}, {"flores": (tuple(sources), path)})
+    config = dataclasses.replace(config, data_dir=str(tmp_path / "data"))
+    parallel.check_all_parallel_sets(config)
+    made = parallel.prepare_all_parallel_sets(config, sources)
+    assert list(made) == ["flores:en-de", "flores:en-fr", "flores:fr-de"]
+    by_hand = prepared(both, f"{tmp_path}/en.dev,{tmp_path}/fr.dev", tmp_path)
+    assert by_hand.fingerprint == made["flores:en-fr"].fingerprint
+    assert_same(made["flores:en-fr"], by_hand)
+    assert made["flores:fr-de"].sources == ("fr", "de")
+    assert len(parallel.list_aligned_pairs(config)) == 3
+    found = parallel.find_aligned_sequences(config, sources, made, "de", "en", 2)
+    assert found.set == "flores:en-de"
+    assert np.array_equal(found.ids[1], made["flores:en-de"].ids["en"][:2])
+
+
+def test_a_table_of_several_sources_has_a_field_for_each(tmp_path):
+    rows = [{"s": {"a": "One.", "b": "Un.", "c": "Eins."}}]
+    (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]))
+    of_all = ParallelConfig(("en", "fr", "de"), str(tmp_path / "a.jsonl"), ("s.a", "s.b", "s.c"))
+    pairs = config_lib.list_pair_sets({"all": of_all, "two": declared("x")})
+    assert {name: set_.sources for name, set_ in pairs.items()} == {
+        "all:en-fr": ("en", "fr"),
+        "all:en-de": ("en", "de"),
+        "all:fr-de": ("fr", "de"),
+        "two": ("en", "fr"),
+    }
+    found = list(read_pairs("all:fr-de", pairs["all:fr-de"], lambda share: None))
+    assert found == [("Un.", "Eins.")]
+
+
+def test_lines_that_are_shifted_are_counted_and_said(both, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    lengths = random.lognormal(0, 1, 400)
+    one = ["".join("ab"[n % 2] for n in range(int(4 * length) + 1)) for length in lengths]
+    (tmp_path / "a.en").write_text("\n".join(one))
+    for shift, is_said in ((0, False), (1, True)):
+        (tmp_path / "a.fr").write_text("\n".join(one[shift:] + one[:shift]))
+        prepared(both, f"{tmp_path}/a.en,{tmp_path}/a.fr", tmp_path, L=200, name=f"by{shift}")
+        said = capsys.readouterr().out
+        assert ("one side is more than 3 times as long" in said) is is_said
 
 
 # The sets of a run

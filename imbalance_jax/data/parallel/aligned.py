@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from imbalance_jax.config import Config
+from imbalance_jax.config import Config, list_pair_sets
 from imbalance_jax.data import word_order
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.parallel.sets import ParallelSet
@@ -92,8 +92,9 @@ def _find_set_name(config: Config, a: str, b: str) -> str | None:
     if {config.languages[tag].words for tag in (a, b)} != {"as_written"}:
         return None
     wanted = {config.source_of(tag) for tag in (a, b)}
-    for name in sorted(config.parallel):
-        if set(config.parallel[name].sources) == wanted:
+    pairs = list_pair_sets(config.parallel)
+    for name in sorted(pairs):
+        if set(pairs[name].sources) == wanted:
             return name
     return None
 

@@ -18,9 +18,16 @@ from imbalance_jax.data import prepared
 from imbalance_jax.data import sources as sources_lib
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.parallel.packing import pack_pairs
-from imbalance_jax.data.parallel.pairs import are_files_here, check_files, list_fields, read_pairs
+from imbalance_jax.data.parallel.pairs import (
+    are_files_here,
+    check_files,
+    find_format,
+    find_paths,
+    list_fields,
+    read_pairs,
+)
 from imbalance_jax.data.text import files as files_lib
-from imbalance_jax.data.text import patterns, synthetic
+from imbalance_jax.data.text import synthetic
 from imbalance_jax.runs import damaged_files, storage
 from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.progress import Progress
@@ -31,6 +38,9 @@ _REMEDY = "Delete the directory; the next run prepares it again."
 _SHAPE = {"name": str, "fingerprint": str, "sources": list, "L": int, "digests": {"*": str}}
 # Part of every fingerprint: raise it when the same input begins to give other rows.
 _VERSION = 2
+# Texts of a pair whose bytes differ by more, measured against the usual difference, are uneven.
+_UNEVEN = 3
+_FEW_UNEVEN = 3  # pairs that may be
 # Characters encoded in one call, on all cores.
 _BATCH_CHARACTERS = 4_000_000
 
@@ -79,13 +89,14 @@ def prepare_all_parallel_sets(
     Raises:
       ValueError: as `prepare_parallel_set`; all sets are checked before the first one is worked on.
     """
-    used = [n for n in sorted(config.parallel) if set(config.parallel[n].sources) <= set(sources)]
+    pairs = config_lib.list_pair_sets(config.parallel)
+    used = [name for name in sorted(pairs) if set(pairs[name].sources) <= set(sources)]
     for name in used:
-        check_parallel_set(name, config.parallel[name], config.data_dir)
+        check_parallel_set(name, pairs[name], config.data_dir)
     return {
         name: prepare_parallel_set(
             name,
-            config.parallel[name],
+            pairs[name],
             sources,
             config.sources,
             config.model.L,
@@ -103,7 +114,7 @@ def check_all_parallel_sets(config: Config) -> None:
       ValueError: as `check_parallel_set`.
     """
     used = {language.source for language in config.languages.values()}
-    for name, parallel in config.parallel.items():
+    for name, parallel in config_lib.list_pair_sets(config.parallel).items():
         # A set that no two languages of the run are in is not opened.
         if are_files_here(parallel) or used.issuperset(parallel.sources):
             check_parallel_set(name, parallel, config.data_dir)
@@ -177,7 +188,7 @@ def _describe_pairs(
     parallel: ParallelConfig, configs: Mapping[str, SourceConfig], cache: pathlib.Path
 ) -> object:
     """Returns plain values that stand for all pairs of texts, in their order."""
-    paths = patterns.find_paths(parallel.path)
+    paths = find_paths(parallel)
     if not paths:
         dials = [
             config_lib.to_dict(configs[source].synthetic, leave_out=config_lib.NEWER)
@@ -185,8 +196,15 @@ def _describe_pairs(
         ]
         return ["synthetic", SYNTHETIC_PAIRS, dials]
     digests = files_lib.compute_file_digests(paths, cache / "digests.json")
-    fields = list_fields(parallel) if len(paths) == 1 else ()
-    return ["files", *(digests[path] for path in paths), *fields]
+    of_two = len(paths) == 2
+    lines = of_two and find_format(parallel, paths[0], of_two=True) == "text"
+    fields = () if lines else list_fields(parallel, of_two=of_two)
+    newer = [
+        [field, value]
+        for field, value in (("join", parallel.join), ("format", parallel.format))
+        if value != getattr(ParallelConfig, field)
+    ]
+    return ["files", *(digests[path] for path in paths), *fields, *newer]
 
 
 # Sets that were made of files which are not on this machine.
@@ -265,9 +283,10 @@ def _build_set(
 ) -> None:
     dtype = np.uint16 if max(source.pieces.size for source in pair) <= 1 << 16 else np.uint32
     empty, sizes = {"empty": 0}, (array.array("q"), array.array("q"))
+    unjoined: dict[str, int] = {}
     if parallel.path:
         with Progress(f"Packing {name}", 1) as progress:
-            texts = read_pairs(name, parallel, progress.show)
+            texts = read_pairs(name, parallel, progress.show, unjoined)
             packed = pack_pairs(_encode_pairs(pair, texts, empty, sizes), L, dtype)
     else:
         first, second = (configs[source].synthetic for source in parallel.sources)
@@ -275,7 +294,7 @@ def _build_set(
         for side_source, side, sizes_n in zip(pair, sentences, sizes, strict=True):
             sizes_n.extend(int(side_source.pieces.bytes_U[ids].sum()) for ids in side)
         packed = pack_pairs(zip(*sentences, strict=True), L, dtype)
-    counts = {**packed.counts, **empty, "read": packed.counts["read"] + empty["empty"]}
+    counts = {**packed.counts, **empty, "read": packed.counts["read"] + empty["empty"], **unjoined}
     P = len(packed.pairs_P)
     if not P:
         # A row that is too short is dropped for the next one only, so that is never the reason.
@@ -309,6 +328,37 @@ def _build_set(
         f"Prepared {path}: {counts['packed']:,} of {counts['read']:,} pairs in {P:,} rows",
         flush=True,
     )
+    for line in _describe_losses(f"config.parallel.{name}", parallel, counts, sizes):
+        print(line, flush=True)
+
+
+def _describe_losses(
+    field: str,
+    parallel: ParallelConfig,
+    counts: Mapping[str, int],
+    sizes: tuple["array.array[int]", "array.array[int]"],
+) -> Iterator[str]:
+    """Yields lines on what is left out of a set, and on pairs that may not say the same."""
+    if counts["empty"]:
+        yield (
+            f"{field}: {counts['empty']:,} of {counts['read']:,} pairs have an empty side and are "
+            "left out."
+        )
+    if counts.get("unjoined"):
+        yield (
+            f"{field}: {counts['unjoined']:,} texts have an id in {parallel.join!r} that the other "
+            "file lacks, and are left out."
+        )
+    if parallel.path:
+        first_n, second_n = (np.array(sizes_n, np.float64) for sizes_n in sizes)
+        ratio_n = np.log(np.maximum(first_n, 1) / np.maximum(second_n, 1))
+        uneven = int((np.abs(ratio_n - np.median(ratio_n)) > np.log(_UNEVEN)).sum())
+        if uneven > max(_FEW_UNEVEN, len(ratio_n) // 20):
+            yield (
+                f"{field}: in {uneven:,} of {len(ratio_n):,} pairs one side is more than {_UNEVEN} "
+                "times as long as its other side would usually be. Look whether the lines are "
+                "shifted against each other."
+            )
 
 
 def _encode_pairs(

@@ -1,6 +1,7 @@
 """What readers of text hand over: documents, and what splits they come in."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -53,3 +54,9 @@ class SourceFile:
         """Returns a text without an id as a document, which is all of the file or a part."""
         made_up = self.place if number is None else f"{self.place}:{number}"
         return Document(made_up, text, named_by=name)
+
+
+@functools.cache
+def print_once(line: str) -> None:
+    """Prints a line unless it was: a text is read for its tokenizer, and again to be encoded."""
+    print(line, flush=True)

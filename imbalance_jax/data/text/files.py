@@ -69,9 +69,9 @@ def _decompress_file(file: BinaryIO, path: str) -> Any:
     if ending == ".gz":
         return gzip.GzipFile(fileobj=file)
     if ending == ".xz":
-        return io.BufferedReader(lzma.LZMAFile(file))
+        return lzma.LZMAFile(file)
     if ending == ".bz2":
-        return io.BufferedReader(bz2.BZ2File(file))
+        return bz2.BZ2File(file)
     if ending == ".zst":
         import pyarrow
 
@@ -84,6 +84,12 @@ def _raise_read_error(path: str, where: str, error: Exception) -> NoReturn:
     if isinstance(error, OSError) and error.errno:
         error.filename = error.filename or path
         raise error
+    if "too much memory" in str(error):  # of Zstandard, whose readers take windows up to 128 MiB
+        raise ValueError(
+            f"{path}: was compressed with a window (zstd --long=28 or more) that is larger than "
+            f"the 128 MiB which are read here. Compress it again: zstd -dc --long=31 {path} | zstd "
+            f"-o {path.removesuffix('.zst')}.again.zst"
+        ) from error
     kind = COMPRESSIONS.get(split_compression(path)[1], "text")
     raise make_damaged_file_error(path, kind, where, error) from error
 
@@ -149,6 +155,8 @@ def parse_json_object(data: bytes, path: str, number: int, example: str) -> dict
 
 def replace_lone_surrogates(text: str) -> str:
     r"""Replaces halves of surrogate pairs: JSON can spell them as \ud800, UTF-8 cannot."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

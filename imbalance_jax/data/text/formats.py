@@ -53,10 +53,11 @@ def find_format(path: str, stated: str = "auto") -> str:
     return ENDINGS.get(os.path.splitext(files.split_compression(path)[0])[1], "")
 
 
-def describe_endings() -> str:
-    """Returns the endings that say what a file is, for a message."""
-    tables = [ending for ending, format_ in ENDINGS.items() if format_ in columns.KINDS]
-    lines = [ending for ending in ENDINGS if ending not in tables]
+def describe_endings(of: Sequence[str] = tuple(ENDINGS.values())) -> str:
+    """Returns the endings that say what a file is, of some formats, for a message."""
+    endings = {ending: format_ for ending, format_ in ENDINGS.items() if format_ in of}
+    tables = [ending for ending, format_ in endings.items() if format_ in columns.KINDS]
+    lines = [ending for ending in endings if ending not in tables]
     compressed = ", ".join(files.COMPRESSIONS)
     return f"{', '.join(lines)} (each also with {compressed}), {', '.join(tables)}"
 
@@ -108,7 +109,11 @@ def get_wanted_value(record: Record, field: WantedField, path: str, file_format:
     Raises:
       ValueError: it has no such text, or what is there is no text or no id.
     """
-    value = fields_lib.find_field_value(record.values, field.name)
+    value = record.values.get(field.name, fields_lib.ABSENT)
+    if type(value) is str:  # most are
+        return files.replace_lone_surrogates(value)
+    if value is fields_lib.ABSENT:
+        value = fields_lib.find_field_value(record.values, field.name)
     if value is fields_lib.ABSENT:
         if field.kind != "text":
             return None
@@ -116,8 +121,8 @@ def get_wanted_value(record: Record, field: WantedField, path: str, file_format:
             f"{describe_place(path, file_format, record.number)}: has no field {field.name!r}; it "
             f"has: {fields_lib.format_field_names(record.values)}. Set {field.setting}."
         )
-    allowed = {"text": str, "id": str | int | None, "value": object}[field.kind]
-    if not isinstance(value, allowed) or (isinstance(value, bool) and field.kind != "value"):
+    is_id = field.kind == "id" and (value is None or type(value) is int)
+    if not (isinstance(value, str) or is_id or field.kind == "value"):
         what, kind = "field", f"JSON {files.name_json_type(value)}"
         if file_format in columns.KINDS:
             what, kind = "column", f"{columns.KINDS[file_format]} {files.name_json_type(value)}"
@@ -163,13 +168,13 @@ def format_reading_command(path: str) -> str:
     return f"{programs.get(files.split_compression(path)[1], 'cat')} {path}"
 
 
-def _check_no_nul(data: bytes, path: str, line: int = 1, of: str = "file") -> None:
-    """Raises ValueError if text has a NUL byte, as UTF-16 and binaries have."""
+def _check_no_nul(data: bytes, path: str) -> None:
+    """Raises ValueError if a file begins with a NUL byte in it, as UTF-16 and binaries have."""
     place = data.find(b"\0")
     if place >= 0:
-        line += data.count(b"\n", 0, place)
+        line = data.count(b"\n", 0, place) + 1
         raise ValueError(
-            f"{path}, line {line}: has a NUL byte (at offset {place} of the {of}), so it is no "
+            f"{path}, line {line}: has a NUL byte (at offset {place} of the file), so it is no "
             "text in UTF-8. Convert the file to UTF-8, or remove what is no text."
         )
 
@@ -196,9 +201,9 @@ def _read_json_lines(
 
 def _read_text_lines(path: str, on_bad_line: OnBadLine) -> Iterator[tuple[int, int, str]]:
     """Yields (bytes of the file consumed so far, number of the line, line without its end)."""
+    check_beginning(path, "text")
     for number, (consumed, data) in enumerate(files.read_file_lines(path), start=1):
         try:
-            _check_no_nul(data, path, number, of="line")
             line = files.decode_utf8(data, path, number)
         except ValueError as error:
             on_bad_line(error)
@@ -338,6 +343,7 @@ def _read_translation_units(path: str) -> Iterator[Record]:
                     number += 1
                     yield Record(consumed, number, _parse_translation_unit(element))
                     above[-1].clear()  # what has been read
+        parser.close()
     except ElementTree.ParseError as error:
         raise ValueError(f"{path}: is not valid XML ({error}). Copy the file again.") from error
 

@@ -27,6 +27,7 @@ from imbalance_jax.data.text.documents import (
     RawDocuments,
     Record,
     SourceFile,
+    print_once,
 )
 from imbalance_jax.data.text.fields import WantedField
 from imbalance_jax.data.text.formats import OnBadLine, raise_bad_line
@@ -64,6 +65,7 @@ def check_source(name: str, source: SourceConfig) -> None:
         names.
     """
     files = _list_source_files(name, source)
+    _note_clean_and_noisy(name, files)
     begun: set[tuple[str, str]] = set()  # splits and formats of which a document was read
     for file in files:
         file_format = formats.find_format(file.path, source.format)
@@ -292,6 +294,18 @@ def _check_file(name: str, source: SourceConfig, field: str, path: str) -> None:
         raise ValueError(f"{field}: {path} is {special}, not a file. Write its text into a file.")
     if not os.path.getsize(path):
         raise ValueError(f"{field}: {path} is empty (0 bytes). Remove it, or write it again.")
+
+
+def _note_clean_and_noisy(name: str, files: Sequence[SourceFile]) -> None:
+    """Prints a line where a source reads a corpus once with and once without its noise."""
+    bases = [os.path.basename(file.path) for file in files]
+    counts = {word: sum(word in base for base in bases) for word in ("clean", "noisy")}
+    if all(counts.values()):
+        said = " and ".join(f"{count:,} files named {word}" for word, count in counts.items())
+        print_once(
+            f"config.sources.{name} has {said}, which corpora such as MADLAD-400 have in one "
+            "folder. Write *clean* or *noisy* in the pattern to read one of the two."
+        )
 
 
 # Fields

@@ -20,7 +20,13 @@ from typing import Protocol
 
 from imbalance_jax.config import SourceConfig
 from imbalance_jax.data.text import docstrings, files, own_files, tfds
-from imbalance_jax.data.text.documents import SPLITS, DigestFiles, Document, RawDocuments
+from imbalance_jax.data.text.documents import (
+    SPLITS,
+    DigestFiles,
+    Document,
+    RawDocuments,
+    print_once,
+)
 from imbalance_jax.data.text.selection import (
     USUAL_BYTES_A_TOKEN,
     Selection,
@@ -38,6 +44,7 @@ _PROGRESS = 0.002
 _WIKI40B = re.compile(r"_START_ARTICLE_|_START_SECTION_|_START_PARAGRAPH_|_NEWLINE_|\n")
 _PEEKED = 2000  # documents that tell the size of a text of which a part is taken
 _ARTICLE = "_START_ARTICLE_"  # every article begins with it
+_LOOKED_AT = 1000  # documents that are searched for line ends which are spelled out
 _UNMARKED = 1000  # documents without a marker after which a text is refused
 
 
@@ -91,7 +98,7 @@ def read_documents(
         dataset and record; no document has the markup or a field that the config names; or
         whatever `check_source_text` raises.
     """
-    count, with_id, marked = 0, 0, source.markup == "none"
+    count, with_id, spelled, marked = 0, 0, 0, source.markup == "none"
     reported = 0.0
     selection = selection or Selection()
 
@@ -110,6 +117,10 @@ def read_documents(
         count += 1
         with_id += not document.named_by
         marked = marked or _ARTICLE in document.text
+        if count <= _LOOKED_AT:
+            spelled += "\\n" in document.text and "\n" not in document.text
+            if count == _LOOKED_AT:
+                _report_spelled_line_ends(name, spelled, count)
         if count == _UNMARKED and not marked:
             raise _make_markup_error(name, source, f"none of the first {count:,} documents has")
         if source.markup == "wiki40b":
@@ -130,6 +141,8 @@ def read_documents(
     if count and not marked:
         raise _make_markup_error(name, source, "no document has")
     _report_missing_ids(name, source, count, with_id)
+    if count < _LOOKED_AT:
+        _report_spelled_line_ends(name, spelled, count)
     if progress:
         progress(1.0)
 
@@ -150,6 +163,16 @@ def _make_markup_error(name: str, source: SourceConfig, what: str) -> ValueError
     )
 
 
+def _report_spelled_line_ends(name: str, spelled: int, count: int) -> None:
+    r"""Prints how many of the first documents have `\n` as two characters and no line end."""
+    if spelled > count / 2:
+        print_once(
+            f"config.sources.{name}: {spelled:,} of the first {count:,} documents have the two "
+            r"characters \n and no line end. They are kept as they are. Corpora such as MADLAD-400 "
+            "have them in place of line ends: put these in before, if this is so here."
+        )
+
+
 def _report_missing_ids(name: str, source: SourceConfig, count: int, with_id: int) -> None:
     """Prints how many documents have no id of their own, where any is expected."""
     field = f"config.sources.{name}.id_field={source.id_field!r}"
@@ -159,16 +182,10 @@ def _report_missing_ids(name: str, source: SourceConfig, count: int, with_id: in
             "id_field and ids out."
         )
     if 0 < with_id < count:
-        _print_once(
+        print_once(
             f"{field}: {count - with_id:,} of {count:,} documents have no id there and are told "
             "apart by their places, as documents of no other source."
         )
-
-
-@functools.cache
-def _print_once(line: str) -> None:
-    """Prints a line unless it was: a text is read for its tokenizer, and again to be encoded."""
-    print(line, flush=True)
 
 
 def check_source_text(name: str, source: SourceConfig) -> None:
