@@ -52,7 +52,9 @@ def define_flags() -> None:
         ["safetensors", "huggingface"],
         "Of the export: names of ours, or what transformers loads.",
     )
-    flags.DEFINE_string("language", None, "TAG: Of huggingface, the tokenizer's; by default the first.")
+    flags.DEFINE_string(
+        "language", None, "TAG: Of huggingface, the tokenizer's; by default the first."
+    )
     flags.DEFINE_integer("devices", 0, "Refuse to start on another number of devices; 0 is any.", 0)
     cli.define_compute_flags()
     flags.DEFINE_string("study", None, "DIR: A study's directory, some of whose runs to train.")

@@ -67,9 +67,7 @@ def build_tokenizer_json(
     }
 
 
-def _name_other_ids(
-    tokenizers: Mapping[str, TextTokenizer], vocabulary: Vocabulary
-) -> list[str]:
+def _name_other_ids(tokenizers: Mapping[str, TextTokenizer], vocabulary: Vocabulary) -> list[str]:
     """Returns a name for every id of the model that no text spells: its language and its piece."""
     characters = set().union(*(set("".join(each.strings)) for each in tokenizers.values()))
     mark = next(each for each in _NO_CHARACTERS if each not in characters)

@@ -162,9 +162,7 @@ The tokenizer puts the separator of documents, `{separator}`, before a text, as 
 _EVALUATED = {"loss": "loss (nats a token)", "ppl": "perplexity", "bits_per_byte": "bits per byte"}
 
 
-def _format_model_card(
-    run: RunDirectory, loaded: loading.LoadedRun, tag: str, folder: str
-) -> str:
+def _format_model_card(run: RunDirectory, loaded: loading.LoadedRun, tag: str, folder: str) -> str:
     """Returns README.md: the model, its languages, and what its evaluation found."""
     config, model = loaded.config, loaded.config.model
     evaluation = run.read_json("evaluation.json") or {}

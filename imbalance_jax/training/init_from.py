@@ -1,4 +1,7 @@
-"""Parameters of another run that a run begins with, and whether its ids mean the same there."""
+"""Parameters of another run that a run begins with, and whether its ids mean the same there.
+
+init_hugging_face.py has what begins with a folder of Hugging Face.
+"""
 
 from collections.abc import Mapping
 
@@ -13,6 +16,7 @@ from imbalance_jax.data import languages
 from imbalance_jax.data.tokenizer import TextTokenizer, read_tokenizer_file
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory, run_and_step
+from imbalance_jax.training import init_hugging_face
 from imbalance_jax.training.loading import (
     check_checkpoint_exists,
     find_tokenizer_file,
@@ -30,6 +34,9 @@ def check_init_from(config: config_lib.Config) -> None:
     `check_vocabulary`.
     """
     if not config.init_from:
+        return
+    if init_hugging_face.is_hugging_face_folder(config.init_from):
+        init_hugging_face.check_folder(config)
         return
     run, step = run_and_step(config.init_from)
     try:
@@ -105,6 +112,9 @@ def check_vocabulary(
       vocabulary: of this run.
       models: source name -> this run's tokenizer.
     """
+    if init_hugging_face.is_hugging_face_folder(config.init_from):
+        init_hugging_face.find_folder_rows(config, vocabulary, models)
+        return
     run, _ = run_and_step(config.init_from)
     try:
         other, before = run.config(), read_vocabulary(run)
@@ -167,14 +177,18 @@ def restore_params(
     mesh: Mesh,
     vocabulary: languages.Vocabulary,
     models: Mapping[str, bytes],
+    params: model_lib.Params,
 ) -> model_lib.Params:
     """Returns the parameters that a run begins with, on its devices, after `check_init_from`.
 
-    Args: as `check_vocabulary`; mesh is that of the devices.
+    Args: as `check_vocabulary`; mesh is that of the devices, and params what the run would begin
+    with otherwise.
 
     Raises:
       ValueError: as `check_vocabulary`, or there is no such checkpoint, or it is damaged.
     """
+    if init_hugging_face.is_hugging_face_folder(config.init_from):
+        return init_hugging_face.restore_folder_params(config, vocabulary, models, params)
     check_vocabulary(config, vocabulary, models)
     run, step = run_and_step(config.init_from)
     like = step_lib.make_abstract_state(run.config(), vocabulary.size, mesh)
