@@ -2,7 +2,8 @@
 
 `_describe_sentencepiece` writes a SentencePiece model as a tokenizer.json with its own ids. Its
 pieces hold a space as a space, where SentencePiece writes U+2581. So a U+2581 of the text and a
-space without a piece become bytes, as data/tokenizer.py has them.
+space without a piece become bytes, as data/sentencepiece_tokenizer.py has them. Tokenizers of other
+kinds are a tokenizer.json already.
 
 Then every piece gets the id that its language has in the model. The ids of other languages have
 names that no text spells. A BPE model merges to no such name. A unigram model would find any name
@@ -15,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imbalance_jax.data.languages import Vocabulary
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from imbalance_jax.data.text_tokenizer import TextTokenizer
+from imbalance_jax.runs import damaged_files
 
 # Characters that Unicode gives to no one. The name of an id of another language begins with one.
 _NO_CHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
@@ -38,9 +41,15 @@ def build_tokenizer_json(
       ValueError: no tokenizer.json cuts text as the language's tokenizer does.
     """
     tokenizer = tokenizers[tag]
-    described = _describe_sentencepiece(tag, tokenizer)
+    described = (
+        _describe_sentencepiece(tag, tokenizer)
+        if isinstance(tokenizer, SentencePieceTokenizer)
+        else damaged_files.parse_json(
+            tokenizer.content.decode("utf-8-sig"), f"tokenizer of {tag}", ""
+        )
+    )
     map_U = vocabulary.map_GU[vocabulary.index(tag)].tolist()
-    model, added = described["model"], described["added_tokens"]
+    model, added = described["model"], described.get("added_tokens", [])
     of_unigrams = isinstance(model["vocab"], list)
     scores = model["vocab"] if of_unigrams else []
     own = {name: u for u, (name, _) in enumerate(scores)} if of_unigrams else dict(model["vocab"])
@@ -53,15 +62,22 @@ def build_tokenizer_json(
         score_of = dict(scores)
         least = min(score_of.values())  # a lower one would make unknown characters cost more
         model["vocab"] = [[name, score_of.get(name, least)] for name in names]
-        model["unk_id"] = map_U[model["unk_id"]]
+        if model.get("unk_id") is not None:
+            model["unk_id"] = map_U[model["unk_id"]]
         no_text = [token["content"] for token in added if token["special"]]
-        cuts = [_match_beginnings(names, no_text), described["pre_tokenizer"]]
+        cuts = [_match_beginnings(names, no_text), described.get("pre_tokenizer")]
         described["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*filter(None, cuts)]}
     else:
         model["vocab"] = {name: id_ for id_, name in enumerate(names)}
-    added = [token | {"id": map_U[token["id"]]} for token in added]
     separator = map_U[tokenizer.separator]
+    # A special token is not looked for in texts.
+    added = [
+        token | {"id": id_, "special": token["special"] or id_ == separator}
+        for token in added
+        for id_ in [map_U[token["id"]]]
+    ]
     return described | {
+        **dict.fromkeys(("truncation", "padding")),
         "added_tokens": sorted(added, key=lambda token: token["id"]),
         "post_processor": _describe_beginning(names[separator], separator),
     }
@@ -106,7 +122,7 @@ def _describe_beginning(separator: str, id_: int) -> dict[str, Any]:
     }
 
 
-def _describe_sentencepiece(tag: str, tokenizer: TextTokenizer) -> dict[str, Any]:
+def _describe_sentencepiece(tag: str, tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
     """Returns a SentencePiece model as a tokenizer.json, with its own ids.
 
     Raises:

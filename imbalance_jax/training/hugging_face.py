@@ -139,9 +139,9 @@ pipeline_tag: text-generation
 
 # {folder}
 
-A GPT-2 of {parameters:,} parameters: {N} layers, width {D}, {H} heads, {L} positions. imbalance_jax trained it
-for {step:,} steps of {batch} sequences. It has {V:,} ids: those of {languages}. This folder has the
-tokenizer of `{tag}`; a text of another language needs that one's, from an export with `--language`.
+A GPT-2 of {parameters:,} parameters: {N} layers, width {D}, {H} heads, {L} positions.
+imbalance_jax trained it for {step:,} steps of {batch} sequences. Its {V:,} ids are those of
+{languages}. The tokenizer here is that of `{tag}`: `--language` of an export says which.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -152,7 +152,7 @@ ids = tokenizer("The", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40, do_sample=False)[0]))
 ```
 
-The tokenizer puts the separator of documents, `{separator}`, before a text, as it stood in training.
+The tokenizer puts the separator of documents, `{separator}`, before a text, as in training.
 `generation_config.json` keeps generation to the ids of `{tag}`.
 
 ## Languages

@@ -23,7 +23,8 @@ from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.data import languages
 from imbalance_jax.data.hugging_face import build_tokenizer_json
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data.text_tokenizer import TextTokenizer
+from imbalance_jax.data.tokenizer import parse_tokenizer
 from imbalance_jax.runs import damaged_files, storage
 from imbalance_jax.training.hugging_face import parse_parameters
 
@@ -114,7 +115,7 @@ def find_folder_rows(
             row_V = np.full(vocabulary.size, -1)
             row_V[map_U[base_U]] = base_U
             return row_V
-    tokenizers = {tag: TextTokenizer(models[config.source_of(tag)]) for tag in config.tags}
+    tokenizers = {tag: parse_tokenizer(models[config.source_of(tag)]) for tag in config.tags}
     if vocabulary.size == rows:
         for tag in config.tags:
             if _is_same_tokenizer(_try_build(tag, tokenizers, vocabulary), tokenizer):
