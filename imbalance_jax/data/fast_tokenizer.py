@@ -6,7 +6,8 @@ random. The separator is the first of `_SEPARATORS` among the added tokens of th
 
 Which bytes an id writes follows from the decoder of the file. Decoders of whole words, such as
 WordPiece's, write a space where the text may have none. Their tokenizers have no surfaces: their
-text is what the package decodes, and the bytes of their pieces only divide a text's bytes.
+text is what the package decodes, its unknown token included, and the bytes of their pieces only
+divide a text's bytes.
 """
 
 import functools
