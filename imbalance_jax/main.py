@@ -45,7 +45,16 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "DIR: The run's directory; by default runs/<config name>.")
     flags.DEFINE_bool("dry_run", False, "Say what the run takes, and train nothing.")
     flags.DEFINE_bool("extend", False, "Allow more config.steps than the run was started with.")
-    flags.DEFINE_string("export", None, "DIR: Write the final parameters there, as safetensors.")
+    flags.DEFINE_string("export", None, "DIR: Write the final parameters there.")
+    flags.DEFINE_enum(
+        "format",
+        None,
+        ["safetensors", "huggingface"],
+        "Of the export: names of ours, or what transformers loads.",
+    )
+    flags.DEFINE_string(
+        "language", None, "TAG: Of huggingface, the tokenizer's; by default the first."
+    )
     flags.DEFINE_integer("devices", 0, "Refuse to start on another number of devices; 0 is any.", 0)
     cli.define_compute_flags()
     flags.DEFINE_string("study", None, "DIR: A study's directory, some of whose runs to train.")
@@ -67,8 +76,7 @@ def main() -> int:
     requested = _read_study_runs() if FLAGS.study or FLAGS.members else [_read_single_run()]
     for each in requested:
         each.run.check(each.config, extend=FLAGS.extend)
-    if FLAGS.export:
-        storage.check_directory_writable("--export", FLAGS.export)
+    _check_export_flags(requested[0].config)
     runs, diverged = [], []
     for each in requested:
         if each.run.done and each.config.steps == each.run.config().steps and not FLAGS.dry_run:
@@ -154,6 +162,21 @@ def _plan_and_train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
     if begun is not None and begun.steps < pack.steps:
         print(planning.describe_extension(begun, pack.first))
     return _train_and_report(members, mesh, times)
+
+
+def _check_export_flags(config: config_lib.Config) -> None:
+    """Raises ValueError if the export that flags ask for would fail when the run is done."""
+    for name in ("format", "language"):
+        if getattr(FLAGS, name) and not FLAGS.export:
+            raise ValueError(f"--{name} says how to export. Give --export=DIR too.")
+    if FLAGS.language and FLAGS.format != "huggingface":
+        raise ValueError("--language is for --format=huggingface; safetensors has all languages.")
+    if FLAGS.format == "huggingface":
+        from imbalance_jax.training import hugging_face
+
+        hugging_face.check_export(config, FLAGS.language)
+    if FLAGS.export:
+        storage.check_directory_writable("--export", FLAGS.export)
 
 
 def _ensure_report(run: RunDirectory) -> os.PathLike:
@@ -356,9 +379,13 @@ def _format_resume_command() -> str:
 
 def _write_export(run: RunDirectory) -> int:
     if FLAGS.export:
-        from imbalance_jax.training import exporting
+        from imbalance_jax.training import exporting, hugging_face
 
-        print(f"Wrote {exporting.export_run(run, FLAGS.export)}.")
+        if FLAGS.format == "huggingface":
+            out = hugging_face.export_run(run, FLAGS.export, FLAGS.language)
+        else:
+            out = exporting.export_run(run, FLAGS.export)
+        print(f"Wrote {out}.")
     return cli.DONE
 
 

@@ -37,7 +37,7 @@ def compute_vocab_size(config: Config) -> int:
 
     A tokenizer that is given by its path counts as `tokenizer.vocab_size` of its source.
     """
-    joint = config.vocabulary.tokenizer.vocab_size
+    joint = config.vocabulary.tokenizer.size
 
     def pieces(tag: str) -> int:
         if config.vocabulary.layout == "joint":
@@ -45,7 +45,7 @@ def compute_vocab_size(config: Config) -> int:
         source = config.sources[config.source_of(tag)]
         if source.kind == "synthetic":
             return source.synthetic.lemmas + len(config_lib.SPECIALS)
-        return source.tokenizer.vocab_size
+        return source.tokenizer.size
 
     own = [tag for tag in config.tags if config.languages[tag].source]
     clones = [tag for tag in config.tags if tag not in own]
@@ -61,7 +61,7 @@ def _compute_least_vocab_size(config: Config) -> int:
     if config.vocabulary.layout == "joint":
         tokenizers = [config.vocabulary.tokenizer]
     # Of an existing tokenizer the config does not say the size.
-    return max((each.vocab_size for each in tokenizers if not each.path), default=1)
+    return max((each.size for each in tokenizers if not each.path), default=1)
 
 
 def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, int]:

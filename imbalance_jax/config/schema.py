@@ -282,6 +282,7 @@ class Config(FieldGroup, place="config"):
     batch_size: Size = 32  # Sequences per update, over all hosts and micro-batches.
     data_dir: str = "data"  # The folder where prepared text is kept and looked for.
     # RUN or RUN@STEP: begin with the parameters of another run of these languages and tokenizers.
+    # Or a folder of Hugging Face with GPT-2's architecture (docs/export.md).
     init_from: str = ""
     log_every: Size = 10  # Steps that a line of training metrics covers.
     mirrors: tuple[Literal["tensorboard", "wandb"], ...] = ()  # Where metrics go as well.

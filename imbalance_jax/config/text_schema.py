@@ -15,16 +15,31 @@ SPECIALS = ("<pad>", "<unk>", "<D>")  # ids 0, 1 and 2 of every tokenizer that w
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig(FieldGroup):
-    """The SentencePiece model of one source."""
+    """The tokenizer of one source."""
 
-    # Number of pieces, with the 3 specials and 256 byte pieces: these take the first 259 ids.
+    # Number of pieces, with the 3 specials and 256 byte pieces: these take the first 259 ids. Bytes
+    # have no others, whatever it says.
     vocab_size: Annotated[int, Bounds(260, 2**24, "is more pieces than a tokenizer has")] = 16384
-    model_type: Literal["bpe", "unigram"] = "bpe"  # Which algorithm of SentencePiece trains it.
+    # Which algorithm of SentencePiece trains it. bytes: the bytes of UTF-8, without any training.
+    model_type: Literal["bpe", "unigram", "bytes"] = "bpe"
     # The share of the text, above 0 to 1, that is covered by the characters with pieces of their
     # own. These are the most frequent characters; all others are written as bytes. Preparation
     # lowers 0.9995, and says so, where the pieces are too few for it.
     character_coverage: Part = 0.9995
-    path: str = ""  # An existing .model file; then the other fields are not used.
+    # An existing .model file of SentencePiece, tokenizer.json of Hugging Face, or folder that has
+    # the latter. Of the other fields only vocab_size is used then, to estimate what a run takes.
+    path: str = ""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is trained on text, and neither a file nor made of bytes."""
+        return not self.path and self.model_type != "bytes"
+
+    @property
+    def size(self) -> int:
+        """The number of its pieces; that of an existing one is not known here."""
+        of_bytes = not self.path and self.model_type == "bytes"
+        return len(SPECIALS) + 256 if of_bytes else self.vocab_size
 
 
 # The words and the tokenizer of a toy language are made at every start, in some seconds.

@@ -5,16 +5,21 @@ sequence. The map is a table, applied on the device in the jitted step, so that 
 of the vocabulary is one gather. A clone is the text of its parent under other ids.
 """
 
+import collections
 import dataclasses
 import fractions
 import io
 import random
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from imbalance_jax.config import Config, LanguageConfig, VocabularyConfig
 from imbalance_jax.runs import damaged_files
+
+# What is equal for pieces of two tokenizers that are the same, and whether it is no text.
+PieceKey: TypeAlias = tuple[str | bytes, bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +28,22 @@ class Pieces:
 
     size: int  # pieces in all
     pad_id: int  # never text; -1 if the tokenizer has none
-    special_ids: tuple[int, int]  # the unknown piece and the separator of documents
+    special_ids: tuple[int, ...]  # the unknown piece, if there is one, and the separator
     bytes_U: np.ndarray  # UTF-8 bytes that a piece stands for; 0 for specials
     strings: tuple[str, ...] = ()  # the pieces themselves
     counts_U: np.ndarray | None = None  # how often each occurs in the text to train on
+    written: tuple[bytes, ...] = ()  # what each writes, and specials nothing; () is the strings
+    # Whether a piece writes the same wherever it stands; if not, `written` is a guess.
+    has_surfaces: bool = True
 
     @property
     def separator(self) -> int:
-        return self.special_ids[1]
+        return self.special_ids[-1]
+
+    @property
+    def unknown(self) -> int:
+        """The id of what has no piece; -1 if there is none."""
+        return self.special_ids[0] if len(self.special_ids) > 1 else -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +107,16 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
 
     `disjoint` gives every language a slot as wide as its source's tokenizer, in the order of
     `config.tags`. `merged` and `joint` first lay out the languages with a source of their own, in
-    the same order. A piece whose string an earlier one of them has takes that id; the others get
-    new ids in the order of their base ids. With a joint tokenizer all of them are equal. A special
-    is never the same as a piece of text. Slots for the clones follow.
+    the same order. A piece that writes what a piece of an earlier one writes takes its id; the
+    others get new ids in the order of their base ids. With a joint tokenizer all of them are equal.
+    A special is never the same as a piece of text. Slots for the clones follow.
 
     In every layout, the languages whose tokenizer has a padding piece share its id. Unused ids,
     such as those that a clone's anchors take the place of, stay in the vocabulary, and so in the
     softmax, as in the reference study.
+
+    Raises:
+      ValueError: pieces are to be merged that do not write the same wherever they stand.
     """
     sources = {tag: pieces[config.source_of(tag)] for tag in config.tags}
     ids: dict[str, np.ndarray] = {}  # by tag
@@ -110,7 +126,11 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
             ids[tag] = size + np.arange(source.size)
             size += source.size
     else:
-        id_of: dict[tuple[str, bool], int] = {}
+        if config.vocabulary.layout == "merged":
+            check_sources_can_merge(
+                {config.source_of(tag): each.has_surfaces for tag, each in sources.items()}
+            )
+        id_of: dict[PieceKey, int] = {}
         for tag, source in sources.items():
             if config.languages[tag].source:
                 names = _build_piece_keys(source)
@@ -141,13 +161,40 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
     return Vocabulary(config.tags, size, map_GU, own_GV)
 
 
-def _build_piece_keys(pieces: Pieces) -> list[tuple[str, bool]]:
-    """Returns what makes pieces of two tokenizers equal: the string, and whether it is no text.
+def check_sources_can_merge(has_surfaces: Mapping[str, bool]) -> None:
+    """Raises ValueError if pieces of several sources cannot be compared by what they write.
 
-    A piece of text that spells "</s>" is not the separator of another tokenizer.
+    Takes `Pieces.has_surfaces` of each source that a language has.
+    """
+    without = next((name for name, has in has_surfaces.items() if not has), "")
+    if without and len(has_surfaces) > 1:
+        raise ValueError(
+            "config.vocabulary.layout='merged' gives one id to pieces that write the same, but "
+            f"what a piece of config.sources.{without}.tokenizer writes depends on the pieces "
+            "around it, as with WordPiece. Set config.vocabulary.layout=disjoint, or use a "
+            "byte-level or SentencePiece tokenizer."
+        )
+
+
+def _build_piece_keys(pieces: Pieces) -> list[PieceKey]:
+    """Returns what makes pieces of two tokenizers equal: what they write, and if it is no text.
+
+    A piece of text that spells "</s>" is not the separator of another tokenizer. A byte piece of
+    ASCII, such as <0x41>, stands beside the piece of the character, and is another one.
     """
     no_text = {*pieces.special_ids, pieces.pad_id}
-    return [(string, index in no_text) for index, string in enumerate(pieces.strings)]
+    keys: list[PieceKey] = []
+    all_written = pieces.written or [string.encode() for string in pieces.strings]
+    for index, (string, written) in enumerate(zip(pieces.strings, all_written, strict=True)):
+        beside = written < b"\x80" and string == f"<0x{written[:1].hex().upper()}>"
+        by_name = index in no_text or beside or not written
+        keys.append((string.encode() if by_name else written, index in no_text))
+    # Of pieces that write the same, which a tokenizer of others may have, none is more than a name.
+    times = collections.Counter(keys)
+    return [
+        key if times[key] == 1 else (string, False)
+        for key, string in zip(keys, pieces.strings, strict=True)
+    ]
 
 
 def _assign_separators(

@@ -121,13 +121,13 @@ def make_joint_statement(config: Config) -> dict[str, Any] | None:
 
 
 def resolve_joint_parts(config: Config) -> dict[str, int]:
-    """Returns the part of each source in the text of a joint tokenizer; {} if it has a path.
+    """Returns the part of each source in the text of a joint tokenizer; {} if it is not trained.
 
     Sources without a language count too, so that a language alone has the tokenizer of the mixture
     that it is compared with.
     """
     vocabulary = config.vocabulary
-    if vocabulary.tokenizer.path:
+    if not vocabulary.tokenizer.is_trained:
         return {}
     mix = vocabulary.mix
     return {name: mix.get(name, 0) if mix else 1 for name in sorted(config.sources)}
@@ -136,6 +136,8 @@ def resolve_joint_parts(config: Config) -> dict[str, int]:
 def _make_tokenizer_statement(tokenizer: TokenizerConfig) -> dict[str, Any]:
     if tokenizer.path:
         return {"path": tokenizer.path}
+    if not tokenizer.is_trained:
+        return {"model_type": tokenizer.model_type}
     return config_lib.to_dict(tokenizer, leave_out=_LEFT_OUT)
 
 

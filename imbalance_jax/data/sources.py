@@ -3,7 +3,7 @@
 A prepared source is a directory that TFDS reads:
 
     dataset_info.json, features.json, <name>-<split>.array_record-*    the ids
-    tokenizer.model                                                    SentencePiece
+    tokenizer.model                                    SentencePiece, or a tokenizer.json
     counts.npy      how often each id occurs in the text to train on
     source.json     fingerprint of text, tokenizer and ids, counts and digests of each split, how
                     many documents are left out, and what the config says that they are
@@ -37,7 +37,8 @@ from imbalance_jax.data import flat
 from imbalance_jax.data.languages import Pieces
 from imbalance_jax.data.records import DOCUMENT, EncodedDocument, RecordWriter
 from imbalance_jax.data.text.documents import SPLITS
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data.text_tokenizer import TextTokenizer
+from imbalance_jax.data.tokenizer import parse_tokenizer
 from imbalance_jax.runs import damaged_files, storage
 from imbalance_jax.runs.damaged_files import DamagedFileError, MissingFileError
 
@@ -80,7 +81,7 @@ class Source:
 
     @functools.cached_property
     def model(self) -> bytes:
-        """The SentencePiece model.
+        """What the tokenizer is made of: `content` of it.
 
         Raises:
           ValueError: it is not the one that the text was prepared with.
@@ -97,7 +98,7 @@ class Source:
 
     @functools.cached_property
     def tokenizer(self) -> TextTokenizer:
-        return TextTokenizer(self.model)
+        return parse_tokenizer(self.model)
 
     def count(self, split: str) -> int:
         """Returns the number of ids in a split, separators included."""
@@ -259,7 +260,7 @@ def compute_bytes_per_id(
     if np.array_equal(found_d, bytes_d):
         return bytes_n
     lengths_d = np.diff(starts_d, append=len(ids_n))
-    unknown_n = ids_n == pieces.special_ids[0]
+    unknown_n = ids_n == pieces.unknown
     unknown_d = np.add.reduceat(unknown_n, starts_d, dtype=np.int64)
     each_d = np.maximum(bytes_d - found_d, 0) / np.maximum(unknown_d, 1)
     weight_n = np.where(unknown_n, np.repeat(each_d, lengths_d), bytes_n)
@@ -351,7 +352,7 @@ def write_source(
     Args:
       path: the directory to make; it appears when everything is in it.
       text: stands for the text.
-      tokenizer: the SentencePiece model.
+      tokenizer: what it is made of; `content` of it.
       key: stands for what was asked for.
       made_of: plain values by which a machine without the text finds what was made of it; see
         prepared.py.
@@ -360,7 +361,7 @@ def write_source(
     Raises:
       ValueError: there is nothing to train on.
     """
-    size = TextTokenizer(tokenizer).size
+    size = parse_tokenizer(tokenizer).size
     dtype = np.dtype(np.uint16 if size <= 1 << 16 else np.uint32)
     with storage.make_directory_atomically(epath.Path(path), MARKER) as directory:
         writer = RecordWriter(directory, name, dtype, size, f"{FORMAT}.0.0")

@@ -97,14 +97,11 @@ class WordOrder:
 
     def __init__(self, pieces: Pieces, words: str, block: int) -> None:
         self._words, self._block = words, block
-        # The second is a space that has no piece.
-        self._begins_word_U = np.array(
-            [s.startswith("\u2581") or s == "<0x20>" for s in pieces.strings]
-        )
+        self._begins_word_U = np.array([written.startswith(b" ") for written in pieces.written])
         self._separator_U = np.arange(pieces.size) == pieces.separator
         # A tokenizer that was not trained here may have a piece for the end of a line.
         self._ends_line_U = self._separator_U | np.array(
-            [s == "<0x0A>" or "\n" in s for s in pieces.strings]
+            [b"\n" in written for written in pieces.written]
         )
         self._key = derive_key("word order", block)
 

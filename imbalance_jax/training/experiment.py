@@ -278,7 +278,9 @@ class Experiment:
             state = dataclasses.replace(state, params=params)
         if not self.config.init_from:
             return state
-        params = init_from.restore_params(self.config, self.mesh, self.vocabulary, self._models())
+        params = init_from.restore_params(
+            self.config, self.mesh, self.vocabulary, self._models(), state.params
+        )
         return dataclasses.replace(state, params=params)
 
     def provenance(self, mesh: jax.sharding.Mesh | None = None) -> dict[str, Any]:

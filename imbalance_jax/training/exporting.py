@@ -2,7 +2,7 @@
 
     model.safetensors   every parameter under the path it has here, as fp32
     config.json         the run's config     vocabulary.json  ids and separator of every language
-    tokenizer-*.model   SentencePiece models of the sources
+    tokenizer-*.model   SentencePiece models of the sources, or what a tokenizer.json has
 
 Names and shapes, with dimensions as in `imbalance_jax/__init__.py`:
 

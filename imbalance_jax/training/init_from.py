@@ -1,4 +1,7 @@
-"""Parameters of another run that a run begins with, and whether its ids mean the same there."""
+"""Parameters of another run that a run begins with, and whether its ids mean the same there.
+
+init_hugging_face.py has what begins with a folder of Hugging Face.
+"""
 
 from collections.abc import Mapping
 
@@ -10,9 +13,10 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import DamagedCheckpoint
 from imbalance_jax.data import languages
-from imbalance_jax.data.tokenizer import TextTokenizer, read_tokenizer_file
+from imbalance_jax.data.tokenizer import parse_tokenizer, read_tokenizer_file
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory, run_and_step
+from imbalance_jax.training import init_hugging_face
 from imbalance_jax.training.loading import (
     check_checkpoint_exists,
     find_tokenizer_file,
@@ -30,6 +34,9 @@ def check_init_from(config: config_lib.Config) -> None:
     `check_vocabulary`.
     """
     if not config.init_from:
+        return
+    if init_hugging_face.is_hugging_face_folder(config.init_from):
+        init_hugging_face.check_folder(config)
         return
     run, step = run_and_step(config.init_from)
     try:
@@ -76,10 +83,12 @@ def _check_config_ids(
         if tokenizer.path and storage.parse_path(tokenizer.path).exists():
             ours = read_tokenizer_file(tokenizer.path)
             _check_tokenizer(config.init_from, tag, field, (run, other), ours)
-        elif not tokenizer.path and tokenizer.vocab_size != (size := TextTokenizer(model).size):
+        elif not tokenizer.path and tokenizer.size != (size := parse_tokenizer(model).size):
+            trained = tokenizer.is_trained
+            ours_by = f"vocab_size={tokenizer.size}" if trained else "model_type='bytes'"
             raise ValueError(
                 f"config.init_from={config.init_from!r} has {size} pieces of {tag}, and this run "
-                f"has {field}.vocab_size={tokenizer.vocab_size}. Set "
+                f"has {field}.{ours_by}. Set "
                 f"{field}.path={find_tokenizer_file(run, other, tag)}, or use another "
                 "config.init_from."
             )
@@ -105,6 +114,9 @@ def check_vocabulary(
       vocabulary: of this run.
       models: source name -> this run's tokenizer.
     """
+    if init_hugging_face.is_hugging_face_folder(config.init_from):
+        init_hugging_face.find_folder_rows(config, vocabulary, models)
+        return
     run, _ = run_and_step(config.init_from)
     try:
         other, before = run.config(), read_vocabulary(run)
@@ -122,7 +134,7 @@ def check_vocabulary(
         differs = np.flatnonzero(ours_U != theirs_U)
         if len(differs):
             u = int(differs[0])
-            piece = TextTokenizer(models[config.source_of(tag)]).strings[u]
+            piece = parse_tokenizer(models[config.source_of(tag)]).strings[u]
             raise ValueError(
                 f"config.init_from={config.init_from!r} has other ids for {len(differs)} of the "
                 f"{len(ours_U)} pieces of {tag}: {piece!r} is {theirs_U[u]} there and {ours_U[u]} "
@@ -147,7 +159,7 @@ def _check_tokenizer(
     other = read_tokenizer_model(*before, tag)
     if other == model:
         return
-    pieces = [TextTokenizer(each).strings for each in (other, model)]
+    pieces = [parse_tokenizer(each).strings for each in (other, model)]
     differs = [u for u, (x, y) in enumerate(zip(*pieces, strict=False)) if x != y]
     if differs:
         u = differs[0]
@@ -167,14 +179,18 @@ def restore_params(
     mesh: Mesh,
     vocabulary: languages.Vocabulary,
     models: Mapping[str, bytes],
+    params: model_lib.Params,
 ) -> model_lib.Params:
     """Returns the parameters that a run begins with, on its devices, after `check_init_from`.
 
-    Args: as `check_vocabulary`; mesh is that of the devices.
+    Args: as `check_vocabulary`; mesh is that of the devices, and params what the run would begin
+    with otherwise.
 
     Raises:
       ValueError: as `check_vocabulary`, or there is no such checkpoint, or it is damaged.
     """
+    if init_hugging_face.is_hugging_face_folder(config.init_from):
+        return init_hugging_face.restore_folder_params(config, vocabulary, models, params)
     check_vocabulary(config, vocabulary, models)
     run, step = run_and_step(config.init_from)
     like = step_lib.make_abstract_state(run.config(), vocabulary.size, mesh)

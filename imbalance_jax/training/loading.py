@@ -19,7 +19,8 @@ from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
 from imbalance_jax.data import languages
 from imbalance_jax.data import word_order as views
-from imbalance_jax.data.tokenizer import TextTokenizer, open_tokenizer
+from imbalance_jax.data.text_tokenizer import TextTokenizer
+from imbalance_jax.data.tokenizer import open_tokenizer, parse_tokenizer
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -189,7 +190,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
     run = RunDirectory(path)
     config = run.config()
     tokenizers = {
-        config.source_of(tag): TextTokenizer(read_tokenizer_model(run, config, tag))
+        config.source_of(tag): parse_tokenizer(read_tokenizer_model(run, config, tag))
         for tag in config.tags
     }
     vocabulary = read_vocabulary(run)

@@ -17,7 +17,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import LanguageConfig, TokenizerConfig, VocabularyConfig
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data.languages import Pieces
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
 REFERENCE = 16384
 
@@ -64,7 +64,7 @@ def pieces(size=40, pad_id=0, counts=None):
 
 
 def opened(model):
-    return TextTokenizer(model)
+    return SentencePieceTokenizer(model)
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from imbalance_jax.data import parallel, prepare
 from imbalance_jax.data import word_order as views
 from imbalance_jax.data.parallel import sets
 from imbalance_jax.data.parallel.pairs import read_pairs
+from imbalance_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from imbalance_jax.data.text import files, synthetic
-from imbalance_jax.data.tokenizer import TextTokenizer
 
 L = 24
 ENGLISH = ("cat", "dog", "bird", "horse", "mouse"), ("eats", "sees", "wants"), ("fish", "bread")
@@ -62,7 +62,7 @@ class Prepared:
 
 def trained(name, texts, vocab_size):
     model = prepare.train_tokenizer(name, TokenizerConfig(vocab_size=vocab_size), texts)
-    tokenizer = TextTokenizer(model)
+    tokenizer = SentencePieceTokenizer(model)
     return Prepared(name, f"{name}0", tokenizer, tokenizer.pieces())
 
 

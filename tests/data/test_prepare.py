@@ -22,7 +22,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import SourceConfig, SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import prepare, records, sources
 from imbalance_jax.data import prepared as prepared_lib
-from imbalance_jax.data import tokenizer as tokenizer_lib
+from imbalance_jax.data import text_tokenizer as tokenizer_lib
 from imbalance_jax.data.prepare import duplicates, tokenizers, writing
 from imbalance_jax.data.text import coverage as coverage_lib
 from imbalance_jax.data.text import reading as text
@@ -665,7 +665,15 @@ def model_without_separator():
 
 NO_TOKENIZER = {
     "nothing": (None, "there is no such file"),
-    "a folder": ("folder", "there is no such file"),
+    "a folder": ([], "is a folder without a tokenizer.json.*Name"),
+    "a folder with a model": (["spiece.model"], r"Name \S+spiece\.model\."),
+    "a slow tokenizer": (["vocab.json", "merges.txt"], r"slow kind.*save_pretrained\(FOLDER\)"),
+    "half of a tokenizer.json": (
+        b'{"model": {"vocab": {"a": 0',
+        "no tokenizer.json.*not valid JSON",
+    ),
+    "another JSON file": (b'{"a": 0}', "no tokenizer.json.*model"),
+    "no token that ends documents": (b'{"model": {"vocab": {"a": 0}}}', r"<\|endoftext\|>.*t.save"),
     "empty": (b"", "is not a SentencePiece model"),
     "text": (b"some text, " * 100, "is not a SentencePiece model"),
     "no separator": (model_without_separator, "no piece to separate documents.*<D>"),
@@ -679,8 +687,10 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_its_field_before_any_text_is_
 ):
     content, message = NO_TOKENIZER[case]
     path = tmp_path / "own.model"
-    if content == "folder":
+    if isinstance(content, list):
         path.mkdir()
+        for name in content:
+            (path / name).touch()
     elif content is not None:
         path.write_bytes(content() if callable(content) else content)
     monkeypatch.setattr(text, "read_documents", refuse_work)

@@ -18,9 +18,9 @@ from helpers import ROOT, read_plain_json
 from imbalance_jax.config import SyntheticConfig, TokenizerConfig
 from imbalance_jax.data import prepare, records, sources
 from imbalance_jax.data.languages import Pieces
+from imbalance_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.data.text.documents import SPLITS
-from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs import storage
 
 SENTENCES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
@@ -43,7 +43,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def tokenizer(model):
-    return TextTokenizer(model)
+    return SentencePieceTokenizer(model)
 
 
 def make_documents(n=40):
@@ -110,9 +110,9 @@ def trained(**flags):
 
 
 def test_a_tokenizer_without_our_separator_ends_documents_with_its_end_of_sentence():
-    assert TextTokenizer(trained(bos_id=1, eos_id=2, unk_id=0)).separator == 2
+    assert SentencePieceTokenizer(trained(bos_id=1, eos_id=2, unk_id=0)).separator == 2
     with pytest.raises(ValueError, match="neither <D> nor an end of sentence"):
-        TextTokenizer(trained(bos_id=-1, eos_id=-1, unk_id=0))
+        SentencePieceTokenizer(trained(bos_id=-1, eos_id=-1, unk_id=0))
 
 
 # Written and read

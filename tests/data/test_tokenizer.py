@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from imbalance_jax.config import TokenizerConfig
 from imbalance_jax.data import prepare, text_cuts
-from imbalance_jax.data import tokenizer as tokenizer_lib
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data import sentencepiece_tokenizer as sentencepiece_lib
+from imbalance_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from imbalance_jax.data.text_tokenizer import count_bytes
 from imbalance_jax.runs import children
 
 LINES = [f"It was number {n} of the quick brown foxes that sat on the mat." for n in range(99)]
@@ -32,7 +33,7 @@ def trained(lines, *, exact=False, **flags):
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     for piece in proto.pieces if exact else ():
         piece.score = round(64 * piece.score) / 64
-    return TextTokenizer(proto.SerializeToString())
+    return SentencePieceTokenizer(proto.SerializeToString())
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def own():
 
     def make(lines, size, model_type="bpe"):
         config = TokenizerConfig(vocab_size=size, model_type=model_type)
-        return TextTokenizer(prepare.train_tokenizer("en", config, lines))
+        return SentencePieceTokenizer(prepare.train_tokenizer("en", config, lines))
 
     return {
         "bpe": make(LINES, 320),
@@ -201,11 +202,11 @@ def test_a_text_in_parts_has_the_ids_of_one_call(of_kind, kind, text, size):
     tokenizer = of_kind(kind)
     whole = tokenizer.encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_lib, "_WHOLE_CHARACTERS", 0)
+        patch.setattr(sentencepiece_lib, "_WHOLE_CHARACTERS", 0)
         patch.setattr(text_cuts, "_PART_CHARACTERS", size)
         assert tokenizer.encode(text) == whole
         assert "".join(tokenizer._cutter.cut(text)) == text
-    assert tokenizer_lib.count_bytes(text) == len(text.encode())
+    assert count_bytes(text) == len(text.encode())
 
 
 def test_no_call_has_more_than_a_part_of_a_text_but_of_a_word_that_is_longer(own, monkeypatch):
@@ -254,7 +255,7 @@ def test_nor_one_that_is_a_piece_of_text_to_its_tokenizer():
 
 def test_a_tokenizer_is_trained_on_texts_that_spell_what_is_reserved():
     config = TokenizerConfig(vocab_size=290)
-    found = TextTokenizer(prepare.train_tokenizer("en", config, [RESERVED] * 300))
+    found = SentencePieceTokenizer(prepare.train_tokenizer("en", config, [RESERVED] * 300))
     assert found.strings.count("<D>") == 1 and found.decode(found.encode(RESERVED)) == RESERVED
 
 

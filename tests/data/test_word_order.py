@@ -25,7 +25,17 @@ STRINGS = (
     *("▁a", "▁the", "▁", "▁▁", "▁▁run", "x", "ing", "a▁b", "7"),
     *("\n", "\n\n", "▁end\n"),  # as tokenizers have them that were not trained here
 )
-PIECES = Pieces(len(STRINGS), 0, (1, SEPARATOR), np.zeros(len(STRINGS), np.int32), STRINGS)
+
+
+def pieces_of(strings):
+    """The pieces of a SentencePiece model whose pieces are these strings."""
+    bytes_ = {"<0x0A>": b"\n", "<0x20>": b" ", **dict.fromkeys(STRINGS[:3], b"")}
+    written = tuple(bytes_.get(s, s.replace("▁", " ").encode()) for s in strings)
+    bytes_U = np.zeros(len(strings), np.int32)
+    return Pieces(len(strings), 0, (1, SEPARATOR), bytes_U, strings, written=written)
+
+
+PIECES = pieces_of(STRINGS)
 ENDS = [i for i, s in enumerate(STRINGS) if s in ("<D>", "<0x0A>") or "\n" in s]
 BLOCKS = pytest.mark.parametrize("words", ["reversed", "permuted"])
 ALL = pytest.mark.parametrize("words", ["reversed", "permuted", "shuffled"])
@@ -75,7 +85,7 @@ def permuted(items, block):
     """Items in the order that is seen in one full block, less what it has beyond them."""
     names = np.arange(5, 5 + block)
     strings = (*STRINGS[:5], *[f"▁w{i}" for i in range(block)])
-    pieces = Pieces(len(strings), 0, (1, SEPARATOR), np.zeros(len(strings), np.int32), strings)
+    pieces = pieces_of(strings)
     order = views.WordOrder(pieces, "permuted", block)(names, 0) - 5
     return [items[i] for i in order if i < len(items)]
 
@@ -127,7 +137,7 @@ def test_a_shuffle_is_the_one_that_earlier_runs_saw():
 
 def test_a_shuffle_leaves_no_trace_of_where_a_piece_was():
     places = np.arange(5, 5 + 4000)
-    pieces = dataclasses.replace(PIECES, size=5000, strings=tuple("x" * 5000))
+    pieces = pieces_of(tuple("x" * 5000))
     order = views.WordOrder(pieces, "shuffled", 8)
     found = order(places, 0)
     # Of independent places: a correlation of 0 and one fixed point, give or take.
@@ -140,7 +150,7 @@ def test_a_shuffle_leaves_no_trace_of_where_a_piece_was():
 
 def test_blocks_have_exactly_as_many_words_as_the_config_says():
     strings = (*STRINGS[:5], *[f"▁w{i}" for i in range(20)])
-    pieces = Pieces(len(strings), 0, (1, SEPARATOR), np.zeros(len(strings), np.int32), strings)
+    pieces = pieces_of(strings)
     for block in (2, 3, 7, 20, 30):
         found = views.WordOrder(pieces, "reversed", block)(np.arange(5, 25), 0) - 5
         expected = [list(range(20))[i : i + block][::-1] for i in range(0, 20, block)]
@@ -152,7 +162,7 @@ def test_a_permutation_of_words_is_one_for_all_blocks_and_moves_them(block):
     order = permuted(list(range(block)), block)
     assert sorted(order) == list(range(block)) and order != list(range(block))
     strings = (*STRINGS[:5], *[f"▁w{i}" for i in range(9 * block)])
-    pieces = Pieces(len(strings), 0, (1, SEPARATOR), np.zeros(len(strings), np.int32), strings)
+    pieces = pieces_of(strings)
     found = views.WordOrder(pieces, "permuted", block)(np.arange(5, 5 + 9 * block), 77) - 5
     assert found.tolist() == [b * block + i for b in range(9) for i in order]
 

@@ -12,7 +12,7 @@ PARSERS = {
 # What these parse was not left there by an earlier command.
 OTHERS = {
     "imbalance_jax/runs/damaged_files.py": "the readers",
-    "imbalance_jax/data/tokenizer.py": "the reader of SentencePiece models",
+    "imbalance_jax/data/sentencepiece_tokenizer.py": "the reader of SentencePiece models",
     "imbalance_jax/data/text/files.py": "lines of the user's text, with errors of their own",
     "imbalance_jax/data/text/docstrings.py": "what pip wrote of a package",
     "imbalance_jax/reference/reported.py": "a file of this package",

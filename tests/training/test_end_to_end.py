@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 from documented_names import find_undocumented, list_json_names
-from helpers import ROOT, environment, run_main
+from helpers import ROOT, environment, run_main, write_jsonl
 
 import imbalance_jax
 from imbalance_jax import evaluate, generate
@@ -622,3 +622,80 @@ def test_clones_at_equal_parts_have_the_same_loss_and_at_nine_to_one_the_rare_on
     assert run_main(*args, f"--config.data_dir={tmp_path / 'data'}").returncode == 0
     results = json.loads((tmp_path / "90" / "evaluation.json").read_text())["languages"]
     assert results["en2"]["loss"] - results["en1"]["loss"] > 10 * spread
+
+
+# Tokenizers of every kind
+
+KINDS = """
+from imbalance_jax import config as config_lib
+from imbalance_jax.config import LanguageConfig, SourceConfig, TokenizerConfig
+
+def get_config(arg=""):
+    kinds = {"a": dict(path="FOLDER"), "b": dict(model_type="bytes")}
+    sources = {
+        name: config_lib.declared(
+            SourceConfig, kind="files", train="FOLDER/train.jsonl", test="FOLDER/test.jsonl",
+            tokenizer=config_lib.declared(TokenizerConfig, **options),
+        )
+        for name, options in kinds.items()
+    }
+    config = config_lib.spoken(sources, scale="demo", ratio="2:1")
+    for name, options in kinds.items():
+        config.sources[name].tokenizer.update(options)
+    config.vocabulary.layout = "merged"
+    config.languages.b2 = config_lib.declared(LanguageConfig, clone_of="b")
+    config.mixture.ratio.b2 = 1
+    config.data_dir = "FOLDER/data"
+    config.steps, config.batch_size, config.log_every = 4, 4, 4
+    for name, value in {"L": 16, "D": 16, "H": 2, "K": 8, "F": 24, "N": 1}.items():
+        config.model[name] = value
+    config.evaluation.every = 0
+    config.evaluation.alignment.every = 0
+    config.checkpoint.every = 4
+    return config
+"""
+
+
+def test_a_run_has_a_tokenizer_json_and_bytes_of_the_same_text(tmp_path):
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    lines = [f"It was number {n} of the “quick” foxes.\nThey sat on <D> mats." for n in range(300)]
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    options = {"special_tokens": ["<|endoftext|>"], "show_progress": False}
+    options["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=320, **options))
+    made.save(str(tmp_path / "tokenizer.json"))
+    write_jsonl(tmp_path / "train.jsonl", lines)
+    write_jsonl(tmp_path / "test.jsonl", lines[:7])
+    (tmp_path / "kinds.py").write_text(KINDS.replace("FOLDER", str(tmp_path)))
+
+    args = f"--config={tmp_path / 'kinds.py'}", f"--workdir={tmp_path / 'run'}"
+    begun = run_main(*args)
+    assert begun.returncode == 0, begun.stderr
+    extended = run_main(*args, "--config.steps=8", "--extend")
+    assert extended.returncode == 0 and "from step 4" in extended.stdout, extended.stdout
+
+    run = imbalance_jax.load(tmp_path / "run")
+    results = json.loads((tmp_path / "run/evaluation.json").read_text())["languages"]
+    L, stride = run.config.model.L, run.config.eval_stride
+    for tag in ("a", "b", "b2"):
+        tokenizer, tokens = run.tokenizers[run.config.source_of(tag)], results[tag]["tokens"]
+        ids = [i for line in lines[:7] for i in (*tokenizer.encode(line), tokenizer.separator)]
+        # The first window scores its last ids.
+        scored = b"".join(tokenizer.written[i] for i in ids[1 + L - stride :][:tokens])
+        assert scored in "".join(lines[:7]).encode() and len(ids) - tokens < L
+        assert results[tag]["bytes"] == len(scored)
+        bits = results[tag]["loss"] * tokens / np.log(2)
+        assert results[tag]["bits_per_byte"] == pytest.approx(bits / len(scored))
+        text = "the “quick” <D><|endoftext|> 日本"
+        encoded = run.encode(text, tag)
+        assert run.decode(encoded, tag) == text and run.separator(tag) not in encoded
+    (written,) = generate.generate_ids(run, "It was", "a", tokens=5, samples=1)
+    assert run.decode(written, "a").startswith("It was")
+    assert {name: one.kind for name, one in run.tokenizers.items()} == {"a": "fast", "b": "bytes"}
+    # Pieces that write the same have one id, and those of a clone are its own, but for padding.
+    a, b, b2 = ({*row[row >= 0].tolist()} for row in run.vocabulary.map_GU)
+    assert len(a & b) == 256 and b & b2 == {int(run.vocabulary.map_GU[1, 0])}

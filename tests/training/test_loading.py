@@ -257,7 +257,7 @@ def test_what_a_trainer_cannot_begin_with_is_refused_as_its_text_is_ready(
         experiment.Experiment.of_run(config, RunDirectory(tmp_path / "new"), mesh)
     same = going_on(begun)
     vocabulary = languages.build_vocabulary(same, {"en": english.pieces})
-    params = init_from.restore_params(same, mesh, vocabulary, {"en": english.model})
+    params = init_from.restore_params(same, mesh, vocabulary, {"en": english.model}, {})
     jax.tree.map(np.testing.assert_array_equal, params, imbalance_jax.load(begun).params)
 
 

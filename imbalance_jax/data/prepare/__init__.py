@@ -18,7 +18,7 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, SourceConfig
-from imbalance_jax.data import prepared, sources
+from imbalance_jax.data import languages, prepared, sources
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.prepare import joint as joint_lib
 from imbalance_jax.data.prepare import writing
@@ -26,7 +26,11 @@ from imbalance_jax.data.prepare.joint import JointTokenizer
 from imbalance_jax.data.prepare.tokenizers import train_tokenizer
 from imbalance_jax.data.text import reading as text_lib
 from imbalance_jax.data.text import synthetic
-from imbalance_jax.data.tokenizer import read_tokenizer_file
+from imbalance_jax.data.tokenizer import (
+    get_untrained_tokenizer,
+    parse_tokenizer,
+    read_tokenizer_file,
+)
 from imbalance_jax.runs import storage
 
 __all__ = [
@@ -64,6 +68,10 @@ def prepare_run_sources(
         there = prepared.list_prepared_directories(config.data_dir, name, sources.MARKER)
         if not there and not _is_endless(config.sources[name]):
             _check_places_of_text(config.data_dir)  # before the text is read for its fingerprint
+    if config.vocabulary.layout == "merged":
+        languages.check_sources_can_merge(
+            {name: _writes_surfaces(config.sources[name]) for name in names}
+        )
     joint = None
     if config.vocabulary.layout == "joint":
         joint = joint_lib.make_joint_tokenizer(config, names, directories)
@@ -81,6 +89,14 @@ def prepare_run_sources(
 def list_language_sources(config: Config) -> list[str]:
     """Returns the names of the sources that the languages of a run have."""
     return sorted({language.source for language in config.languages.values() if language.source})
+
+
+def _writes_surfaces(source: SourceConfig) -> bool:
+    """Whether the pieces of a source's tokenizer can be merged, as far as can be seen here."""
+    path = source.tokenizer.path
+    if source.kind == "synthetic" or not path or not prepared.is_file_here(path):
+        return True
+    return parse_tokenizer(read_tokenizer_file(path)).has_surfaces
 
 
 def _list_required_sources(config: Config, directories: Iterable[str]) -> list[str]:
@@ -200,8 +216,9 @@ def _warn_of_full_disk(name: str, source: SourceConfig, data_dir: str) -> None:
 def _make_tokenizer_key(source: SourceConfig) -> object:
     if source.kind == "synthetic":
         return "words"
-    if source.tokenizer.path:
-        return hashlib.sha256(read_tokenizer_file(source.tokenizer.path)).hexdigest()
+    untrained = get_untrained_tokenizer(source.tokenizer)
+    if untrained is not None:
+        return hashlib.sha256(untrained).hexdigest()
     return config_lib.to_dict(source.tokenizer)
 
 

@@ -13,13 +13,17 @@ from imbalance_jax.data import prepared
 from imbalance_jax.data.order import keyed_draws
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.prepare import tokenizers
-from imbalance_jax.data.tokenizer import check_tokenizer_path, open_tokenizer
+from imbalance_jax.data.tokenizer import (
+    check_tokenizer_path,
+    get_untrained_tokenizer,
+    open_tokenizer,
+)
 from imbalance_jax.runs import damaged_files, storage
 
 
 @dataclasses.dataclass(frozen=True)
 class JointTokenizer:
-    """A SentencePiece model that sources share: what stands for it, and how to get it."""
+    """A tokenizer that sources share: what stands for it, and how to get it."""
 
     key: str
     model: Callable[[], bytes]
@@ -42,15 +46,16 @@ def make_joint_tokenizer(
     parts = prepared.resolve_joint_parts(config)
     stated = prepared.make_joint_statement(config) or {}
 
-    def reuse_model(path: epath.Path) -> JointTokenizer:
-        model = damaged_files.read_file(path, "Copy it back, or delete its directory.")
+    def reuse_model(model: bytes) -> JointTokenizer:
         return JointTokenizer(hashlib.sha256(model).hexdigest(), lambda: model, stated)
 
     if directories.keys() >= set(names):
-        return reuse_model(directories[names[0]].path / "tokenizer.model")
+        path, remedy = directories[names[0]].path, "Copy it back, or delete its directory."
+        return reuse_model(damaged_files.read_file(path / "tokenizer.model", remedy))
     check_tokenizer_path("config.vocabulary.tokenizer.path", tokenizer.path)
-    if tokenizer.path:
-        return reuse_model(epath.Path(tokenizer.path))
+    untrained = get_untrained_tokenizer(tokenizer)
+    if untrained is not None:
+        return reuse_model(untrained)
     if not any(parts[name] for name in names):
         raise ValueError(
             f"config.vocabulary.mix={dict(mix)} has no source of a language. Give one of "

@@ -7,11 +7,11 @@ from typing import Any
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import SourceConfig, TokenizerConfig
+from imbalance_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from imbalance_jax.data.text import coverage as coverage_lib
 from imbalance_jax.data.text import reading as text
 from imbalance_jax.data.text.documents import Document
 from imbalance_jax.data.text.selection import USUAL_BYTES_A_TOKEN, Selection
-from imbalance_jax.data.tokenizer import TextTokenizer
 from imbalance_jax.runs.progress import Progress
 
 # Bytes of text that a tokenizer is trained on; of a larger corpus a share of its paragraphs,
@@ -146,7 +146,7 @@ def _train_with_config_coverage(
         )
     except RuntimeError as error:
         raise _explain_failed_training(field, error) from error
-    size = TextTokenizer(model.getvalue()).size
+    size = SentencePieceTokenizer(model.getvalue()).size
     if size != tokenizer.vocab_size:
         raise ValueError(
             f"{field} is more than the text allows: it holds {size} pieces. "

@@ -21,12 +21,8 @@ from imbalance_jax.data.text.selection import (
     describe_left_out,
     hash_text,
 )
-from imbalance_jax.data.tokenizer import (
-    TextTokenizer,
-    batch_texts,
-    count_bytes,
-    read_tokenizer_file,
-)
+from imbalance_jax.data.text_tokenizer import batch_texts, count_bytes
+from imbalance_jax.data.tokenizer import get_untrained_tokenizer, parse_tokenizer
 from imbalance_jax.runs import children, storage
 from imbalance_jax.runs.progress import Progress
 
@@ -59,11 +55,8 @@ def write_prepared_source(
         write(tokenizer=model, documents=synthetic.generate_documents(source.synthetic))
         return
     read = tokenizers.make_document_reader(name, source)
-    if tokenizer:
-        model = tokenizer.model()
-    elif source.tokenizer.path:
-        model = read_tokenizer_file(source.tokenizer.path)
-    else:
+    model = tokenizer.model() if tokenizer else get_untrained_tokenizer(source.tokenizer)
+    if model is None:
         sample = tokenizers.sample_paragraphs(name, source, read)
         field = f"config.sources.{name}.tokenizer"
         print(f"Training the tokenizer of {name}: {source.tokenizer.vocab_size} pieces", flush=True)
@@ -110,7 +103,7 @@ def _encode_documents(
     model: bytes, documents: Iterable[tuple[str, Document]]
 ) -> Iterator[sources.EncodedDocument]:
     """Yields what `sources.write_source` takes, encoding on all cores."""
-    tokenizer = TextTokenizer(model)
+    tokenizer = parse_tokenizer(model)
     for batch in batch_texts(documents, lambda item: len(item[1].text)):
         texts = [document.text for _, document in batch]
         encoded = tokenizer.encode_arrays(texts, num_threads=children.count_cores())

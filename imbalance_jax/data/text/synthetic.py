@@ -14,6 +14,7 @@ from imbalance_jax.config import SyntheticConfig
 from imbalance_jax.data import sources
 from imbalance_jax.data.languages import Pieces
 from imbalance_jax.data.records import hash_document_id
+from imbalance_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from imbalance_jax.data.text.documents import SPLITS
 from imbalance_jax.data.text.toy_languages import (
     CHUNK,
@@ -27,7 +28,6 @@ from imbalance_jax.data.text.toy_languages import (
     LazyTokens,
     SyntheticLanguage,
 )
-from imbalance_jax.data.tokenizer import TextTokenizer
 
 __all__ = [
     "ENDLESS",
@@ -71,8 +71,8 @@ class SyntheticSource:
         return self.language.model()
 
     @functools.cached_property
-    def tokenizer(self) -> TextTokenizer:
-        return TextTokenizer(self.model)
+    def tokenizer(self) -> SentencePieceTokenizer:
+        return SentencePieceTokenizer(self.model)
 
     @functools.cached_property
     def about(self) -> Mapping[str, Any]:
