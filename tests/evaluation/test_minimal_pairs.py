@@ -31,7 +31,7 @@ def trainer(tmp_path_factory) -> experiment.Experiment:
     config = config_lib.spoken({"toy": source}, scale="demo", ratio="1")
     config.languages.copy = config_lib.declared(LanguageConfig, clone_of="toy")
     config.mixture.ratio.copy = 1
-    config.data_dir, config.steps, config.batch_size = str(folder), 4, 8
+    config.data_dir, config.steps, config.batch_size = str(folder), 4, 64
     config.model.update({"L": L, "D": 16, "H": 2, "K": 8, "F": 24, "N": 1})
     config.evaluation.minimal_pairs, config.evaluation.max_test_windows = "own", 4
     config = config_lib.resolve_config(config)
