@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
@@ -45,15 +46,23 @@ def make_set(trainer, pairs: list[tuple[str, str, str]]) -> PairSet:
     return PairSet("toys.jsonl", [MinimalPair(*pair) for pair in pairs], good, bad)
 
 
-def sum_log_probabilities(trainer, params, tag: str, ids_n: np.ndarray) -> float:
-    """Returns the log probability of a sentence behind a separator, an id at a time."""
+def sum_log_probabilities(trainer, params, tag: str, sentences: list[np.ndarray]) -> list[float]:
+    """Returns the log probability of each sentence behind a separator, an id at a time."""
     map_U = trainer.vocabulary.map_GU[trainer.vocabulary.index(tag)]
-    ids_W = map_U[np.array([trainer.sources["toy"].pieces.separator, *ids_n])]
-    logits_1LV = model_lib.compute_next_token_logits(params, trainer.config.model, ids_W[None, :-1])
-    total = 0.0
-    for target, logits_V in zip(ids_W[1:], np.asarray(logits_1LV[0], np.float64), strict=True):
-        total += logits_V[target] - np.log(np.sum(np.exp(logits_V)))
-    return total
+    separator = trainer.sources["toy"].pieces.separator
+    ids_nW = np.full((len(sentences), L + 1), map_U[separator])
+    for row, sentence in zip(ids_nW, sentences, strict=True):
+        row[1 : 1 + len(sentence)] = map_U[sentence]
+    logits = jax.jit(model_lib.compute_next_token_logits, static_argnums=1)
+    logits_nLV = np.asarray(logits(params, trainer.config.model, ids_nW[:, :-1]), np.float64)
+    totals = []
+    for n, sentence in enumerate(sentences):
+        total = 0.0
+        for place in range(len(sentence)):
+            logits_V = logits_nLV[n, place]
+            total += logits_V[ids_nW[n, place + 1]] - np.log(np.sum(np.exp(logits_V)))
+        totals.append(total)
+    return totals
 
 
 def test_accuracy_is_that_of_sums_of_log_probabilities_in_a_loop_for_a_clone_too(trainer):
@@ -71,13 +80,11 @@ def test_accuracy_is_that_of_sums_of_log_probabilities_in_a_loop_for_a_clone_too
     )
     differ = []
     for tag, found in results.items():
-        points = [
-            float(
-                sum_log_probabilities(trainer, state.params, tag, good)
-                > sum_log_probabilities(trainer, state.params, tag, bad)
-            )
-            for good, bad in zip(set_.good[:24], set_.bad[:24], strict=True)
-        ]
+        good_n, bad_n = (
+            sum_log_probabilities(trainer, state.params, tag, side[:24])
+            for side in (set_.good, set_.bad)
+        )
+        points = [float(good > bad) for good, bad in zip(good_n, bad_n, strict=True)]
         differ.append(points)
         assert found["phenomena"]["swap"]["accuracy"] == pytest.approx(np.mean(points[::2]))
         other = np.mean([*points[1::2], 0.5])  # a tie, and what is too long, which is left out
