@@ -34,10 +34,19 @@ def trainer(tmp_path_factory) -> experiment.Experiment:
     config.mixture.ratio.copy = 1
     config.data_dir, config.steps, config.batch_size = str(folder), 4, 64
     config.model.update({"L": L, "D": 16, "H": 2, "K": 8, "F": 24, "N": 1})
-    config.evaluation.minimal_pairs, config.evaluation.max_test_windows = "own", 4
+    config.evaluation.update(minimal_pairs="own", max_test_windows=4, stride=L)
     config = config_lib.resolve_config(config)
     sources = prepare.prepare_run_sources(config)
     return experiment.Experiment.make(config, sources, make_mesh(1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(trainer):
+    """One evaluator for all, so that its program compiles once."""
+    evaluator = trainer.evaluator()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment.Experiment, "evaluator", lambda self: evaluator)
+        yield
 
 
 def make_set(trainer, pairs: list[tuple[str, str, str]]) -> PairSet:
