@@ -1,14 +1,16 @@
-"""Measures a trained run: test losses and alignment.
+"""Measures a trained run: test losses, alignment, and minimal pairs.
 
     python -m imbalance_jax.evaluate --workdir=runs/90_10
     python -m imbalance_jax.evaluate --workdir=runs/90_10 --step=1000 --pairs=100
+    python -m imbalance_jax.evaluate --workdir=runs/90_10 --minimal_pairs=own
 
 It scores the test split, compares each two languages, and finds where languages are told apart. The
 results of a run's last step go into its evaluation.json, and report.html is written anew. The
 results of an earlier step go into evaluation-STEP.json beside it. They are written part by part,
 and what is there already is not measured again, so an interrupted command goes on where it was. A
 command with other --pairs is refused, unless --overwrite is given. It takes any number of devices
-and processes, and the run's text, in config.data_dir.
+and processes, and the run's text, in config.data_dir. With --minimal_pairs it measures how often
+the model finds the good sentence of two likelier, and no alignment.
 """
 
 import copy
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from imbalance_jax import cli
+from imbalance_jax.data.minimal_pairs import find_pair_files, read_run_pairs
 from imbalance_jax.runs import divergence
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -28,6 +31,7 @@ from imbalance_jax.runs.run_directory import RunDirectory
 if TYPE_CHECKING:
     from imbalance_jax.compute.step import TrainState
     from imbalance_jax.config import Config
+    from imbalance_jax.data.minimal_pairs import PairSet
     from imbalance_jax.evaluation.alignment import AlignmentEvaluator, AlignmentPart
     from imbalance_jax.training.experiment import Experiment
 
@@ -43,6 +47,7 @@ def define_flags() -> None:
         "pairs", 512, "Sequences that two languages are compared on, 8 or more.", 8, 1_000_000
     )
     flags.DEFINE_list("languages", [], "TAG,TAG: Whose pairs are measured; by default all.")
+    flags.DEFINE_string("minimal_pairs", "", "own, FILES or DIR: Score minimal pairs instead.")
     flags.DEFINE_bool("losses", True, "Score the test split, unless its losses are known.")
     flags.DEFINE_bool("overwrite", False, "Measure again what is known, and replace it.")
     flags.DEFINE_string("data_dir", None, "DIR: Where the text is; by default config.data_dir.")
@@ -58,6 +63,7 @@ def main() -> int:
         run,
         languages=FLAGS.languages,
         data_dir=FLAGS.data_dir,
+        minimal_pairs=FLAGS.minimal_pairs,
     )
     run.check_writable()
     from imbalance_jax.compute import hosts as distributed
@@ -80,15 +86,28 @@ def main() -> int:
                 print(line)
             run.write_results(results, name)
 
-    results = evaluate_state(
-        experiment,
-        state,
-        FLAGS.pairs,
-        losses=FLAGS.losses,
-        known=known,
-        overwrite=FLAGS.overwrite,
-        write=write,
-    )
+    if FLAGS.minimal_pairs:
+        results = evaluate_minimal_pairs(
+            experiment,
+            state,
+            read_run_pairs(
+                config, experiment.sources, FLAGS.minimal_pairs, "--minimal_pairs", FLAGS.languages
+            ),
+            losses=FLAGS.losses,
+            known=known,
+            overwrite=FLAGS.overwrite,
+            write=write,
+        )
+    else:
+        results = evaluate_state(
+            experiment,
+            state,
+            FLAGS.pairs,
+            losses=FLAGS.losses,
+            known=known,
+            overwrite=FLAGS.overwrite,
+            write=write,
+        )
     if not distributed.is_writer():
         return cli.DONE
     from imbalance_jax.report import run_page as page
@@ -110,13 +129,18 @@ def read_results(run: RunDirectory, name: str, step: int) -> dict[str, Any]:
 
 
 def configure_evaluation(
-    run: RunDirectory, *, languages: Sequence[str] = (), data_dir: str | None = None
+    run: RunDirectory,
+    *,
+    languages: Sequence[str] = (),
+    data_dir: str | None = None,
+    minimal_pairs: str = "",
 ) -> "Config":
     """Returns the config of a trained run with the languages to evaluate now.
 
     Args:
       languages: whose pairs are to be measured; none is all.
       data_dir: where the text is kept, if not where the run's config says.
+      minimal_pairs: what is measured in place of alignment, if anything.
 
     Raises:
       FileNotFoundError: this is not a run directory.
@@ -126,17 +150,21 @@ def configure_evaluation(
     for tag in languages:
         if tag not in config.tags:
             raise ValueError(f"--languages has {tag!r}, and the run has {', '.join(config.tags)}.")
-    if len(set(languages)) == 1:
+    if minimal_pairs:
+        find_pair_files(config, minimal_pairs, "--minimal_pairs", languages)
+    elif len(set(languages)) == 1:
         raise ValueError(f"--languages={languages[0]} names one language; alignment takes two.")
     if not run.checkpoints.exists():
         raise ValueError(f"{run} has no checkpoint yet.")
     chosen = dataclasses.replace(
-        config.evaluation.alignment, languages=tuple(dict.fromkeys(languages))
+        config.evaluation.alignment,
+        languages=() if minimal_pairs else tuple(dict.fromkeys(languages)),
     )
     return dataclasses.replace(
         config,
         data_dir=data_dir or config.data_dir,
-        evaluation=dataclasses.replace(config.evaluation, alignment=chosen),
+        # What the run itself scored at its end may not be here.
+        evaluation=dataclasses.replace(config.evaluation, alignment=chosen, minimal_pairs=""),
     )
 
 
@@ -163,8 +191,6 @@ def evaluate_state(
       ValueError: of the languages that were asked for no two say the same anywhere, or what is
         known was measured on other sequences.
     """
-    from imbalance_jax.training import scoring
-
     alignment = experiment.alignment("test", most)
     if experiment.config.evaluation.alignment.languages and not alignment.pairs:
         raise ValueError(" ".join(alignment.skipped.values()))
@@ -175,8 +201,74 @@ def evaluate_state(
         for part in parts:
             _drop_part_results(measured, part)
     _check_same_sequences(measured, alignment)
-    scored = not overwrite and set(experiment.config.tags) <= set(results.get("languages", ()))
-    if losses and not scored:
+    _score_missing_losses(experiment, state, results, write, losses=losses, again=overwrite)
+    results["alignment"] = measured
+    _measure_missing_parts(alignment, parts, measured, lambda: write(results))
+    return results
+
+
+def evaluate_minimal_pairs(
+    experiment: "Experiment",
+    state: "TrainState",
+    sets: Mapping[str, "PairSet"],
+    *,
+    losses: bool = True,
+    known: Mapping[str, Any] = types.MappingProxyType({}),
+    overwrite: bool = False,
+    write: Callable[[Mapping[str, Any]], None] = lambda results: None,
+) -> dict[str, Any]:
+    """Returns all results of a state, with the accuracy of each language that has minimal pairs.
+
+    The arguments are those of `evaluate_state`; `sets` are the pairs.
+
+    Raises:
+      ValueError: a language is known to be measured on other pairs.
+    """
+    from imbalance_jax.training import scoring
+
+    results: dict[str, Any] = {**known, "step": int(state.step)}
+    measured = {} if overwrite else results.get("minimal_pairs", {})
+    for tag, pairs in sets.items():
+        if tag in measured and measured[tag].get("digest") != pairs.digest:
+            now = {"file": pairs.file, "digest": pairs.digest}
+            cli.check_same_measurement(f"Minimal pairs of {tag} are measured", measured[tag], now)
+    _score_missing_losses(experiment, state, results, write, losses=losses, again=False)
+    missing = {tag: pairs for tag, pairs in sets.items() if tag not in measured}
+    if not missing:
+        print("All of it is known already; --overwrite measures it again.")
+        return results
+    windows = experiment.pair_windows(missing)
+    with Progress("Minimal pairs", 1) as progress:
+        found = scoring.score_minimal_pairs(
+            experiment, experiment.evaluator(), state, missing, windows, progress.show
+        )
+    results["minimal_pairs"] = results.get("minimal_pairs", {}) | found
+    write(results)
+    return results
+
+
+def _score_missing_losses(
+    experiment: "Experiment",
+    state: "TrainState",
+    results: dict[str, Any],
+    write: Callable[[Mapping[str, Any]], None],
+    *,
+    losses: bool,
+    again: bool,
+) -> None:
+    """Adds the losses on the test split to results that have none, and writes them.
+
+    Args:
+      losses: whether to score them at all; `again`, whether known ones too.
+
+    Raises:
+      ValueError: one is not finite, by now or as it is known.
+    """
+    from imbalance_jax.training import scoring
+
+    known = set(experiment.config.tags) <= set(results.get("languages", ()))
+    missing = losses and (again or not known)
+    if missing:
         with Progress("Losses on the test split", 1) as progress:
             results |= scoring.score_state(experiment, state, progress.show)
     found = divergence.find_nonfinite_loss(results.get("languages", {}))
@@ -186,11 +278,8 @@ def evaluate_state(
             "nothing else is measured of it. Take an earlier checkpoint, if it has one, as "
             "--step=STEP."
         )
-    if losses and not scored:
+    if missing:
         write(results)
-    results["alignment"] = measured
-    _measure_missing_parts(alignment, parts, measured, lambda: write(results))
-    return results
 
 
 def _get_part_results(measured: Mapping[str, Any], part: "AlignmentPart") -> Mapping[str, Any]:
@@ -267,7 +356,7 @@ def _measure_missing_parts(
 
 def describe_results(results: dict[str, Any]) -> list[str]:
     """Returns the main results in a few lines."""
-    alignment = results["alignment"]
+    alignment = results.get("alignment", {})
     lines = []
     if "seconds" in alignment:
         lines.append(
@@ -278,7 +367,11 @@ def describe_results(results: dict[str, Any]) -> list[str]:
         f"{tag}: loss {losses['loss']:.3f}, perplexity {losses['ppl']:,.1f}"
         for tag, losses in results["languages"].items()
     ]
-    for name, pair in results["alignment"]["pairs"].items():
+    if "minimal_pairs" in results:
+        from imbalance_jax.evaluation.minimal_pairs import describe_accuracies
+
+        lines.append(describe_accuracies(results["minimal_pairs"]))
+    for name, pair in alignment.get("pairs", {}).items():
         lines.append(f"{name}, {pair['sequences']} sequences ({pair['origin']}):")
         for where in ("embed_in", "embed_out"):
             rows = pair.get(where, {})

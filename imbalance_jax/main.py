@@ -149,6 +149,8 @@ def _plan_and_train_runs(runs: Sequence[_RequestedRun], *, packed: bool) -> int:
             for name, run, config, text in runs
         ]
         with distributed.propagate_errors():
+            for member in members:
+                member.experiment.minimal_pairs  # noqa: B018 - read now, for what is wrong with it
             pack = Pack(members, mesh)
         print(planning.describe_plan(pack))
     if FLAGS.dry_run:
@@ -201,7 +203,7 @@ def _check_single_process_flags() -> None:
 
 def _check_run_inputs(run: RunDirectory, config: config_lib.Config) -> None:
     """Raises ValueError if a run, package or file that a config names is missing; reads no text."""
-    from imbalance_jax.data import parallel
+    from imbalance_jax.data import minimal_pairs, parallel
     from imbalance_jax.runs import mirrors
     from imbalance_jax.training import init_from
 
@@ -209,6 +211,9 @@ def _check_run_inputs(run: RunDirectory, config: config_lib.Config) -> None:
         init_from.check_init_from(config)
     mirrors.check_mirror_packages(config.mirrors)
     parallel.check_all_parallel_sets(config)
+    if config.evaluation.minimal_pairs:
+        asked = config.evaluation.minimal_pairs
+        minimal_pairs.find_pair_files(config, asked, minimal_pairs.FIELD)
 
 
 def _read_study_runs() -> list[_RequestedRun]:

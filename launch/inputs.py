@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from imbalance_jax.config import Config, ParallelConfig, SourceConfig, costs, list_pair_sets
-from imbalance_jax.data import parallel, prepare, prepared
+from imbalance_jax.data import minimal_pairs, parallel, prepare, prepared
 from imbalance_jax.data.text import own_files, patterns
 from imbalance_jax.runs import storage
 from imbalance_jax.study import grid
@@ -108,6 +108,7 @@ def check_inputs(
         try:
             found = checker.check_text(config, data_dir, recorded.get(run, {}))
             _check_init_from_path(config, plan, reach)
+            _check_pair_files(config, plan)
         except ValueError as error:
             raise ValueError(f"Run {run}: {error}") from error
         texts[run] = {name: text.fingerprint for name, text in found.items() if text.fingerprint}
@@ -370,6 +371,19 @@ def _check_init_from_path(config: Config, plan: Plan, reach: bool) -> None:
     # A run of the same study may still be trained before.
     if not inside and not (storage.parse_path(path) / "config.json").exists():
         raise ValueError(f"{field}: {path} holds no run. Correct the path.")
+
+
+def _check_pair_files(config: Config, plan: Plan) -> None:
+    """Raises ValueError if a job would not find the minimal pairs that its run scores."""
+    value = config.evaluation.minimal_pairs
+    if value in ("", minimal_pairs.OWN):
+        return
+    if hidden := [p for p in patterns.find_paths(value) if not _is_visible_to_jobs(plan.engine, p)]:
+        raise ValueError(
+            f"{minimal_pairs.FIELD}={value!r}: jobs do not have {hidden[0]}. Leave it empty, and "
+            "score the finished runs with python -m imbalance_jax.evaluate --minimal_pairs."
+        )
+    minimal_pairs.find_pair_files(config, value, minimal_pairs.FIELD)
 
 
 def _note_mirrors(study: grid.StudyConfig, plan: Plan, profile: Profile) -> list[str]:

@@ -9,8 +9,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from imbalance_jax.analysis import statistics, transfer_results, verdicts
 from imbalance_jax.analysis.baselines import (
     BaselineGroup,
@@ -28,9 +26,9 @@ from imbalance_jax.analysis.passing import (
     estimate_passing_difference,
     restrict_passing,
 )
-from imbalance_jax.analysis.resampling import resample_text
 from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.analysis.study_table import StudyTable
+from imbalance_jax.analysis.text_notes import make_text_notes
 from imbalance_jax.analysis.verdicts import Verdict
 from imbalance_jax.config import costs
 from imbalance_jax.study.claim import PAIR_MEASURES, Claim
@@ -129,6 +127,8 @@ def _measure_claim(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimE
         return _measure_log_teff(claim, table, effects)
     if claim.measure == "steps_to":
         return _compare_passings(claim, table, effects)
+    if not claim.against:
+        return _compare_with_chance(claim, table, effects)
     if claim.against in BASELINES and not _list_cell_runs(table, claim.against):
         return _compare_with_baselines(claim, table, effects)
     return _compare_with_cell(claim, table, effects)
@@ -152,6 +152,18 @@ def _estimate_side_difference(first: Mapping[int, float], second: Mapping[int, f
     return Estimate.unrepeated(estimate.value, 1)
 
 
+def _compare_with_chance(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
+    """Returns the accuracy on minimal pairs above that of a model that guesses."""
+    effect = _ClaimEffect("chance, which is 0.5", _list_cell_runs(table, claim.cell))
+    own = effects.condition(claim.cell, claim.language)
+    if own is None:
+        return effect
+    if why := _explain_unknown(claim, own):
+        return effect.because(why)
+    accuracies = own.by_seed(claim.measure)
+    return effect.of(_estimate_side_difference(accuracies, dict.fromkeys(accuracies, 0.5)))
+
+
 def _compare_with_cell(claim: Claim, table: StudyTable, effects: Effects) -> _ClaimEffect:
     language = claim.against_language or claim.language
     runs = _list_cell_runs(table, claim.cell, claim.against)
@@ -166,7 +178,7 @@ def _compare_with_cell(claim: Claim, table: StudyTable, effects: Effects) -> _Cl
     notes: tuple[str, ...] = ()
     if claim.measure == "loss":
         sides = ((claim.cell, claim.language), (claim.against, language))
-        notes = _make_text_notes(table, sides)
+        notes = make_text_notes(table, [(_list_cell_runs(table, c), of) for c, of in sides])
     return effect.of(estimate, *notes)
 
 
@@ -178,40 +190,11 @@ def _explain_unknown(claim: Claim, *sides: LanguageCondition) -> str:
         for row in side.observations
         if not math.isfinite(getattr(row, claim.measure))
     ]
-    return f"No {claim.measure} is known of {', '.join(dict.fromkeys(runs))}." if runs else ""
-
-
-def _make_text_notes(table: StudyTable, sides: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Returns how much of a difference of two losses lies in which documents were tested on."""
-    by_seed = [
-        {
-            table.runs[run].config.seed: table.texts[run, language]
-            for run in _list_cell_runs(table, cell)
-            if (run, language) in table.texts
-        }
-        for cell, language in sides
-    ]
-    # The runs that `statistics.estimate_difference` compares.
-    shared = by_seed[0].keys() & by_seed[1].keys()
-    texts = [[side[s] for s in side if s in shared or len(shared) < 2] for side in by_seed]
-    if not all(texts):
-        return ()
-    numbers = sorted(set.intersection(*(set(each) for side in texts for each in side)))
-    if len(numbers) < 2:
-        return ()
-    every_RC = np.array([[each[n] for n in numbers] for side in texts for each in side])
-    draws_SR = resample_text(every_RC[..., 0], every_RC[..., 1])
-    loss_R = every_RC[..., 0].sum(axis=1) / every_RC[..., 1].sum(axis=1)
-    first = len(texts[0])
-    low, high = statistics.compute_widened_interval(
-        float(loss_R[:first].mean() - loss_R[first:].mean()),
-        draws_SR[:, :first].mean(axis=1) - draws_SR[:, first:].mean(axis=1),
-        len(numbers) - 1,
-    )
-    return (
-        f"With the same runs and other test text it would be {low:+.3f} to {high:+.3f} (95 %): "
-        f"{len(numbers)} groups of documents drawn anew.".replace("-", "−"),
-    )
+    if runs:
+        return f"No {claim.measure} is known of {', '.join(dict.fromkeys(runs))}."
+    sets = {row.pair_set for side in sides for row in side.observations}
+    unlike = claim.measure == "minimal_pairs" and len(sets) > 1
+    return "The runs’ minimal pairs are not the same sentences." if unlike else ""
 
 
 def _get_baseline_group(table: StudyTable, cell: str, language: str, kind: str) -> BaselineGroup:

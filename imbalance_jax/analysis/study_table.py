@@ -57,6 +57,8 @@ class Observation:
     leak: float  # nan where a language has all ids for itself
     bits_per_byte: float
     top1: float  # how often the most probable token is the right one; nan in early runs
+    minimal_pairs: float  # accuracy on minimal pairs; nan where none were scored
+    pair_set: str  # stands for the sentences of these pairs; "" where none were scored
 
     @property
     def ppl(self) -> float:
@@ -197,7 +199,8 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
 
 def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
     spec, config = run.spec, run.config
-    results = run.directory.read_json("evaluation.json")["languages"]
+    evaluation = run.directory.read_json("evaluation.json")
+    results, pairs = evaluation["languages"], evaluation.get("minimal_pairs", {})
     provenance = run.directory.read_json("provenance.json") or {}
     vocab_size = provenance.get("vocab_size", costs.compute_vocab_size(config))
     parts = run.directory.read_csv("mixture.csv")
@@ -238,6 +241,8 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
             leak=_take_number(result, "leak"),
             bits_per_byte=_take_number(result, "bits_per_byte"),
             top1=_take_number(result, "top1"),
+            minimal_pairs=_take_number(pairs.get(tag, {}), "accuracy"),
+            pair_set=pairs.get(tag, {}).get("digest", ""),
         )
 
 
@@ -310,6 +315,13 @@ def _collect_alignments(
     return rows
 
 
+def list_columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Returns the fields and then the properties of one row or more, as columns."""
+    names = [field.name for field in dataclasses.fields(rows[0])]
+    names += [n for n, value in vars(type(rows[0])).items() if isinstance(value, property)]
+    return {name: [getattr(row, name) for row in rows] for name in names}
+
+
 def write_study_table(table: StudyTable, directory: StudyDirectory) -> list[str]:
     """Writes each table as CSV and Parquet, and returns the files."""
     import pyarrow
@@ -325,9 +337,7 @@ def write_study_table(table: StudyTable, directory: StudyDirectory) -> list[str]
     for stem, rows in tables.items():
         if not rows:
             continue
-        names = [field.name for field in dataclasses.fields(rows[0])]
-        names += [n for n, value in vars(type(rows[0])).items() if isinstance(value, property)]
-        content = pyarrow.table({name: [getattr(row, name) for row in rows] for name in names})
+        content = pyarrow.table(list_columns(rows))
         writers = {"csv": pyarrow.csv.write_csv, "parquet": pyarrow.parquet.write_table}
         for suffix, write in writers.items():
             path = directory.path / f"{stem}.{suffix}"

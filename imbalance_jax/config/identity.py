@@ -7,7 +7,7 @@ from typing import Any
 
 from imbalance_jax.config.resolve import to_dict
 from imbalance_jax.config.schedule import compute_sequence_totals, list_stages
-from imbalance_jax.config.schema import Config, OptimizerConfig
+from imbalance_jax.config.schema import Config, EvaluationConfig, OptimizerConfig
 from imbalance_jax.config.text_schema import (
     ParallelConfig,
     SourceConfig,
@@ -28,6 +28,7 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         *("max_documents", "max_tokens", "where", "on_bad_line", "held_out_duplicates"),
     ),
     ParallelConfig: ("join", "format"),
+    EvaluationConfig: ("minimal_pairs",),
 }
 # Fields of the model that choose among ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")

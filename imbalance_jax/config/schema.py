@@ -233,6 +233,8 @@ class EvaluationConfig(FieldGroup, place="config.evaluation"):
     max_windows: Count = 256  # Windows of the validation split per language; 0 takes all.
     stride: Count = 0  # Positions scored per window of the final test; 0 is L/4.
     max_test_windows: Count = 0  # Windows of the final test per language; 0 takes all.
+    # Minimal pairs that the final test scores: own, files, or a folder with a file for each source.
+    minimal_pairs: str = ""
     alignment: AlignmentConfig = AlignmentConfig()
 
 

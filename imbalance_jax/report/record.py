@@ -27,6 +27,7 @@ RESULT_COLUMNS: Mapping[str, tuple[str, str | Callable[[float], str]]] = {
     "loss_own": ("own loss", ".3f"),
     "leak": ("leak", lambda part: f"{format_significant(100 * part, 2)} %"),
     "top1": ("top-1", ".1%"),
+    "minimal_pairs": ("minimal pairs", ".1%"),
 }
 
 
@@ -121,6 +122,9 @@ class RunContents:
                 for tag in self.config.tags
                 if tag in languages
             }
+            for tag, pairs in self.evaluation.get("minimal_pairs", {}).items():
+                if tag in found and "accuracy" in pairs:
+                    found[tag]["minimal_pairs"] = parse_number(pairs["accuracy"])
             return self.evaluation["split"], self.evaluation["step"], found
         found, step = {}, 0
         for name in RESULT_COLUMNS:

@@ -27,6 +27,7 @@ from imbalance_jax.drawing.pages import Figure, render_number, render_swatch
 from imbalance_jax.drawing.panel import Line, Panel, make_points
 from imbalance_jax.drawing.svg import render_svg
 from imbalance_jax.report import (
+    minimal_pairs_section,
     mixture_section,
     sources_section,
     transfer_section,
@@ -123,6 +124,7 @@ def _render_run_page(run: RunContents) -> str:
         results=_tabulate_results(run),
         learning=_draw_learning(run),
         alignment=render_alignment_section(run),
+        minimal_pairs=minimal_pairs_section.tabulate_minimal_pairs(run),
         word2vec=word2vec_section.describe_word2vec(run),
         transfer=transfer_section.describe_transfer(run),
         forgetting=transfer_section.tabulate_forgetting(run),

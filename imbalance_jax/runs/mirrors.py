@@ -1,15 +1,19 @@
 """Optional copies of metrics.jsonl in TensorBoard or Weights & Biases, named by `config.mirrors`.
 
 Nothing reads a mirror back, and one that fails while the run trains gets no more metrics. A run
-that goes on from a checkpoint makes some steps again; each mirror shows them once.
+that goes on from a checkpoint makes some steps again; each mirror shows them once. A run has the
+name of its directory in both, which is its id in a study. `push_table` sends a study's table.
 """
 
 import glob
 import importlib.util
+import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.runs import storage
@@ -28,17 +32,20 @@ class Mirror(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run directory: `tensorboard --logdir RUN`.
+    """Event files in the run directory: `tensorboard --logdir runs` names each run after its own.
 
-    In a gs:// directory tensorboardX keeps all events in memory and writes them anew each time.
+    Earlier versions wrote them into RUN/tensorboard; their runs go on there. In a gs:// directory
+    tensorboardX keeps all events in memory and writes them anew each time.
     """
 
     def __init__(self, run: RunDirectory, config: config_lib.Config, start: int, sent: int) -> None:
         import tensorboardX
 
-        folder = run.path / "tensorboard"
+        earlier = run.path / "tensorboard"
+        folder = earlier if earlier.exists() else run.path
+        begun = folder == earlier or any(folder.glob("events.out.tfevents.*"))
         # Readers leave out the records of earlier files from this step on.
-        purge = (start + 1 if start else 0) if folder.exists() else None
+        purge = (start + 1 if start else 0) if begun else None
         self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=purge)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -52,6 +59,8 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run with the directory's name; WANDB_MODE, WANDB_PROJECT and so on apply.
 
+    Runs of a study are a group, which has the name of the study's directory.
+
     The history of such a run can only grow (`resume_from`, which would cut it, is a beta that
     needs the server). So steps that it has already are not sent again. With WANDB_MODE=offline
     the server cannot be asked, and the logged steps count as sent; if the run was killed, wandb
@@ -59,22 +68,11 @@ class WeightsAndBiases:
     """
 
     def __init__(self, run: RunDirectory, config: config_lib.Config, start: int, sent: int) -> None:
-        import wandb
-
         saved = run.read_json(_ID_FILE)
         id_ = saved["id"] if saved else _find_legacy_wandb_id(run, start)
         self._sent = sent if id_ else -1
-        id_ = id_ or secrets.token_hex(8)
-        if saved is None:
-            run.write_json(_ID_FILE, {"id": id_})
-        self._run = wandb.init(
-            name=run.path.name,
-            id=id_,
-            resume="allow",
-            # wandb cannot write to a store: it takes WANDB_DIR, or the current directory.
-            dir=None if storage.is_store(run.path) else str(run.path),
-            config=config_lib.to_dict(config),
-        )
+        plain = config_lib.to_dict(config)
+        self._run = _begin_wandb_run(run, id_, run.path.name, _find_study_name(run), config=plain)
         if self._run.resumed:  # the server knows what it has
             self._sent = self._run.starting_step - 1
 
@@ -84,6 +82,60 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _begin_wandb_run(
+    directory: RunDirectory, id_: str, name: str, group: str, **settings: Any
+) -> Any:
+    """Returns the run of Weights & Biases with an id, or a new one, whose id a directory keeps."""
+    import wandb
+
+    id_ = id_ or secrets.token_hex(8)
+    if not (directory.path / _ID_FILE).exists():
+        directory.write_json(_ID_FILE, {"id": id_})
+    return wandb.init(
+        name=name,
+        id=id_,
+        resume="allow",
+        # What is given here would come before the environment.
+        group=os.environ.get("WANDB_RUN_GROUP") or group or None,
+        # wandb cannot write to a store: it takes WANDB_DIR, or the current directory.
+        dir=None if storage.is_store(directory.path) else str(directory.path),
+        **settings,
+    )
+
+
+def _find_study_name(run: RunDirectory) -> str:
+    """Returns the name of the directory of the study that a run is of; "" if it is of none."""
+    runs = epath.Path(storage.make_absolute_path(run.path)).parent
+    return runs.parent.name if (runs.parent / "study.json").exists() else ""
+
+
+def push_table(path: epath.Path, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Sends a study's table to a run of Weights & Biases that is named after the study.
+
+    A table that is sent again is a new version in the same run.
+
+    Args:
+      path: the study's directory, which keeps the id of that run.
+      name: of the study.
+      columns: of the table, by their names.
+
+    Raises:
+      ValueError: wandb is not installed, or does not start.
+    """
+    check_package_installed("wandb", "study push sends a table to Weights & Biases")
+    import wandb
+
+    try:
+        directory = RunDirectory(path)
+        id_ = (directory.read_json(_ID_FILE) or {}).get("id", "")
+        sent = _begin_wandb_run(directory, id_, name, name, job_type="study")
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        sent.log({"table": wandb.Table(columns=list(columns), data=rows)})
+        sent.finish()
+    except Exception as error:
+        raise ValueError(f"Weights & Biases does not take the table: {error}") from error
 
 
 def _find_legacy_wandb_id(run: RunDirectory, start: int) -> str:
@@ -160,8 +212,13 @@ class Mirrors:
 def check_mirror_packages(names: Sequence[str]) -> None:
     """Raises ValueError if the package of a mirror is not installed."""
     for name in names:
-        if importlib.util.find_spec(_PACKAGES[name]) is None:
-            raise ValueError(
-                f"config.mirrors has {name!r}, and the package {_PACKAGES[name]} is not installed. "
-                f"Run pip install -e '.[{name}]', or set config.mirrors=()."
-            )
+        check_package_installed(name, f"config.mirrors has {name!r}", ", or set config.mirrors=()")
+
+
+def check_package_installed(mirror: str, asked: str, otherwise: str = "") -> None:
+    """Raises ValueError, with what asked for it, if the package of a mirror is not installed."""
+    if importlib.util.find_spec(_PACKAGES[mirror]) is None:
+        raise ValueError(
+            f"{asked}, and the package {_PACKAGES[mirror]} is not installed. Run pip install -e "
+            f"'.[{mirror}]'{otherwise}."
+        )

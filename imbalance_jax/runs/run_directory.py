@@ -45,6 +45,7 @@ FIRST_UPDATES = "first_updates.json"
 _WRITTEN = (
     *("DONE", "FAILED.json", "checkpoints", "evaluation*.json", "metrics*.jsonl", "mixture.csv"),
     *(
+        "events.out.tfevents.*",
         "first_updates.json",
         "provenance.json",
         "report.html",

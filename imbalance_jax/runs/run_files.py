@@ -44,6 +44,7 @@ _FILES: Mapping[str, RunFile] = {
             "languages?": {"*": {f"{name}?": kind for name, kind in _LANGUAGES.items()}},
             "alignment?": dict,
             "parallel?": dict,
+            "minimal_pairs?": {"*": {"pairs": int, "accuracy?": NUMBER, "interval?": list}},
         },
     ),
     "test_texts.csv": RunFile(

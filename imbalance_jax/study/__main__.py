@@ -41,6 +41,11 @@ SUBCOMMANDS = {
         "--workdir=studies/ratio",
         _STUDY,
     ),
+    "push": cli.Subcommand(
+        "Sends the table of the runs that are done to Weights & Biases.",
+        "--workdir=studies/ratio",
+        _STUDY,
+    ),
     "check": cli.Subcommand(
         "Holds a study of configs/paper/ against what the reference study reported.",
         "--workdir=studies/e2_ratio",
@@ -73,6 +78,7 @@ def main(command: str) -> int:
         "run": _run_study,
         "status": _print_status,
         "collect": _collect_results,
+        "push": _push_table,
         "check": _print_comparison,
     }[command](directory, study)
 
@@ -187,6 +193,21 @@ def _collect_results(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     for path in study_table.write_study_table(table, directory):
         print(path)
     print(f"Read {study_page.write_study_page(table, directory)}.")
+    return cli.DONE
+
+
+def _push_table(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    from imbalance_jax.analysis import study_table
+    from imbalance_jax.runs import mirrors
+
+    table = study_table.read_study_table(directory)
+    for line in study_table.describe_damaged_runs(table):
+        print(line)
+    if not table.observations:
+        raise ValueError(f"No run of {directory} is done, so it has no table to send.")
+    columns = study_table.list_columns(table.observations)
+    mirrors.push_table(directory.path, table.name, columns)
+    print(f"Sent {len(table.observations)} rows to Weights & Biases, as the table of {table.name}.")
     return cli.DONE
 
 

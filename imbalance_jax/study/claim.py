@@ -11,10 +11,11 @@ from imbalance_jax.study.run_spec import BASELINES
 # Of a language, of a pair of languages, and what needs `against`: nothing says what 0 would be.
 MEASURES = (
     *("loss", "language_nats", "loss_own", "bits_per_byte", "top1"),
-    *("log_teff", "alignment", "retrieval", "accuracy", "steps_to"),
+    *("log_teff", "alignment", "retrieval", "accuracy", "steps_to", "minimal_pairs"),
 )
 PAIR_MEASURES = ("alignment", "retrieval")
 _OF_TEXT = ("loss", "language_nats", "loss_own", "bits_per_byte", "top1")
+_OF_LANGUAGE = (*_OF_TEXT, "minimal_pairs")  # as baselines have them too
 DIRECTIONS = ("lower", "higher", "same")
 
 
@@ -23,12 +24,13 @@ class Claim(FieldGroup):
     """What a study is to decide, stated before it runs.
 
     The effect is the measure of `language` in `cell` minus that in `against`, seed by seed.
-    `top1` is the next token's accuracy, `accuracy` that of tasks (transfer.json), `alignment` and
-    `retrieval` those of hidden states, of a pair such as en1-en2. `against` may be empty for
-    log_teff (an effect of 0 is a TEff of 1; `baseline` says which law gives the monolingual
-    tokens), for alignment and retrieval (shuffled pairs, and chance) and for accuracy (always the
-    most frequent label). `steps_to` is the first step at which a run passes `bar`: at which the
-    held-out loss of a language is that or less, or the alignment of a pair that or more.
+    `top1` is the next token's accuracy, `minimal_pairs` that on minimal pairs, `accuracy` that of
+    tasks (transfer.json), `alignment` and `retrieval` those of hidden states, of a pair such as
+    en1-en2. `against` may be empty for log_teff (an effect of 0 is a TEff of 1; `baseline` says
+    which law gives the monolingual tokens), for alignment and retrieval (shuffled pairs, and
+    chance), for minimal_pairs (0.5, which is chance) and for accuracy (always the most frequent
+    label). `steps_to` is the first step at which a run passes `bar`: at which the held-out loss of
+    a language is that or less, or the alignment of a pair that or more.
     """
 
     statement: str = ""  # in words
@@ -124,7 +126,7 @@ def check_decidable(
     The arguments are those of `check_claim`.
     """
     if claim.against in BASELINES and claim.against not in tags_by_cell:
-        if claim.measure not in _OF_TEXT:
+        if claim.measure not in _OF_LANGUAGE:
             ways = (
                 "another cell. Name one"
                 if claim.measure == "steps_to"

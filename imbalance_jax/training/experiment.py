@@ -17,6 +17,7 @@ from imbalance_jax.config import Config, ModelConfig, costs
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data import parallel as parallel_lib
 from imbalance_jax.data import word_order as views
+from imbalance_jax.data.minimal_pairs import FIELD, PairSet, read_run_pairs
 from imbalance_jax.data.order.audit import check_begun_text
 from imbalance_jax.data.order.corpora import AnySource
 from imbalance_jax.data.order.stream import Stream, resolve_ratio
@@ -24,6 +25,7 @@ from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
+from imbalance_jax.evaluation.minimal_pairs import make_pair_windows
 from imbalance_jax.evaluation.programs import MeasurementPrograms
 from imbalance_jax.runs.code_versions import get_code_versions
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -199,6 +201,25 @@ class Experiment:
                 )
             )
         return windows
+
+    @functools.cached_property
+    def minimal_pairs(self) -> dict[str, PairSet]:
+        """The pairs that the final test scores, of each language that has any.
+
+        Raises:
+          ValueError: there are none where some are asked for.
+        """
+        asked = self.config.evaluation.minimal_pairs
+        if not asked:
+            return {}
+        return read_run_pairs(self.config, self.sources, asked, FIELD)
+
+    def pair_windows(self, sets: Mapping[str, PairSet]) -> list[perplexity.EvaluationWindows]:
+        """Returns the sentences of minimal pairs for each language; none for those without any."""
+        return [
+            make_pair_windows(sets.get(tag), self.source(tag).pieces.separator, self.config.model.L)
+            for tag in self.config.tags
+        ]
 
     def evaluator(self) -> perplexity.PerplexityEvaluator:
         each = self.mesh.shape["data"] * self.mesh.shape["fsdp"]

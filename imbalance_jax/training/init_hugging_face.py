@@ -168,7 +168,8 @@ def restore_folder_params(
     row_V = find_folder_rows(config, vocabulary, models)
     file = storage.parse_path(config.init_from) / "model.safetensors"
     try:
-        found = parse_parameters(load(damaged_files.read_file(file, _REMEDY)), params)
+        named = load(damaged_files.read_file(file, _REMEDY))
+        found = parse_parameters({name: np.asarray(named[name]) for name in named}, params)
         if row_V.max() >= len(found["embed_VD"]):
             raise ValueError(f"has {len(found['embed_VD'])} rows in its table")
     except (SafetensorError, ValueError) as error:

@@ -17,6 +17,7 @@ from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import Checkpoints, remove_unfinished_checkpoints
 from imbalance_jax.evaluation import alignment as alignment_lib
 from imbalance_jax.evaluation import perplexity
+from imbalance_jax.evaluation.minimal_pairs import describe_accuracies
 from imbalance_jax.evaluation.programs import MeasurementPrograms
 from imbalance_jax.runs import divergence, storage
 from imbalance_jax.runs.progress import Progress, RunWork
@@ -229,6 +230,8 @@ class RunProgress:
             self._line(_describe_evaluation(self.done, results["languages"], "test"))
             for name, scores in results["parallel"].items():
                 self._line(_describe_parallel_scores(name, scores))
+            if "minimal_pairs" in results:
+                self._line(describe_accuracies(results["minimal_pairs"]))
         self._check_finite("test", results["languages"])
         for name, scores in results["parallel"].items():
             self._check_finite(f"parallel {name}", scores["languages"])

@@ -1,14 +1,16 @@
-"""The losses of a state on the test split and on parallel text, as evaluation.json has them."""
+"""The losses of a state on the test split, parallel text and pairs, as evaluation.json has them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from imbalance_jax.compute import step as step_lib
+from imbalance_jax.data.minimal_pairs import PairSet
 from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.sources import Source
 from imbalance_jax.evaluation import perplexity
+from imbalance_jax.evaluation.minimal_pairs import summarize_pairs
 from imbalance_jax.runs.progress import split_progress
 from imbalance_jax.training.experiment import Experiment
 
@@ -17,10 +19,11 @@ _TEXTS = 200
 
 
 def list_scored_windows(experiment: Experiment) -> list[list[perplexity.EvaluationWindows]]:
-    """Returns the windows that are scored: the test split, and then each parallel set."""
+    """Returns the windows that are scored: test split, parallel sets, minimal pairs if any."""
     return [
         experiment.test_windows(),
         *map(experiment.parallel_windows, experiment.parallel.values()),
+        *([experiment.pair_windows(pairs)] if (pairs := experiment.minimal_pairs) else []),
     ]
 
 
@@ -60,8 +63,13 @@ def score_state(
         name: score_parallel_set(
             experiment, evaluator, state, experiment.parallel[name], each, next(polls)
         )
-        for name, each in zip(experiment.parallel, others, strict=True)
+        for name, each in zip(experiment.parallel, others[: len(experiment.parallel)], strict=True)
     }
+    pairs = {}
+    if experiment.minimal_pairs:
+        pairs["minimal_pairs"] = score_minimal_pairs(
+            experiment, evaluator, state, experiment.minimal_pairs, others[-1], next(polls)
+        )
     # A loss to compare with, where the text's entropy is known.
     floors = {tag: experiment.entropy(tag) for tag in by_language if experiment.entropy(tag)}
     return {
@@ -71,6 +79,7 @@ def score_state(
         "parallel": parallel,
         "entropy": floors,
         "texts": {tag: rows for tag, rows in texts.items() if rows},
+        **pairs,
     }
 
 
@@ -109,3 +118,17 @@ def score_parallel_set(
             for tag in scored
         },
     }
+
+
+def score_minimal_pairs(
+    experiment: Experiment,
+    evaluator: perplexity.PerplexityEvaluator,
+    state: step_lib.TrainState,
+    sets: Mapping[str, PairSet],
+    windows: list[perplexity.EvaluationWindows],
+    poll: Callable[[float], None],
+) -> dict[str, Any]:
+    """Returns the accuracy of each language that has minimal pairs; `windows` are theirs."""
+    _, losses = evaluator.measure(state.params, windows, poll)
+    L = experiment.config.model.L
+    return {tag: summarize_pairs(pairs, losses[tag], L) for tag, pairs in sets.items()}

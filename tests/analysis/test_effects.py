@@ -10,6 +10,7 @@ import pytest
 from made_studies import CLAIMS, GAIN, lower
 
 from imbalance_jax.analysis import baselines, claims, effects, study_table, validity
+from imbalance_jax.report.study import worths
 from imbalance_jax.study import grid
 from imbalance_jax.study.study_directory import StudyDirectory
 
@@ -359,6 +360,39 @@ def test_retrieval_is_claimed_above_chance_and_accuracies_and_bytes_can_be_claim
     assert results["missing"].word == claims.NOT_MEASURED
     assert "not learnt in r50_50_s0" in results["missing"].notes[0]
     assert "--train_language=en1" in results["missing"].notes[0]
+
+
+def test_minimal_pairs_are_claimed_above_chance_and_held_against_the_same_sentences(tmp_path):
+    claim = {"measure": "minimal_pairs", "cell": "r90_10", "language": "en2", "smallest": 0.02}
+    config = made_studies.small_grid(
+        seeds=2,
+        fractions=(1,),
+        knows=claim | {"direction": "higher"},
+        less=claim | {"against": "r50_50"},
+        unlike=claim | {"against": "placebo90_10"},
+        unknown=claim | {"against": "monolingual"},
+    )
+    directory = made_studies.make(tmp_path / "study", config)
+    for cell, accuracy in {"r90_10": 0.8, "r50_50": 0.9, "placebo90_10": 0.5}.items():
+        for seed in range(2):
+            run = directory.run(f"{cell}_s{seed}")
+            pairs = {"pairs": 100, "accuracy": accuracy + seed / 100, "interval": [0.4, 0.95]}
+            pairs["digest"] = "other" if cell == "placebo90_10" else "same"
+            evaluation = run.read_json("evaluation.json")
+            run.write_json("evaluation.json", evaluation | {"minimal_pairs": {"en2": pairs}})
+    table, found, results = measured(directory)
+    assert results["knows"].estimate.value == pytest.approx(0.305)
+    assert results["knows"].word == "supported" and "chance" in results["knows"].against
+    assert results["less"].estimate.value == pytest.approx(-0.1)
+    assert results["unlike"].notes == ("The runs’ minimal pairs are not the same sentences.",)
+    assert results["unlike"].word == results["unknown"].word == claims.NOT_MEASURED
+    rows = {(row.run, row.language): row for row in table.observations}
+    assert rows["r90_10_s1", "en2"].minimal_pairs == pytest.approx(0.81)
+    assert math.isnan(rows["r90_10_s1", "en1"].minimal_pairs)
+    cells = worths.make_cell_table(found)
+    column = cells.header.index("minimal pairs")
+    shown = {row[0]: str(row[column]) for row in cells.rows}
+    assert "80.5 %" in shown["r90_10 en2"] and shown["r90_10 en1"] == "–"
 
 
 def test_a_claim_of_accuracy_waits_for_a_study_of_which_nothing_is_done(tmp_path):

@@ -68,6 +68,10 @@ def write(name, value):
     beside = {
         "optimizer.accumulate": {"batch_size": whole},
         "model.loss_chunk": {"model": values["model"] | {"L": whole}},
+        **dict.fromkeys(
+            ("sources.en.max_documents", "sources.en.max_tokens"),
+            {"sources": {"en": values["sources"]["en"] | {"kind": "files", "train": "a.txt"}}},
+        ),
         "sources.en.synthetic.lemmas": {"topics": whole},
         "sources.en.synthetic.topics": {"lemmas": min(whole, 2**18)},
         "vocabulary.mix.*": {"vocabulary": values["vocabulary"] | {"layout": "joint"}},

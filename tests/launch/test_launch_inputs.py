@@ -194,6 +194,13 @@ def test_weights_to_begin_with_are_where_a_job_looks(home, tmp_path, monkeypatch
     assert look("slurm-gpu", str(home / "raw"), data_dir=data_dir, init_from=inside).texts
 
 
+def test_minimal_pairs_that_jobs_do_not_have_are_refused(home, monkeypatch):
+    monkeypatch.chdir(home)
+    pairs = {"every": 4, "minimal_pairs": str(home / "pairs")}
+    with pytest.raises(ValueError, match=r"evaluation\.minimal_pairs=.*jobs do not have .*pairs"):
+        look("gke-v6e", evaluation=pairs)
+
+
 @pytest.mark.slow
 def test_a_study_trains_on_prepared_text_when_its_files_are_gone(tmp_path):
     """Prepared and planned as a user does it; then only data_dir is left for the job."""

@@ -46,6 +46,7 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
         *("DONE", "FAILED.json", "checkpoints", "evaluation.json", "evaluation-20.json"),
         *("metrics.jsonl", "mixture.csv", "provenance.json", "report.html", "tensorboard"),
         *("test_texts.csv", "test_texts-20.csv", "tokenizer-en.model", "transfer.json"),
+        "events.out.tfevents.1.host",
         *("vocabulary.npz", "wandb", "wandb.json", "word2vec.json", "word2vec-cbow.npz"),
     ],
 )

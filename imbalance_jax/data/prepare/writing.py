@@ -55,18 +55,18 @@ def write_prepared_source(
         write(tokenizer=model, documents=synthetic.generate_documents(source.synthetic))
         return
     read = tokenizers.make_document_reader(name, source)
-    model = tokenizer.model() if tokenizer else get_untrained_tokenizer(source.tokenizer)
-    if model is None:
+    content = tokenizer.model() if tokenizer else get_untrained_tokenizer(source.tokenizer)
+    if content is None:
         sample = tokenizers.sample_paragraphs(name, source, read)
         field = f"config.sources.{name}.tokenizer"
         print(f"Training the tokenizer of {name}: {source.tokenizer.vocab_size} pieces", flush=True)
-        model = tokenizers.train_tokenizer(field, source.tokenizer, sample)
+        content = tokenizers.train_tokenizer(field, source.tokenizer, sample)
 
     selection, counts = Selection(), dict[str, Mapping[str, int]]()
     with Progress(f"Tokenizing {name}", 1) as progress:
-        encoded = _encode_documents(model, read(progress, selection))
+        encoded = _encode_documents(content, read(progress, selection))
         documents = _take_documents(encoded, source, selection, path.parent, counts)
-        write(tokenizer=model, documents=documents, reading_counts=counts)
+        write(tokenizer=content, documents=documents, reading_counts=counts)
     written = sources.open_source(name, path, pathlib.Path())
     print(f"Prepared {path}: {written.count('train'):,} tokens to train on", flush=True)
     for line in describe_left_out(f"config.sources.{name}", written.about):

@@ -31,8 +31,10 @@ _MEASURES = {
     "alignment": "the cosine of hidden states above shuffled pairs",
     "retrieval": "the retrieval of sequences by hidden states above chance",
     "accuracy": "the accuracy in tasks",
+    "minimal_pairs": "the accuracy on minimal pairs",
 }
 _UNITS = {"log_teff": "", "alignment": "", "retrieval": "", "accuracy": "", "top1": ""}
+_UNITS |= {"minimal_pairs": ""}
 _UNITS |= {"bits_per_byte": " bits per byte", "steps_to": " steps"}
 
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from imbalance_jax.analysis.effects import Effects, EfficiencyEstimate, LanguageCondition
+from imbalance_jax.analysis.statistics import Estimate, estimate_difference
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.numbers import (
     ABSENT,
     format_compact,
+    format_number,
     format_percent,
     format_significant,
 )
@@ -114,15 +116,33 @@ def make_cell_table(effects: Effects) -> Table | None:
     if not mixtures:
         return None
     header = ["cell, language", "kind", "tokens", "part", "seeds", "perplexity"]
+    accuracies = [_estimate_pair_accuracy(condition) for condition in mixtures]
+    scored = any(math.isfinite(accuracy.value) for accuracy in accuracies)
     return Table(
-        [*header, "nats against the placebo"],
+        [*header, "nats against the placebo", *["minimal pairs"] * scored],
         [
-            [*_render_condition(c), render_estimate(c.beyond_placebo, format_signed)]
-            for c in mixtures
+            [
+                *_render_condition(condition),
+                render_estimate(condition.beyond_placebo, format_signed),
+                *[render_estimate(accuracy, _format_accuracy)] * scored,
+            ]
+            for condition, accuracy in zip(mixtures, accuracies, strict=True)
         ],
         "Perplexity: geometric mean over seeds, 95 % interval from their scatter. Against the "
-        "placebo: difference seed by seed, with its own 95 % interval.",
+        "placebo: difference seed by seed, with its own 95 % interval."
+        + " Minimal pairs: accuracy, mean over seeds with its t interval."
+        * scored,
     )
+
+
+def _estimate_pair_accuracy(condition: LanguageCondition) -> Estimate:
+    """Returns the mean accuracy on minimal pairs over seeds; nan where a run has none."""
+    by_seed = condition.by_seed("minimal_pairs")
+    return estimate_difference(by_seed, dict.fromkeys(by_seed, 0.0))
+
+
+def _format_accuracy(accuracy: float) -> str:
+    return format_number(accuracy, ".1%")
 
 
 def make_baseline_table(effects: Effects) -> Table | None:
