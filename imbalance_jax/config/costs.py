@@ -17,19 +17,30 @@ def compute_flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     6 x the weights of all matrix products, head included and input embedding excluded, plus
     6 N H K L for attention, whose causal half is counted once.
     """
-    per_block = 4 * config.D * config.H * config.K + 2 * config.D * config.F
-    weights = config.N * per_block + config.D * vocab_size
+    weights = config.N * _count_block_weights(config) + config.D * vocab_size
     return 6.0 * weights + 6.0 * config.N * config.H * config.K * config.L
 
 
 def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
     """Returns the number of parameters of a model."""
-    D, HK, F = config.D, config.H * config.K, config.F
-    attention = 4 * D * HK + 3 * HK + D
-    feed_forward = 2 * D * F + F + D
-    norms = 4 * D
-    tables = vocab_size * D * (1 if config.tied else 2) + config.L * D
-    return config.N * (attention + feed_forward + norms) + tables + 2 * D
+    D, HK, JK, F = config.D, config.H * config.K, config.count_kv_heads() * config.K, config.F
+    has_bias = config.settle("bias") == "on"
+    gates = config.settle("feed_forward") == "swiglu"
+    biases = has_bias * (HK + 2 * JK + D + (1 + gates) * F + D)
+    norm = D * (2 if config.settle("norm") == "layer" and has_bias else 1)
+    norms = norm * (4 if config.settle("norm_place") == "both" else 2)
+    of_heads = 2 * config.K * (config.settle("qk_norm") == "on")
+    positions = config.L * D * (config.settle("position") == "learned")
+    tables = vocab_size * D * (1 if config.tied else 2) + positions
+    block = _count_block_weights(config) + biases + norms + of_heads
+    return config.N * block + tables + norm
+
+
+def _count_block_weights(config: ModelConfig) -> int:
+    """Returns the weights of a block's matrix products."""
+    gates = config.settle("feed_forward") == "swiglu"
+    attention = 2 * config.D * config.K * (config.H + config.count_kv_heads())
+    return attention + (2 + gates) * config.D * config.F
 
 
 def compute_vocab_size(config: Config) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from imbalance_jax.config.resolve import to_dict
 from imbalance_jax.config.schedule import compute_sequence_totals, list_stages
-from imbalance_jax.config.schema import Config, OptimizerConfig
+from imbalance_jax.config.schema import Config, ModelConfig, OptimizerConfig
 from imbalance_jax.config.text_schema import SyntheticConfig, TokenizerConfig
 
 # Fields that may differ when a run goes on in its directory: they say where, how often and with
@@ -18,6 +18,18 @@ _NOT_IDENTITY = ("data_dir", "log_every", "mirrors", "evaluation", "checkpoint",
 NEWER: Mapping[type, tuple[str, ...]] = {
     TokenizerConfig: ("character_coverage",),
     SyntheticConfig: ("rules",),
+    ModelConfig: (
+        "preset",
+        "position",
+        "norm",
+        "norm_place",
+        "feed_forward",
+        "bias",
+        "qk_norm",
+        "embed_scale",
+        "rope_theta",
+        "kv_heads",
+    ),
 }
 # Fields of the model that choose among ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")

@@ -161,6 +161,25 @@ Remat = Literal["auto", "none", "dots", "full"]
 REMAT: tuple[str, ...] = typing.get_args(Remat)
 
 
+_GPT2 = {
+    "position": "learned",
+    "norm": "layer",
+    "norm_place": "before",
+    "feed_forward": "gelu",
+    "bias": "on",
+    "qk_norm": "off",
+    "embed_scale": "sqrt",
+}
+_LLAMA = _GPT2 | {
+    "position": "rope",
+    "norm": "rms",
+    "feed_forward": "swiglu",
+    "bias": "off",
+    "embed_scale": "none",
+}
+_PRESETS = {"gpt2": _GPT2, "llama": _LLAMA, "modern": _LLAMA | {"qk_norm": "on"}}
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(FieldGroup, place="config.model"):
     """The transformer. See the key of dimensions in `imbalance_jax/__init__.py`."""
@@ -181,6 +200,23 @@ class ModelConfig(FieldGroup, place="config.model"):
     remat: Remat = "auto"
     scan_layers: bool = True  # One compiled block runs N times; if false, N blocks are written out.
     tied: bool = False  # The output head is the input embedding.
+    # The architecture, which sets those of the next seven fields that say "preset": GPT-2 as the
+    # reference has it, Llama's block, or that with normed queries and keys.
+    preset: Literal["gpt2", "llama", "modern"] = "gpt2"
+    # How positions enter: a learned table, rotations of queries and keys, or not at all.
+    position: Literal["preset", "learned", "rope", "none"] = "preset"
+    norm: Literal["preset", "layer", "rms"] = "preset"  # LayerNorm or RMSNorm.
+    # Where attention and the feed-forward layer are normalised: what enters them, what comes out
+    # of them before it is added, or both. The final norm stands in any case.
+    norm_place: Literal["preset", "before", "after", "both"] = "preset"
+    feed_forward: Literal["preset", "gelu", "swiglu"] = "preset"  # swiglu has a third matrix.
+    bias: Literal["preset", "on", "off"] = "preset"  # Biases of projections and of LayerNorm.
+    # An RMSNorm over each head of queries and of keys.
+    qk_norm: Literal["preset", "on", "off"] = "preset"
+    # What token embeddings are multiplied by: sqrt(D), or none.
+    embed_scale: Literal["preset", "sqrt", "none"] = "preset"
+    rope_theta: Annotated[float, Bounds(1, 1e9, "is longer than any sequence")] = 10000.0
+    kv_heads: Count = 0  # Heads of keys and values; 0 is H, and a divisor of H groups the queries.
     loss_chunk: Count = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
 
     def __post_init__(self) -> None:
@@ -190,6 +226,24 @@ class ModelConfig(FieldGroup, place="config.model"):
                 f"config.model.loss_chunk={self.loss_chunk} does not divide "
                 f"config.model.L={self.L}. Set it to a divisor, or to 0."
             )
+        if self.kv_heads and self.H % self.kv_heads:
+            raise ValueError(
+                f"config.model.kv_heads={self.kv_heads} does not divide config.model.H={self.H}. "
+                "Set it to a divisor, or to 0."
+            )
+        if self.settle("position") == "rope" and self.K % 2:
+            raise ValueError(
+                f"config.model.K={self.K} is odd, and config.model.position=rope turns pairs of a "
+                "head's dimensions. Set an even K, or another position."
+            )
+
+    def settle(self, dial: str) -> str:
+        """Returns what a field of the architecture is, where it may be left to the preset."""
+        chosen = getattr(self, dial)
+        return _PRESETS[self.preset][dial] if chosen == "preset" else chosen
+
+    def count_kv_heads(self) -> int:
+        return self.kv_heads or self.H
 
 
 @dataclasses.dataclass(frozen=True)
