@@ -78,10 +78,10 @@ def _compute_least_vocab_size(config: Config) -> int:
 def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, int]:
     """Returns what each device holds at the very least in an update, by what it is.
 
-    State: parameters in fp32 and two moments of each, cut as evenly as may be. Activations: the
-    ids of the batch; what a micro-batch keeps for the backward pass however much is computed again,
-    that is the input of each block in bf16; and the logits of a block of attention, where a path
-    makes them all.
+    State: parameters in fp32 and the optimizer's means of each, cut as evenly as may be.
+    Activations: the ids of the batch; what a micro-batch keeps for the backward pass however much
+    is computed again, that is the input of each block in bf16; and the logits of a block of
+    attention, where a path makes them all.
 
     Args:
       config: of the run.
@@ -94,9 +94,18 @@ def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, 
     inputs = 2 * model.N * rows * model.L * model.D
     logits = {"einsum": 4, "blockwise": 1}.get(model.attention, 0) * rows * model.H * model.L**2
     return {
-        "state": 12 * parameters // (fsdp * tensor),
+        "state": _count_state_bytes(config) * parameters // (fsdp * tensor),
         "activations": 2 * batch * (model.L + 1) + (inputs + logits) // tensor,
     }
+
+
+def _count_state_bytes(config: Config) -> int:
+    """Returns the bytes of a parameter and of the means of it that the optimizer keeps.
+
+    Muon keeps one mean of the matrices of the blocks, and two of all others.
+    """
+    means = {"adam": 2, "adamw": 2, "adafactor": 0}.get(config.optimizer.name, 1)
+    return 4 + 4 * means
 
 
 def count_language_tokens(config: Config) -> dict[str, float]:
@@ -122,6 +131,10 @@ def compute_training_flops(config: Config) -> float:
 
 
 def estimate_checkpoint_bytes(config: Config) -> int:
-    """Returns the size of a run's checkpoints: fp32 parameters and two moments of each."""
+    """Returns the size of a run's checkpoints: fp32 parameters and the optimizer's means."""
     checkpoints = config.checkpoint.keep if config.checkpoint.every else 1
-    return checkpoints * 12 * compute_parameter_count(config.model, compute_vocab_size(config))
+    return (
+        checkpoints
+        * _count_state_bytes(config)
+        * compute_parameter_count(config.model, compute_vocab_size(config))
+    )

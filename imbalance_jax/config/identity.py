@@ -30,6 +30,7 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         "rope_theta",
         "kv_heads",
     ),
+    OptimizerConfig: ("rate_factors", "decay_factors"),
 }
 # Fields of the model that choose among ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")

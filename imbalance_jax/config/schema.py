@@ -215,6 +215,7 @@ class ModelConfig(FieldGroup, place="config.model"):
     qk_norm: Literal["preset", "on", "off"] = "preset"
     # What token embeddings are multiplied by: sqrt(D), or none.
     embed_scale: Literal["preset", "sqrt", "none"] = "preset"
+    # The base of the wavelengths of position=rope, in positions.
     rope_theta: Annotated[float, Bounds(1, 1e9, "is longer than any sequence")] = 10000.0
     kv_heads: Count = 0  # Heads of keys and values; 0 is H, and a divisor of H groups the queries.
     loss_chunk: Count = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
@@ -247,20 +248,34 @@ class ModelConfig(FieldGroup, place="config.model"):
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(FieldGroup, place="config.optimizer"):
-    """Adam and the course of its learning rate."""
+class GroupFactors(FieldGroup):
+    """A factor for each group of parameters."""
 
-    name: Literal["adam"] = "adam"  # The algorithm.
+    embedding: Rate = 1.0  # Input embeddings and positions.
+    head: Rate = 1.0  # Output embeddings, where they are not tied.
+    blocks: Rate = 1.0  # The blocks and the final norm.
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(FieldGroup, place="config.optimizer"):
+    """The algorithm and the course of its learning rate."""
+
+    # The algorithm. adam and adamw are one, as weight decay is decoupled. sgd has momentum b1. muon
+    # takes the matrices of the blocks, and adam the rest. adafactor reads none of b1, b2 and eps.
+    name: Literal["adam", "adamw", "sgd", "lion", "adafactor", "muon"] = "adam"
     peak_lr: Rate = 6e-4  # The learning rate after warm-up.
     final_lr: Rate = 6e-6  # The learning rate at the last update; constant does not use it.
-    schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"  # After warm-up.
+    # The course after warm-up.
+    schedule: Literal["cosine", "linear", "warmup_stable_decay", "constant"] = "cosine"
     # Below 1 a fraction of all updates, from 1 on a number of updates.
     warmup: Annotated[float, Bounds(0, INT32, "is more updates than a run has")] = 0.02
     decay: Part = 0.2  # warmup_stable_decay: the fraction of all updates that decay.
-    b1: Decay = 0.9  # Adam's decay of the mean of gradients.
-    b2: Decay = 0.95  # Adam's decay of the mean of squared gradients.
+    b1: Decay = 0.9  # The decay of the mean of gradients: the momentum.
+    b2: Decay = 0.95  # adam: the decay of the mean of squared gradients. lion: of its momentum.
     eps: Rate = 1e-8  # Adam's epsilon, which is added to the root of the second mean.
     weight_decay: Rate = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
+    rate_factors: GroupFactors = GroupFactors()  # Factors of the learning rate.
+    decay_factors: GroupFactors = GroupFactors()  # Factors of weight_decay.
     clip_norm: Rate = 0.0  # The largest norm of the gradient of all parameters together; 0 is off.
     accumulate: Size = 1  # Micro-batches whose gradients are averaged into one update.
     # Updates in a row that may be left out because their loss or gradient is not finite; 0 is none.

@@ -68,6 +68,7 @@ def write(name, value):
     beside = {
         "optimizer.accumulate": {"batch_size": whole},
         "model.loss_chunk": {"model": values["model"] | {"L": whole}},
+        "model.kv_heads": {"model": values["model"] | {"H": whole}},
         "sources.en.synthetic.lemmas": {"topics": whole},
         "sources.en.synthetic.topics": {"lemmas": min(whole, 2**18)},
         "vocabulary.mix.*": {"vocabulary": values["vocabulary"] | {"layout": "joint"}},
