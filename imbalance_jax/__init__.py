@@ -7,8 +7,8 @@ The same letters name a dimension in configs, variables, parameters and figures:
     M  positions attended to              V  vocabulary of all languages together
     D  width of the residual stream       N  transformer blocks
     H  attention heads                    G  languages in the mixture
-    W  ids in a window (L + 1)            U  vocabulary of one source, the largest of them
-                                          P  pairs of parallel sequences
+    J  heads of keys and values           U  vocabulary of one source, the largest of them
+    W  ids in a window (L + 1)            P  pairs of parallel sequences
     E  members of a pack                  R  parameters of a block
 
 The rooms of the package, in the order of their imports: each imports only from itself and from

@@ -109,11 +109,18 @@ def make_state_shardings(mesh: Mesh, state: Any) -> Any:
 
     def of(path: tuple, leaf: Any) -> NamedSharding:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-        if not names:  # counters
+        stacked = "blocks" in names
+        dims = dimensions.parse_dimensions(names[-1], stacked) if names else ""
+        # Counters, and what an optimizer keeps of a row or a column of a parameter.
+        if not dims.isupper() or (len(dims) != leaf.ndim and _is_optimizer_state(path)):
             return make_replicated_sharding(mesh)
-        return NamedSharding(mesh, parameter_spec(names[-1], len(leaf.shape), "blocks" in names))
+        return NamedSharding(mesh, parameter_spec(names[-1], leaf.ndim, stacked))
 
     return jax.tree_util.tree_map_with_path(of, state)
+
+
+def _is_optimizer_state(path: tuple) -> bool:
+    return any(getattr(entry, "name", "") == "opt_state" for entry in path)
 
 
 def stack_shardings(shardings: Any) -> Any:

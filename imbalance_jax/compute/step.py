@@ -1,4 +1,4 @@
-"""One update: the TrainState, the optimizer, and the jitted step between two states.
+"""One update: the TrainState, and the jitted step between two states.
 
 A pack's step updates several states of the same shapes, stacked in a first dimension E.
 """
@@ -15,12 +15,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding, tuning
+from imbalance_jax.compute.optimizer import build_optimizer, chain_optimizer, learning_rate
 from imbalance_jax.config import (
     Config,
     ModelConfig,
-    OptimizerConfig,
-    compute_learning_rate,
-    dimensions,
 )
 
 Metrics = dict[str, jax.Array]
@@ -44,42 +42,6 @@ class TrainState:
     params: model_lib.Params
     opt_state: optax.OptState
     sequences_G: jax.Array  # trained so far, counted where they are trained
-
-
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Returns the learning rate of the update after `count` updates, as an optax schedule."""
-
-    def rate(count: jax.typing.ArrayLike) -> jax.Array:
-        t = jnp.asarray(count, jnp.float32) + 1
-        return compute_learning_rate(config, steps, t, jnp)
-
-    return rate
-
-
-def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns Adam with the config's learning rate, clipping and weight decay."""
-    return _chain_optimizer(config, learning_rate(config, steps))
-
-
-def _chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    parts = []
-    if config.clip_norm:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
-    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
-    if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=_mark_decayed_params))
-    parts.append(optax.scale_by_learning_rate(rate))
-    return optax.chain(*parts)
-
-
-def _mark_decayed_params(params: model_lib.Params) -> Any:
-    """Marks the parameters that decay: those with an input and an output dimension."""
-
-    def is_decayed(path: tuple, leaf: jax.Array) -> bool:
-        name = path[-1].key
-        return len(dimensions.parse_dimensions(name)) > 1 and not name.startswith("b_")
-
-    return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
 def init_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainState:
@@ -247,7 +209,7 @@ def _update_state(
         loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
 
     with jax.named_scope("optimizer"):
-        updates, opt_state = _chain_optimizer(config.optimizer, lambda count: rate).update(
+        updates, opt_state = chain_optimizer(config.optimizer, lambda count: rate).update(
             grads, state.opt_state, state.params
         )
         params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)

@@ -17,19 +17,30 @@ def compute_flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     6 x the weights of all matrix products, head included and input embedding excluded, plus
     6 N H K L for attention, whose causal half is counted once.
     """
-    per_block = 4 * config.D * config.H * config.K + 2 * config.D * config.F
-    weights = config.N * per_block + config.D * vocab_size
+    weights = config.N * _count_block_weights(config) + config.D * vocab_size
     return 6.0 * weights + 6.0 * config.N * config.H * config.K * config.L
 
 
 def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
     """Returns the number of parameters of a model."""
-    D, HK, F = config.D, config.H * config.K, config.F
-    attention = 4 * D * HK + 3 * HK + D
-    feed_forward = 2 * D * F + F + D
-    norms = 4 * D
-    tables = vocab_size * D * (1 if config.tied else 2) + config.L * D
-    return config.N * (attention + feed_forward + norms) + tables + 2 * D
+    D, HK, JK, F = config.D, config.H * config.K, config.count_kv_heads() * config.K, config.F
+    has_bias = config.settle("bias") == "on"
+    gates = config.settle("feed_forward") == "swiglu"
+    biases = has_bias * (HK + 2 * JK + D + (1 + gates) * F + D)
+    norm = D * (2 if config.settle("norm") == "layer" and has_bias else 1)
+    norms = norm * (4 if config.settle("norm_place") == "both" else 2)
+    of_heads = 2 * config.K * (config.settle("qk_norm") == "on")
+    positions = config.L * D * (config.settle("position") == "learned")
+    tables = vocab_size * D * (1 if config.tied else 2) + positions
+    block = _count_block_weights(config) + biases + norms + of_heads
+    return config.N * block + tables + norm
+
+
+def _count_block_weights(config: ModelConfig) -> int:
+    """Returns the weights of a block's matrix products."""
+    gates = config.settle("feed_forward") == "swiglu"
+    attention = 2 * config.D * config.K * (config.H + config.count_kv_heads())
+    return attention + (2 + gates) * config.D * config.F
 
 
 def compute_vocab_size(config: Config) -> int:
@@ -67,10 +78,10 @@ def _compute_least_vocab_size(config: Config) -> int:
 def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, int]:
     """Returns what each device holds at the very least in an update, by what it is.
 
-    State: parameters in fp32 and two moments of each, cut as evenly as may be. Activations: the
-    ids of the batch; what a micro-batch keeps for the backward pass however much is computed again,
-    that is the input of each block in bf16; and the logits of a block of attention, where a path
-    makes them all.
+    State: parameters in fp32 and the optimizer's means of each, cut as evenly as may be.
+    Activations: the ids of the batch; what a micro-batch keeps for the backward pass however much
+    is computed again, that is the input of each block in bf16; and the logits of a block of
+    attention, where a path makes them all.
 
     Args:
       config: of the run.
@@ -83,9 +94,18 @@ def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, 
     inputs = 2 * model.N * rows * model.L * model.D
     logits = {"einsum": 4, "blockwise": 1}.get(model.attention, 0) * rows * model.H * model.L**2
     return {
-        "state": 12 * parameters // (fsdp * tensor),
+        "state": _count_state_bytes(config) * parameters // (fsdp * tensor),
         "activations": 2 * batch * (model.L + 1) + (inputs + logits) // tensor,
     }
+
+
+def _count_state_bytes(config: Config) -> int:
+    """Returns the bytes of a parameter and of the means of it that the optimizer keeps.
+
+    Muon keeps one mean of the matrices of the blocks, and two of all others.
+    """
+    means = {"adam": 2, "adamw": 2, "adafactor": 0}.get(config.optimizer.name, 1)
+    return 4 + 4 * means
 
 
 def count_language_tokens(config: Config) -> dict[str, float]:
@@ -111,6 +131,10 @@ def compute_training_flops(config: Config) -> float:
 
 
 def estimate_checkpoint_bytes(config: Config) -> int:
-    """Returns the size of a run's checkpoints: fp32 parameters and two moments of each."""
+    """Returns the size of a run's checkpoints: fp32 parameters and the optimizer's means."""
     checkpoints = config.checkpoint.keep if config.checkpoint.every else 1
-    return checkpoints * 12 * compute_parameter_count(config.model, compute_vocab_size(config))
+    return (
+        checkpoints
+        * _count_state_bytes(config)
+        * compute_parameter_count(config.model, compute_vocab_size(config))
+    )

@@ -11,7 +11,7 @@ from imbalance_jax.config import Config, MeshConfig
 
 AXES = ("member", "data", "fsdp", "tensor")
 # The axis along which a dimension of a parameter is cut.
-PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "V": "tensor"}
+PARAMETER_AXES = {"D": "fsdp", "F": "tensor", "H": "tensor", "J": "tensor", "V": "tensor"}
 
 
 def resolve_axis_sizes(config: MeshConfig, devices: int, *, packed: bool = False) -> dict[str, int]:
@@ -95,11 +95,15 @@ def check_batch(config: Config, sizes: Mapping[str, int]) -> None:
 
 def check_dimensions(config: Config, sizes: Mapping[str, int], vocab_size: int) -> None:
     """Raises ValueError if a dimension of the model cannot be cut evenly."""
-    widths = {"D": config.model.D, "F": config.model.F, "H": config.model.H, "V": vocab_size}
+    model = config.model
+    widths = {"D": model.D, "F": model.F, "H": model.H, "V": vocab_size}
+    if model.kv_heads:
+        widths["J"] = model.kv_heads
     for dim, width in widths.items():
         axis = PARAMETER_AXES[dim]
         if width % sizes[axis]:
-            name = "the vocabulary" if dim == "V" else f"config.model.{dim}"
+            names = {"V": "the vocabulary", "J": "config.model.kv_heads"}
+            name = names.get(dim, f"config.model.{dim}")
             raise ValueError(
                 f"{name}={width} cannot be cut over config.mesh.{axis}={sizes[axis]}. "
                 f"Set config.mesh.{axis} to a divisor of {width}."

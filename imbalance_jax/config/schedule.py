@@ -16,6 +16,7 @@ def compute_learning_rate(config: OptimizerConfig, steps: int, t: Any, xp: types
     With w warm-up updates, d updates of decay, peak p and final f:
 
         cosine               min(t, w) / w * (f + (p - f) (1 + cos(pi t / steps)) / 2)
+        linear               min(t, w) / w * (f + (p - f) (1 - t / steps))
         warmup_stable_decay  min(t, w) / w * (f + (p - f) min((steps - t) / d, 1))
         constant             min(t, w) / w * p
 
@@ -34,6 +35,8 @@ def compute_learning_rate(config: OptimizerConfig, steps: int, t: Any, xp: types
         return ramp * peak
     if config.schedule == "cosine":
         return ramp * (final + (peak - final) * (1 + xp.cos(xp.pi * t / steps)) / 2)
+    if config.schedule == "linear":
+        return ramp * (final + (peak - final) * (1 - t / steps))
     decay = max(1.0, config.decay * steps)
     return ramp * (final + (peak - final) * xp.clip((steps - t) / decay, 0, 1))
 

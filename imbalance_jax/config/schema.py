@@ -161,6 +161,25 @@ Remat = Literal["auto", "none", "dots", "full"]
 REMAT: tuple[str, ...] = typing.get_args(Remat)
 
 
+_GPT2 = {
+    "position": "learned",
+    "norm": "layer",
+    "norm_place": "before",
+    "feed_forward": "gelu",
+    "bias": "on",
+    "qk_norm": "off",
+    "embed_scale": "sqrt",
+}
+_LLAMA = _GPT2 | {
+    "position": "rope",
+    "norm": "rms",
+    "feed_forward": "swiglu",
+    "bias": "off",
+    "embed_scale": "none",
+}
+_PRESETS = {"gpt2": _GPT2, "llama": _LLAMA, "modern": _LLAMA | {"qk_norm": "on"}}
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(FieldGroup, place="config.model"):
     """The transformer. See the key of dimensions in `imbalance_jax/__init__.py`."""
@@ -181,6 +200,24 @@ class ModelConfig(FieldGroup, place="config.model"):
     remat: Remat = "auto"
     scan_layers: bool = True  # One compiled block runs N times; if false, N blocks are written out.
     tied: bool = False  # The output head is the input embedding.
+    # The architecture, which sets those of the next seven fields that say "preset": GPT-2 as the
+    # reference has it, Llama's block, or that with normed queries and keys.
+    preset: Literal["gpt2", "llama", "modern"] = "gpt2"
+    # How positions enter: a learned table, rotations of queries and keys, or not at all.
+    position: Literal["preset", "learned", "rope", "none"] = "preset"
+    norm: Literal["preset", "layer", "rms"] = "preset"  # LayerNorm or RMSNorm.
+    # Where attention and the feed-forward layer are normalised: what enters them, what comes out
+    # of them before it is added, or both. The final norm stands in any case.
+    norm_place: Literal["preset", "before", "after", "both"] = "preset"
+    feed_forward: Literal["preset", "gelu", "swiglu"] = "preset"  # swiglu has a third matrix.
+    bias: Literal["preset", "on", "off"] = "preset"  # Biases of projections and of LayerNorm.
+    # An RMSNorm over each head of queries and of keys.
+    qk_norm: Literal["preset", "on", "off"] = "preset"
+    # What token embeddings are multiplied by: sqrt(D), or none.
+    embed_scale: Literal["preset", "sqrt", "none"] = "preset"
+    # The base of the wavelengths of position=rope, in positions.
+    rope_theta: Annotated[float, Bounds(1, 1e9, "is longer than any sequence")] = 10000.0
+    kv_heads: Count = 0  # Heads of keys and values; 0 is H, and a divisor of H groups the queries.
     loss_chunk: Count = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
 
     def __post_init__(self) -> None:
@@ -190,23 +227,61 @@ class ModelConfig(FieldGroup, place="config.model"):
                 f"config.model.loss_chunk={self.loss_chunk} does not divide "
                 f"config.model.L={self.L}. Set it to a divisor, or to 0."
             )
+        if self.kv_heads and self.H % self.kv_heads:
+            raise ValueError(
+                f"config.model.kv_heads={self.kv_heads} does not divide config.model.H={self.H}. "
+                "Set it to a divisor, or to 0."
+            )
+        if self.settle("position") == "rope" and self.K % 2:
+            raise ValueError(
+                f"config.model.K={self.K} is odd, and config.model.position=rope turns pairs of a "
+                "head's dimensions. Set an even K, or another position."
+            )
+
+    def settle(self, dial: str) -> str:
+        """Returns what a field of the architecture is, where it may be left to the preset."""
+        chosen = getattr(self, dial)
+        return _PRESETS[self.preset][dial] if chosen == "preset" else chosen
+
+    def list_dials(self) -> dict[str, str]:
+        """Returns the fields of the architecture that are not GPT-2's, with their values."""
+        settled = {dial: self.settle(dial) for dial in _GPT2}
+        grouped = {"kv_heads": str(self.kv_heads)} if self.count_kv_heads() != self.H else {}
+        return {dial: v for dial, v in settled.items() if v != _GPT2[dial]} | grouped
+
+    def count_kv_heads(self) -> int:
+        return self.kv_heads or self.H
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupFactors(FieldGroup):
+    """A factor for each group of parameters."""
+
+    embedding: Rate = 1.0  # Input embeddings and positions.
+    head: Rate = 1.0  # Output embeddings, where they are not tied.
+    blocks: Rate = 1.0  # The blocks and the final norm.
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(FieldGroup, place="config.optimizer"):
-    """Adam and the course of its learning rate."""
+    """The algorithm and the course of its learning rate."""
 
-    name: Literal["adam"] = "adam"  # The algorithm.
+    # The algorithm. adam and adamw are one, as weight decay is decoupled. sgd has momentum b1. muon
+    # takes the matrices of the blocks, and adam the rest. adafactor reads none of b1, b2 and eps.
+    name: Literal["adam", "adamw", "sgd", "lion", "adafactor", "muon"] = "adam"
     peak_lr: Rate = 6e-4  # The learning rate after warm-up.
     final_lr: Rate = 6e-6  # The learning rate at the last update; constant does not use it.
-    schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"  # After warm-up.
+    # The course after warm-up.
+    schedule: Literal["cosine", "linear", "warmup_stable_decay", "constant"] = "cosine"
     # Below 1 a fraction of all updates, from 1 on a number of updates.
     warmup: Annotated[float, Bounds(0, INT32, "is more updates than a run has")] = 0.02
     decay: Part = 0.2  # warmup_stable_decay: the fraction of all updates that decay.
-    b1: Decay = 0.9  # Adam's decay of the mean of gradients.
-    b2: Decay = 0.95  # Adam's decay of the mean of squared gradients.
+    b1: Decay = 0.9  # The decay of the mean of gradients: the momentum.
+    b2: Decay = 0.95  # adam: the decay of the mean of squared gradients. lion: of its momentum.
     eps: Rate = 1e-8  # Adam's epsilon, which is added to the root of the second mean.
     weight_decay: Rate = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
+    rate_factors: GroupFactors = GroupFactors()  # Factors of the learning rate.
+    decay_factors: GroupFactors = GroupFactors()  # Factors of weight_decay.
     clip_norm: Rate = 0.0  # The largest norm of the gradient of all parameters together; 0 is off.
     accumulate: Size = 1  # Micro-batches whose gradients are averaged into one update.
     # Updates in a row that may be left out because their loss or gradient is not finite; 0 is none.

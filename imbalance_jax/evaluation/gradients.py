@@ -54,7 +54,7 @@ ROWS: Mapping[str, str] = {
     "feed_forward/b_down_D": "mlp proj.bias",
     "feed_forward/w_down_FD": "mlp proj.weight",
 }
-KEY_BIAS = list(ROWS).index("attention/b_k_HK")
+KEY_BIAS = "attention/b_k_HK"  # left out of means: a softmax takes all but noise off its gradient
 
 # Gradients of single sequences that exist at once, in bytes.
 _GRADIENT_BYTES = {"cpu": 1 << 28}
@@ -104,7 +104,8 @@ def measure_gradients(
     programs, params = measuring.programs, measuring.params
     chunk = chunk or _choose_chunk_size(params, programs.batch_size)
     divisors = [] if divisor is None else [divisor]
-    tree = _GradientTree(programs, divisors)
+    names = list_rows(params["blocks"])
+    tree = _GradientTree(programs, divisors, np.array([path != KEY_BIAS for path in names]))
     for first in range(0, P, chunk):
         place_B = np.arange(first, first + chunk)
         real_B = place_B < P
@@ -121,8 +122,19 @@ def measure_gradients(
         measuring.poll(min(1.0, (first + chunk) / P))
     tree.close()
     found = tree.results()
-    result = {"sequences": P, "rows": list(ROWS.values()), **found[0]}
+    result = {"sequences": P, "rows": list(names.values()), **found[0]}
     return result | ({"adam": found[1]} if divisor is not None else {})
+
+
+def list_rows(blocks: model_lib.Params) -> dict[str, str]:
+    """Returns the name of each parameter of a block by its path, those of the figure first.
+
+    A parameter that the reference's model does not have goes by its path.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(blocks)
+    paths = sorted("/".join(entry.key for entry in path) for path, _ in leaves)
+    known = {path: name for path, name in ROWS.items() if path in paths}
+    return known | {path: path for path in paths if path not in known}
 
 
 def _choose_chunk_size(params: model_lib.Params, most: int) -> int:
@@ -209,7 +221,7 @@ def _compute_products(grads: model_lib.Params, divisors: list[model_lib.Params])
             scaled.append(grad_2BNx / _get_leaf(divisor, path).reshape(1, 1, grad.shape[2], -1))
         return jnp.stack([jnp.einsum("iaNx,jbNx->Niajb", x, x) for x in scaled])
 
-    return jnp.stack([of(path) for path in ROWS], axis=1)
+    return jnp.stack([of(path) for path in list_rows(grads)], axis=1)
 
 
 def _get_leaf(tree: Mapping[str, Any], path: str) -> Any:
@@ -235,8 +247,13 @@ def _add_trees(x: Any, y: Any) -> Any:
 class _GradientTree:
     """Sums of gradients of 1, 2, 4, ... sequences, and the products of siblings at each level."""
 
-    def __init__(self, programs: MeasurementPrograms, divisors: list[model_lib.Params]) -> None:
-        self._programs, self._divisors = programs, divisors
+    def __init__(
+        self,
+        programs: MeasurementPrograms,
+        divisors: list[model_lib.Params],
+        counted_R: np.ndarray,
+    ) -> None:
+        self._programs, self._divisors, self._counted_R = programs, divisors, counted_R
         self._waiting: dict[int, Any] = {}  # size -> a sum whose sibling is still to come
         self._total: Any = None
         self._first: Any = None  # of the first, third, ... sequences only
@@ -330,14 +347,16 @@ class _GradientTree:
             apart.append((total - own) / (norm[..., :, None] * norm[..., None, :]))
         return [
             _summarise_cosines(
-                {s: {n: x[:, w] for n, x in c.items()} for s, c in cosines.items()}, each
+                {s: {n: x[:, w] for n, x in c.items()} for s, c in cosines.items()},
+                each,
+                self._counted_R,
             )
             for w, each in enumerate(np.stack(apart, axis=1))
         ]
 
 
 def _summarise_cosines(
-    cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray
+    cosines: Mapping[int, Mapping[str, np.ndarray]], apart: np.ndarray, counted: np.ndarray
 ) -> dict[str, Any]:
     """Returns the results of gradients as they are, or divided.
 
@@ -345,9 +364,9 @@ def _summarise_cosines(
       cosines: size -> name -> (batches or siblings, R, N).
       apart: summed products of different sequences in the two languages, of all of them and
         of either half: (3, R, N, 2, 2).
+      counted: (R,) bool, which parameters are in means.
     """
     single = cosines[1]["same_content"]
-    counted = np.arange(single.shape[1]) != KEY_BIAS
     mean_P = single[:, counted].mean(axis=(1, 2))
     batches = {}
     for size in SIZES:

@@ -20,8 +20,10 @@ def compute_adam_divisor(
     """Returns what Adam divides each element of an update by, of the blocks' parameters.
 
     sqrt(v / (1 - b2^t)) + eps, with v its running mean of squared gradients after t updates;
-    None before the first one.
+    None before the first one, and for another optimizer.
     """
+    if config.name not in ("adam", "adamw"):
+        return None
     found = [
         node
         for node in jax.tree.leaves(opt_state, is_leaf=_is_adam_state)

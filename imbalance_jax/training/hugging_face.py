@@ -42,6 +42,12 @@ _OF_A_BLOCK = {
 def check_export(config: config_lib.Config, language: str | None) -> None:
     """Raises ValueError if a run's config alone says that no folder can hold its model."""
     model = config.model
+    if dials := model.list_dials():
+        stated = ", ".join(f"config.model.{dial}={value}" for dial, value in dials.items())
+        raise ValueError(
+            f"--format=huggingface writes GPT-2's architecture, and the model has {stated}. "
+            "--format=safetensors writes the parameters under their names here."
+        )
     if model.H * model.K != model.D:
         raise ValueError(
             f"--format=huggingface: GPT-2's attention is as wide as the model, and here "

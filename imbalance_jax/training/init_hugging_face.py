@@ -71,6 +71,12 @@ def check_folder(config: config_lib.Config) -> None:
                 "max_shard_size='1TB') and AutoTokenizer.from_pretrained(FOLDER)."
                 "save_pretrained(FOLDER)."
             )
+    if dials := config.model.list_dials():
+        raise ValueError(
+            f"{field} has GPT-2's architecture, and config.model.{next(iter(dials))}="
+            f"{next(iter(dials.values()))} is another. Set config.model.preset=gpt2, and leave its "
+            "other fields as they are."
+        )
     D, H = theirs.get("n_embd", 768), theirs.get("n_head", 12)
     sizes = {"L": theirs.get("n_positions", 1024), "D": D, "H": H, "K": D // H}
     sizes |= {"F": theirs.get("n_inner") or 4 * D, "N": theirs.get("n_layer", 12)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from helpers import random_params
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
-from imbalance_jax.compute import objective
+from imbalance_jax.compute import norms, objective, products
 from imbalance_jax.config import ModelConfig, costs
 
 # Every dimension has a size of its own, and H K = 12 is not D.
@@ -34,38 +34,78 @@ def params() -> model_lib.Params:
     return random_params(TINY, V)
 
 
-def numpy_logits(params: Mapping[str, Any], x_BL: np.ndarray) -> np.ndarray:
-    """The model as its specification writes it, in fp64, one sequence and one head at a time."""
+def numpy_logits(
+    params: Mapping[str, Any], x_BL: np.ndarray, config: ModelConfig = TINY
+) -> np.ndarray:
+    """The model as its specification writes it, in fp64, one sequence and one head at a time.
+
+    What is there is used: a norm with a bias is a LayerNorm's, a gate makes a SwiGLU.
+    """
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
+    def scale(h_LK: np.ndarray, scale_K: np.ndarray) -> np.ndarray:
+        return h_LK / np.sqrt((h_LK**2).mean(-1, keepdims=True) + 1e-5) * scale_K
+
     def norm(h_LD: np.ndarray, at: Mapping[str, np.ndarray]) -> np.ndarray:
-        mean = h_LD.mean(-1, keepdims=True)
-        std = np.sqrt(((h_LD - mean) ** 2).mean(-1, keepdims=True) + 1e-5)
-        return (h_LD - mean) / std * at["scale_D"] + at["bias_D"]
+        if config.settle("norm") == "rms":
+            return scale(h_LD, at["scale_D"])
+        h_LD = h_LD - h_LD.mean(-1, keepdims=True)
+        return scale(h_LD, at["scale_D"]) + at.get("bias_D", 0)
+
+    def rotate(h_LK: np.ndarray) -> np.ndarray:
+        if config.settle("position") != "rope":
+            return h_LK
+        # As complex numbers: dimensions k and k + K/2 are the parts of one, which turns.
+        low, high = np.split(h_LK, 2, axis=-1)
+        rate = config.rope_theta ** (-2 * np.arange(K // 2) / K)
+        turned = (low + 1j * high) * np.exp(1j * np.arange(len(h_LK))[:, None] * rate)
+        return np.concatenate([turned.real, turned.imag], axis=-1)
 
     def attend(h_LD: np.ndarray, at: Mapping[str, np.ndarray]) -> np.ndarray:
-        out_LD = np.zeros_like(h_LD) + at["b_o_D"]
+        out_LD = np.zeros_like(h_LD) + at.get("b_o_D", 0)
+        heads = "JK" if "w_k_DJK" in at else "HK"
         for n in range(H):
-            q = h_LD @ at["w_q_DHK"][:, n] + at["b_q_HK"][n]
-            k = h_LD @ at["w_k_DHK"][:, n] + at["b_k_HK"][n]
-            v = h_LD @ at["w_v_DHK"][:, n] + at["b_v_HK"][n]
+            j = n * config.count_kv_heads() // H
+
+            def project(name: str, dims: str, head: int) -> np.ndarray:
+                bias = at[f"b_{name}_{dims}"][head] if f"b_{name}_{dims}" in at else 0  # noqa: B023
+                return h_LD @ at[f"w_{name}_D{dims}"][:, head] + bias
+
+            q, k, v = project("q", "HK", n), project("k", heads, j), project("v", heads, j)
+            if "q_scale_K" in at:
+                q, k = scale(q, at["q_scale_K"]), scale(k, at["k_scale_K"])
+            q, k = rotate(q), rotate(k)
             for t in range(len(h_LD)):
                 score = np.exp(k[: t + 1] @ q[t] / np.sqrt(K))
                 out_LD[t] += (score / score.sum()) @ v[: t + 1] @ at["w_o_HKD"][n]
         return out_LD
 
     def feed(h_LD: np.ndarray, at: Mapping[str, np.ndarray]) -> np.ndarray:
-        u = h_LD @ at["w_up_DF"] + at["b_up_F"]
-        u = 0.5 * u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)))
-        return u @ at["w_down_FD"] + at["b_down_D"]
+        u = h_LD @ at["w_up_DF"] + at.get("b_up_F", 0)
+        if "w_gate_DF" in at:
+            gate = h_LD @ at["w_gate_DF"] + at.get("b_gate_F", 0)
+            u = u * gate / (1 + np.exp(-gate))
+        else:
+            u = 0.5 * u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)))
+        return u @ at["w_down_FD"] + at.get("b_down_D", 0)
+
+    def around(layer: Callable[..., np.ndarray], part: str, number: int, h: np.ndarray) -> Any:
+        inside = norm(h, block[f"norm_{number}"]) if f"norm_{number}" in block else h
+        out = layer(inside, block[part])
+        after = f"norm_after_{number}"
+        return h + (norm(out, block[after]) if after in block else out)
 
     logits_BLV = []
     for x_L in x_BL:
-        h = p["embed_VD"][x_L] * np.sqrt(D) + p["position_LD"][: len(x_L)]
+        h = p["embed_VD"][x_L]
+        if config.settle("embed_scale") == "sqrt":
+            h = h * np.sqrt(D)
+        if config.settle("position") == "learned":
+            h = h + p["position_LD"][: len(x_L)]
         for n in range(N):
             block = jax.tree.map(lambda leaf: leaf[n], p["blocks"])  # noqa: B023
-            h = h + attend(norm(h, block["norm_1"]), block["attention"])
-            h = h + feed(norm(h, block["norm_2"]), block["feed_forward"])
+            h = around(attend, "attention", 1, h)
+            h = around(feed, "feed_forward", 2, h)
         head_VD = p.get("head_VD", p["embed_VD"])
         logits_BLV.append(norm(h, p["final_norm"]) @ head_VD.T)
     return np.stack(logits_BLV)
@@ -93,6 +133,109 @@ def test_logits_are_those_of_an_independent_numpy_model(params):
     assert found.dtype == jnp.float32
     # fp32 against fp64, on logits of up to about ten.
     np.testing.assert_allclose(found, numpy_logits(params, ids()), atol=1e-4)
+
+
+# Every value of every dial, a few in each model; of H = 3 heads only 1 is a divisor.
+DIALS: Mapping[str, Mapping[str, Any]] = {
+    "rope": {"position": "rope", "rope_theta": 20.0, "bias": "off", "norm_place": "after"},
+    "no positions": {"position": "none", "norm": "rms", "kv_heads": 1, "embed_scale": "none"},
+    "swiglu": {"feed_forward": "swiglu", "norm_place": "both"},
+    "llama": {"preset": "llama"},
+    "modern": {"preset": "modern", "kv_heads": 1, "norm_place": "both", "tied": True},
+}
+
+
+@pytest.mark.parametrize("dials", DIALS.values(), ids=list(DIALS))
+def test_every_dial_is_what_an_independent_numpy_model_has(dials):
+    config = dataclasses.replace(TINY, **dials)
+    params = random_params(config, V)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count == costs.compute_parameter_count(config, V)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(params: model_lib.Params, config: ModelConfig) -> tuple[jax.Array, Any]:
+        def loss(params: model_lib.Params) -> tuple[jax.Array, jax.Array]:
+            found = model_lib.compute_next_token_logits(params, config, ids())
+            return jnp.sum(jnp.sin(found)), found
+
+        (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return found, gradient
+
+    found, gradient = run(params, config)
+    np.testing.assert_allclose(found, numpy_logits(params, ids(), config), atol=2e-4)
+    # The slope of the NumPy model along the gradient, and along a random direction.
+    rng = np.random.default_rng(5)
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    random = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), wide)
+    for direction in (jax.tree.map(np.asarray, gradient), random):
+        size = np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(direction)))
+        above, below = (
+            np.sin(
+                numpy_logits(
+                    jax.tree.map(lambda p, d: p + step * d / size, wide, direction),  # noqa: B023
+                    ids(),
+                    config,
+                )
+            ).sum()
+            for step in (1e-5, -1e-5)
+        )
+        along = sum(
+            (np.asarray(g, np.float64) * d).sum()
+            for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+        )
+        np.testing.assert_allclose((above - below) / 2e-5, along / size, rtol=2e-3, atol=2e-3)
+    scanned = run(params, dataclasses.replace(config, scan_layers=False, attention="blockwise"))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+        scanned,
+        (found, gradient),
+    )
+
+
+@pytest.mark.parametrize("name", ["rope", "modern"])
+def test_with_dials_a_token_leaves_earlier_logits_bit_equal(name):
+    config = dataclasses.replace(TINY, **DIALS[name])
+    params, before = random_params(config, V), ids()
+    after = before.copy()
+    after[:, 4] = (after[:, 4] + 1) % V
+    old, new = (np.asarray(logits(params, config, x)) for x in (before, after))
+    np.testing.assert_array_equal(old[:, :4], new[:, :4])
+    assert np.all(np.any(old[:, 4:] != new[:, 4:], axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "vocab_size", "count"),
+    [
+        # As published: the released checkpoints of GPT-2, Llama 2 7B and TinyLlama 1.1B.
+        ({"L": 1024, "tied": True}, 50_257, 124_439_808),
+        (
+            {"preset": "llama", "L": 4096, "D": 4096, "H": 32, "K": 128, "F": 11_008, "N": 32},
+            32_000,
+            6_738_415_616,
+        ),
+        (
+            {"preset": "llama", "L": 2048, "D": 2048, "H": 32, "F": 5632, "N": 22, "kv_heads": 4},
+            32_000,
+            1_100_048_384,
+        ),
+    ],
+)
+def test_presets_have_the_parameters_of_published_models(sizes, vocab_size, count):
+    config = ModelConfig(**sizes)
+    assert model_lib.count_parameters(config, vocab_size) == count
+    assert costs.compute_parameter_count(config, vocab_size) == count
+
+
+@pytest.mark.parametrize(
+    ("dials", "message"),
+    [
+        ({"kv_heads": 2}, "kv_heads=2 does not divide config.model.H=3"),
+        ({"preset": "llama", "K": 5}, "K=5 is odd"),
+    ],
+)
+def test_dials_that_contradict_each_other_are_refused(dials, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **dials)
 
 
 def test_sequences_shorter_than_the_model_use_its_first_positions(params):
@@ -288,10 +431,10 @@ def test_gradients_of_one_sign_over_65536_positions_are_those_of_float64():
             return jax.vjp(function, *args)[1](dy_BLD)
 
         table_VD, position_LD = jnp.zeros((V, width)), jnp.zeros((length, width))
-        multiply = functools.partial(model_lib.multiply_weight, "BLD,DF->BLF", x_BLD)
-        normalise = functools.partial(model_lib.layer_norm, state_BLD)
+        multiply = functools.partial(products.multiply_weight, "BLD,DF->BLF", x_BLD)
+        normalise = functools.partial(norms.layer_norm, state_BLD)
         return [
-            *pull(functools.partial(model_lib.add_bias, x_BLD), bias_D[None, None]),
+            *pull(functools.partial(products.add_bias, x_BLD), bias_D[None, None]),
             *pull(multiply, weight_DF),
             *pull(normalise, scale_D, bias_D),
             *pull(embed, table_VD, position_LD),
@@ -328,7 +471,7 @@ def test_layer_norm_has_the_gradient_that_jax_derives(dtype):
         value, pull = jax.vjp(function, x_BLD, scale_D, bias_D)
         return value, *pull(dy_BLD.astype(dtype))
 
-    ours, theirs = (jax.jit(run, static_argnums=0)(f) for f in (model_lib.layer_norm, plain))
+    ours, theirs = (jax.jit(run, static_argnums=0)(f) for f in (norms.layer_norm, plain))
     # bf16: one rounding at the end, where both may round the other way.
     rtol, atol = (1e-5, 1e-6) if dtype == "float32" else (2**-7, 2**-8)
     for a, b in zip(ours, theirs, strict=True):
@@ -346,7 +489,7 @@ def test_layer_norm_has_the_gradient_of_finite_differences():
         normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
         return float(np.sum(dy_BLD * (normal * scale + bias)))
 
-    _, pull = jax.vjp(model_lib.layer_norm, *(jnp.asarray(a, jnp.float32) for a in args))
+    _, pull = jax.vjp(norms.layer_norm, *(jnp.asarray(a, jnp.float32) for a in args))
     for which, gradient in enumerate(pull(jnp.asarray(dy_BLD, jnp.float32))):
         for place in np.ndindex(args[which].shape):
             step = np.zeros_like(args[which])
@@ -367,3 +510,6 @@ def test_flops_are_counted_by_hand():
     # positions; half of that is masked; 2 FLOPs each, and twice as much backward.
     attention = 2 * (2 * 12 * 7) // 2 * 2 * 3
     assert costs.compute_flops_per_token(config, 23) == 6 * weights + attention
+    modern = dataclasses.replace(config, preset="modern", kv_heads=1)
+    weights = 2 * (2 * 10 * 12 + 2 * 10 * 4 + 3 * 10 * 14) + 10 * 23
+    assert costs.compute_flops_per_token(modern, 23) == 6 * weights + attention

@@ -72,6 +72,7 @@ def write(name, value):
             ("sources.en.max_documents", "sources.en.max_tokens"),
             {"sources": {"en": values["sources"]["en"] | {"kind": "files", "train": "a.txt"}}},
         ),
+        "model.kv_heads": {"model": values["model"] | {"H": whole}},
         "sources.en.synthetic.lemmas": {"topics": whole},
         "sources.en.synthetic.topics": {"lemmas": min(whole, 2**18)},
         "vocabulary.mix.*": {"vocabulary": values["vocabulary"] | {"layout": "joint"}},

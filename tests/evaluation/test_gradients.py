@@ -458,7 +458,7 @@ def results_of(
     programs: MeasurementPrograms, a_PRNX: np.ndarray, b_PRNX: np.ndarray, chunk: int = 16
 ) -> dict[str, Any]:
     """Returns what is said of these gradients of each sequence, for each row and layer."""
-    tree = gradients._GradientTree(programs, [])
+    tree = gradients._GradientTree(programs, [], np.arange(R) > 0)
     for first in range(0, len(a_PRNX), chunk):
         part = np.stack([x[first : first + chunk] for x in (a_PRNX, b_PRNX)])
         filled = np.pad(part, ((0, 0), (0, chunk - part.shape[1]), *[(0, 0)] * 3), mode="wrap")

@@ -1,0 +1,176 @@
+"""Optimizers beside Adam, held against NumPy, and what devices must not change of them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from compute.test_step import CONFIG, V, make_mesh, run_steps
+
+from imbalance_jax.compute import optimizer, sharding
+from imbalance_jax.compute import step as step_lib
+from imbalance_jax.config import OptimizerConfig
+
+FLAT = OptimizerConfig(schedule="constant", peak_lr=0.1, warmup=0.0, b1=0.8, b2=0.7, eps=1e-7)
+
+
+def make_params(seed: int = 0) -> dict[str, Any]:
+    """Two blocks whose matrices are higher and wider than long, and what Muon leaves to Adam."""
+    rng = np.random.default_rng(seed)
+    blocks = {
+        "attention": {"w_q_DHK": (2, 6, 2, 4), "w_o_HKD": (2, 2, 4, 6), "b_q_HK": (2, 2, 4)},
+        "feed_forward": {"w_up_DF": (2, 6, 10), "w_down_FD": (2, 10, 6)},
+        "norm_1": {"scale_D": (2, 6)},
+    }
+    shapes = {"embed_VD": (5, 6), "head_VD": (5, 6), "blocks": blocks}
+    draw = lambda shape: np.float32(rng.standard_normal(shape))
+    return jax.tree.map(draw, shapes, is_leaf=lambda each: isinstance(each, tuple))
+
+
+def optimize(config: OptimizerConfig, grads: list[Any]) -> list[Any]:
+    """Returns the parameters after each gradient."""
+
+    def run(params: Any, grads: list[Any]) -> list[Any]:
+        tx, found = optimizer.build_optimizer(config, steps=40), []
+        state = tx.init(params)
+        for grad in grads:
+            updates, state = tx.update(grad, state, params)
+            params = optax.apply_updates(params, updates)
+            found.append(params)
+        return found
+
+    return jax.jit(run)(make_params(), grads)
+
+
+def turn_sgd(g: np.ndarray, m: Any, t: int) -> tuple[np.ndarray, Any]:
+    m = 0.8 * m + g
+    return m, m
+
+
+def turn_lion(g: np.ndarray, m: Any, t: int) -> tuple[np.ndarray, Any]:
+    return np.sign(0.8 * m + 0.2 * g), 0.7 * m + 0.3 * g
+
+
+def turn_adafactor(g: np.ndarray, v: Any, t: int) -> tuple[np.ndarray, Any]:
+    # No side has 128 places, so no matrix is factored.
+    beta = 1 - t**-0.8
+    v = beta * v + (1 - beta) * (g**2 + 1e-30)
+    u = g / np.sqrt(v)
+    return u / max(1.0, np.sqrt((u**2).mean())), v
+
+
+def turn_adam(g: np.ndarray, mv: Any, t: int) -> tuple[np.ndarray, Any]:
+    m, v = mv if t > 1 else (0, 0)
+    m, v = 0.8 * m + 0.2 * g, 0.7 * v + 0.3 * g**2
+    return m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.7**t)) + 1e-7), (m, v)
+
+
+def orthogonalise(m: np.ndarray) -> np.ndarray:
+    x = m / (np.linalg.norm(m) + 1e-7)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+def turn_muon(g: np.ndarray, m: Any, t: int) -> tuple[np.ndarray, Any]:
+    """Of a matrix (inputs, outputs)."""
+    m = 0.8 * m + 0.2 * g
+    # Nesterov's look ahead, without the bias of the first steps.
+    ahead = 0.8 * m / (1 - 0.8 ** (t + 1)) + 0.2 * g / (1 - 0.8**t)
+    wide = ahead if ahead.shape[0] <= ahead.shape[1] else ahead.T
+    found = orthogonalise(wide)
+    found = found if ahead.shape[0] <= ahead.shape[1] else found.T
+    return 0.2 * max(ahead.shape) ** 0.5 * found, m
+
+
+def turn_of(name: str, path: tuple, shape: tuple[int, ...]) -> Any:
+    """Returns the update of a parameter by the algorithm of this name."""
+    if name != "muon":
+        return {"sgd": turn_sgd, "lion": turn_lion, "adafactor": turn_adafactor}[name]
+    if path[0].key != "blocks" or not path[-1].key.startswith("w_"):
+        return turn_adam
+    inputs = 3 if path[-1].key == "w_o_HKD" else 2
+
+    def turn(g: np.ndarray, m: Any, t: int) -> tuple[np.ndarray, Any]:
+        flat = lambda x: x.reshape(2, int(np.prod(shape[1:inputs])), -1)
+        m = flat(m) if t > 1 else np.zeros_like(flat(g))
+        blocks = [turn_muon(flat(g)[n], m[n], t) for n in range(2)]
+        return tuple(np.stack(each).reshape(shape) for each in zip(*blocks, strict=True))
+
+    return turn
+
+
+@pytest.mark.parametrize("name", ["sgd", "lion", "adafactor", "muon"])
+def test_three_updates_are_those_of_numpy(name):
+    grads = [make_params(seed) for seed in (1, 2, 3)]
+    found = optimize(dataclasses.replace(FLAT, name=name), grads)
+    leaves = jax.tree_util.tree_leaves_with_path(make_params())
+    for which, (path, start) in enumerate(leaves):
+        turn, value, kept = turn_of(name, path, start.shape), np.float64(start), 0.0
+        for t, grad in enumerate(grads, start=1):
+            direction, kept = turn(np.float64(jax.tree.leaves(grad)[which]), kept, t)
+            value = value - 0.1 * direction
+            ours = jax.tree.leaves(found[t - 1])[which]
+            np.testing.assert_allclose(ours, value, rtol=2e-4, atol=2e-5, err_msg=str(path))
+
+
+def test_adamw_is_adam_whose_decay_is_decoupled():
+    grads = [make_params(1), make_params(2)]
+    both = [
+        optimize(dataclasses.replace(FLAT, name=name, weight_decay=0.3), grads)
+        for name in ("adam", "adamw")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def test_factors_scale_the_rate_and_the_decay_of_their_group_alone():
+    def move(**factors: dict[str, float]) -> Any:
+        changed = {name: dataclasses.replace(FLAT.rate_factors, **f) for name, f in factors.items()}
+        config = dataclasses.replace(FLAT, name="sgd", weight_decay=0.5, **changed)
+        (after,) = optimize(config, [make_params(1)])
+        return jax.tree.map(lambda a, b: a - b, after, make_params())
+
+    plain = move()
+    faster = move(rate_factors={"embedding": 3.0})
+    np.testing.assert_allclose(faster["embed_VD"], 3 * plain["embed_VD"], rtol=1e-4, atol=1e-5)
+    for name in ("head_VD", "blocks"):
+        jax.tree.map(np.testing.assert_array_equal, faster[name], plain[name])
+    undecayed = move(decay_factors={"blocks": 0.0})
+    matrix = ("blocks", "feed_forward", "w_up_DF")
+    start = make_params()
+    changed, same = undecayed, plain
+    for key in matrix:
+        changed, same, start = changed[key], same[key], start[key]
+    np.testing.assert_allclose(changed - same, 0.1 * 0.5 * start, atol=1e-5)
+    np.testing.assert_array_equal(undecayed["head_VD"], plain["head_VD"])
+
+
+def test_a_linear_schedule_falls_from_the_peak_to_the_final_rate():
+    config = OptimizerConfig(schedule="linear", peak_lr=1.0, final_lr=0.2, warmup=10.0)
+    rate = optimizer.learning_rate(config, 100)
+    for t, value in {1: 0.0992, 10: 0.92, 50: 0.6, 100: 0.2}.items():
+        assert float(rate(t - 1)) == pytest.approx(value, rel=1e-5)
+
+
+def test_devices_do_not_change_the_updates_of_muon():
+    config = dataclasses.replace(
+        CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, name="muon", peak_lr=1e-3)
+    )
+    one, cut = (run_steps(config, make_mesh(mesh), steps=2) for mesh in ("one", "2x2x2"))
+    for a, b in zip(one.metrics, cut.metrics, strict=True):
+        np.testing.assert_allclose(a["loss_G"], b["loss_G"], rtol=1e-4)
+
+
+def test_what_adafactor_keeps_of_rows_and_columns_lies_on_every_device():
+    wide = dataclasses.replace(CONFIG.model, D=256, F=256)
+    config = dataclasses.replace(
+        CONFIG, model=wide, optimizer=dataclasses.replace(CONFIG.optimizer, name="adafactor")
+    )
+    state = step_lib.make_abstract_state(config, V, make_mesh("2x2x2"))
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state.opt_state)}
+    assert (wide.N, 256) in shapes  # a row or a column of w_up_DF in each block
+    parameters = jax.tree.leaves(sharding.make_state_shardings(make_mesh("2x2x2"), state.params))
+    assert any(not each.is_fully_replicated for each in parameters)
