@@ -104,7 +104,10 @@ def _parse_description(content: bytes) -> dict[str, Any]:
         text = content.decode().removeprefix("\ufeff")
         described = damaged_files.parse_json(text, "it", "", shape)
     except ValueError as error:
-        raise ValueError(f"this is no tokenizer.json: {str(error).rstrip('.')}") from error
+        raise ValueError(
+            f"this is no tokenizer.json: {str(error).rstrip('.')}. Name one as save_pretrained of "
+            "transformers or Tokenizer.save writes it."
+        ) from error
     described["model"]["dropout"] = None
     absent = dict.fromkeys(("decoder", "pre_tokenizer"))
     left_out = dict.fromkeys(("truncation", "padding", "post_processor"))

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 import imbalance_jax
 
 # Those whose lowest versions .ci/versions installs. The others have no lowest version.
-TESTED_EXTRAS = ("bench", "launch", "tensorboard", "wandb", "word2vec")
+TESTED_EXTRAS = ("bench", "huggingface", "launch", "tensorboard", "wandb", "word2vec")
 
 
 def read_setup() -> configparser.ConfigParser:
