@@ -154,6 +154,7 @@ def test_a_folder_says_what_it_holds(exported):
     ("changes", "language", "message"),
     [
         ({"model__K": 4}, None, r"config\.model\.H \* K = 2 \* 4 is not D=16.*=safetensors writes"),
+        ({"model__preset": "llama"}, None, r"has config\.model\.position=rope, config\.model\.norm"),
         ({}, "fr", "--language=fr: the run has en1, en2"),
         ({"languages.en2.words": "reversed"}, "en2", r"config\.languages\.en2\.words='reversed'"),
     ],
@@ -223,6 +224,7 @@ def test_a_folder_of_another_vocabulary_is_refused_with_the_field_to_set(exporte
         ({}, {"L": 8, "D": 32}, "which has L=8, D=32. Set --config.model.L=16 --config.model.D=16"),
         ({"tie_word_embeddings": True}, {"tied": True}, "Set --config.model.tied=False"),
         ({"activation_function": "relu"}, {}, "activation_function='relu', and .* 'gelu_new'"),
+        ({}, {"kv_heads": 1}, r"kv_heads=1 is another\. Set config\.model\.preset=gpt2"),
         ({"model_type": "llama"}, {}, "has model_type='llama'"),
     ],
 )
