@@ -1,4 +1,4 @@
-"""Measures a trained run: test losses, alignment, and minimal pairs.
+"""Measures a trained run: losses, alignment, minimal pairs.
 
     python -m imbalance_jax.evaluate --workdir=runs/90_10
     python -m imbalance_jax.evaluate --workdir=runs/90_10 --step=1000 --pairs=100

@@ -14,7 +14,9 @@ from imbalance_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from imbalance_jax.data.text_tokenizer import TextTokenizer
 from imbalance_jax.data.tokenizer import parse_tokenizer
 
-tokenizers = pytest.importorskip("tokenizers", reason="pip install -e '.[huggingface]'")
+tokenizers = pytest.importorskip(
+    "tokenizers", reason="needs tokenizers: pip install -e '.[huggingface]'"
+)
 
 # Spaces, U+2581, bytes, and what spells a special token or a name of another language's id.
 ODD = [

@@ -109,7 +109,7 @@ def test_a_folder_holds_a_gpt2_with_the_logits_of_the_run(make_folder, tied):
 
 
 def test_transformers_has_the_logits_and_the_greedy_text_of_the_run(exported):
-    reason = "needs PyTorch: pip install -e '.[huggingface]'"
+    reason = "needs PyTorch: pip install torch"
     torch = pytest.importorskip("torch", reason=reason)
     transformers = pytest.importorskip("transformers", reason=reason)
     run, folder = exported
@@ -128,7 +128,9 @@ def test_transformers_has_the_logits_and_the_greedy_text_of_the_run(exported):
 
 
 def test_transformers_reads_the_tokenizer_of_the_language(exported):
-    transformers = pytest.importorskip("transformers", reason="pip install -e '.[huggingface]'")
+    transformers = pytest.importorskip(
+        "transformers", reason="needs transformers: pip install transformers"
+    )
     run, folder = exported
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     separator = run.separator("en2")
@@ -179,7 +181,7 @@ def restore(run: loading.LoadedRun, folder: pathlib.Path, **model: object) -> di
 
 
 def test_a_language_with_the_tokenizer_of_a_folder_gets_its_rows(exported, data_dir):
-    pytest.importorskip("tokenizers", reason="pip install -e '.[huggingface]'")
+    pytest.importorskip("tokenizers", reason="needs tokenizers: pip install -e '.[huggingface]'")
     run, folder = exported
     path = folder / "tokenizer.json"
     changes = {"sources.en.tokenizer.path": str(path), "languages.en2.rows": "copied"}

@@ -345,7 +345,8 @@ def command(study, monkeypatch) -> Callable[..., int]:
     def call(*members: str, dry_run: bool = False) -> int:
         flags = {"study": str(study), "members": members, "dry_run": dry_run}
         flags |= {"data_dir": None, "mesh": [], "devices": 0, "accumulate": 0, "remat": None}
-        flags |= {"config": None, "workdir": None, "extend": False, "export": None}
+        flags |= {"config": None, "workdir": None, "extend": False}
+        flags |= {"export": None, "format": None, "language": None}
         monkeypatch.setattr(main, "FLAGS", types.SimpleNamespace(**flags))
         return main.main()
 

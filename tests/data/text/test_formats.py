@@ -21,7 +21,7 @@ from imbalance_jax.config import SourceConfig, TokenizerConfig
 from imbalance_jax.data import prepare
 from imbalance_jax.data.text import columns, fields, formats, reading
 from imbalance_jax.data.text.documents import SPLITS
-from imbalance_jax.data.tokenizer import TextTokenizer
+from imbalance_jax.data.tokenizer import parse_tokenizer
 
 # Line ends, text that is not ASCII, and characters that other programs take for line ends.
 TEXTS = ("Un chat dort.\nIl rêve.", "Deux chiens\u2028courent\x85 vite. 犬", "Trois oiseaux.")
@@ -305,7 +305,7 @@ def test_a_corpus_is_read_as_its_users_expect(name, tmp_path, model):
     assert sum(len(prepared.tokens(split)) for split in SPLITS) == sum(
         prepared.count(split) for split in SPLITS
     )
-    tokenizer = TextTokenizer(model.read_bytes())
+    tokenizer = parse_tokenizer(model.read_bytes())
     for text in corpus.texts:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
