@@ -67,6 +67,7 @@ def main() -> int:
     )
     run.check_writable()
     from imbalance_jax.compute import hosts as distributed
+    from imbalance_jax.report import record
     from imbalance_jax.training.reopening import open_run
 
     experiment, state = open_run(run, config, step=None if FLAGS.step < 0 else FLAGS.step)
@@ -74,6 +75,8 @@ def main() -> int:
     step, last = int(state.step), experiment.stream.steps
     name = "evaluation.json" if step == last else f"evaluation-{step}.json"
     known = read_results(run, name, step)
+    if name == "evaluation.json":  # what its page cannot be made of is found before it is measured
+        record.read_run_contents(run)
     if not FLAGS.losses and "languages" not in known:
         cli.exit_with_error(
             f"--nolosses keeps those in {run.path / name}, and there are none. Run it once "

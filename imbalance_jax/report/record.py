@@ -69,6 +69,12 @@ class RunContents:
         last = self.records[-1]["step"] if self.records else 0
         return max(last, self.failed.get("step", 0))
 
+    @property
+    def lost_after(self) -> int | None:
+        """The last step of metrics.jsonl, where the results are of a later one."""
+        last = self.records[-1]["step"] if self.records else 0
+        return last if self.done and last < self.evaluation.get("step", 0) else None
+
     def curve(self, name: str) -> Curve:
         found = [(r["step"], parse_number(r[name])) for r in self.records if name in r]
         return Curve([step for step, _ in found], [value for _, value in found])

@@ -470,3 +470,13 @@ def test_only_runs_and_each_once_are_set_side_by_side(complete, tmp_path):
     for runs in ([complete], [complete, RunDirectory(complete.path)]):
         with pytest.raises(ValueError, match="give two runs or more, each once"):
             comparison_page.write_comparison_page(runs)
+
+
+def test_the_page_of_a_finished_run_says_where_its_metrics_end_too_early(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert "metrics.jsonl ends at step" not in page_of(run)
+    file = run.path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[: len(lines) // 2]))
+    last = json.loads(lines[len(lines) // 2 - 1])["step"]
+    assert f"metrics.jsonl ends at step {last:,}" in words_of(page_of(run))

@@ -27,7 +27,16 @@ from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
 from imbalance_jax.data.order import audit
 from imbalance_jax.runs import storage
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import ends, experiment, loading, loop, pack, recorder, scoring
+from imbalance_jax.training import (
+    ends,
+    experiment,
+    loading,
+    loop,
+    pack,
+    recorder,
+    run_progress,
+    scoring,
+)
 
 STEPS = 6
 
@@ -638,3 +647,25 @@ def test_a_member_without_a_good_checkpoint_is_refused_by_name_and_a_run_alone_a
     assert refused.value.name == "a_s1"
     with pytest.raises(DamagedCheckpoint):
         loop._restore_member(Damaged(), 20, None, "")
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"), [(9, ""), (4, "ends at step 40: "), (0, "is missing or empty: ")]
+)
+def test_a_run_that_goes_on_says_what_of_its_metrics_is_lost(tmp_path, capsys, kept, said):
+    run = RunDirectory(tmp_path / "run")
+    config = tiny_config(tmp_path, steps=100, log_every=10)
+    run.claim(config)
+    for step in range(10, 10 * kept + 1, 10):
+        run.log(step, {"train/loss/en1": 1.0})
+    run.flush()
+    begun = types.SimpleNamespace(
+        config=config,
+        stream=types.SimpleNamespace(steps=100),
+        vocabulary=types.SimpleNamespace(to_bytes=lambda: b""),
+        sources={},
+    )
+    run_progress.record_run_start(begun, run, 95, {"conditions": {}})
+    out = capsys.readouterr().out
+    assert ("lost" in out) == bool(said)
+    assert not said or f"metrics.jsonl {said}what was logged from there to step 95 is lost" in out

@@ -211,7 +211,9 @@ def check_run(run: RunDirectory, opened: TrainingData) -> list[str]:
     config, stream = opened.config, opened.stream
     records = [record for record in run.metrics() if audit.ORDER_METRIC in record]
     if not records:
-        raise ValueError(f"{run} has recorded no step yet.")
+        raise ValueError(
+            f"{run.path / 'metrics.jsonl'} has no step: the run has recorded none yet."
+        )
     versions = _list_hash_versions(read_order_hashes(run))
     if max(versions) > audit.HASH_VERSION:
         raise ValueError(
