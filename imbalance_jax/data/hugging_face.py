@@ -49,7 +49,7 @@ def build_tokenizer_json(
         )
     )
     map_U = vocabulary.map_GU[vocabulary.index(tag)].tolist()
-    model, added = described["model"], described.get("added_tokens", [])
+    model, added = described["model"] | {"dropout": None}, described.get("added_tokens", [])
     of_unigrams = isinstance(model["vocab"], list)
     scores = model["vocab"] if of_unigrams else []
     own = {name: u for u, (name, _) in enumerate(scores)} if of_unigrams else dict(model["vocab"])
@@ -78,6 +78,7 @@ def build_tokenizer_json(
     ]
     return described | {
         **dict.fromkeys(("truncation", "padding")),
+        "model": model,
         "added_tokens": sorted(added, key=lambda token: token["id"]),
         "post_processor": _describe_beginning(names[separator], separator),
     }
