@@ -155,6 +155,7 @@ def test_a_linear_schedule_falls_from_the_peak_to_the_final_rate():
         assert float(rate(t - 1)) == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.slow  # two compilations of eight devices
 def test_devices_do_not_change_the_updates_of_muon():
     config = dataclasses.replace(
         CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, name="muon", peak_lr=1e-3)
