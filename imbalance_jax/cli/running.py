@@ -74,10 +74,23 @@ def _explain_errors() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    """Handles SIGTERM as Ctrl-C."""
+    """Handles SIGTERM as Ctrl-C, once no import is under way.
+
+    A module in C++ prints the interrupt of an import within its own, or makes another error of it;
+    and Python ends with the signal's code once an interrupt has met the making of a dataclass.
+    """
     global _is_interrupted
+    if _is_importing(frame):
+        _send_again()
+        return
     _is_interrupted = True
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: types.FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 _is_interrupted = False
@@ -123,11 +136,14 @@ def _interrupt_again(report: Callable[..., None], unraisable: "sys.UnraisableHoo
       unraisable: the exception that was not raised.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        # After a moment, or it would interrupt this function. By SIGTERM, because the background
-        # jobs of a shell ignore Ctrl-C.
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        _send_again()  # after a moment, or it would interrupt this function
     else:
         report(unraisable)
+
+
+def _send_again() -> None:
+    """Sends an interrupt after a moment. Jobs in the background of a shell ignore Ctrl-C."""
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
 
 def _escape_unencodable_text() -> None:

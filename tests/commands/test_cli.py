@@ -291,6 +291,28 @@ def test_an_interrupt_that_comes_back_as_another_error_is_an_interrupt_and_the_l
     assert done.stderr == "Interrupted. Start again to go on.\n"
 
 
+def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path):
+    (tmp_path / "long_import.py").write_text("import time\ntime.sleep(0.5)\nprint('imported')\n")
+    program = """
+        import os, signal, threading, time
+        from imbalance_jax import cli
+        def main():
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            import long_import
+            time.sleep(10)
+        cli.run_command(main)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (cli.PREEMPTED, "imported\n")
+    assert done.stderr == "Interrupted. Start again to go on.\n"
+
+
 @pytest.mark.parametrize("stages_", [(), FRACTIONS, STEPS], ids=["none", "fractions", "steps"])
 def test_overrides_without_a_config_change_that_of_the_run_in_the_workdir(
     tmp_path, monkeypatch, stages_
