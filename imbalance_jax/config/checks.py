@@ -159,19 +159,23 @@ def _check_parallel(
             f"{field}.path={parallel.path!r} has the files of {several} sources. Write {{source}} "
             "in place of what differs, the name of the source, such as 'dev/{source}.dev'."
         )
-    named = [sources[name] for name in parallel.sources]
-    if any(source.kind == "synthetic" for source in named):
-        same = all(
-            source.kind == "synthetic"
-            and getattr(source.synthetic, name) == getattr(named[0].synthetic, name)
-            for name in _CONTENT_FIELDS
-            for source in named
-        )
-        if not same or parallel.path:
+    first, *others = parallel.sources
+    unlike = [name for name in parallel.sources if sources[name].kind != "synthetic"]
+    if len(unlike) < several:
+        ours = sources[first].synthetic
+        differing = [f"config.sources.{name}.kind" for name in unlike] + [
+            f"config.sources.{name}.synthetic.{content}"
+            for name in others
+            for content in _CONTENT_FIELDS
+            if getattr(sources[name].synthetic, content) != getattr(ours, content)
+        ]
+        if parallel.path:
+            differing.append(f"{field}.path")
+        if differing:
             raise ValueError(
                 f"{field}: synthetic sources are parallel to each other, where "
-                f"{', '.join(_CONTENT_FIELDS)} are equal and path is empty. Set them so for both "
-                f"sources, or take {field} out."
+                f"{', '.join(_CONTENT_FIELDS)} are equal and path is empty. Change "
+                f"{', '.join(differing)}, or take {field} out."
             )
     elif not parallel.path:
         raise ValueError(

@@ -319,7 +319,8 @@ def test_a_set_of_parallel_texts_has_a_name_like_a_tag(name):
 @pytest.mark.parametrize("dial", [{"world": 1}, {"lemmas": 2048}, {"zipf": 2.0}, {"depth": 2}])
 def test_toy_languages_are_parallel_only_where_they_say_the_same(dial):
     [(name, value)] = dial.items()
-    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: .* where world, lemmas"):
+    wanted = rf"config\.parallel\.toy0_toy1: .* Change config\.sources\.toy1\.synthetic\.{name}, or"
+    with pytest.raises(ValueError, match=wanted):
         resolved(toys, **{f"sources__toy1__synthetic__{name}": value})
     # What makes the language, not what it says.
     for name, value in {"language": 7, "order": "head_last", "overlap": 0.5, "tokens": 9}.items():
@@ -327,9 +328,14 @@ def test_toy_languages_are_parallel_only_where_they_say_the_same(dial):
 
 
 def test_toy_languages_are_parallel_to_no_text_and_by_no_file():
-    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: .*path is empty"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.parallel\.toy0_toy1: .*Change config\.parallel\.toy0_toy1\.path, or",
+    ):
         resolved(toys, parallel__toy0_toy1__path="pairs.jsonl")
-    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: synthetic sources"):
+    with pytest.raises(
+        ValueError, match=r"config\.parallel\.toy0_toy1: .*Change config\.sources\.toy1\.kind,"
+    ):
         resolved(toys, sources__toy1=config_lib.to_dict(config_lib.SourceConfig()))
 
 
