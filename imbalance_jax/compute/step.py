@@ -10,12 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding, tuning
-from imbalance_jax.compute.optimizer import build_optimizer, chain_optimizer, learning_rate
+from imbalance_jax.compute.optimizer import (
+    chain_optimizer,
+    learning_rate,
+    select_shared_params,
+)
 from imbalance_jax.config import (
     Config,
     ModelConfig,
@@ -31,6 +37,7 @@ class Batch:
 
     ids_BW: Any  # an array on the host or on devices, or the shape of one
     language_B: Any
+    weight_B: Any = None  # of each window's loss, where `mixture.loss_weights` has any
 
 
 @jax.tree_util.register_dataclass
@@ -75,7 +82,9 @@ def _init_state_from_key(config: Config, vocab_size: int, key: jax.Array) -> Tra
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=build_optimizer(config.optimizer, config.steps).init(params),
+        opt_state=chain_optimizer(config.optimizer, jnp.zeros_like, len(config.languages)).init(
+            params
+        ),
         sequences_G=jnp.zeros(len(config.languages), jnp.int32),
     )
 
@@ -188,7 +197,10 @@ def _update_state(
     def mean_loss(params: model_lib.Params, *rest: Any) -> tuple[jax.Array, jax.Array]:
         return _compute_mean_loss(view(params), *rest)
 
-    loss_and_gradient = jax.value_and_grad(mean_loss, has_aux=True)
+    loss_and_gradient: Callable[..., Any] = jax.value_and_grad(mean_loss, has_aux=True)
+    per_language = config.optimizer.moments == "per_language"
+    if per_language:
+        loss_and_gradient = functools.partial(_compute_language_gradients, view)
     micro = config.optimizer.accumulate
     if micro == 1:
         (loss, loss_G), grads = loss_and_gradient(state.params, config.model, batch, map_GU)
@@ -208,18 +220,17 @@ def _update_state(
         ((loss, loss_G), grads), _ = jax.lax.scan(add, zeros, parts)
         loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
 
-    with jax.named_scope("optimizer"):
-        updates, opt_state = chain_optimizer(config.optimizer, lambda count: rate).update(
-            grads, state.opt_state, state.params
-        )
-        params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
     sequences_G = jnp.bincount(batch.language_B, length=len(config.languages)).astype(jnp.int32)
-    new = TrainState(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        sequences_G=state.sequences_G + sequences_G,
-    )
+    trained_G = state.sequences_G + sequences_G
+    with jax.named_scope("optimizer"):
+        optimizer = chain_optimizer(config.optimizer, lambda count: rate, len(config.languages))
+        of_languages = {}
+        if per_language:
+            grads, grads_G = grads
+            of_languages = {"language_grads": grads_G, "is_trained_G": trained_G > 0}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **of_languages)
+        params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
+    new = TrainState(step=state.step + 1, params=params, opt_state=opt_state, sequences_G=trained_G)
     if config.optimizer.skip_nonfinite:
         # Not optax.apply_if_finite: the learning rate follows the step, also past an update that
         # is left out, and the state stays what it is without the field.
@@ -241,19 +252,74 @@ def _update_state(
 def _compute_mean_loss(
     params: model_lib.Params, config: ModelConfig, batch: Batch, map_GU: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean loss of all positions, and its sum per language."""
+    """Returns the mean loss of all positions, weighted, and its sum per language, unweighted."""
     ids_BW = map_to_model_ids(batch, map_GU)
     hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
-    target_BL = ids_BW[:, 1:]
+    return _compute_head_loss(hidden_BLD, params, config, batch, map_GU)
+
+
+def _compute_head_loss(
+    hidden_BLD: jax.Array,
+    params: model_lib.Params,
+    config: ModelConfig,
+    batch: Batch,
+    map_GU: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what `_compute_mean_loss` does, from the last hidden state."""
+    target_BL = map_to_model_ids(batch, map_GU)[:, 1:]
+    weight_BL = jnp.ones(target_BL.shape, jnp.float32)
+    if batch.weight_B is not None:
+        weight_BL = weight_BL * batch.weight_B[:, None]
     total, loss_BL = objective.cross_entropy(
         hidden_BLD,
         model_lib.get_output_embeddings(params),
         target_BL,
-        jnp.ones(target_BL.shape, jnp.float32),
+        weight_BL,
         chunk=config.loss_chunk,
     )
     loss_G = jax.ops.segment_sum(jnp.sum(loss_BL, axis=1), batch.language_B, map_GU.shape[0])
     return total / target_BL.size, loss_G
+
+
+def _compute_language_gradients(
+    view: Callable[[model_lib.Params], model_lib.Params],
+    params: model_lib.Params,
+    config: ModelConfig,
+    batch: Batch,
+    map_GU: jax.Array,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[model_lib.Params, model_lib.Params]]:
+    """Returns the losses, as `_compute_mean_loss` of `view(params)`, and two trees of gradients.
+
+    The first is that of the mean loss. The second has, of the parameters that all languages share,
+    what each language's windows have in it: (G, ...). They take one forward pass, and a backward
+    pass of the blocks for each language.
+    """
+
+    def hidden_state(params: model_lib.Params) -> jax.Array:
+        ids_BL = map_to_model_ids(batch, map_GU)[:, :-1]
+        return model_lib.compute_last_hidden_state(view(params), config, ids_BL)
+
+    def head_loss(hidden_BLD: jax.Array, params: model_lib.Params) -> Any:
+        return _compute_head_loss(hidden_BLD, view(params), config, batch, map_GU)
+
+    hidden_BLD, pull_back = jax.vjp(hidden_state, params)
+    losses, (dhidden_BLD, head_grads) = jax.value_and_grad(head_loss, (0, 1), has_aux=True)(
+        hidden_BLD, params
+    )
+
+    def add(total: model_lib.Params, language: jax.Array) -> tuple[Any, model_lib.Params]:
+        mine_B11 = (batch.language_B == language)[:, None, None]
+        (grads,) = pull_back(jnp.where(mine_B11, dhidden_BLD, 0))
+        return jax.tree.map(jnp.add, total, grads), select_shared_params(grads)
+
+    return losses, jax.lax.scan(add, head_grads, jnp.arange(map_GU.shape[0]))
+
+
+def weigh_losses(config: Config, language_B: np.ndarray) -> Any:
+    """Returns the weight of each window's loss, (B,), or None where all have the same."""
+    if not config.mixture.loss_weights:
+        return None
+    return np.asarray(config_lib.compute_loss_weights(config), np.float32)[language_B]
 
 
 def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
@@ -261,10 +327,16 @@ def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
     return map_GU[batch.language_B[:, None], batch.ids_BW.astype(jnp.int32)]
 
 
-def make_step_input_shardings(mesh: Mesh) -> StepInput:
-    """Returns the shardings of a pack's step inputs."""
-    rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
-    return sharding.stack_shardings(StepInput(Batch(rows, rows), whole, whole))
+def make_batch_shardings(config: Config, mesh: Mesh) -> Batch:
+    """Returns the shardings of a batch."""
+    rows = sharding.make_batch_sharding(mesh)
+    return Batch(rows, rows, rows if config.mixture.loss_weights else None)
+
+
+def make_step_input_shardings(config: Config, mesh: Mesh) -> StepInput:
+    """Returns the shardings of the step inputs of a pack, given the config of a member."""
+    whole = sharding.make_replicated_sharding(mesh)
+    return sharding.stack_shardings(StepInput(make_batch_shardings(config, mesh), whole, whole))
 
 
 def jit_step(
@@ -286,13 +358,13 @@ def jit_step(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[bool(way) :], leaf.dtype), state
     )
     states = sharding.make_state_shardings(mesh, one)
-    rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
+    whole = sharding.make_replicated_sharding(mesh)
     settled = resolve_auto_in_config(config, mesh, one.params["embed_VD"].shape[0])
-    inputs: Batch | StepInput = Batch(rows, rows)
+    inputs: Batch | StepInput = make_batch_shardings(config, mesh)
     maps = metrics = whole
     step = sharding.bind_mesh_context(mesh, train_step, settled, steps)
     if way:
-        states, inputs = sharding.stack_shardings(states), make_step_input_shardings(mesh)
+        states, inputs = sharding.stack_shardings(states), make_step_input_shardings(config, mesh)
         maps = sharding.stack_shardings(whole)
         # What the host reads must be on its own devices.
         metrics = maps if jax.process_count() == 1 else whole

@@ -214,6 +214,20 @@ def _check_mixture(config: Config) -> None:
             raise ValueError(f"{field} is zero for every language. Give one of them 1.")
         if mixture.sampler == "exact" and "same_total_as" not in field:
             _check_block(field, ratio)
+    weights = mixture.loss_weights
+    for tag in weights:
+        problem = f"config.mixture.loss_weights.{tag} is the weight of an undeclared language."
+        _check_declared(tag, "config.languages", languages, problem)
+    trained = (
+        languages
+        if mixture.temperature
+        else [t for t, n in compute_sequence_totals(config).items() if n]
+    )
+    if not any(weights.get(tag, 1.0) for tag in trained):
+        raise ValueError(
+            "config.mixture.loss_weights is zero for every language that is trained on. Give one "
+            "of them 1."
+        )
 
 
 # Of the exact sampler: twice its square fits into the 64 bits that positions are counted in.

@@ -271,7 +271,10 @@ class Experiment:
     def batch(self, step: int) -> step_lib.Batch:
         """Returns the batch of a step on the devices; this process reads its rows of it."""
         local = self.stream.batch(step, self._rows.index_B)
-        return step_lib.Batch(self._rows.place(local.ids_BW), self._rows.place(local.language_B))
+        host = step_lib.Batch(
+            local.ids_BW, local.language_B, step_lib.weigh_losses(self.config, local.language_B)
+        )
+        return jax.tree.map(self._rows.place, host)
 
     def map_GU(self) -> jax.Array:
         return distributed.place_whole_arrays(

@@ -139,7 +139,7 @@ class Pack:
 
     @functools.cached_property
     def _shardings(self) -> step_lib.StepInput:
-        return step_lib.make_step_input_shardings(self.mesh)
+        return step_lib.make_step_input_shardings(self.first.config, self.mesh)
 
     @functools.cached_property
     def _rates_ES(self) -> np.ndarray:
@@ -180,7 +180,15 @@ class Pack:
             if alive_E[place] and len(rows):
                 batch = member.experiment.stream.batch(step, rows)
                 ids_EBW[place, rows], language_EB[place, rows] = batch.ids_BW, batch.language_B
-        batch_E = step_lib.Batch(ids_EBW, language_EB)
+        weight_EB = None
+        if self.first.config.mixture.loss_weights:  # and those of all other members
+            weight_EB = np.stack(
+                [
+                    step_lib.weigh_losses(member.experiment.config, language_B)
+                    for member, language_B in zip(self._places(), language_EB, strict=True)
+                ]
+            )
+        batch_E = step_lib.Batch(ids_EBW, language_EB, weight_EB)
         given_E = step_lib.StepInput(batch_E, self._rates_ES[:, step], alive_E)
         return distributed.place_whole_arrays(given_E, self._shardings)
 

@@ -208,6 +208,26 @@ WRONG = {
         )
         for name, value in {"field": "body", "id_field": "url", "dataset_dir": "d"}.items()
     },
+    "a weight of nobody": (
+        {"mixture__loss_weights": {"en3": 2.0}},
+        r"config\.mixture\.loss_weights\.en3 is the weight of an undeclared language",
+    ),
+    "a weight below": (
+        {"mixture__loss_weights": {"en2": -1.0}},
+        r"config\.mixture\.loss_weights\.en2=-1\.0 must be 0 or more",
+    ),
+    "no weight": (
+        {"mixture__loss_weights": {"en1": 0.0, "en2": 0.0}},
+        r"config\.mixture\.loss_weights is zero for every language .* Give one of them 1",
+    ),
+    "no weight for what is trained": (
+        {"mixture__loss_weights": {"en1": 0.0}, "mixture__ratio": {"en1": 1, "en2": 0}},
+        r"config\.mixture\.loss_weights is zero for every language that is trained on",
+    ),
+    "means of languages without Adam": (
+        {"optimizer__moments": "per_language", "optimizer__name": "sgd"},
+        r"config\.optimizer\.moments=per_language are Adam's, .* is sgd\. Set name=adam, or",
+    ),
     "ids of nobody": (
         {"sources__en__ids": "all"},
         r"config\.sources\.en\.ids='all' is not one of 'own', 'shared'",
