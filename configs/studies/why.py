@@ -35,7 +35,7 @@ ARMS = {
     "llama": {"model": {"preset": "llama"}},
 }
 # Of the peak rate of adam, the best of a sweep at 90:10 (docs/results.md).
-RATES = {"sgd": 200.0, "muon": 1.0}
+RATES = {"sgd": 100.0, "muon": 1.0}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
