@@ -76,7 +76,8 @@ GROUPS = ("embedding", "head", "blocks")
 
 def find_group(path: tuple) -> str:
     """Returns the group of a parameter: embedding, head, or blocks with the final norm."""
-    groups = {"embed_VD": "embedding", "position_LD": "embedding", "head_VD": "head"}
+    tables = ("embed_VD", "position_LD", "position_GLD")
+    groups = dict.fromkeys(tables, "embedding") | {"head_VD": "head"}
     return groups.get(path[0].key, "blocks")
 
 

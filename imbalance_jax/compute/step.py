@@ -10,16 +10,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding, tuning
+from imbalance_jax.compute.context import Context, find_separators
 from imbalance_jax.compute.optimizer import build_optimizer, chain_optimizer, learning_rate
 from imbalance_jax.config import (
     Config,
     ModelConfig,
 )
+from imbalance_jax.data.languages import Vocabulary
 
 Metrics = dict[str, jax.Array]
 
@@ -31,6 +34,21 @@ class Batch:
 
     ids_BW: Any  # an array on the host or on devices, or the shape of one
     language_B: Any
+    separator_B: Any = None  # the model's id that separates documents, where these are apart
+    key_B: Any = None  # uint32 (B, 2), with dropout
+
+    @property
+    def context(self) -> Context:
+        separator_BS = None if self.separator_B is None else self.separator_B[:, None]
+        return Context(self.language_B, separator_BS, self.key_B)
+
+
+def label_windows(
+    model: ModelConfig, vocabulary: Vocabulary, ids_BW: np.ndarray, language_B: np.ndarray
+) -> Batch:
+    """Returns windows of base ids with what the model reads of them besides, on the host."""
+    separator_G = find_separators(model, vocabulary)
+    return Batch(ids_BW, language_B, None if separator_G is None else separator_G[language_B])
 
 
 @jax.tree_util.register_dataclass
@@ -71,7 +89,7 @@ def make_abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainSta
 
 
 def _init_state_from_key(config: Config, vocab_size: int, key: jax.Array) -> TrainState:
-    params = model_lib.init_params(config.model, vocab_size, key)
+    params = model_lib.init_params(config.model, vocab_size, key, len(config.languages))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -98,7 +116,7 @@ def train_step(
 class StepInput:
     """The host's input of an update, of one member of a stack or of all."""
 
-    batch: Batch
+    batch: Any  # a Batch, or the sharding of one
     rate: Any  # the learning rate
     alive: Any  # bool; otherwise the state is kept as it is
 
@@ -243,7 +261,7 @@ def _compute_mean_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the mean loss of all positions, and its sum per language."""
     ids_BW = map_to_model_ids(batch, map_GU)
-    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1], batch.context)
     target_BL = ids_BW[:, 1:]
     total, loss_BL = objective.cross_entropy(
         hidden_BLD,
@@ -262,9 +280,9 @@ def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
 
 
 def make_step_input_shardings(mesh: Mesh) -> StepInput:
-    """Returns the shardings of a pack's step inputs."""
+    """Returns the shardings of a pack's step inputs; one is that of all arrays of a batch."""
     rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
-    return sharding.stack_shardings(StepInput(Batch(rows, rows), whole, whole))
+    return sharding.stack_shardings(StepInput(rows, whole, whole))
 
 
 def jit_step(
@@ -288,7 +306,7 @@ def jit_step(
     states = sharding.make_state_shardings(mesh, one)
     rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
     settled = resolve_auto_in_config(config, mesh, one.params["embed_VD"].shape[0])
-    inputs: Batch | StepInput = Batch(rows, rows)
+    inputs: Any = rows
     maps = metrics = whole
     step = sharding.bind_mesh_context(mesh, train_step, settled, steps)
     if way:

@@ -21,8 +21,11 @@ def compute_flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     return 6.0 * weights + 6.0 * config.N * config.H * config.K * config.L
 
 
-def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
-    """Returns the number of parameters of a model."""
+def compute_parameter_count(config: ModelConfig, vocab_size: int, languages: int = 1) -> int:
+    """Returns the number of parameters of a model.
+
+    The number of languages counts where each has positions of its own.
+    """
     D, HK, JK, F = config.D, config.H * config.K, config.count_kv_heads() * config.K, config.F
     has_bias = config.settle("bias") == "on"
     gates = config.settle("feed_forward") == "swiglu"
@@ -31,6 +34,7 @@ def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
     norms = norm * (4 if config.settle("norm_place") == "both" else 2)
     of_heads = 2 * config.K * (config.settle("qk_norm") == "on")
     positions = config.L * D * (config.settle("position") == "learned")
+    positions *= languages if config.position_tables == "per_language" else 1
     tables = vocab_size * D * (1 if config.tied else 2) + positions
     block = _count_block_weights(config) + biases + norms + of_heads
     return config.N * block + tables + norm
@@ -88,7 +92,9 @@ def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, 
       sizes: of the axes of the mesh.
     """
     model, tensor, fsdp = config.model, sizes["tensor"], sizes["fsdp"]
-    parameters = compute_parameter_count(model, _compute_least_vocab_size(config))
+    parameters = compute_parameter_count(
+        model, _compute_least_vocab_size(config), len(config.languages)
+    )
     batch = config.batch_size // (sizes["data"] * fsdp)
     rows = batch // config.optimizer.accumulate
     inputs = 2 * model.N * rows * model.L * model.D
@@ -136,5 +142,5 @@ def estimate_checkpoint_bytes(config: Config) -> int:
     return (
         checkpoints
         * _count_state_bytes(config)
-        * compute_parameter_count(config.model, compute_vocab_size(config))
+        * compute_parameter_count(config.model, compute_vocab_size(config), len(config.languages))
     )

@@ -40,6 +40,9 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         "embed_scale",
         "rope_theta",
         "kv_heads",
+        "documents",
+        "position_tables",
+        "dropout",
     ),
     OptimizerConfig: ("rate_factors", "decay_factors"),
 }

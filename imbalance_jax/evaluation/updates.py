@@ -51,6 +51,8 @@ def measure_language_shares(
 ) -> dict[str, list[float]]:
     """Returns the part that each language has in the gradient of a training batch, each (G,).
 
+    Without dropout, as all that is measured.
+
     With g the batch's gradient and g_l that of the loss of language l's sequences in it, so
     that g is the sum of all g_l:
 
@@ -64,8 +66,9 @@ def measure_language_shares(
       map_GU: of the vocabulary.
     """
     programs, config = measuring.programs, measuring.config
-    rows, real_B = programs.place_filled({"ids": batch.ids_BW, "language": batch.language_B})
-    inputs = (measuring.params, Batch(rows["ids"], rows["language"]), real_B, map_GU)
+    named = {name: rows for name, rows in vars(batch).items() if rows is not None}
+    placed, real_B = programs.place_filled(named)
+    inputs = (measuring.params, Batch(**placed), real_B, map_GU)
     whole = programs.run(_compute_batch_gradient, *inputs, np.int32(-1), config=config)
     squared = jax.device_get(programs.run(_compute_inner_products, whole, whole))
     G = map_GU.shape[0]
@@ -103,7 +106,9 @@ def _compute_batch_gradient(
     counted_B = real_B & ((batch.language_B == language) | (language < 0))
 
     def loss(params: model_lib.Params) -> jax.Array:
-        hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
+        hidden_BLD = model_lib.compute_last_hidden_state(
+            params, config, ids_BW[:, :-1], batch.context
+        )
         target_BL = ids_BW[:, 1:]
         weight_BL = jnp.broadcast_to(counted_B[:, None], target_BL.shape).astype(jnp.float32)
         total, _ = objective.cross_entropy(

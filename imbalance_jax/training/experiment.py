@@ -13,6 +13,7 @@ from imbalance_jax.compute import conditions, hardware, sharding
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import step as step_lib
+from imbalance_jax.compute.context import draw_dropout_keys
 from imbalance_jax.config import Config, ModelConfig, costs
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data import parallel as parallel_lib
@@ -270,12 +271,27 @@ class Experiment:
 
     def batch(self, step: int) -> step_lib.Batch:
         """Returns the batch of a step on the devices; this process reads its rows of it."""
-        local = self.stream.batch(step, self._rows.index_B)
-        return step_lib.Batch(self._rows.place(local.ids_BW), self._rows.place(local.language_B))
+        return jax.tree.map(self._rows.place, self.host_batch(step, self._rows.index_B))
+
+    def host_batch(self, step: int, rows: np.ndarray | slice) -> step_lib.Batch:
+        """Returns some rows of the batch of a step, on the host."""
+        config, local = self.config, self.stream.batch(step, rows)
+        batch = step_lib.label_windows(
+            config.model, self.vocabulary, local.ids_BW, local.language_B
+        )
+        if not config.model.dropout:
+            return batch
+        key_B = draw_dropout_keys(config.seed, step, config.batch_size)
+        return dataclasses.replace(batch, key_B=key_B[rows])
 
     def map_GU(self) -> jax.Array:
         return distributed.place_whole_arrays(
             self.vocabulary.map_GU, sharding.make_replicated_sharding(self.mesh)
+        )
+
+    def count_parameters(self) -> int:
+        return model_lib.count_parameters(
+            self.config.model, self.vocabulary.size, len(self.config.languages)
         )
 
     def flops_per_step(self) -> float:
@@ -323,7 +339,7 @@ class Experiment:
                 versions, mesh.shape, computed, config.optimizer.accumulate
             ),
             "order_version": self.stream.order_version,
-            "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
+            "parameters": self.count_parameters(),
             "vocab_size": self.vocabulary.size,
             "flops_per_token": costs.compute_flops_per_token(config.model, self.vocabulary.size),
             "flop_convention": costs.FLOP_CONVENTION,
