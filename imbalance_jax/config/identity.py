@@ -7,7 +7,13 @@ from typing import Any
 
 from imbalance_jax.config.resolve import to_dict
 from imbalance_jax.config.schedule import compute_sequence_totals, list_stages
-from imbalance_jax.config.schema import Config, EvaluationConfig, ModelConfig, OptimizerConfig
+from imbalance_jax.config.schema import (
+    Config,
+    EvaluationConfig,
+    MixtureConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
 from imbalance_jax.config.text_schema import (
     ParallelConfig,
     SourceConfig,
@@ -44,7 +50,8 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         "position_tables",
         "dropout",
     ),
-    OptimizerConfig: ("rate_factors", "decay_factors"),
+    MixtureConfig: ("loss_weights",),
+    OptimizerConfig: ("moments", "rate_factors", "decay_factors"),
 }
 # Fields of the model that choose among ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")

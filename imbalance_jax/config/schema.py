@@ -115,6 +115,9 @@ class MixtureConfig(FieldGroup, place="config.mixture"):
     stages: Schedule = ()
     # A schedule as in stages. The run is refused unless each language has its total.
     same_total_as: Schedule = ()
+    # Weights of the languages' losses in what is trained on, beside their ratio; 1 for those that
+    # are not named. Only their proportions count: the mean weight of a trained sequence is 1.
+    loss_weights: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
     # exact: every block holds its ratio. bernoulli: an independent draw for each sequence.
     sampler: Literal["exact", "bernoulli"] = "exact"
     # shuffled: windows, in a new order each epoch. sequential: each row reads a queue of documents.
@@ -296,6 +299,9 @@ class OptimizerConfig(FieldGroup, place="config.optimizer"):
     b1: Decay = 0.9  # The decay of the mean of gradients: the momentum.
     b2: Decay = 0.95  # adam: the decay of the mean of squared gradients. lion: of its momentum.
     eps: Rate = 1e-8  # Adam's epsilon, which is added to the root of the second mean.
+    # adam: whether all languages share the means of a parameter that they share, or each has its
+    # own, and the update is the mean of theirs. Token embeddings and the head keep one.
+    moments: Literal["shared", "per_language"] = "shared"
     weight_decay: Rate = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
     rate_factors: GroupFactors = GroupFactors()  # Factors of the learning rate.
     decay_factors: GroupFactors = GroupFactors()  # Factors of weight_decay.
@@ -303,6 +309,14 @@ class OptimizerConfig(FieldGroup, place="config.optimizer"):
     accumulate: Size = 1  # Micro-batches whose gradients are averaged into one update.
     # Updates in a row that may be left out because their loss or gradient is not finite; 0 is none.
     skip_nonfinite: Count = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.moments == "per_language" and self.name not in ("adam", "adamw"):
+            raise ValueError(
+                f"config.optimizer.moments=per_language are Adam's, and config.optimizer.name is "
+                f"{self.name}. Set name=adam, or moments=shared."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

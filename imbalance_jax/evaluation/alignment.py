@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute.context import Context, make_context
-from imbalance_jax.compute.step import TrainState, label_windows
+from imbalance_jax.compute.step import TrainState, label_windows, weigh_losses
 from imbalance_jax.config import Config
 from imbalance_jax.data import languages as languages_lib
 from imbalance_jax.data import parallel
@@ -448,7 +448,10 @@ class AlignmentEvaluator:
         tags = self._config.tags
         # As many rows on any number of devices, so that they are the same ones.
         host = stream.batch(int(state.step) % stream.steps, slice(0, self._together))
-        batch = label_windows(self._config.model, self._vocabulary, host.ids_BW, host.language_B)
+        batch = dataclasses.replace(
+            label_windows(self._config.model, self._vocabulary, host.ids_BW, host.language_B),
+            weight_B=weigh_losses(self._config, host.language_B),
+        )
         measuring = Measuring(self.programs, state.params, self.model)
         shares: dict[str, Any] = updates.measure_language_shares(
             measuring, batch, self._vocabulary.map_GU

@@ -279,10 +279,11 @@ class Experiment:
         batch = step_lib.label_windows(
             config.model, self.vocabulary, local.ids_BW, local.language_B
         )
-        if not config.model.dropout:
-            return batch
-        key_B = draw_dropout_keys(config.seed, step, config.batch_size)
-        return dataclasses.replace(batch, key_B=key_B[rows])
+        key_B = None
+        if config.model.dropout:
+            key_B = draw_dropout_keys(config.seed, step, config.batch_size)[rows]
+        weight_B = step_lib.weigh_losses(config, local.language_B)
+        return dataclasses.replace(batch, weight_B=weight_B, key_B=key_B)
 
     def map_GU(self) -> jax.Array:
         return distributed.place_whole_arrays(

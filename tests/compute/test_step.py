@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.compute import sharding
+from imbalance_jax.compute import optimizer, sharding
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.config import Config, OptimizerConfig
 
@@ -76,7 +76,11 @@ def run_steps(config: Config, mesh: Mesh, steps: int = STEPS, like: Any = None) 
     jitted = step_lib.jit_step(config, config.steps, mesh, state)
     found, after_one = [], None
     for n in range(steps):
-        batch = jax.device_put(host_batch(n), sharding.make_batch_sharding(mesh))
+        batch = host_batch(n)
+        weight_B = step_lib.weigh_losses(config, batch.language_B)
+        batch = jax.device_put(
+            dataclasses.replace(batch, weight_B=weight_B), sharding.make_batch_sharding(mesh)
+        )
         state, metrics = jitted(
             state, batch, jax.device_put(map_GU(), sharding.make_replicated_sharding(mesh))
         )
@@ -151,7 +155,7 @@ def optimize(config: OptimizerConfig, grads: list[dict[str, Any]]) -> list[dict[
     """Returns the parameters after each gradient."""
 
     def both(params: Any, grads: list[Any]) -> list[Any]:
-        tx, found = step_lib.build_optimizer(config, steps=40), []
+        tx, found = optimizer.build_optimizer(config, steps=40), []
         state = tx.init(params)
         for grad in grads:
             updates, state = tx.update(grad, state, params)

@@ -87,6 +87,7 @@ def write(name, value):
     *groups, last = {
         "vocabulary.mix.*": "vocabulary.mix.en",
         "mixture.ratio.*": "mixture.ratio.en2",
+        "mixture.loss_weights.*": "mixture.loss_weights.en2",
     }.get(field, field).split(".")
     target = values
     for group in groups:
