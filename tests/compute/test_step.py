@@ -313,7 +313,7 @@ LANGUAGE_DIALS = {
 def test_neither_devices_nor_micro_batches_change_what_dials_of_languages_and_dropout_do(
     mesh, micro
 ):
-    config = make_config(optimizer__eps=1e-4, **LANGUAGE_DIALS)
+    config = make_config(optimizer__eps=1e-4, model__N=1, **LANGUAGE_DIALS)
     one = run_steps(config, make_mesh("one"), 2)
     cut = dataclasses.replace(config.optimizer, accumulate=micro)
     other = run_steps(dataclasses.replace(config, optimizer=cut), make_mesh(mesh), 2)
@@ -323,8 +323,8 @@ def test_neither_devices_nor_micro_batches_change_what_dials_of_languages_and_dr
         for name in ("loss", "loss_G", "grad_norm"):
             np.testing.assert_allclose(found[name], expected[name], rtol=2e-5)
     _, second = moments(one.state)
-    assert np.all(np.asarray(second["position_GLD"]) > 0)
-    assert np.any(one.metrics[0]["loss"] != one.metrics[1]["loss"])
+    trained_GL = np.any(np.asarray(second["position_GLD"]) > 0, axis=2)
+    assert trained_GL.shape == (G, L) and trained_GL.all()
 
 
 PLAIN = {
