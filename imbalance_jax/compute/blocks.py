@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imbalance_jax.compute.attention import causal_attention
+from imbalance_jax.compute.context import drop_out, fold_in_keys
 from imbalance_jax.compute.norms import make_norm, rms_norm
 from imbalance_jax.compute.products import add_bias, multiply_weight
 from imbalance_jax.compute.rotary import rotate_by_position
@@ -65,7 +66,7 @@ class Attention(nnx.Module):
             self.q_scale_K = nnx.Param(jnp.ones(K, dtype))
             self.k_scale_K = nnx.Param(jnp.ones(K, dtype))
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, document_BL: jax.Array | None = None) -> jax.Array:
         q_BHLK = self._project(x_BLD, self.w_q_DHK, "b_q_HK")
         if self.group == 1:
             k_BHLK = self._project(x_BLD, self.w_k_DHK, "b_k_HK")
@@ -81,7 +82,7 @@ class Attention(nnx.Module):
             k_BHLK = rotate_by_position(k_BHLK, self.theta)
         if self.group > 1:
             k_BHLK, v_BHLK = (jnp.repeat(x, self.group, axis=1) for x in (k_BHLK, v_BHLK))
-        mixed_BHLK = causal_attention(q_BHLK, k_BHLK, v_BHLK, self.path)
+        mixed_BHLK = causal_attention(q_BHLK, k_BHLK, v_BHLK, self.path, document_BL)
         y_BLD = multiply_weight("BHLK,HKD->BLD", mixed_BHLK, self.w_o_HKD[...])
         return add_bias(y_BLD, self.b_o_D[...][None, None]) if self.has_bias else y_BLD
 
@@ -135,7 +136,7 @@ class GatedFeedForward(FeedForward):
 
 class Block(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.norm_place = config.settle("norm_place")
+        self.norm_place, self.dropout = config.settle("norm_place"), config.dropout
         kinds = {"gelu": FeedForward, "swiglu": GatedFeedForward}
         if self.norm_place != "after":
             self.norm_1 = make_norm(config)
@@ -146,18 +147,30 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs=rngs)
         self.feed_forward = kinds[config.settle("feed_forward")](config, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        document_BL: jax.Array | None = None,
+        key_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """Args: as `causal_attention` has the documents, and `drop_out` the keys."""
+
+        def attend(x_BLD: jax.Array) -> jax.Array:
+            return self.attention(x_BLD, document_BL)
+
         # The scopes name the operations in a profile; bench/profile.py adds them up.
         with jax.named_scope("attention"):
-            x_BLD = x_BLD + self._normalise(x_BLD, self.attention, "1")
+            x_BLD = x_BLD + self._normalise(x_BLD, attend, 1, key_B)
         with jax.named_scope("feed_forward"):
-            return x_BLD + self._normalise(x_BLD, self.feed_forward, "2")
+            return x_BLD + self._normalise(x_BLD, self.feed_forward, 2, key_B)
 
-    def _normalise(self, x_BLD: jax.Array, layer: Any, number: str) -> jax.Array:
-        """Returns what a layer makes of x, with the norms before it and after it."""
+    def _normalise(
+        self, x_BLD: jax.Array, layer: Any, number: int, key_B: jax.Array | None
+    ) -> jax.Array:
+        """Returns what a layer makes of x, with the norms before it and after it, and dropout."""
         if self.norm_place != "after":
             x_BLD = getattr(self, f"norm_{number}")(x_BLD)
         y_BLD = layer(x_BLD)
         if self.norm_place != "before":
             y_BLD = getattr(self, f"norm_after_{number}")(y_BLD)
-        return y_BLD
+        return drop_out(y_BLD, self.dropout, fold_in_keys(key_B, number))

@@ -94,8 +94,9 @@ class LanguageAdamState(NamedTuple):
 
 
 def select_shared_params(params: Any) -> Any:
-    """Returns the parameters that every language's windows train: all but the token tables."""
-    return {name: leaf for name, leaf in params.items() if name not in ("embed_VD", "head_VD")}
+    """Returns the parameters that every language's windows train: all but tables of their own."""
+    own = ("embed_VD", "head_VD", "position_GLD")
+    return {name: leaf for name, leaf in params.items() if name not in own}
 
 
 def scale_by_language_adam(
@@ -166,7 +167,8 @@ GROUPS = ("embedding", "head", "blocks")
 
 def find_group(path: tuple) -> str:
     """Returns the group of a parameter: embedding, head, or blocks with the final norm."""
-    groups = {"embed_VD": "embedding", "position_LD": "embedding", "head_VD": "head"}
+    tables = ("embed_VD", "position_LD", "position_GLD")
+    groups = dict.fromkeys(tables, "embedding") | {"head_VD": "head"}
     return groups.get(path[0].key, "blocks")
 
 

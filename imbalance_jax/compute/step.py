@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding, tuning
+from imbalance_jax.compute.context import Context, find_separators
 from imbalance_jax.compute.optimizer import (
     chain_optimizer,
     learning_rate,
@@ -26,6 +27,7 @@ from imbalance_jax.config import (
     Config,
     ModelConfig,
 )
+from imbalance_jax.data.languages import Vocabulary
 
 Metrics = dict[str, jax.Array]
 
@@ -38,6 +40,22 @@ class Batch:
     ids_BW: Any  # an array on the host or on devices, or the shape of one
     language_B: Any
     weight_B: Any = None  # of each window's loss, where `mixture.loss_weights` has any
+    separator_B: Any = None  # the model's id that separates documents, where these are apart
+    key_B: Any = None  # uint32 (B, 2), with dropout
+
+    @property
+    def context(self) -> Context:
+        separator_BS = None if self.separator_B is None else self.separator_B[:, None]
+        return Context(self.language_B, separator_BS, self.key_B)
+
+
+def label_windows(
+    model: ModelConfig, vocabulary: Vocabulary, ids_BW: np.ndarray, language_B: np.ndarray
+) -> Batch:
+    """Returns windows of base ids with what the model reads of them besides, on the host."""
+    separator_G = find_separators(model, vocabulary)
+    separator_B = None if separator_G is None else separator_G[language_B]
+    return Batch(ids_BW, language_B, separator_B=separator_B)
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +96,7 @@ def make_abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainSta
 
 
 def _init_state_from_key(config: Config, vocab_size: int, key: jax.Array) -> TrainState:
-    params = model_lib.init_params(config.model, vocab_size, key)
+    params = model_lib.init_params(config.model, vocab_size, key, len(config.languages))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -107,7 +125,7 @@ def train_step(
 class StepInput:
     """The host's input of an update, of one member of a stack or of all."""
 
-    batch: Batch
+    batch: Any  # a Batch, or the sharding of one
     rate: Any  # the learning rate
     alive: Any  # bool; otherwise the state is kept as it is
 
@@ -254,7 +272,7 @@ def _compute_mean_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the mean loss of all positions, weighted, and its sum per language, unweighted."""
     ids_BW = map_to_model_ids(batch, map_GU)
-    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1], batch.context)
     return _compute_head_loss(hidden_BLD, params, config, batch, map_GU)
 
 
@@ -297,7 +315,7 @@ def _compute_language_gradients(
 
     def hidden_state(params: model_lib.Params) -> jax.Array:
         ids_BL = map_to_model_ids(batch, map_GU)[:, :-1]
-        return model_lib.compute_last_hidden_state(view(params), config, ids_BL)
+        return model_lib.compute_last_hidden_state(view(params), config, ids_BL, batch.context)
 
     def head_loss(hidden_BLD: jax.Array, params: model_lib.Params) -> Any:
         return _compute_head_loss(hidden_BLD, view(params), config, batch, map_GU)
@@ -327,16 +345,10 @@ def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
     return map_GU[batch.language_B[:, None], batch.ids_BW.astype(jnp.int32)]
 
 
-def make_batch_shardings(config: Config, mesh: Mesh) -> Batch:
-    """Returns the shardings of a batch."""
-    rows = sharding.make_batch_sharding(mesh)
-    return Batch(rows, rows, rows if config.mixture.loss_weights else None)
-
-
-def make_step_input_shardings(config: Config, mesh: Mesh) -> StepInput:
-    """Returns the shardings of the step inputs of a pack, given the config of a member."""
-    whole = sharding.make_replicated_sharding(mesh)
-    return sharding.stack_shardings(StepInput(make_batch_shardings(config, mesh), whole, whole))
+def make_step_input_shardings(mesh: Mesh) -> StepInput:
+    """Returns the shardings of a pack's step inputs; one is that of all arrays of a batch."""
+    rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
+    return sharding.stack_shardings(StepInput(rows, whole, whole))
 
 
 def jit_step(
@@ -358,13 +370,13 @@ def jit_step(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[bool(way) :], leaf.dtype), state
     )
     states = sharding.make_state_shardings(mesh, one)
-    whole = sharding.make_replicated_sharding(mesh)
+    rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
     settled = resolve_auto_in_config(config, mesh, one.params["embed_VD"].shape[0])
-    inputs: Batch | StepInput = make_batch_shardings(config, mesh)
+    inputs: Any = rows
     maps = metrics = whole
     step = sharding.bind_mesh_context(mesh, train_step, settled, steps)
     if way:
-        states, inputs = sharding.stack_shardings(states), make_step_input_shardings(config, mesh)
+        states, inputs = sharding.stack_shardings(states), make_step_input_shardings(mesh)
         maps = sharding.stack_shardings(whole)
         # What the host reads must be on its own devices.
         metrics = maps if jax.process_count() == 1 else whole

@@ -21,8 +21,11 @@ def compute_flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     return 6.0 * weights + 6.0 * config.N * config.H * config.K * config.L
 
 
-def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
-    """Returns the number of parameters of a model."""
+def compute_parameter_count(config: ModelConfig, vocab_size: int, languages: int = 1) -> int:
+    """Returns the number of parameters of a model.
+
+    The number of languages counts where each has positions of its own.
+    """
     D, HK, JK, F = config.D, config.H * config.K, config.count_kv_heads() * config.K, config.F
     has_bias = config.settle("bias") == "on"
     gates = config.settle("feed_forward") == "swiglu"
@@ -31,6 +34,7 @@ def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
     norms = norm * (4 if config.settle("norm_place") == "both" else 2)
     of_heads = 2 * config.K * (config.settle("qk_norm") == "on")
     positions = config.L * D * (config.settle("position") == "learned")
+    positions *= languages if config.position_tables == "per_language" else 1
     tables = vocab_size * D * (1 if config.tied else 2) + positions
     block = _count_block_weights(config) + biases + norms + of_heads
     return config.N * block + tables + norm
@@ -105,11 +109,13 @@ def _count_state_bytes(config: Config, vocab_size: int) -> int:
     Muon keeps one mean of the matrices of the blocks, and two of all others.
     """
     model, means = config.model, {"adam": 2, "adamw": 2, "adafactor": 0}
-    parameters = compute_parameter_count(model, vocab_size)
+    G = len(config.languages)
+    parameters = compute_parameter_count(model, vocab_size, G)
     kept = means.get(config.optimizer.name, 1) * parameters
     if config.optimizer.moments == "per_language":
-        shared = parameters - vocab_size * model.D * (1 if model.tied else 2)
-        kept += 2 * (len(config.languages) - 1) * shared
+        positions = G * model.L if model.position_tables == "per_language" else 0
+        own = vocab_size * (1 if model.tied else 2) + positions
+        kept += 2 * (G - 1) * (parameters - own * model.D)
     return 4 * (parameters + kept)
 
 

@@ -222,6 +222,13 @@ class ModelConfig(FieldGroup, place="config.model"):
     rope_theta: Annotated[float, Bounds(1, 1e9, "is longer than any sequence")] = 10000.0
     kv_heads: Count = 0  # Heads of keys and values; 0 is H, and a divisor of H groups the queries.
     loss_chunk: Count = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
+    # What a position attends to: all before it in its window, or those of its own document.
+    documents: Literal["joined", "apart"] = "joined"
+    # position=learned: one table of positions for all languages, or one for each.
+    position_tables: Literal["shared", "per_language"] = "shared"
+    # In training, the share of elements that are set to zero, 0 to below 1: of the sum of
+    # embeddings, and of what attention and the feed-forward layer add to it.
+    dropout: Decay = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -240,6 +247,12 @@ class ModelConfig(FieldGroup, place="config.model"):
                 f"config.model.K={self.K} is odd, and config.model.position=rope turns pairs of a "
                 "head's dimensions. Set an even K, or another position."
             )
+        if self.position_tables == "per_language" and self.settle("position") != "learned":
+            raise ValueError(
+                "config.model.position_tables=per_language needs tables of positions, and "
+                f"config.model.position={self.settle('position')} has none. Set "
+                "config.model.position=learned, or position_tables=shared."
+            )
 
     def settle(self, dial: str) -> str:
         """Returns what a field of the architecture is, where it may be left to the preset."""
@@ -249,8 +262,12 @@ class ModelConfig(FieldGroup, place="config.model"):
     def list_dials(self) -> dict[str, str]:
         """Returns the fields of the architecture that are not GPT-2's, with their values."""
         settled = {dial: self.settle(dial) for dial in _GPT2}
-        grouped = {"kv_heads": str(self.kv_heads)} if self.count_kv_heads() != self.H else {}
-        return {dial: v for dial, v in settled.items() if v != _GPT2[dial]} | grouped
+        dials = {dial: v for dial, v in settled.items() if v != _GPT2[dial]}
+        if self.count_kv_heads() != self.H:
+            dials["kv_heads"] = str(self.kv_heads)
+        if self.position_tables != "shared":
+            dials["position_tables"] = self.position_tables
+        return dials
 
     def count_kv_heads(self) -> int:
         return self.kv_heads or self.H

@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imbalance_jax.compute import model as model_lib
-from imbalance_jax.compute.step import Batch, TrainState, weigh_losses
+from imbalance_jax.compute.context import Context, make_context
+from imbalance_jax.compute.step import TrainState, label_windows, weigh_losses
 from imbalance_jax.config import Config
 from imbalance_jax.data import languages as languages_lib
 from imbalance_jax.data import parallel
@@ -177,7 +178,11 @@ class AlignmentEvaluator:
             (own[0], own[1]),
             aligned.positions,
             aligned.prefix,
+            (self._context(g), self._context(h)),
         )
+
+    def _context(self, *languages: int) -> Context:
+        return make_context(self._config.model, self._vocabulary, *languages)
 
     def _occurrences(self, name: str, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns which pieces, (P, U) bool each, the rows of a parallel set hold."""
@@ -229,6 +234,7 @@ class AlignmentEvaluator:
                 _take_first_rows(pair.sequences.ids, _WATCHED_GRADIENTS),
                 _take_first_rows(pair.sequences.text, _WATCHED_GRADIENTS),
                 None,
+                pair.sequences.contexts,
             )
             if "mean" in pulls:
                 found[f"align/gradient/{name}"] = pulls["mean"]
@@ -250,6 +256,7 @@ class AlignmentEvaluator:
         config, params, steps = self._config, state.params, int(state.step)
         piece_counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
         tables = (self._vocabulary.map_GU, self._vocabulary.own_GV)
+        all_languages = range(len(config.tags))
 
         def measuring(poll: Poll) -> Measuring:
             return Measuring(self.programs, params, self.model, poll)
@@ -273,13 +280,16 @@ class AlignmentEvaluator:
             }
 
         def compare_gradients(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
-            sides = (pair.sequences.ids, pair.sequences.text)
-            return {"gradients": gradients.measure_gradients(measuring(poll), *sides, divisor())}
+            of = pair.sequences
+            measured = gradients.measure_gradients(
+                measuring(poll), of.ids, of.text, divisor(), of.contexts
+            )
+            return {"gradients": measured}
 
         def put_prefixes(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
             losses = {
                 f"{config.tags[g]} before {config.tags[h]}": after_text.measure_prefix_losses(
-                    measuring(poll), _swap_languages(pair.sequences, back)
+                    measuring(poll), _swap_languages(pair.sequences, back), self._context(g, h)
                 )
                 for g, h, back in _list_directions(pair)
             }
@@ -290,7 +300,9 @@ class AlignmentEvaluator:
 
         def find_leak(poll: Poll) -> dict[str, Any]:
             counts = [piece_counts.own_GU[g] for g in range(len(config.tags))]
-            leaks = leak_probe.measure_leak(measuring(poll), tables, self._windows, counts)
+            leaks = leak_probe.measure_leak(
+                measuring(poll), tables, self._windows, counts, self._context(*all_languages)
+            )
             return {"leak": dict(zip(config.tags, leaks, strict=True))}
 
         def probe_states(poll: Poll) -> dict[str, Any]:
@@ -298,7 +310,10 @@ class AlignmentEvaluator:
                 return {"probe": {}}
             least = min(map(len, self._windows))
             equal = [ids_nW[:least] for ids_nW in self._windows]
-            return {"probe": leak_probe.probe_languages(measuring(poll), tables[0], equal)}
+            found = leak_probe.probe_languages(
+                measuring(poll), tables[0], equal, self._context(*all_languages)
+            )
+            return {"probe": found}
 
         def share_updates(poll: Poll) -> dict[str, Any]:
             return {"optimizer": self._optimizer(state, stream)}
@@ -358,6 +373,7 @@ class AlignmentEvaluator:
                     (g, h),
                     steps=min(steps, stream.steps),
                     most=self._most,
+                    contexts=(self._context(g), self._context(h)),
                 )
             except after_text.MissingWindows as reason:
                 losses[f"{tags[g]} seen, {tags[h]} scored"] = {"skipped": str(reason)}
@@ -432,8 +448,10 @@ class AlignmentEvaluator:
         tags = self._config.tags
         # As many rows on any number of devices, so that they are the same ones.
         host = stream.batch(int(state.step) % stream.steps, slice(0, self._together))
-        weight_B = weigh_losses(self._config, host.language_B)
-        batch = Batch(host.ids_BW, host.language_B, weight_B)
+        batch = dataclasses.replace(
+            label_windows(self._config.model, self._vocabulary, host.ids_BW, host.language_B),
+            weight_B=weigh_losses(self._config, host.language_B),
+        )
         measuring = Measuring(self.programs, state.params, self.model)
         shares: dict[str, Any] = updates.measure_language_shares(
             measuring, batch, self._vocabulary.map_GU
@@ -462,7 +480,8 @@ def _swap_languages(sequences: SequencePairs, back: bool) -> SequencePairs:
     """Returns the sequences with the second language first."""
     if not back:
         return sequences
-    turned = {name: getattr(sequences, name)[::-1] for name in ("ids", "text", "own")}
+    sides = ("ids", "text", "own", "contexts")
+    turned = {name: getattr(sequences, name)[::-1] for name in sides}
     return dataclasses.replace(sequences, **turned)
 
 

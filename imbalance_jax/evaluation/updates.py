@@ -1,5 +1,6 @@
 """Adam's divisor, and what each language has in an update of the optimizer."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -51,7 +52,7 @@ def measure_language_shares(
 ) -> dict[str, list[float]]:
     """Returns the part that each language has in the gradient of a training batch, each (G,).
 
-    The loss is that of training, with `mixture.loss_weights`.
+    The loss is that of training, with `mixture.loss_weights` and without dropout.
 
     With g the batch's gradient and g_l that of the loss of language l's sequences in it, so
     that g is the sum of all g_l:
@@ -66,13 +67,12 @@ def measure_language_shares(
       map_GU: of the vocabulary.
     """
     programs, config = measuring.programs, measuring.config
-    weight_B = np.ones(len(batch.language_B), np.float32)
-    if batch.weight_B is not None:
-        weight_B = batch.weight_B
-    named = {"ids": batch.ids_BW, "language": batch.language_B, "weight": weight_B}
-    rows, real_B = programs.place_filled(named)
-    placed = Batch(rows["ids"], rows["language"], rows["weight"])
-    inputs = (measuring.params, placed, real_B, map_GU)
+    if batch.weight_B is None:
+        ones_B = np.ones(len(batch.language_B), np.float32)
+        batch = dataclasses.replace(batch, weight_B=ones_B)
+    named = {name: rows for name, rows in vars(batch).items() if rows is not None}
+    placed, real_B = programs.place_filled(named)
+    inputs = (measuring.params, Batch(**placed), real_B, map_GU)
     whole = programs.run(_compute_batch_gradient, *inputs, np.int32(-1), config=config)
     squared = jax.device_get(programs.run(_compute_inner_products, whole, whole))
     G = map_GU.shape[0]
@@ -110,7 +110,9 @@ def _compute_batch_gradient(
     counted_B = real_B & ((batch.language_B == language) | (language < 0))
 
     def loss(params: model_lib.Params) -> jax.Array:
-        hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
+        hidden_BLD = model_lib.compute_last_hidden_state(
+            params, config, ids_BW[:, :-1], batch.context
+        )
         target_BL = ids_BW[:, 1:]
         weight_B = counted_B * batch.weight_B
         weight_BL = jnp.broadcast_to(weight_B[:, None], target_BL.shape).astype(jnp.float32)

@@ -7,7 +7,7 @@
 Names and shapes, with dimensions as in `imbalance_jax/__init__.py`:
 
     embed_VD, head_VD           input and output embeddings; no head_VD where they are tied
-    position_LD                 learned positions
+    position_LD, position_GLD   learned positions, shared or of each language
     blocks.<n>.norm_1.scale_D, .bias_D                 before attention
     blocks.<n>.attention.w_q_DHK, .b_q_HK  (also k, v) x @ w, heads behind D
     blocks.<n>.attention.w_o_HKD, .b_o_D

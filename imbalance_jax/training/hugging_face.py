@@ -42,7 +42,10 @@ _OF_A_BLOCK = {
 def check_export(config: config_lib.Config, language: str | None) -> None:
     """Raises ValueError if a run's config alone says that no folder can hold its model."""
     model = config.model
-    if dials := model.list_dials():
+    dials = model.list_dials()
+    if model.documents != "joined":
+        dials["documents"] = model.documents
+    if dials:
         stated = ", ".join(f"config.model.{dial}={value}" for dial, value in dials.items())
         raise ValueError(
             f"--format=huggingface writes GPT-2's architecture, and the model has {stated}. "
@@ -80,8 +83,8 @@ def build_model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
         "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5,
         "attn_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
+        "embd_pdrop": model.dropout,
+        "resid_pdrop": model.dropout,
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "tie_word_embeddings": False,

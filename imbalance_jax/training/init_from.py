@@ -47,7 +47,7 @@ def check_init_from(config: config_lib.Config) -> None:
         raise ValueError(
             f"config.init_from={config.init_from!r} is not RUN or RUN@STEP: {error}"
         ) from error
-    for name in (*"LDHKFN", "tied"):
+    for name in (*"LDHKFN", "tied", "position_tables"):
         if getattr(other.model, name) != getattr(config.model, name):
             where = f"{run}/checkpoints" + (f"/{step}" if step is not None else "")
             value = getattr(other.model, name)

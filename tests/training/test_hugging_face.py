@@ -158,6 +158,8 @@ def test_a_folder_says_what_it_holds(exported):
     [
         ({"model__K": 4}, None, r"config\.model\.H \* K = 2 \* 4 is not D=16.*=safetensors writes"),
         ({"model__preset": "llama"}, None, r"has config\.model\.position=rope, c"),
+        ({"model__documents": "apart"}, None, r"the model has config\.model\.documents=apart"),
+        ({"model__position_tables": "per_language"}, None, r"\.position_tables=per_language"),
         ({}, "fr", "--language=fr: the run has en1, en2"),
         ({"languages.en2.words": "reversed"}, "en2", r"config\.languages\.en2\.words='reversed'"),
     ],

@@ -54,10 +54,12 @@ def run(begun) -> loading.LoadedRun:
     return imbalance_jax.load(begun)
 
 
-def log_probabilities(run: loading.LoadedRun, ids: np.ndarray) -> np.ndarray:
+def log_probabilities(
+    run: loading.LoadedRun, ids: np.ndarray, language: str | None = None
+) -> np.ndarray:
     """Returns those of the next id at every position, from whole softmaxes: (n, V)."""
     L = run.config.model.L  # always as long, so that one program does
-    logits_LV = np.asarray(run.forward(np.pad(ids, (0, L - len(ids)))), np.float64)
+    logits_LV = np.asarray(run.forward(np.pad(ids, (0, L - len(ids))), language), np.float64)
     top_L1 = logits_LV.max(-1, keepdims=True)
     log_p_LV = logits_LV - top_L1 - np.log(np.exp(logits_LV - top_L1).sum(-1, keepdims=True))
     return log_p_LV[: len(ids)]
@@ -149,6 +151,31 @@ def test_a_text_is_read_in_the_order_of_its_languages_words(run):
     turned = dataclasses.replace(run, config=config)
     assert turned.decode(turned.encode(" one two three", "en2"), "en2") == " three two one"
     assert turned.decode(turned.encode(" one two three", "en1"), "en1") == " one two three"
+
+
+def test_a_model_of_documents_apart_and_of_languages_positions_is_read_as_it_was_trained(
+    data_dir, english, tmp_path
+):
+    changes = {"model__documents": "apart", "model__position_tables": "per_language"}
+    run = imbalance_jax.load(make_run(tmp_path / "run", tiny_config(data_dir, **changes), english))
+    before, text = run.encode("The function", "en2"), run.encode("returns the value", "en2")
+    cut, begin = run.separator("en2"), len(before) + 1
+    log_p, other = (
+        log_probabilities(run, np.array([cut, *first, cut, *text]), "en2")
+        for first in (before, before[::-1])
+    )
+    np.testing.assert_array_equal(log_p[begin:], other[begin:])
+    assert np.all(np.any(log_p[1 : begin - 1] != other[1 : begin - 1], axis=-1))
+    # Text, and what is generated, as the whole forward pass has it in their language.
+    log_p = log_probabilities(run, np.array([cut, *text]), "en2")
+    expected = -log_p[np.arange(len(text)), text]
+    np.testing.assert_allclose(run.loss("returns the value", "en2"), expected, atol=1e-4)
+    assert np.any(log_p != log_probabilities(run, np.array([cut, *text]), "en1"))
+    written = generate.generate_ids(run, "returns the value", "en2", tokens=1, temperature=0)
+    own_V = run.vocabulary.own_GV[run.vocabulary.index("en2")]
+    assert written[0, -1] == np.argmax(np.where(own_V, log_p[len(text)], -np.inf))
+    with pytest.raises(ValueError, match="positions of each language. Name it: language='en1'"):
+        run.forward(text)
 
 
 def test_generation_begins_behind_the_separator_of_its_language(run):

@@ -237,8 +237,10 @@ def test_members_mapped_at_once_are_the_runs_alone_up_to_rounding(
 
 
 @pytest.mark.slow
-def test_weights_and_means_of_languages_are_those_of_the_run_alone(data_dir, english, tmp_path):
+def test_dials_of_languages_and_dropout_are_those_of_the_run_alone(data_dir, english, tmp_path):
     common = {"optimizer__moments": "per_language", "steps": 4, "checkpoint__every": 0}
+    common |= {"model__documents": "apart", "model__position_tables": "per_language"}
+    common |= {"model__dropout": 0.2}
     weights = {"one": {"en2": 3.0}, "other": {"en1": 2.0, "en2": 0.5}}
     configs = {
         name: make_config(data_dir, **common, mixture__loss_weights=each, seed=seed)
