@@ -38,7 +38,7 @@ class Transformer(nnx.Module):
         self.N = config.N
         self.embed_VD = init_normal_param(rngs, (vocab_size, D), dtype)
         self.has_positions = config.settle("position") == "learned"
-        self.embed_factor = {"sqrt": D**0.5, "none": 1.0}[config.settle("embed_scale")]
+        self.embed_factor = config.compute_embedding_factor()
         if self.has_positions:
             self.position_LD = init_normal_param(rngs, (config.L, D), dtype)
         self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(params=key)))(
@@ -146,9 +146,15 @@ def gather_embedding_rows(params: Params, row_V: np.ndarray) -> Params:
     return {**params, **take(tables)}
 
 
-def get_output_embeddings(params: Params) -> jax.Array:
-    """Returns the output embeddings, (V, D): those of the input where they are tied."""
-    return params["head_VD"] if "head_VD" in params else params["embed_VD"]
+def get_output_embeddings(params: Params, config: ModelConfig) -> jax.Array:
+    """Returns the output embeddings, (V, D), as logits have them.
+
+    They are those of the input where they are tied. At m times the base width logits sum over m
+    times more products, and are divided by m.
+    """
+    head_VD = params["head_VD"] if "head_VD" in params else params["embed_VD"]
+    wider = config.compute_width_factor()
+    return head_VD if wider == 1 else head_VD / wider
 
 
 def compute_next_token_logits(params: Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
@@ -157,7 +163,7 @@ def compute_next_token_logits(params: Params, config: ModelConfig, ids_BL: jax.A
     For notebooks, generation and tests; objective.py never holds them all.
     """
     hidden_BLD = compute_last_hidden_state(params, config, ids_BL)
-    head_VD = get_output_embeddings(params).astype(hidden_BLD.dtype)
+    head_VD = get_output_embeddings(params, config).astype(hidden_BLD.dtype)
     return jnp.einsum("BLD,VD->BLV", hidden_BLD, head_VD, preferred_element_type=jnp.float32)
 
 

@@ -27,13 +27,23 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return rate
 
 
-def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns the optimizer with the config's learning rate, clipping and weight decay."""
-    return chain_optimizer(config, learning_rate(config, steps))
+def build_optimizer(
+    config: OptimizerConfig, steps: int, *, wider: float = 1.0
+) -> optax.GradientTransformation:
+    """Returns the optimizer with the config's learning rate, clipping and weight decay.
+
+    Args: wider is as `chain_optimizer`'s.
+    """
+    return chain_optimizer(config, learning_rate(config, steps), wider=wider)
 
 
-def chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+def chain_optimizer(
+    config: OptimizerConfig, rate: optax.Schedule, *, wider: float = 1.0
+) -> optax.GradientTransformation:
     """Returns the optimizer with a learning rate: clipping, direction, weight decay, rate.
+
+    Args:
+      wider: how many times its base width the model has, as `ModelConfig.compute_width_factor`.
 
     Raises:
       ValueError: it is Muon, and optax is too old for it.
@@ -42,7 +52,9 @@ def chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.Grad
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     parts += _list_directions(config)
-    parts += _list_decays(config)
+    if wider != 1:
+        parts.append(_scale_by_width(config, wider))
+    parts += _list_decays(config)  # after it: what a parameter loses is the same at every width
     parts.append(optax.scale_by_learning_rate(rate))
     factors = {group: getattr(config.rate_factors, group) for group in GROUPS}
     if set(factors.values()) != {1.0}:
@@ -68,6 +80,28 @@ def _list_directions(config: OptimizerConfig) -> list[optax.GradientTransformati
     if config.name == "adafactor":
         return [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)]
     return [optax.partition({"muon": _scale_by_muon(config), "adam": adam}, _label_muon)]
+
+
+# How a direction is scaled at m times the base width, for the model to learn alike: m to the power
+# of the first number for matrices of the blocks, of the second for all others (arXiv 2203.03466,
+# table 8; its multiplier of the logits is in the model). A matrix sums over m times more inputs.
+# Adam's directions, and those that have its size, have entries of the same size at every width, so
+# that their products with what the matrix is given add up m times more. Those of Muon are
+# orthogonal matrices times the root of a side, whose products grow with that root. Gradients of
+# all others fall with the width.
+_WIDTH_POWERS = {"muon": (-0.5, 0.0), "sgd": (0.0, 1.0)}
+_WIDTH_POWERS_OF_ADAM = (-1.0, 0.0)
+
+
+def _scale_by_width(config: OptimizerConfig, wider: float) -> optax.GradientTransformation:
+    powers = _WIDTH_POWERS.get(config.name, _WIDTH_POWERS_OF_ADAM)
+    of_matrices, of_others = (wider**power for power in powers)
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * (of_matrices if _is_block_matrix(path) else of_others),
+            updates,
+        )
+    )
 
 
 # Groups of parameters.
@@ -105,6 +139,10 @@ def _mark_decayed_params(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path[-1].key), params)
 
 
+def _is_block_matrix(path: tuple) -> bool:
+    return path[0].key == "blocks" and _is_matrix(path[-1].key)
+
+
 def _is_matrix(name: str) -> bool:
     return len(dimensions.parse_dimensions(name)) > 1 and not name.startswith("b_")
 
@@ -116,8 +154,7 @@ def _label_muon(params: Any) -> Any:
     """Gives the matrices of the blocks to Muon, and all others to Adam."""
 
     def label(path: tuple, _: jax.Array) -> str:
-        is_muon = path[0].key == "blocks" and _is_matrix(path[-1].key)
-        return "muon" if is_muon else "adam"
+        return "muon" if _is_block_matrix(path) else "adam"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

@@ -72,10 +72,11 @@ def make_abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainSta
 
 def _init_state_from_key(config: Config, vocab_size: int, key: jax.Array) -> TrainState:
     params = model_lib.init_params(config.model, vocab_size, key)
+    wider = config.model.compute_width_factor()
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=build_optimizer(config.optimizer, config.steps).init(params),
+        opt_state=build_optimizer(config.optimizer, config.steps, wider=wider).init(params),
         sequences_G=jnp.zeros(len(config.languages), jnp.int32),
     )
 
@@ -209,9 +210,9 @@ def _update_state(
         loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
 
     with jax.named_scope("optimizer"):
-        updates, opt_state = chain_optimizer(config.optimizer, lambda count: rate).update(
-            grads, state.opt_state, state.params
-        )
+        wider = config.model.compute_width_factor()
+        tx = chain_optimizer(config.optimizer, lambda count: rate, wider=wider)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
     sequences_G = jnp.bincount(batch.language_B, length=len(config.languages)).astype(jnp.int32)
     new = TrainState(
@@ -247,7 +248,7 @@ def _compute_mean_loss(
     target_BL = ids_BW[:, 1:]
     total, loss_BL = objective.cross_entropy(
         hidden_BLD,
-        model_lib.get_output_embeddings(params),
+        model_lib.get_output_embeddings(params, config),
         target_BL,
         jnp.ones(target_BL.shape, jnp.float32),
         chunk=config.loss_chunk,

@@ -40,6 +40,8 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         "embed_scale",
         "rope_theta",
         "kv_heads",
+        "base_width",
+        "base_head_width",
     ),
     OptimizerConfig: ("rate_factors", "decay_factors"),
 }

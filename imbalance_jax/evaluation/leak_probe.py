@@ -75,7 +75,10 @@ def _compute_leak(
     ids_BW = map_GU[rows["language"][:, None], rows["ids"].astype(jnp.int32)]
     hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
     found = objective.measure_predictions(
-        hidden_BLD, model_lib.get_output_embeddings(params), ids_BW[:, 1:], own_GV[rows["language"]]
+        hidden_BLD,
+        model_lib.get_output_embeddings(params, config),
+        ids_BW[:, 1:],
+        own_GV[rows["language"]],
     )
     return {name: found[name] for name in ("leak", "language_nats")}, {}
 
