@@ -3,6 +3,7 @@
 Held against what happens without scaling: there they grow with the width.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute.optimizer import build_optimizer
 from imbalance_jax.config import ModelConfig, OptimizerConfig
 
-B, L, V, N, BASE = 4, 8, 40, 2, 32
+B, L, V, N, BASE = 4, 8, 40, 2, 16
 STEPS = 5
 
 
@@ -62,3 +63,31 @@ def measure_changes(
         return jnp.column_stack([of_states, jnp.sqrt(jnp.mean(logits**2, axis=(1, 2, 3)))])
 
     return np.asarray(train(jax.random.key(0)))
+
+
+ADAM = OptimizerConfig(schedule="constant", warmup=0.0, peak_lr=1e-2)
+
+
+@pytest.mark.slow  # three compilations each
+@pytest.mark.parametrize(
+    ("changes", "dials"),
+    [
+        ({}, {}),
+        ({}, {"preset": "modern", "tied": True, "wide_heads": True}),
+        ({"name": "lion", "peak_lr": 3e-3}, {}),
+        ({"name": "adafactor"}, {}),
+        ({"name": "muon"}, {}),
+        ({"name": "sgd", "peak_lr": 1.0}, {}),
+    ],
+    ids=str,
+)
+def test_at_eight_times_the_width_states_and_logits_move_as_far_as_at_the_base(changes, dials):
+    optimizer = dataclasses.replace(ADAM, **changes)
+    base = measure_changes(BASE, optimizer, scaled=False, **dials)
+    wide, plain = (
+        measure_changes(8 * BASE, optimizer, scaled=scaled, **dials) for scaled in (True, False)
+    )
+    # Logits may move less: a part of their movement at the base comes from the weights that the
+    # head begins with, and falls as the root of the width.
+    assert np.all(wide / base < 1.25) and np.all(wide / base > 0.5), wide / base
+    assert np.max(plain / base) > 2.5, plain / base
