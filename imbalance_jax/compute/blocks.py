@@ -30,6 +30,14 @@ def _init_zero_param(shape: tuple[int, ...], dtype: str) -> Any:
     return nnx.Param(jnp.zeros(shape, dtype))
 
 
+def compute_init_std(config: ModelConfig) -> float:
+    """Returns the spread that matrices of the blocks begin with.
+
+    At m times the base width they sum over m times more inputs, so that it is sqrt(m) times less.
+    """
+    return _INIT_STD / config.compute_width_factor() ** 0.5
+
+
 class Attention(nnx.Module):
     """Causal self-attention; its inner width H K need not be D.
 
@@ -39,20 +47,22 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         D, H, K, dtype = config.D, config.H, config.K, config.param_dtype
+        std = compute_init_std(config)
         self.path = config.attention
+        self.factor = config.compute_attention_factor()
         self.theta = config.rope_theta if config.settle("position") == "rope" else 0.0
         self.has_bias = config.settle("bias") == "on"
         self.has_qk_norm = config.settle("qk_norm") == "on"
         self.group = H // config.count_kv_heads()
-        self.w_q_DHK = init_normal_param(rngs, (D, H, K), dtype)
+        self.w_q_DHK = init_normal_param(rngs, (D, H, K), dtype, std)
         if self.group == 1:
-            self.w_k_DHK = init_normal_param(rngs, (D, H, K), dtype)
-            self.w_v_DHK = init_normal_param(rngs, (D, H, K), dtype)
+            self.w_k_DHK = init_normal_param(rngs, (D, H, K), dtype, std)
+            self.w_v_DHK = init_normal_param(rngs, (D, H, K), dtype, std)
         else:
-            self.w_k_DJK = init_normal_param(rngs, (D, H // self.group, K), dtype)
-            self.w_v_DJK = init_normal_param(rngs, (D, H // self.group, K), dtype)
+            self.w_k_DJK = init_normal_param(rngs, (D, H // self.group, K), dtype, std)
+            self.w_v_DJK = init_normal_param(rngs, (D, H // self.group, K), dtype, std)
         # Not scaled down with depth, unlike that of the feed-forward layer: as the reference.
-        self.w_o_HKD = init_normal_param(rngs, (H, K, D), dtype)
+        self.w_o_HKD = init_normal_param(rngs, (H, K, D), dtype, std)
         if self.has_bias:
             self.b_q_HK = _init_zero_param((H, K), dtype)
             if self.group == 1:
@@ -80,6 +90,8 @@ class Attention(nnx.Module):
         if self.theta:
             q_BHLK = rotate_by_position(q_BHLK, self.theta)
             k_BHLK = rotate_by_position(k_BHLK, self.theta)
+        if self.factor != 1:
+            q_BHLK = q_BHLK * self.factor
         if self.group > 1:
             k_BHLK, v_BHLK = (jnp.repeat(x, self.group, axis=1) for x in (k_BHLK, v_BHLK))
         mixed_BHLK = causal_attention(q_BHLK, k_BHLK, v_BHLK, self.path, document_BL)
@@ -99,8 +111,9 @@ class FeedForward(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         D, F, dtype = config.D, config.F, config.param_dtype
         self.has_bias = config.settle("bias") == "on"
-        self.w_up_DF = init_normal_param(rngs, (D, F), dtype)
-        self.w_down_FD = init_normal_param(rngs, (F, D), dtype, _INIT_STD / (2 * config.N) ** 0.5)
+        std = compute_init_std(config)
+        self.w_up_DF = init_normal_param(rngs, (D, F), dtype, std)
+        self.w_down_FD = init_normal_param(rngs, (F, D), dtype, std / (2 * config.N) ** 0.5)
         if self.has_bias:
             self.b_up_F = _init_zero_param((F,), dtype)
             self.b_down_D = _init_zero_param((D,), dtype)
@@ -123,7 +136,8 @@ class GatedFeedForward(FeedForward):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)
-        self.w_gate_DF = init_normal_param(rngs, (config.D, config.F), config.param_dtype)
+        std = compute_init_std(config)
+        self.w_gate_DF = init_normal_param(rngs, (config.D, config.F), config.param_dtype, std)
         if self.has_bias:
             self.b_gate_F = _init_zero_param((config.F,), config.param_dtype)
 

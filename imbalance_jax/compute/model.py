@@ -48,7 +48,7 @@ class Transformer(nnx.Module):
         self.N, self.dropout = config.N, config.dropout
         self.embed_VD = init_normal_param(rngs, (vocab_size, D), dtype)
         self.has_positions = config.settle("position") == "learned"
-        self.embed_factor = {"sqrt": D**0.5, "none": 1.0}[config.settle("embed_scale")]
+        self.embed_factor = config.compute_embedding_factor()
         self.own_positions = config.position_tables == "per_language"
         if self.own_positions:
             self.position_GLD = init_normal_param(rngs, (languages, config.L, D), dtype)
@@ -83,7 +83,7 @@ class Transformer(nnx.Module):
         """Returns the last block's output and, to keep, that of each one: (N, B, L, D)."""
 
         def run_block(
-            x_BLD: jax.Array, block: tuple[Block, jax.Array | None]
+            x_BLD: jax.Array, block: tuple[Block, Any]
         ) -> tuple[jax.Array, jax.Array | None]:
             module, number = block
             x_BLD = module(x_BLD, document_BL, fold_in_keys(key_B, number))
@@ -185,9 +185,15 @@ def gather_embedding_rows(params: Params, row_V: np.ndarray) -> Params:
     return {**params, **take(tables)}
 
 
-def get_output_embeddings(params: Params) -> jax.Array:
-    """Returns the output embeddings, (V, D): those of the input where they are tied."""
-    return params["head_VD"] if "head_VD" in params else params["embed_VD"]
+def get_output_embeddings(params: Params, config: ModelConfig) -> jax.Array:
+    """Returns the output embeddings, (V, D), as logits have them.
+
+    They are those of the input where they are tied. At m times the base width logits sum over m
+    times more products, and are divided by m.
+    """
+    head_VD = params["head_VD"] if "head_VD" in params else params["embed_VD"]
+    wider = config.compute_width_factor()
+    return head_VD if wider == 1 else head_VD / wider
 
 
 def compute_next_token_logits(
@@ -198,7 +204,7 @@ def compute_next_token_logits(
     For notebooks, generation and tests; objective.py never holds them all.
     """
     hidden_BLD = compute_last_hidden_state(params, config, ids_BL, context)
-    head_VD = get_output_embeddings(params).astype(hidden_BLD.dtype)
+    head_VD = get_output_embeddings(params, config).astype(hidden_BLD.dtype)
     return jnp.einsum("BLD,VD->BLV", hidden_BLD, head_VD, preferred_element_type=jnp.float32)
 
 

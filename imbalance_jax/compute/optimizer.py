@@ -28,14 +28,17 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(
-    config: OptimizerConfig, steps: int, languages: int = 1
+    config: OptimizerConfig, steps: int, *, languages: int = 1, wider: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer with the config's learning rate, clipping and weight decay."""
-    return chain_optimizer(config, learning_rate(config, steps), languages)
+    """Returns the optimizer with the config's learning rate, clipping and weight decay.
+
+    Args: languages and wider are as `chain_optimizer`'s.
+    """
+    return chain_optimizer(config, learning_rate(config, steps), languages=languages, wider=wider)
 
 
 def chain_optimizer(
-    config: OptimizerConfig, rate: optax.Schedule, languages: int = 1
+    config: OptimizerConfig, rate: optax.Schedule, *, languages: int = 1, wider: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer with a learning rate: clipping, direction, weight decay, rate.
 
@@ -44,6 +47,7 @@ def chain_optimizer(
       rate: the learning rate.
       languages: how many there are, for `moments=per_language`; `update` then takes what
         `scale_by_language_adam` does.
+      wider: how many times its base width the model has, as `ModelConfig.compute_width_factor`.
 
     Raises:
       ValueError: it is Muon, and optax is too old for it.
@@ -52,7 +56,9 @@ def chain_optimizer(
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     parts += _list_directions(config, languages)
-    parts += _list_decays(config)
+    if wider != 1:
+        parts.append(_scale_by_width(config, wider))
+    parts += _list_decays(config)  # after it: what a parameter loses is the same at every width
     parts.append(optax.scale_by_learning_rate(rate))
     factors = {group: getattr(config.rate_factors, group) for group in GROUPS}
     if set(factors.values()) != {1.0}:
@@ -161,6 +167,28 @@ def scale_by_language_adam(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+# How a direction is scaled at m times the base width, for the model to learn alike: m to the power
+# of the first number for matrices of the blocks, of the second for all others (arXiv 2203.03466,
+# table 8; its multiplier of the logits is in the model). A matrix sums over m times more inputs.
+# Adam's directions, and those that have its size, have entries of the same size at every width, so
+# that their products with what the matrix is given add up m times more. Those of Muon are
+# orthogonal matrices times the root of a side, whose products grow with that root. Gradients of
+# all others fall with the width.
+_WIDTH_POWERS = {"muon": (-0.5, 0.0), "sgd": (0.0, 1.0)}
+_WIDTH_POWERS_OF_ADAM = (-1.0, 0.0)
+
+
+def _scale_by_width(config: OptimizerConfig, wider: float) -> optax.GradientTransformation:
+    powers = _WIDTH_POWERS.get(config.name, _WIDTH_POWERS_OF_ADAM)
+    of_matrices, of_others = (wider**power for power in powers)
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * (of_matrices if _is_block_matrix(path) else of_others),
+            updates,
+        )
+    )
+
+
 # Groups of parameters.
 GROUPS = ("embedding", "head", "blocks")
 
@@ -197,6 +225,10 @@ def _mark_decayed_params(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path[-1].key), params)
 
 
+def _is_block_matrix(path: tuple) -> bool:
+    return path[0].key == "blocks" and _is_matrix(path[-1].key)
+
+
 def _is_matrix(name: str) -> bool:
     return len(dimensions.parse_dimensions(name)) > 1 and not name.startswith("b_")
 
@@ -208,8 +240,7 @@ def _label_muon(params: Any) -> Any:
     """Gives the matrices of the blocks to Muon, and all others to Adam."""
 
     def label(path: tuple, _: jax.Array) -> str:
-        is_muon = path[0].key == "blocks" and _is_matrix(path[-1].key)
-        return "muon" if is_muon else "adam"
+        return "muon" if _is_block_matrix(path) else "adam"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

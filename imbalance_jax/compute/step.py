@@ -100,10 +100,17 @@ def _init_state_from_key(config: Config, vocab_size: int, key: jax.Array) -> Tra
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=chain_optimizer(config.optimizer, jnp.zeros_like, len(config.languages)).init(
-            params
-        ),
+        opt_state=_chain_optimizer(config, jnp.zeros(())).init(params),
         sequences_G=jnp.zeros(len(config.languages), jnp.int32),
+    )
+
+
+def _chain_optimizer(config: Config, rate: jax.Array) -> optax.GradientTransformationExtraArgs:
+    return chain_optimizer(
+        config.optimizer,
+        lambda count: rate,
+        languages=len(config.languages),
+        wider=config.model.compute_width_factor(),
     )
 
 
@@ -241,7 +248,7 @@ def _update_state(
     sequences_G = jnp.bincount(batch.language_B, length=len(config.languages)).astype(jnp.int32)
     trained_G = state.sequences_G + sequences_G
     with jax.named_scope("optimizer"):
-        optimizer = chain_optimizer(config.optimizer, lambda count: rate, len(config.languages))
+        optimizer = _chain_optimizer(config, rate)
         of_languages = {}
         if per_language:
             grads, grads_G = grads
@@ -290,7 +297,7 @@ def _compute_head_loss(
         weight_BL = weight_BL * batch.weight_B[:, None]
     total, loss_BL = objective.cross_entropy(
         hidden_BLD,
-        model_lib.get_output_embeddings(params),
+        model_lib.get_output_embeddings(params, config),
         target_BL,
         weight_BL,
         chunk=config.loss_chunk,

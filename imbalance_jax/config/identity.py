@@ -49,6 +49,8 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         "documents",
         "position_tables",
         "dropout",
+        "base_width",
+        "base_head_width",
     ),
     MixtureConfig: ("loss_weights",),
     OptimizerConfig: ("moments", "rate_factors", "decay_factors"),

@@ -221,6 +221,10 @@ class ModelConfig(FieldGroup, place="config.model"):
     # The base of the wavelengths of position=rope, in positions.
     rope_theta: Annotated[float, Bounds(1, 1e9, "is longer than any sequence")] = 10000.0
     kv_heads: Count = 0  # Heads of keys and values; 0 is H, and a divisor of H groups the queries.
+    # The D that initialisation and learning rates are meant for; at another D they follow it by
+    # muP (arXiv 2203.03466), so that one peak_lr serves all. 0 is off: they are the same at any D.
+    base_width: Count = 0
+    base_head_width: Count = 0  # The same of K, for models with wider heads; 0 is any K.
     loss_chunk: Count = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
     # What a position attends to: all before it in its window, or those of its own document.
     documents: Literal["joined", "apart"] = "joined"
@@ -253,16 +257,25 @@ class ModelConfig(FieldGroup, place="config.model"):
                 f"config.model.position={self.settle('position')} has none. Set "
                 "config.model.position=learned, or position_tables=shared."
             )
+        if self.base_head_width and not self.base_width:
+            raise ValueError(
+                f"config.model.base_head_width={self.base_head_width} says where the scaling with "
+                "width begins, and config.model.base_width=0 turns it off. Set "
+                "config.model.base_width, or config.model.base_head_width=0."
+            )
 
     def settle(self, dial: str) -> str:
         """Returns what a field of the architecture is, where it may be left to the preset."""
         chosen = getattr(self, dial)
         return _PRESETS[self.preset][dial] if chosen == "preset" else chosen
 
+    def settle_dials(self) -> dict[str, str]:
+        """Returns what each field of the architecture is that may be left to the preset."""
+        return {dial: self.settle(dial) for dial in _GPT2}
+
     def list_dials(self) -> dict[str, str]:
         """Returns the fields of the architecture that are not GPT-2's, with their values."""
-        settled = {dial: self.settle(dial) for dial in _GPT2}
-        dials = {dial: v for dial, v in settled.items() if v != _GPT2[dial]}
+        dials = {dial: v for dial, v in self.settle_dials().items() if v != _GPT2[dial]}
         if self.count_kv_heads() != self.H:
             dials["kv_heads"] = str(self.kv_heads)
         if self.position_tables != "shared":
@@ -271,6 +284,22 @@ class ModelConfig(FieldGroup, place="config.model"):
 
     def count_kv_heads(self) -> int:
         return self.kv_heads or self.H
+
+    def compute_width_factor(self) -> float:
+        """Returns how many times its base width the model has; 1 without one.
+
+        The base shape has the F / D and H K / D of this one. So this is how many times more inputs
+        than there each matrix of the blocks sums over.
+        """
+        return self.D / self.base_width if self.base_width else 1.0
+
+    def compute_embedding_factor(self) -> float:
+        """Returns what token embeddings are multiplied by."""
+        return (self.base_width or self.D) ** 0.5 if self.settle("embed_scale") == "sqrt" else 1.0
+
+    def compute_attention_factor(self) -> float:
+        """Returns what products of queries and keys are multiplied by, beside 1 / sqrt(K)."""
+        return (self.base_head_width / self.K) ** 0.5 if self.base_head_width else 1.0
 
 
 @dataclasses.dataclass(frozen=True)

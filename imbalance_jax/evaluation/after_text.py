@@ -208,6 +208,6 @@ def _sum_row_losses(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     hidden_BLD = model_lib.compute_last_hidden_state(params, config, rows["ids"], context)
     _, loss_BL = objective.cross_entropy(
-        hidden_BLD, model_lib.get_output_embeddings(params), rows["target"], rows["weight"]
+        hidden_BLD, model_lib.get_output_embeddings(params, config), rows["target"], rows["weight"]
     )
     return {"loss": jnp.sum(loss_BL * rows["weight"], axis=1)}, {}

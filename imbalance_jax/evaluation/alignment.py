@@ -393,7 +393,7 @@ class AlignmentEvaluator:
     def _tables(self, params: model_lib.Params) -> dict[str, jax.Array]:
         tables = {
             "embed_in": params["embed_VD"],
-            "embed_out": model_lib.get_output_embeddings(params),
+            "embed_out": model_lib.get_output_embeddings(params, self._config.model),
         }
         return tables if "head_VD" in params else {"embed_in": tables["embed_in"]}
 

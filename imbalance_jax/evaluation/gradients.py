@@ -203,7 +203,7 @@ def _compute_text_loss(
     weight_BL = jnp.roll(text_BL, -1, axis=1).at[:, -1].set(False)
     total, _ = objective.cross_entropy(
         hidden_BLD,
-        model_lib.get_output_embeddings(params),
+        model_lib.get_output_embeddings(params, config),
         target_BL,
         weight_BL.astype(jnp.float32),
         chunk=chunk,

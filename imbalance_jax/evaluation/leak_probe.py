@@ -82,7 +82,10 @@ def _compute_leak(
         params, config, ids_BW[:, :-1], _add_languages(context, rows)
     )
     found = objective.measure_predictions(
-        hidden_BLD, model_lib.get_output_embeddings(params), ids_BW[:, 1:], own_GV[rows["language"]]
+        hidden_BLD,
+        model_lib.get_output_embeddings(params, config),
+        ids_BW[:, 1:],
+        own_GV[rows["language"]],
     )
     return {name: found[name] for name in ("leak", "language_nats")}, {}
 

@@ -289,7 +289,7 @@ def _score_batch(
     hidden_BLD, weight_BL = hidden_BLD[:, -scored:], weight_BL[:, -scored:]
     found = objective.measure_predictions(
         hidden_BLD,
-        model_lib.get_output_embeddings(params),
+        model_lib.get_output_embeddings(params, config),
         ids_BW[:, -scored:],
         own_GV[batch.language_B],
         # The largest divisor, for strides that the chunk of training does not divide.

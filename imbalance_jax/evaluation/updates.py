@@ -117,7 +117,7 @@ def _compute_batch_gradient(
         weight_B = counted_B * batch.weight_B
         weight_BL = jnp.broadcast_to(weight_B[:, None], target_BL.shape).astype(jnp.float32)
         total, _ = objective.cross_entropy(
-            hidden_BLD, model_lib.get_output_embeddings(params), target_BL, weight_BL
+            hidden_BLD, model_lib.get_output_embeddings(params, config), target_BL, weight_BL
         )
         return total / (jnp.sum(real_B) * target_BL.shape[1])
 

@@ -196,7 +196,7 @@ def _compute_losses(
     )
     weight_BL = jnp.ones(target_BL.shape, jnp.float32)
     return objective.cross_entropy(
-        hidden_BLD, model_lib.get_output_embeddings(params), target_BL, weight_BL
+        hidden_BLD, model_lib.get_output_embeddings(params, config), target_BL, weight_BL
     )[1]
 
 

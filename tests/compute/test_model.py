@@ -105,7 +105,7 @@ def numpy_logits(
             q, k = rotate(q), rotate(k)
             for t in range(len(h_LD)):
                 seen = slice(begins_L[t], t + 1)
-                score = np.exp(k[seen] @ q[t] / np.sqrt(K))
+                score = np.exp(k[seen] @ q[t] * np.sqrt(config.base_head_width or K) / K)
                 out_LD[t] += (score / score.sum()) @ v[seen] @ at["w_o_HKD"][n]
         return out_LD
 
@@ -129,7 +129,7 @@ def numpy_logits(
     for b, x_L in enumerate(x_BL):
         h = p["embed_VD"][x_L]
         if config.settle("embed_scale") == "sqrt":
-            h = h * np.sqrt(D)
+            h = h * np.sqrt(config.base_width or D)
         if "position_GLD" in p:
             h = h + p["position_GLD"][LANGUAGES[b], : len(x_L)]
         elif config.settle("position") == "learned":
@@ -140,7 +140,7 @@ def numpy_logits(
             h = around(attend, "attention", 1, h)
             h = around(feed, "feed_forward", 2, h)
         head_VD = p.get("head_VD", p["embed_VD"])
-        logits_BLV.append(norm(h, p["final_norm"]) @ head_VD.T)
+        logits_BLV.append(norm(h, p["final_norm"]) @ head_VD.T * (config.base_width or D) / D)
     return np.stack(logits_BLV)
 
 
@@ -172,9 +172,12 @@ def test_logits_are_those_of_an_independent_numpy_model(params):
 DIALS: Mapping[str, Mapping[str, Any]] = {
     "rope": {"position": "rope", "rope_theta": 20.0, "bias": "off", "norm_place": "after"},
     "no positions": {"position": "none", "norm": "rms", "kv_heads": 1, "embed_scale": "none"},
-    "swiglu": {"feed_forward": "swiglu", "norm_place": "both"},
+    "swiglu": {"feed_forward": "swiglu", "norm_place": "both", "base_width": 4},
     "llama": {"preset": "llama"},
-    "modern": {"preset": "modern", "kv_heads": 1, "norm_place": "both", "tied": True},
+    "modern": {
+        **{"preset": "modern", "kv_heads": 1, "norm_place": "both", "tied": True},
+        **{"base_width": 4, "base_head_width": 2},
+    },
     "languages": {"documents": "apart", "position_tables": "per_language"},
     "dropout": {"dropout": 0.4, "norm_place": "both"},
 }
@@ -320,6 +323,7 @@ def test_presets_have_the_parameters_of_published_models(sizes, vocab_size, coun
         ({"preset": "llama", "K": 5}, "K=5 is odd"),
         ({"position": "none", "position_tables": "per_language"}, "Set config.model.position=lear"),
         ({"dropout": 1.0}, "dropout=1.0 must lie in"),
+        ({"base_head_width": 2}, r"base_width=0 turns it off\. Set config\.model\.base_width"),
     ],
 )
 def test_dials_that_contradict_each_other_are_refused(dials, message):
@@ -431,14 +435,14 @@ def test_a_tied_head_is_the_input_embedding():
     config = dataclasses.replace(TINY, tied=True)
     params = random_params(config, V)
     assert "head_VD" not in params
-    assert model_lib.get_output_embeddings(params) is params["embed_VD"]
+    assert model_lib.get_output_embeddings(params, TINY) is params["embed_VD"]
     assert model_lib.count_parameters(TINY, V) - model_lib.count_parameters(config, V) == V * D
     found = logits(params, config, ids())
     np.testing.assert_allclose(found, numpy_logits(params, ids()), atol=1e-4)
 
 
 def test_an_untied_head_is_a_table_of_its_own(params):
-    assert model_lib.get_output_embeddings(params) is params["head_VD"]
+    assert model_lib.get_output_embeddings(params, TINY) is params["head_VD"]
 
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(params):
@@ -481,7 +485,7 @@ def test_no_gradient_is_summed_over_the_batch_in_bfloat16(params, path):
 
     def loss(params: model_lib.Params) -> jax.Array:
         hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids())
-        head_VD, weight_BL = model_lib.get_output_embeddings(params), jnp.ones((B, L))
+        head_VD, weight_BL = model_lib.get_output_embeddings(params, config), jnp.ones((B, L))
         return objective.cross_entropy(hidden_BLD, head_VD, ids(), weight_BL, chunk=L)[0]
 
     summing = ("reduce_sum", "dot_general", "cumsum", "scatter-add")

@@ -10,6 +10,7 @@ import pytest
 from compute.test_step import CONFIG, V, host_batch, make_mesh, map_GU, run_steps
 
 from imbalance_jax import config as config_lib
+from imbalance_jax.bench import topology
 from imbalance_jax.compute import optimizer, sharding
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.config import OptimizerConfig
@@ -30,11 +31,11 @@ def make_params(seed: int = 0) -> dict[str, Any]:
     return jax.tree.map(draw, shapes, is_leaf=lambda each: isinstance(each, tuple))
 
 
-def optimize(config: OptimizerConfig, grads: list[Any]) -> list[Any]:
+def optimize(config: OptimizerConfig, grads: list[Any], wider: float = 1.0) -> list[Any]:
     """Returns the parameters after each gradient."""
 
     def run(params: Any, grads: list[Any]) -> list[Any]:
-        tx, found = optimizer.build_optimizer(config, steps=40), []
+        tx, found = optimizer.build_optimizer(config, steps=40, wider=wider), []
         state = tx.init(params)
         for grad in grads:
             updates, state = tx.update(grad, state, params)
@@ -312,11 +313,58 @@ def test_factors_scale_the_rate_and_the_decay_of_their_group_alone():
     np.testing.assert_array_equal(undecayed["head_VD"], plain["head_VD"])
 
 
+@pytest.mark.parametrize(
+    ("name", "of_matrices", "of_others"),
+    [
+        ("adam", 1 / 9, 1),
+        ("lion", 1 / 9, 1),
+        ("adafactor", 1 / 9, 1),
+        ("muon", 1 / 3, 1),
+        ("sgd", 1, 9),
+    ],
+)
+def test_at_nine_times_the_width_each_parameter_has_its_rate_and_the_same_decay(
+    name, of_matrices, of_others
+):
+    matrices = ("w_q_DHK", "w_o_HKD", "w_up_DF", "w_down_FD")
+
+    def move(wider: float, decay: float) -> Any:
+        config = dataclasses.replace(FLAT, name=name, weight_decay=decay)
+        (after,) = optimize(config, [make_params(1)], wider)
+        return jax.tree.map(lambda a, b: a - b, after, make_params())
+
+    base, wide, decayed = move(1.0, 0.0), move(9.0, 0.0), move(9.0, 0.5)
+
+    def check(path: tuple, base: Any, wide: Any, decayed: Any, start: Any) -> None:
+        key = path[-1].key
+        factor = of_matrices if key in matrices else of_others
+        np.testing.assert_allclose(wide, factor * base, rtol=1e-4, atol=1e-6, err_msg=key)
+        lost = 0.1 * 0.5 * start if key in (*matrices, "embed_VD", "head_VD") else 0 * start
+        np.testing.assert_allclose(wide - decayed, lost, rtol=1e-4, atol=1e-6, err_msg=key)
+
+    jax.tree_util.tree_map_with_path(check, base, wide, decayed, make_params())
+
+
 def test_a_linear_schedule_falls_from_the_peak_to_the_final_rate():
     config = OptimizerConfig(schedule="linear", peak_lr=1.0, final_lr=0.2, warmup=10.0)
     rate = optimizer.learning_rate(config, 100)
     for t, value in {1: 0.0992, 10: 0.92, 50: 0.6, 100: 0.2}.items():
         assert float(rate(t - 1)) == pytest.approx(value, rel=1e-5)
+
+
+def test_at_its_base_width_a_run_is_the_same_program_as_without_one():
+    def compile_to_text(config: Any) -> tuple[str, str]:
+        mesh = make_mesh("one")
+        step = topology.trace_step(config, V, mesh).lower().as_text()
+        return step, step_lib.jit_init_state(config, V, mesh).lower(jax.random.key(0)).as_text()
+
+    model = dataclasses.replace(CONFIG.model, base_width=CONFIG.model.D, base_head_width=7)
+    assert CONFIG.model.K == 7 and CONFIG.model.settle("embed_scale") == "sqrt"
+    scaled = dataclasses.replace(CONFIG, model=model)
+    assert compile_to_text(scaled) == compile_to_text(CONFIG)
+    model = dataclasses.replace(model, base_width=CONFIG.model.D - 1)
+    wider = compile_to_text(dataclasses.replace(CONFIG, model=model))
+    assert all(a != b for a, b in zip(wider, compile_to_text(CONFIG), strict=True))
 
 
 @pytest.mark.slow  # two compilations of eight devices

@@ -532,6 +532,29 @@ def test_devices_and_their_mesh_do_not_change_training(runs, name):
     assert_all_close(many.state.params, one.state.params, rtol=0, atol=1.5e-5)
 
 
+@pytest.mark.slow  # three compilations for each architecture
+@pytest.mark.parametrize(
+    "dials",
+    [
+        {"preset": "llama"},
+        {
+            **{"preset": "modern", "kv_heads": 2, "norm_place": "both", "tied": True},
+            **{"base_width": 6, "base_head_width": 2},
+        },
+    ],
+    ids=["llama", "modern"],
+)
+def test_devices_and_their_mesh_do_not_change_training_with_dials(dials):
+    changes = {f"model__{dial}": value for dial, value in dials.items()}
+    config = make_config(optimizer__eps=1e-4, model__K=8, **changes)
+    one = run_steps(config, make_mesh("one"), 3)
+    for mesh in ("eight", "2x2x2"):
+        many = run_steps(config, make_mesh(mesh), 3)
+        jax.tree.map(np.testing.assert_array_equal, many.start_values, one.start_values)
+        assert_all_close(many.metrics, one.metrics, rtol=1e-4)
+        assert_all_close(many.state.params, one.state.params, rtol=0, atol=1.5e-5)
+
+
 def test_parameters_and_moments_are_really_cut_over_a_mesh(runs):
     state = runs["2x2x2"].state
     expected = {

@@ -73,6 +73,7 @@ def write(name, value):
             {"sources": {"en": values["sources"]["en"] | {"kind": "files", "train": "a.txt"}}},
         ),
         "model.kv_heads": {"model": values["model"] | {"H": whole}},
+        "model.base_head_width": {"model": values["model"] | {"base_width": 1}},
         "sources.en.synthetic.lemmas": {"topics": whole},
         "sources.en.synthetic.topics": {"lemmas": min(whole, 2**18)},
         "vocabulary.mix.*": {"vocabulary": values["vocabulary"] | {"layout": "joint"}},
