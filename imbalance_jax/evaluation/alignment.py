@@ -30,6 +30,7 @@ from imbalance_jax.evaluation import after_text, embeddings, gradients, hidden, 
 from imbalance_jax.evaluation.embeddings import PiecePairs
 from imbalance_jax.evaluation.hidden import SequencePairs
 from imbalance_jax.evaluation.perplexity import cut_spread_windows
+from imbalance_jax.evaluation.piece_counts import PieceCounts, count_pieces
 from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring, Poll
 
 # Pieces among which a counterpart is looked for while training; afterwards it is all.
@@ -62,14 +63,6 @@ class AlignmentPart:
     pair: LanguagePair | None  # of which it is said; None is all languages
     names: tuple[str, ...]  # of its results
     measure: Callable[[Poll], dict[str, Any]]  # returns them, ready for JSON
-
-
-@dataclasses.dataclass(frozen=True)
-class PieceCounts:
-    """About how often each base id was trained on, (G, U) each."""
-
-    source_GU: np.ndarray  # in any language of the same source, as the reference counts
-    own_GU: np.ndarray  # in the language itself
 
 
 class AlignmentEvaluator:
@@ -209,7 +202,7 @@ class AlignmentEvaluator:
         """
         params = state.params
         found: dict[str, float] = {}
-        counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
+        counts = self._count_pieces(state)
         for number, pair in enumerate(self.pairs):
 
             def polled(share: float, begun: int = number) -> None:
@@ -254,7 +247,7 @@ class AlignmentEvaluator:
           stream: of the run.
         """
         config, params, steps = self._config, state.params, int(state.step)
-        piece_counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
+        piece_counts = self._count_pieces(state)
         tables = (self._vocabulary.map_GU, self._vocabulary.own_GV)
         all_languages = range(len(config.tags))
 
@@ -422,26 +415,9 @@ class AlignmentEvaluator:
             self.programs, table_VD, pieces, blocks, candidates=candidates
         )
 
-    def _piece_counts(self, sequences_G: np.ndarray) -> PieceCounts:
-        """Returns how often each base id was trained on after so many sequences of each language.
-
-        That is its count in the text, times how often the text was gone through. Before any
-        training it is its count in the text.
-        """
-        config, map_GU = self._config, self._vocabulary.map_GU
-        names = [config.source_of(tag) for tag in config.tags]
-        source_GU, own_GU = np.zeros(map_GU.shape), np.zeros(map_GU.shape)
-        begun = bool(sum(sequences_G))
-        for g, name in enumerate(names):
-            source = self._sources[name]
-            counts_U = source.pieces.counts_U
-            if counts_U is None:
-                continue
-            sequences = sum(n for n, other in zip(sequences_G, names, strict=True) if other == name)
-            epochs_of = config.model.L / source.count("train")
-            source_GU[g, : len(counts_U)] = counts_U * (sequences * epochs_of or 1)
-            own_GU[g, : len(counts_U)] = counts_U * (sequences_G[g] * epochs_of if begun else 1)
-        return PieceCounts(source_GU, own_GU)
+    def _count_pieces(self, state: TrainState) -> PieceCounts:
+        sequences_G = np.asarray(jax.device_get(state.sequences_G))
+        return count_pieces(self._config, self._sources, self._vocabulary.map_GU, sequences_G)
 
     def _optimizer(self, state: TrainState, stream: Stream) -> dict[str, dict[str, float]]:
         """Returns what each language has in the tables and in the gradient of a batch."""
