@@ -83,7 +83,7 @@ class Transformer(nnx.Module):
         """Returns the last block's output and, to keep, that of each one: (N, B, L, D)."""
 
         def run_block(
-            x_BLD: jax.Array, block: tuple[Block, jax.Array | None]
+            x_BLD: jax.Array, block: tuple[Block, Any]
         ) -> tuple[jax.Array, jax.Array | None]:
             module, number = block
             x_BLD = module(x_BLD, document_BL, fold_in_keys(key_B, number))
