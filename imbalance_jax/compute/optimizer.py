@@ -169,11 +169,10 @@ def scale_by_language_adam(
 
 # How a direction is scaled at m times the base width, for the model to learn alike: m to the power
 # of the first number for matrices of the blocks, of the second for all others (arXiv 2203.03466,
-# table 8; its multiplier of the logits is in the model). A matrix sums over m times more inputs.
-# Adam's directions, and those that have its size, have entries of the same size at every width, so
-# that their products with what the matrix is given add up m times more. Those of Muon are
-# orthogonal matrices times the root of a side, whose products grow with that root. Gradients of
-# all others fall with the width.
+# table 8; its multiplier of the logits is in the model). Directions of Adam's size have entries of
+# one size at every width, and a matrix adds up m times more of them. Muon's are orthogonal matrices
+# times the root of a side, whose products grow with that root. SGD's are the gradients: those of
+# matrices have the size that they need, and all others are m times too small.
 _WIDTH_POWERS = {"muon": (-0.5, 0.0), "sgd": (0.0, 1.0)}
 _WIDTH_POWERS_OF_ADAM = (-1.0, 0.0)
 
