@@ -16,7 +16,7 @@ from imbalance_jax.analysis.claims import judge_claims
 from imbalance_jax.analysis.effects import Effects
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.pages import Table, get_pieces, render_template
-from imbalance_jax.report.study import alignments, claims, laws, worths
+from imbalance_jax.report.study import alignments, claims, laws, proposals, worths
 from imbalance_jax.report.study.figures import draw_study_figures
 from imbalance_jax.report.study.paper_section import draw_paper_section
 from imbalance_jax.report.study.passing_panels import make_passing_table
@@ -50,6 +50,8 @@ def write_study_page(
             paper=draw_paper_section(table, effects, folder),
             files=_list_files(directory),
             directory=directory.name,
+            proposals=proposals.list_proposals(table, directory),
+            ratio_laws=proposals.make_ratio_law_table(table),
             **_describe_runs(table),
             **_describe_effects(table, effects),
         )

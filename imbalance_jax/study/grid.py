@@ -23,6 +23,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config.bounds import INT64, Bounds, FieldGroup
 from imbalance_jax.study.claim import Claim as Claim
 from imbalance_jax.study.claim import check_claim, check_decidable
+from imbalance_jax.study.objective import Objective, check_objective
 from imbalance_jax.study.run_spec import BASELINES as BASELINES
 from imbalance_jax.study.run_spec import KINDS
 from imbalance_jax.study.run_spec import RunSpec as RunSpec
@@ -40,6 +41,7 @@ class StudyConfig(FieldGroup, place="config"):
     unit_tokens: Annotated[int, Bounds(0, INT64)] = 0
     runs: Mapping[str, RunSpec] = dataclasses.field(default_factory=dict)  # by id
     claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
+    objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)  # of proposals
     reuse: tuple[str, ...] = ()  # directories of studies whose runs serve, where equal
 
 
@@ -138,6 +140,10 @@ class Grid:
     def claim(self, name: str, statement: str, **fields: Any) -> None:
         """States what the study is to decide; see `Claim` for the fields."""
         self._study.claims[name] = config_lib.declared(Claim, statement=statement, **fields)
+
+    def objective(self, name: str, **fields: Any) -> None:
+        """States what `study propose` is to choose a ratio for; see `Objective` for the fields."""
+        self._study.objectives[name] = config_lib.declared(Objective, **fields)
 
     def to_config(self) -> ml_collections.ConfigDict:
         return self._study
@@ -295,6 +301,12 @@ def resolve_study(
     for check in (check_claim,) if begun else (check_claim, check_decidable):
         for name, claim in study.claims.items():
             check(f"config.claims.{name}", claim, tags_by_cell, kinds)
+    mixed = [spec.config.tags for spec in runs.values() if spec.kind == "mixture"]
+    languages = list(dict.fromkeys(tag for tags in mixed for tag in tags))
+    for name, objective in study.objectives.items():
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise ValueError(f"config.objectives.{name}: a name is made of a-z, 0-9 and _ only.")
+        check_objective(f"config.objectives.{name}", objective, languages)
     return study
 
 
