@@ -13,9 +13,9 @@ SHARES = (0.03, 0.1, 0.25, 0.5, 0.75, 0.9)
 TEXT = np.array([4e6, 4e8])  # the first language's is read many times
 
 
-def make_mixtures(name):
-    """Returns six ratios; but for the exponential at three sizes and three lengths."""
-    sizes, lengths = (1e6, 4e6, 16e6), (1e7, 4e7, 16e7)
+def make_mixtures(name, sizes=(1e6, 4e6, 16e6)):
+    """Returns six ratios; but for the exponential at several sizes and three lengths."""
+    lengths = (1e7, 4e7, 16e7)
     if name == "ratio_exponential":
         sizes, lengths = sizes[:1], lengths[:1]
     rows = [(N, D, p) for N in sizes for D in lengths for p in SHARES]

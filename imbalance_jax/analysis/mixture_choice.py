@@ -17,6 +17,7 @@ from imbalance_jax.analysis.mixture_laws import (
     refit_mixture_laws,
 )
 
+_OF_SIZE = ("sizes", "largest")
 _AS_GOOD = 1.01  # times the least error
 
 Mask = npt.NDArray[np.bool_]
@@ -31,7 +32,8 @@ class LeftOutErrors:
 
     ratios: float  # of every ratio but those that give the language most and least
     ends: float  # of those two
-    sizes: float  # of every size of model, where there are three or more
+    sizes: float  # of every size of model but the smallest and the largest
+    largest: float  # of the largest of three sizes or more, from the smaller ones
 
     @property
     def deciding(self) -> float:
@@ -61,15 +63,16 @@ class LeftOut:
     ratios: Sequence[Mask]
     ends: Sequence[Mask]
     sizes: Sequence[Mask]
+    largest: Sequence[Mask]
 
     @classmethod
     def of(cls, mixtures: Mixtures, target: int) -> "LeftOut":
         ratios = _group_rows(np.round(mixtures.share_CG, 6))
         share = mixtures.share_CG[:, target]
         ends = [mask for mask in ratios if share[mask][0] in (share.min(), share.max())]
-        sizes = _group_rows(mixtures.parameters_C[:, None])
+        sizes = _group_rows(mixtures.parameters_C[:, None])  # ascending
         inner = [mask for mask in ratios if share[mask][0] not in (share.min(), share.max())]
-        return cls(inner, ends, sizes if len(sizes) > 2 else ())
+        return cls(inner, ends, sizes[1:-1], sizes[-1:] if len(sizes) > 2 else ())
 
     @property
     def deciding(self) -> Sequence[Mask]:
@@ -109,9 +112,7 @@ def choose_mixture_law(
         laws[form.name] = law = fit_mixture_law(form, loss_C, weight_C)
         predicted = {
             kind: [
-                fit_mixture_law(form, loss_C, weight_C * ~mask, near=law).loss(
-                    mixtures.select(mask)
-                )
+                _fit_to_others(law, loss_C, weight_C, mask).loss(mixtures.select(mask))
                 for mask in masks
             ]
             for kind, masks in vars(left_out).items()
@@ -138,6 +139,13 @@ def _measure_errors(
         known = together[~np.isnan(together)]
         errors[kind] = float(np.sqrt(np.mean(known**2))) if len(known) else math.nan
     return LeftOutErrors(**errors)
+
+
+def _fit_to_others(law: MixtureLaw, loss_C: Floats, weight_C: Floats, mask: Mask) -> MixtureLaw:
+    """Returns a law's form fitted to the conditions outside of a mask, as far as they tell it."""
+    kept = dataclasses.replace(law.form, mixtures=law.form.mixtures.select(~mask))
+    alike = kept.names == law.form.names
+    return fit_mixture_law(kept, loss_C[~mask], weight_C[~mask], near=law if alike else None)
 
 
 def _predict_in_draws(
@@ -168,7 +176,7 @@ def _interpolate(mixtures: Mixtures, target: int, loss_C: Floats, mask: Mask, ki
     """
     size, total = np.log(mixtures.parameters_C), np.log(mixtures.total_C)
     share = np.log(mixtures.share_CG[:, target])
-    x, fixed = (size, share) if kind == "sizes" else (share, size)
+    x, fixed = (size, share) if kind in _OF_SIZE else (share, size)
     found = np.full(mask.sum(), np.nan)
     for place, index in enumerate(np.flatnonzero(mask)):
         alike = np.abs(fixed - fixed[index]) < 0.01
@@ -178,7 +186,7 @@ def _interpolate(mixtures: Mixtures, target: int, loss_C: Floats, mask: Mask, ki
             continue
         log_loss = np.bincount(group, np.log(loss_C[beside])) / np.bincount(group)
         inside = knots[0] <= x[index] <= knots[-1]
-        if inside and kind != "sizes":
+        if inside and kind not in _OF_SIZE:
             value = interpolate.PchipInterpolator(knots, log_loss)(x[index])
         else:
             near = min(max(int(np.searchsorted(knots, x[index])), 1), len(knots) - 1)

@@ -32,6 +32,7 @@ _SHAPE = {
     "extrapolated": list,
     "next_runs": list,
 }
+_LEFT_OUT = {"ratios": "ratios", "sizes": "sizes", "largest": "largest size"}
 _NEAR = 0.01  # how far the tokens and parameters of a run may be from those proposed
 
 
@@ -153,8 +154,8 @@ def describe_errors(law: Mapping[str, Any]) -> str:
     """Returns the left-out errors of a law, and those of interpolation."""
     error, between = law["errors"][law["form"]], law["interpolation"]
     parts = [
-        f"left-out {kind} {error[kind]:.4f} nats (interpolation {format_error(between[kind])})"
-        for kind in ("ratios", "sizes")
+        f"left-out {word} {error[kind]:.4f} nats (interpolation {format_error(between[kind])})"
+        for kind, word in _LEFT_OUT.items()
         if error[kind] is not None and not math.isnan(error[kind])
     ]
     return "; ".join(parts) or "nothing could be left out"

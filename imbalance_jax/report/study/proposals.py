@@ -30,6 +30,7 @@ def make_ratio_law_table(table: StudyTable) -> Table | None:
             rows.append([tag, name, *_render_errors(error), _render_parameters(law) * chosen])
         rows.append([tag, "interpolation", *_render_errors(law["interpolation"]), ""])
     header = ["language", "form", "left-out ratios", "left-out ends", "left-out sizes"]
+    header += ["left-out largest size"]
     caption = (
         f"Root mean square errors in nats, of {', '.join(laws.cells.names)}. The parameters of the "
         "form that is chosen have 95 % intervals of resampled runs."
@@ -38,7 +39,9 @@ def make_ratio_law_table(table: StudyTable) -> Table | None:
 
 
 def _render_errors(error: Mapping[str, float | None]) -> list[str]:
-    return [proposal_files.format_error(error[kind]) for kind in ("ratios", "ends", "sizes")]
+    return [
+        proposal_files.format_error(error[kind]) for kind in ("ratios", "ends", "sizes", "largest")
+    ]
 
 
 def _render_parameters(law: Mapping[str, Any]) -> str:
