@@ -7,7 +7,13 @@ from typing import Any
 
 from imbalance_jax.config.resolve import to_dict
 from imbalance_jax.config.schedule import compute_sequence_totals, list_stages
-from imbalance_jax.config.schema import Config, EvaluationConfig, ModelConfig, OptimizerConfig
+from imbalance_jax.config.schema import (
+    Config,
+    EvaluationConfig,
+    MixtureConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
 from imbalance_jax.config.text_schema import (
     ParallelConfig,
     SourceConfig,
@@ -28,6 +34,7 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         *("max_documents", "max_tokens", "where", "on_bad_line", "held_out_duplicates"),
     ),
     ParallelConfig: ("join", "format"),
+    MixtureConfig: ("max_epochs",),
     EvaluationConfig: ("minimal_pairs",),
     ModelConfig: (
         "preset",
@@ -75,8 +82,9 @@ def build_run_identity(config: Config) -> dict[str, Any]:
             # they are.
             totals = compute_sequence_totals(config)
             plain["mixture"]["sequences"] = {tag: str(total) for tag, total in totals.items()}
-    if config.mixture.temperature:
-        plain["mixture"]["ratio"] = "by temperature"
+    if config.mixture.follows_text:
+        rule = "temperature" if config.mixture.temperature else "max_epochs"
+        plain["mixture"]["ratio"] = f"by {rule}"
     return {name: plain[name] for name in plain if name not in _NOT_IDENTITY}
 
 

@@ -194,7 +194,7 @@ def make_baseline(
             changed.sources = {name: changed.sources[name]}
             changed.parallel = ml_collections.ConfigDict()
     changed.mixture.stages = changed.mixture.same_total_as = ()
-    changed.mixture.temperature = 0.0
+    changed.mixture.temperature = changed.mixture.max_epochs = 0.0
     changed.evaluation.alignment.languages = ()
     if kind in ("matched", "epochs"):
         changed.batch_size = max(1, round(fraction * config.batch_size))
