@@ -64,7 +64,7 @@ def _collect_losses(
 ) -> dict[tuple[str, float, float], float]:
     """Returns (size, tokens in units of 1x, share of the second language) -> nats per token."""
     rows = [row for figure in sweep.figures for row in select_figure_results(results, figure)]
-    losses = {}
+    losses: dict[tuple[str, float, float], float] = {}
     for row in rows:
         setting = row.setting
         if row.metric == f"ppl_{language}" and setting["vocab"].startswith(sweep.vocabulary):
@@ -90,9 +90,9 @@ def list_errors(results: Sequence[PaperResult]) -> list[dict[str, str | float]]:
             for form in (*choice.errors, "interpolation"):
                 error = choice.errors.get(form, choice.interpolation)
                 chosen = "yes" if form == choice.law.form.name else ""
-                row = {"sweep": sweep.name, "runs": runs, "language": language, "form": form}
+                row: dict[str, str | float] = {"sweep": sweep.name, "runs": runs}
+                row |= {"language": language, "form": form, "chosen": chosen}
                 rows.append(row | {kind: getattr(error, kind) for kind in _KINDS})
-                rows[-1]["chosen"] = chosen
     return rows
 
 
@@ -110,7 +110,7 @@ def render_errors_csv(rows: Sequence[Mapping[str, str | float]]) -> str:
 def make_error_table(rows: Sequence[Mapping[str, str | float]]) -> Table:
     """Returns the left-out errors of ratios as a row for each language of each sweep."""
     names = [*(form.name for form in FORMS), "interpolation"]
-    groups: dict[tuple[str, ...], dict[str, Mapping[str, str | float]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, Mapping[str, str | float]]] = {}
     for row in rows:
         key = (str(row["sweep"]), str(row["runs"]), str(row["language"]))
         groups.setdefault(key, {})[str(row["form"])] = row
