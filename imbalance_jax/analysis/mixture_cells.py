@@ -91,7 +91,7 @@ def collect_mixture_cells(table: StudyTable) -> MixtureCells:
             for name in names
         ),
         runs=tuple(run for name in names for run in cells[name].values()),
-        text_G=np.nanmax([_count_text(each) for each in firsts], axis=0),
+        text_G=np.fmax.reduce([_count_text(each) for each in firsts]),
         bits_G=np.array([row.bits_per_byte / row.loss for row in rows]),
         left_out=tuple(sorted(others, key=config_lib.make_natural_sort_key)),
     )

@@ -81,7 +81,12 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
     Raises:
       ValueError: the limits leave no ratio, or the study does not reach the size or length.
     """
-    field, cells = f"config.objectives.{name}", laws.cells
+    field, text = f"config.objectives.{name}", objective.text
+    text_G = [
+        text.get(tag, has) for tag, has in zip(laws.cells.languages, laws.cells.text_G, strict=True)
+    ]
+    cells = dataclasses.replace(laws.cells, text_G=np.array(text_G))
+    laws = dataclasses.replace(laws, cells=cells)
     target = find_target(field, objective, cells)
     ratio_CG = list_ratios(len(cells.languages), objective.parts)
     share_CG = ratio_CG / ratio_CG.sum(axis=1, keepdims=True)

@@ -90,8 +90,8 @@ def find_most_shares(
 ) -> Floats:
     """Returns the largest share of each language, by its text; inf where there is no limit."""
     most_G = []
-    for tag, has in zip(cells.languages, cells.text_G, strict=True):
-        text, epochs = objective.text.get(tag, has), objective.most_epochs.get(tag)
+    for tag, text in zip(cells.languages, cells.text_G, strict=True):
+        epochs = objective.most_epochs.get(tag)
         if epochs and not text > 0:
             raise ValueError(
                 f"{field}.most_epochs.{tag}={epochs:g}: the study does not say how much text of "
