@@ -16,7 +16,9 @@ from imbalance_jax.study.study_directory import StudyDirectory
 FOLDER = "proposals"
 _REMEDY = "Delete it, and propose again with python -m imbalance_jax.study propose."
 _NUMBER, _INTERVAL = damaged_files.NUMBER, list
-_LAW = {"form": str, "formula": str, "source": str, "errors": {"*": dict}, "interpolation": dict}
+_ERRORS = dict.fromkeys(("ratios", "ends", "sizes", "largest"), _NUMBER)
+_LAW = {"form": str, "formula": str, "source": str, "errors": {"*": _ERRORS}}
+_LAW["interpolation"] = _ERRORS
 _SHAPE = {
     "version": int,
     "name": str,

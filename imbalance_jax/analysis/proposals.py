@@ -97,7 +97,7 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
     found_R = np.argmin(score_RC[1:], axis=1)[np.isfinite(score_RC[1:]).any(axis=1)]
     ratio = dict(zip(cells.languages, ratio_CG[best].tolist(), strict=True))
     shares = {
-        tag: _join(take_interval(share_CG[found_R, g]), share_CG[best, g])
+        tag: _find_interval(share_CG[found_R, g], float(share_CG[best, g]))
         for g, tag in enumerate(cells.languages)
     }
     return Proposal(
@@ -116,9 +116,12 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
     )
 
 
-def _join(interval: Interval, value: float) -> Interval:
-    """Returns an interval that holds a value too: few draws may all lie beside it."""
-    return min(interval[0], float(value)), max(interval[1], float(value))
+def _find_interval(share_R: Floats, share: float) -> Interval:
+    """Returns the interval of draws that holds a share too; all shares where no draw has one."""
+    if not len(share_R):
+        return 0.0, 1.0
+    low, high = take_interval(share_R)
+    return min(low, share), max(high, share)
 
 
 def _score(
@@ -171,12 +174,13 @@ def describe_law(laws: ResampledMixtureLaws, language: int) -> dict[str, Any]:
     choice = laws.choices[language]
     intervals = laws.parameter_intervals(language)
     centre = choice.law.form.centre
+    tags = {f"t{place}": f"t_{tag}" for place, tag in enumerate(laws.cells.languages)}
     return {
         "form": choice.law.form.name,
         "formula": choice.law.form.formula,
         "source": choice.law.form.source,
         "parameters": {
-            name: {"value": value, "interval": list(intervals[name])}
+            tags.get(name, name): {"value": value, "interval": list(intervals[name])}
             for name, value in choice.law.parameters.items()
         },
         "unit_parameters": centre.parameters,
