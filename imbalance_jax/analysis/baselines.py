@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 
-from imbalance_jax.analysis.study_table import StudyTable
+from imbalance_jax.analysis.study_table import Observation, StudyTable
 from imbalance_jax.config import Config, costs
 from imbalance_jax.study.run_spec import BASELINES, NEAR, RunSpec
 
@@ -58,6 +60,37 @@ def list_baseline_runs(table: StudyTable, group: BaselineGroup) -> list[str]:
         if whole or alone == group:
             names.append(name)
     return names
+
+
+def take_tuned_baselines(
+    table: StudyTable, group: BaselineGroup, members: list[Observation]
+) -> list[Observation]:
+    """Returns, of `epochs` baselines of one text, those of the best setting; all others as given.
+
+    One that goes through its text more or less often stands for the mixture whose share of the text
+    it has, and so for that mixture's tokens of the language (`Grid.tune_epochs`).
+    """
+    batches = {
+        run.config.batch_size
+        for run in table.runs.values()
+        if run.spec.kind not in BASELINES and run.config.steps == group.shape
+    }
+    if group.kind != "epochs" or len(batches) != 1:
+        return members
+    by_text: defaultdict[float, defaultdict[str, list[Observation]]]
+    by_text = defaultdict(lambda: defaultdict(list))
+    for row in members:
+        by_text[table.runs[row.run].config.mixture.text_share][row.cell].append(row)
+    found: list[Observation] = []
+    for share, cells in by_text.items():
+        best = min(cells.values(), key=lambda rows: statistics.fmean(row.loss for row in rows))
+        if len(cells) == 1:
+            found += best
+            continue
+        config = table.runs[best[0].run].config
+        tokens = float(share * config.steps * max(batches) * config.model.L)
+        found += [dataclasses.replace(row, tokens=tokens) for row in best]
+    return found
 
 
 def find_nearest_baseline(table: StudyTable, group: BaselineGroup, own_tokens: float) -> str:

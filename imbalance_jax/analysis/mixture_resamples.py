@@ -28,9 +28,9 @@ class ResampledMixtureLaws:
     choices: tuple[MixtureLawChoice, ...]  # of each language, of the runs as they are
     theta: tuple[Mapping[str, Floats], ...]  # of each language: form -> parameters (R, K)
     best_GR: npt.NDArray[np.int_]  # the form of each draw, by its place
-    common_RG: Floats  # what the seeds that were run have done to all cells alike
-    run_RG: Floats  # what one more run would add
-    missed_RG: Floats  # what the form misses beyond the runs' scatter
+    common_RG: Floats  # what the seeds that were run may have done to all cells alike
+    missed_G: Floats  # what the forms miss beyond the runs' scatter: a standard deviation
+    scatter: Scatter
     repeated: bool  # whether runs of a cell scatter; else the scatter is that around the laws
 
     @property
@@ -41,16 +41,20 @@ class ResampledMixtureLaws:
         """Returns the loss of each language by its law, as (C, G)."""
         return np.stack([choice.law.loss(mixtures) for choice in self.choices], axis=1)
 
-    def predict_draws(self, mixtures: Mixtures) -> Floats:
-        """Returns the loss of each language in each draw, as (R, C, G).
+    def predict_draws(self, mixtures: Mixtures, *, same_seeds: bool = False) -> Floats:
+        """Returns the loss of each language in each draw, as (R, C, G): the mean over all seeds.
 
         What the form misses is not in it: it is no better known in one place than in another.
+
+        Args:
+          same_seeds: the mean over the seeds that were run is wanted instead.
         """
         columns = []
         for choice, theta, best_R in zip(self.choices, self.theta, self.best_GR, strict=True):
             by_form = [law.form.predict(theta[name], mixtures) for name, law in choice.laws.items()]
             columns.append(np.choose(best_R[:, None], by_form))
-        return np.stack(columns, axis=2) + self.common_RG[:, None]
+        loss_RCG = np.stack(columns, axis=2)
+        return loss_RCG if same_seeds else loss_RCG + self.common_RG[:, None]
 
     def parameter_intervals(self, language: int) -> dict[str, Interval]:
         """Returns the 95 % interval of each parameter of a language's law."""
@@ -95,24 +99,22 @@ def resample_mixture_laws(
         free = len(mean_CG) - max(len(choice.law.theta_K) for choice in choices)
         scatter = Scatter(missed_CG, free, np.zeros((0, len(choices))), 0)
     rng = np.random.Generator(np.random.Philox(key=seed))
-    own_RCG, common_RG = scatter.draw_runs(runs_C, draws, rng)
-    new_RCG, new_common_RG = scatter.draw_runs(np.ones(1), draws, rng)
+    own_RCG = scatter.draw_own(runs_C, draws, rng)
     drawn = [
         choose_in_draws(choice, mean_CG[:, g] + own_RCG[:, :, g], runs_C)
         for g, choice in enumerate(choices)
     ]
     # An error on left-out ratios has the scatter of two means in it.
-    noise_G = 2 * scatter.variance_G / runs_C.mean()
+    noise_G = 2 * np.diag(scatter.covariance_GG) / runs_C.mean()
     error_G = np.array([choice.error.deciding for choice in choices])
     error_G = np.where(np.isfinite(error_G), error_G, 0.0)
-    form_G = np.sqrt(np.maximum(0.0, error_G**2 - noise_G))
     return ResampledMixtureLaws(
         cells=cells,
         choices=choices,
         theta=tuple(theta for theta, _ in drawn),
         best_GR=np.array([best for _, best in drawn]),
-        common_RG=common_RG,
-        run_RG=new_RCG[:, 0] + new_common_RG,
-        missed_RG=rng.normal(size=(draws, len(choices))) * form_G,
+        common_RG=scatter.draw_common(draws, rng)[0],
+        missed_G=np.sqrt(np.maximum(0.0, error_G**2 - noise_G)),
+        scatter=scatter,
         repeated=repeated,
     )

@@ -2,20 +2,23 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from imbalance_jax import config as config_lib
+from imbalance_jax.analysis.fitted_laws import group_by_cell
 from imbalance_jax.analysis.proposals import VERSION, Proposal
-from imbalance_jax.analysis.study_table import StudyTable
+from imbalance_jax.analysis.study_table import Observation, StudyTable
 from imbalance_jax.runs import damaged_files, storage
 from imbalance_jax.study.study_directory import StudyDirectory
 
 FOLDER = "proposals"
 _REMEDY = "Delete it, and propose again with python -m imbalance_jax.study propose."
 _NUMBER, _INTERVAL = damaged_files.NUMBER, list
+_INTERVALS = dict.fromkeys(("interval", "same_seeds_interval", "run_interval"), _INTERVAL)
 _ERRORS = dict.fromkeys(("ratios", "ends", "sizes", "largest"), _NUMBER)
 _LAW = {"form": str, "formula": str, "source": str, "errors": {"*": _ERRORS}}
 _LAW["interpolation"] = _ERRORS
@@ -26,9 +29,10 @@ _SHAPE = {
     "ratio": {"*": int},
     "target": {"parameters": _NUMBER, "tokens": _NUMBER},
     "shares": {"*": _INTERVAL},
-    "losses": {"*": {"value": _NUMBER, "interval": _INTERVAL, "run_interval": _INTERVAL}},
+    "losses": {"*": {"value": _NUMBER, **_INTERVALS}},
     "laws": {"*": _LAW | {"parameters": {"*": {"value": _NUMBER, "interval": _INTERVAL}}}},
     "runs": list,
+    "seeds": list,
     "left_out": list,
     "repeated": bool,
     "extrapolated": list,
@@ -40,13 +44,15 @@ _NEAR = 0.01  # how far the tokens and parameters of a run may be from those pro
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A language of a run of a proposal, which the proposal does not rest on."""
+    """A language of a cell at a proposal's ratio, which the proposal does not rest on."""
 
-    run: str
+    cell: str
     language: str
+    seeds: tuple[int, ...]
+    same_seeds: bool  # as those that the proposal rests on: else it is one run with another seed
     predicted: float  # nats per token
-    interval: tuple[float, float]  # of one run
-    loss: float
+    interval: tuple[float, float]
+    loss: float  # mean over the seeds
 
     @property
     def inside(self) -> bool:
@@ -74,12 +80,35 @@ def read_proposals(directory: StudyDirectory) -> list[dict[str, Any]]:
 
 
 def list_outcomes(proposal: Mapping[str, Any], table: StudyTable) -> list[Outcome]:
-    """Returns the runs at a proposal's ratio, size and length that came after it."""
+    """Returns what came of a proposal: cells at its ratio, size and length, run after it.
+
+    Where a cell has all seeds that the proposal rests on, their mean is held against the interval
+    of such a mean, as what a seed does to all cells alike is in both. Other runs are held against
+    the interval of one run.
+    """
     outcomes = []
+    for (cell, tag), rows in group_by_cell(_list_later_rows(proposal, table)).items():
+        predicted, value = proposal["losses"][tag], proposal["losses"][tag]["value"]
+        known = [row for row in rows if row.seed in proposal["seeds"]]
+        together = len(known) == len(proposal["seeds"])
+        if together:
+            seeds = tuple(sorted(row.seed for row in known))
+            mean = statistics.fmean(row.loss for row in known)
+            interval = tuple(predicted["same_seeds_interval"])
+            outcomes.append(Outcome(cell, tag, seeds, True, value, interval, mean))
+        interval = tuple(predicted["run_interval"])
+        outcomes += [
+            Outcome(cell, tag, (row.seed,), False, value, interval, row.loss)
+            for row in rows
+            if not (together and row in known)
+        ]
+    return outcomes
+
+
+def _list_later_rows(proposal: Mapping[str, Any], table: StudyTable) -> Iterator[Observation]:
+    target = proposal["target"]
     for row in table.observations:
-        run, of_language = table.runs[row.run], proposal["losses"].get(row.language)
-        ratio = config_lib.reduce_ratio(run.config.mixture.ratio)
-        target = proposal["target"]
+        mixture = table.runs[row.run].config.mixture
         alike = all(
             math.isclose(has, asked, rel_tol=_NEAR)
             for has, asked in (
@@ -87,14 +116,11 @@ def list_outcomes(proposal: Mapping[str, Any], table: StudyTable) -> list[Outcom
                 (row.parameters, target["parameters"]),
             )
         )
-        of_kind = row.kind == "mixture" and not run.config.mixture.stages
+        of_kind = row.kind == "mixture" and not mixture.stages
         later = row.run not in proposal["runs"] and row.cell not in proposal["left_out"]
-        if of_language and of_kind and later and alike and ratio == proposal["ratio"]:
-            interval = tuple(of_language["run_interval"])
-            outcomes.append(
-                Outcome(row.run, row.language, of_language["value"], interval, row.loss)
-            )
-    return outcomes
+        same = config_lib.reduce_ratio(mixture.ratio) == proposal["ratio"]
+        if of_kind and later and alike and same and row.language in proposal["losses"]:
+            yield row
 
 
 def describe_objective(objective: Mapping[str, Any]) -> str:
@@ -133,8 +159,8 @@ def _list_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
         share = f"{ratio[tag] / whole:.1%} ({format_ends(proposal['shares'][tag], '.1%')})"
         yield (
             f"  {tag}: share {share}, loss {loss['value']:.4f} "
-            f"({format_ends(loss['interval'], '.4f')}; of one run "
-            f"{format_ends(loss['run_interval'], '.4f')})"
+            f"({format_ends(loss['interval'], '.4f')}; of the same seeds "
+            f"{format_ends(loss['same_seeds_interval'], '.4f')})"
         )
     for tag, law in proposal["laws"].items():
         yield f"  law of {tag}: {law['form']}, {law['formula']}; {describe_errors(law)}"

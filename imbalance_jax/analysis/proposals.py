@@ -27,6 +27,7 @@ from imbalance_jax.study.objective import Objective
 VERSION = 1
 # Of a study that states no objective: all languages alike.
 DEFAULT: Mapping[str, Objective] = {"mean": Objective()}
+_TILES = 20  # of the draws of a predicted loss
 _NEXT = 3  # runs that are named
 _CANDIDATES = 60  # ratios of each size and length that a next run is chosen from
 
@@ -36,8 +37,9 @@ class PredictedLoss:
     """What a language's loss will be at the proposed ratio, in nats per token."""
 
     value: float
-    interval: Interval  # of the mean over seeds
-    run_interval: Interval  # of one run
+    interval: Interval  # of the mean over all seeds that there could be
+    same_seeds_interval: Interval  # of the mean over the study's seeds, once they are run
+    run_interval: Interval  # of one run with another seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Proposal:
     losses: Mapping[str, PredictedLoss]
     laws: Mapping[str, Mapping[str, Any]]
     runs: Sequence[str]  # that the laws are fitted to
+    seeds: Sequence[int]  # of these runs
     left_out: Sequence[str]  # cells that differ in more than ratio, size and length
     repeated: bool  # whether the scatter is that of seeds; else that around the laws
     extrapolated: Sequence[str]
@@ -109,6 +112,7 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
         losses=_predict_losses(laws, share_CG[best], target),
         laws={tag: describe_law(laws, g) for g, tag in enumerate(cells.languages)},
         runs=cells.runs,
+        seeds=sorted({seed for of_cell in cells.losses for seed in of_cell}),
         left_out=cells.left_out,
         repeated=laws.repeated,
         extrapolated=_list_extrapolations(laws, share_CG[best], target),
@@ -158,12 +162,18 @@ def _predict_losses(
 ) -> dict[str, PredictedLoss]:
     mixtures = laws.cells.make_mixtures(share_G[None], target.tokens, target.parameters)
     value_G = laws.predict(mixtures)[0]
-    mean_RG = laws.predict_draws(mixtures)[:, 0] + laws.missed_RG
+    # Few seeds have long tails, which many draws are needed for.
+    law_RG = np.tile(laws.predict_draws(mixtures, same_seeds=True)[:, 0], (_TILES, 1))
+    rng, draws = np.random.Generator(np.random.Philox(key=1)), len(law_RG)
+    law_RG += rng.normal(size=law_RG.shape) * laws.missed_G
+    common_RG, new_RG = laws.scatter.draw_common(draws, rng)
+    runs_C = np.array([laws.cells.runs_C.mean(), 1.0])
+    own_RCG = laws.scatter.draw_own(runs_C, draws, rng)
+    mean_RG, same_RG = law_RG + common_RG, law_RG + own_RCG[:, 0]
+    run_RG = mean_RG + new_RG + own_RCG[:, 1]
     return {
         tag: PredictedLoss(
-            float(value_G[g]),
-            take_interval(mean_RG[:, g]),
-            take_interval(mean_RG[:, g] + laws.run_RG[:, g]),
+            float(value_G[g]), *(take_interval(each[:, g]) for each in (mean_RG, same_RG, run_RG))
         )
         for g, tag in enumerate(laws.cells.languages)
     }
@@ -223,7 +233,7 @@ def _choose_next_runs(
 ) -> list[NextRun]:
     """Returns the conditions that would narrow the best ratio most; none where it does not vary.
 
-    They are of the sizes and lengths of the study, or of the target.
+    They are of the sizes and lengths of the study, or of the target, and of the same seeds.
     """
     cells, share_CG = laws.cells, ratio_CG / ratio_CG.sum(axis=1, keepdims=True)
     wanted_RG = share_CG[found_R]
@@ -244,9 +254,9 @@ def _choose_next_runs(
     conditions, measured = [], []
     for parameters, tokens in grounds:
         mixtures = cells.make_mixtures(share_CG[places], tokens, parameters)
-        measured.append(laws.predict_draws(mixtures))
+        measured.append(laws.predict_draws(mixtures, same_seeds=True))
         conditions += [(place, parameters, tokens) for place in places]
-    noise_GG = np.atleast_2d(np.cov(laws.run_RG.T)) / seeds
+    noise_GG = laws.scatter.covariance_GG / seeds
     chosen = []
     for place, left in rank_next_runs(wanted_RG, np.concatenate(measured, axis=1), noise_GG, _NEXT):
         index, parameters, tokens = conditions[place]

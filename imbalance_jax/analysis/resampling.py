@@ -160,27 +160,30 @@ class Scatter:
     common_df: int
 
     @property
-    def variance_G(self) -> Floats:
-        """Of a run, but for its seed's common part."""
-        return (self.own_MG**2).sum(axis=0) / self.own_df
+    def covariance_GG(self) -> Floats:
+        """Of a run's losses, but for its seed's common part."""
+        return self.own_MG.T @ self.own_MG / self.own_df
 
-    def draw_runs(
-        self, runs_C: Floats, draws: int, rng: np.random.Generator
-    ) -> tuple[Floats, Floats]:
-        """Returns deviations of means of so many runs: (R, C, G), and common to all (R, G).
+    def draw_own(self, runs_C: Floats, draws: int, rng: np.random.Generator) -> Floats:
+        """Returns deviations (R, C, G) of means of so many runs, but for what seeds have in common.
 
         Each draw has a variance of its own, drawn as it is known: quantiles of draws are those of
         a t distribution.
         """
-        own_df, seeds = self.own_df, len(self.common_SG)
         weights = rng.normal(size=(draws, len(runs_C), len(self.own_MG)))
-        spread_R = 1 / np.sqrt(rng.chisquare(own_df, draws))
-        own_RCG = weights @ self.own_MG * spread_R[:, None, None] / np.sqrt(runs_C)[None, :, None]
+        spread_R = 1 / np.sqrt(rng.chisquare(self.own_df, draws))
+        return weights @ self.own_MG * spread_R[:, None, None] / np.sqrt(runs_C)[None, :, None]
+
+    def draw_common(self, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Returns deviations (R, G): of the mean of the seeds that were run, and of a new seed."""
+        seeds, languages = self.common_SG.shape
         if not self.common_df:
-            return own_RCG, np.zeros((draws, self.own_MG.shape[1]))
-        weights = rng.normal(size=(draws, seeds)) / np.sqrt(max(1.0, float(np.mean(runs_C))))
+            return np.zeros((draws, languages)), np.zeros((draws, languages))
         spread_R = 1 / np.sqrt(rng.chisquare(self.common_df, draws))
-        return own_RCG, weights @ self.common_SG * spread_R[:, None]
+        deviations = [
+            rng.normal(size=(draws, seeds)) @ self.common_SG * spread_R[:, None] for _ in range(2)
+        ]
+        return deviations[0] / np.sqrt(seeds), deviations[1]
 
 
 def measure_scatter(losses: Sequence[Mapping[int, Floats]]) -> Scatter | None:

@@ -118,6 +118,39 @@ class Grid:
                 cells.append(self.add(cell, baseline, seeds=seeds, kind=kind, **labels))
         return cells
 
+    def tune_epochs(
+        self,
+        config: ml_collections.ConfigDict,
+        tag: str,
+        *,
+        fractions: Iterable[float],
+        seeds: Iterable[int],
+        epochs: Iterable[float] = (0.5, 1, 2, 4),
+        decays: Iterable[float] = (0.0, 0.1, 1.0),
+        prefix: str = "",
+    ) -> list[str]:
+        """Adds `epochs` baselines that go through their text more or less often, and decay more.
+
+        A fraction's text is that of its `epochs` baseline, gone through so many times as often, in
+        larger or smaller batches, with each weight decay. The law of `epochs` baselines
+        takes the best of each fraction.
+        """
+        seeds, cells = _list_seeds(seeds), []
+        origin = config.languages[tag].clone_of or tag
+        for fraction, often, decay in itertools.product(fractions, epochs, decays):
+            if fraction >= 1:
+                continue
+            tuned = make_baseline(config, tag, fraction, "epochs")
+            tuned.batch_size = max(1, round(fraction * often * config.batch_size))
+            tuned.optimizer.weight_decay = float(decay)
+            if tuned.to_dict() == make_baseline(config, tag, fraction, "epochs").to_dict():
+                name = f"{prefix}epochs_{origin}_{percent(fraction)}"
+            else:
+                setting = f"e{_format_decimal(often)}_wd{_format_decimal(decay)}"
+                name = f"{prefix}epochs_{origin}_{percent(fraction)}_{setting}"
+            cells.append(self.add(name, tuned, seeds=seeds, kind="epochs"))
+        return cells
+
     def sweep(
         self,
         cell: str,

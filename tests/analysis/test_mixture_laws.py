@@ -138,8 +138,10 @@ def test_what_seeds_share_is_told_from_what_they_do_not():
     losses = [{s: 3 + shift[s] + 0.1 * rng.normal(size=2) for s in range(40)} for _ in range(6)]
     scatter = resampling.measure_scatter(losses)
     assert (scatter.own_df, scatter.common_df) == (195, 39)
-    np.testing.assert_allclose(np.sqrt(scatter.variance_G), 0.1, rtol=0.15)
-    own, common = scatter.draw_runs(np.full(6, 40.0), 4000, rng)
+    np.testing.assert_allclose(scatter.covariance_GG, 0.01 * np.eye(2), atol=0.003)
+    own = scatter.draw_own(np.full(6, 40.0), 4000, rng)
     np.testing.assert_allclose(own.std(axis=0), 0.1 / math.sqrt(40), rtol=0.15)
-    np.testing.assert_allclose(common.std(axis=0), shift.std(axis=0) / math.sqrt(40), rtol=0.2)
+    of_mean, new = scatter.draw_common(4000, rng)
+    np.testing.assert_allclose(of_mean.std(axis=0), shift.std(axis=0) / math.sqrt(40), rtol=0.2)
+    np.testing.assert_allclose(new.std(axis=0), shift.std(axis=0), rtol=0.2)
     assert resampling.measure_scatter([{0: np.zeros(2)}, {1: np.ones(2)}]) is None

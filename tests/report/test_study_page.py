@@ -290,14 +290,14 @@ def test_a_proposed_ratio_is_shown_and_held_against_the_run_of_it(tmp_path, monk
     proposal_files.write_proposal(directory, proposal)
     (shown,) = proposals.list_proposals(table, directory)
     assert shown["outcomes"] is None
-    made.add("proposed", made_studies.mixture("64:36"), seeds=[0])
+    made.add("proposed", made_studies.mixture("64:36"), seeds=[0, 1])
     words = words_of(page_of(made_studies.make(directory.path, made.to_config())))
     assert "Laws over the ratio" in words and "interpolation" in words
     assert "mean: en1:en2 = 16:9" in words and "No run of this proposal" not in words
     assert "So that the mean of the losses is least; most epochs: en2 0.9; for 320 k" in words
     predicted = proposal.losses["en1"]
-    ends = " to ".join(f"{end:.4f}" for end in predicted.run_interval)
-    found = re.search(r"proposed_s0 en1 (\S+) (\S+ to \S+) (\S+) (\w+)", words)
+    ends = " to ".join(f"{end:.4f}" for end in predicted.same_seeds_interval)
+    found = re.search(r"proposed en1 0, 1 (\S+) (\S+ to \S+) (\S+) (\w+)", words)
     assert found and found[1] == f"{predicted.value:.4f}" and found[2] == ends
-    low, high = predicted.run_interval
+    low, high = predicted.same_seeds_interval
     assert found[4].lower() == ("inside" if low <= float(found[3]) <= high else "outside")

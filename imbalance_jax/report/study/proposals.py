@@ -93,13 +93,18 @@ def _make_loss_table(proposal: Mapping[str, Any]) -> Table:
                     proposal["ratio"][tag] / whole, tuple(proposal["shares"][tag]), format_percent
                 ),
                 render_with_interval(loss["value"], tuple(loss["interval"]), _format_loss),
+                format_interval(tuple(loss["same_seeds_interval"]), _format_loss),
                 format_interval(tuple(loss["run_interval"]), _format_loss),
                 law["form"],
                 proposal_files.describe_errors(law),
             ]
         )
-    header = ["language", "share", "predicted loss", "of one run", "law", "its errors"]
-    return Table(header, rows, "95 % intervals; losses in nats per token.")
+    header = ["language", "share", "predicted loss", "of the same seeds", "of one other run"]
+    caption = (
+        "95 % intervals; losses in nats per token: of the mean over all seeds, over the study’s "
+        "seeds once they are run, and of one run with another seed."
+    )
+    return Table([*header, "law", "its errors"], rows, caption)
 
 
 def _make_next_table(proposal: Mapping[str, Any]) -> Table | None:
@@ -125,16 +130,20 @@ def _make_outcome_table(outcomes: list[proposal_files.Outcome]) -> Table | None:
     marks = {True: ("done", "inside"), False: ("failed", "outside")}
     rows = [
         [
-            outcome.run,
+            outcome.cell,
             outcome.language,
+            ", ".join(map(str, outcome.seeds)),
             render_with_interval(outcome.predicted, outcome.interval, _format_loss),
             render_number(outcome.loss, _format_loss),
             get_pieces().marked(*marks[outcome.inside]),
         ]
         for outcome in outcomes
     ]
-    header = ["run", "language", "predicted loss of one run", "loss", "interval"]
-    caption = "Runs of this proposal that came after it, in nats per token."
+    header = ["cell", "language", "seeds", "predicted loss", "mean loss", "interval"]
+    caption = (
+        "Runs of this proposal that came after it, in nats per token. The interval is of the mean "
+        "over the study’s seeds, or of one run with another seed."
+    )
     return Table(header, rows, caption) if rows else None
 
 
