@@ -104,7 +104,18 @@ def find_nearest_baseline(table: StudyTable, group: BaselineGroup, own_tokens: f
         for name in list_baseline_runs(table, group)
     }
     near = [name for name, distance in distances.items() if distance <= NEAR * own_tokens]
-    return min(near, key=lambda name: distances[name], default="")
+    configs = {name: run.config for name, run in table.runs.items()}
+    decays = {
+        config.optimizer.weight_decay
+        for name, config in configs.items()
+        if table.runs[name].spec.kind not in BASELINES
+    }
+    # One that was tuned is not what the mixture alone would be.
+    return min(
+        near,
+        key=lambda name: (distances[name], configs[name].optimizer.weight_decay not in decays),
+        default="",
+    )
 
 
 def format_token_difference(part: float) -> str:
