@@ -63,11 +63,13 @@ def generate_ids(
     row = run.vocabulary.index(language)
     prompt_ids = np.array([run.separator(language), *run.encode(prompt, language)], np.int32)
     allowed_V = jnp.asarray(any_language | run.vocabulary.own_GV[row])
-    L = run.config.model.L
+    L, context = run.config.model.L, run.context(language)
 
     @jax.jit
     def draw(ids_BL: "jax.Array", last: "jax.Array", key: "jax.Array") -> "jax.Array":
-        logits_BLV = model_lib.compute_next_token_logits(run.params, run.config.model, ids_BL)
+        logits_BLV = model_lib.compute_next_token_logits(
+            run.params, run.config.model, ids_BL, context
+        )
         logits_BV = jnp.where(allowed_V, logits_BLV[:, last], -jnp.inf)
         if temperature < _LOWEST_TEMPERATURE:
             return jnp.argmax(logits_BV, axis=-1)

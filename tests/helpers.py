@@ -79,6 +79,7 @@ def random_params(
     *,
     spread: float = 0.3,
     scale: float = 1.0,
+    languages: int = 1,
 ) -> "model_lib.Params":
     """Returns parameters of which none is 0 or 1, and large enough for every part to count.
 
@@ -91,7 +92,7 @@ def random_params(
     from imbalance_jax.compute import model as model_lib
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = jax.eval_shape(lambda key: model_lib.init_params(config, V, key), key)
+    shapes = jax.eval_shape(lambda key: model_lib.init_params(config, V, key, languages), key)
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -233,7 +233,9 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
             batch_size=config.batch_size,
             peak_lr=config.optimizer.peak_lr,
             vocab_size=vocab_size,
-            parameters=costs.compute_parameter_count(config.model, vocab_size),
+            parameters=costs.compute_parameter_count(
+                config.model, vocab_size, len(config.languages)
+            ),
             flops_per_token=costs.compute_flops_per_token(config.model, vocab_size),
             loss=result["loss"],
             language_nats=result["language_nats"],

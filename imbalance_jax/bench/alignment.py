@@ -94,8 +94,10 @@ def _time_reference_matching(
 
     def compute_cosines(p: int) -> np.ndarray:
         units = []
-        for ids_PL, text_PL in zip(sequences.ids, sequences.text, strict=True):
-            states_NLD = np.asarray(states_of(params, ids_BL=ids_PL[p : p + 1]))[1:-1, 0]
+        sides = zip(sequences.ids, sequences.text, sequences.contexts, strict=True)
+        for ids_PL, text_PL, context in sides:
+            states = states_of(params, ids_BL=ids_PL[p : p + 1], context=context)
+            states_NLD = np.asarray(states)[1:-1, 0]
             states_NLD = states_NLD[:, text_PL[p]]
             units.append(states_NLD / np.linalg.norm(states_NLD, axis=-1, keepdims=True))
         return np.matmul(units[0], units[1].swapaxes(1, 2))

@@ -162,6 +162,11 @@ def trace_step(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members
         ids_BW=jax.ShapeDtypeStruct((B, W), jnp.uint16, sharding=rows),
         language_B=jax.ShapeDtypeStruct((B,), jnp.int32, sharding=rows),
     )
+    if config.model.documents == "apart":
+        batch = dataclasses.replace(batch, separator_B=batch.language_B)
+    if config.model.dropout:
+        key_B = jax.ShapeDtypeStruct((B, 2), jnp.uint32, sharding=rows)
+        batch = dataclasses.replace(batch, key_B=key_B)
     map_GU = jax.ShapeDtypeStruct((G, vocab_size // G), jnp.int32, sharding=whole)
     if members == 1:
         return step_lib.jit_step(config, config.steps, mesh, state).trace(state, batch, map_GU)

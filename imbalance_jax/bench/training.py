@@ -11,7 +11,6 @@ import jax
 
 from imbalance_jax.bench import profile
 from imbalance_jax.compute import hardware
-from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import costs
 from imbalance_jax.runs.code_versions import get_code_versions
 from imbalance_jax.training.experiment import Experiment
@@ -120,7 +119,7 @@ def measure_training_step(
         "accumulate": config.optimizer.accumulate,
         "model": dataclasses.asdict(model),
         "vocab_size": vocab_size,
-        "parameters": model_lib.count_parameters(model, vocab_size),
+        "parameters": experiment.count_parameters(),
         "flop_convention": costs.FLOP_CONVENTION,
         "flops_per_token": per_token,
         "flops_per_token_full": full,

@@ -1,7 +1,9 @@
 """Causal attention: a plain path to compare with, and faster ones with the same value.
 
 Heads come first, (B, H, L, K): the layout in which a head's keys lie together.
-`config.model.attention` picks the path, and tuning.py what "auto" is.
+`config.model.attention` picks the path, and tuning.py what "auto" is. Every path takes the document
+of each position, document_BL, where attention stays within documents; without it, None, a position
+attends to all earlier ones.
 """
 
 import functools
@@ -16,11 +18,16 @@ SAVED = "attention"  # names what the backward pass of attention needs, for poli
 
 
 def causal_attention(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, path: str
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    path: str,
+    document_BL: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the values that each position attends to, itself and earlier ones: (B, H, L, K).
 
     Args:
+      document_BL: numbers of documents; positions of different ones do not attend to each other.
       path: einsum | blockwise | fused | cudnn | splash, the name of a function here.
     """
     functions = {
@@ -30,18 +37,28 @@ def causal_attention(
         "cudnn": compute_cudnn_attention,
         "splash": compute_splash_attention,
     }
-    return functions[path](q_BHLK, k_BHLK, v_BHLK)
+    return functions[path](q_BHLK, k_BHLK, v_BHLK, document_BL)
 
 
-def compute_einsum_attention(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
+def compute_einsum_attention(
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    document_BL: jax.Array | None = None,
+) -> jax.Array:
     """The definition: all pairs of positions, then a mask, then a softmax in fp32."""
-    logits_BHLM = _compute_masked_logits(q_BHLK, k_BHLK, 0, q_BHLK.shape[2])
+    logits_BHLM = _compute_masked_logits(q_BHLK, k_BHLK, document_BL, 0, q_BHLK.shape[2])
     weights_BHLM = jax.nn.softmax(logits_BHLM, axis=-1).astype(v_BHLK.dtype)
     return jnp.einsum("BHLM,BHMK->BHLK", weights_BHLM, v_BHLK)
 
 
 def compute_blockwise_attention(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, *, blocks: int = 4
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    document_BL: jax.Array | None = None,
+    *,
+    blocks: int = 4,
 ) -> jax.Array:
     """The same in blocks of queries, each against the keys up to its own end only.
 
@@ -53,22 +70,30 @@ def compute_blockwise_attention(
     # Below 16 queries a block is all overhead.
     while blocks > 1 and (L % blocks or L // blocks < 16):
         blocks -= 1
-    return _attend_blockwise(q_BHLK, k_BHLK, v_BHLK, L // blocks)
+    return _attend_blockwise(q_BHLK, k_BHLK, v_BHLK, document_BL, L // blocks)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend_blockwise(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, size: int
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    document_BL: jax.Array | None,
+    size: int,
 ) -> jax.Array:
-    return _attend_blockwise_forward(q_BHLK, k_BHLK, v_BHLK, size)[0]
+    return _attend_blockwise_forward(q_BHLK, k_BHLK, v_BHLK, document_BL, size)[0]
 
 
 def _attend_blockwise_forward(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, size: int
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    document_BL: jax.Array | None,
+    size: int,
 ) -> tuple[jax.Array, tuple]:
     outs, totals = [], []
     for first in range(0, q_BHLK.shape[2], size):
-        logits_BHLM = _compute_masked_logits(q_BHLK, k_BHLK, first, size)
+        logits_BHLM = _compute_masked_logits(q_BHLK, k_BHLK, document_BL, first, size)
         top_BHL1 = jnp.max(logits_BHLM, axis=-1, keepdims=True)
         weights_BHLM = jnp.exp(logits_BHLM - top_BHL1)
         sum_BHL1 = jnp.sum(weights_BHLM, axis=-1, keepdims=True)
@@ -81,11 +106,11 @@ def _attend_blockwise_forward(
     # What remat may keep, in place of all of this: model.py has the policy.
     out_BHLK = checkpoint_name(jnp.concatenate(outs, axis=2), SAVED)
     total_BHL1 = checkpoint_name(jnp.concatenate(totals, axis=2), SAVED)
-    return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, out_BHLK, total_BHL1)
+    return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, document_BL, out_BHLK, total_BHL1)
 
 
 def _attend_blockwise_backward(size: int, saved: tuple, dout_BHLK: jax.Array) -> tuple:
-    q_BHLK, k_BHLK, v_BHLK, out_BHLK, total_BHL1 = saved
+    q_BHLK, k_BHLK, v_BHLK, document_BL, out_BHLK, total_BHL1 = saved
     L, K, dtype = q_BHLK.shape[2], q_BHLK.shape[3], q_BHLK.dtype
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     # What the softmax's normalisation takes off the gradient of each weight.
@@ -98,7 +123,8 @@ def _attend_blockwise_backward(size: int, saved: tuple, dout_BHLK: jax.Array) ->
         mine, seen = slice(first, first + size), slice(0, first + size)
         k, v, dout = k_BHLK[:, :, seen], v_BHLK[:, :, seen], dout_BHLK[:, :, mine]
         weights_BHLM = jnp.exp(
-            _compute_masked_logits(q_BHLK, k_BHLK, first, size) - total_BHL1[:, :, mine]
+            _compute_masked_logits(q_BHLK, k_BHLK, document_BL, first, size)
+            - total_BHL1[:, :, mine]
         )
         dweights_BHLM = product("BHLK,BHMK->BHLM", dout, v)
         dlogits_BHLM = weights_BHLM * (dweights_BHLM - along_BHL1[:, :, mine]) * K**-0.5
@@ -108,14 +134,18 @@ def _attend_blockwise_backward(size: int, saved: tuple, dout_BHLK: jax.Array) ->
         dv = product("BHLM,BHLK->BHMK", weights_BHLM.astype(dtype), dout)
         dk_BHLK = dk_BHLK.at[:, :, seen].add(dk)
         dv_BHLK = dv_BHLK.at[:, :, seen].add(dv)
-    return jnp.concatenate(dqs, axis=2), dk_BHLK.astype(dtype), dv_BHLK.astype(dtype)
+    return jnp.concatenate(dqs, axis=2), dk_BHLK.astype(dtype), dv_BHLK.astype(dtype), None
 
 
 _attend_blockwise.defvjp(_attend_blockwise_forward, _attend_blockwise_backward)
 
 
 def _compute_masked_logits(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, first: int, size: int
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    document_BL: jax.Array | None,
+    first: int,
+    size: int,
 ) -> jax.Array:
     """Returns the fp32 logits of a block of queries, masked, with the keys up to its end."""
     q = q_BHLK[:, :, first : first + size] * q_BHLK.shape[3] ** -0.5
@@ -123,26 +153,51 @@ def _compute_masked_logits(
         "BHLK,BHMK->BHLM", q, k_BHLK[:, :, : first + size], preferred_element_type=jnp.float32
     )
     visible_LM = jnp.arange(first + size)[None] <= first + jnp.arange(size)[:, None]
-    return jnp.where(visible_LM[None, None], logits_BHLM, -jnp.inf)
+    visible_11LM = visible_LM[None, None]
+    if document_BL is not None:
+        mine_BL, seen_BM = document_BL[:, first : first + size], document_BL[:, : first + size]
+        visible_11LM = visible_11LM & _mark_same_document(mine_BL, seen_BM)
+    return jnp.where(visible_11LM, logits_BHLM, -jnp.inf)
 
 
-def compute_fused_attention(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
+def _mark_same_document(document_BL: jax.Array, document_BM: jax.Array) -> jax.Array:
+    """Returns which pairs of positions are of one document: (B, 1, L, M)."""
+    return document_BL[:, None, :, None] == document_BM[:, None, None, :]
+
+
+def compute_fused_attention(
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    document_BL: jax.Array | None = None,
+) -> jax.Array:
     """JAX's own attention, as XLA compiles it for the device."""
-    return _call_jax_attention(q_BHLK, k_BHLK, v_BHLK, "xla")
+    return _call_jax_attention(q_BHLK, k_BHLK, v_BHLK, document_BL, "xla")
 
 
-def compute_cudnn_attention(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
+def compute_cudnn_attention(
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    document_BL: jax.Array | None = None,
+) -> jax.Array:
     """The flash attention of cuDNN: half precision, K a multiple of 8, NVIDIA from Ampere on.
 
-    It takes whole blocks of 64 positions; other lengths are left to XLA.
+    It takes whole blocks of 64 positions; other lengths are left to XLA. The documents become a
+    bias of every pair of positions in half precision, (B, 1, L, M).
     """
     if q_BHLK.shape[2] % 64:
-        return compute_fused_attention(q_BHLK, k_BHLK, v_BHLK)
-    return _call_jax_attention(q_BHLK, k_BHLK, v_BHLK, "cudnn")
+        return compute_fused_attention(q_BHLK, k_BHLK, v_BHLK, document_BL)
+    return _call_jax_attention(q_BHLK, k_BHLK, v_BHLK, document_BL, "cudnn")
 
 
 def compute_splash_attention(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, *, interpret: bool = False
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    document_BL: jax.Array | None = None,
+    *,
+    interpret: bool = False,
 ) -> jax.Array:
     """The kernel for TPUs that comes with JAX: no weights in memory, no blocks of later keys.
 
@@ -154,7 +209,7 @@ def compute_splash_attention(
     """
     L, K = q_BHLK.shape[2:]
     if L % 128:
-        return compute_blockwise_attention(q_BHLK, k_BHLK, v_BHLK)
+        return compute_blockwise_attention(q_BHLK, k_BHLK, v_BHLK, document_BL)
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -162,32 +217,43 @@ def compute_splash_attention(
     # The gradients of queries, keys and values in one pass over the blocks.
     sizes = kernel.BlockSizes(*(block,) * 6, use_fused_bwd_kernel=True)
 
-    def local(q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array) -> jax.Array:
+    def local(
+        q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, document_BL: jax.Array | None
+    ) -> jax.Array:
         mask = masks.MultiHeadMask([masks.CausalMask((L, L))] * q_BHLK.shape[1])
         attend = kernel.make_splash_mha_single_device(
             mask, block_sizes=sizes, residual_checkpoint_name=SAVED, interpret=interpret
         )
-        return jax.vmap(attend)(q_BHLK * K**-0.5, k_BHLK, v_BHLK)
+        segments = None if document_BL is None else kernel.SegmentIds(document_BL, document_BL)
+        return jax.vmap(attend)(q_BHLK * K**-0.5, k_BHLK, v_BHLK, segments)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return local(q_BHLK, k_BHLK, v_BHLK)
-    spec = PartitionSpec(("data", "fsdp"), "tensor")
+        return local(q_BHLK, k_BHLK, v_BHLK, document_BL)
+    rows = ("data", "fsdp")
+    spec = PartitionSpec(rows, "tensor")
     # In a pack, members are apart already. check_vma: the kernel does not say how its results
     # vary over the mesh.
     mapped = jax.shard_map(
         local,
-        in_specs=(spec,) * 3,
+        in_specs=(spec, spec, spec, PartitionSpec(rows)),
         out_specs=spec,
         axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
         check_vma=False,
     )
-    return mapped(q_BHLK, k_BHLK, v_BHLK)
+    return mapped(q_BHLK, k_BHLK, v_BHLK, document_BL)
 
 
 def _call_jax_attention(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, implementation: Literal["xla", "cudnn"]
+    q_BHLK: jax.Array,
+    k_BHLK: jax.Array,
+    v_BHLK: jax.Array,
+    document_BL: jax.Array | None,
+    implementation: Literal["xla", "cudnn"],
 ) -> jax.Array:
     q, k, v = (x.swapaxes(1, 2) for x in (q_BHLK, k_BHLK, v_BHLK))
-    found = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
+    mask_B1LM = None if document_BL is None else _mark_same_document(document_BL, document_BL)
+    found = jax.nn.dot_product_attention(
+        q, k, v, mask=mask_B1LM, is_causal=True, implementation=implementation
+    )
     return found.swapaxes(1, 2)

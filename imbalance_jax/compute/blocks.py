@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imbalance_jax.compute.attention import causal_attention
+from imbalance_jax.compute.context import drop_out, fold_in_keys
 from imbalance_jax.compute.norms import make_norm, rms_norm
 from imbalance_jax.compute.products import add_bias, multiply_weight
 from imbalance_jax.compute.rotary import rotate_by_position
@@ -29,6 +30,14 @@ def _init_zero_param(shape: tuple[int, ...], dtype: str) -> Any:
     return nnx.Param(jnp.zeros(shape, dtype))
 
 
+def compute_init_std(config: ModelConfig) -> float:
+    """Returns the spread that matrices of the blocks begin with.
+
+    At m times the base width they sum over m times more inputs, so that it is sqrt(m) times less.
+    """
+    return _INIT_STD / config.compute_width_factor() ** 0.5
+
+
 class Attention(nnx.Module):
     """Causal self-attention; its inner width H K need not be D.
 
@@ -38,20 +47,22 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         D, H, K, dtype = config.D, config.H, config.K, config.param_dtype
+        std = compute_init_std(config)
         self.path = config.attention
+        self.factor = config.compute_attention_factor()
         self.theta = config.rope_theta if config.settle("position") == "rope" else 0.0
         self.has_bias = config.settle("bias") == "on"
         self.has_qk_norm = config.settle("qk_norm") == "on"
         self.group = H // config.count_kv_heads()
-        self.w_q_DHK = init_normal_param(rngs, (D, H, K), dtype)
+        self.w_q_DHK = init_normal_param(rngs, (D, H, K), dtype, std)
         if self.group == 1:
-            self.w_k_DHK = init_normal_param(rngs, (D, H, K), dtype)
-            self.w_v_DHK = init_normal_param(rngs, (D, H, K), dtype)
+            self.w_k_DHK = init_normal_param(rngs, (D, H, K), dtype, std)
+            self.w_v_DHK = init_normal_param(rngs, (D, H, K), dtype, std)
         else:
-            self.w_k_DJK = init_normal_param(rngs, (D, H // self.group, K), dtype)
-            self.w_v_DJK = init_normal_param(rngs, (D, H // self.group, K), dtype)
+            self.w_k_DJK = init_normal_param(rngs, (D, H // self.group, K), dtype, std)
+            self.w_v_DJK = init_normal_param(rngs, (D, H // self.group, K), dtype, std)
         # Not scaled down with depth, unlike that of the feed-forward layer: as the reference.
-        self.w_o_HKD = init_normal_param(rngs, (H, K, D), dtype)
+        self.w_o_HKD = init_normal_param(rngs, (H, K, D), dtype, std)
         if self.has_bias:
             self.b_q_HK = _init_zero_param((H, K), dtype)
             if self.group == 1:
@@ -65,7 +76,7 @@ class Attention(nnx.Module):
             self.q_scale_K = nnx.Param(jnp.ones(K, dtype))
             self.k_scale_K = nnx.Param(jnp.ones(K, dtype))
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, document_BL: jax.Array | None = None) -> jax.Array:
         q_BHLK = self._project(x_BLD, self.w_q_DHK, "b_q_HK")
         if self.group == 1:
             k_BHLK = self._project(x_BLD, self.w_k_DHK, "b_k_HK")
@@ -79,9 +90,11 @@ class Attention(nnx.Module):
         if self.theta:
             q_BHLK = rotate_by_position(q_BHLK, self.theta)
             k_BHLK = rotate_by_position(k_BHLK, self.theta)
+        if self.factor != 1:
+            q_BHLK = q_BHLK * self.factor
         if self.group > 1:
             k_BHLK, v_BHLK = (jnp.repeat(x, self.group, axis=1) for x in (k_BHLK, v_BHLK))
-        mixed_BHLK = causal_attention(q_BHLK, k_BHLK, v_BHLK, self.path)
+        mixed_BHLK = causal_attention(q_BHLK, k_BHLK, v_BHLK, self.path, document_BL)
         y_BLD = multiply_weight("BHLK,HKD->BLD", mixed_BHLK, self.w_o_HKD[...])
         return add_bias(y_BLD, self.b_o_D[...][None, None]) if self.has_bias else y_BLD
 
@@ -98,8 +111,9 @@ class FeedForward(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         D, F, dtype = config.D, config.F, config.param_dtype
         self.has_bias = config.settle("bias") == "on"
-        self.w_up_DF = init_normal_param(rngs, (D, F), dtype)
-        self.w_down_FD = init_normal_param(rngs, (F, D), dtype, _INIT_STD / (2 * config.N) ** 0.5)
+        std = compute_init_std(config)
+        self.w_up_DF = init_normal_param(rngs, (D, F), dtype, std)
+        self.w_down_FD = init_normal_param(rngs, (F, D), dtype, std / (2 * config.N) ** 0.5)
         if self.has_bias:
             self.b_up_F = _init_zero_param((F,), dtype)
             self.b_down_D = _init_zero_param((D,), dtype)
@@ -122,7 +136,8 @@ class GatedFeedForward(FeedForward):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)
-        self.w_gate_DF = init_normal_param(rngs, (config.D, config.F), config.param_dtype)
+        std = compute_init_std(config)
+        self.w_gate_DF = init_normal_param(rngs, (config.D, config.F), config.param_dtype, std)
         if self.has_bias:
             self.b_gate_F = _init_zero_param((config.F,), config.param_dtype)
 
@@ -135,7 +150,7 @@ class GatedFeedForward(FeedForward):
 
 class Block(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.norm_place = config.settle("norm_place")
+        self.norm_place, self.dropout = config.settle("norm_place"), config.dropout
         kinds = {"gelu": FeedForward, "swiglu": GatedFeedForward}
         if self.norm_place != "after":
             self.norm_1 = make_norm(config)
@@ -146,18 +161,30 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs=rngs)
         self.feed_forward = kinds[config.settle("feed_forward")](config, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        document_BL: jax.Array | None = None,
+        key_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """Args: as `causal_attention` has the documents, and `drop_out` the keys."""
+
+        def attend(x_BLD: jax.Array) -> jax.Array:
+            return self.attention(x_BLD, document_BL)
+
         # The scopes name the operations in a profile; bench/profile.py adds them up.
         with jax.named_scope("attention"):
-            x_BLD = x_BLD + self._normalise(x_BLD, self.attention, "1")
+            x_BLD = x_BLD + self._normalise(x_BLD, attend, 1, key_B)
         with jax.named_scope("feed_forward"):
-            return x_BLD + self._normalise(x_BLD, self.feed_forward, "2")
+            return x_BLD + self._normalise(x_BLD, self.feed_forward, 2, key_B)
 
-    def _normalise(self, x_BLD: jax.Array, layer: Any, number: str) -> jax.Array:
-        """Returns what a layer makes of x, with the norms before it and after it."""
+    def _normalise(
+        self, x_BLD: jax.Array, layer: Any, number: int, key_B: jax.Array | None
+    ) -> jax.Array:
+        """Returns what a layer makes of x, with the norms before it and after it, and dropout."""
         if self.norm_place != "after":
             x_BLD = getattr(self, f"norm_{number}")(x_BLD)
         y_BLD = layer(x_BLD)
         if self.norm_place != "before":
             y_BLD = getattr(self, f"norm_after_{number}")(y_BLD)
-        return y_BLD
+        return drop_out(y_BLD, self.dropout, fold_in_keys(key_B, number))

@@ -223,7 +223,7 @@ def place_whole_arrays(values: Any, shardings: Any) -> Any:
 
     Args:
       values: the same ones in every process.
-      shardings: of each, or one for all.
+      shardings: of each, or one for all of a nest.
     """
     if jax.process_count() == 1:
         return jax.device_put(values, shardings)
@@ -232,9 +232,7 @@ def place_whole_arrays(values: Any, shardings: Any) -> Any:
         value = np.asarray(value)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
-    if isinstance(shardings, NamedSharding):
-        return jax.tree.map(lambda value: place(value, shardings), values)
-    return jax.tree.map(place, values, shardings)
+    return jax.tree.map(place, values, jax.tree.broadcast(shardings, values))
 
 
 def broadcast_from_process_0(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,27 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return rate
 
 
-def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns the optimizer with the config's learning rate, clipping and weight decay."""
-    return chain_optimizer(config, learning_rate(config, steps))
+def build_optimizer(
+    config: OptimizerConfig, steps: int, *, languages: int = 1, wider: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer with the config's learning rate, clipping and weight decay.
+
+    Args: languages and wider are as `chain_optimizer`'s.
+    """
+    return chain_optimizer(config, learning_rate(config, steps), languages=languages, wider=wider)
 
 
-def chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+def chain_optimizer(
+    config: OptimizerConfig, rate: optax.Schedule, *, languages: int = 1, wider: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer with a learning rate: clipping, direction, weight decay, rate.
+
+    Args:
+      config: of the optimizer.
+      rate: the learning rate.
+      languages: how many there are, for `moments=per_language`; `update` then takes what
+        `scale_by_language_adam` does.
+      wider: how many times its base width the model has, as `ModelConfig.compute_width_factor`.
 
     Raises:
       ValueError: it is Muon, and optax is too old for it.
@@ -41,8 +55,10 @@ def chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.Grad
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    parts += _list_directions(config)
-    parts += _list_decays(config)
+    parts += _list_directions(config, languages)
+    if wider != 1:
+        parts.append(_scale_by_width(config, wider))
+    parts += _list_decays(config)  # after it: what a parameter loses is the same at every width
     parts.append(optax.scale_by_learning_rate(rate))
     factors = {group: getattr(config.rate_factors, group) for group in GROUPS}
     if set(factors.values()) != {1.0}:
@@ -56,8 +72,10 @@ def chain_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.Grad
     return optax.chain(*parts)
 
 
-def _list_directions(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+def _list_directions(config: OptimizerConfig, languages: int) -> list[optax.GradientTransformation]:
     """Returns what makes a direction of a gradient."""
+    if config.moments == "per_language":
+        return [scale_by_language_adam(config, languages)]
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     if config.name in ("adam", "adamw"):
         return [adam]
@@ -70,13 +88,115 @@ def _list_directions(config: OptimizerConfig) -> list[optax.GradientTransformati
     return [optax.partition({"muon": _scale_by_muon(config), "adam": adam}, _label_muon)]
 
 
+# Adam with means of each language's own
+
+
+class LanguageAdamState(NamedTuple):
+    """The means; those of shared parameters have a dimension of languages in front."""
+
+    done: jax.Array  # updates so far
+    mu: Any
+    nu: Any
+
+
+def select_shared_params(params: Any) -> Any:
+    """Returns the parameters that every language's windows train: all but tables of their own."""
+    own = ("embed_VD", "head_VD", "position_GLD")
+    return {name: leaf for name, leaf in params.items() if name not in own}
+
+
+def scale_by_language_adam(
+    config: OptimizerConfig, languages: int
+) -> optax.GradientTransformationExtraArgs:
+    """Returns Adam with means of each language's own of the parameters that languages share.
+
+    With m and v the means of language l's gradient and of its square, freed of their start as
+    Adam's are, the direction of a shared parameter is the mean of m_l / (sqrt(v_l) + eps) over the
+    languages that were trained on so far. With one language it is Adam's. The rows of the token
+    tables, which most vocabularies give to one language each, have Adam's own means.
+
+    `update` also takes
+
+        language_grads  the parameters of `select_shared_params`, each with what the languages have
+                        in its gradient: (G, ...). They are clipped as the whole gradient is.
+        is_trained_G    whether a language was trained on so far.
+    """
+
+    def init(params: Any) -> LanguageAdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        each = jax.tree.map(
+            lambda leaf: jnp.zeros((languages, *leaf.shape), leaf.dtype),
+            select_shared_params(params),
+        )
+        # Arrays of their own, as the step takes over the memory of each.
+        return LanguageAdamState(
+            jnp.zeros((), jnp.int32), zeros | each, jax.tree.map(jnp.copy, zeros | each)
+        )
+
+    def update(
+        updates: Any,
+        state: LanguageAdamState,
+        params: Any = None,
+        *,
+        language_grads: Any,
+        is_trained_G: jax.Array,
+        **_: Any,
+    ) -> tuple[Any, LanguageAdamState]:
+        clipped = updates | language_grads
+        if config.clip_norm:
+            whole = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), language_grads)
+            before = optax.tree.norm(whole)
+            after = optax.tree.norm(select_shared_params(updates))
+            factor = jnp.where(before > 0, after / before, 1.0)
+            clipped = updates | jax.tree.map(lambda leaf: leaf * factor, language_grads)
+        mu = optax.tree.update_moment(clipped, state.mu, config.b1, 1)
+        nu = optax.tree.update_moment(clipped, state.nu, config.b2, 2)
+        done = optax.safe_increment(state.done)
+        direction = jax.tree.map(
+            lambda m, v: m / (jnp.sqrt(v) + config.eps),
+            optax.tree.bias_correction(mu, config.b1, done),
+            optax.tree.bias_correction(nu, config.b2, done),
+        )
+        weight_G = is_trained_G / jnp.sum(is_trained_G)
+        shared = jax.tree.map(
+            lambda leaf: jnp.tensordot(weight_G.astype(leaf.dtype), leaf, axes=1),
+            select_shared_params(direction),
+        )
+        return direction | shared, LanguageAdamState(done, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+# How a direction is scaled at m times the base width, for the model to learn alike: m to the power
+# of the first number for matrices of the blocks, of the second for all others (arXiv 2203.03466,
+# table 8; its multiplier of the logits is in the model). A matrix sums over m times more inputs.
+# Adam's directions, and those that have its size, have entries of the same size at every width, so
+# that their products with what the matrix is given add up m times more. Those of Muon are
+# orthogonal matrices times the root of a side, whose products grow with that root. Gradients of
+# all others fall with the width.
+_WIDTH_POWERS = {"muon": (-0.5, 0.0), "sgd": (0.0, 1.0)}
+_WIDTH_POWERS_OF_ADAM = (-1.0, 0.0)
+
+
+def _scale_by_width(config: OptimizerConfig, wider: float) -> optax.GradientTransformation:
+    powers = _WIDTH_POWERS.get(config.name, _WIDTH_POWERS_OF_ADAM)
+    of_matrices, of_others = (wider**power for power in powers)
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * (of_matrices if _is_block_matrix(path) else of_others),
+            updates,
+        )
+    )
+
+
 # Groups of parameters.
 GROUPS = ("embedding", "head", "blocks")
 
 
 def find_group(path: tuple) -> str:
     """Returns the group of a parameter: embedding, head, or blocks with the final norm."""
-    groups = {"embed_VD": "embedding", "position_LD": "embedding", "head_VD": "head"}
+    tables = ("embed_VD", "position_LD", "position_GLD")
+    groups = dict.fromkeys(tables, "embedding") | {"head_VD": "head"}
     return groups.get(path[0].key, "blocks")
 
 
@@ -105,6 +225,10 @@ def _mark_decayed_params(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path[-1].key), params)
 
 
+def _is_block_matrix(path: tuple) -> bool:
+    return path[0].key == "blocks" and _is_matrix(path[-1].key)
+
+
 def _is_matrix(name: str) -> bool:
     return len(dimensions.parse_dimensions(name)) > 1 and not name.startswith("b_")
 
@@ -116,8 +240,7 @@ def _label_muon(params: Any) -> Any:
     """Gives the matrices of the blocks to Muon, and all others to Adam."""
 
     def label(path: tuple, _: jax.Array) -> str:
-        is_muon = path[0].key == "blocks" and _is_matrix(path[-1].key)
-        return "muon" if is_muon else "adam"
+        return "muon" if _is_block_matrix(path) else "adam"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

@@ -111,6 +111,10 @@ def make_state_shardings(mesh: Mesh, state: Any) -> Any:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
         stacked = "blocks" in names
         dims = dimensions.parse_dimensions(names[-1], stacked) if names else ""
+        if dims.isupper() and leaf.ndim == len(dims) + 1 and _is_optimizer_state(path):
+            # What it keeps of each language.
+            spec = parameter_spec(names[-1], leaf.ndim - 1, stacked)
+            return NamedSharding(mesh, PartitionSpec(None, *spec))
         # Counters, and what an optimizer keeps of a row or a column of a parameter.
         if not dims.isupper() or (len(dims) != leaf.ndim and _is_optimizer_state(path)):
             return make_replicated_sharding(mesh)

@@ -10,16 +10,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding, tuning
-from imbalance_jax.compute.optimizer import build_optimizer, chain_optimizer, learning_rate
+from imbalance_jax.compute.context import Context, find_separators
+from imbalance_jax.compute.optimizer import (
+    chain_optimizer,
+    learning_rate,
+    select_shared_params,
+)
 from imbalance_jax.config import (
     Config,
     ModelConfig,
 )
+from imbalance_jax.data.languages import Vocabulary
 
 Metrics = dict[str, jax.Array]
 
@@ -31,6 +39,23 @@ class Batch:
 
     ids_BW: Any  # an array on the host or on devices, or the shape of one
     language_B: Any
+    weight_B: Any = None  # of each window's loss, where `mixture.loss_weights` has any
+    separator_B: Any = None  # the model's id that separates documents, where these are apart
+    key_B: Any = None  # uint32 (B, 2), with dropout
+
+    @property
+    def context(self) -> Context:
+        separator_BS = None if self.separator_B is None else self.separator_B[:, None]
+        return Context(self.language_B, separator_BS, self.key_B)
+
+
+def label_windows(
+    model: ModelConfig, vocabulary: Vocabulary, ids_BW: np.ndarray, language_B: np.ndarray
+) -> Batch:
+    """Returns windows of base ids with what the model reads of them besides, on the host."""
+    separator_G = find_separators(model, vocabulary)
+    separator_B = None if separator_G is None else separator_G[language_B]
+    return Batch(ids_BW, language_B, separator_B=separator_B)
 
 
 @jax.tree_util.register_dataclass
@@ -71,12 +96,21 @@ def make_abstract_state(config: Config, vocab_size: int, mesh: Mesh) -> TrainSta
 
 
 def _init_state_from_key(config: Config, vocab_size: int, key: jax.Array) -> TrainState:
-    params = model_lib.init_params(config.model, vocab_size, key)
+    params = model_lib.init_params(config.model, vocab_size, key, len(config.languages))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=build_optimizer(config.optimizer, config.steps).init(params),
+        opt_state=_chain_optimizer(config, jnp.zeros(())).init(params),
         sequences_G=jnp.zeros(len(config.languages), jnp.int32),
+    )
+
+
+def _chain_optimizer(config: Config, rate: jax.Array) -> optax.GradientTransformationExtraArgs:
+    return chain_optimizer(
+        config.optimizer,
+        lambda count: rate,
+        languages=len(config.languages),
+        wider=config.model.compute_width_factor(),
     )
 
 
@@ -98,7 +132,7 @@ def train_step(
 class StepInput:
     """The host's input of an update, of one member of a stack or of all."""
 
-    batch: Batch
+    batch: Any  # a Batch, or the sharding of one
     rate: Any  # the learning rate
     alive: Any  # bool; otherwise the state is kept as it is
 
@@ -188,7 +222,10 @@ def _update_state(
     def mean_loss(params: model_lib.Params, *rest: Any) -> tuple[jax.Array, jax.Array]:
         return _compute_mean_loss(view(params), *rest)
 
-    loss_and_gradient = jax.value_and_grad(mean_loss, has_aux=True)
+    loss_and_gradient: Callable[..., Any] = jax.value_and_grad(mean_loss, has_aux=True)
+    per_language = config.optimizer.moments == "per_language"
+    if per_language:
+        loss_and_gradient = functools.partial(_compute_language_gradients, view)
     micro = config.optimizer.accumulate
     if micro == 1:
         (loss, loss_G), grads = loss_and_gradient(state.params, config.model, batch, map_GU)
@@ -208,18 +245,17 @@ def _update_state(
         ((loss, loss_G), grads), _ = jax.lax.scan(add, zeros, parts)
         loss, grads = jax.tree.map(lambda x: x / micro, (loss, grads))
 
-    with jax.named_scope("optimizer"):
-        updates, opt_state = chain_optimizer(config.optimizer, lambda count: rate).update(
-            grads, state.opt_state, state.params
-        )
-        params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
     sequences_G = jnp.bincount(batch.language_B, length=len(config.languages)).astype(jnp.int32)
-    new = TrainState(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        sequences_G=state.sequences_G + sequences_G,
-    )
+    trained_G = state.sequences_G + sequences_G
+    with jax.named_scope("optimizer"):
+        optimizer = _chain_optimizer(config, rate)
+        of_languages = {}
+        if per_language:
+            grads, grads_G = grads
+            of_languages = {"language_grads": grads_G, "is_trained_G": trained_G > 0}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **of_languages)
+        params, norm = optax.apply_updates(state.params, updates), optax.tree.norm(grads)
+    new = TrainState(step=state.step + 1, params=params, opt_state=opt_state, sequences_G=trained_G)
     if config.optimizer.skip_nonfinite:
         # Not optax.apply_if_finite: the learning rate follows the step, also past an update that
         # is left out, and the state stays what it is without the field.
@@ -241,19 +277,74 @@ def _update_state(
 def _compute_mean_loss(
     params: model_lib.Params, config: ModelConfig, batch: Batch, map_GU: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean loss of all positions, and its sum per language."""
+    """Returns the mean loss of all positions, weighted, and its sum per language, unweighted."""
     ids_BW = map_to_model_ids(batch, map_GU)
-    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
-    target_BL = ids_BW[:, 1:]
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1], batch.context)
+    return _compute_head_loss(hidden_BLD, params, config, batch, map_GU)
+
+
+def _compute_head_loss(
+    hidden_BLD: jax.Array,
+    params: model_lib.Params,
+    config: ModelConfig,
+    batch: Batch,
+    map_GU: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what `_compute_mean_loss` does, from the last hidden state."""
+    target_BL = map_to_model_ids(batch, map_GU)[:, 1:]
+    weight_BL = jnp.ones(target_BL.shape, jnp.float32)
+    if batch.weight_B is not None:
+        weight_BL = weight_BL * batch.weight_B[:, None]
     total, loss_BL = objective.cross_entropy(
         hidden_BLD,
-        model_lib.get_output_embeddings(params),
+        model_lib.get_output_embeddings(params, config),
         target_BL,
-        jnp.ones(target_BL.shape, jnp.float32),
+        weight_BL,
         chunk=config.loss_chunk,
     )
     loss_G = jax.ops.segment_sum(jnp.sum(loss_BL, axis=1), batch.language_B, map_GU.shape[0])
     return total / target_BL.size, loss_G
+
+
+def _compute_language_gradients(
+    view: Callable[[model_lib.Params], model_lib.Params],
+    params: model_lib.Params,
+    config: ModelConfig,
+    batch: Batch,
+    map_GU: jax.Array,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[model_lib.Params, model_lib.Params]]:
+    """Returns the losses, as `_compute_mean_loss` of `view(params)`, and two trees of gradients.
+
+    The first is that of the mean loss. The second has, of the parameters that all languages share,
+    what each language's windows have in it: (G, ...). They take one forward pass, and a backward
+    pass of the blocks for each language.
+    """
+
+    def hidden_state(params: model_lib.Params) -> jax.Array:
+        ids_BL = map_to_model_ids(batch, map_GU)[:, :-1]
+        return model_lib.compute_last_hidden_state(view(params), config, ids_BL, batch.context)
+
+    def head_loss(hidden_BLD: jax.Array, params: model_lib.Params) -> Any:
+        return _compute_head_loss(hidden_BLD, view(params), config, batch, map_GU)
+
+    hidden_BLD, pull_back = jax.vjp(hidden_state, params)
+    losses, (dhidden_BLD, head_grads) = jax.value_and_grad(head_loss, (0, 1), has_aux=True)(
+        hidden_BLD, params
+    )
+
+    def add(total: model_lib.Params, language: jax.Array) -> tuple[Any, model_lib.Params]:
+        mine_B11 = (batch.language_B == language)[:, None, None]
+        (grads,) = pull_back(jnp.where(mine_B11, dhidden_BLD, 0))
+        return jax.tree.map(jnp.add, total, grads), select_shared_params(grads)
+
+    return losses, jax.lax.scan(add, head_grads, jnp.arange(map_GU.shape[0]))
+
+
+def weigh_losses(config: Config, language_B: np.ndarray) -> Any:
+    """Returns the weight of each window's loss, (B,), or None where all have the same."""
+    if not config.mixture.loss_weights:
+        return None
+    return np.asarray(config_lib.compute_loss_weights(config), np.float32)[language_B]
 
 
 def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
@@ -262,9 +353,9 @@ def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:
 
 
 def make_step_input_shardings(mesh: Mesh) -> StepInput:
-    """Returns the shardings of a pack's step inputs."""
+    """Returns the shardings of a pack's step inputs; one is that of all arrays of a batch."""
     rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
-    return sharding.stack_shardings(StepInput(Batch(rows, rows), whole, whole))
+    return sharding.stack_shardings(StepInput(rows, whole, whole))
 
 
 def jit_step(
@@ -288,7 +379,7 @@ def jit_step(
     states = sharding.make_state_shardings(mesh, one)
     rows, whole = sharding.make_batch_sharding(mesh), sharding.make_replicated_sharding(mesh)
     settled = resolve_auto_in_config(config, mesh, one.params["embed_VD"].shape[0])
-    inputs: Batch | StepInput = Batch(rows, rows)
+    inputs: Any = rows
     maps = metrics = whole
     step = sharding.bind_mesh_context(mesh, train_step, settled, steps)
     if way:

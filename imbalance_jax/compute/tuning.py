@@ -68,6 +68,9 @@ def _choose_attention(model: ModelConfig, dtype: str, device: jax.Device) -> Att
         # As compiled for a v5e, small reads and writes 45 GB a step with it, 63 GB with blocks
         # of queries, 93 GB with XLA's own: 100, 74 and 51 % of the peak at the very most.
         return "splash"
+    if model.documents == "apart":
+        # cuDNN takes documents as a bias, whose gradient it computes too: not measured yet.
+        return "fused"
     if device.platform == "gpu" and dtype == "bfloat16" and model.K % 8 == 0 and model.K <= 128:
         # What cuDNN's flash attention takes, from Ampere on. JAX never chooses it by itself.
         try:

@@ -37,6 +37,7 @@ from imbalance_jax.config.resolve import (
 )
 from imbalance_jax.config.schedule import (
     compute_learning_rate,
+    compute_loss_weights,
     compute_sequence_totals,
     list_stages,
     reduce_ratio,

@@ -159,19 +159,23 @@ def _check_parallel(
             f"{field}.path={parallel.path!r} has the files of {several} sources. Write {{source}} "
             "in place of what differs, the name of the source, such as 'dev/{source}.dev'."
         )
-    named = [sources[name] for name in parallel.sources]
-    if any(source.kind == "synthetic" for source in named):
-        same = all(
-            source.kind == "synthetic"
-            and getattr(source.synthetic, name) == getattr(named[0].synthetic, name)
-            for name in _CONTENT_FIELDS
-            for source in named
-        )
-        if not same or parallel.path:
+    first, *others = parallel.sources
+    unlike = [name for name in parallel.sources if sources[name].kind != "synthetic"]
+    if len(unlike) < several:
+        ours = sources[first].synthetic
+        differing = [f"config.sources.{name}.kind" for name in unlike] + [
+            f"config.sources.{name}.synthetic.{content}"
+            for name in others
+            for content in _CONTENT_FIELDS
+            if getattr(sources[name].synthetic, content) != getattr(ours, content)
+        ]
+        if parallel.path:
+            differing.append(f"{field}.path")
+        if differing:
             raise ValueError(
                 f"{field}: synthetic sources are parallel to each other, where "
-                f"{', '.join(_CONTENT_FIELDS)} are equal and path is empty. Set them so for both "
-                f"sources, or take {field} out."
+                f"{', '.join(_CONTENT_FIELDS)} are equal and path is empty. Change "
+                f"{', '.join(differing)}, or take {field} out."
             )
     elif not parallel.path:
         raise ValueError(
@@ -210,6 +214,20 @@ def _check_mixture(config: Config) -> None:
             raise ValueError(f"{field} is zero for every language. Give one of them 1.")
         if mixture.sampler == "exact" and "same_total_as" not in field:
             _check_block(field, ratio)
+    weights = mixture.loss_weights
+    for tag in weights:
+        problem = f"config.mixture.loss_weights.{tag} is the weight of an undeclared language."
+        _check_declared(tag, "config.languages", languages, problem)
+    trained = (
+        languages
+        if mixture.follows_text
+        else [t for t, n in compute_sequence_totals(config).items() if n]
+    )
+    if not any(weights.get(tag, 1.0) for tag in trained):
+        raise ValueError(
+            "config.mixture.loss_weights is zero for every language that is trained on. Give one "
+            "of them 1."
+        )
 
 
 # Of the exact sampler: twice its square fits into the 64 bits that positions are counted in.

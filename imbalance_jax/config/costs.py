@@ -21,8 +21,11 @@ def compute_flops_per_token(config: ModelConfig, vocab_size: int) -> float:
     return 6.0 * weights + 6.0 * config.N * config.H * config.K * config.L
 
 
-def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
-    """Returns the number of parameters of a model."""
+def compute_parameter_count(config: ModelConfig, vocab_size: int, languages: int = 1) -> int:
+    """Returns the number of parameters of a model.
+
+    The number of languages counts where each has positions of its own.
+    """
     D, HK, JK, F = config.D, config.H * config.K, config.count_kv_heads() * config.K, config.F
     has_bias = config.settle("bias") == "on"
     gates = config.settle("feed_forward") == "swiglu"
@@ -31,6 +34,7 @@ def compute_parameter_count(config: ModelConfig, vocab_size: int) -> int:
     norms = norm * (4 if config.settle("norm_place") == "both" else 2)
     of_heads = 2 * config.K * (config.settle("qk_norm") == "on")
     positions = config.L * D * (config.settle("position") == "learned")
+    positions *= languages if config.position_tables == "per_language" else 1
     tables = vocab_size * D * (1 if config.tied else 2) + positions
     block = _count_block_weights(config) + biases + norms + of_heads
     return config.N * block + tables + norm
@@ -88,24 +92,31 @@ def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, 
       sizes: of the axes of the mesh.
     """
     model, tensor, fsdp = config.model, sizes["tensor"], sizes["fsdp"]
-    parameters = compute_parameter_count(model, _compute_least_vocab_size(config))
+    vocab_size = _compute_least_vocab_size(config)
     batch = config.batch_size // (sizes["data"] * fsdp)
     rows = batch // config.optimizer.accumulate
     inputs = 2 * model.N * rows * model.L * model.D
     logits = {"einsum": 4, "blockwise": 1}.get(model.attention, 0) * rows * model.H * model.L**2
     return {
-        "state": _count_state_bytes(config) * parameters // (fsdp * tensor),
+        "state": _count_state_bytes(config, vocab_size) // (fsdp * tensor),
         "activations": 2 * batch * (model.L + 1) + (inputs + logits) // tensor,
     }
 
 
-def _count_state_bytes(config: Config) -> int:
-    """Returns the bytes of a parameter and of the means of it that the optimizer keeps.
+def _count_state_bytes(config: Config, vocab_size: int) -> int:
+    """Returns the bytes of all parameters and of the means of them that the optimizer keeps.
 
     Muon keeps one mean of the matrices of the blocks, and two of all others.
     """
-    means = {"adam": 2, "adamw": 2, "adafactor": 0}.get(config.optimizer.name, 1)
-    return 4 + 4 * means
+    model, means = config.model, {"adam": 2, "adamw": 2, "adafactor": 0}
+    G = len(config.languages)
+    parameters = compute_parameter_count(model, vocab_size, G)
+    kept = means.get(config.optimizer.name, 1) * parameters
+    if config.optimizer.moments == "per_language":
+        positions = G * model.L if model.position_tables == "per_language" else 0
+        own = vocab_size * (1 if model.tied else 2) + positions
+        kept += 2 * (G - 1) * (parameters - own * model.D)
+    return 4 * (parameters + kept)
 
 
 def count_language_tokens(config: Config) -> dict[str, float]:
@@ -134,8 +145,4 @@ def compute_training_flops(config: Config) -> float:
 def estimate_checkpoint_bytes(config: Config) -> int:
     """Returns the size of a run's checkpoints: fp32 parameters and the optimizer's means."""
     checkpoints = config.checkpoint.keep if config.checkpoint.every else 1
-    return (
-        checkpoints
-        * _count_state_bytes(config)
-        * compute_parameter_count(config.model, compute_vocab_size(config))
-    )
+    return checkpoints * _count_state_bytes(config, compute_vocab_size(config))

@@ -34,7 +34,6 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         *("max_documents", "max_tokens", "where", "on_bad_line", "held_out_duplicates"),
     ),
     ParallelConfig: ("join", "format"),
-    MixtureConfig: ("max_epochs",),
     EvaluationConfig: ("minimal_pairs",),
     ModelConfig: (
         "preset",
@@ -47,8 +46,14 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         "embed_scale",
         "rope_theta",
         "kv_heads",
+        "documents",
+        "position_tables",
+        "dropout",
+        "base_width",
+        "base_head_width",
     ),
-    OptimizerConfig: ("rate_factors", "decay_factors"),
+    MixtureConfig: ("loss_weights", "max_epochs"),
+    OptimizerConfig: ("moments", "rate_factors", "decay_factors"),
 }
 # Fields of the model that choose among ways to compute the same function.
 _NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")

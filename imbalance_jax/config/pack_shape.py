@@ -66,4 +66,5 @@ def _list_common_fields(config: Config) -> dict[str, Any]:
     shape = {name: value for name, value in plain.items() if name not in (*_OWN, *_TEXT)}
     for name in _OWN_OF_OPTIMIZER:
         del shape["optimizer"][name]
-    return shape | {"languages": list(config.tags)}
+    weighted = {"mixture.loss_weights": "some" if config.mixture.loss_weights else "none"}
+    return shape | weighted | {"languages": list(config.tags)}

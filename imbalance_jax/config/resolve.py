@@ -32,13 +32,18 @@ def to_dict(
             field.name: to_dict(value, leave_out=leave_out)
             for field in dataclasses.fields(config)
             for value in [getattr(config, field.name)]
-            if field.name not in optional or value != field.default
+            if field.name not in optional or value != _get_default(field)
         }
     if isinstance(config, Mapping):
         return {name: to_dict(value, leave_out=leave_out) for name, value in config.items()}
     if isinstance(config, (tuple, list)):
         return [to_dict(value, leave_out=leave_out) for value in config]
     return config
+
+
+def _get_default(field: dataclasses.Field) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def declared(kind: type, /, **changes: Any) -> ml_collections.ConfigDict:

@@ -56,6 +56,18 @@ def list_stages(
     return tuple((resolve_first_step(first, config.steps), ratio) for first, ratio in schedule)
 
 
+def compute_loss_weights(config: Config) -> tuple[float, ...]:
+    """Returns the weight of each language's loss, in the order of the tags.
+
+    Their mean over all sequences of the run is 1, so that weights change the proportions of the
+    languages and not the size of the loss.
+    """
+    weights = [config.mixture.loss_weights.get(tag, 1.0) for tag in config.tags]
+    totals = [float(total) for total in compute_sequence_totals(config).values()]
+    mean = math.fsum(map(math.prod, zip(weights, totals, strict=True))) / math.fsum(totals)
+    return tuple(weight / mean for weight in weights)
+
+
 def resolve_stage_steps(config: Config) -> Config:
     """Returns the config with stages that begin at a step, not at a fraction of all steps."""
     mixture = config.mixture

@@ -117,6 +117,9 @@ class MixtureConfig(FieldGroup, place="config.mixture"):
     stages: Schedule = ()
     # A schedule as in stages. The run is refused unless each language has its total.
     same_total_as: Schedule = ()
+    # Weights of the languages' losses in what is trained on, beside their ratio; 1 for those that
+    # are not named. Only their proportions count: the mean weight of a trained sequence is 1.
+    loss_weights: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
     # exact: every block holds its ratio. bernoulli: an independent draw for each sequence.
     sampler: Literal["exact", "bernoulli"] = "exact"
     # shuffled: windows, in a new order each epoch. sequential: each row reads a queue of documents.
@@ -240,7 +243,18 @@ class ModelConfig(FieldGroup, place="config.model"):
     # The base of the wavelengths of position=rope, in positions.
     rope_theta: Annotated[float, Bounds(1, 1e9, "is longer than any sequence")] = 10000.0
     kv_heads: Count = 0  # Heads of keys and values; 0 is H, and a divisor of H groups the queries.
+    # The D that initialisation and learning rates are meant for; at another D they follow it by
+    # muP (arXiv 2203.03466), so that one peak_lr serves all. 0 is off: they are the same at any D.
+    base_width: Count = 0
+    base_head_width: Count = 0  # The same of K, for models with wider heads; 0 is any K.
     loss_chunk: Count = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
+    # What a position attends to: all before it in its window, or those of its own document.
+    documents: Literal["joined", "apart"] = "joined"
+    # position=learned: one table of positions for all languages, or one for each.
+    position_tables: Literal["shared", "per_language"] = "shared"
+    # In training, the share of elements that are set to zero, 0 to below 1: of the sum of
+    # embeddings, and of what attention and the feed-forward layer add to it.
+    dropout: Decay = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -259,20 +273,55 @@ class ModelConfig(FieldGroup, place="config.model"):
                 f"config.model.K={self.K} is odd, and config.model.position=rope turns pairs of a "
                 "head's dimensions. Set an even K, or another position."
             )
+        if self.position_tables == "per_language" and self.settle("position") != "learned":
+            raise ValueError(
+                "config.model.position_tables=per_language needs tables of positions, and "
+                f"config.model.position={self.settle('position')} has none. Set "
+                "config.model.position=learned, or position_tables=shared."
+            )
+        if self.base_head_width and not self.base_width:
+            raise ValueError(
+                f"config.model.base_head_width={self.base_head_width} says where the scaling with "
+                "width begins, and config.model.base_width=0 turns it off. Set "
+                "config.model.base_width, or config.model.base_head_width=0."
+            )
 
     def settle(self, dial: str) -> str:
         """Returns what a field of the architecture is, where it may be left to the preset."""
         chosen = getattr(self, dial)
         return _PRESETS[self.preset][dial] if chosen == "preset" else chosen
 
+    def settle_dials(self) -> dict[str, str]:
+        """Returns what each field of the architecture is that may be left to the preset."""
+        return {dial: self.settle(dial) for dial in _GPT2}
+
     def list_dials(self) -> dict[str, str]:
         """Returns the fields of the architecture that are not GPT-2's, with their values."""
-        settled = {dial: self.settle(dial) for dial in _GPT2}
-        grouped = {"kv_heads": str(self.kv_heads)} if self.count_kv_heads() != self.H else {}
-        return {dial: v for dial, v in settled.items() if v != _GPT2[dial]} | grouped
+        dials = {dial: v for dial, v in self.settle_dials().items() if v != _GPT2[dial]}
+        if self.count_kv_heads() != self.H:
+            dials["kv_heads"] = str(self.kv_heads)
+        if self.position_tables != "shared":
+            dials["position_tables"] = self.position_tables
+        return dials
 
     def count_kv_heads(self) -> int:
         return self.kv_heads or self.H
+
+    def compute_width_factor(self) -> float:
+        """Returns how many times its base width the model has; 1 without one.
+
+        The base shape has the F / D and H K / D of this one. So this is how many times more inputs
+        than there each matrix of the blocks sums over.
+        """
+        return self.D / self.base_width if self.base_width else 1.0
+
+    def compute_embedding_factor(self) -> float:
+        """Returns what token embeddings are multiplied by."""
+        return (self.base_width or self.D) ** 0.5 if self.settle("embed_scale") == "sqrt" else 1.0
+
+    def compute_attention_factor(self) -> float:
+        """Returns what products of queries and keys are multiplied by, beside 1 / sqrt(K)."""
+        return (self.base_head_width / self.K) ** 0.5 if self.base_head_width else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,6 +350,9 @@ class OptimizerConfig(FieldGroup, place="config.optimizer"):
     b1: Decay = 0.9  # The decay of the mean of gradients: the momentum.
     b2: Decay = 0.95  # adam: the decay of the mean of squared gradients. lion: of its momentum.
     eps: Rate = 1e-8  # Adam's epsilon, which is added to the root of the second mean.
+    # adam: whether all languages share the means of a parameter that they share, or each has its
+    # own, and the update is the mean of theirs. Token embeddings and the head keep one.
+    moments: Literal["shared", "per_language"] = "shared"
     weight_decay: Rate = 0.0  # Decoupled from the gradient; on matrices and embeddings only.
     rate_factors: GroupFactors = GroupFactors()  # Factors of the learning rate.
     decay_factors: GroupFactors = GroupFactors()  # Factors of weight_decay.
@@ -308,6 +360,14 @@ class OptimizerConfig(FieldGroup, place="config.optimizer"):
     accumulate: Size = 1  # Micro-batches whose gradients are averaged into one update.
     # Updates in a row that may be left out because their loss or gradient is not finite; 0 is none.
     skip_nonfinite: Count = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.moments == "per_language" and self.name not in ("adam", "adamw"):
+            raise ValueError(
+                f"config.optimizer.moments=per_language are Adam's, and config.optimizer.name is "
+                f"{self.name}. Set name=adam, or moments=shared."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

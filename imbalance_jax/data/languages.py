@@ -58,6 +58,8 @@ class Vocabulary:
     size: int
     map_GU: np.ndarray  # int32
     own_GV: np.ndarray  # bool
+    # The model's id of the separator of documents in each language. vocabulary.npz has none.
+    separator_G: np.ndarray | None = None
 
     def index(self, tag: str) -> int:
         """Returns the row of a language.
@@ -158,7 +160,8 @@ def build_vocabulary(config: Config, pieces: Mapping[str, Pieces]) -> Vocabulary
     for row, (tag, source) in enumerate(sources.items()):
         map_GU[row, : source.size] = ids[tag]
         own_GV[row, ids[tag]] = True
-    return Vocabulary(config.tags, size, map_GU, own_GV)
+    separators = [ids[tag][source.separator] for tag, source in sources.items()]
+    return Vocabulary(config.tags, size, map_GU, own_GV, np.array(separators, np.int32))
 
 
 def check_sources_can_merge(has_surfaces: Mapping[str, bool]) -> None:

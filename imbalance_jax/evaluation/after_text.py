@@ -20,6 +20,7 @@ import numpy as np
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective
+from imbalance_jax.compute.context import NO_CONTEXT, Context
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.evaluation.hidden import SequencePairs, choose_partners
@@ -38,6 +39,7 @@ def measure_seen_losses(
     *,
     steps: int,
     most: int,
+    contexts: tuple[Context, Context] = (NO_CONTEXT, NO_CONTEXT),
 ) -> dict[str, Any]:
     """Returns the loss of windows seen in one language only and never seen, in nats per token.
 
@@ -51,6 +53,7 @@ def measure_seen_losses(
       languages: the first and the second, by their places in config.tags.
       steps: of the run, so far.
       most: windows to score of either kind.
+      contexts: what the model reads of either language besides ids.
 
     Raises:
       MissingWindows: there are no such windows.
@@ -65,13 +68,14 @@ def measure_seen_losses(
         chosen_n = np.sort(draws.permutation(window_n)[:most])
         ids[name] = stream.windows_at(languages[0], chosen_n).astype(np.int64)
     result: dict[str, Any] = {name: len(ids_nW) for name, ids_nW in ids.items()}
-    for name, map_U in zip(("in_first", "in_second"), maps, strict=True):
+    for name, map_U, context in zip(("in_first", "in_second"), maps, contexts, strict=True):
         loss = {
             kind: compute_sequence_losses(
                 measuring,
                 map_U[ids_nW[:, :-1]],
                 map_U[ids_nW[:, 1:]],
                 np.ones((len(ids_nW), ids_nW.shape[1] - 1), bool),
+                context,
             )
             for kind, ids_nW in ids.items()
         }
@@ -112,7 +116,9 @@ def find_exposed_windows(
     }
 
 
-def measure_prefix_losses(measuring: Measuring, sequences: SequencePairs) -> dict[str, Any]:
+def measure_prefix_losses(
+    measuring: Measuring, sequences: SequencePairs, context: Context = NO_CONTEXT
+) -> dict[str, Any]:
     """Returns the loss in the second language after several prefixes, in nats per token.
 
     The first half of a sequence is the prefix, or as many ids as `sequences.prefix` says. The loss
@@ -122,6 +128,7 @@ def measure_prefix_losses(measuring: Measuring, sequences: SequencePairs) -> dic
     Args:
       measuring: the model.
       sequences: that say the same in both languages.
+      context: what the model reads of both together besides ids.
     """
     lengths = tuple(text_PL.sum(axis=1) for text_PL in sequences.text)
     half = sequences.prefix or sequences.ids[0].shape[1] // 2
@@ -150,7 +157,7 @@ def measure_prefix_losses(measuring: Measuring, sequences: SequencePairs) -> dic
     for name, (prefix_PL, length_P) in asked.items():
         joined = _join_prefixes(prefix_PL, length_P, rest[1], rest_P, sequences.ids[0].shape[1])
         ids_PL, target_PL, weight_PL = joined
-        loss[name] = compute_sequence_losses(measuring, ids_PL, target_PL, weight_PL)
+        loss[name] = compute_sequence_losses(measuring, ids_PL, target_PL, weight_PL, context)
         result[name] = float(loss[name].mean())
     for own in ("", "_own"):
         if f"related{own}" in loss:
@@ -175,7 +182,11 @@ def _join_prefixes(
 
 
 def compute_sequence_losses(
-    measuring: Measuring, ids_nL: np.ndarray, target_nL: np.ndarray, weight_nL: np.ndarray
+    measuring: Measuring,
+    ids_nL: np.ndarray,
+    target_nL: np.ndarray,
+    weight_nL: np.ndarray,
+    context: Context = NO_CONTEXT,
 ) -> np.ndarray:
     """Returns the mean loss of each sequence over the targets that have a weight: (n,)."""
     rows = {
@@ -183,19 +194,20 @@ def compute_sequence_losses(
         "target": target_nL.astype(np.int32),
         "weight": weight_nL.astype(np.float32),
     }
-    sums, _ = measuring.rows(_sum_row_losses, rows)
+    sums, _ = measuring.rows(_sum_row_losses, rows, context)
     return sums["loss"].astype(np.float64) / weight_nL.sum(axis=1)
 
 
 def _sum_row_losses(
     params: model_lib.Params,
+    context: Context,
     rows: Mapping[str, jax.Array],
     real_B: jax.Array,
     *,
     config: ModelConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    hidden_BLD = model_lib.compute_last_hidden_state(params, config, rows["ids"])
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, rows["ids"], context)
     _, loss_BL = objective.cross_entropy(
-        hidden_BLD, model_lib.get_output_embeddings(params), rows["target"], rows["weight"]
+        hidden_BLD, model_lib.get_output_embeddings(params, config), rows["target"], rows["weight"]
     )
     return {"loss": jnp.sum(loss_BL * rows["weight"], axis=1)}, {}

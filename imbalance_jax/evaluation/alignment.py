@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imbalance_jax.compute import model as model_lib
-from imbalance_jax.compute.step import Batch, TrainState
+from imbalance_jax.compute.context import Context, make_context
+from imbalance_jax.compute.step import TrainState, label_windows, weigh_losses
 from imbalance_jax.config import Config
 from imbalance_jax.data import languages as languages_lib
 from imbalance_jax.data import parallel
@@ -29,6 +30,7 @@ from imbalance_jax.evaluation import after_text, embeddings, gradients, hidden, 
 from imbalance_jax.evaluation.embeddings import PiecePairs
 from imbalance_jax.evaluation.hidden import SequencePairs
 from imbalance_jax.evaluation.perplexity import cut_spread_windows
+from imbalance_jax.evaluation.piece_counts import PieceCounts, count_pieces
 from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring, Poll
 
 # Pieces among which a counterpart is looked for while training; afterwards it is all.
@@ -61,14 +63,6 @@ class AlignmentPart:
     pair: LanguagePair | None  # of which it is said; None is all languages
     names: tuple[str, ...]  # of its results
     measure: Callable[[Poll], dict[str, Any]]  # returns them, ready for JSON
-
-
-@dataclasses.dataclass(frozen=True)
-class PieceCounts:
-    """About how often each base id was trained on, (G, U) each."""
-
-    source_GU: np.ndarray  # in any language of the same source, as the reference counts
-    own_GU: np.ndarray  # in the language itself
 
 
 class AlignmentEvaluator:
@@ -177,7 +171,11 @@ class AlignmentEvaluator:
             (own[0], own[1]),
             aligned.positions,
             aligned.prefix,
+            (self._context(g), self._context(h)),
         )
+
+    def _context(self, *languages: int) -> Context:
+        return make_context(self._config.model, self._vocabulary, *languages)
 
     def _occurrences(self, name: str, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns which pieces, (P, U) bool each, the rows of a parallel set hold."""
@@ -204,7 +202,7 @@ class AlignmentEvaluator:
         """
         params = state.params
         found: dict[str, float] = {}
-        counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
+        counts = self._count_pieces(state)
         for number, pair in enumerate(self.pairs):
 
             def polled(share: float, begun: int = number) -> None:
@@ -229,6 +227,7 @@ class AlignmentEvaluator:
                 _take_first_rows(pair.sequences.ids, _WATCHED_GRADIENTS),
                 _take_first_rows(pair.sequences.text, _WATCHED_GRADIENTS),
                 None,
+                pair.sequences.contexts,
             )
             if "mean" in pulls:
                 found[f"align/gradient/{name}"] = pulls["mean"]
@@ -248,8 +247,9 @@ class AlignmentEvaluator:
           stream: of the run.
         """
         config, params, steps = self._config, state.params, int(state.step)
-        piece_counts = self._piece_counts(np.asarray(jax.device_get(state.sequences_G)))
+        piece_counts = self._count_pieces(state)
         tables = (self._vocabulary.map_GU, self._vocabulary.own_GV)
+        all_languages = range(len(config.tags))
 
         def measuring(poll: Poll) -> Measuring:
             return Measuring(self.programs, params, self.model, poll)
@@ -273,13 +273,16 @@ class AlignmentEvaluator:
             }
 
         def compare_gradients(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
-            sides = (pair.sequences.ids, pair.sequences.text)
-            return {"gradients": gradients.measure_gradients(measuring(poll), *sides, divisor())}
+            of = pair.sequences
+            measured = gradients.measure_gradients(
+                measuring(poll), of.ids, of.text, divisor(), of.contexts
+            )
+            return {"gradients": measured}
 
         def put_prefixes(pair: LanguagePair, poll: Poll) -> dict[str, Any]:
             losses = {
                 f"{config.tags[g]} before {config.tags[h]}": after_text.measure_prefix_losses(
-                    measuring(poll), _swap_languages(pair.sequences, back)
+                    measuring(poll), _swap_languages(pair.sequences, back), self._context(g, h)
                 )
                 for g, h, back in _list_directions(pair)
             }
@@ -290,7 +293,9 @@ class AlignmentEvaluator:
 
         def find_leak(poll: Poll) -> dict[str, Any]:
             counts = [piece_counts.own_GU[g] for g in range(len(config.tags))]
-            leaks = leak_probe.measure_leak(measuring(poll), tables, self._windows, counts)
+            leaks = leak_probe.measure_leak(
+                measuring(poll), tables, self._windows, counts, self._context(*all_languages)
+            )
             return {"leak": dict(zip(config.tags, leaks, strict=True))}
 
         def probe_states(poll: Poll) -> dict[str, Any]:
@@ -298,7 +303,10 @@ class AlignmentEvaluator:
                 return {"probe": {}}
             least = min(map(len, self._windows))
             equal = [ids_nW[:least] for ids_nW in self._windows]
-            return {"probe": leak_probe.probe_languages(measuring(poll), tables[0], equal)}
+            found = leak_probe.probe_languages(
+                measuring(poll), tables[0], equal, self._context(*all_languages)
+            )
+            return {"probe": found}
 
         def share_updates(poll: Poll) -> dict[str, Any]:
             return {"optimizer": self._optimizer(state, stream)}
@@ -358,6 +366,7 @@ class AlignmentEvaluator:
                     (g, h),
                     steps=min(steps, stream.steps),
                     most=self._most,
+                    contexts=(self._context(g), self._context(h)),
                 )
             except after_text.MissingWindows as reason:
                 losses[f"{tags[g]} seen, {tags[h]} scored"] = {"skipped": str(reason)}
@@ -377,7 +386,7 @@ class AlignmentEvaluator:
     def _tables(self, params: model_lib.Params) -> dict[str, jax.Array]:
         tables = {
             "embed_in": params["embed_VD"],
-            "embed_out": model_lib.get_output_embeddings(params),
+            "embed_out": model_lib.get_output_embeddings(params, self._config.model),
         }
         return tables if "head_VD" in params else {"embed_in": tables["embed_in"]}
 
@@ -406,33 +415,19 @@ class AlignmentEvaluator:
             self.programs, table_VD, pieces, blocks, candidates=candidates
         )
 
-    def _piece_counts(self, sequences_G: np.ndarray) -> PieceCounts:
-        """Returns how often each base id was trained on after so many sequences of each language.
-
-        That is its count in the text, times how often the text was gone through. Before any
-        training it is its count in the text.
-        """
-        config, map_GU = self._config, self._vocabulary.map_GU
-        names = [config.source_of(tag) for tag in config.tags]
-        source_GU, own_GU = np.zeros(map_GU.shape), np.zeros(map_GU.shape)
-        begun = bool(sum(sequences_G))
-        for g, name in enumerate(names):
-            source = self._sources[name]
-            counts_U = source.pieces.counts_U
-            if counts_U is None:
-                continue
-            sequences = sum(n for n, other in zip(sequences_G, names, strict=True) if other == name)
-            epochs_of = config.model.L / source.count("train")
-            source_GU[g, : len(counts_U)] = counts_U * (sequences * epochs_of or 1)
-            own_GU[g, : len(counts_U)] = counts_U * (sequences_G[g] * epochs_of if begun else 1)
-        return PieceCounts(source_GU, own_GU)
+    def _count_pieces(self, state: TrainState) -> PieceCounts:
+        sequences_G = np.asarray(jax.device_get(state.sequences_G))
+        return count_pieces(self._config, self._sources, self._vocabulary.map_GU, sequences_G)
 
     def _optimizer(self, state: TrainState, stream: Stream) -> dict[str, dict[str, float]]:
         """Returns what each language has in the tables and in the gradient of a batch."""
         tags = self._config.tags
         # As many rows on any number of devices, so that they are the same ones.
         host = stream.batch(int(state.step) % stream.steps, slice(0, self._together))
-        batch = Batch(host.ids_BW, host.language_B)
+        batch = dataclasses.replace(
+            label_windows(self._config.model, self._vocabulary, host.ids_BW, host.language_B),
+            weight_B=weigh_losses(self._config, host.language_B),
+        )
         measuring = Measuring(self.programs, state.params, self.model)
         shares: dict[str, Any] = updates.measure_language_shares(
             measuring, batch, self._vocabulary.map_GU
@@ -461,7 +456,8 @@ def _swap_languages(sequences: SequencePairs, back: bool) -> SequencePairs:
     """Returns the sequences with the second language first."""
     if not back:
         return sequences
-    turned = {name: getattr(sequences, name)[::-1] for name in ("ids", "text", "own")}
+    sides = ("ids", "text", "own", "contexts")
+    turned = {name: getattr(sequences, name)[::-1] for name in sides}
     return dataclasses.replace(sequences, **turned)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, tuning
+from imbalance_jax.compute.context import NO_CONTEXT, Context
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring, subtract_trees
 
@@ -76,6 +77,7 @@ def measure_gradients(
     ids: tuple[np.ndarray, np.ndarray],
     text: tuple[np.ndarray, np.ndarray],
     divisor: model_lib.Params | None,
+    contexts: tuple[Context, Context] = (NO_CONTEXT, NO_CONTEXT),
     *,
     chunk: int = 0,
 ) -> dict[str, Any]:
@@ -91,6 +93,7 @@ def measure_gradients(
       text: (P, L) bool of either, which positions hold text.
       divisor: sqrt(v) + eps of the blocks' parameters, from `compute_adam_divisor`; None leaves
         `adam` out.
+      contexts: what the model reads of either language besides ids.
       chunk: sequences whose gradients exist at once, a power of two; 0 chooses. The result
         does not depend on it.
     """
@@ -116,6 +119,7 @@ def measure_gradients(
             programs.place(part),
             np.stack([real_B & (place_B % 2 == half) for half in range(2)]),
             divisors,
+            contexts,
             config=measuring.config,
         )
         tree.add(sums, halves, jax.device_get(products), int(real_B.sum()))
@@ -150,6 +154,7 @@ def _compute_chunk_gradients(
     rows: Mapping[str, jax.Array],
     half_2B: jax.Array,
     divisors: list[model_lib.Params],
+    contexts: tuple[Context, Context],
     *,
     config: ModelConfig,
 ) -> tuple[dict[str, model_lib.Params], dict[str, model_lib.Params], jax.Array]:
@@ -162,14 +167,17 @@ def _compute_chunk_gradients(
     B, L = rows["ids_a"].shape
     chunk = tuning.choose_loss_chunk(2 * B, L, params["embed_VD"].shape[0], jax.default_backend())
 
-    def loss(blocks: model_lib.Params, ids_L: jax.Array, text_L: jax.Array) -> jax.Array:
+    def loss(
+        blocks: model_lib.Params, ids_L: jax.Array, text_L: jax.Array, context: Context
+    ) -> jax.Array:
         return _compute_text_loss(
-            {**params, "blocks": blocks}, config, chunk, ids_L[None], text_L[None]
+            {**params, "blocks": blocks}, config, chunk, ids_L[None], text_L[None], context
         )
 
     ids, text = (jnp.stack([rows[f"{name}_a"], rows[f"{name}_b"]]) for name in ("ids", "text"))
-    gradient = jax.vmap(jax.vmap(jax.grad(loss), (None, 0, 0)), (None, 0, 0))
-    grads = gradient(params["blocks"], ids, text)
+    gradient = jax.vmap(jax.vmap(jax.grad(loss), (None, 0, 0, None)), (None, 0, 0, 0))
+    context = jax.tree.map(lambda a, b: jnp.stack([a, b]), *contexts)
+    grads = gradient(params["blocks"], ids, text, context)
     weight_2B = jnp.stack([jnp.any(half_2B, axis=0), half_2B[0]]).astype(jnp.float32)
     whole, first = (
         {
@@ -187,14 +195,15 @@ def _compute_text_loss(
     chunk: int,
     ids_BL: jax.Array,
     text_BL: jax.Array,
+    context: Context,
 ) -> jax.Array:
     """Returns the summed loss of all ids of the text but the first, over L."""
-    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BL)
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BL, context)
     target_BL = jnp.roll(ids_BL, -1, axis=1)
     weight_BL = jnp.roll(text_BL, -1, axis=1).at[:, -1].set(False)
     total, _ = objective.cross_entropy(
         hidden_BLD,
-        model_lib.get_output_embeddings(params),
+        model_lib.get_output_embeddings(params, config),
         target_BL,
         weight_BL.astype(jnp.float32),
         chunk=chunk,

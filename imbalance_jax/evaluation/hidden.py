@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imbalance_jax.compute import model as model_lib
+from imbalance_jax.compute.context import NO_CONTEXT, Context
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.evaluation.programs import (
     Measuring,
@@ -52,6 +53,8 @@ class SequencePairs:
     own: tuple[np.ndarray, np.ndarray]  # each (P, L) bool
     aligned: bool  # whether equal positions say the same
     prefix: int = 0  # positions before the place where after_text.py parts them; 0 is half
+    # What the model reads of either side besides its ids.
+    contexts: tuple[Context, Context] = (NO_CONTEXT, NO_CONTEXT)
 
     @property
     def shares_ids(self) -> bool:
@@ -132,6 +135,7 @@ def _measure_masked_states(
     per_row, sums = measuring.rows(
         _compute_moments,
         {name: rows[name] for name in ("ids_a", "ids_b", "mask_a", "mask_b", "fold")},
+        sequences.contexts,
         cross=rotate and sequences.aligned,
     )
     result: dict[str, Any] = {"sequences": len(kept)}
@@ -139,21 +143,35 @@ def _measure_masked_states(
     result["sentences"] = measure_sentences(measuring.programs, per_row, fold_P, other_P, rotate)
     if sequences.aligned:
         rotations = _fit_rotations(sums, means) if rotate else None
-        scores, _ = measuring.rows(_score_aligned_positions, rows, means, rotations)
+        scores, _ = measuring.rows(
+            _score_aligned_positions, rows, sequences.contexts, means, rotations
+        )
         result["positions"] = compare_with_shuffled(scores)
     if match:
-        result["matched"] = _measure_matched_positions(measuring, rows, means)
+        result["matched"] = _measure_matched_positions(measuring, rows, sequences.contexts, means)
     return result
 
 
-def _compute_states(params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array) -> jax.Array:
-    """Returns the states of all layers, with the rows first: (B, N + 2, L, D)."""
-    states_NBLD = model_lib.compute_hidden_states(params, config, ids_BL).astype(jnp.float32)
-    return jnp.moveaxis(states_NBLD, 0, 1)
+def _compute_states(
+    params: model_lib.Params,
+    contexts: tuple[Context, Context],
+    config: ModelConfig,
+    rows: Mapping[str, jax.Array],
+    side: str,
+) -> jax.Array:
+    """Returns the states of all layers, with the rows first: (B, N + 2, L, D).
+
+    Side a is the first language, and b and c are the second.
+    """
+    states_NBLD = model_lib.compute_hidden_states(
+        params, config, rows[f"ids_{side}"], contexts[side != "a"]
+    )
+    return jnp.moveaxis(states_NBLD.astype(jnp.float32), 0, 1)
 
 
 def _compute_moments(
     params: model_lib.Params,
+    contexts: tuple[Context, Context],
     rows: Mapping[str, jax.Array],
     real_B: jax.Array,
     *,
@@ -166,7 +184,7 @@ def _compute_moments(
     `total_ESND` adds up the states of all positions, `count_ES` the positions, and
     `cross_ENDD` the products of the two languages' states at equal positions.
     """
-    states = [_compute_states(params, config, rows[f"ids_{side}"]) for side in "ab"]
+    states = [_compute_states(params, contexts, config, rows, side) for side in "ab"]
     masks = [rows[f"mask_{side}"].astype(jnp.float32) for side in "ab"]
     sums = [
         jnp.einsum("BNLD,BL->BND", states_BNLD, mask_BL)
@@ -221,6 +239,7 @@ def _fit_rotations(sums: Mapping[str, np.ndarray], means_ESND: np.ndarray) -> np
 
 def _score_aligned_positions(
     params: model_lib.Params,
+    contexts: tuple[Context, Context],
     means_ESND: jax.Array,
     rotations_ENDD: jax.Array | None,
     rows: Mapping[str, jax.Array],
@@ -229,7 +248,7 @@ def _score_aligned_positions(
     config: ModelConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """The mean cosine of equal positions of every row and layer, (B, N) each."""
-    a, b, c = (_compute_states(params, config, rows[f"ids_{side}"]) for side in "abc")
+    a, b, c = (_compute_states(params, contexts, config, rows, side) for side in "abc")
     same_BL = rows["mask_a"] & rows["mask_b"]
     other_BL = rows["mask_a"] & rows["mask_c"]
     mean_BSND = means_ESND[rows["fold"]]
@@ -267,7 +286,10 @@ def _average_masked(values_BNL: jax.Array, mask_BL: jax.Array) -> jax.Array:
 
 
 def _measure_matched_positions(
-    measuring: Measuring, rows: Mapping[str, np.ndarray], means_ESND: np.ndarray
+    measuring: Measuring,
+    rows: Mapping[str, np.ndarray],
+    contexts: tuple[Context, Context],
+    means_ESND: np.ndarray,
 ) -> dict[str, Any]:
     """Returns the mean cosine of assigned positions, in every layer, beside shuffled ones."""
     scores: dict[str, np.ndarray] = {}
@@ -276,7 +298,7 @@ def _measure_matched_positions(
     one_batch = dataclasses.replace(measuring, poll=ignore_progress)
     for first in range(0, len(rows["fold"]), size):
         part = {name: values[first : first + size] for name, values in rows.items()}
-        cosines, _ = one_batch.rows(_compute_all_cosines, part, means_ESND)
+        cosines, _ = one_batch.rows(_compute_all_cosines, part, contexts, means_ESND)
         for name, cosine_BLM in cosines.items():
             side = "c" if name.endswith("_shuffled") else "b"
             part[f"{name}/to"] = np.stack(
@@ -287,7 +309,7 @@ def _measure_matched_positions(
                     )
                 ]
             )
-        part_scores, _ = one_batch.rows(_compute_assigned_cosines, part, means_ESND)
+        part_scores, _ = one_batch.rows(_compute_assigned_cosines, part, contexts, means_ESND)
         for name, values in part_scores.items():
             scores[name] = np.concatenate([scores[name], values]) if name in scores else values
         measuring.poll(min(1.0, (first + size) / len(rows["fold"])))
@@ -313,12 +335,13 @@ def assign_positions(cosine_LM: np.ndarray, row_L: np.ndarray, column_M: np.ndar
 
 def _build_state_pairs(
     params: model_lib.Params,
+    contexts: tuple[Context, Context],
     means_ESND: jax.Array,
     rows: Mapping[str, jax.Array],
     config: ModelConfig,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Returns the states that are matched with each other, by the name of the score."""
-    a, b, c = (_compute_states(params, config, rows[f"ids_{side}"]) for side in "abc")
+    a, b, c = (_compute_states(params, contexts, config, rows, side) for side in "abc")
     mean_BSND = means_ESND[rows["fold"]]
     mean_a, mean_b = mean_BSND[:, 0, :, None], mean_BSND[:, 1, :, None]
     return {
@@ -331,6 +354,7 @@ def _build_state_pairs(
 
 def _compute_all_cosines(
     params: model_lib.Params,
+    contexts: tuple[Context, Context],
     means_ESND: jax.Array,
     rows: Mapping[str, jax.Array],
     real_B: jax.Array,
@@ -344,12 +368,13 @@ def _compute_all_cosines(
             "BNLD,BNMD->BLM", scale_to_unit_norm(x[:, blocks]), scale_to_unit_norm(y[:, blocks])
         )
         / config.N
-        for name, (x, y) in _build_state_pairs(params, means_ESND, rows, config).items()
+        for name, (x, y) in _build_state_pairs(params, contexts, means_ESND, rows, config).items()
     }, {}
 
 
 def _compute_assigned_cosines(
     params: model_lib.Params,
+    contexts: tuple[Context, Context],
     means_ESND: jax.Array,
     rows: Mapping[str, jax.Array],
     real_B: jax.Array,
@@ -358,7 +383,7 @@ def _compute_assigned_cosines(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """The mean cosine of the positions that are assigned to each other: (B, N) each."""
     found = {}
-    for name, (x, y) in _build_state_pairs(params, means_ESND, rows, config).items():
+    for name, (x, y) in _build_state_pairs(params, contexts, means_ESND, rows, config).items():
         to_BL = rows[f"{name}/to"]
         y = jnp.take_along_axis(y, jnp.maximum(to_BL, 0)[:, None, :, None], axis=2)
         found[name] = _average_masked(compute_cosine(x, y), to_BL >= 0)

@@ -12,6 +12,7 @@ this kind can learn by heart. High accuracy may rest on one faint direction, so 
 the variance of the states that is between languages is given as well.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective
+from imbalance_jax.compute.context import NO_CONTEXT, Context
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.evaluation.embeddings import bin_by_frequency
 from imbalance_jax.evaluation.programs import Measuring
@@ -34,6 +36,7 @@ def measure_leak(
     tables: tuple[np.ndarray, np.ndarray],
     windows: Sequence[np.ndarray],
     counts: Sequence[np.ndarray],
+    context: Context = NO_CONTEXT,
 ) -> list[dict[str, Any]]:
     """Returns for each language its leak and language nats by position and by frequency.
 
@@ -42,9 +45,10 @@ def measure_leak(
       tables: `map_GU` and `own_GV` of the vocabulary.
       windows: (n, W) base ids of each language.
       counts: how often each base id was trained on in each language.
+      context: of all languages; that of a sequence is added.
     """
     rows = {"ids": np.concatenate(windows), "language": _label_languages(windows)}
-    values, _ = measuring.rows(_compute_leak, rows, *tables)
+    values, _ = measuring.rows(_compute_leak, rows, context, *tables)
     results = []
     for g, (ids_nW, count_U) in enumerate(zip(windows, counts, strict=True)):
         result: dict[str, Any] = {"windows": len(ids_nW)}
@@ -65,6 +69,7 @@ def _label_languages(windows: Sequence[np.ndarray]) -> np.ndarray:
 
 def _compute_leak(
     params: model_lib.Params,
+    context: Context,
     map_GU: jax.Array,
     own_GV: jax.Array,
     rows: Mapping[str, jax.Array],
@@ -73,15 +78,27 @@ def _compute_leak(
     config: ModelConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     ids_BW = map_GU[rows["language"][:, None], rows["ids"].astype(jnp.int32)]
-    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
+    hidden_BLD = model_lib.compute_last_hidden_state(
+        params, config, ids_BW[:, :-1], _add_languages(context, rows)
+    )
     found = objective.measure_predictions(
-        hidden_BLD, model_lib.get_output_embeddings(params), ids_BW[:, 1:], own_GV[rows["language"]]
+        hidden_BLD,
+        model_lib.get_output_embeddings(params, config),
+        ids_BW[:, 1:],
+        own_GV[rows["language"]],
     )
     return {name: found[name] for name in ("leak", "language_nats")}, {}
 
 
+def _add_languages(context: Context, rows: Mapping[str, jax.Array]) -> Context:
+    return dataclasses.replace(context, language_B=rows["language"])
+
+
 def probe_languages(
-    measuring: Measuring, map_GU: np.ndarray, windows: Sequence[np.ndarray]
+    measuring: Measuring,
+    map_GU: np.ndarray,
+    windows: Sequence[np.ndarray],
+    context: Context = NO_CONTEXT,
 ) -> dict[str, Any]:
     """Returns how well the language can be read off the states of each layer.
 
@@ -94,6 +111,7 @@ def probe_languages(
       measuring: the model; polled with the share of each of two passes.
       map_GU: of the vocabulary.
       windows: (n, W) base ids of each language, as many for each.
+      context: as `measure_leak`.
     """
     G, U = map_GU.shape
     draws = np.random.default_rng(0)
@@ -104,7 +122,7 @@ def probe_languages(
         "language": _label_languages(windows),
         "learned": np.concatenate([np.arange(len(x)) < len(x) // 2 for x in windows]),
     }
-    whole = (map_GU, learned_U, label_V)
+    whole = (context, map_GU, learned_U, label_V)
     _, sums = measuring.rows(_compute_probe_moments, rows, *whole)
     weights = _fit_ridge_probes(sums)
     _, scores = measuring.rows(_score_probes, rows, *whole, weights)
@@ -125,6 +143,7 @@ def probe_languages(
 
 def _make_probe_inputs(
     params: model_lib.Params,
+    context: Context,
     map_GU: jax.Array,
     learned_U: jax.Array,
     label_V: jax.Array,
@@ -135,7 +154,9 @@ def _make_probe_inputs(
     """Returns states with a 1 behind (N, B, L, D + 1), labels (B, L), and which pieces learn."""
     ids_BL = rows["ids"].astype(jnp.int32)
     model_ids_BL = map_GU[rows["language"][:, None], ids_BL]
-    states_NBLD = model_lib.compute_hidden_states(params, config, model_ids_BL).astype(jnp.float32)
+    states_NBLD = model_lib.compute_hidden_states(
+        params, config, model_ids_BL, _add_languages(context, rows)
+    ).astype(jnp.float32)
     ones = jnp.ones((*states_NBLD.shape[:3], 1))
     labels = {
         "language": jnp.broadcast_to(rows["language"][:, None], ids_BL.shape),
@@ -146,6 +167,7 @@ def _make_probe_inputs(
 
 def _compute_probe_moments(
     params: model_lib.Params,
+    context: Context,
     map_GU: jax.Array,
     learned_U: jax.Array,
     label_V: jax.Array,
@@ -156,7 +178,7 @@ def _compute_probe_moments(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """What the probes are computed from, and the means and squares of each language's states."""
     states, labels, learned_BL = _make_probe_inputs(
-        params, map_GU, learned_U, label_V, rows, real_B, config
+        params, context, map_GU, learned_U, label_V, rows, real_B, config
     )
     G = map_GU.shape[0]
     weight_BL = learned_BL & (rows["learned"] & real_B)[:, None]
@@ -201,6 +223,7 @@ def _compute_between_variance(sums: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _score_probes(
     params: model_lib.Params,
+    context: Context,
     map_GU: jax.Array,
     learned_U: jax.Array,
     label_V: jax.Array,
@@ -212,7 +235,7 @@ def _score_probes(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """How many positions of the held-out windows each probe labels right, (N,), and of how many."""
     states, labels, learned_BL = _make_probe_inputs(
-        params, map_GU, learned_U, label_V, rows, real_B, config
+        params, context, map_GU, learned_U, label_V, rows, real_B, config
     )
     held_out_BL = (~rows["learned"] & real_B)[:, None]
     counted = {"language": held_out_BL & ~learned_BL, "control": held_out_BL & learned_BL}

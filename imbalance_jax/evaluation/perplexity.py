@@ -7,7 +7,6 @@ training ratio. One jitted pass gives sums per language; they are divided once, 
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding, tuning
-from imbalance_jax.compute.step import Batch, map_to_model_ids
+from imbalance_jax.compute.step import Batch, label_windows, map_to_model_ids
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.data.languages import Vocabulary
 
@@ -139,11 +138,11 @@ class PerplexityEvaluator:
         self._batch_size = batch_size
         self._whole = whole = sharding.make_replicated_sharding(mesh)
         self._place(vocabulary)
-        self._sharding, self._dtype, self._L = sharding.make_batch_sharding(mesh), dtype, config.L
+        self._sharding, self._dtype = sharding.make_batch_sharding(mesh), dtype
         self._rows = distributed.HostRows(self._sharding, batch_size)
-        config = tuning.resolve_auto_on_mesh(mesh, config, batch_size, vocabulary.size)
+        self._model = tuning.resolve_auto_on_mesh(mesh, config, batch_size, vocabulary.size)
         self._jitted = jax.jit(
-            sharding.bind_mesh_context(mesh, _score_batch, config),
+            sharding.bind_mesh_context(mesh, _score_batch, self._model),
             static_argnums=0,
             out_shardings=whole,
         )
@@ -165,14 +164,18 @@ class PerplexityEvaluator:
         if scored in self._compiled:
             return
 
-        def shape(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
-            dims = (self._batch_size, *dims)
-            return jax.ShapeDtypeStruct(dims, dtype, sharding=self._sharding)
+        def shape(one_row: np.ndarray) -> jax.ShapeDtypeStruct:
+            dims = (self._batch_size, *one_row.shape[1:])
+            return jax.ShapeDtypeStruct(dims, one_row.dtype, sharding=self._sharding)
 
-        batch = Batch(shape(self._dtype, self._L + 1), shape(jnp.int32))
-        weight_BL = shape(jnp.float32, self._L)
+        L = self._model.L
+        one_row = self._label(np.zeros((1, L + 1), self._dtype), np.zeros(1, np.int32))
+        batch, weight_BL = jax.tree.map(shape, (one_row, np.zeros((1, L), np.float32)))
         lowered = self._jitted.lower(scored, params, batch, weight_BL, *self._tables)
         self._compiled[scored] = lowered.compile()
+
+    def _label(self, ids_BW: np.ndarray, language_B: np.ndarray) -> Batch:
+        return label_windows(self._model, self._vocabulary, ids_BW, language_B)
 
     def __call__(
         self,
@@ -259,10 +262,8 @@ class PerplexityEvaluator:
             ids_BW = np.stack([windows[g].ids_nW[n] for g, n in filled]).astype(self._dtype)
             weight_BL = np.stack([windows[g].weight_nL[n] for g, n in filled]).astype(np.float32)
             real = mine < len(rows)
-            yield (
-                Batch(ids_BW, np.array([g for g, _ in filled], np.int32)),
-                weight_BL * real[:, None],
-            )
+            language_B = np.array([g for g, _ in filled], np.int32)
+            yield self._label(ids_BW, language_B), weight_BL * real[:, None]
 
 
 def _add_batch_sums(totals: dict[str, np.ndarray], found: Mapping[str, jax.Array]) -> np.ndarray:
@@ -283,12 +284,12 @@ def _score_batch(
 ) -> dict[str, jax.Array]:
     """Returns sums per language over the scored positions of one batch, and each row's loss."""
     ids_BW = map_to_model_ids(batch, map_GU)
-    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
+    hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1], batch.context)
     # Only what is scored goes through the head. L now counts those positions.
     hidden_BLD, weight_BL = hidden_BLD[:, -scored:], weight_BL[:, -scored:]
     found = objective.measure_predictions(
         hidden_BLD,
-        model_lib.get_output_embeddings(params),
+        model_lib.get_output_embeddings(params, config),
         ids_BW[:, -scored:],
         own_GV[batch.language_B],
         # The largest divisor, for strides that the chunk of training does not divide.

@@ -1,5 +1,6 @@
 """Adam's divisor, and what each language has in an update of the optimizer."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -20,9 +21,9 @@ def compute_adam_divisor(
     """Returns what Adam divides each element of an update by, of the blocks' parameters.
 
     sqrt(v / (1 - b2^t)) + eps, with v its running mean of squared gradients after t updates;
-    None before the first one, and for another optimizer.
+    None before the first one, for another optimizer, and where languages have their own.
     """
-    if config.name not in ("adam", "adamw"):
+    if config.name not in ("adam", "adamw") or config.moments != "shared":
         return None
     found = [
         node
@@ -51,6 +52,8 @@ def measure_language_shares(
 ) -> dict[str, list[float]]:
     """Returns the part that each language has in the gradient of a training batch, each (G,).
 
+    The loss is that of training, with `mixture.loss_weights` and without dropout.
+
     With g the batch's gradient and g_l that of the loss of language l's sequences in it, so
     that g is the sum of all g_l:
 
@@ -64,8 +67,12 @@ def measure_language_shares(
       map_GU: of the vocabulary.
     """
     programs, config = measuring.programs, measuring.config
-    rows, real_B = programs.place_filled({"ids": batch.ids_BW, "language": batch.language_B})
-    inputs = (measuring.params, Batch(rows["ids"], rows["language"]), real_B, map_GU)
+    if batch.weight_B is None:
+        ones_B = np.ones(len(batch.language_B), np.float32)
+        batch = dataclasses.replace(batch, weight_B=ones_B)
+    named = {name: rows for name, rows in vars(batch).items() if rows is not None}
+    placed, real_B = programs.place_filled(named)
+    inputs = (measuring.params, Batch(**placed), real_B, map_GU)
     whole = programs.run(_compute_batch_gradient, *inputs, np.int32(-1), config=config)
     squared = jax.device_get(programs.run(_compute_inner_products, whole, whole))
     G = map_GU.shape[0]
@@ -103,11 +110,14 @@ def _compute_batch_gradient(
     counted_B = real_B & ((batch.language_B == language) | (language < 0))
 
     def loss(params: model_lib.Params) -> jax.Array:
-        hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1])
+        hidden_BLD = model_lib.compute_last_hidden_state(
+            params, config, ids_BW[:, :-1], batch.context
+        )
         target_BL = ids_BW[:, 1:]
-        weight_BL = jnp.broadcast_to(counted_B[:, None], target_BL.shape).astype(jnp.float32)
+        weight_B = counted_B * batch.weight_B
+        weight_BL = jnp.broadcast_to(weight_B[:, None], target_BL.shape).astype(jnp.float32)
         total, _ = objective.cross_entropy(
-            hidden_BLD, model_lib.get_output_embeddings(params), target_BL, weight_BL
+            hidden_BLD, model_lib.get_output_embeddings(params, config), target_BL, weight_BL
         )
         return total / (jnp.sum(real_B) * target_BL.shape[1])
 

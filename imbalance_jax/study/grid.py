@@ -228,6 +228,7 @@ def make_baseline(
             changed.parallel = ml_collections.ConfigDict()
     changed.mixture.stages = changed.mixture.same_total_as = ()
     changed.mixture.temperature = changed.mixture.max_epochs = 0.0
+    changed.mixture.loss_weights = {}
     changed.evaluation.alignment.languages = ()
     if kind in ("matched", "epochs"):
         changed.batch_size = max(1, round(fraction * config.batch_size))

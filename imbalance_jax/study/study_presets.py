@@ -248,6 +248,20 @@ def number(name: str, text: str) -> float:
     return values[0]
 
 
+def factors(name: str, text: str, offered: Sequence[str]) -> dict[str, float]:
+    """Returns the factor of each part of a choice such as sgd:200+muon:2.
+
+    Raises:
+      ValueError: the file has no such part, or its factor is not a number.
+    """
+    found = {}
+    for part in filter(None, listed(text)):
+        key, _, value = part.partition(":")
+        chosen(name, key, offered)
+        found[key] = number(name, value)
+    return found
+
+
 def chosen(name: str, text: str, offered: Sequence[str]) -> list[str]:
     """Returns the parts of a choice that is all, none, or some of a file's parts with +.
 

@@ -13,6 +13,7 @@ from imbalance_jax.compute import conditions, hardware, sharding
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import step as step_lib
+from imbalance_jax.compute.context import draw_dropout_keys
 from imbalance_jax.config import Config, ModelConfig, costs
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data import parallel as parallel_lib
@@ -271,12 +272,28 @@ class Experiment:
 
     def batch(self, step: int) -> step_lib.Batch:
         """Returns the batch of a step on the devices; this process reads its rows of it."""
-        local = self.stream.batch(step, self._rows.index_B)
-        return step_lib.Batch(self._rows.place(local.ids_BW), self._rows.place(local.language_B))
+        return jax.tree.map(self._rows.place, self.host_batch(step, self._rows.index_B))
+
+    def host_batch(self, step: int, rows: np.ndarray | slice) -> step_lib.Batch:
+        """Returns some rows of the batch of a step, on the host."""
+        config, local = self.config, self.stream.batch(step, rows)
+        batch = step_lib.label_windows(
+            config.model, self.vocabulary, local.ids_BW, local.language_B
+        )
+        key_B = None
+        if config.model.dropout:
+            key_B = draw_dropout_keys(config.seed, step, config.batch_size)[rows]
+        weight_B = step_lib.weigh_losses(config, local.language_B)
+        return dataclasses.replace(batch, weight_B=weight_B, key_B=key_B)
 
     def map_GU(self) -> jax.Array:
         return distributed.place_whole_arrays(
             self.vocabulary.map_GU, sharding.make_replicated_sharding(self.mesh)
+        )
+
+    def count_parameters(self) -> int:
+        return model_lib.count_parameters(
+            self.config.model, self.vocabulary.size, len(self.config.languages)
         )
 
     def flops_per_step(self) -> float:
@@ -324,7 +341,7 @@ class Experiment:
                 versions, mesh.shape, computed, config.optimizer.accumulate
             ),
             "order_version": self.stream.order_version,
-            "parameters": model_lib.count_parameters(config.model, self.vocabulary.size),
+            "parameters": self.count_parameters(),
             "vocab_size": self.vocabulary.size,
             "flops_per_token": costs.compute_flops_per_token(config.model, self.vocabulary.size),
             "flop_convention": costs.FLOP_CONVENTION,

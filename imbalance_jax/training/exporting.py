@@ -7,7 +7,7 @@
 Names and shapes, with dimensions as in `imbalance_jax/__init__.py`:
 
     embed_VD, head_VD           input and output embeddings; no head_VD where they are tied
-    position_LD                 learned positions
+    position_LD, position_GLD   learned positions, shared or of each language
     blocks.<n>.norm_1.scale_D, .bias_D                 before attention
     blocks.<n>.attention.w_q_DHK, .b_q_HK  (also k, v) x @ w, heads behind D
     blocks.<n>.attention.w_o_HKD, .b_o_D
@@ -15,9 +15,11 @@ Names and shapes, with dimensions as in `imbalance_jax/__init__.py`:
     blocks.<n>.feed_forward.w_up_DF, .b_up_F, .w_down_FD, .b_down_D
     final_norm.scale_D, .bias_D
 
-A PyTorch nn.Linear holds the transpose: its query weight is w_q_DHK.reshape(D, H*K).T. The
-model is GPT-2's, but for two things: token embeddings are multiplied by sqrt(D), and the
-head is untied. `metadata` in model.safetensors repeats this in short.
+A PyTorch nn.Linear holds the transpose: its query weight is w_q_DHK.reshape(D, H*K).T. At the
+defaults the model is GPT-2's, but for two things: token embeddings are multiplied by sqrt(D), and
+the head is untied. What a dial of `config.model` leaves out has no parameters; what it adds is
+norm_after_1, norm_after_2, w_gate_DF, q_scale_K and k_scale_K, and J in place of H for fewer heads
+of keys and values. `metadata` in model.safetensors says the dials and factors of the model.
 """
 
 import jax
@@ -44,6 +46,19 @@ def flatten_params(params: dict) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _describe_convention(model: config_lib.ModelConfig) -> str:
+    """Returns what the parameters' names do not say of a model."""
+    dials = ", ".join(f"{dial}={value}" for dial, value in model.list_dials().items())
+    parts = [f"GPT-2 with {dials}" if dials else "GPT-2"]
+    if model.settle("embed_scale") == "sqrt":
+        parts.append(f"token embeddings are multiplied by sqrt({model.base_width or 'D'})")
+    if (wider := model.compute_width_factor()) != 1:
+        parts.append(f"logits are divided by {wider:.9g}")
+    if (factor := model.compute_attention_factor()) != 1:
+        parts.append(f"products of queries and keys are multiplied by {factor:.9g} / sqrt(K)")
+    return "; ".join([*parts, "weights act as x @ w"])
+
+
 def export_run(run: RunDirectory, path: epath.PathLike) -> epath.Path:
     """Writes the newest checkpoint of a run, and what is needed to use it; returns where."""
     from safetensors.numpy import save
@@ -54,7 +69,7 @@ def export_run(run: RunDirectory, path: epath.PathLike) -> epath.Path:
     about = {
         "format": "imbalance_jax",
         "step": str(loaded.step),
-        "convention": "GPT-2; token embeddings are multiplied by sqrt(D); weights act as x @ w",
+        "convention": _describe_convention(loaded.config.model),
     }
     content = save(flatten_params(loaded.params), metadata=about)
     storage.write_file_atomically(out / "model.safetensors", content)

@@ -4,9 +4,9 @@
     tokenizer.json, tokenizer_config.json                      for AutoTokenizer, of one language
     README.md                                                  what the model is
 
-GPT-2's architecture holds ours but for two things. Our token embeddings are multiplied by sqrt(D);
+GPT-2's architecture holds ours but for factors. Our token embeddings are multiplied by sqrt(D);
 theirs are not, so the product is written. Our tied head has the factor once; so a folder's head is
-always untied.
+always untied. The factors of `base_width` are written into the head and the queries alike.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,10 @@ _OF_A_BLOCK = {
 def check_export(config: config_lib.Config, language: str | None) -> None:
     """Raises ValueError if a run's config alone says that no folder can hold its model."""
     model = config.model
-    if dials := model.list_dials():
+    dials = model.list_dials()
+    if model.documents != "joined":
+        dials["documents"] = model.documents
+    if dials:
         stated = ", ".join(f"config.model.{dial}={value}" for dial, value in dials.items())
         raise ValueError(
             f"--format=huggingface writes GPT-2's architecture, and the model has {stated}. "
@@ -80,8 +83,8 @@ def build_model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
         "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5,
         "attn_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
+        "embd_pdrop": model.dropout,
+        "resid_pdrop": model.dropout,
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "tie_word_embeddings": False,
@@ -109,7 +112,7 @@ def export_run(run: RunDirectory, path: epath.PathLike, language: str | None = N
     separator = loaded.separator(tag)
     out = storage.parse_path(path)
     out.mkdir(parents=True, exist_ok=True)
-    content = save(name_parameters(loaded.params), metadata={"format": "pt"})
+    content = save(name_parameters(loaded.params, config.model), metadata={"format": "pt"})
     storage.write_file_atomically(out / "model.safetensors", content)
     strings = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
     ends = {"bos_token_id": separator, "eos_token_id": separator}
@@ -201,16 +204,17 @@ def _format_model_card(run: RunDirectory, loaded: loading.LoadedRun, tag: str, f
     )
 
 
-def name_parameters(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def name_parameters(params: Mapping[str, Any], model: ModelConfig) -> dict[str, np.ndarray]:
     """Returns the parameters of a model under GPT-2's names, in fp32."""
     embed_VD, blocks = np.asarray(params["embed_VD"], np.float32), params["blocks"]
-    D = embed_VD.shape[1]
+    D, factor = model.D, np.float32(model.compute_attention_factor())
     named = {
-        "transformer.wte.weight": embed_VD * np.float32(D**0.5),
+        "transformer.wte.weight": embed_VD * np.float32(model.compute_embedding_factor()),
         "transformer.wpe.weight": params["position_LD"],
         "transformer.ln_f.weight": params["final_norm"]["scale_D"],
         "transformer.ln_f.bias": params["final_norm"]["bias_D"],
-        "lm_head.weight": params.get("head_VD", embed_VD),
+        "lm_head.weight": params.get("head_VD", embed_VD)
+        / np.float32(model.compute_width_factor()),
     }
     for n in range(len(blocks["norm_1"]["bias_D"])):
         block = f"transformer.h.{n}."
@@ -218,6 +222,7 @@ def name_parameters(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
             leaf = np.asarray(blocks[layer][ours][n])
             named[block + theirs] = leaf.reshape(-1, leaf.shape[-1]) if leaf.ndim == 3 else leaf
         at = {name: np.asarray(leaf[n]) for name, leaf in blocks["attention"].items()}
+        at |= {name: at[name] * factor for name in ("w_q_DHK", "b_q_HK")}
         weights = [at[f"w_{x}_DHK"].reshape(D, -1) for x in "qkv"]
         named[block + "attn.c_attn.weight"] = np.concatenate(weights, axis=1)
         biases = [at[f"b_{x}_HK"].reshape(-1) for x in "qkv"]
@@ -225,12 +230,15 @@ def name_parameters(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in named.items()}
 
 
-def parse_parameters(named: Mapping[str, np.ndarray], like: Mapping[str, Any]) -> dict[str, Any]:
+def parse_parameters(
+    named: Mapping[str, np.ndarray], like: Mapping[str, Any], model: ModelConfig
+) -> dict[str, Any]:
     """Returns GPT-2's parameters under our names; its two tables have their own number of rows.
 
     Args:
       named: the parameters of GPT2LMHeadModel or GPT2Model.
       like: ours, or their shapes.
+      model: ours.
 
     Raises:
       ValueError: a parameter is missing, or has another shape than ours.
@@ -257,13 +265,15 @@ def parse_parameters(named: Mapping[str, np.ndarray], like: Mapping[str, Any]) -
         biases = [take(f"h.{n}.attn.c_attn.bias", 3 * D)[columns] for n in range(N)]
         blocks["attention"][f"w_{x}_DHK"] = np.stack(weights).reshape(N, D, H, K)
         blocks["attention"][f"b_{x}_HK"] = np.stack(biases).reshape(N, H, K)
+    for name in ("w_q_DHK", "b_q_HK"):
+        blocks["attention"][name] /= np.float32(model.compute_attention_factor())
     rows = len(named["wte.weight"]) if "wte.weight" in named else 0
     embed_VD = take("wte.weight", rows, D)
     head = "lm_head.weight" if "lm_head.weight" in named else "wte.weight"
     return {
-        "embed_VD": embed_VD / np.float32(D**0.5),
+        "embed_VD": embed_VD / np.float32(model.compute_embedding_factor()),
         "position_LD": take("wpe.weight", *like["position_LD"].shape),
         "blocks": blocks,
         "final_norm": {"scale_D": take("ln_f.weight", D), "bias_D": take("ln_f.bias", D)},
-        "head_VD": take(head, rows, D),
+        "head_VD": take(head, rows, D) * np.float32(model.compute_width_factor()),
     }

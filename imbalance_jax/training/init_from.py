@@ -4,6 +4,7 @@ init_hugging_face.py has what begins with a folder of Hugging Face.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -47,15 +48,22 @@ def check_init_from(config: config_lib.Config) -> None:
         raise ValueError(
             f"config.init_from={config.init_from!r} is not RUN or RUN@STEP: {error}"
         ) from error
-    for name in (*"LDHKFN", "tied"):
-        if getattr(other.model, name) != getattr(config.model, name):
+    ours, theirs = (_list_architecture(each.model) for each in (config, other))
+    for name, value in theirs.items():
+        if ours[name] != value:
             where = f"{run}/checkpoints" + (f"/{step}" if step is not None else "")
-            value = getattr(other.model, name)
             raise ValueError(
                 f"{where} was written with config.model.{name}={value}, but this "
-                f"run has config.model.{name}={getattr(config.model, name)}. Use another "
+                f"run has config.model.{name}={ours[name]}. Use another "
                 f"config.init_from, or set config.model.{name}={value}."
             )
+
+
+def _list_architecture(model: config_lib.ModelConfig) -> dict[str, Any]:
+    """Returns the fields that two models have in common whose parameters mean the same."""
+    same = (*"LDHKFN", "tied", "position_tables", "base_width", "base_head_width")
+    heads = {"kv_heads": model.count_kv_heads()}
+    return {name: getattr(model, name) for name in same} | model.settle_dials() | heads
 
 
 def _check_config_ids(

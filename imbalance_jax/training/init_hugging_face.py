@@ -175,7 +175,9 @@ def restore_folder_params(
     file = storage.parse_path(config.init_from) / "model.safetensors"
     try:
         named = load(damaged_files.read_file(file, _REMEDY))
-        found = parse_parameters({name: np.asarray(named[name]) for name in named}, params)
+        found = parse_parameters(
+            {name: np.asarray(named[name]) for name in named}, params, config.model
+        )
         if row_V.max() >= len(found["embed_VD"]):
             raise ValueError(f"has {len(found['embed_VD'])} rows in its table")
     except (SafetensorError, ValueError) as error:

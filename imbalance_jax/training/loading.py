@@ -17,6 +17,7 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import objective, sharding
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import Checkpoints, DamagedCheckpoint
+from imbalance_jax.compute.context import Context, make_context
 from imbalance_jax.data import languages
 from imbalance_jax.data import word_order as views
 from imbalance_jax.data.text_tokenizer import TextTokenizer
@@ -74,21 +75,44 @@ class LoadedRun:
         row = self.vocabulary.index(language)
         return int(self.vocabulary.map_GU[row, self._tokenizer(language).separator])
 
-    def forward(self, ids: jax.typing.ArrayLike) -> jax.Array:
+    def context(self, language: str | None) -> Context:
+        """Returns what the model reads of sequences in a language besides their ids.
+
+        It has the positions of the language, where each has its own. Documents are cut at the
+        separators of all languages.
+
+        Raises:
+          ValueError: the model has no such language, or needs to know it.
+        """
+        model, tags = self.config.model, self.vocabulary.tags
+        if language is None:
+            if model.position_tables == "per_language":
+                raise ValueError(
+                    "config.model.position_tables=per_language: the run has positions of each "
+                    f"language. Name it: language={tags[0]!r}."
+                )
+            return make_context(model, self.vocabulary, *range(len(tags)))
+        own = self.vocabulary.index(language)
+        others = [g for g in range(len(tags)) if g != own]
+        return make_context(model, self.vocabulary, *others, own)
+
+    def forward(self, ids: jax.typing.ArrayLike, language: str | None = None) -> jax.Array:
         """Returns fp32 logits of the next id at every position: (L, V), or (B, L, V).
 
         Args:
           ids: the model's ids of a sequence, (L,), or of several, (B, L).
+          language: in which they are. Only a model with positions of each language needs it.
 
         Raises:
           ValueError: an id is none of the model's, or there are none, or more than it has
-            positions.
+            positions; or as `context`.
         """
         ids_BL, alone = self._batch(ids)
-        logits_BLV = _logits(self.params, self.config.model, ids_BL)
+        context = self.context(language)
+        logits_BLV = _logits(self.params, self.config.model, ids_BL, context)
         return logits_BLV[0] if alone else logits_BLV
 
-    def hidden_states(self, ids: jax.typing.ArrayLike) -> jax.Array:
+    def hidden_states(self, ids: jax.typing.ArrayLike, language: str | None = None) -> jax.Array:
         """Returns the state of every position between all layers: (N + 2, L, D), or with B.
 
         First what enters the first block, then the residual stream after each block, and last
@@ -97,7 +121,8 @@ class LoadedRun:
         Args and raises: as `forward`.
         """
         ids_BL, alone = self._batch(ids)
-        states_NBLD = _hidden_states(self.params, self.config.model, ids_BL)
+        context = self.context(language)
+        states_NBLD = _hidden_states(self.params, self.config.model, ids_BL, context)
         return states_NBLD[:, 0] if alone else states_NBLD
 
     def loss(self, text: str, language: str) -> np.ndarray:
@@ -115,14 +140,13 @@ class LoadedRun:
         # The ids before the first that a window scores: all that are in the first window.
         windows.weight_nL[0] = np.arange(1, L + 1) < len(ids)
         loss_n = np.zeros(len(ids) - 1)
-        rows = min(_TOGETHER, len(windows.ids_nW))
+        rows, context = min(_TOGETHER, len(windows.ids_nW)), self.context(language)
         for first in range(0, len(windows.ids_nW), rows):
             # The first window fills the last rows up, so that nothing compiles again.
             place_B = np.arange(first, first + rows)
             place_B[place_B >= len(windows.ids_nW)] = 0
-            loss_BL = np.asarray(
-                _compute_losses(self.params, self.config.model, windows.ids_nW[place_B])
-            )
+            ids_BW = windows.ids_nW[place_B]
+            loss_BL = np.asarray(_compute_losses(self.params, self.config.model, ids_BW, context))
             target_BL = windows.starts_n[place_B, None] + np.arange(L)
             weight_BL = windows.weight_nL[place_B].astype(bool)
             loss_n[target_BL[weight_BL]] = loss_BL[weight_BL]
@@ -163,16 +187,16 @@ _hidden_states = jax.jit(model_lib.compute_hidden_states, static_argnums=1)
 
 @functools.partial(jax.jit, static_argnums=1)
 def _compute_losses(
-    params: model_lib.Params, config: config_lib.ModelConfig, ids_BW: jax.Array
+    params: model_lib.Params, config: config_lib.ModelConfig, ids_BW: jax.Array, context: Context
 ) -> jax.Array:
     """Returns the loss of each id but the first of every window, in nats: (B, L)."""
     hidden_BLD, target_BL = (
-        model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1]),
+        model_lib.compute_last_hidden_state(params, config, ids_BW[:, :-1], context),
         ids_BW[:, 1:],
     )
     weight_BL = jnp.ones(target_BL.shape, jnp.float32)
     return objective.cross_entropy(
-        hidden_BLD, model_lib.get_output_embeddings(params), target_BL, weight_BL
+        hidden_BLD, model_lib.get_output_embeddings(params, config), target_BL, weight_BL
     )[1]
 
 
@@ -194,6 +218,11 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
         for tag in config.tags
     }
     vocabulary = read_vocabulary(run)
+    separators = [
+        vocabulary.map_GU[g, tokenizers[config.source_of(tag)].separator]
+        for g, tag in enumerate(config.tags)
+    ]
+    vocabulary = dataclasses.replace(vocabulary, separator_G=np.array(separators, np.int32))
     # One device is enough to look at a model; its checkpoint may come from any mesh.
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
     state = restore_state(run, step, step_lib.make_abstract_state(config, vocabulary.size, mesh))

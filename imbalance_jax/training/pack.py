@@ -155,15 +155,15 @@ class Pack:
     @functools.cached_property
     def _rows_E(self) -> list[np.ndarray]:
         """The rows of each member's batch that devices of this process hold."""
-        placed = self._shardings.batch.language_B
+        placed = self._shardings.batch
         held_EB = np.zeros((self.size, self.first.config.batch_size), bool)
         for index in placed.addressable_devices_indices_map(held_EB.shape).values():
             held_EB[index] = True
         return [np.flatnonzero(held_B) for held_B in held_EB]
 
     @functools.cached_property
-    def _id_dtype(self) -> np.dtype:
-        return _find_id_dtype(self.first)
+    def _one_row(self) -> step_lib.Batch:
+        return self.first.host_batch(0, slice(1))
 
     def place(self, step: int, alive_E: np.ndarray) -> step_lib.StepInput | step_lib.Batch:
         """Returns the inputs of a step for the members that are alive, on the devices.
@@ -172,15 +172,14 @@ class Pack:
         """
         if not self.way:
             return self.first.batch(step)
-        B, L = self.first.config.batch_size, self.first.config.model.L
-        ids_EBW = np.zeros((self.size, B, L + 1), self._id_dtype)
-        language_EB = np.zeros((self.size, B), np.int32)
+        stack = (self.size, self.first.config.batch_size)
+        batch_E = jax.tree.map(lambda x: np.zeros((*stack, *x.shape[1:]), x.dtype), self._one_row)
         for place, member in enumerate(self.members):
             rows = self._rows_E[place]
             if alive_E[place] and len(rows):
-                batch = member.experiment.stream.batch(step, rows)
-                ids_EBW[place, rows], language_EB[place, rows] = batch.ids_BW, batch.language_B
-        batch_E = step_lib.Batch(ids_EBW, language_EB)
+                batch = member.experiment.host_batch(step, rows)
+                for all_rows, read in zip(*map(jax.tree.leaves, (batch_E, batch)), strict=True):
+                    all_rows[place, rows] = read
         given_E = step_lib.StepInput(batch_E, self._rates_ES[:, step], alive_E)
         return distributed.place_whole_arrays(given_E, self._shardings)
 

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import checkpoint, hardware, sharding, step, tuning
 from imbalance_jax.compute import hosts as distributed
-from imbalance_jax.compute import model as model_lib
 from imbalance_jax.config import Config, costs, dimensions, mesh_shape
 from imbalance_jax.data import languages
 from imbalance_jax.data.order.corpora import describe_documents
@@ -83,7 +82,7 @@ def describe_plan(pack: Pack) -> str:
 def describe_planned_run(experiment: Experiment) -> str:
     """Returns the model, the text and the ratio of a run."""
     config, stream = experiment.config, experiment.stream
-    parameters = model_lib.count_parameters(config.model, experiment.vocabulary.size)
+    parameters = experiment.count_parameters()
     tokens = stream.steps * config.batch_size * config.model.L
     device = hardware.describe_devices()
     lines = [
@@ -252,7 +251,7 @@ def _count_state_bytes(pack: Pack) -> int:
 def _describe_members(pack: Pack) -> str:
     """Returns the common shape of the members of a pack, and a line on each."""
     device, experiment = hardware.describe_devices(), pack.first
-    parameters = model_lib.count_parameters(experiment.config.model, experiment.vocabulary.size)
+    parameters = experiment.count_parameters()
     mesh = describe_mesh(pack.mesh)
     model = experiment.settled_model()
     lines = [

@@ -30,6 +30,7 @@ import numpy as np
 import optax
 
 from imbalance_jax.compute import model as model_lib
+from imbalance_jax.compute.context import NO_CONTEXT, Context
 from imbalance_jax.config import ModelConfig
 from imbalance_jax.data.order.keyed_draws import draw_raw_order
 
@@ -73,6 +74,7 @@ class EncodedExamples:
     ids_nL: np.ndarray  # int32
     last_n: np.ndarray  # the last position that is text
     cut: int = 0  # how many texts lost their end
+    context: Context = Context()  # what the model reads of them besides
 
     def __len__(self) -> int:
         return len(self.ids_nL)
@@ -102,9 +104,11 @@ def encode_examples(
     return EncodedExamples(ids_nL, last_n, cut)
 
 
-def map_ids_to_language(encoded: EncodedExamples, map_U: np.ndarray) -> EncodedExamples:
+def map_ids_to_language(
+    encoded: EncodedExamples, map_U: np.ndarray, context: Context = NO_CONTEXT
+) -> EncodedExamples:
     """Returns the same texts in the model's ids: map_U is a language's row of Vocabulary.map_GU."""
-    return dataclasses.replace(encoded, ids_nL=map_U[encoded.ids_nL])
+    return dataclasses.replace(encoded, ids_nL=map_U[encoded.ids_nL], context=context)
 
 
 # The model.
@@ -121,11 +125,15 @@ def init_head(D: int, C: int, key: jax.Array) -> model_lib.Params:
 
 
 def pool_states(
-    params: model_lib.Params, config: ModelConfig, ids_BL: jax.Array, position_B: jax.Array
+    params: model_lib.Params,
+    config: ModelConfig,
+    ids_BL: jax.Array,
+    position_B: jax.Array,
+    context: Context = NO_CONTEXT,
 ) -> jax.Array:
     """Returns the last block's output at one position of each sequence, in fp32: (B, D)."""
     # The last but one of all states; the last has been through the final norm.
-    state_BLD = model_lib.compute_hidden_states(params, config, ids_BL)[-2]
+    state_BLD = model_lib.compute_hidden_states(params, config, ids_BL, context)[-2]
     return jnp.take_along_axis(state_BLD, position_B[:, None, None], 1)[:, 0].astype(jnp.float32)
 
 
@@ -182,6 +190,7 @@ def init_states(params: model_lib.Params, *, seeds: int, C: int) -> FineTuningSt
 def _update_states(
     state: FineTuningState,
     batch: ExampleBatch,
+    context: Context,
     step: jax.Array,
     rate: jax.Array,
     config: ModelConfig,
@@ -190,7 +199,7 @@ def _update_states(
     """Returns the states after an update, and the mean loss of each before it: (S,)."""
 
     def loss(params: dict[str, model_lib.Params], batch: ExampleBatch, key: jax.Array) -> jax.Array:
-        pooled_BD = pool_states(params["model"], config, batch.ids_BL, batch.position_B)
+        pooled_BD = pool_states(params["model"], config, batch.ids_BL, batch.position_B, context)
         kept_BD = jax.random.bernoulli(key, 1 - _DROPOUT, pooled_BD.shape)
         pooled_BD = jnp.where(kept_BD, pooled_BD / (1 - _DROPOUT), 0)
         loss_B = optax.softmax_cross_entropy_with_integer_labels(
@@ -215,13 +224,14 @@ def _predict_classes(
     params: dict[str, model_lib.Params],
     ids_BL: jax.Array,
     position_B: jax.Array,
+    context: Context,
     config: ModelConfig,
     together: int,
 ) -> jax.Array:
     """Returns the class that each model predicts for each example: (S, B)."""
 
     def one(params: dict[str, model_lib.Params]) -> jax.Array:
-        pooled_BD = pool_states(params["model"], config, ids_BL, position_B)
+        pooled_BD = pool_states(params["model"], config, ids_BL, position_B, context)
         return jnp.argmax(compute_logits(params["head"], pooled_BD), 1)
 
     return jax.lax.map(one, params, batch_size=together)
@@ -294,8 +304,9 @@ class ClassifierTrainer:
         for batch in self._batches(encoded, label_n):
             rate = settings.learning_rate * (total - done) / total
             before_S = loss_S
+            number, rate_now = jnp.asarray(done), jnp.asarray(rate)
             state, loss_S = _update_states(
-                state, batch, jnp.asarray(done), jnp.asarray(rate), self.config, self.together
+                state, batch, encoded.context, number, rate_now, self.config, self.together
             )
             done += 1
             poll(done, None if before_S is None else _check_finite_loss(before_S, done - 1))
@@ -323,7 +334,9 @@ class ClassifierTrainer:
             chosen_B = np.resize(np.arange(first, min(first + rows, len(encoded))), rows)
             ids_BL, position_B = encoded.ids_nL[chosen_B], position_n[chosen_B]
             predicted.append(
-                _predict_classes(params, ids_BL, position_B, self.config, self.together)
+                _predict_classes(
+                    params, ids_BL, position_B, encoded.context, self.config, self.together
+                )
             )
         return np.concatenate([np.asarray(part) for part in predicted], 1)[:, : len(encoded)]
 

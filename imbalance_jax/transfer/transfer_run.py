@@ -11,6 +11,7 @@ import numpy as np
 from imbalance_jax import cli
 from imbalance_jax.analysis import transfer_results
 from imbalance_jax.compute import hardware, sharding, tuning
+from imbalance_jax.compute.context import make_context
 from imbalance_jax.config import MeshConfig
 from imbalance_jax.runs.progress import Progress
 from imbalance_jax.training.loading import LoadedRun
@@ -52,9 +53,13 @@ class TransferRun:
         trained, scored, notes = choose_languages(config, trained, languages)
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
         together = settings.seeds if tuning.choose_packing(mesh) == "vmap" else 1
-        # The same program for runs that differ in what fine-tuning does not read.
+        # The same program for runs that differ in what fine-tuning does not read. An example is one
+        # document, although separators stand in it and behind it.
         model = dataclasses.replace(
-            tuning.resolve_auto_fields(config.model, jax.devices()[0]), loss_chunk=0
+            tuning.resolve_auto_fields(config.model, jax.devices()[0]),
+            loss_chunk=0,
+            documents="joined",
+            dropout=0.0,
         )
         classifier = finetune.ClassifierTrainer(model, settings, together)
         return cls(run, classifier, trained, scored, notes)
@@ -81,8 +86,9 @@ class TransferRun:
             pad=max(tokenizer.pad_id, 0),
             length=self.classifier.settings.length,
         )
-        map_U = self.run.vocabulary.map_GU[self.run.vocabulary.index(tag)]
-        return finetune.map_ids_to_language(encoded, map_U)
+        g = self.run.vocabulary.index(tag)
+        context = make_context(self.classifier.config, self.run.vocabulary, g)
+        return finetune.map_ids_to_language(encoded, self.run.vocabulary.map_GU[g], context)
 
     def _describe_measurement(self, loaded: LoadedTask) -> dict[str, Any]:
         """Returns the part of a result that says how it was measured, and on what."""

@@ -20,33 +20,49 @@ def draw(L: int, seed: int = 0) -> tuple[np.ndarray, ...]:
     return tuple(np.float32(rng.standard_normal((B, H, L, K))) for _ in range(3))
 
 
-def numpy_attention(q_BHLK: np.ndarray, k_BHLK: np.ndarray, v_BHLK: np.ndarray) -> np.ndarray:
+def draw_documents(rows: int, L: int) -> np.ndarray:
+    """Returns the numbers of documents that begin at other positions in each sequence."""
+    begins_BL = np.random.default_rng(3).uniform(size=(rows, L)) < 0.1
+    begins_BL[0, L // 2], begins_BL[1, L // 3] = True, True
+    return np.cumsum(begins_BL, axis=1).astype(np.int32)
+
+
+def numpy_attention(
+    q_BHLK: np.ndarray, k_BHLK: np.ndarray, v_BHLK: np.ndarray, document_BL: np.ndarray
+) -> np.ndarray:
     q, k, v = (np.asarray(x, np.float64) for x in (q_BHLK, k_BHLK, v_BHLK))
     out = np.zeros_like(q)
     for b, h, t in np.ndindex(q.shape[:3]):
-        score = np.exp(k[b, h, : t + 1] @ q[b, h, t] / np.sqrt(K))
-        out[b, h, t] = score / score.sum() @ v[b, h, : t + 1]
+        first = int(np.flatnonzero(document_BL[b] == document_BL[b, t])[0])
+        score = np.exp(k[b, h, first : t + 1] @ q[b, h, t] / np.sqrt(K))
+        out[b, h, t] = score / score.sum() @ v[b, h, first : t + 1]
     return out
 
 
 @pytest.mark.parametrize("L", LENGTHS)
 def test_einsum_is_softmax_attention_to_earlier_positions_and_itself(L):
-    np.testing.assert_allclose(
-        jax.jit(attention.compute_einsum_attention)(*draw(L)),
-        numpy_attention(*draw(L)),
-        rtol=1e-5,
-        atol=1e-5,
-    )
+    for document_BL in (None, draw_documents(B, L)):
+        whole_BL = np.zeros((B, L), np.int32)
+        np.testing.assert_allclose(
+            jax.jit(attention.compute_einsum_attention)(*draw(L), document_BL),
+            numpy_attention(*draw(L), whole_BL if document_BL is None else document_BL),
+            rtol=1e-5,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize("path", ["blockwise", "fused"])
-@pytest.mark.parametrize("L", LENGTHS)
-def test_other_paths_equal_einsum_in_value_and_gradient(path, L):
+@pytest.mark.parametrize(
+    ("L", "apart"), [*((L, False) for L in LENGTHS), (64, True), (34, True), (37, True)]
+)
+def test_other_paths_equal_einsum_in_value_and_gradient(path, L, apart):
     qkv = draw(L)
-    weight_BHLK = draw(L, seed=1)[0]
+    weight_BHLK, document_BL = draw(L, seed=1)[0], draw_documents(B, L) if apart else None
 
     def run(path: str) -> tuple[jax.Array, jax.Array]:
-        value, pull = jax.vjp(lambda *qkv: attention.causal_attention(*qkv, path), *qkv)
+        value, pull = jax.vjp(
+            lambda *qkv: attention.causal_attention(*qkv, path, document_BL), *qkv
+        )
         return value, *pull(weight_BHLK)
 
     run = jax.jit(run, static_argnums=0)
@@ -78,12 +94,15 @@ def test_the_kernel_for_tpus_equals_einsum_in_value_and_gradient(devices):
         MeshConfig(fsdp=devices // 4 or 1, tensor=devices // 4 or 1), jax.devices()[:devices]
     )
 
+    # On several devices, of documents apart.
+    document_BL = draw_documents(4, 128) if devices > 1 else None
+
     def run(path, q, k, v):
-        value, pull = jax.vjp(path, q, k, v)
+        value, pull = jax.vjp(lambda *qkv: path(*qkv, document_BL), q, k, v)
         return value, *pull(weight)
 
-    def splash(*qkv: jax.Array) -> jax.Array:
-        return attention.compute_splash_attention(*qkv, interpret=True)
+    def splash(*args: jax.Array) -> jax.Array:
+        return attention.compute_splash_attention(*args, interpret=True)
 
     whole = sharding.make_replicated_sharding(mesh)
     ours = jax.jit(sharding.bind_mesh_context(mesh, run, splash), in_shardings=whole)(q, k, v)
@@ -97,9 +116,9 @@ def test_the_kernel_for_tpus_equals_einsum_in_value_and_gradient(devices):
 
 
 def test_the_kernel_for_tpus_leaves_other_lengths_to_blocks():
+    args = (*draw(48), draw_documents(B, 48))
     np.testing.assert_array_equal(
-        attention.compute_splash_attention(*draw(48)),
-        attention.compute_blockwise_attention(*draw(48)),
+        attention.compute_splash_attention(*args), attention.compute_blockwise_attention(*args)
     )
 
 
@@ -117,7 +136,8 @@ def test_blocks_compute_fewer_pairs_than_einsum():
 
 def test_softmax_is_taken_in_float32_under_bfloat16():
     q, k, v = (x.astype(jnp.bfloat16) for x in draw(48))
-    exact = numpy_attention(*(np.asarray(x.astype(jnp.float32)) for x in (q, k, v)))
+    wide = (np.asarray(x.astype(jnp.float32)) for x in (q, k, v))
+    exact = numpy_attention(*wide, np.zeros((B, 48)))
     for path in (
         attention.compute_einsum_attention,
         attention.compute_blockwise_attention,

@@ -14,6 +14,13 @@ from helpers import random_params
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import norms, objective, products
+from imbalance_jax.compute.context import (
+    NO_CONTEXT,
+    Context,
+    draw_dropout_keys,
+    drop_out,
+    fold_in_keys,
+)
 from imbalance_jax.config import ModelConfig, costs
 
 # Every dimension has a size of its own, and H K = 12 is not D.
@@ -34,12 +41,28 @@ def params() -> model_lib.Params:
     return random_params(TINY, V)
 
 
+# Of 6 languages; two ids separate documents, one of them in one sequence only.
+G = 6
+LANGUAGES, SEPARATORS = (0, 5, 2, 5, 1), ((9, 9), (9, 9), (9, 9), (9, 8), (9, 9))
+
+
+def ids_of_documents() -> np.ndarray:
+    ids_BL = np.where(ids() == 9, 10, ids())
+    ids_BL[0, 3] = ids_BL[1, 2] = ids_BL[1, 5] = ids_BL[2, 0] = ids_BL[3, 6] = 9
+    ids_BL[3, 4] = ids_BL[4, 4] = 8
+    return ids_BL
+
+
 def numpy_logits(
-    params: Mapping[str, Any], x_BL: np.ndarray, config: ModelConfig = TINY
+    params: Mapping[str, Any],
+    x_BL: np.ndarray,
+    config: ModelConfig = TINY,
+    kept: Callable[..., Any] = lambda *place: 1.0,
 ) -> np.ndarray:
     """The model as its specification writes it, in fp64, one sequence and one head at a time.
 
-    What is there is used: a norm with a bias is a LayerNorm's, a gate makes a SwiGLU.
+    What is there is used: a norm with a bias is a LayerNorm's, a gate makes a SwiGLU. `kept` is
+    what dropout multiplies by: of the embedding kept(b), of a layer in a block kept(b, n, layer).
     """
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
@@ -62,6 +85,11 @@ def numpy_logits(
         return np.concatenate([turned.real, turned.imag], axis=-1)
 
     def attend(h_LD: np.ndarray, at: Mapping[str, np.ndarray]) -> np.ndarray:
+        begins_L = np.zeros(len(h_LD), int)
+        if config.documents == "apart":
+            for t in range(len(h_LD)):
+                opens = [s for s in range(t + 1) if x_L[s] in SEPARATORS[b]]  # noqa: B023
+                begins_L[t] = max(opens, default=0)
         out_LD = np.zeros_like(h_LD) + at.get("b_o_D", 0)
         heads = "JK" if "w_k_DJK" in at else "HK"
         for n in range(H):
@@ -76,8 +104,9 @@ def numpy_logits(
                 q, k = scale(q, at["q_scale_K"]), scale(k, at["k_scale_K"])
             q, k = rotate(q), rotate(k)
             for t in range(len(h_LD)):
-                score = np.exp(k[: t + 1] @ q[t] / np.sqrt(K))
-                out_LD[t] += (score / score.sum()) @ v[: t + 1] @ at["w_o_HKD"][n]
+                seen = slice(begins_L[t], t + 1)
+                score = np.exp(k[seen] @ q[t] * np.sqrt(config.base_head_width or K) / K)
+                out_LD[t] += (score / score.sum()) @ v[seen] @ at["w_o_HKD"][n]
         return out_LD
 
     def feed(h_LD: np.ndarray, at: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -93,21 +122,25 @@ def numpy_logits(
         inside = norm(h, block[f"norm_{number}"]) if f"norm_{number}" in block else h
         out = layer(inside, block[part])
         after = f"norm_after_{number}"
-        return h + (norm(out, block[after]) if after in block else out)
+        out = norm(out, block[after]) if after in block else out
+        return h + out * kept(b, n, number)
 
     logits_BLV = []
-    for x_L in x_BL:
+    for b, x_L in enumerate(x_BL):
         h = p["embed_VD"][x_L]
         if config.settle("embed_scale") == "sqrt":
-            h = h * np.sqrt(D)
-        if config.settle("position") == "learned":
+            h = h * np.sqrt(config.base_width or D)
+        if "position_GLD" in p:
+            h = h + p["position_GLD"][LANGUAGES[b], : len(x_L)]
+        elif config.settle("position") == "learned":
             h = h + p["position_LD"][: len(x_L)]
+        h = h * kept(b)
         for n in range(N):
             block = jax.tree.map(lambda leaf: leaf[n], p["blocks"])  # noqa: B023
             h = around(attend, "attention", 1, h)
             h = around(feed, "feed_forward", 2, h)
         head_VD = p.get("head_VD", p["embed_VD"])
-        logits_BLV.append(norm(h, p["final_norm"]) @ head_VD.T)
+        logits_BLV.append(norm(h, p["final_norm"]) @ head_VD.T * (config.base_width or D) / D)
     return np.stack(logits_BLV)
 
 
@@ -139,30 +172,57 @@ def test_logits_are_those_of_an_independent_numpy_model(params):
 DIALS: Mapping[str, Mapping[str, Any]] = {
     "rope": {"position": "rope", "rope_theta": 20.0, "bias": "off", "norm_place": "after"},
     "no positions": {"position": "none", "norm": "rms", "kv_heads": 1, "embed_scale": "none"},
-    "swiglu": {"feed_forward": "swiglu", "norm_place": "both"},
+    "swiglu": {"feed_forward": "swiglu", "norm_place": "both", "base_width": 4},
     "llama": {"preset": "llama"},
-    "modern": {"preset": "modern", "kv_heads": 1, "norm_place": "both", "tied": True},
+    "modern": {
+        **{"preset": "modern", "kv_heads": 1, "norm_place": "both", "tied": True},
+        **{"base_width": 4, "base_head_width": 2},
+    },
+    "languages": {"documents": "apart", "position_tables": "per_language"},
+    "dropout": {"dropout": 0.4, "norm_place": "both"},
 }
+
+
+def make_masks(keys_B: np.ndarray, rate: float) -> Callable[..., np.ndarray]:
+    """Returns what dropout multiplies by, from its keys: of layers 1 and 2 of block n, fold n."""
+    ones_BLD = jnp.ones((B, L, D))
+    embedding = drop_out(ones_BLD, rate, fold_in_keys(keys_B, N))
+    layers = {
+        (n, layer): drop_out(ones_BLD, rate, fold_in_keys(fold_in_keys(keys_B, n), layer))
+        for n in range(N)
+        for layer in (1, 2)
+    }
+    masks = {place: np.asarray(mask, np.float64) for place, mask in layers.items()}
+    masks[()] = np.asarray(embedding, np.float64)
+    # No two are alike, and none is all that is kept.
+    assert len({mask.tobytes() for mask in masks.values()}) == 2 * N + 1
+    for mask in masks.values():
+        np.testing.assert_allclose(np.unique(mask), [0, 1 / (1 - rate)], rtol=1e-6)
+        assert abs((mask == 0).mean() - rate) < 0.1
+    return lambda b, *place: masks[place][b]
 
 
 @pytest.mark.parametrize("dials", DIALS.values(), ids=list(DIALS))
 def test_every_dial_is_what_an_independent_numpy_model_has(dials):
     config = dataclasses.replace(TINY, **dials)
-    params = random_params(config, V)
+    params = random_params(config, V, languages=G)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert count == costs.compute_parameter_count(config, V)
+    assert count == costs.compute_parameter_count(config, V, G)
+    ids_BL, key_B = ids_of_documents(), draw_dropout_keys(1, 2, B) if config.dropout else None
+    context = Context(np.array(LANGUAGES), np.array(SEPARATORS), key_B)
+    kept = make_masks(key_B, config.dropout) if config.dropout else lambda *place: 1.0
 
     @functools.partial(jax.jit, static_argnums=1)
     def run(params: model_lib.Params, config: ModelConfig) -> tuple[jax.Array, Any]:
         def loss(params: model_lib.Params) -> tuple[jax.Array, jax.Array]:
-            found = model_lib.compute_next_token_logits(params, config, ids())
+            found = model_lib.compute_next_token_logits(params, config, ids_BL, context)
             return jnp.sum(jnp.sin(found)), found
 
         (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return found, gradient
 
     found, gradient = run(params, config)
-    np.testing.assert_allclose(found, numpy_logits(params, ids(), config), atol=2e-4)
+    np.testing.assert_allclose(found, numpy_logits(params, ids_BL, config, kept), atol=2e-4)
     # The slope of the NumPy model along the gradient, and along a random direction.
     rng = np.random.default_rng(5)
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
@@ -173,8 +233,9 @@ def test_every_dial_is_what_an_independent_numpy_model_has(dials):
             np.sin(
                 numpy_logits(
                     jax.tree.map(lambda p, d: p + step * d / size, wide, direction),  # noqa: B023
-                    ids(),
+                    ids_BL,
                     config,
+                    kept,
                 )
             ).sum()
             for step in (1e-5, -1e-5)
@@ -184,10 +245,13 @@ def test_every_dial_is_what_an_independent_numpy_model_has(dials):
             for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
         )
         np.testing.assert_allclose((above - below) / 2e-5, along / size, rtol=2e-3, atol=2e-3)
-    scanned = run(params, dataclasses.replace(config, scan_layers=False, attention="blockwise"))
+    # With dropout, what is computed again has the same masks.
+    other = {"scan_layers": False, "attention": "blockwise"}
+    other |= {"remat": "full"} if config.dropout else {}
+    unrolled = run(params, dataclasses.replace(config, **other))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
-        scanned,
+        unrolled,
         (found, gradient),
     )
 
@@ -201,6 +265,32 @@ def test_with_dials_a_token_leaves_earlier_logits_bit_equal(name):
     old, new = (np.asarray(logits(params, config, x)) for x in (before, after))
     np.testing.assert_array_equal(old[:, :4], new[:, :4])
     assert np.all(np.any(old[:, 4:] != new[:, 4:], axis=-1))
+
+
+def test_a_document_is_predicted_from_its_separator_as_if_nothing_stood_before_it():
+    config = dataclasses.replace(TINY, documents="apart")
+    params, before = random_params(config, V), ids_of_documents()
+    after = before.copy()
+    after[:2, 1] = 10 + (after[:2, 1] + 1) % 10
+    context = Context(separator_BS=np.array(SEPARATORS))
+    old, new = (np.asarray(logits(params, config, x, context)) for x in (before, after))
+    for b, separator in ((0, 3), (1, 2)):
+        assert np.all(np.any(old[b, 1:separator] != new[b, 1:separator], axis=-1))
+        np.testing.assert_array_equal(old[b, separator:], new[b, separator:])
+
+
+@pytest.mark.parametrize(
+    ("dials", "needed"),
+    [
+        ({"documents": "apart"}, "documents=apart cuts sequences at separators"),
+        ({"position_tables": "per_language"}, "per_language needs the language of each sequence"),
+    ],
+)
+def test_what_a_model_reads_besides_ids_must_be_given(params, dials, needed):
+    with pytest.raises(ValueError, match=needed):
+        model_lib.compute_last_hidden_state(
+            params, dataclasses.replace(TINY, **dials), ids(), NO_CONTEXT
+        )
 
 
 @pytest.mark.parametrize(
@@ -231,6 +321,9 @@ def test_presets_have_the_parameters_of_published_models(sizes, vocab_size, coun
     [
         ({"kv_heads": 2}, "kv_heads=2 does not divide config.model.H=3"),
         ({"preset": "llama", "K": 5}, "K=5 is odd"),
+        ({"position": "none", "position_tables": "per_language"}, "Set config.model.position=lear"),
+        ({"dropout": 1.0}, "dropout=1.0 must lie in"),
+        ({"base_head_width": 2}, r"base_width=0 turns it off\. Set config\.model\.base_width"),
     ],
 )
 def test_dials_that_contradict_each_other_are_refused(dials, message):
@@ -342,14 +435,14 @@ def test_a_tied_head_is_the_input_embedding():
     config = dataclasses.replace(TINY, tied=True)
     params = random_params(config, V)
     assert "head_VD" not in params
-    assert model_lib.get_output_embeddings(params) is params["embed_VD"]
+    assert model_lib.get_output_embeddings(params, TINY) is params["embed_VD"]
     assert model_lib.count_parameters(TINY, V) - model_lib.count_parameters(config, V) == V * D
     found = logits(params, config, ids())
     np.testing.assert_allclose(found, numpy_logits(params, ids()), atol=1e-4)
 
 
 def test_an_untied_head_is_a_table_of_its_own(params):
-    assert model_lib.get_output_embeddings(params) is params["head_VD"]
+    assert model_lib.get_output_embeddings(params, TINY) is params["head_VD"]
 
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(params):
@@ -392,7 +485,7 @@ def test_no_gradient_is_summed_over_the_batch_in_bfloat16(params, path):
 
     def loss(params: model_lib.Params) -> jax.Array:
         hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids())
-        head_VD, weight_BL = model_lib.get_output_embeddings(params), jnp.ones((B, L))
+        head_VD, weight_BL = model_lib.get_output_embeddings(params, config), jnp.ones((B, L))
         return objective.cross_entropy(hidden_BLD, head_VD, ids(), weight_BL, chunk=L)[0]
 
     summing = ("reduce_sum", "dot_general", "cumsum", "scatter-add")

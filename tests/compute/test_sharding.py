@@ -97,6 +97,7 @@ def test_micro_batches_that_cannot_be_split_are_refused_with_a_number_that_can(
         ("D", "fsdp", {"D": 18}, 64),
         ("F", "tensor", {"F": 22}, 64),
         ("H", "tensor", {"H": 3}, 64),
+        ("kv_heads", "tensor", {"kv_heads": 2}, 64),
         ("V", "tensor", {}, 66),
     ],
 )

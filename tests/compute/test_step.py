@@ -14,9 +14,11 @@ import pytest
 from jax.sharding import Mesh
 
 from imbalance_jax import config as config_lib
-from imbalance_jax.compute import sharding
+from imbalance_jax.compute import optimizer, sharding
 from imbalance_jax.compute import step as step_lib
+from imbalance_jax.compute.context import draw_dropout_keys
 from imbalance_jax.config import Config, OptimizerConfig
+from imbalance_jax.data.languages import Vocabulary
 
 # Every dimension has a size of its own; D, F, H and V can be cut in two. H K = 28 is not D.
 B, L, D, H, K, F, N, G, U = 8, 12, 18, 4, 7, 22, 3, 2, 21
@@ -66,6 +68,15 @@ class Run:
     after_one: Any
 
 
+def label_batch(config: Config, batch: step_lib.Batch, step: int) -> step_lib.Batch:
+    """Returns a batch with what the dials of a config read of it besides."""
+    model, vocabulary = config.model, Vocabulary((), V, map_GU(), np.eye(2), np.array([3, U + 5]))
+    labelled = step_lib.label_windows(model, vocabulary, batch.ids_BW, batch.language_B)
+    key_B = draw_dropout_keys(config.seed, step, B) if model.dropout else None
+    weight_B = step_lib.weigh_losses(config, batch.language_B)
+    return dataclasses.replace(labelled, weight_B=weight_B, key_B=key_B)
+
+
 def run_steps(config: Config, mesh: Mesh, steps: int = STEPS, like: Any = None) -> Run:
     """Args: like is the first state's values, if they are not to be drawn again."""
     if like is None:
@@ -76,7 +87,8 @@ def run_steps(config: Config, mesh: Mesh, steps: int = STEPS, like: Any = None) 
     jitted = step_lib.jit_step(config, config.steps, mesh, state)
     found, after_one = [], None
     for n in range(steps):
-        batch = jax.device_put(host_batch(n), sharding.make_batch_sharding(mesh))
+        batch = label_batch(config, host_batch(n), n)
+        batch = jax.device_put(batch, sharding.make_batch_sharding(mesh))
         state, metrics = jitted(
             state, batch, jax.device_put(map_GU(), sharding.make_replicated_sharding(mesh))
         )
@@ -151,7 +163,7 @@ def optimize(config: OptimizerConfig, grads: list[dict[str, Any]]) -> list[dict[
     """Returns the parameters after each gradient."""
 
     def both(params: Any, grads: list[Any]) -> list[Any]:
-        tx, found = step_lib.build_optimizer(config, steps=40), []
+        tx, found = optimizer.build_optimizer(config, steps=40), []
         state = tx.init(params)
         for grad in grads:
             updates, state = tx.update(grad, state, params)
@@ -286,6 +298,33 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(runs):
     # another order: fp32 rounding of terms that are up to 100 times as large as some sums.
     gradient, expected = moments(parts.after_one)[0], moments(whole.after_one)[0]
     assert_all_close(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+LANGUAGE_DIALS = {
+    **{"model__documents": "apart", "model__position_tables": "per_language"},
+    "model__dropout": 0.3,
+}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "micro"),
+    [("2x2x2", 2), pytest.param("eight", 1, marks=pytest.mark.slow)],
+)
+def test_neither_devices_nor_micro_batches_change_what_dials_of_languages_and_dropout_do(
+    mesh, micro
+):
+    config = make_config(optimizer__eps=1e-4, model__N=1, **LANGUAGE_DIALS)
+    one = run_steps(config, make_mesh("one"), 2)
+    cut = dataclasses.replace(config.optimizer, accumulate=micro)
+    other = run_steps(dataclasses.replace(config, optimizer=cut), make_mesh(mesh), 2)
+    # Equal parameters, as no key depends on a mesh, and fp32 sums in another order.
+    assert_all_close(other.start_values, one.start_values, rtol=1e-6)
+    for found, expected in zip(other.metrics, one.metrics, strict=True):
+        for name in ("loss", "loss_G", "grad_norm"):
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-5)
+    _, second = moments(one.state)
+    trained_GL = np.any(np.asarray(second["position_GLD"]) > 0, axis=2)
+    assert trained_GL.shape == (G, L) and trained_GL.all()
 
 
 PLAIN = {
@@ -491,6 +530,29 @@ def test_devices_and_their_mesh_do_not_change_training(runs, name):
     assert min(jax.tree.leaves(moved)) > 0
     # Five updates of up to 3e-3 each, which carry the gradients' rounding on: a thousandth.
     assert_all_close(many.state.params, one.state.params, rtol=0, atol=1.5e-5)
+
+
+@pytest.mark.slow  # three compilations for each architecture
+@pytest.mark.parametrize(
+    "dials",
+    [
+        {"preset": "llama"},
+        {
+            **{"preset": "modern", "kv_heads": 2, "norm_place": "both", "tied": True},
+            **{"base_width": 6, "base_head_width": 2},
+        },
+    ],
+    ids=["llama", "modern"],
+)
+def test_devices_and_their_mesh_do_not_change_training_with_dials(dials):
+    changes = {f"model__{dial}": value for dial, value in dials.items()}
+    config = make_config(optimizer__eps=1e-4, model__K=8, **changes)
+    one = run_steps(config, make_mesh("one"), 3)
+    for mesh in ("eight", "2x2x2"):
+        many = run_steps(config, make_mesh(mesh), 3)
+        jax.tree.map(np.testing.assert_array_equal, many.start_values, one.start_values)
+        assert_all_close(many.metrics, one.metrics, rtol=1e-4)
+        assert_all_close(many.state.params, one.state.params, rtol=0, atol=1.5e-5)
 
 
 def test_parameters_and_moments_are_really_cut_over_a_mesh(runs):

@@ -75,6 +75,7 @@ def write(name, value):
         ),
         "mixture.max_epochs": {"mixture": values["mixture"] | {"sampler": "exact"}},
         "model.kv_heads": {"model": values["model"] | {"H": whole}},
+        "model.base_head_width": {"model": values["model"] | {"base_width": 1}},
         "sources.en.synthetic.lemmas": {"topics": whole},
         "sources.en.synthetic.topics": {"lemmas": min(whole, 2**18)},
         "vocabulary.mix.*": {"vocabulary": values["vocabulary"] | {"layout": "joint"}},
@@ -89,6 +90,7 @@ def write(name, value):
     *groups, last = {
         "vocabulary.mix.*": "vocabulary.mix.en",
         "mixture.ratio.*": "mixture.ratio.en2",
+        "mixture.loss_weights.*": "mixture.loss_weights.en2",
     }.get(field, field).split(".")
     target = values
     for group in groups:

@@ -208,6 +208,26 @@ WRONG = {
         )
         for name, value in {"field": "body", "id_field": "url", "dataset_dir": "d"}.items()
     },
+    "a weight of nobody": (
+        {"mixture__loss_weights": {"en3": 2.0}},
+        r"config\.mixture\.loss_weights\.en3 is the weight of an undeclared language",
+    ),
+    "a weight below": (
+        {"mixture__loss_weights": {"en2": -1.0}},
+        r"config\.mixture\.loss_weights\.en2=-1\.0 must be 0 or more",
+    ),
+    "no weight": (
+        {"mixture__loss_weights": {"en1": 0.0, "en2": 0.0}},
+        r"config\.mixture\.loss_weights is zero for every language .* Give one of them 1",
+    ),
+    "no weight for what is trained": (
+        {"mixture__loss_weights": {"en1": 0.0}, "mixture__ratio": {"en1": 1, "en2": 0}},
+        r"config\.mixture\.loss_weights is zero for every language that is trained on",
+    ),
+    "means of languages without Adam": (
+        {"optimizer__moments": "per_language", "optimizer__name": "sgd"},
+        r"config\.optimizer\.moments=per_language are Adam's, .* is sgd\. Set name=adam, or",
+    ),
     "ids of nobody": (
         {"sources__en__ids": "all"},
         r"config\.sources\.en\.ids='all' is not one of 'own', 'shared'",
@@ -319,7 +339,8 @@ def test_a_set_of_parallel_texts_has_a_name_like_a_tag(name):
 @pytest.mark.parametrize("dial", [{"world": 1}, {"lemmas": 2048}, {"zipf": 2.0}, {"depth": 2}])
 def test_toy_languages_are_parallel_only_where_they_say_the_same(dial):
     [(name, value)] = dial.items()
-    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: .* where world, lemmas"):
+    wanted = rf"config\.parallel\.toy0_toy1: .* Change config\.sources\.toy1\.synthetic\.{name}, or"
+    with pytest.raises(ValueError, match=wanted):
         resolved(toys, **{f"sources__toy1__synthetic__{name}": value})
     # What makes the language, not what it says.
     for name, value in {"language": 7, "order": "head_last", "overlap": 0.5, "tokens": 9}.items():
@@ -327,9 +348,14 @@ def test_toy_languages_are_parallel_only_where_they_say_the_same(dial):
 
 
 def test_toy_languages_are_parallel_to_no_text_and_by_no_file():
-    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: .*path is empty"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.parallel\.toy0_toy1: .*Change config\.parallel\.toy0_toy1\.path, or",
+    ):
         resolved(toys, parallel__toy0_toy1__path="pairs.jsonl")
-    with pytest.raises(ValueError, match=r"config\.parallel\.toy0_toy1: synthetic sources"):
+    with pytest.raises(
+        ValueError, match=r"config\.parallel\.toy0_toy1: .*Change config\.sources\.toy1\.kind,"
+    ):
         resolved(toys, sources__toy1=config_lib.to_dict(config_lib.SourceConfig()))
 
 

@@ -15,6 +15,7 @@ from imbalance_jax.compute import sharding
 from imbalance_jax.config import AlignmentConfig, Config, LanguageConfig, MeshConfig, SourceConfig
 from imbalance_jax.data import parallel, prepare
 from imbalance_jax.evaluation.alignment import AlignmentEvaluator
+from imbalance_jax.evaluation.piece_counts import count_pieces
 from imbalance_jax.training import experiment
 
 
@@ -136,8 +137,8 @@ def test_suggested_pieces_are_the_words_of_one_meaning(toys):
 
 
 def test_pieces_count_as_often_as_they_were_trained_on_in_their_language_and_in_their_source(toys):
-    alignment = toys.alignment("test", 8)
-    found = alignment._piece_counts(np.array([10, 20, 0, 180]))
+    count = functools.partial(count_pieces, toys.config, toys.sources, toys.vocabulary.map_GU)
+    found = count(np.array([10, 20, 0, 180]))
     for g, (name, own, together) in enumerate(
         (("toy0", 10, 10), ("toy1", 20, 200), ("toy2", 0, 0), ("toy1", 180, 200))
     ):
@@ -149,7 +150,7 @@ def test_pieces_count_as_often_as_they_were_trained_on_in_their_language_and_in_
             found.source_GU[g, : len(counts_U)], share_U * together * 32 if together else counts_U
         )
     # Before any training, the text's own counts stand for both.
-    fresh = alignment._piece_counts(np.zeros(4, int))
+    fresh = count(np.zeros(4, int))
     np.testing.assert_array_equal(fresh.own_GU, fresh.source_GU)
 
 

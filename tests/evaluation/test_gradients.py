@@ -16,7 +16,7 @@ from helpers import make_mesh, no_poll, random_params
 from jax.sharding import Mesh
 
 from imbalance_jax.compute import model as model_lib
-from imbalance_jax.compute import sharding
+from imbalance_jax.compute import optimizer, sharding
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.config import ModelConfig, OptimizerConfig
 from imbalance_jax.evaluation import gradients, updates
@@ -252,7 +252,7 @@ class Adam:
 def adam(params) -> Adam:
     # An eps that is felt beside the gradients that v is made of.
     config = OptimizerConfig(eps=1e-3, clip_norm=1e9, weight_decay=0.1)
-    tx, rng = step_lib.build_optimizer(config, steps=10), np.random.default_rng(2)
+    tx, rng = optimizer.build_optimizer(config, steps=10), np.random.default_rng(2)
     blocks = {"blocks": params["blocks"]}
 
     def draw(leaf: np.ndarray) -> np.ndarray:

@@ -98,14 +98,16 @@ def draw_ids(run: loading.LoadedRun) -> np.ndarray:
     return np.random.default_rng(0).integers(0, run.vocabulary.size, (2, run.config.model.L))
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_folder_holds_a_gpt2_with_the_logits_of_the_run(make_folder, tied):
-    run, folder = make_folder(model__tied=tied)
+@pytest.mark.parametrize(
+    "changes", [{}, {"model__tied": True, "model__base_width": 4, "model__base_head_width": 2}]
+)
+def test_a_folder_holds_a_gpt2_with_the_logits_of_the_run(make_folder, changes):
+    run, folder = make_folder(**changes)
     ids_BL = draw_ids(run)
     # fp32 against fp64.
     np.testing.assert_allclose(run.forward(ids_BL), numpy_gpt2_logits(folder, ids_BL), atol=1e-4)
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
-    back = restore(run, folder, tied=tied)
+    back = restore(run, folder)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), back, run.params)
 
 
@@ -157,7 +159,11 @@ def test_a_folder_says_what_it_holds(exported):
     ("changes", "language", "message"),
     [
         ({"model__K": 4}, None, r"config\.model\.H \* K = 2 \* 4 is not D=16.*=safetensors writes"),
-        ({"model__preset": "llama"}, None, r"has config\.model\.position=rope, c"),
+        ({"model__documents": "apart"}, None, r"the model has config\.model\.documents=apart"),
+        ({"model__position_tables": "per_language"}, None, r"\.position_tables=per_language"),
+        ({"model__preset": "llama"}, None, r"has config\.model\.position=rope, c.*=safetensors"),
+        ({"model__kv_heads": 1}, None, r"has config\.model\.kv_heads=1\. --format=safetensors"),
+        ({"model__norm_place": "both"}, None, r"has config\.model\.norm_place=both\. --format=s"),
         ({}, "fr", "--language=fr: the run has en1, en2"),
         ({"languages.en2.words": "reversed"}, "en2", r"config\.languages\.en2\.words='reversed'"),
     ],

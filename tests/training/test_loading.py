@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny_config
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 import imbalance_jax
 from imbalance_jax import config as config_lib
@@ -21,7 +23,7 @@ from imbalance_jax.compute.checkpoint import Checkpoints
 from imbalance_jax.data import languages, sources
 from imbalance_jax.evaluation import perplexity
 from imbalance_jax.runs.run_directory import RunDirectory
-from imbalance_jax.training import experiment, init_from, loading
+from imbalance_jax.training import experiment, exporting, init_from, loading
 
 TEXT = "The function returns the value of the argument, or None where there is no argument."
 
@@ -54,10 +56,12 @@ def run(begun) -> loading.LoadedRun:
     return imbalance_jax.load(begun)
 
 
-def log_probabilities(run: loading.LoadedRun, ids: np.ndarray) -> np.ndarray:
+def log_probabilities(
+    run: loading.LoadedRun, ids: np.ndarray, language: str | None = None
+) -> np.ndarray:
     """Returns those of the next id at every position, from whole softmaxes: (n, V)."""
     L = run.config.model.L  # always as long, so that one program does
-    logits_LV = np.asarray(run.forward(np.pad(ids, (0, L - len(ids)))), np.float64)
+    logits_LV = np.asarray(run.forward(np.pad(ids, (0, L - len(ids))), language), np.float64)
     top_L1 = logits_LV.max(-1, keepdims=True)
     log_p_LV = logits_LV - top_L1 - np.log(np.exp(logits_LV - top_L1).sum(-1, keepdims=True))
     return log_p_LV[: len(ids)]
@@ -117,7 +121,7 @@ def test_one_sequence_needs_no_batch_axis(run):
     np.testing.assert_array_equal(run.forward(ids[None])[0], logits_LV)
     np.testing.assert_array_equal(run.hidden_states(ids[None])[:, 0], states_NLD)
     # The head of the last of them makes the logits.
-    head_VD = np.asarray(model_lib.get_output_embeddings(run.params))
+    head_VD = np.asarray(model_lib.get_output_embeddings(run.params, run.config.model))
     np.testing.assert_allclose(states_NLD[-1] @ head_VD.T, logits_LV, rtol=1e-3, atol=1e-3)
 
 
@@ -151,6 +155,31 @@ def test_a_text_is_read_in_the_order_of_its_languages_words(run):
     assert turned.decode(turned.encode(" one two three", "en1"), "en1") == " one two three"
 
 
+def test_a_model_of_documents_apart_and_of_languages_positions_is_read_as_it_was_trained(
+    data_dir, english, tmp_path
+):
+    changes = {"model__documents": "apart", "model__position_tables": "per_language"}
+    run = imbalance_jax.load(make_run(tmp_path / "run", tiny_config(data_dir, **changes), english))
+    before, text = run.encode("The function", "en2"), run.encode("returns the value", "en2")
+    cut, begin = run.separator("en2"), len(before) + 1
+    log_p, other = (
+        log_probabilities(run, np.array([cut, *first, cut, *text]), "en2")
+        for first in (before, before[::-1])
+    )
+    np.testing.assert_array_equal(log_p[begin:], other[begin:])
+    assert np.all(np.any(log_p[1 : begin - 1] != other[1 : begin - 1], axis=-1))
+    # Text, and what is generated, as the whole forward pass has it in their language.
+    log_p = log_probabilities(run, np.array([cut, *text]), "en2")
+    expected = -log_p[np.arange(len(text)), text]
+    np.testing.assert_allclose(run.loss("returns the value", "en2"), expected, atol=1e-4)
+    assert np.any(log_p != log_probabilities(run, np.array([cut, *text]), "en1"))
+    written = generate.generate_ids(run, "returns the value", "en2", tokens=1, temperature=0)
+    own_V = run.vocabulary.own_GV[run.vocabulary.index("en2")]
+    assert written[0, -1] == np.argmax(np.where(own_V, log_p[len(text)], -np.inf))
+    with pytest.raises(ValueError, match="positions of each language. Name it: language='en1'"):
+        run.forward(text)
+
+
 def test_generation_begins_behind_the_separator_of_its_language(run):
     prompt = run.encode("Returns the", "en2")
     ids_BT = generate.generate_ids(run, "Returns the", "en2", tokens=1, temperature=0)
@@ -158,6 +187,60 @@ def test_generation_begins_behind_the_separator_of_its_language(run):
     last_V = log_probabilities(run, np.concatenate([[run.separator("en2")], prompt]))[-1]
     own_V = run.vocabulary.own_GV[run.vocabulary.index("en2")]
     assert ids_BT[0, -1] == np.argmax(np.where(own_V, last_V, -np.inf))
+
+
+@pytest.mark.parametrize(
+    "dials",
+    [
+        pytest.param({"preset": "llama"}, marks=pytest.mark.slow),
+        {
+            **{"preset": "modern", "kv_heads": 1, "norm_place": "both", "tied": True},
+            **{"base_width": 4, "base_head_width": 2},
+        },
+    ],
+    ids=["llama", "modern"],
+)
+def test_a_run_with_dials_is_loaded_exported_and_written_on_as_it_is(
+    data_dir, english, tmp_path, dials
+):
+    config = tiny_config(data_dir, **{f"model__{dial}": value for dial, value in dials.items()})
+    run = imbalance_jax.load(make_run(tmp_path / "run", config, english))
+    exporting.export_run(RunDirectory(tmp_path / "run"), tmp_path / "out")
+    # Of the export's files alone: the config, and each parameter at the place that its name says.
+    written = config_lib.resolve_config(json.loads((tmp_path / "out/config.json").read_text()))
+    assert written.model == config.model
+    with safe_open(tmp_path / "out/model.safetensors", "numpy") as file:
+        convention = file.metadata()["convention"]
+    dialled, *_, last = convention.split("; ")
+    assert (
+        dialled.startswith("GPT-2 with position=rope, norm=rms, ")
+        and last == "weights act as x @ w"
+    )
+    assert ("logits are divided by 4;" in convention) == ("base_width" in dials)
+    params: dict = {}
+    for name, array in sorted(load_file(tmp_path / "out/model.safetensors").items()):
+        *groups, last = name.split(".")
+        place = params
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = array
+    blocks = params["blocks"]
+    params["blocks"] = jax.tree.map(
+        lambda *each: np.stack(each), *(blocks[str(n)] for n in range(config.model.N))
+    )
+    ids = run.encode(TEXT, "en2")[: config.model.L]
+    found = jax.jit(model_lib.compute_next_token_logits, static_argnums=1)(
+        params, written.model, ids[None]
+    )
+    np.testing.assert_array_equal(found[0], run.forward(ids))
+
+    prompt = run.encode("Returns the", "en2")
+    (ids,) = generate.generate_ids(run, "Returns the", "en2", tokens=5, temperature=0)
+    own_V = run.vocabulary.own_GV[run.vocabulary.index("en2")]
+    seen = np.concatenate([[run.separator("en2")], ids[:-1]])
+    # One forward pass of all that was written: its greedy choice at every place is the next id.
+    greedy = np.argmax(np.where(own_V, log_probabilities(run, seen), -np.inf), axis=-1)
+    np.testing.assert_array_equal(greedy[len(prompt) :], ids[len(prompt) :])
 
 
 # Beginning with another run's parameters.
@@ -179,6 +262,23 @@ def test_the_same_languages_may_go_on_in_another_ratio_or_in_one_of_them(begun, 
     ratio = dataclasses.replace(before.mixture, ratio={"en1": 0, "en2": 1})
     check(going_on(begun, mixture=ratio, steps=5), english)
     check(config_lib.resolve_config(config_lib.continued(before, begun, "en2", 5)), english)
+
+
+@pytest.mark.parametrize(
+    ("dials", "said"),
+    [
+        (
+            {"preset": "llama"},
+            r"position=learned, .* has config\.model\.position=rope\. .* set con",
+        ),
+        ({"kv_heads": 1}, r"set config\.model\.kv_heads=2\."),
+        ({"base_width": 8}, r"set config\.model\.base_width=0\."),
+    ],
+)
+def test_parameters_of_another_architecture_are_refused_with_the_field_to_set(begun, dials, said):
+    model = dataclasses.replace(RunDirectory(begun).config().model, **dials)
+    with pytest.raises(ValueError, match=said):
+        init_from.check_init_from(going_on(begun, model=model))
 
 
 def with_languages(begun: str, **changed: config_lib.LanguageConfig | None) -> config_lib.Config:
@@ -271,8 +371,6 @@ def test_a_run_that_has_begun_needs_the_other_one_no_more(begun, tmp_path):
 
 
 def test_an_exported_vocabulary_names_the_separator_of_every_language(begun, run, tmp_path):
-    from imbalance_jax.training import exporting
-
     exporting.export_run(RunDirectory(begun), tmp_path)
     written = json.loads((tmp_path / "vocabulary.json").read_text())
     assert written["separator"] == {tag: run.separator(tag) for tag in ("en1", "en2")}

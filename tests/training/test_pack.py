@@ -236,6 +236,23 @@ def test_members_mapped_at_once_are_the_runs_alone_up_to_rounding(
     assert_near(updated(made, initial, 4)[0], alone)
 
 
+@pytest.mark.slow
+def test_dials_of_languages_and_dropout_are_those_of_the_run_alone(data_dir, english, tmp_path):
+    common = {"optimizer__moments": "per_language", "steps": 4, "checkpoint__every": 0}
+    common |= {"model__documents": "apart", "model__position_tables": "per_language"}
+    common |= {"model__dropout": 0.2}
+    weights = {"one": {"en2": 3.0}, "other": {"en1": 2.0, "en2": 0.5}}
+    configs = {
+        name: make_config(data_dir, **common, mixture__loss_weights=each, seed=seed)
+        for seed, (name, each) in enumerate(weights.items())
+    }
+    assert train_pack(make_pack(configs, english, tmp_path / "packed")) == {}
+    for name, config in configs.items():
+        train_alone(config, english, tmp_path / "alone" / name)
+        packed, alone = (saved(tmp_path / place / name, 4) for place in ("packed", "alone"))
+        jax.tree.map(np.testing.assert_array_equal, packed, alone)
+
+
 _COLLECTIVES = re.compile(r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-\w+")
 
 
@@ -439,6 +456,7 @@ def test_a_study_s_runs_that_were_stopped_go_on_in_groups_and_alone_to_the_same_
         ({"batch_size": 16}, "config.batch_size is 8 in one and 16 in other"),
         ({"optimizer__clip_norm": 1.0}, "config.optimizer.clip_norm"),
         ({"evaluation__every": 6}, "config.evaluation.every"),
+        ({"mixture__loss_weights": {"en2": 3.0}}, "config.mixture.loss_weights is 'none' in one"),
         (
             {
                 "languages__en3": config_lib.declared(LanguageConfig, clone_of="en1"),
@@ -475,6 +493,7 @@ def test_runs_that_a_study_packs_can_be_stacked(data_dir, english, tmp_path, cha
         *({"model__D": 24}, {"evaluation__every": 6}, {"optimizer__clip_norm": 1.0}),
         # What only their text could say.
         *({"sources__en__tokenizer__vocab_size": 400}, {"vocabulary__separator": "own"}),
+        {"mixture__loss_weights": {"en2": 3.0}},
     ],
 )
 def test_runs_that_may_not_be_stacked_are_not_packed_by_a_study(data_dir, changes):
