@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 
-from imbalance_jax.analysis.study_table import StudyTable
+from imbalance_jax.analysis.study_table import Observation, StudyTable
 from imbalance_jax.config import Config, costs
 from imbalance_jax.study.run_spec import BASELINES, NEAR, RunSpec
 
@@ -60,6 +62,37 @@ def list_baseline_runs(table: StudyTable, group: BaselineGroup) -> list[str]:
     return names
 
 
+def take_tuned_baselines(
+    table: StudyTable, group: BaselineGroup, members: list[Observation]
+) -> list[Observation]:
+    """Returns, of `epochs` baselines of one text, those of the best setting; all others as given.
+
+    One that goes through its text more or less often stands for the mixture whose share of the text
+    it has, and so for that mixture's tokens of the language (`Grid.tune_epochs`).
+    """
+    batches = {
+        run.config.batch_size
+        for run in table.runs.values()
+        if run.spec.kind not in BASELINES and run.config.steps == group.shape
+    }
+    if group.kind != "epochs" or len(batches) != 1:
+        return members
+    by_text: defaultdict[float, defaultdict[str, list[Observation]]]
+    by_text = defaultdict(lambda: defaultdict(list))
+    for row in members:
+        by_text[table.runs[row.run].config.mixture.text_share][row.cell].append(row)
+    found: list[Observation] = []
+    for share, cells in by_text.items():
+        best = min(cells.values(), key=lambda rows: statistics.fmean(row.loss for row in rows))
+        if len(cells) == 1:
+            found += best
+            continue
+        config = table.runs[best[0].run].config
+        tokens = float(share * config.steps * max(batches) * config.model.L)
+        found += [dataclasses.replace(row, tokens=tokens) for row in best]
+    return found
+
+
 def find_nearest_baseline(table: StudyTable, group: BaselineGroup, own_tokens: float) -> str:
     """Returns the run of a group whose tokens are nearest to a language's.
 
@@ -71,7 +104,18 @@ def find_nearest_baseline(table: StudyTable, group: BaselineGroup, own_tokens: f
         for name in list_baseline_runs(table, group)
     }
     near = [name for name, distance in distances.items() if distance <= NEAR * own_tokens]
-    return min(near, key=lambda name: distances[name], default="")
+    configs = {name: run.config for name, run in table.runs.items()}
+    decays = {
+        config.optimizer.weight_decay
+        for name, config in configs.items()
+        if table.runs[name].spec.kind not in BASELINES
+    }
+    # One that was tuned is not what the mixture alone would be.
+    return min(
+        near,
+        key=lambda name: (distances[name], configs[name].optimizer.weight_decay not in decays),
+        default="",
+    )
 
 
 def format_token_difference(part: float) -> str:

@@ -8,7 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from imbalance_jax.analysis import statistics
-from imbalance_jax.analysis.baselines import BaselineGroup, list_baseline_kinds, list_baseline_runs
+from imbalance_jax.analysis.baselines import (
+    BaselineGroup,
+    list_baseline_kinds,
+    list_baseline_runs,
+    take_tuned_baselines,
+)
 from imbalance_jax.analysis.efficiency import Efficiency
 from imbalance_jax.analysis.law_choice import (
     FAMILIES,
@@ -179,6 +184,7 @@ def read_laws(
     no_law: defaultdict[Key, dict[str, str]] = defaultdict(dict)
     for group in sorted(readers):
         members = [row for name in list_baseline_runs(table, group) for row in by_run[name]]
+        members = take_tuned_baselines(table, group, members)
         # Its baselines spend nothing on telling the language, so that one law serves for the
         # loss and for what is lost within the language.
         nats = any(row.language_nats > _NO_NATS for row in members)

@@ -146,6 +146,75 @@ def _draw_losses(
     return drawn
 
 
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+    """How the runs of cells scatter around their means, in G languages at once.
+
+    What a seed does to all cells alike is apart from the rest, as many cells say little of it:
+    its degrees of freedom are those of the seeds.
+    """
+
+    own_MG: Floats  # deviations that no seed explains
+    own_df: int
+    common_SG: Floats  # what each seed does to all cells, less what the rest would do to a mean
+    common_df: int
+
+    @property
+    def covariance_GG(self) -> Floats:
+        """Of a run's losses, but for its seed's common part."""
+        return self.own_MG.T @ self.own_MG / self.own_df
+
+    def draw_own(self, runs_C: Floats, draws: int, rng: np.random.Generator) -> Floats:
+        """Returns deviations (R, C, G) of means of so many runs, but for what seeds have in common.
+
+        Each draw has a variance of its own, drawn as it is known: quantiles of draws are those of
+        a t distribution.
+        """
+        weights = rng.normal(size=(draws, len(runs_C), len(self.own_MG)))
+        spread_R = 1 / np.sqrt(rng.chisquare(self.own_df, draws))
+        return weights @ self.own_MG * spread_R[:, None, None] / np.sqrt(runs_C)[None, :, None]
+
+    def draw_common(self, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Returns deviations (R, G): of the mean of the seeds that were run, and of a new seed."""
+        seeds, languages = self.common_SG.shape
+        if not self.common_df:
+            return np.zeros((draws, languages)), np.zeros((draws, languages))
+        spread_R = 1 / np.sqrt(rng.chisquare(self.common_df, draws))
+        deviations = [
+            rng.normal(size=(draws, seeds)) @ self.common_SG * spread_R[:, None] for _ in range(2)
+        ]
+        return deviations[0] / np.sqrt(seeds), deviations[1]
+
+
+def measure_scatter(losses: Sequence[Mapping[int, Floats]]) -> Scatter | None:
+    """Returns the scatter of cells, each with the losses (G,) of a seed; None without repeats."""
+    repeated = [
+        {seed: loss - np.mean([*cell.values()], axis=0) for seed, loss in cell.items()}
+        for cell in losses
+        if len(cell) > 1
+    ]
+    if not repeated:
+        return None
+    seeds = sorted({seed for cell in repeated for seed in cell})
+    common_SG = np.array(
+        [np.mean([cell[seed] for cell in repeated if seed in cell], axis=0) for seed in seeds]
+    )
+    common_df, cells = len(seeds) - 1, len(repeated)
+    own_df = sum(len(cell) - 1 for cell in repeated) - common_df
+    if own_df < 1:  # nothing tells a seed from a run
+        own_MG = np.array([deviation for cell in repeated for deviation in cell.values()])
+        return Scatter(own_MG, sum(len(cell) - 1 for cell in repeated), common_SG, 0)
+    own_MG = np.array(
+        [cell[seed] - common_SG[seeds.index(seed)] for cell in repeated for seed in cell]
+    )
+    found = (common_SG**2).sum(axis=0) / common_df
+    # The rest alone would move a mean over the cells too. Few seeds may hide that they differ, so
+    # that half of what is found stays.
+    beyond = np.maximum(found / 2, found - (own_MG**2).sum(axis=0) / own_df / cells)
+    common_SG = common_SG * np.sqrt(beyond / np.where(found > 0, found, 1.0))
+    return Scatter(own_MG, own_df, common_SG, common_df)
+
+
 def resample_text(
     loss_RC: npt.ArrayLike, tokens_RC: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0
 ) -> Floats:

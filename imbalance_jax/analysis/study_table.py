@@ -205,9 +205,9 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
     vocab_size = provenance.get("vocab_size", costs.compute_vocab_size(config))
     parts = run.directory.read_csv("mixture.csv")
     realised = {tag: _sum_column(parts, tag, "realised_tokens") for tag in config.tags}
-    # The ratio of a run by temperature is known to its directory alone.
+    # A ratio that follows from the texts is known to its directory alone.
     asked = costs.count_language_tokens(config)
-    if config.mixture.temperature:
+    if config.mixture.follows_text:
         asked = {
             tag: _sum_column(parts, tag, "requested_sequences") * config.model.L for tag in asked
         }

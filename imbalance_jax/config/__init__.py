@@ -20,9 +20,7 @@ from imbalance_jax.config.recipes import (
     SCALES,
     cloned,
     continued,
-    equal_stages,
     grammatical,
-    joining_stages,
     parse_arg,
     parse_ratio,
     scaled,
@@ -60,6 +58,11 @@ from imbalance_jax.config.schema import (
     Schedule,
     VocabularyConfig,
     make_natural_sort_key,
+)
+from imbalance_jax.config.stage_recipes import (
+    changing_stages,
+    equal_stages,
+    joining_stages,
 )
 from imbalance_jax.config.text_schema import (
     SPECIALS,

@@ -185,7 +185,7 @@ def _check_parallel(
 
 def _check_mixture(config: Config) -> None:
     mixture, languages, steps = config.mixture, config.languages, config.steps
-    ratios = {} if mixture.temperature else {"config.mixture.ratio": mixture.ratio}
+    ratios = {} if mixture.follows_text else {"config.mixture.ratio": mixture.ratio}
     for name in ("stages", "same_total_as"):
         field, schedule = f"config.mixture.{name}", getattr(mixture, name)
         ratios |= {f"{field}[{i}]": ratio for i, (_, ratio) in enumerate(schedule)}
@@ -220,7 +220,7 @@ def _check_mixture(config: Config) -> None:
         _check_declared(tag, "config.languages", languages, problem)
     trained = (
         languages
-        if mixture.temperature
+        if mixture.follows_text
         else [t for t, n in compute_sequence_totals(config).items() if n]
     )
     if not any(weights.get(tag, 1.0) for tag in trained):
@@ -246,7 +246,7 @@ def _check_block(field: str, ratio: Mapping[str, int]) -> None:
 
 def _check_totals(config: Config) -> None:
     mixture = config.mixture
-    if not mixture.same_total_as or mixture.temperature:
+    if not mixture.same_total_as or mixture.follows_text:
         return
     totals = compute_sequence_totals(config)
     wanted = compute_sequence_totals(config, mixture.same_total_as)
@@ -264,7 +264,7 @@ def _check_sequence_counts(config: Config) -> None:
     """Raises ValueError if a language has more sequences than a TrainState counts."""
     sequences = config.steps * config.batch_size
     most = sequences
-    if not config.mixture.temperature:
+    if not config.mixture.follows_text:
         most = int(max(compute_sequence_totals(config).values()))
     if most > INT32:
         raise ValueError(

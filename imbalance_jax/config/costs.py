@@ -122,10 +122,11 @@ def _count_state_bytes(config: Config, vocab_size: int) -> int:
 def count_language_tokens(config: Config) -> dict[str, float]:
     """Returns the tokens that a run is asked to train on, per language.
 
-    A ratio by temperature depends on the text, so its languages count equally here.
+    A ratio that follows from the sizes of the texts is not known here: its languages count
+    equally.
     """
     L = config.model.L
-    if config.mixture.temperature:
+    if config.mixture.follows_text:
         each = config.steps * config.batch_size * L / len(config.tags)
         return dict.fromkeys(config.tags, each)
     return {tag: float(n * L) for tag, n in config_lib.compute_sequence_totals(config).items()}

@@ -52,7 +52,7 @@ NEWER: Mapping[type, tuple[str, ...]] = {
         "base_width",
         "base_head_width",
     ),
-    MixtureConfig: ("loss_weights",),
+    MixtureConfig: ("loss_weights", "max_epochs"),
     OptimizerConfig: ("moments", "rate_factors", "decay_factors"),
 }
 # Fields of the model that choose among ways to compute the same function.
@@ -87,8 +87,9 @@ def build_run_identity(config: Config) -> dict[str, Any]:
             # they are.
             totals = compute_sequence_totals(config)
             plain["mixture"]["sequences"] = {tag: str(total) for tag, total in totals.items()}
-    if config.mixture.temperature:
-        plain["mixture"]["ratio"] = "by temperature"
+    if config.mixture.follows_text:
+        rule = "temperature" if config.mixture.temperature else "max_epochs"
+        plain["mixture"]["ratio"] = f"by {rule}"
     return {name: plain[name] for name in plain if name not in _NOT_IDENTITY}
 
 

@@ -1,6 +1,5 @@
 """What config files are made of: the scales, the kinds of run, and the choices of the colon."""
 
-import fractions
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ import ml_collections
 
 from imbalance_jax.config.nearest import suggest_nearest_name
 from imbalance_jax.config.resolve import build_config_dict, declared, default
-from imbalance_jax.config.schema import Config, LanguageConfig, Schedule
+from imbalance_jax.config.schema import Config, LanguageConfig
 from imbalance_jax.config.text_schema import SourceConfig
 
 
@@ -251,62 +250,9 @@ def continued(
     config.init_from, config.steps = init_from, steps
     for name in ("peak_lr", "final_lr"):
         config.optimizer[name] /= 10
-    config.mixture.update(stages=(), same_total_as=(), temperature=0.0, seed=before.data_seed + 1)
+    config.mixture.update(
+        stages=(), same_total_as=(), temperature=0.0, max_epochs=0.0, seed=before.data_seed + 1
+    )
     config.mixture.ratio = {tag: int(tag == language) for tag in before.tags}
     config.evaluation.every = max(1, steps // 10)
     return config
-
-
-def joining_stages(text: str, ratio: Mapping[str, int]) -> Schedule:
-    """Returns a schedule in which the last language joins the others later, at its ratio.
-
-    Args:
-      text: the fraction of the run after which it joins, such as 0.5.
-      ratio: of all languages, from then on. Before, the last one has 0.
-
-    Raises:
-      ValueError: the text is not a fraction between 0 and 1, or there is no other language.
-    """
-    *others, last = ratio
-    try:
-        joins = float(text)
-    except ValueError:
-        joins = 0.0
-    if not 0 < joins < 1:
-        raise ValueError(
-            f"joins={text}: write the fraction of the run after which {last} joins, above 0 and "
-            "below 1, such as 0.5."
-        )
-    if not any(ratio[tag] for tag in others):
-        raise ValueError(
-            f"joins={text}: {last} is alone, with no language to join. Write a ratio such as 90:10."
-        )
-    return ((0, {**ratio, last: 0}), (joins, dict(ratio)))
-
-
-def equal_stages(text: str, first: str, second: str) -> Schedule:
-    """Returns a schedule of equally long stages, such as `0.1_0.9`.
-
-    Stage i of m begins at step floor(i steps / m). The reference's begins at
-    i floor(steps / m), which is the same step or up to m - 1 steps earlier.
-
-    Args:
-      text: the share of the second language in each stage; the first one gets the rest.
-
-    Raises:
-      ValueError: a part is not a number from 0 to 1.
-    """
-    parts = text.split("_")
-    try:
-        shares = [fractions.Fraction(part) for part in parts]
-    except (ValueError, ZeroDivisionError):
-        shares = []
-    if not shares or not all(0 <= share <= 1 for share in shares):
-        raise ValueError(
-            f"stages={text}: write the share of {second} in each stage, from 0 to 1, with _ "
-            "between them, such as 0.1_0.9."
-        )
-    return tuple(
-        (i / len(shares), {first: s.denominator - s.numerator, second: s.numerator})
-        for i, s in enumerate(shares)
-    )

@@ -108,6 +108,8 @@ class MixtureConfig(FieldGroup, place="config.mixture"):
 
     # Above 0, in place of ratio: in proportion to a source's tokens to the power 1/temperature.
     temperature: Rate = 0.0
+    # Above 0, in place of ratio: as even as the texts allow, each gone through so often at most.
+    max_epochs: Rate = 0.0
     # tag -> whole number of sequences in every block of their sum.
     ratio: Mapping[str, Ratio] = dataclasses.field(default_factory=dict)
     # (first step, ratio) of each stage, the first at step 0. () is ratio throughout. All first
@@ -150,13 +152,33 @@ class MixtureConfig(FieldGroup, place="config.mixture"):
                 "config.mixture.order='sequential' reads queues of documents. Set "
                 "config.mixture.order=shuffled."
             )
+        if self.temperature and self.max_epochs:
+            raise ValueError(
+                f"config.mixture.temperature={self.temperature} and config.mixture.max_epochs="
+                f"{self.max_epochs} both make the ratio from the sizes of the sources. Set one of "
+                "the two only."
+            )
+        rule = "temperature" if self.temperature else "max_epochs"
         for name in ("stages", "same_total_as"):
-            if self.temperature and getattr(self, name):
+            if self.follows_text and getattr(self, name):
                 raise ValueError(
-                    f"config.mixture.temperature={self.temperature} makes the ratio of the whole "
+                    f"config.mixture.{rule}={getattr(self, rule)} makes the ratio of the whole "
                     f"run from the sizes of the sources, and config.mixture.{name} says another "
                     "one. Set one of the two only."
                 )
+        counted = {"sampler": "exact", "order": "shuffled", "switch": "window", "content": "shared"}
+        for name, needed in counted.items():
+            if self.max_epochs and getattr(self, name) != needed:
+                raise ValueError(
+                    f"config.mixture.max_epochs={self.max_epochs} counts the windows of whole "
+                    f"texts, and config.mixture.{name}={getattr(self, name)!r} draws others. Set "
+                    f"config.mixture.{name}={needed}, or max_epochs=0."
+                )
+
+    @property
+    def follows_text(self) -> bool:
+        """Whether the ratio follows from the sizes of the texts."""
+        return bool(self.temperature or self.max_epochs)
 
 
 Attention = Literal["auto", "einsum", "blockwise", "fused", "cudnn", "splash"]

@@ -104,4 +104,4 @@ def _draw_heat_map(axes: "Axes", heat_map: HeatMap, *, named: bool) -> None:
     axes.set_title(heat_map.title, loc="left", **style)
     offset: dict[str, Any] = {"xytext": (-5, -17), "textcoords": "offset points", "ha": "right"}
     if named:
-        axes.annotate("layer", (0, 0), xycoords="axes fraction", **offset, **SMALL_TEXT)
+        axes.annotate(heat_map.across, (0, 0), xycoords="axes fraction", **offset, **SMALL_TEXT)

@@ -98,9 +98,10 @@ class HeatMap:
 
     title: str
     rows: tuple[str, ...]
-    columns: tuple[int, ...]
-    cells: Mapping[tuple[str, int], float]
+    columns: tuple[int | str, ...]
+    cells: Mapping[tuple[str, Any], float]  # by row and column
     framed: str = ""  # the row whose values mean nothing: a frame, and no colours
+    across: str = "layer"  # what the columns are
 
 
 def make_points(

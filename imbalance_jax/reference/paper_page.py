@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from imbalance_jax.drawing.pages import render_template
-from imbalance_jax.reference import paper_figures, paper_tables
+from imbalance_jax.reference import paper_figures, paper_tables, ratio_laws
 from imbalance_jax.reference.reported import UNIT_TOKENS, PaperResult, read_reference_results
 from imbalance_jax.runs import storage
 
@@ -23,7 +23,8 @@ def write_reference_page(directory: epath.PathLike) -> epath.Path:
     """Writes all figures and tables as reported, and a page that shows them; returns the page.
 
     Args:
-      directory: gets reference.html and the files of `paper_figures.write_figures_and_tables`;
+      directory: gets reference.html, ratio_laws.csv and the files of
+        `paper_figures.write_figures_and_tables`;
         made if it is not there.
 
     Raises:
@@ -52,6 +53,8 @@ def _write_files(folder: pathlib.Path) -> str:
         drawn.write(folder)
         figures.append(drawn)
     paper_figures.write_paper_tables(rows, folder)
+    errors = ratio_laws.list_errors(rows)
+    (folder / "ratio_laws.csv").write_text(ratio_laws.render_errors_csv(errors), encoding="utf-8")
     tables = (paper_tables.make_paper_table(name, rows) for name in paper_tables.TABLES)
     return render_template(
         "reference",
@@ -60,6 +63,7 @@ def _write_files(folder: pathlib.Path) -> str:
         sources=_describe_sources(rows),
         unit_tokens=UNIT_TOKENS,
         figures=figures,
+        ratio_laws=ratio_laws.make_error_table(errors),
         tables=[paper_tables.make_page_table(table) for table in tables if table],
     )
 

@@ -16,7 +16,7 @@ from imbalance_jax.analysis.claims import judge_claims
 from imbalance_jax.analysis.effects import Effects
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.pages import Table, get_pieces, render_template
-from imbalance_jax.report.study import alignments, claims, laws, worths
+from imbalance_jax.report.study import alignments, claims, laws, proposals, transfer_matrix, worths
 from imbalance_jax.report.study.figures import draw_study_figures
 from imbalance_jax.report.study.paper_section import draw_paper_section
 from imbalance_jax.report.study.passing_panels import make_passing_table
@@ -50,6 +50,8 @@ def write_study_page(
             paper=draw_paper_section(table, effects, folder),
             files=_list_files(directory),
             directory=directory.name,
+            proposals=proposals.list_proposals(table, directory),
+            ratio_laws=proposals.make_ratio_law_table(table),
             **_describe_runs(table),
             **_describe_effects(table, effects),
         )
@@ -78,6 +80,7 @@ def _describe_effects(table: StudyTable, effects: Effects) -> dict[str, Any]:
         "measured": bool(effects.conditions),
         "cells": worths.make_cell_table(effects),
         "worths": worths.make_worth_tables(effects),
+        "transfer": transfer_matrix.make_transfer_table(effects),
         "baselines": worths.make_baseline_table(effects),
         "loss_parts": worths.make_loss_part_table(effects),
         "laws": laws.make_law_table(effects),

@@ -41,6 +41,11 @@ SUBCOMMANDS = {
         "--workdir=studies/ratio",
         _STUDY,
     ),
+    "propose": cli.Subcommand(
+        "Proposes a ratio for each objective of a study, with its interval.",
+        "--workdir=studies/mix --only=mean",
+        (*_STUDY, "only"),
+    ),
     "push": cli.Subcommand(
         "Sends the table of the runs that are done to Weights & Biases.",
         "--workdir=studies/ratio",
@@ -61,7 +66,11 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "pack", 0, "plan, run: up to so many runs of a shape train as one program.", lower_bound=0
     )
-    flags.DEFINE_list("only", [], "run: ids or cells, or `failed`; by default all that is left.")
+    flags.DEFINE_list(
+        "only",
+        [],
+        "run: ids or cells, or `failed`; by default all that is left. propose: objectives.",
+    )
     flags.DEFINE_bool("measure", False, "plan: try a few steps of each size on this machine.")
     cli.define_compute_flags()
 
@@ -78,6 +87,7 @@ def main(command: str) -> int:
         "run": _run_study,
         "status": _print_status,
         "collect": _collect_results,
+        "propose": _propose_ratios,
         "push": _push_table,
         "check": _print_comparison,
     }[command](directory, study)
@@ -194,6 +204,34 @@ def _collect_results(directory: StudyDirectory, study: grid.StudyConfig) -> int:
         print(path)
     print(f"Read {study_page.write_study_page(table, directory)}.")
     return cli.DONE
+
+
+def _propose_ratios(directory: StudyDirectory, study: grid.StudyConfig) -> int:
+    from imbalance_jax.analysis import mixture_cells, mixture_resamples, proposals, study_table
+    from imbalance_jax.analysis.proposal_files import describe_proposal, write_proposal
+
+    objectives = study.objectives or proposals.DEFAULT
+    for name in FLAGS.only:
+        if name not in objectives:
+            raise ValueError(
+                f"--only={name}: the study states no such objective. It has: "
+                f"{', '.join(objectives)}. State another with Grid.objective, and give --config."
+            )
+    table = study_table.read_study_table(directory)
+    for line in study_table.describe_damaged_runs(table):
+        print(line)
+    cells = mixture_cells.collect_mixture_cells(table)
+    laws = mixture_resamples.resample_mixture_laws(cells)
+    found = [
+        proposals.propose_ratio(name, objective, laws)
+        for name, objective in objectives.items()
+        if not FLAGS.only or name in FLAGS.only
+    ]
+    storage.check_directory_writable("--workdir", directory.path)
+    for proposal in found:
+        print(describe_proposal(proposal.to_dict()))
+        print(f"Wrote {write_proposal(directory, proposal)}.\n")
+    return _collect_results(directory, study)
 
 
 def _push_table(directory: StudyDirectory, study: grid.StudyConfig) -> int:

@@ -23,6 +23,7 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config.bounds import INT64, Bounds, FieldGroup
 from imbalance_jax.study.claim import Claim as Claim
 from imbalance_jax.study.claim import check_claim, check_decidable
+from imbalance_jax.study.objective import Objective, check_objective
 from imbalance_jax.study.run_spec import BASELINES as BASELINES
 from imbalance_jax.study.run_spec import KINDS
 from imbalance_jax.study.run_spec import RunSpec as RunSpec
@@ -40,6 +41,7 @@ class StudyConfig(FieldGroup, place="config"):
     unit_tokens: Annotated[int, Bounds(0, INT64)] = 0
     runs: Mapping[str, RunSpec] = dataclasses.field(default_factory=dict)  # by id
     claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
+    objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)  # of proposals
     reuse: tuple[str, ...] = ()  # directories of studies whose runs serve, where equal
 
 
@@ -116,6 +118,39 @@ class Grid:
                 cells.append(self.add(cell, baseline, seeds=seeds, kind=kind, **labels))
         return cells
 
+    def tune_epochs(
+        self,
+        config: ml_collections.ConfigDict,
+        tag: str,
+        *,
+        fractions: Iterable[float],
+        seeds: Iterable[int],
+        epochs: Iterable[float] = (0.5, 1, 2, 4),
+        decays: Iterable[float] = (0.0, 0.1, 1.0),
+        prefix: str = "",
+    ) -> list[str]:
+        """Adds `epochs` baselines that go through their text more or less often, and decay more.
+
+        A fraction's text is that of its `epochs` baseline, gone through so many times as often, in
+        larger or smaller batches, with each weight decay. The law of `epochs` baselines
+        takes the best of each fraction.
+        """
+        seeds, cells = _list_seeds(seeds), []
+        origin = config.languages[tag].clone_of or tag
+        for fraction, often, decay in itertools.product(fractions, epochs, decays):
+            if fraction >= 1:
+                continue
+            tuned = make_baseline(config, tag, fraction, "epochs")
+            tuned.batch_size = max(1, round(fraction * often * config.batch_size))
+            tuned.optimizer.weight_decay = float(decay)
+            if tuned.to_dict() == make_baseline(config, tag, fraction, "epochs").to_dict():
+                name = f"{prefix}epochs_{origin}_{percent(fraction)}"
+            else:
+                setting = f"e{_format_decimal(often)}_wd{_format_decimal(decay)}"
+                name = f"{prefix}epochs_{origin}_{percent(fraction)}_{setting}"
+            cells.append(self.add(name, tuned, seeds=seeds, kind="epochs"))
+        return cells
+
     def sweep(
         self,
         cell: str,
@@ -138,6 +173,10 @@ class Grid:
     def claim(self, name: str, statement: str, **fields: Any) -> None:
         """States what the study is to decide; see `Claim` for the fields."""
         self._study.claims[name] = config_lib.declared(Claim, statement=statement, **fields)
+
+    def objective(self, name: str, **fields: Any) -> None:
+        """States what `study propose` is to choose a ratio for; see `Objective` for the fields."""
+        self._study.objectives[name] = config_lib.declared(Objective, **fields)
 
     def to_config(self) -> ml_collections.ConfigDict:
         return self._study
@@ -188,7 +227,7 @@ def make_baseline(
             changed.sources = {name: changed.sources[name]}
             changed.parallel = ml_collections.ConfigDict()
     changed.mixture.stages = changed.mixture.same_total_as = ()
-    changed.mixture.temperature = 0.0
+    changed.mixture.temperature = changed.mixture.max_epochs = 0.0
     changed.mixture.loss_weights = {}
     changed.evaluation.alignment.languages = ()
     if kind in ("matched", "epochs"):
@@ -296,6 +335,12 @@ def resolve_study(
     for check in (check_claim,) if begun else (check_claim, check_decidable):
         for name, claim in study.claims.items():
             check(f"config.claims.{name}", claim, tags_by_cell, kinds)
+    mixed = [spec.config.tags for spec in runs.values() if spec.kind == "mixture"]
+    languages = list(dict.fromkeys(tag for tags in mixed for tag in tags))
+    for name, objective in study.objectives.items():
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise ValueError(f"config.objectives.{name}: a name is made of a-z, 0-9 and _ only.")
+        check_objective(f"config.objectives.{name}", objective, languages)
     return study
 
 

@@ -55,7 +55,7 @@ class RunSpec:
         return self._digest(plain)
 
     def _digest(self, plain: dict[str, Any]) -> str:
-        if not self.config.mixture.temperature:
+        if not self.config.mixture.follows_text:
             # 90 to 10 is 9 to 1.
             plain["mixture"]["ratio"] = config_lib.reduce_ratio(self.config.mixture.ratio)
         return config_lib.hash_plain_values(plain)

@@ -27,7 +27,7 @@ VERSION = 1
 # in its directory, such as a plan of how to send its runs somewhere.
 _WRITTEN = (
     *("runs", "report.html", "reference.html", "figures", "table.csv", "table.parquet"),
-    *("alignment.csv", "alignment.parquet", "curves.csv", "curves.parquet"),
+    *("alignment.csv", "alignment.parquet", "curves.csv", "curves.parquet", "proposals"),
 )
 _LOSSES = ("loss", "language_nats", "loss_own")
 _REMEDY = "Copy it back, or use another --workdir."

@@ -151,7 +151,7 @@ def _describe_rounding(study: grid.StudyConfig) -> list[str]:
         config = spec.config
         if spec.kind in ("matched", "epochs"):
             alone[config.steps].add(config.batch_size)
-        elif spec.kind not in (*BASELINES, "sweep") and not config.mixture.temperature:
+        elif spec.kind not in (*BASELINES, "sweep") and not config.mixture.follows_text:
             for tag, sequences in config_lib.compute_sequence_totals(config).items():
                 share = sequences / (config.steps * config.batch_size)
                 shares[config.steps, config.batch_size][f"{spec.cell} {tag}"] = share

@@ -21,7 +21,8 @@ from imbalance_jax.data import word_order as views
 from imbalance_jax.data.minimal_pairs import FIELD, PairSet, read_run_pairs
 from imbalance_jax.data.order.audit import check_begun_text
 from imbalance_jax.data.order.corpora import AnySource
-from imbalance_jax.data.order.stream import Stream, resolve_ratio
+from imbalance_jax.data.order.ratio import resolve_ratio
+from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.parallel import ParallelSet
 from imbalance_jax.data.text import synthetic
 from imbalance_jax.evaluation import alignment as alignment_lib
@@ -59,7 +60,7 @@ class Experiment:
         """Builds and checks all parts.
 
         Args:
-          config: of the run. A ratio by temperature is filled in.
+          config: of the run. A ratio that follows from the texts is filled in.
           training: whether the batch has to suit the devices too.
           begun: what the run was begun with, if it was.
 

@@ -102,10 +102,12 @@ def describe_planned_run(experiment: Experiment) -> str:
             f"  {tag}: {_describe_language_ratio(config, tag)} of the sequences, "
             f"{_describe_language_origin(experiment, tag)}"
         )
-    if config.mixture.temperature:
-        lines.append(
-            f"  ratio from the sizes of the sources, temperature {config.mixture.temperature:g}"
-        )
+    if config.mixture.follows_text:
+        mixture = config.mixture
+        rule = f"temperature {mixture.temperature:g}"
+        if mixture.max_epochs:
+            rule = f"as even as {mixture.max_epochs:g} epochs of each allow"
+        lines.append(f"  ratio from the sizes of the sources, {rule}")
     lines += [f"  {line}" for line in stream.unexpected_shares()]
     lines += _describe_merged_vocabulary(experiment)
     dry = stream.dry_steps()

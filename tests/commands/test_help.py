@@ -13,7 +13,7 @@ from imbalance_jax import __main__ as listing
 from imbalance_jax.cli import config_files
 
 SUBCOMMANDS = {
-    "imbalance_jax.study": ("plan", "run", "status", "collect", "check"),
+    "imbalance_jax.study": ("plan", "run", "status", "collect", "propose", "check"),
     "launch": ("plan", "preflight", "render", "submit", "status", "logs"),
 }
 HELP = [(module, []) for module in listing.COMMANDS]

@@ -10,11 +10,12 @@ from made_configs import changed, two_clones
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import bounds, mesh_shape, schema
-from imbalance_jax.study import claim, grid
+from imbalance_jax.study import claim, grid, objective
 from launch import profile
 
 GROUPS = [
-    *(schema.Config, grid.StudyConfig, claim.Claim, profile.Hardware, profile.ProfileFields),
+    *(schema.Config, grid.StudyConfig, claim.Claim, objective.Objective),
+    *(profile.Hardware, profile.ProfileFields),
     *profile.ENGINES.values(),
 ]
 NUMBERS = {
@@ -72,6 +73,7 @@ def write(name, value):
             ("sources.en.max_documents", "sources.en.max_tokens"),
             {"sources": {"en": values["sources"]["en"] | {"kind": "files", "train": "a.txt"}}},
         ),
+        "mixture.max_epochs": {"mixture": values["mixture"] | {"sampler": "exact"}},
         "model.kv_heads": {"model": values["model"] | {"H": whole}},
         "model.base_head_width": {"model": values["model"] | {"base_width": 1}},
         "sources.en.synthetic.lemmas": {"topics": whole},

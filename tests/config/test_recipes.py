@@ -121,6 +121,10 @@ CHOICES = {
         },
         "stages=0.1_0.9_0.5_0.5": {},
         "stages=0.05_0.65_0.65_0.65": {},
+        "rule=cosine,count=50": {},
+        "rule=linear,count=2": {
+            "mixture.stages": [[0, {"en1": 70, "en2": 30}], [0.5, {"en1": 30, "en2": 70}]]
+        },
         "stages=0.0_0.5_1.0": {},
         "stages=0.5": {"mixture.stages": [[0, {"en1": 1, "en2": 1}]]},
     },
@@ -260,6 +264,8 @@ WRONG_CHOICES = {
     "schedule.py:stages=1/0": "stages=1/0: write the share of en2",
     "schedule.py:stages=nan_0.5": "stages=nan_0.5: write the share of en2",
     "schedule.py:stages=0.1_0.8": "same_total_as gives en1 24,000 sequences in all, but",
+    "schedule.py:rule=square": "rule=square is not one of linear, cosine",
+    "schedule.py:rule=linear,count=few": "count=few: write a whole number of stages",
     "ten_languages.py:main=50.5": "main=50.5: write a percentage in whole numbers, such as 50",
     "ten_languages.py:main=101": "main=101: write a percentage",
     "ten_languages.py:main=-1": "main=-1: write a percentage",

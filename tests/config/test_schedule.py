@@ -1,6 +1,7 @@
 """Behaviours of config/schedule.py and of the ratios and stages that it reads."""
 
 import fractions
+import math
 
 import pytest
 from made_configs import resolved, stages, two_clones
@@ -236,3 +237,36 @@ def test_stages_can_be_set_in_a_config_file():
     config.mixture.stages = ((0, {"en1": 1, "en2": 0}), (500, {"en1": 1, "en2": 3}))
     [(_, first), (step, second)] = config_lib.resolve_config(config).mixture.stages
     assert (dict(first), step, dict(second)) == ({"en1": 1, "en2": 0}, 500, {"en1": 1, "en2": 3})
+
+
+# Stages by rule
+
+
+@pytest.mark.parametrize("rule", ["linear", "cosine"])
+@pytest.mark.parametrize("count", [2, 7, 20, 100])
+@pytest.mark.parametrize("steps", [1000, 1009])
+def test_a_change_by_rule_has_the_total_of_a_balanced_run(rule, count, steps):
+    schedule = config_lib.changing_stages(rule, "0.1_0.9", "en1", "en2", count=count)
+    config = resolved(
+        steps=steps,
+        mixture__stages=schedule,
+        mixture__same_total_as=((0, {"en1": 1, "en2": 1}),),
+    )
+    assert len(config_lib.list_stages(config)) == count
+    assert all(sum(ratio.values()) == 100 for _, ratio in schedule)
+    shares = [ratio["en2"] for _, ratio in schedule]
+    assert shares == sorted(shares)
+    # What the rule has at the middle of each stage, of all in percent.
+    for i, share in enumerate(shares):
+        u = (i + 0.5) / count
+        if rule == "cosine":
+            u = math.sin(math.pi * u / 2) ** 2
+        assert abs(share - (10 + 80 * u)) <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"), [("square", "0.1_0.9"), ("linear", "0.1"), ("cosine", "0.1_0.5_0.9")]
+)
+def test_a_rule_that_is_none_or_without_two_shares_is_refused(rule, text):
+    with pytest.raises(ValueError, match="rule=square is not one of|Write two shares"):
+        config_lib.changing_stages(rule, text, "en1", "en2")

@@ -19,7 +19,7 @@ def main(names: list[str]) -> int:
     assert config_lib.resolve_config(config_lib.to_dict(config)) == config
     assert json.loads(json.dumps(config_lib.to_dict(config), allow_nan=False))
     config_lib.build_run_identity(config)
-    if not config.mixture.temperature:
+    if not config.mixture.follows_text:
         config_lib.list_stages(config)
         config_lib.compute_sequence_totals(config)
     for t in (1, config.steps // 2 + 1, config.steps):

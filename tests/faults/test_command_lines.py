@@ -4,7 +4,7 @@ from faults.ledger import Case, Fault, Ledger, judge
 from made_runs import make_run
 
 SUBCOMMANDS = {
-    "imbalance_jax.study": ("plan", "run", "status", "collect", "check", "", "pln"),
+    "imbalance_jax.study": ("plan", "run", "status", "collect", "propose", "check", "", "pln"),
     "launch": ("plan", "preflight", "render", "submit", "status", "logs", "", "lgos"),
 }
 FLAGS = {

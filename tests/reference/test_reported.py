@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imbalance_jax.analysis import transfer_results
-from imbalance_jax.reference import paper_page, paper_tables
+from imbalance_jax.reference import paper_page, paper_tables, ratio_laws
 from imbalance_jax.reference import reported as reference
 from imbalance_jax.reference.catalogue import FIGURES
 from imbalance_jax.reference.paper_results import collect_study_results, make_law_results
@@ -312,3 +312,28 @@ def test_a_directory_of_a_run_or_a_study_is_refused(tmp_path, file, kind):
     with pytest.raises(ValueError, match=f"holds a {kind}"):
         paper_page.write_reference_page(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+def test_laws_over_the_ratio_are_held_against_the_reported_sweeps():
+    rows = reference.read_reference_results()
+    sweep = next(sweep for sweep in ratio_laws.SWEEPS if "disjoint" in sweep.name)
+    choice, runs = ratio_laws.fit_sweep(sweep, rows, place=1)
+    assert runs == 11 and choice.law.form.centre.tokens == pytest.approx(reference.UNIT_TOKENS)
+    assert choice.law.form.centre.parameters == pytest.approx(135_780_864)
+    reported = [row for row in rows if row.figure == "Figure 3" and row.metric == "ppl_FR"]
+    disjoint = [row for row in reported if row.setting["vocab"].startswith("disjoint")]
+    loss = np.log([row.value for row in disjoint])
+    np.testing.assert_allclose(choice.law.loss(choice.law.form.mixtures), loss, atol=0.03)
+    # Left out one by one, by NumPy: a line in powers of the share, over many exponents.
+    share = np.array([0.05, *np.linspace(0.1, 0.9, 9), 0.95])
+    missed = []
+    for out in range(1, 10):
+        kept, fits = np.arange(11) != out, []
+        for b in np.linspace(0.05, 0.5, 451):
+            design = np.stack([np.ones(11), share**-b], axis=1)
+            found = np.linalg.lstsq(design[kept], loss[kept])[0]
+            fits.append((((design[kept] @ found - loss[kept]) ** 2).sum(), design[out] @ found))
+        missed.append(min(fits)[1] - loss[out])
+    error = np.sqrt(np.mean(np.square(missed)))
+    assert choice.errors["own_tokens"].ratios == pytest.approx(error, rel=0.01)
+    assert choice.interpolation.ratios < error

@@ -1,6 +1,7 @@
 """The page of a study: finished, unfinished, and safe to open anywhere."""
 
 import csv
+import dataclasses
 import html.parser
 import re
 import shutil
@@ -12,11 +13,15 @@ import made_studies
 import pytest
 from made_studies import CLAIMS, GAIN, lower
 
-from imbalance_jax.analysis import study_table
+from imbalance_jax.analysis import proposal_files, study_table
+from imbalance_jax.analysis.mixture_cells import collect_mixture_cells
+from imbalance_jax.analysis.mixture_resamples import resample_mixture_laws
+from imbalance_jax.analysis.proposals import propose_ratio
 from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.report import study_page
-from imbalance_jax.report.study import alignments, claims
+from imbalance_jax.report.study import alignments, claims, proposals
 from imbalance_jax.study import grid
+from imbalance_jax.study.objective import Objective
 from imbalance_jax.study.study_directory import StudyDirectory
 
 
@@ -270,3 +275,29 @@ def test_the_report_command_writes_the_page_of_a_study(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "study" / "report.html")
     assert (tmp_path / "study" / "report.html").exists()
+
+
+def test_a_proposed_ratio_is_shown_and_held_against_the_run_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(proposals, "_DRAWS", 19)
+    made = grid.Grid("Clones.", unit=made_studies.mixture("50:50"))
+    for ratio in ("95:5", "70:30", "30:70", "5:95"):
+        made.add(made_studies.cell_of(ratio), made_studies.mixture(ratio), seeds=range(2))
+    directory = made_studies.make(tmp_path / "study", made.to_config())
+    table = study_table.read_study_table(directory)
+    laws = resample_mixture_laws(collect_mixture_cells(table), draws=19)
+    proposal = propose_ratio("mean", Objective(most_epochs={"en2": 0.9}), laws)
+    proposal = dataclasses.replace(proposal, ratio={"en1": 16, "en2": 9})
+    proposal_files.write_proposal(directory, proposal)
+    (shown,) = proposals.list_proposals(table, directory)
+    assert shown["outcomes"] is None
+    made.add("proposed", made_studies.mixture("64:36"), seeds=[0, 1])
+    words = words_of(page_of(made_studies.make(directory.path, made.to_config())))
+    assert "Laws over the ratio" in words and "interpolation" in words
+    assert "mean: en1:en2 = 16:9" in words and "No run of this proposal" not in words
+    assert "So that the mean of the losses is least; most epochs: en2 0.9; for 320 k" in words
+    predicted = proposal.losses["en1"]
+    ends = " to ".join(f"{end:.4f}" for end in predicted.same_seeds_interval)
+    found = re.search(r"proposed en1 0, 1 (\S+) (\S+ to \S+) (\S+) (\w+)", words)
+    assert found and found[1] == f"{predicted.value:.4f}" and found[2] == ends
+    low, high = predicted.same_seeds_interval
+    assert found[4].lower() == ("inside" if low <= float(found[3]) <= high else "outside")

@@ -91,7 +91,8 @@ def test_every_study_says_how_it_is_run(file):
 def test_update_matched_baselines_have_the_tokens_of_the_mixture(file, scale):
     found = study(file, f"scale={scale}")
     matched = configs(found, "matched")
-    assert matched
+    # Laws over the ratio need no baselines.
+    assert matched or file.stem == "mix"
     sizes = {config.batch_size for config in configs(found, "mixture").values()}
     [whole] = sizes
     for name, config in matched.items():

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 
+import made_studies
 import pytest
 from helpers import ROOT, list_parsed_json, read_plain_json
 from made_studies import make, mixture, small_grid
@@ -326,6 +327,10 @@ def test_the_commands_refuse_what_they_cannot_do(tmp_path):
     assert "has no study.json" in refused("status", "--workdir=x")
     config = ROOT / "configs" / "90_10.py"
     assert "no field `runs`" in refused("plan", f"--config={config}")
+    made_studies.make(tmp_path / "two", small_grid(fractions=(), seeds=1), alignment=False)
+    error = refused("propose", "--workdir=two")
+    assert "2 ratios are done, and the simplest needs 3. Add ratios" in error
+    assert len(error.strip().splitlines()) == 1 and not (tmp_path / "two" / "proposals").exists()
 
 
 def test_a_study_keeps_which_text_its_runs_open(tmp_path):

@@ -31,7 +31,8 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config
 from imbalance_jax.data import languages, prepare
 from imbalance_jax.data.order import audit, corpora
-from imbalance_jax.data.order.stream import HostBatch, Stream, resolve_ratio
+from imbalance_jax.data.order.ratio import resolve_ratio
+from imbalance_jax.data.order.stream import HostBatch, Stream
 from imbalance_jax.data.text.selection import describe_left_out
 from imbalance_jax.runs.json_text import format_json
 from imbalance_jax.runs.progress import Progress

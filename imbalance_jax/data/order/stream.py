@@ -17,14 +17,11 @@ from imbalance_jax.config import Config
 from imbalance_jax.data import word_order
 from imbalance_jax.data.order import corpora, keyed_draws, sequential
 from imbalance_jax.data.order.mixture import Mixture
+from imbalance_jax.data.order.ratio import compute_size_shares
 from imbalance_jax.data.order.window_order import ShuffledOrder, WindowOrder
-from imbalance_jax.data.text import synthetic
 
 # Positions whose order is worked out at once, so that small batches do not pay for it each.
 _ORDER_CHUNK = 4096
-# Parts that a ratio by temperature is rounded to. The second number is used where a language would
-# have none of the first.
-_TEMPERATURE_BLOCKS = (1_000, 1_000_000)
 # A share that is further off than this from what the sizes make it is reported.
 _ROUNDED = 0.05
 
@@ -33,64 +30,6 @@ _ROUNDED = 0.05
 class HostBatch:
     ids_BW: np.ndarray  # base ids
     language_B: np.ndarray  # int32
-
-
-def resolve_ratio(
-    config: Config, sources: Mapping[str, corpora.AnySource], begun: Config | None = None
-) -> Config:
-    """Returns the config with its ratio filled in, where that follows from the sources' sizes.
-
-    With n tokens to train on, a language's sequences are in proportion to n^(1/temperature):
-    1 samples in proportion to size, larger ones more evenly (as for multilingual BERT and
-    mT5). They are rounded to parts of 1,000 by largest remainders. Where a language would have
-    none of these, they are parts of 1,000,000, with 1 as the least.
-
-    A run that was begun keeps the ratio that it has, which an earlier version of this code may
-    have rounded otherwise.
-
-    Raises:
-      ValueError: a source is without end.
-    """
-    if not config.mixture.temperature:
-        return config
-    if begun is not None:
-        ratio = dict(begun.mixture.ratio)
-    else:
-        exact_G = _compute_size_shares(config, sources)
-        small, large = _TEMPERATURE_BLOCKS
-        enough = small * exact_G.min() > 1 - 1e-9  # one part, but for rounding
-        count_G = _round_to_parts(exact_G, small if enough else large)
-        ratio = dict(zip(config.tags, count_G.tolist(), strict=True))
-    mixture = dataclasses.replace(config.mixture, ratio=ratio)
-    return dataclasses.replace(config, mixture=mixture)
-
-
-def _compute_size_shares(config: Config, sources: Mapping[str, corpora.AnySource]) -> np.ndarray:
-    """Returns the share of each language that the temperature makes of the sources' sizes."""
-    temperature = config.mixture.temperature
-    sizes_G = np.array(
-        [sources[config.source_of(tag)].count("train") for tag in config.tags],
-        float,
-    )
-    if sizes_G.max() >= synthetic.ENDLESS:
-        raise ValueError(
-            f"config.mixture.temperature={temperature} weighs languages by the size of their "
-            "text, and a synthetic source is without end. Set its synthetic.tokens, or "
-            "config.mixture.temperature=0 and a ratio."
-        )
-    weight_G = (sizes_G / sizes_G.max()) ** (1 / temperature)
-    return weight_G / weight_G.sum()
-
-
-def _round_to_parts(share_G: np.ndarray, block: int) -> np.ndarray:
-    """Returns shares as whole parts of a block, by largest remainders, with 1 as the least."""
-    exact_G = share_G * block
-    count_G = np.maximum(1, np.floor(exact_G)).astype(int)
-    while count_G.sum() < block:
-        count_G[np.argmax(exact_G - count_G)] += 1
-    while count_G.sum() > block:  # languages that would have had none got 1
-        count_G[np.argmax(np.where(count_G > 1, count_G - exact_G, -np.inf))] -= 1
-    return count_G
 
 
 class Stream:
@@ -234,7 +173,7 @@ class Stream:
             return []
         ratio, epochs = config.mixture.ratio, self.epochs()
         block = sum(ratio.values())
-        exact_G = _compute_size_shares(config, self._sources).tolist()
+        exact_G = compute_size_shares(config, self._sources).tolist()
         for tag, pool, exact in zip(config.tags, self.pools, exact_G, strict=True):
             share = ratio[tag] / block
             if abs(share - exact) > _ROUNDED * exact:

@@ -29,6 +29,7 @@ from imbalance_jax.report.study.loss_panels import (
 )
 from imbalance_jax.report.study.passing_panels import make_passing_panels
 from imbalance_jax.report.study.series import OTHER
+from imbalance_jax.report.study.transfer_matrix import draw_transfer_matrix
 from imbalance_jax.study import grid
 
 # Pixels.
@@ -135,7 +136,9 @@ def draw_study_figures(table: StudyTable, effects: Effects) -> list[FigureFiles]
         ),
     ]
     drawn = [_draw_figure(*figure, styled=figure[-1]) for figure in learning if figure[-1]]
-    return drawn + [_draw_figure(*figure) for figure in figures if figure[-1]]
+    drawn += [_draw_figure(*figure) for figure in figures if figure[-1]]
+    matrix = draw_transfer_matrix(effects)
+    return drawn if matrix is None else [*drawn, matrix]
 
 
 def _draw_figure(

@@ -15,7 +15,22 @@ def make_law_table(effects: Effects) -> Table | None:
     header = ["baselines", "runs", "numbers of tokens", "law", "left-out error"]
     header += ["error at the ends", "chosen in resamples", "reference’s law", "its error"]
     rows = [_render_law(law) for law in effects.laws.values()]
-    return Table(header, rows, "x counts in units of 1x.") if rows else None
+    caption = "x counts in units of 1x." + _describe_tuned(effects)
+    return Table(header, rows, caption) if rows else None
+
+
+def _describe_tuned(effects: Effects) -> str:
+    """Returns which of several settings of `epochs` baselines were best; "" without any."""
+    used = {
+        row.cell
+        for (group, part), law in effects.laws.items()
+        for row in law.observations
+        if (group.kind, part) == ("epochs", "loss")
+    }
+    tried = [c.cell for c in effects.conditions if c.kind == "epochs"]
+    if not used or used.issuperset(tried):
+        return ""
+    return f" Best of {len(tried)} settings of epochs and weight decay: {', '.join(sorted(used))}."
 
 
 def describe_laws_over_sizes(effects: Effects) -> str:

@@ -23,7 +23,8 @@ from imbalance_jax import config as config_lib
 from imbalance_jax.config import SyntheticConfig
 from imbalance_jax.data.order import keyed_draws, window_order
 from imbalance_jax.data.order import stream as stream_lib
-from imbalance_jax.data.order.stream import Stream, resolve_ratio
+from imbalance_jax.data.order.ratio import resolve_ratio
+from imbalance_jax.data.order.stream import Stream
 from imbalance_jax.data.sources import DOCUMENT
 from imbalance_jax.data.text.synthetic import SyntheticSource
 
@@ -685,6 +686,81 @@ def test_a_share_by_temperature_that_was_rounded_is_said_with_both_numbers_and_t
         "0.0101 %: that is 1 epochs of it"
     )
     assert said(resolve_ratio(config, sources).mixture.ratio) == []
+
+
+# As even as the texts allow
+
+
+def spread(windows, epochs, steps, batch=B, sources_of=None, **changes):
+    """Returns the stream of languages on texts of so many windows, by max_epochs."""
+    names = sources_of or [f"s{g}" for g in range(len(windows))]
+    sources = dict(zip(dict.fromkeys(names), windows, strict=True))
+    config = config_of(names, steps=steps, batch_size=batch, mixture__max_epochs=epochs, **changes)
+    numbered = {name: Numbered(count, 0, np.uint32) for name, count in sources.items()}
+    return Stream(resolve_ratio(config, numbered), numbered)
+
+
+def test_languages_are_as_even_as_their_texts_allow_and_no_text_comes_too_often():
+    # 2,000 sequences: 100 windows twice are 200, and the others share the rest.
+    stream = spread([100, 5000, 5000], epochs=2, steps=250)
+    assert realised(stream, 0, 250) == [200, 900, 900]
+    assert stream.epochs() == {"s0": 2.0, "s1": 0.18, "s2": 0.18}
+    # Where all texts are long enough, it is an equal ratio.
+    assert realised(spread([5000] * 4, epochs=1, steps=250), 0, 250) == [500] * 4
+    # A clone shares the text of its parent.
+    cloned = spread([100, 5000], epochs=2, steps=250, sources_of=["a", "a", "b"])
+    assert realised(cloned, 0, 250) == [100, 100, 1800]
+    half = spread([100, 5000], epochs=2, steps=250, mixture__text_share=0.5)
+    assert realised(half, 0, 250) == [100, 1900]
+
+
+@given(st.lists(st.integers(1, 900), min_size=2, max_size=5), st.floats(0.5, 6), st.integers(1, 60))
+@settings(max_examples=15, deadline=None)
+def test_text_is_never_gone_through_more_often_than_allowed(windows, epochs, steps):
+    total, most = steps * B, [int(epochs * count) for count in windows]
+    if sum(most) < total or not all(most):
+        with pytest.raises(ValueError, match=r"config\.mixture\.max_epochs="):
+            spread(windows, epochs, steps)
+        return
+    stream = spread(windows, epochs, steps)
+    found = realised(stream, 0, steps)
+    assert sum(found) == total
+    assert all(have <= allowed for have, allowed in zip(found, most, strict=True))
+    assert max(stream.epochs().values()) <= epochs
+    # Up to a part of the block, nobody could have more without taking it from who has less.
+    part = -(-total // sum(stream._config.mixture.ratio.values()))
+    for have, allowed in zip(found, most, strict=True):
+        assert have >= min(allowed, max(found)) - 2 * part * len(found)
+
+
+def test_texts_that_are_too_short_and_a_run_made_longer_are_one_line():
+    with pytest.raises(ValueError, match="allows 300 sequences .*take 800.*config.steps=37"):
+        spread([100, 50], epochs=2, steps=100)
+    with pytest.raises(ValueError, match="of the text of l0 is not one sequence"):
+        spread([1, 5000], epochs=0.5, steps=100)
+    config = config_of(["a", "b"], steps=100, mixture__max_epochs=1.0)
+    sources = {"a": Numbered(100, 0, np.uint32), "b": Numbered(5000, 0, np.uint32)}
+    begun = resolve_ratio(config, sources)
+    longer = dataclasses.replace(config, steps=200)
+    with pytest.raises(ValueError, match="gives l0 200 sequences .*max_epochs=1 allows 100"):
+        resolve_ratio(longer, sources, begun)
+    assert resolve_ratio(config, sources, begun).mixture.ratio == begun.mixture.ratio
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 2.0},
+        {"switch": "document"},
+        {"order": "sequential"},
+        {"sampler": "bernoulli"},
+        {"stages": STAGES},
+    ],
+)
+def test_most_epochs_beside_what_draws_otherwise_is_refused(tmp_path, changes):
+    named = {f"mixture__{name}": value for name, value in changes.items()}
+    with pytest.raises(ValueError, match=rf"config\.mixture\..*{[*changes][0]}"):
+        tiny_config(tmp_path, mixture__max_epochs=2.0, **named)
 
 
 def test_a_language_joins_in_a_later_stage_at_its_ratio_on_text_that_was_not_seen():

@@ -1,0 +1,116 @@
+"""The mixtures of a study that a law over the ratio is fitted to."""
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from imbalance_jax import config as config_lib
+from imbalance_jax.analysis.laws import Floats
+from imbalance_jax.analysis.mixture_forms import Mixtures
+from imbalance_jax.analysis.study_table import Observation, StudyTable
+from imbalance_jax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureCells:
+    """Conditions that differ in ratio, size and length alone, and their runs."""
+
+    languages: tuple[str, ...]
+    sources: tuple[str, ...]  # whose text each language is
+    names: tuple[str, ...]  # of the cells
+    mixtures: Mixtures
+    losses: tuple[Mapping[int, Floats], ...]  # of a cell: seed -> nats per token of each language
+    runs: tuple[str, ...]
+    text_G: Floats  # tokens of text that there are of each; nan where it has no end
+    bits_G: Floats  # bits per byte of a loss of one nat per token; nan where it is not known
+    left_out: tuple[str, ...]  # other cells of mixtures: they differ in more
+
+    @property
+    def mean_CG(self) -> Floats:
+        return np.array([np.mean([*of_cell.values()], axis=0) for of_cell in self.losses])
+
+    @property
+    def runs_C(self) -> Floats:
+        return np.array([float(len(of_cell)) for of_cell in self.losses])
+
+    def make_mixtures(self, share_CG: Floats, tokens: float, parameters: float) -> Mixtures:
+        """Returns mixtures of one size and length, of the text that the study has."""
+        tokens_CG = share_CG * tokens
+        pool_GG = np.array([[a == b for b in self.sources] for a in self.sources], float)
+        epochs_CG = np.nan_to_num(tokens_CG @ pool_GG / self.text_G)
+        return Mixtures(np.full(len(share_CG), parameters), tokens_CG, epochs_CG)
+
+
+def collect_mixture_cells(table: StudyTable) -> MixtureCells:
+    """Returns the largest set of cells of a study that differ in ratio, size and length alone.
+
+    Schedules, and languages whose words are shuffled, are left out, as are all controls.
+
+    Raises:
+      ValueError: no mixture is done.
+    """
+    rows_by_run: defaultdict[str, list[Observation]] = defaultdict(list)
+    for row in table.observations:
+        if row.kind == "mixture" and math.isfinite(row.loss):
+            rows_by_run[row.run].append(row)
+    groups: defaultdict[str, defaultdict[str, dict[int, str]]]
+    groups = defaultdict(lambda: defaultdict(dict))
+    for name, rows in rows_by_run.items():
+        config = table.runs[name].config
+        if len(rows) == len(config.tags) > 1 and not config.mixture.stages:
+            groups[_make_group_key(config)][rows[0].cell][config.seed] = name
+    if not groups:
+        raise ValueError(
+            f"No mixture of {table.name} is done: a law over the ratio is fitted to runs of two "
+            "languages or more at several ratios. Train some with python -m imbalance_jax.study "
+            "run, or add ratios to the study."
+        )
+    cells = max(groups.values(), key=len)
+    others = [cell for group in groups.values() if group is not cells for cell in group]
+    names = sorted(cells, key=config_lib.make_natural_sort_key)
+    firsts = [rows_by_run[next(iter(cells[name].values()))] for name in names]
+    mixtures = Mixtures(
+        np.array([float(rows[0].parameters) for rows in firsts]),
+        np.array([[row.tokens for row in rows] for rows in firsts]),
+        np.nan_to_num(np.array([[row.epochs for row in rows] for rows in firsts])),
+    )
+    rows = firsts[0]
+    return MixtureCells(
+        languages=tuple(row.language for row in rows),
+        sources=tuple(row.source for row in rows),
+        names=tuple(names),
+        mixtures=mixtures,
+        losses=tuple(
+            {
+                seed: np.array([row.loss for row in rows_by_run[run]])
+                for seed, run in cells[name].items()
+            }
+            for name in names
+        ),
+        runs=tuple(run for name in names for run in cells[name].values()),
+        text_G=np.fmax.reduce([_count_text(each) for each in firsts]),
+        bits_G=np.array([row.bits_per_byte / row.loss for row in rows]),
+        left_out=tuple(sorted(others, key=config_lib.make_natural_sort_key)),
+    )
+
+
+def _make_group_key(config: Config) -> str:
+    """Returns what is equal in runs that differ in ratio, size and length alone."""
+    plain = config_lib.build_run_identity(config)
+    for name in ("seed", "steps", "batch_size", "model"):
+        del plain[name]
+    del plain["mixture"]["ratio"]
+    for name in ("peak_lr", "final_lr", "warmup"):  # larger models take other rates
+        del plain["optimizer"][name]
+    return config_lib.hash_plain_values(plain)
+
+
+def _count_text(rows: Sequence[Observation]) -> list[float]:
+    """Returns the tokens of text that there are of each language of a run."""
+    used: defaultdict[str, float] = defaultdict(float)
+    for row in rows:
+        used[row.source] += row.tokens
+    return [used[row.source] / row.epochs if row.epochs > 0 else math.nan for row in rows]
