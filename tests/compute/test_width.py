@@ -16,7 +16,7 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute.optimizer import build_optimizer
 from imbalance_jax.config import ModelConfig, OptimizerConfig
 
-B, L, V, N, BASE = 4, 8, 40, 2, 16
+B, L, V, N, BASE = 4, 8, 40, 2, 32
 STEPS = 5
 
 
