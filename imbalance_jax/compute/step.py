@@ -201,9 +201,12 @@ def _keep_params(params: model_lib.Params) -> model_lib.Params:
 
 
 def _replicate_embedding_table(params: model_lib.Params) -> model_lib.Params:
-    """Returns parameters whose input embeddings every device of a member has whole."""
-    whole_VD = jax.lax.with_sharding_constraint(params["embed_VD"], PartitionSpec(None, None))
-    return {**params, "embed_VD": whole_VD}
+    """Returns parameters whose tables that are looked up every device of a member has whole."""
+    tables = {name: params[name] for name in ("embed_VD", "position_GLD") if name in params}
+    whole = jax.tree.map(
+        lambda table: jax.lax.with_sharding_constraint(table, PartitionSpec()), tables
+    )
+    return {**params, **whole}
 
 
 def _update_state(

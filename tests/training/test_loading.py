@@ -160,7 +160,7 @@ def test_a_model_of_documents_apart_and_of_languages_positions_is_read_as_it_was
 ):
     changes = {"model__documents": "apart", "model__position_tables": "per_language"}
     run = imbalance_jax.load(make_run(tmp_path / "run", tiny_config(data_dir, **changes), english))
-    before, text = run.encode("The function", "en2"), run.encode("returns the value", "en2")
+    before, text = run.encode("The function", "en2"), run.encode("the value", "en2")
     cut, begin = run.separator("en2"), len(before) + 1
     log_p, other = (
         log_probabilities(run, np.array([cut, *first, cut, *text]), "en2")
@@ -171,9 +171,9 @@ def test_a_model_of_documents_apart_and_of_languages_positions_is_read_as_it_was
     # Text, and what is generated, as the whole forward pass has it in their language.
     log_p = log_probabilities(run, np.array([cut, *text]), "en2")
     expected = -log_p[np.arange(len(text)), text]
-    np.testing.assert_allclose(run.loss("returns the value", "en2"), expected, atol=1e-4)
+    np.testing.assert_allclose(run.loss("the value", "en2"), expected, atol=1e-4)
     assert np.any(log_p != log_probabilities(run, np.array([cut, *text]), "en1"))
-    written = generate.generate_ids(run, "returns the value", "en2", tokens=1, temperature=0)
+    written = generate.generate_ids(run, "the value", "en2", tokens=1, temperature=0)
     own_V = run.vocabulary.own_GV[run.vocabulary.index("en2")]
     assert written[0, -1] == np.argmax(np.where(own_V, log_p[len(text)], -np.inf))
     with pytest.raises(ValueError, match="positions of each language. Name it: language='en1'"):

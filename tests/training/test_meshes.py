@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
+from imbalance_jax.bench import topology
 from imbalance_jax.compute import sharding
 from imbalance_jax.compute import step as step_lib
-from imbalance_jax.config import Config
+from imbalance_jax.config import Config, MeshConfig
 from imbalance_jax.runs.run_directory import RunDirectory
 from imbalance_jax.training import experiment, pack
 
@@ -105,3 +106,13 @@ def test_a_mesh_has_the_losses_of_one_device(shape, alone, data_dir, english):
     for mine, theirs in zip(found, alone, strict=False):
         assert theirs[-1] < theirs[0] - 0.1  # it learns, so that a wrong update would show
         np.testing.assert_allclose(mine, theirs, rtol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_positions_of_languages_compile_beside_members_that_are_cut_both_ways(data_dir):
+    # XLA's partitioner ends the process where it cannot cut such a look-up.
+    dials = {"model__documents": "apart", "model__position_tables": "per_language"}
+    config = tiny_config(data_dir, model__N=1, batch_size=8, model__dropout=0.1, **dials)
+    sizes = MeshConfig(member=2, fsdp=2, tensor=2)
+    mesh = sharding.make_mesh(sizes, jax.devices(), packed=True)
+    topology.trace_step(config, 64, mesh, members=4).lower().compile()
