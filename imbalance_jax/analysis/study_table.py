@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from imbalance_jax.analysis.learning_curves import LearningCurve, collect_learning_curves
-from imbalance_jax.config import Config, costs
+from imbalance_jax.config import Config, ModelConfig, costs
 from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import Record, RunDirectory
 from imbalance_jax.study.claim import Claim
@@ -197,6 +197,31 @@ def read_study_table(directory: StudyDirectory) -> StudyTable:
     )
 
 
+def describe_size(config: Config) -> str:
+    """Returns the size of a model, N x D, with the dials that are not the reference's.
+
+    Runs are held against each other where it is equal. `position_tables` and `moments` of each
+    language, and weights of losses, are left out: they change nothing of a language alone.
+    """
+    model, optimizer, usual = config.model, config.optimizer, ModelConfig()
+    presets = ("llama", "modern")
+    dials = model.settle_dials()
+    parts = [p for p in presets if dataclasses.replace(usual, preset=p).settle_dials() == dials]
+    listed = {d: v for d, v in model.list_dials().items() if d != "position_tables"}
+    parts += [f"{d}={v}" for d, v in listed.items() if not (parts and d in dials)]
+    for name in ("tied", "documents", "dropout", "base_width", "base_head_width"):
+        if (value := getattr(model, name)) != getattr(usual, name):
+            parts.append(f"{name}={value}")
+    if dials["position"] == "rope" and model.rope_theta != usual.rope_theta:
+        parts.append(f"rope_theta={model.rope_theta:g}")
+    if optimizer.name not in ("adam", "adamw"):
+        parts.append(optimizer.name)
+    for name in ("rate_factors", "decay_factors"):
+        factors = dataclasses.asdict(getattr(optimizer, name))
+        parts += [f"{name}.{group}={factor:g}" for group, factor in factors.items() if factor != 1]
+    return ", ".join([f"{model.N}x{model.D}", *parts])
+
+
 def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
     spec, config = run.spec, run.config
     evaluation = run.directory.read_json("evaluation.json")
@@ -224,7 +249,7 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
             seed=config.seed,
             language=tag,
             source=source,
-            size=f"{config.model.N}x{config.model.D}",
+            size=describe_size(config),
             tokens=asked[tag],
             other_tokens=total - asked[tag],
             realised_tokens=realised[tag],
