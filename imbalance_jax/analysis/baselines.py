@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from imbalance_jax.analysis.study_table import Observation, StudyTable
 from imbalance_jax.config import Config, costs
+from imbalance_jax.config.size import describe_size
 from imbalance_jax.study.run_spec import BASELINES, NEAR, RunSpec
 
 
@@ -16,7 +17,7 @@ class BaselineGroup:
     """The monolingual runs that one law is fitted to."""
 
     source: str  # of the text
-    size: str  # of the model, N x D
+    size: str  # of the model, as `describe_size`
     kind: str  # one of BASELINES
     shape: int = 0  # steps, of matched and epochs; ids of the vocabulary, of wide; else 0
 
@@ -26,7 +27,12 @@ class BaselineGroup:
         shape = {"matched": config.steps, "epochs": config.steps}.get(kind, 0)
         if kind == "wide":
             shape = costs.compute_vocab_size(config)
-        return cls(source, f"{config.model.N}x{config.model.D}", kind, shape)
+        return cls(source, describe_size(config), kind, shape)
+
+    @property
+    def dials(self) -> str:
+        """What `describe_size` says besides N x D."""
+        return self.size.partition(", ")[2]
 
     @classmethod
     def of_baseline(cls, run: RunSpec) -> "BaselineGroup":

@@ -39,8 +39,13 @@ from imbalance_jax.analysis.fitted_laws import (
 from imbalance_jax.analysis.fitted_laws import EfficiencyEstimate as EfficiencyEstimate
 from imbalance_jax.analysis.fitted_laws import FittedLaw as FittedLaw
 from imbalance_jax.analysis.statistics import Estimate
-from imbalance_jax.analysis.study_table import AlignmentObservation, Observation, StudyTable
+from imbalance_jax.analysis.study_table import (
+    AlignmentObservation,
+    Observation,
+    StudyTable,
+)
 from imbalance_jax.config import Config, costs
+from imbalance_jax.config.size import describe_size
 from imbalance_jax.study.run_spec import BASELINES
 
 MEASURES = ("hidden", "retrieval", "embed_in", "embed_out", "gradient")  # of alignment
@@ -230,10 +235,9 @@ def _find_placebos(configs: Mapping[Key, Config], cells: Cells) -> dict[Key, str
 
 def _make_placebo_key(config: Config) -> tuple:
     """Returns what a cell and its placebo have in common."""
-    model = config.model
     asked = tuple(sorted(costs.count_language_tokens(config).items()))
     stages = tuple((first, tuple(sorted(ratio.items()))) for first, ratio in config.mixture.stages)
-    return model.N, model.D, model.L, config.steps, config.batch_size, asked, stages
+    return describe_size(config), config.model.L, config.steps, config.batch_size, asked, stages
 
 
 # Alignment.

@@ -310,6 +310,7 @@ def _measure_over_sizes_error(table: StudyTable, law: FittedLaw, laws: Laws) -> 
         for (group, part), other in laws.items()
         if (group.source, group.kind, part) == (law.group.source, "monolingual", "loss")
         and group.size != law.group.size
+        and group.dials == law.group.dials
         for row in other.observations
     ]
     if not others:

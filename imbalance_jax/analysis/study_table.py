@@ -224,7 +224,7 @@ def _read_observations(name: str, run: StudyRun) -> Iterator[Observation]:
             seed=config.seed,
             language=tag,
             source=source,
-            size=f"{config.model.N}x{config.model.D}",
+            size=describe_size(config),
             tokens=asked[tag],
             other_tokens=total - asked[tag],
             realised_tokens=realised[tag],

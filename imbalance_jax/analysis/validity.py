@@ -331,7 +331,9 @@ def _find_equal_pairs(effects: Effects) -> Iterator[tuple[LanguageCondition, Lan
         if first.kind != "mixture" or first.config.mixture.stages:
             continue
         same_text = first.first.source == second.first.source and first.plain and second.plain
-        if same_text and first.first.tokens == second.first.tokens:
+        weights = first.config.mixture.loss_weights
+        same_weight = weights.get(first.language, 1) == weights.get(second.language, 1)
+        if same_text and same_weight and first.first.tokens == second.first.tokens:
             yield first, second
 
 

@@ -343,11 +343,14 @@ def _compute_language_gradients(
     return losses, jax.lax.scan(add, head_grads, jnp.arange(map_GU.shape[0]))
 
 
-def weigh_losses(config: Config, language_B: np.ndarray) -> Any:
-    """Returns the weight of each window's loss, (B,), or None where all have the same."""
+def weigh_losses(config: Config, language_B: np.ndarray, steps: int | None = None) -> Any:
+    """Returns the weight of each window's loss, (B,), or None where all have the same.
+
+    Args: steps is as `compute_loss_weights` has it.
+    """
     if not config.mixture.loss_weights:
         return None
-    return np.asarray(config_lib.compute_loss_weights(config), np.float32)[language_B]
+    return np.asarray(config_lib.compute_loss_weights(config, steps), np.float32)[language_B]
 
 
 def map_to_model_ids(batch: Batch, map_GU: jax.Array) -> jax.Array:

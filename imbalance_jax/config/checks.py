@@ -228,6 +228,14 @@ def _check_mixture(config: Config) -> None:
             "config.mixture.loss_weights is zero for every language that is trained on. Give one "
             "of them 1."
         )
+    unweighted = [tag for tag in trained if not weights.get(tag, 1.0)]
+    if unweighted and config.optimizer.moments == "per_language":
+        # Its direction would be zero, and count in the mean over languages.
+        raise ValueError(
+            f"config.mixture.loss_weights.{unweighted[0]}=0 trains on nothing of the language, and "
+            "config.optimizer.moments=per_language averages over all languages that are read. Set "
+            f"a ratio of 0 for {unweighted[0]}, or config.optimizer.moments=shared."
+        )
 
 
 # Of the exact sampler: twice its square fits into the 64 bits that positions are counted in.

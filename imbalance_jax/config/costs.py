@@ -106,12 +106,19 @@ def estimate_least_bytes(config: Config, sizes: Mapping[str, int]) -> dict[str, 
 def _count_state_bytes(config: Config, vocab_size: int) -> int:
     """Returns the bytes of all parameters and of the means of them that the optimizer keeps.
 
-    Muon keeps one mean of the matrices of the blocks, and two of all others.
+    Muon keeps one mean of the matrices of the blocks, and two of all others. Adafactor keeps the
+    squares of what does not have two sides of 128.
     """
-    model, means = config.model, {"adam": 2, "adamw": 2, "adafactor": 0}
+    model, means = config.model, {"adam": 2, "adamw": 2, "muon": 2, "adafactor": 0}
     G = len(config.languages)
     parameters = compute_parameter_count(model, vocab_size, G)
     kept = means.get(config.optimizer.name, 1) * parameters
+    if config.optimizer.name == "muon":
+        kept -= model.N * _count_block_weights(model)
+    if config.optimizer.name == "adafactor" and max(model.H, model.K) < 128:
+        # Squares of all, or of attention's matrices alone: the others have two sides of 128.
+        attention = 2 * model.D * model.K * (model.H + model.count_kv_heads())
+        kept = parameters if model.D < 128 else model.N * attention
     if config.optimizer.moments == "per_language":
         positions = G * model.L if model.position_tables == "per_language" else 0
         own = vocab_size * (1 if model.tied else 2) + positions

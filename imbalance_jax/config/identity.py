@@ -82,9 +82,10 @@ def build_run_identity(config: Config) -> dict[str, Any]:
     # move.
     if config.mixture.stages:
         plain["mixture"]["stages"] = to_dict(list_stages(config))
-        if config.mixture.switch == "document" or config.mixture.content == "disjoint":
-            # Documents are divided in proportion to these totals, so more steps would change whose
-            # they are.
+        divided = config.mixture.switch == "document" or config.mixture.content == "disjoint"
+        if divided or config.mixture.loss_weights:
+            # Documents are divided, and losses weighted, in proportion to these totals, so more
+            # steps would change whose documents they are, and the weights.
             totals = compute_sequence_totals(config)
             plain["mixture"]["sequences"] = {tag: str(total) for tag, total in totals.items()}
     if config.mixture.follows_text:

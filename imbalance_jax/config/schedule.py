@@ -56,15 +56,27 @@ def list_stages(
     return tuple((resolve_first_step(first, config.steps), ratio) for first, ratio in schedule)
 
 
-def compute_loss_weights(config: Config) -> tuple[float, ...]:
+def compute_loss_weights(config: Config, steps: int | None = None) -> tuple[float, ...]:
     """Returns the weight of each language's loss, in the order of the tags.
 
     Their mean over all sequences of the run is 1, so that weights change the proportions of the
     languages and not the size of the loss.
+
+    Args:
+      config: of the run.
+      steps: that it has, where its text ends before those of the config.
+
+    Raises:
+      ValueError: the weight of all that is trained on by then is 0.
     """
     weights = [config.mixture.loss_weights.get(tag, 1.0) for tag in config.tags]
-    totals = [float(total) for total in compute_sequence_totals(config).values()]
+    totals = [float(n) for n in compute_sequence_totals(config, before=steps).values()]
     mean = math.fsum(map(math.prod, zip(weights, totals, strict=True))) / math.fsum(totals)
+    if not mean:
+        raise ValueError(
+            "config.mixture.loss_weights is zero for every language that is trained on before the "
+            f"text ends at step {steps}. Give one of them 1, or use more text."
+        )
     return tuple(weight / mean for weight in weights)
 
 

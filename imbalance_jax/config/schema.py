@@ -458,6 +458,14 @@ class Config(FieldGroup, place="config"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("rate_factors", "decay_factors"):
+            factor = getattr(self.optimizer, name).head
+            if self.model.tied and factor != 1:
+                raise ValueError(
+                    f"config.optimizer.{name}.head={factor} is for a head of its own, and with "
+                    "config.model.tied=True it is the input embedding. Set "
+                    f"config.optimizer.{name}.embedding, or config.model.tied=False."
+                )
         if self.batch_size % self.optimizer.accumulate:
             raise ValueError(
                 f"config.batch_size={self.batch_size} cannot be cut into "

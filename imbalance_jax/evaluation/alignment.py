@@ -426,7 +426,7 @@ class AlignmentEvaluator:
         host = stream.batch(int(state.step) % stream.steps, slice(0, self._together))
         batch = dataclasses.replace(
             label_windows(self._config.model, self._vocabulary, host.ids_BW, host.language_B),
-            weight_B=weigh_losses(self._config, host.language_B),
+            weight_B=weigh_losses(self._config, host.language_B, stream.steps),
         )
         measuring = Measuring(self.programs, state.params, self.model)
         shares: dict[str, Any] = updates.measure_language_shares(

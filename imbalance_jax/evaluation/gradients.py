@@ -36,16 +36,21 @@ from imbalance_jax.evaluation.programs import MeasurementPrograms, Measuring, su
 
 SIZES = (1, 8, 64, 512)  # of the batches that are reported
 
-# Path of a parameter within a block -> its name in the reference's figure, in that order.
+# Path of a parameter within a block -> its name in the reference's figure, in that order. Keys and
+# values in fewer heads have J in place of H.
 ROWS: Mapping[str, str] = {
     "attention/b_k_HK": "attn K.bias",
+    "attention/b_k_JK": "attn K.bias",
     "attention/w_k_DHK": "attn K.weight",
+    "attention/w_k_DJK": "attn K.weight",
     "attention/b_o_D": "attn O.bias",
     "attention/w_o_HKD": "attn O.weight",
     "attention/b_q_HK": "attn Q.bias",
     "attention/w_q_DHK": "attn Q.weight",
     "attention/b_v_HK": "attn V.bias",
+    "attention/b_v_JK": "attn V.bias",
     "attention/w_v_DHK": "attn V.weight",
+    "attention/w_v_DJK": "attn V.weight",
     "norm_1/bias_D": "ln1.bias",
     "norm_1/scale_D": "ln1.weight",
     "norm_2/bias_D": "ln2.bias",
@@ -55,7 +60,7 @@ ROWS: Mapping[str, str] = {
     "feed_forward/b_down_D": "mlp proj.bias",
     "feed_forward/w_down_FD": "mlp proj.weight",
 }
-KEY_BIAS = "attention/b_k_HK"  # left out of means: a softmax takes all but noise off its gradient
+KEY_BIAS = "attn K.bias"  # left out of means: a softmax takes all but noise off its gradient
 
 # Gradients of single sequences that exist at once, in bytes.
 _GRADIENT_BYTES = {"cpu": 1 << 28}
@@ -108,7 +113,8 @@ def measure_gradients(
     chunk = chunk or _choose_chunk_size(params, programs.batch_size)
     divisors = [] if divisor is None else [divisor]
     names = list_rows(params["blocks"])
-    tree = _GradientTree(programs, divisors, np.array([path != KEY_BIAS for path in names]))
+    counted_R = np.array([name != KEY_BIAS for name in names.values()])
+    tree = _GradientTree(programs, divisors, counted_R)
     for first in range(0, P, chunk):
         place_B = np.arange(first, first + chunk)
         real_B = place_B < P

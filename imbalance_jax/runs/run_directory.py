@@ -273,8 +273,8 @@ class RunDirectory:
         begun = self.config()
         if field.startswith("config.mixture.sequences") and config.steps != begun.steps:
             return (
-                f"keep config.steps={begun.steps}: the documents were given out in proportion to "
-                "the sequences of all steps"
+                f"keep config.steps={begun.steps}: documents are given out, and losses weighted, "
+                "in proportion to the sequences of all steps"
             )
         stated: Any = config_lib.to_dict(begun)
         for part in field.split(".")[1:]:

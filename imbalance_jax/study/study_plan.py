@@ -16,6 +16,7 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.config import Config, costs
+from imbalance_jax.config.size import describe_size
 from imbalance_jax.runs import children
 from imbalance_jax.runs.progress import format_duration
 from imbalance_jax.runs.run_directory import RunDirectory
@@ -35,11 +36,11 @@ class TrainingSpeed:
 
 
 def make_size_key(config: Config) -> str:
-    """Returns what decides how fast a run trains: the model, its batch and its vocabulary."""
-    model = config.model
+    """Returns what decides how fast a run trains: model, optimizer, batch and vocabulary."""
+    each = ", moments=per_language" * (config.optimizer.moments == "per_language")
     return (
-        f"{model.N}x{model.D} L={model.L} B={config.batch_size} "
-        f"V={costs.compute_vocab_size(config)}"
+        f"{describe_size(config)}{each}, F={config.model.F} L={config.model.L} "
+        f"B={config.batch_size} V={costs.compute_vocab_size(config)}"
     )
 
 

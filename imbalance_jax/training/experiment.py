@@ -283,7 +283,7 @@ class Experiment:
         key_B = None
         if config.model.dropout:
             key_B = draw_dropout_keys(config.seed, step, config.batch_size)[rows]
-        weight_B = step_lib.weigh_losses(config, local.language_B)
+        weight_B = step_lib.weigh_losses(config, local.language_B, self.stream.steps)
         return dataclasses.replace(batch, weight_B=weight_B, key_B=key_B)
 
     def map_GU(self) -> jax.Array:

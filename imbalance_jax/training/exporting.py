@@ -50,6 +50,10 @@ def _describe_convention(model: config_lib.ModelConfig) -> str:
     """Returns what the parameters' names do not say of a model."""
     dials = ", ".join(f"{dial}={value}" for dial, value in model.list_dials().items())
     parts = [f"GPT-2 with {dials}" if dials else "GPT-2"]
+    if model.settle("position") == "rope":
+        parts.append(f"the base of wavelengths is {model.rope_theta:.9g}")
+    if model.documents == "apart":
+        parts.append("attention stays within documents, which begin at separators")
     if model.settle("embed_scale") == "sqrt":
         parts.append(f"token embeddings are multiplied by sqrt({model.base_width or 'D'})")
     if (wider := model.compute_width_factor()) != 1:

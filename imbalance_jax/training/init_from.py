@@ -62,8 +62,10 @@ def check_init_from(config: config_lib.Config) -> None:
 def _list_architecture(model: config_lib.ModelConfig) -> dict[str, Any]:
     """Returns the fields that two models have in common whose parameters mean the same."""
     same = (*"LDHKFN", "tied", "position_tables", "base_width", "base_head_width")
-    heads = {"kv_heads": model.count_kv_heads()}
-    return {name: getattr(model, name) for name in same} | model.settle_dials() | heads
+    rest: dict[str, Any] = {"kv_heads": model.count_kv_heads()}
+    if model.settle("position") == "rope":
+        rest["rope_theta"] = model.rope_theta
+    return {name: getattr(model, name) for name in same} | model.settle_dials() | rest
 
 
 def _check_config_ids(

@@ -335,7 +335,7 @@ def record_run_start(
         print(f"{diverged[-1]} is of no use, and no other is left: the run begins anew.")
     before = (run.read_json("provenance.json") or {}) if start else {}
     sent = run.newest_step()
-    if sent < start - start % experiment.config.log_every:
+    if start and sent < start - start % experiment.config.log_every:
         ends = f"ends at step {sent:,}" if sent >= 0 else "is missing or empty"
         print(
             f"{run.path / 'metrics.jsonl'} {ends}: what was logged from there to step {start:,} is "

@@ -1,18 +1,26 @@
 """Which monolingual runs a study lacks."""
 
 import math
+from types import SimpleNamespace
 
 import made_studies
 import pytest
+from helpers import ROOT
+from made_configs import resolved
 
-from imbalance_jax.analysis import study_table
+from imbalance_jax import cli
+from imbalance_jax.analysis import study_table, validity
 from imbalance_jax.analysis.baselines import (
     BaselineDemand,
+    BaselineGroup,
     find_nearest_baseline,
+    list_baseline_runs,
     list_missing_baselines,
 )
 from imbalance_jax.analysis.effects import measure_effects
+from imbalance_jax.config.size import describe_size
 from imbalance_jax.study import grid
+from imbalance_jax.study.grid import resolve_study
 
 
 def test_missing_baselines_are_named_with_what_they_cost():
@@ -65,3 +73,50 @@ def test_of_tuned_epochs_the_best_of_each_text_stands_for_the_mixtures_tokens(tm
     assert used["mono_en1_100"][0] == 1 and len(used) == 4
     # A claim is held against the mixture's own setting.
     assert find_nearest_baseline(table, group, 0.25 * unit) == "epochs_en1_25_s0"
+
+
+def test_each_optimizer_and_architecture_is_held_against_baselines_of_its_own():
+    arms = cli.load_config_file(f"{ROOT}/configs/studies/why.py:arms=sgd+own+tied+rope+llama")
+    runs = {
+        name: SimpleNamespace(spec=spec, config=spec.config)
+        for name, spec in resolve_study(arms).runs.items()
+    }
+    found = {}
+    for arm in ("adam", "sgd", "own", "tied", "rope", "llama"):
+        mixture = runs[f"{arm}_r90_10_s0"].config
+        group = BaselineGroup.of(mixture, mixture.source_of("en1"), "matched")
+        baselines = list_baseline_runs(SimpleNamespace(runs=runs), group)
+        found[arm] = {name.split("_")[0] for name in baselines}, group.dials
+    assert found == {
+        "adam": ({"adam"}, ""),
+        "sgd": ({"sgd"}, "sgd"),
+        "own": ({"adam"}, ""),
+        "tied": ({"tied"}, "tied=True"),
+        "rope": ({"rope"}, "position=rope"),
+        "llama": ({"llama"}, "llama"),
+    }
+
+
+def test_a_size_is_the_same_however_its_dials_are_written():
+    fields = ("position=rope", "norm=rms", "feed_forward=swiglu", "bias=off", "embed_scale=none")
+    written = dict(field.split("=") for field in fields)
+    by_field = resolved(**{f"model__{name}": value for name, value in written.items()})
+    grouped = resolved(model__preset="llama", model__kv_heads=1, optimizer__name="muon")
+    plain = describe_size(resolved())
+    assert describe_size(resolved(optimizer__name="adamw")) == plain
+    assert describe_size(by_field) == f"{plain}, llama"
+    assert describe_size(grouped) == f"{plain}, llama, kv_heads=1, muon"
+
+
+@pytest.mark.parametrize(("weights", "pairs"), [({}, 1), ({"en2": 1.0}, 1), ({"en2": 3.0}, 0)])
+def test_clones_whose_losses_have_other_weights_are_not_expected_to_be_equal(weights, pairs):
+    config = resolved(mixture__ratio={"en1": 1, "en2": 1}, mixture__loss_weights=weights)
+    first = SimpleNamespace(source="en", tokens=100.0)
+    conditions = [
+        SimpleNamespace(
+            cell="even", kind="mixture", language=tag, config=config, first=first, plain=True
+        )
+        for tag in config.tags
+    ]
+    found = validity._find_equal_pairs(SimpleNamespace(conditions=conditions))
+    assert len(list(found)) == pairs

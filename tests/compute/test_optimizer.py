@@ -252,6 +252,11 @@ def test_weights_of_losses_have_a_mean_of_one_over_the_sequences_of_the_run():
     )
     config = dataclasses.replace(CONFIG, mixture=stages)
     assert config_lib.compute_loss_weights(config) == pytest.approx((1 / 0.625, 0))
+    # A run whose text ends where the second stage begins has no sequence of en2.
+    assert config_lib.compute_loss_weights(config, CONFIG.steps // 2) == pytest.approx((1, 0))
+    late = dataclasses.replace(config.mixture, loss_weights={"en1": 0.0, "en2": 1.0})
+    with pytest.raises(ValueError, match=r"loss_weights is zero .* ends at step 10\. Give one"):
+        config_lib.compute_loss_weights(dataclasses.replace(CONFIG, mixture=late), 10)
 
 
 def test_a_weighted_gradient_is_the_weighted_sum_of_the_languages_gradients():

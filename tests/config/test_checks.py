@@ -224,6 +224,14 @@ WRONG = {
         {"mixture__loss_weights": {"en1": 0.0}, "mixture__ratio": {"en1": 1, "en2": 0}},
         r"config\.mixture\.loss_weights is zero for every language that is trained on",
     ),
+    "no weight and means of each language": (
+        {"mixture__loss_weights": {"en1": 0.0}, "optimizer__moments": "per_language"},
+        r"config\.mixture\.loss_weights\.en1=0 .*=per_language .* Set a ratio of 0 for en1, or",
+    ),
+    "a factor of a head that is tied": (
+        {"optimizer__rate_factors__head": 2.0, "model__tied": True},
+        r"config\.optimizer\.rate_factors\.head=2\.0 is for .*tied=True .*Set .*\.embedding, or",
+    ),
     "means of languages without Adam": (
         {"optimizer__moments": "per_language", "optimizer__name": "sgd"},
         r"config\.optimizer\.moments=per_language are Adam's, .* is sgd\. Set name=adam, or",

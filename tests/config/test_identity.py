@@ -141,7 +141,7 @@ def test_a_refusal_advises_no_field_that_does_not_exist(tmp_path):
     by_document = {"mixture__stages": STEPS, "mixture__switch": "document"}
     run = runs.RunDirectory(tmp_path / "run")
     run.claim(resolved(**by_document, steps=1000))
-    with pytest.raises(ValueError, match=r"or keep config\.steps=1000: the documents were given"):
+    with pytest.raises(ValueError, match=r"or keep config\.steps=1000: documents are given"):
         run.check(resolved(**by_document, steps=2000), extend=True)
     warm = runs.RunDirectory(tmp_path / "warm")
     warm.claim(resolved(mixture__temperature=2.0, mixture__ratio={}))
@@ -207,9 +207,13 @@ def test_whether_ids_are_shared_is_part_of_a_run_only_where_documents_are_parted
     assert identity("own", "disjoint") != identity("shared", "disjoint")
 
 
-def test_more_steps_that_would_part_documents_anew_are_refused(tmp_path):
+def test_more_steps_that_would_part_documents_or_weigh_losses_anew_are_refused(tmp_path):
     stages = ((0, {"en1": 1, "en2": 0}), (10, {"en1": 1, "en2": 1}))
-    for changes in ({"mixture__switch": "document"}, {"mixture__content": "disjoint"}):
+    for changes in (
+        {"mixture__switch": "document"},
+        {"mixture__content": "disjoint"},
+        {"mixture__loss_weights": {"en2": 3.0}},
+    ):
         run = runs.RunDirectory(tmp_path / next(iter(changes)))
         run.claim(resolved(steps=20, mixture__stages=stages, **changes))
         with pytest.raises(ValueError, match=r"config\.mixture\.sequences"):

@@ -339,6 +339,11 @@ def test_rows_are_named_and_ordered_as_in_the_references_figure(found):
     assert numbers(found["per_pair"]).shape == numbers(found["corrected"]).shape == (R, N)
 
 
+def test_keys_and_values_in_fewer_heads_have_the_names_of_the_others():
+    grouped = random_params(dataclasses.replace(MODEL, kv_heads=1), V)
+    assert list(gradients.list_rows(grouped["blocks"]).values()) == list(ROWS)
+
+
 def test_the_gradient_of_the_keys_bias_is_rounding_and_means_leave_it_out(found, plain):
     for grads in plain:
         norms = [np.linalg.norm(grad) for grad in grads]

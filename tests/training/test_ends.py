@@ -650,9 +650,10 @@ def test_a_member_without_a_good_checkpoint_is_refused_by_name_and_a_run_alone_a
 
 
 @pytest.mark.parametrize(
-    ("kept", "said"), [(9, ""), (4, "ends at step 40: "), (0, "is missing or empty: ")]
+    ("start", "kept", "said"),
+    [(0, 0, ""), (95, 9, ""), (95, 4, "ends at step 40: "), (95, 0, "is missing or empty: ")],
 )
-def test_a_run_that_goes_on_says_what_of_its_metrics_is_lost(tmp_path, capsys, kept, said):
+def test_a_run_that_goes_on_says_what_of_its_metrics_is_lost(tmp_path, capsys, start, kept, said):
     run = RunDirectory(tmp_path / "run")
     config = tiny_config(tmp_path, steps=100, log_every=10)
     run.claim(config)
@@ -665,7 +666,7 @@ def test_a_run_that_goes_on_says_what_of_its_metrics_is_lost(tmp_path, capsys, k
         vocabulary=types.SimpleNamespace(to_bytes=lambda: b""),
         sources={},
     )
-    run_progress.record_run_start(begun, run, 95, {"conditions": {}})
+    run_progress.record_run_start(begun, run, start, {"conditions": {}})
     out = capsys.readouterr().out
     assert ("lost" in out) == bool(said)
     assert not said or f"metrics.jsonl {said}what was logged from there to step 95 is lost" in out

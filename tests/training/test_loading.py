@@ -192,10 +192,10 @@ def test_generation_begins_behind_the_separator_of_its_language(run):
 @pytest.mark.parametrize(
     "dials",
     [
-        pytest.param({"preset": "llama"}, marks=pytest.mark.slow),
+        pytest.param({"preset": "llama", "rope_theta": 500.0}, marks=pytest.mark.slow),
         {
             **{"preset": "modern", "kv_heads": 1, "norm_place": "both", "tied": True},
-            **{"base_width": 4, "base_head_width": 2},
+            **{"base_width": 4, "base_head_width": 2, "rope_theta": 500.0, "documents": "apart"},
         },
     ],
     ids=["llama", "modern"],
@@ -217,6 +217,8 @@ def test_a_run_with_dials_is_loaded_exported_and_written_on_as_it_is(
         and last == "weights act as x @ w"
     )
     assert ("logits are divided by 4;" in convention) == ("base_width" in dials)
+    assert "the base of wavelengths is 500;" in convention
+    assert ("attention stays within documents" in convention) == ("base_width" in dials)
     params: dict = {}
     for name, array in sorted(load_file(tmp_path / "out/model.safetensors").items()):
         *groups, last = name.split(".")
@@ -230,7 +232,7 @@ def test_a_run_with_dials_is_loaded_exported_and_written_on_as_it_is(
     )
     ids = run.encode(TEXT, "en2")[: config.model.L]
     found = jax.jit(model_lib.compute_next_token_logits, static_argnums=1)(
-        params, written.model, ids[None]
+        params, written.model, ids[None], run.context(None)
     )
     np.testing.assert_array_equal(found[0], run.forward(ids))
 
@@ -279,6 +281,18 @@ def test_parameters_of_another_architecture_are_refused_with_the_field_to_set(be
     model = dataclasses.replace(RunDirectory(begun).config().model, **dials)
     with pytest.raises(ValueError, match=said):
         init_from.check_init_from(going_on(begun, model=model))
+
+
+def test_rotations_of_another_base_are_refused_with_the_base_to_set(begun, monkeypatch):
+    before = RunDirectory(begun).config()
+    turned = dataclasses.replace(before.model, position="rope", rope_theta=500.0)
+    monkeypatch.setattr(
+        RunDirectory, "config", lambda run: dataclasses.replace(before, model=turned)
+    )
+    other = going_on(begun, model=dataclasses.replace(turned, rope_theta=1e4))
+    with pytest.raises(ValueError, match=r"set config\.model\.rope_theta=500\.0"):
+        init_from.check_init_from(other)
+    init_from.check_init_from(going_on(begun, model=turned))
 
 
 def with_languages(begun: str, **changed: config_lib.LanguageConfig | None) -> config_lib.Config:

@@ -51,6 +51,30 @@ def test_the_least_that_a_device_needs_is_no_more_than_what_it_holds(sizes):
     assert least["activations"] == 2 * rows * 17 + inputs
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "sgd"},
+        {"name": "lion"},
+        {"name": "muon"},
+        {"name": "adafactor"},
+        {"moments": "per_language"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("D", [16, 128])
+def test_the_bytes_of_a_state_are_those_that_the_optimizer_keeps(changes, D):
+    optimizer = {f"optimizer__{name}": value for name, value in changes.items()}
+    config = helpers.tiny_config(
+        pathlib.Path("unused"), model__D=D, model__F=2 * D, model__kv_heads=1, **optimizer
+    )
+    state = step.make_abstract_state(config, 384, helpers.make_mesh(1))
+    held = sum(map(planning._count_shard_bytes, jax.tree.leaves((state.params, state.opt_state))))
+    # Adafactor's rows and columns, and its squares of norms and biases.
+    tolerance = 0.04 if changes.get("name") == "adafactor" else 1e-3
+    assert costs._count_state_bytes(config, 384) == pytest.approx(held, rel=tolerance)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["einsum", "blockwise"])
 def test_the_least_of_a_step_is_no_more_than_what_it_is_compiled_to_take(attention):
