@@ -12,7 +12,7 @@ none, or some of these with + between them; adam, the reference's, is always the
     weighted  the losses weighed so that both languages have half of their sum
     tied      the head is the input embedding
     rope      rotated queries and keys in place of learned positions
-    llama     Llama's block
+    llama     Llama's block, with two thirds of the feed-forward width, as SwiGLU has a third matrix
 
 own is Adam for a language alone, and weighted is adam at 50:50: these are not trained twice.
 lrs=sgd:200+muon:2 multiplies the peak rate of an arm, and sweep=0.5+2 trains the 90:10 of every arm
@@ -34,7 +34,7 @@ ARMS = {
     "rope": {"model": {"position": "rope"}},
     "llama": {"model": {"preset": "llama"}},
 }
-# Of the peak rate of adam, the best of a sweep at 90:10 (docs/results.md).
+# Of the peak rate of adam, the best of a sweep at 90:10 in either text (docs/results.md).
 RATES = {"sgd": 100.0, "muon": 1.0}
 
 
@@ -78,6 +78,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 def _change(config: ml_collections.ConfigDict, arm: str, rate: float) -> ml_collections.ConfigDict:
     """Returns a run as an arm has it."""
     config.update(ARMS.get(arm, {}))
+    if arm == "llama":  # SwiGLU has a third matrix
+        config.model.F = max(8, round(config.model.F * 2 / 3 / 8) * 8)
     config.optimizer.peak_lr *= rate
     config.optimizer.final_lr *= rate
     ratio = config.mixture.ratio.to_dict()

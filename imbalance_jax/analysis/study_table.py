@@ -12,6 +12,7 @@ from typing import Any
 
 from imbalance_jax.analysis.learning_curves import LearningCurve, collect_learning_curves
 from imbalance_jax.config import Config, costs
+from imbalance_jax.config.size import describe_size
 from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.runs.run_directory import Record, RunDirectory
 from imbalance_jax.study.claim import Claim

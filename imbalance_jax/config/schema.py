@@ -252,9 +252,9 @@ class ModelConfig(FieldGroup, place="config.model"):
     documents: Literal["joined", "apart"] = "joined"
     # position=learned: one table of positions for all languages, or one for each.
     position_tables: Literal["shared", "per_language"] = "shared"
-    # In training, the share of elements that are set to zero, 0 to below 1: of the sum of
+    # In training, the share of elements that are set to zero: of the sum of
     # embeddings, and of what attention and the feed-forward layer add to it.
-    dropout: Decay = 0.0
+    dropout: Annotated[float, Bounds(0, 0.99, "leaves next to nothing to learn from")] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

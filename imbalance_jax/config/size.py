@@ -15,7 +15,11 @@ def describe_size(config: Config) -> str:
     model, optimizer, usual = config.model, config.optimizer, ModelConfig()
     presets: tuple[Literal["llama", "modern"], ...] = ("llama", "modern")
     dials = model.settle_dials()
-    parts = [p for p in presets if dataclasses.replace(usual, preset=p).settle_dials() == dials]
+    parts: list[str] = [
+        preset
+        for preset in presets
+        if dataclasses.replace(usual, preset=preset).settle_dials() == dials
+    ]
     listed = {d: v for d, v in model.list_dials().items() if d != "position_tables"}
     parts += [f"{d}={v}" for d, v in listed.items() if not (parts and d in dials)]
     for name in ("tied", "documents", "dropout", "base_width", "base_head_width"):

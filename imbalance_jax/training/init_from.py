@@ -20,6 +20,7 @@ from imbalance_jax.runs.run_directory import RunDirectory, run_and_step
 from imbalance_jax.training import init_hugging_face
 from imbalance_jax.training.loading import (
     check_checkpoint_exists,
+    check_not_export,
     find_tokenizer_file,
     read_tokenizer_model,
     read_vocabulary,
@@ -41,6 +42,7 @@ def check_init_from(config: config_lib.Config) -> None:
         return
     run, step = run_and_step(config.init_from)
     try:
+        check_not_export(run)
         other = run.config()
         check_checkpoint_exists(run, step, run.steps())
         _check_config_ids(config, run, other)

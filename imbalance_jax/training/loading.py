@@ -210,8 +210,10 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
 
     Raises:
       FileNotFoundError: the directory holds no run, or no such checkpoint.
+      ValueError: it holds an export.
     """
     run = RunDirectory(path)
+    check_not_export(run)
     config = run.config()
     tokenizers = {
         config.source_of(tag): parse_tokenizer(read_tokenizer_model(run, config, tag))
@@ -227,6 +229,15 @@ def load(path: str | epath.PathLike, step: int | None = None) -> LoadedRun:
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
     state = restore_state(run, step, step_lib.make_abstract_state(config, vocabulary.size, mesh))
     return LoadedRun(config, int(state.step), state.params, vocabulary, tokenizers)
+
+
+def check_not_export(run: RunDirectory) -> None:
+    """Raises ValueError if a directory holds what `--export` wrote, and not a run."""
+    if (run.path / "model.safetensors").exists() and not run.checkpoints.exists():
+        raise ValueError(
+            f"{run.path} is an export of a run, for other programs, which nothing here reads. Name "
+            "the run's own directory."
+        )
 
 
 def find_tokenizer_file(run: RunDirectory, config: config_lib.Config, tag: str) -> epath.Path:
