@@ -28,6 +28,7 @@ from imbalance_jax.config.bounds import (
     Share,
     Size,
 )
+from imbalance_jax.config.model_presets import GPT2, PRESETS
 from imbalance_jax.config.text_schema import ParallelConfig, SourceConfig, TokenizerConfig
 
 
@@ -186,25 +187,6 @@ Remat = Literal["auto", "none", "dots", "full"]
 REMAT: tuple[str, ...] = typing.get_args(Remat)
 
 
-_GPT2 = {
-    "position": "learned",
-    "norm": "layer",
-    "norm_place": "before",
-    "feed_forward": "gelu",
-    "bias": "on",
-    "qk_norm": "off",
-    "embed_scale": "sqrt",
-}
-_LLAMA = _GPT2 | {
-    "position": "rope",
-    "norm": "rms",
-    "feed_forward": "swiglu",
-    "bias": "off",
-    "embed_scale": "none",
-}
-_PRESETS = {"gpt2": _GPT2, "llama": _LLAMA, "modern": _LLAMA | {"qk_norm": "on"}}
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(FieldGroup, place="config.model"):
     """The transformer. See the key of dimensions in `imbalance_jax/__init__.py`."""
@@ -289,15 +271,15 @@ class ModelConfig(FieldGroup, place="config.model"):
     def settle(self, dial: str) -> str:
         """Returns what a field of the architecture is, where it may be left to the preset."""
         chosen = getattr(self, dial)
-        return _PRESETS[self.preset][dial] if chosen == "preset" else chosen
+        return PRESETS[self.preset][dial] if chosen == "preset" else chosen
 
     def settle_dials(self) -> dict[str, str]:
         """Returns what each field of the architecture is that may be left to the preset."""
-        return {dial: self.settle(dial) for dial in _GPT2}
+        return {dial: self.settle(dial) for dial in GPT2}
 
     def list_dials(self) -> dict[str, str]:
         """Returns the fields of the architecture that are not GPT-2's, with their values."""
-        dials = {dial: v for dial, v in self.settle_dials().items() if v != _GPT2[dial]}
+        dials = {dial: v for dial, v in self.settle_dials().items() if v != GPT2[dial]}
         if self.count_kv_heads() != self.H:
             dials["kv_heads"] = str(self.kv_heads)
         if self.position_tables != "shared":
