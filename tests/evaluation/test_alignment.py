@@ -177,6 +177,7 @@ def test_a_run_logs_every_pair_layer_and_language(watched):
     assert all(math.isfinite(value) for value in watched.values())
 
 
+@pytest.mark.slow
 def test_what_is_logged_does_not_depend_on_the_mesh(data, toys, watched):
     other = make_trainer(toy_config(data), MeshConfig(data=2, fsdp=2, tensor=2), 8)
     state = other.init_state()

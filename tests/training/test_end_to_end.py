@@ -334,6 +334,7 @@ def get_config(arg=""):
 """
 
 
+@pytest.mark.slow
 def test_a_placebo_of_text_without_end_trains_and_its_order_is_made_again(tmp_path):
     (tmp_path / "placebo.py").write_text(PLACEBO)
     args = [f"--config={tmp_path / 'placebo.py'}", f"--config.data_dir={tmp_path / 'data'}"]
@@ -412,6 +413,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_by_step_and_field(tiny, tmp_pat
     assert not (tmp_path / "run" / "DONE").exists()
 
 
+@pytest.mark.slow
 def test_a_run_follows_the_advice_to_accumulate(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
@@ -656,6 +658,7 @@ def get_config(arg=""):
 """
 
 
+@pytest.mark.slow
 def test_a_run_has_a_tokenizer_json_and_bytes_of_the_same_text(tmp_path):
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
