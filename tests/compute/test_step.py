@@ -306,10 +306,8 @@ LANGUAGE_DIALS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("mesh", "micro"),
-    [("2x2x2", 2), pytest.param("eight", 1, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("mesh", "micro"), [("2x2x2", 2), ("eight", 1)])
 def test_neither_devices_nor_micro_batches_change_what_dials_of_languages_and_dropout_do(
     mesh, micro
 ):

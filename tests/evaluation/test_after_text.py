@@ -170,7 +170,7 @@ def test_prefixes_are_scored_as_sequences_put_together_by_hand(programs, params,
 def test_the_same_ids_are_scored_after_every_prefix(monkeypatch, aligned):
     seen = []
 
-    def losses(measuring, ids_PL, target_PL, weight_PL):
+    def losses(measuring, ids_PL, target_PL, weight_PL, context):
         assert ids_PL.shape == target_PL.shape == weight_PL.shape
         np.testing.assert_array_equal(ids_PL[:, 1:], target_PL[:, :-1])
         seen.append([(weight_PL[p], target_PL[p, weight_PL[p]]) for p in range(len(ids_PL))])

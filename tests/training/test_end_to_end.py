@@ -532,6 +532,7 @@ def test_a_checkpoint_of_another_model_size_is_refused(finished, tiny, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_can_go_on_from_another_in_one_language(finished, data_dir, tmp_path):
     choices = f"run={finished},language=en2,steps=10"
     args = [f"--config={ROOT}/configs/lm_transfer.py:{choices}", f"--config.data_dir={data_dir}"]

@@ -23,6 +23,7 @@ from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import sharding, tuning
 from imbalance_jax.compute import step as step_lib
 from imbalance_jax.compute.checkpoint import Checkpoints
+from imbalance_jax.compute.context import NO_CONTEXT
 from imbalance_jax.data import languages
 from imbalance_jax.report import record, transfer_section
 from imbalance_jax.report import run_page as page
@@ -222,7 +223,7 @@ def scripted(protocol, scores, **changes):
         calls.append(1)
         return np.array(next(given), float)
 
-    def update(state, batch, step, rate, config, together):
+    def update(state, batch, context, step, rate, config, together):
         params = {"mark": state.params["mark"] + 1}
         return dataclasses.replace(state, params=params), jnp.zeros(2)
 
@@ -280,9 +281,9 @@ def test_the_rate_falls_to_zero_and_the_last_batch_of_an_epoch_has_what_is_left(
     encoded, label_n = EncodedExamples(TRAIN[0].ids_nL[:n], TRAIN[0].last_n[:n]), TRAIN[1][:n]
     original = transfer._update_states
 
-    def watched(state, batch, step, rate, config, together):
+    def watched(state, batch, context, step, rate, config, together):
         seen.append((int(step), float(rate), np.sum(batch.weight_B, axis=1).tolist()))
-        return original(state, batch, step, rate, config, together)
+        return original(state, batch, context, step, rate, config, together)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfer, "_update_states", watched)
@@ -304,7 +305,7 @@ def test_the_first_update_is_adams_after_clipping():
     )
     before = np.asarray(state.params["head"]["b_C"])
     after, loss_S = transfer._update_states(
-        state, batch, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1
+        state, batch, NO_CONTEXT, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1
     )
     assert np.isfinite(loss_S).all()
     # Adam's first step is the sign of the gradient, whatever clipping made of its size.
@@ -326,7 +327,7 @@ def test_what_fills_up_a_batch_is_not_learnt_from():
         head = jax.tree.map(np.asarray, state.params["head"])
         # No other test has batches of this size, which are compiled without dropout from here on.
         after, (loss,) = transfer._update_states(
-            state, batch, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1
+            state, batch, NO_CONTEXT, jnp.asarray(0), jnp.asarray(1e-2), MODEL, 1
         )
         return head, jax.tree.leaves(after.params), float(loss)
 
