@@ -110,9 +110,9 @@ def scale_by_language_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Adam with means of each language's own of the parameters that languages share.
 
-    With m and v the means of language l's gradient and of its square, freed of their start as
-    Adam's are, the direction of a shared parameter is the mean of m_l / (sqrt(v_l) + eps) over the
-    languages that were trained on so far. With one language it is Adam's. The rows of the token
+    With m and v the means of language l's gradient and of its square, bias-corrected as Adam's,
+    the direction of a shared parameter is the mean of m_l / (sqrt(v_l) + eps) over the languages
+    that were trained on so far. With one language it is Adam's. The rows of the token
     tables, which most vocabularies give to one language each, have Adam's own means.
 
     `update` also takes
