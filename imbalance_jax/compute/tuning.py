@@ -23,6 +23,12 @@ from imbalance_jax.config import Attention, ModelConfig, mesh_shape
 _CHUNK = {"cpu": (512, 1 << 22)}
 _CHUNK_ELSEWHERE = (2048, 1 << 30)
 
+# Where a device computes the head's logits twice, in tiles of the vocabulary that stay in its own
+# memory: tokens at once, at most, and bytes of a tile's fp32 logits. Compiled for a v6e, a step of
+# mini with 8 x 512 a chip reads and writes 2.8 GB in place of 4.8, with a fifth more products.
+_TILES = {"tpu": (8192, 1 << 25)}
+_LEAST_TILE = 256  # ids below which products are too narrow for the matrix units
+
 # Options of XLA for every program of training, by platform. None has been tried yet.
 COMPILER_OPTIONS: Mapping[str, Mapping[str, str]] = {"cpu": {}, "gpu": {}, "tpu": {}}
 
@@ -95,15 +101,18 @@ def choose_loss_chunk(rows: int, L: int, V: int, platform: str) -> int:
       platform: of the device.
     """
     tokens, size = _CHUNK.get(platform, _CHUNK_ELSEWHERE)
-    most = max(tokens, size // (4 * V))
-    return max((c for c in mesh_shape.list_divisors(L) if rows * c <= most), default=1)
+    return _choose_chunk(rows, L, max(tokens, size // (4 * V)))
+
+
+def _choose_chunk(rows: int, L: int, tokens: int) -> int:
+    return max((c for c in mesh_shape.list_divisors(L) if rows * c <= tokens), default=1)
 
 
 def resolve_auto_on_mesh(
     mesh: Mesh, model: ModelConfig, batch_size: int, vocab_size: int
 ) -> ModelConfig:
     """Returns what `resolve_auto_fields` does for the devices of a mesh, with the loss's chunk
-    chosen too.
+    and tile chosen too. A tile of 0 is all ids.
 
     Args:
       mesh: of the devices.
@@ -113,7 +122,17 @@ def resolve_auto_on_mesh(
     """
     device = mesh.devices.flat[0]
     rows = -(-batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]))
-    chunk = model.loss_chunk or choose_loss_chunk(
+    chunk, tile = model.loss_chunk, 0
+    if model.loss_tile:
+        tile = max(t for t in mesh_shape.list_divisors(vocab_size) if t <= model.loss_tile)
+    elif device.platform in _TILES and mesh.shape["tensor"] == mesh.shape["fsdp"] == 1:
+        tokens, size = _TILES[device.platform]
+        tiled_chunk = chunk or _choose_chunk(rows, model.L, tokens)
+        most = size // (4 * rows * tiled_chunk)
+        widest = max((t for t in mesh_shape.list_divisors(vocab_size) if t <= most), default=1)
+        if widest >= _LEAST_TILE:
+            chunk, tile = tiled_chunk, widest
+    chunk = chunk or choose_loss_chunk(
         rows, model.L, vocab_size // mesh.shape["tensor"], device.platform
     )
-    return dataclasses.replace(resolve_auto_fields(model, device), loss_chunk=chunk)
+    return dataclasses.replace(resolve_auto_fields(model, device), loss_chunk=chunk, loss_tile=tile)

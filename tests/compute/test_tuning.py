@@ -1,8 +1,10 @@
 """What "auto" stands for: chosen from the device, and never without a way to set it."""
 
 import dataclasses
+import math
 import types
 
+import numpy as np
 import pytest
 from helpers import make_mesh
 
@@ -80,6 +82,24 @@ def test_the_chunk_is_that_of_one_devices_part_of_the_batch():
     mesh = make_mesh(data=4, tensor=2)
     whole = tuning.resolve_auto_on_mesh(mesh, ModelConfig(L=512), 16, 64_000)
     assert whole.loss_chunk == tuning.choose_loss_chunk(4, 512, 32_000, "cpu") == 128
+
+
+def test_a_tpu_takes_the_logits_of_a_vocabulary_it_has_whole_in_tiles_that_fit_its_memory():
+    def chosen(platform: str, V: int, model: ModelConfig | None = None, **axes: int) -> tuple:
+        shape = {"data": 1, "fsdp": 1, "tensor": 1} | axes
+        mesh = types.SimpleNamespace(
+            shape=shape, devices=np.array([device(platform)]), size=math.prod(shape.values())
+        )
+        settled = tuning.resolve_auto_on_mesh(mesh, model or ModelConfig(L=512), 32, V)
+        return settled.loss_chunk, settled.loss_tile
+
+    # 32 x 256 positions, and 1,024 ids of them: 32 MB in fp32.
+    assert chosen("tpu", 163_840) == (256, 1024)
+    assert chosen("tpu", 163_840, data=4) == (512, 2048)
+    whole = [chosen("tpu", 163_840, tensor=2), chosen("tpu", 163_840, fsdp=2)]
+    whole += [chosen("tpu", 32_749), chosen("cpu", 163_840), chosen("gpu", 163_840)]
+    assert {tile for _, tile in whole} == {0}  # 32,749 is a prime
+    assert chosen("cpu", 163_840, ModelConfig(L=512, loss_tile=5000))[1] == 4096
 
 
 def test_ten_languages_never_have_all_their_logits_at_once():
