@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,9 +86,9 @@ def test_the_chunk_is_that_of_one_devices_part_of_the_batch():
 
 
 def test_a_tpu_takes_the_logits_of_a_vocabulary_it_has_whole_in_tiles_that_fit_its_memory():
-    def chosen(platform: str, V: int, model: ModelConfig | None = None, **axes: int) -> tuple:
+    def chosen(platform: str, V: int, model: ModelConfig | None = None, **axes: int) -> Any:
         shape = {"data": 1, "fsdp": 1, "tensor": 1} | axes
-        mesh = types.SimpleNamespace(
+        mesh: Any = types.SimpleNamespace(
             shape=shape, devices=np.array([device(platform)]), size=math.prod(shape.values())
         )
         settled = tuning.resolve_auto_on_mesh(mesh, model or ModelConfig(L=512), 32, V)
