@@ -2,7 +2,8 @@
 
 Logits of 128 x 512 positions over ten languages' vocabulary would take 43 GB in fp32. Here
 those of a few positions of each sequence exist at once, in a scan. Their gradient is taken
-in the same pass, so that nothing is computed twice.
+in the same pass, so that nothing is computed twice; or, in tiles of the vocabulary, in a second
+pass, so that no logits leave a TPU's own memory.
 """
 
 import functools
