@@ -287,7 +287,7 @@ def test_a_proposed_ratio_is_shown_and_held_against_the_run_of_it(tmp_path, monk
     laws = resample_mixture_laws(collect_mixture_cells(table), draws=19)
     proposal = propose_ratio("mean", Objective(most_epochs={"en2": 0.9}), laws)
     proposal = dataclasses.replace(proposal, ratio={"en1": 16, "en2": 9})
-    proposal_files.write_proposal(directory, proposal)
+    proposal_files.write_proposal(directory, proposal, table)
     (shown,) = proposals.list_proposals(table, directory)
     assert shown["outcomes"] is None
     made.add("proposed", made_studies.mixture("64:36"), seeds=[0, 1])
