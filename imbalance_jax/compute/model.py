@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from imbalance_jax.compute import tuning
-from imbalance_jax.compute.attention import SAVED
+from imbalance_jax.compute.attention import SAVED, is_cudnn_attention
 from imbalance_jax.compute.blocks import Block, init_normal_param
 from imbalance_jax.compute.context import (
     NO_CONTEXT,
@@ -93,7 +93,10 @@ class Transformer(nnx.Module):
             policies = jax.checkpoint_policies
             # Matrix products, and of attention its result, without the weights.
             dots = policies.save_from_both_policies(
-                policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(SAVED)
+                policies.dots_with_no_batch_dims_saveable,
+                policies.save_from_both_policies(
+                    policies.save_only_these_names(SAVED), is_cudnn_attention
+                ),
             )
             run_block = jax.checkpoint(run_block, policy={"dots": dots, "full": None}[self.remat])
         # A module is a pytree of its parameters, so jax scans over it and cuts it up.
