@@ -81,6 +81,12 @@ def _choose_attention(model: ModelConfig, dtype: str, device: jax.Device) -> Att
     return "fused"
 
 
+def is_traced_for_cpu() -> bool:
+    """Whether a program is traced for CPUs: those of the mesh in context, or the default device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.device_kind if device else jax.default_backend()) == "cpu"
+
+
 def choose_packing(mesh: Mesh) -> str:
     """Returns how the members of a pack that share a device take an update: scan or vmap."""
     return _PACKING.get(mesh.devices.flat[0].platform, _PACKING_ELSEWHERE)
