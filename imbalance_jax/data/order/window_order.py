@@ -123,8 +123,9 @@ class ShuffledOrder(WindowOrder):
         language_n, rank_n = self.mixture.locate(first, n)
         before_G = self.mixture.counts_before(np.array([first]))[0]
         window_n = np.empty(n, np.int64)
-        by_pool_n = np.argsort(self._pool_of_G[language_n], kind="stable")
-        ends = np.cumsum(np.bincount(self._pool_of_G[language_n], minlength=len(self._languages_of)))
+        pool_n = self._pool_of_G[language_n]
+        by_pool_n = np.argsort(pool_n, kind="stable")
+        ends = np.cumsum(np.bincount(pool_n, minlength=len(self._languages_of)))
         for number, (pool, sharing) in enumerate(self._languages_of.items()):
             row_m = by_pool_n[ends[number - 1] if number else 0 : ends[number]]
             if not len(row_m):
