@@ -168,6 +168,8 @@ def _list_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"  extrapolated: {sentence}" for sentence in proposal["extrapolated"])
     for place, run in enumerate(proposal["next_runs"]):
         yield f"  {'next:' if not place else 'then:'} {describe_next_run(run)}"
+    if proposal.get("next_note"):
+        yield f"  next: {proposal['next_note']}"
 
 
 def describe_rest(proposal: Mapping[str, Any]) -> str:
@@ -191,10 +193,15 @@ def describe_errors(law: Mapping[str, Any]) -> str:
 
 def describe_next_run(run: Mapping[str, Any]) -> str:
     return (
-        f"{format_ratio(run['ratio'])}, {run['runs']} seeds, {run['tokens']:,.0f} tokens, "
+        f"{format_next_ratio(run)}, {run['runs']} seeds, {run['tokens']:,.0f} tokens, "
         f"{run['parameters']:,.0f} parameters: the interval of the ratio becomes "
         f"{run['width']:.0%} as wide"
     )
+
+
+def format_next_ratio(run: Mapping[str, Any]) -> str:
+    """Returns en:fr = 62:38, and that it means more seeds where the study has that ratio."""
+    return "more seeds at " * bool(run.get("again")) + format_ratio(run["ratio"])
 
 
 def format_ratio(ratio: Mapping[str, int]) -> str:

@@ -30,6 +30,9 @@ DEFAULT: Mapping[str, Objective] = {"mean": Objective()}
 _TILES = 20  # of the draws of a predicted loss
 _NEXT = 3  # runs that are named
 _CANDIDATES = 60  # ratios of each size and length that a next run is chosen from
+_ALIKE = 0.03  # how far apart the shares of two ratios are whose runs say nearly the same
+_MOST_WHOLE = 1000  # parts that the ratio of a run is looked for in
+_NARROWER = 0.97  # a further run that leaves more of the interval is not named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,7 @@ class NextRun:
     parameters: float
     runs: int  # seeds, as many as the study's cells have
     width: float  # of the interval of the shares, relative to the present one
+    again: bool = False  # whether the study has the condition: these are other seeds of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Proposal:
     repeated: bool  # whether the scatter is that of seeds; else that around the laws
     extrapolated: Sequence[str]
     next_runs: Sequence[NextRun]
+    next_note: str  # why no more runs are named, or ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as proposals/NAME.json has it."""
@@ -103,6 +108,7 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
         tag: _find_interval(share_CG[found_R, g], float(share_CG[best, g]))
         for g, tag in enumerate(cells.languages)
     }
+    next_runs, next_note = _choose_next_runs(laws, ratio_CG, best, found_R, target)
     return Proposal(
         name=name,
         objective=objective,
@@ -116,7 +122,8 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
         left_out=cells.left_out,
         repeated=laws.repeated,
         extrapolated=_list_extrapolations(laws, share_CG[best], target),
-        next_runs=_choose_next_runs(laws, ratio_CG, best, found_R, target),
+        next_runs=next_runs,
+        next_note=next_note,
     )
 
 
@@ -230,38 +237,70 @@ def _choose_next_runs(
     best: int,
     found_R: npt.NDArray[np.int_],
     target: Target,
-) -> list[NextRun]:
-    """Returns the conditions that would narrow the best ratio most; none where it does not vary.
+) -> tuple[list[NextRun], str]:
+    """Returns the conditions that would narrow the best ratio most, and why there are no more.
 
-    They are of the sizes and lengths of the study, or of the target, and of the same seeds.
+    They are of the sizes and lengths of the study, or of the target, and of the same seeds. No two
+    of one size and length have nearly the same ratio. One that the study has means other seeds.
     """
     cells, share_CG = laws.cells, ratio_CG / ratio_CG.sum(axis=1, keepdims=True)
     wanted_RG = share_CG[found_R]
-    # Without a best ratio in every draw there is nothing that varies together.
-    if len(found_R) < laws.draws or not wanted_RG.var(axis=0).sum() > 0:
-        return []
+    if len(found_R) < laws.draws:
+        # Without a best ratio in every draw there is nothing that varies together.
+        return [], (
+            "which further runs would narrow the ratio is not known, as not every draw of the runs "
+            "has a ratio within the limits"
+        )
+    if all(np.ptp(take_interval(share_R)) < 1e-9 for share_R in wanted_RG.T):
+        return [], "the interval of the ratio has no width, and more runs would not narrow it"
     seeds = max(1, round(float(cells.runs_C.mean())))
     step = math.ceil(len(ratio_CG) / _CANDIDATES)
     # Beyond the runs a law is its form alone.
     low, high = cells.mixtures.share_CG.min(axis=0), cells.mixtures.share_CG.max(axis=0)
     inside = np.all((share_CG >= low - 1e-9) & (share_CG <= high + 1e-9), axis=1)
     places = [place for place in range(step // 2, len(ratio_CG), step) if inside[place]]
-    places = sorted({*places, best})
-    pairs = zip(cells.mixtures.parameters_C, cells.mixtures.total_C, strict=True)
-    grounds = dict.fromkeys(
-        [*((float(p), float(t)) for p, t in pairs), (target.parameters, target.tokens)]
-    )
-    conditions, measured = [], []
+    free_CG = share_CG[sorted({*places, best})]
+    mixtures = cells.mixtures
+    has_C = np.stack([mixtures.parameters_C, mixtures.total_C], axis=1)
+    grounds = dict.fromkeys([*map(tuple, has_C.tolist()), (target.parameters, target.tokens)])
+    measured, share_XG, condition_X = [], [], []
     for parameters, tokens in grounds:
-        mixtures = cells.make_mixtures(share_CG[places], tokens, parameters)
-        measured.append(laws.predict_draws(mixtures, same_seeds=True))
-        conditions += [(place, parameters, tokens) for place in places]
-    noise_GG = laws.scatter.covariance_GG / seeds
-    chosen = []
-    for place, left in rank_next_runs(wanted_RG, np.concatenate(measured, axis=1), noise_GG, _NEXT):
-        index, parameters, tokens = conditions[place]
-        ratio = dict(zip(cells.languages, ratio_CG[index].tolist(), strict=True))
-        chosen.append(
-            NextRun(config_lib.reduce_ratio(ratio), tokens, parameters, seeds, math.sqrt(left))
+        here_C = np.all(np.isclose(has_C, (parameters, tokens), 0.01), axis=1)
+        run_CG = mixtures.share_CG[here_C & (mixtures.share_CG > 0).all(axis=1)]
+        new_CG = free_CG[~_find_alike(free_CG, run_CG).any(axis=1)]
+        tried_CG = np.concatenate([run_CG, new_CG])
+        measured.append(
+            laws.predict_draws(cells.make_mixtures(tried_CG, tokens, parameters), same_seeds=True)
         )
-    return chosen
+        share_XG.append(tried_CG)
+        condition_X += [(parameters, tokens, place < len(run_CG)) for place in range(len(tried_CG))]
+    shares = np.concatenate(share_XG)
+    of_X = np.array([condition[:2] for condition in condition_X])
+    alike_XX = _find_alike(shares, shares) & np.all(of_X[:, None] == of_X, axis=2)
+    noise_GG = laws.scatter.covariance_GG / seeds
+    losses = np.concatenate(measured, axis=1)
+    chosen: list[NextRun] = []
+    present = 1.0
+    for place, left in rank_next_runs(wanted_RG, losses, noise_GG, _NEXT, alike_XX):
+        width = math.sqrt(left)
+        if width >= _NARROWER * present:
+            return chosen, f"{'further' if chosen else 'more'} runs would hardly narrow the ratio"
+        parameters, tokens, again = condition_X[place]
+        ratio = _find_whole_ratio(cells.languages, shares[place], int(ratio_CG[0].sum()))
+        chosen.append(NextRun(ratio, tokens, parameters, seeds, width, again))
+        present = width
+    return chosen, ""
+
+
+def _find_alike(share_CG: Floats, other_CG: Floats) -> npt.NDArray[np.bool_]:
+    return np.abs(share_CG[:, None] - other_CG).max(axis=2) < _ALIKE
+
+
+def _find_whole_ratio(languages: Sequence[str], share_G: Floats, parts: int) -> dict[str, int]:
+    """Returns the whole numbers of shares: those of a run may have other parts than a proposal."""
+    for whole in (parts, *range(len(languages), _MOST_WHOLE)):
+        counts_G = np.rint(share_G * whole).astype(int)
+        # The tokens of a run that ends inside a block are not quite of its ratio.
+        if np.abs(counts_G / whole - share_G).max() < 0.5 / _MOST_WHOLE:
+            break
+    return config_lib.reduce_ratio(dict(zip(languages, counts_G.tolist(), strict=True)))

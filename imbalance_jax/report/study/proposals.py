@@ -75,6 +75,7 @@ def list_proposals(table: StudyTable, directory: StudyDirectory) -> list[dict[st
                 "extrapolated": proposal["extrapolated"],
                 "losses": _make_loss_table(proposal),
                 "next_runs": _make_next_table(proposal),
+                "next_note": proposal.get("next_note", ""),
                 "outcomes": _make_outcome_table(outcomes),
             }
         )
@@ -110,7 +111,7 @@ def _make_loss_table(proposal: Mapping[str, Any]) -> Table:
 def _make_next_table(proposal: Mapping[str, Any]) -> Table | None:
     rows = [
         [
-            proposal_files.format_ratio(run["ratio"]),
+            proposal_files.format_next_ratio(run),
             run["runs"],
             render_number(run["tokens"], format_compact),
             render_number(run["parameters"], format_compact),
