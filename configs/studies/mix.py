@@ -33,6 +33,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         epochs="0",
     )
     names = choice.languages.split("_")
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise ValueError(
+            f"languages={choice.languages}: write two different names or more, such as en_fr. A "
+            "ratio is between languages."
+        )
     sources = {name: config_lib.declared(SourceConfig) for name in names}
     for name, source in sources.items():
         source.update(
