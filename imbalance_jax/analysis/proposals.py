@@ -16,7 +16,9 @@ from imbalance_jax.analysis.next_runs import rank_next_runs
 from imbalance_jax.analysis.ratio_search import (
     Target,
     allow_ratios,
+    find_factors,
     find_target,
+    find_weights,
     list_ratios,
     score_least,
     score_ratios,
@@ -43,6 +45,8 @@ class PredictedLoss:
     interval: Interval  # of the mean over all seeds that there could be
     same_seeds_interval: Interval  # of the mean over the study's seeds, once they are run
     run_interval: Interval  # of one run with another seed
+    compared: float  # in the unit of the objective
+    compared_interval: Interval  # of `interval`, in that unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Proposal:
     extrapolated: Sequence[str]
     next_runs: Sequence[NextRun]
     next_note: str  # why no more runs are named, or ""
+    epochs: Mapping[str, float]  # of each language's text; nan where it is not known how long it is
+    notes: Sequence[str]  # on what is compared
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as proposals/NAME.json has it."""
@@ -115,7 +121,7 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
         ratio=config_lib.reduce_ratio(ratio),
         target=target,
         shares=shares,
-        losses=_predict_losses(laws, share_CG[best], target),
+        losses=_predict_losses(laws, share_CG[best], target, find_factors(objective, cells)),
         laws={tag: describe_law(laws, g) for g, tag in enumerate(cells.languages)},
         runs=cells.runs,
         seeds=sorted({seed for of_cell in cells.losses for seed in of_cell}),
@@ -124,6 +130,8 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
         extrapolated=_list_extrapolations(laws, share_CG[best], target),
         next_runs=next_runs,
         next_note=next_note,
+        epochs=_count_epochs(laws, share_CG[best], target),
+        notes=_list_notes(objective, laws),
     )
 
 
@@ -165,7 +173,7 @@ def _score(
 
 
 def _predict_losses(
-    laws: ResampledMixtureLaws, share_G: Floats, target: Target
+    laws: ResampledMixtureLaws, share_G: Floats, target: Target, factor_G: Floats
 ) -> dict[str, PredictedLoss]:
     mixtures = laws.cells.make_mixtures(share_G[None], target.tokens, target.parameters)
     value_G = laws.predict(mixtures)[0]
@@ -178,12 +186,33 @@ def _predict_losses(
     own_RCG = laws.scatter.draw_own(runs_C, draws, rng)
     mean_RG, same_RG = law_RG + common_RG, law_RG + own_RCG[:, 0]
     run_RG = mean_RG + new_RG + own_RCG[:, 1]
-    return {
-        tag: PredictedLoss(
-            float(value_G[g]), *(take_interval(each[:, g]) for each in (mean_RG, same_RG, run_RG))
-        )
-        for g, tag in enumerate(laws.cells.languages)
-    }
+    found = {}
+    for g, tag in enumerate(laws.cells.languages):
+        mean, same, run = (take_interval(each[:, g]) for each in (mean_RG, same_RG, run_RG))
+        value, factor = float(value_G[g]), float(factor_G[g])
+        compared = (factor * mean[0], factor * mean[1])
+        found[tag] = PredictedLoss(value, mean, same, run, factor * value, compared)
+    return found
+
+
+def _count_epochs(laws: ResampledMixtureLaws, share_G: Floats, target: Target) -> dict[str, float]:
+    cells = laws.cells
+    epochs_G = cells.make_mixtures(share_G[None], target.tokens, target.parameters).epochs_CG[0]
+    known_G = np.where(cells.text_G > 0, epochs_G, math.nan)
+    return dict(zip(cells.languages, known_G.tolist(), strict=True))
+
+
+def _list_notes(objective: Objective, laws: ResampledMixtureLaws) -> list[str]:
+    compares = objective.kind == "minimax" or (
+        objective.kind == "weights"
+        and np.count_nonzero(find_weights(objective, laws.cells.languages)) > 1
+    )
+    if objective.unit == "nats" and compares and laws.cells.own_tokenizers:
+        return [
+            "The languages have tokenizers of their own, and their losses in nats per token do not "
+            "compare: unit=bits_per_byte does."
+        ]
+    return []
 
 
 def describe_law(laws: ResampledMixtureLaws, language: int) -> dict[str, Any]:

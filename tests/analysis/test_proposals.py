@@ -184,6 +184,32 @@ def test_a_ratio_without_width_says_that_more_runs_do_not_narrow_it(laws):
     assert "next: the interval of the ratio has no width, and more runs would not narrow it" in text
 
 
+def test_what_is_compared_is_said_in_its_unit_and_how_often_each_text_is_read(laws):
+    made = proposals.propose_ratio("x", Objective(kind="minimax", unit="bits_per_byte"), laws)
+    share = made.ratio["en"] / sum(made.ratio.values())
+    assert made.epochs == pytest.approx({"en": share * 1e7 / 4e6, "fr": (1 - share) * 1e7 / 9e6})
+    text = proposal_files.describe_proposal(made.to_dict())
+    for tag, factor in (("en", 0.4), ("fr", 0.35)):
+        loss = made.losses[tag]
+        assert loss.compared == pytest.approx(factor * loss.value)
+        assert loss.compared_interval == pytest.approx([factor * end for end in loss.interval])
+        assert f"{loss.compared:.4f} bits per byte" in text
+        assert f", {made.epochs[tag]:.3g} epochs" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [({}, True), ({"unit": "bits_per_byte"}, False), ({"weights": {"en": 1.0}}, False)],
+)
+def test_a_mean_of_nats_of_different_tokenizers_is_warned_of(laws, fields, warned):
+    cells = dataclasses.replace(laws.cells, own_tokenizers=True)
+    own = dataclasses.replace(laws, cells=cells)
+    for given, said in ((own, warned), (laws, False)):
+        made = proposals.propose_ratio("x", Objective(**fields), given)
+        text = proposal_files.describe_proposal(made.to_dict())
+        assert ("note: The languages have tokenizers of their own" in text) == said
+
+
 # In a study's directory.
 
 
