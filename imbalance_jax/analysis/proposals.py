@@ -30,6 +30,7 @@ VERSION = 1
 # Of a study that states no objective: all languages alike.
 DEFAULT: Mapping[str, Objective] = {"mean": Objective()}
 _TILES = 20  # of the draws of a predicted loss
+_CURVE = 41  # shares along a curve
 _NEXT = 3  # runs that are named
 _CANDIDATES = 60  # ratios of each size and length that a next run is chosen from
 _ALIKE = 0.03  # how far apart the shares of two ratios are whose runs say nearly the same
@@ -81,6 +82,9 @@ class Proposal:
     next_note: str  # why no more runs are named, or ""
     epochs: Mapping[str, float]  # of each language's text; nan where it is not known how long it is
     notes: Sequence[str]  # on what is compared
+    # Of each language, along its share: share, loss, and the ends of the interval of the mean over
+    # the study's seeds.
+    curves: Mapping[str, Sequence[tuple[float, float, float, float]]]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as proposals/NAME.json has it."""
@@ -132,6 +136,7 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
         next_note=next_note,
         epochs=_count_epochs(laws, share_CG[best], target),
         notes=_list_notes(objective, laws),
+        curves=_make_curves(laws, share_CG[best], target),
     )
 
 
@@ -192,6 +197,32 @@ def _predict_losses(
         value, factor = float(value_G[g]), float(factor_G[g])
         compared = (factor * mean[0], factor * mean[1])
         found[tag] = PredictedLoss(value, mean, same, run, factor * value, compared)
+    return found
+
+
+def _make_curves(
+    laws: ResampledMixtureLaws, share_G: Floats, target: Target
+) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Returns the predicted loss of each language over the shares that the runs have."""
+    cells, found = laws.cells, {}
+    for g, tag in enumerate(cells.languages):
+        has = cells.mixtures.share_CG[:, g]
+        low, high = min(has[has > 0].min(), share_G[g]), max(has[has < 1].max(), share_G[g])
+        shares = np.unique(np.round([*np.linspace(low, high, _CURVE), share_G[g]], 9))
+        rest_G = np.where(np.arange(len(share_G)) == g, 0.0, share_G)
+        share_CG = (1 - shares)[:, None] * rest_G / rest_G.sum()
+        share_CG[:, g] = shares
+        mixtures = cells.make_mixtures(share_CG, target.tokens, target.parameters)
+        rng = np.random.Generator(np.random.Philox(key=2))
+        draws_RC = np.tile(laws.predict_draws(mixtures, same_seeds=True)[:, :, g], (_TILES, 1))
+        own_RCG = laws.scatter.draw_own(np.array([cells.runs_C.mean()]), len(draws_RC), rng)
+        draws_RC += own_RCG[:, :, g] + rng.normal(size=(len(draws_RC), 1)) * laws.missed_G[g]
+        losses = laws.predict(mixtures)[:, g].tolist()
+        ends = [take_interval(draws_R) for draws_R in draws_RC.T]
+        found[tag] = [
+            (share, loss, *end)
+            for share, loss, end in zip(shares.tolist(), losses, ends, strict=True)
+        ]
     return found
 
 

@@ -11,6 +11,7 @@ from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.numbers import format_compact, format_percent, format_significant
 from imbalance_jax.drawing.pages import Table, get_pieces, render_number
 from imbalance_jax.report.study.intervals import format_interval, render_with_interval
+from imbalance_jax.report.study.proposal_figures import get_figure_name
 from imbalance_jax.study.study_directory import StudyDirectory
 
 _DRAWS = 99
@@ -74,6 +75,7 @@ def list_proposals(table: StudyTable, directory: StudyDirectory) -> list[dict[st
                 "rests": rests[:1].upper() + rests[1:],
                 "extrapolated": proposal["extrapolated"],
                 "notes": proposal.get("notes", ()),
+                "figure": get_figure_name(proposal),
                 "losses": _make_loss_tables(proposal),
                 "next_runs": _make_next_table(proposal),
                 "next_note": proposal.get("next_note", ""),
