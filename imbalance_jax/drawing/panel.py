@@ -103,6 +103,8 @@ class HeatMap:
     cells: Mapping[tuple[str, Any], float]  # by row and column
     framed: str = ""  # the row whose values mean nothing: a frame, and no colours
     across: str = "layer"  # what the columns are
+    down: str = ""  # what the rows are
+    starred: frozenset[tuple[str, Any]] = frozenset()  # cells whose numbers have a * behind them
 
 
 def make_points(
