@@ -67,7 +67,7 @@ _REFERENCE: dict[str, Any] = {
     "model.L": 512,
 }
 SCALES: Mapping[str, Mapping[str, Any]] = {
-    # Minutes on two CPU cores. Few blocks are faster written out than scanned there.
+    # Minutes on two CPU cores.
     "demo": {
         "steps": 1500,
         "batch_size": 32,
@@ -80,7 +80,6 @@ SCALES: Mapping[str, Mapping[str, Any]] = {
         "tokenizer.vocab_size": 1024,
         **{"model.L": 64, "model.D": 64, "model.H": 2, "model.K": 32, "model.F": 256},
         "model.N": 2,
-        "model.scan_layers": False,
     },
     # Studies on a CPU: 8.2 million tokens.
     "pico": {

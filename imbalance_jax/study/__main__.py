@@ -245,7 +245,10 @@ def _propose_ratios(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     storage.check_directory_writable("--workdir", directory.path)
     for proposal in found:
         print(describe_proposal(proposal.to_dict()))
-        print(f"Wrote {write_proposal(directory, proposal)}.\n")
+        path, *kept = write_proposal(directory, proposal, table)
+        for earlier in kept:
+            print(f"Kept the earlier proposal in {earlier}, as the study has a run of its ratio.")
+        print(f"Wrote {path}.\n")
     return _collect_results(directory, study)
 
 

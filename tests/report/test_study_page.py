@@ -288,7 +288,7 @@ def test_a_proposed_ratio_is_shown_and_held_against_the_run_of_it(tmp_path, monk
     proposal = propose_ratio("mean", Objective(most_epochs={"en2": 0.9}), laws)
     share = proposal.ratio["en1"] / sum(proposal.ratio.values())
     proposal = dataclasses.replace(proposal, ratio={"en1": 16, "en2": 9})
-    proposal_files.write_proposal(directory, proposal)
+    proposal_files.write_proposal(directory, proposal, table)
     (shown,) = proposals.list_proposals(table, directory)
     assert shown["outcomes"] is None
     (figure,) = proposal_figures.draw_proposals(table, directory)

@@ -100,6 +100,19 @@ def test_a_run_that_a_signal_ended_is_reported_by_it(tmp_path, capsys):
     assert "at step 0: ended by SIGABRT, as a library does that" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("given", "seen"), [(None, "glibc.malloc.hugetlb=1"), ("own", "own")])
+def test_a_run_has_huge_pages_unless_its_user_set_how_memory_is_had(
+    tmp_path, monkeypatch, given, seen
+):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    directory, study = begin(tmp_path)
+    script = f'echo "$GLIBC_TUNABLES" >> {tmp_path}/seen'
+    train(directory, study, ("bash", "-c", script))
+    assert set((tmp_path / "seen").read_text().split()) == {seen}
+
+
 def test_an_interruption_reaches_every_process_and_the_study_goes_on_later(tmp_path, capsys):
     directory, study = begin(tmp_path)
 

@@ -67,7 +67,7 @@ def list_proposals(table: StudyTable, directory: StudyDirectory) -> list[dict[st
         target = proposal["target"]
         shown.append(
             {
-                "name": proposal["name"],
+                "name": proposal["name"] + ", an earlier proposal" * ("-" in proposal["name"]),
                 "ratio": proposal_files.format_ratio(proposal["ratio"]),
                 "objective": proposal_files.describe_objective(proposal["objective"]),
                 "target": f"{format_compact(target['tokens'])} tokens, "
