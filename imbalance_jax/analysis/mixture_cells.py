@@ -30,6 +30,7 @@ class MixtureCells:
     text_G: Floats  # tokens of text that there are of each; nan where it has no end
     bits_G: Floats  # bits per byte of a loss of one nat per token; nan where it is not known
     left_out: tuple[str, ...]  # other cells of mixtures: they differ in more
+    own_tokenizers: bool = False  # whether losses in nats per token do not compare
 
     @property
     def mean_CG(self) -> Floats:
@@ -101,6 +102,7 @@ def collect_mixture_cells(table: StudyTable) -> MixtureCells:
         text_G=np.fmax.reduce([_count_text(each) for each in firsts]),
         bits_G=np.array([row.bits_per_byte / row.loss for row in rows]),
         left_out=tuple(sorted(others, key=config_lib.make_natural_sort_key)),
+        own_tokenizers=_has_own_tokenizers(table.runs[rows[0].run].config),
     )
 
 
@@ -118,6 +120,14 @@ def make_group_key(config: Config) -> str:
     for name in _RATES:  # larger models take other rates
         del plain["optimizer"][name]
     return config_lib.hash_plain_values(plain)
+
+
+def _has_own_tokenizers(config: Config) -> bool:
+    """Returns whether languages of a run have different tokenizers; words need none."""
+    names = {config.source_of(tag) for tag in config.tags}
+    texts = {name: config.sources[name] for name in names}
+    found = {s.tokenizer.path or name for name, s in texts.items() if s.kind != "synthetic"}
+    return config.vocabulary.layout != "joint" and len(found) > 1
 
 
 def list_shape(config: Config) -> tuple[float, ...]:

@@ -205,7 +205,7 @@ def describe_proposal(proposal: Mapping[str, Any]) -> str:
 
 def _list_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
     ratio, target = proposal["ratio"], proposal["target"]
-    whole = sum(ratio.values())
+    whole, epochs = sum(ratio.values()), proposal.get("epochs", {})
     yield f"{proposal['name']}: {describe_objective(proposal['objective'])}."
     yield f"  {format_ratio(ratio)}, at {target['tokens']:,.0f} tokens and " + (
         f"{target['parameters']:,.0f} parameters"
@@ -216,13 +216,29 @@ def _list_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
             f"  {tag}: share {share}, loss {loss['value']:.4f} "
             f"({format_ends(loss['interval'], '.4f')}; of the same seeds "
             f"{format_ends(loss['same_seeds_interval'], '.4f')})"
+            + _describe_compared(proposal, loss)
+            + (f", {epochs[tag]:.3g} epochs" if _is_known(epochs.get(tag)) else "")
         )
+    yield from (f"  note: {sentence}" for sentence in proposal.get("notes", ()))
     for tag, law in proposal["laws"].items():
         yield f"  law of {tag}: {law['form']}, {law['formula']}; {describe_errors(law)}"
     yield f"  {describe_rest(proposal)}"
     yield from (f"  extrapolated: {sentence}" for sentence in proposal["extrapolated"])
     for place, run in enumerate(proposal["next_runs"]):
         yield f"  {'next:' if not place else 'then:'} {describe_next_run(run)}"
+    if proposal.get("next_note"):
+        yield f"  next: {proposal['next_note']}"
+
+
+def _describe_compared(proposal: Mapping[str, Any], loss: Mapping[str, Any]) -> str:
+    if proposal["objective"]["unit"] == "nats" or "compared" not in loss:
+        return ""
+    ends = format_ends(loss["compared_interval"], ".4f")
+    return f", {loss['compared']:.4f} bits per byte ({ends})"
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
 
 
 def describe_rest(proposal: Mapping[str, Any]) -> str:
@@ -246,10 +262,15 @@ def describe_errors(law: Mapping[str, Any]) -> str:
 
 def describe_next_run(run: Mapping[str, Any]) -> str:
     return (
-        f"{format_ratio(run['ratio'])}, {run['runs']} seeds, {run['tokens']:,.0f} tokens, "
+        f"{format_next_ratio(run)}, {run['runs']} seeds, {run['tokens']:,.0f} tokens, "
         f"{run['parameters']:,.0f} parameters: the interval of the ratio becomes "
         f"{run['width']:.0%} as wide"
     )
+
+
+def format_next_ratio(run: Mapping[str, Any]) -> str:
+    """Returns en:fr = 62:38, and that it means more seeds where the study has that ratio."""
+    return "more seeds at " * bool(run.get("again")) + format_ratio(run["ratio"])
 
 
 def format_ratio(ratio: Mapping[str, int]) -> str:

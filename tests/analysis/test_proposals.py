@@ -1,6 +1,7 @@
 """Proposed ratios: against optima in closed form, and limits that are counted by hand."""
 
 import dataclasses
+import itertools
 import math
 
 import made_studies
@@ -157,6 +158,57 @@ def test_further_runs_are_ranked_as_a_regression_ranks_them():
     found = [left for _, left in ranked[:2]]
     assert found == pytest.approx([after_first / 5, after_second / 5], rel=0.03)
     assert ranked[2][1] < ranked[1][1]
+
+
+@pytest.mark.parametrize("parts", [100, 1000])
+def test_no_further_run_is_one_that_the_study_has_or_that_was_named(parts):
+    made = proposals.propose_ratio("x", Objective(parts=parts), make_laws(forms=("own_tokens",)))
+    assert made.next_runs
+    shares = [run.ratio["en"] / sum(run.ratio.values()) for run in made.next_runs]
+    for place, (share, run) in enumerate(zip(shares, made.next_runs, strict=True)):
+        assert run.again == any(abs(share - SHARES) < 1e-9)
+        assert run.again or np.abs(share - SHARES).min() >= 0.03 - 1e-9
+        assert all(abs(share - before) >= 0.03 - 1e-9 for before in shares[:place])
+        assert not run.again or sum(run.ratio.values()) == 20
+    widths = [1.0, *(run.width for run in made.next_runs)]
+    assert all(after < 0.97 * before for before, after in itertools.pairwise(widths))
+    text = proposal_files.describe_proposal(made.to_dict())
+    assert text.count("more seeds at") == sum(run.again for run in made.next_runs)
+
+
+def test_a_ratio_without_width_says_that_more_runs_do_not_narrow_it(laws):
+    made = proposals.propose_ratio(
+        "x", Objective(most_epochs={"en": 1.0}, weights={"en": 1.0}), laws
+    )
+    assert made.shares["en"][0] == made.shares["en"][1] and not made.next_runs
+    text = proposal_files.describe_proposal(made.to_dict())
+    assert "next: the interval of the ratio has no width, and more runs would not narrow it" in text
+
+
+def test_what_is_compared_is_said_in_its_unit_and_how_often_each_text_is_read(laws):
+    made = proposals.propose_ratio("x", Objective(kind="minimax", unit="bits_per_byte"), laws)
+    share = made.ratio["en"] / sum(made.ratio.values())
+    assert made.epochs == pytest.approx({"en": share * 1e7 / 4e6, "fr": (1 - share) * 1e7 / 9e6})
+    text = proposal_files.describe_proposal(made.to_dict())
+    for tag, factor in (("en", 0.4), ("fr", 0.35)):
+        loss = made.losses[tag]
+        assert loss.compared == pytest.approx(factor * loss.value)
+        assert loss.compared_interval == pytest.approx([factor * end for end in loss.interval])
+        assert f"{loss.compared:.4f} bits per byte" in text
+        assert f", {made.epochs[tag]:.3g} epochs" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [({}, True), ({"unit": "bits_per_byte"}, False), ({"weights": {"en": 1.0}}, False)],
+)
+def test_a_mean_of_nats_of_different_tokenizers_is_warned_of(laws, fields, warned):
+    cells = dataclasses.replace(laws.cells, own_tokenizers=True)
+    own = dataclasses.replace(laws, cells=cells)
+    for given, said in ((own, warned), (laws, False)):
+        made = proposals.propose_ratio("x", Objective(**fields), given)
+        text = proposal_files.describe_proposal(made.to_dict())
+        assert ("note: The languages have tokenizers of their own" in text) == said
 
 
 # In a study's directory.
