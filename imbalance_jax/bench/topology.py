@@ -1,13 +1,13 @@
 """The training step compiled for TPUs, on a machine without one: its memory and its bound.
 
 libtpu (extra `tpu`) compiles for a topology such as `v5e:4x4` anywhere. The memory that it reports
-is what a run will take. The time is a bound from below: that of the matrix products at the chip's
-peak, or of reading and writing the state at its bandwidth, whichever takes longer. No step is
-faster than that; how much slower, only a TPU tells.
+is what a run will take. The time is a bound from below, the longest of three: matrix products at
+the chip's peak; what the program reads and writes at the bandwidth of HBM; and its instructions one
+after another, each for the longer of its own two, without copies that go on beside others. No step
+is faster than that; how much slower, only a TPU tells. Time between chips is left out.
 
-XLA's own count of FLOPs and bytes stands beside it and is no bound. It counts a loop once, so that
-it has one of N scanned layers and one of the chunks of the loss. It leaves out what is inside
-Pallas kernels, and its bytes are also those of the chip's own memory (VMEM).
+traffic.py counts FLOPs and bytes in the compiled program. The FLOPs within Pallas kernels are not
+known, and no step is taken to need fewer FLOPs than the convention counts.
 """
 
 import dataclasses
@@ -15,12 +15,13 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from imbalance_jax.bench import traffic
 from imbalance_jax.compute import hardware, sharding, tuning
 from imbalance_jax.compute import hosts as distributed
 from imbalance_jax.compute import step as step_lib
@@ -140,16 +141,15 @@ def measure_step_on_topology(
             raise
         return figures | {"fits": False, "error": str(error).splitlines()[0]}
     memory = hardware.count_program_memory(compiled.memory_analysis())
-    counted = compiled.cost_analysis()
+    program = traffic.Program(compiled.as_text()).list_costs()
     tokens = config.batch_size * config.model.L * members
     flops = tokens * costs.compute_flops_per_token(config.model, vocab_size) / mesh.size
     return figures | {
         "compile_seconds": time.perf_counter() - began,
         "memory": memory,
         "fits": memory["peak"] <= chip.hbm,
-        # Of what a step is given, all but the batch is the state, which it writes anew.
-        "bound": compute_bound(chip, flops, memory["arguments"]),
-        "xla": {name: float(counted.get(name, 0.0)) for name in ("flops", "bytes accessed")},
+        "bound": compute_bound(chip, flops, program),
+        "kernels": sum(cost.runs for cost in program if cost.is_kernel),
     }
 
 
@@ -182,21 +182,33 @@ def trace_step(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, members
     return step.trace(state_E, given_E, map_EGU)
 
 
-def compute_bound(chip: Chip, flops: float, state_bytes: float) -> dict[str, float]:
+def compute_bound(chip: Chip, flops: float, program: Sequence[traffic.Cost]) -> dict[str, float]:
     """Returns the least time of a step on a chip, and the most MFU that it leaves.
 
-    The FLOPs are those of one chip, as `costs.compute_flops_per_token` counts them. The state is
-    what every step reads from HBM and writes back.
+    Args:
+      chip: that runs it.
+      flops: of one chip, as `costs.compute_flops_per_token` counts them.
+      program: what the instructions of the compiled step cost.
     """
-    compute_seconds = flops / chip.peak
-    memory_seconds = 2 * state_bytes / chip.bandwidth
-    bound_seconds = max(compute_seconds, memory_seconds)
+    program_flops = sum(cost.flops for cost in program)
+    program_bytes = sum(cost.bytes for cost in program)
+    compute_seconds = max(flops, program_flops) / chip.peak
+    memory_seconds = program_bytes / chip.bandwidth
+    serial_seconds = sum(
+        max(cost.flops / chip.peak, cost.bytes / chip.bandwidth)
+        for cost in program
+        if not cost.is_asynchronous
+    )
+    bound_seconds = max(compute_seconds, memory_seconds, serial_seconds)
     return {
         "flops": flops,
+        "program_flops": program_flops,
+        "program_bytes": program_bytes,
         "compute_seconds": compute_seconds,
         "memory_seconds": memory_seconds,
+        "serial_seconds": serial_seconds,
         "bound_seconds": bound_seconds,
-        "bound_mfu": compute_seconds / bound_seconds,
+        "bound_mfu": flops / chip.peak / bound_seconds,
     }
 
 
@@ -209,19 +221,23 @@ def describe_topology_step(figures: Mapping[str, Any]) -> Iterator[str]:
     if "error" in figures:
         yield f"  does not fit {figures['hbm'] / 1e9:.1f} GB a chip: {figures['error']}"
         return
-    memory, bound, xla = figures["memory"], figures["bound"], figures["xla"]
+    memory, bound = figures["memory"], figures["bound"]
     verdict = "fits" if figures["fits"] else "does not fit"
     rows = {
         "compiled in": f"{figures['compile_seconds']:.0f} s",
         "memory a chip": f"{memory['peak'] / 1e9:.2f} of {figures['hbm'] / 1e9:.1f} GB: {verdict} "
         f"(arguments {memory['arguments'] / 1e9:.2f}, temporary {memory['temporary'] / 1e9:.2f})",
-        "matrix products": f"{bound['flops'] / 1e12:.2f} TFLOP by convention, "
+        "matrix products": f"{bound['program_flops'] / 1e12:.2f} TFLOP of the program "
+        f"({bound['flops'] / 1e12:.2f} by convention), "
         f"{bound['compute_seconds'] * 1e3:.1f} ms at the peak",
-        "state": f"{bound['memory_seconds'] * 1e3:.1f} ms to read and write it at full bandwidth",
+        "traffic of HBM": f"{bound['program_bytes'] / 1e9:.1f} GB, "
+        f"{bound['memory_seconds'] * 1e3:.1f} ms at full bandwidth",
+        "one by one": f"{bound['serial_seconds'] * 1e3:.1f} ms for instructions in turn, each at "
+        "its own bound",
         "bound": f"{bound['bound_seconds'] * 1e3:.1f} ms or more a step, "
         f"MFU at most {bound['bound_mfu']:.1%}",
-        "XLA counts": f"{xla['flops'] / 1e12:.2f} TFLOP and {xla['bytes accessed'] / 1e9:.1f} GB, "
-        "each loop once",
     }
+    if figures["kernels"]:
+        rows["Pallas kernels"] = f"{figures['kernels']} calls, whose FLOPs are not counted"
     for name, value in rows.items():
         yield f"  {name:<16} {value}"

@@ -159,7 +159,7 @@ def describe_training_step(name: str, figures: dict[str, Any]) -> Iterable[str]:
         f"{figures['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
         f"attention {model['attention']}, remat {model['remat']}, layers "
         f"{'scanned' if model['scan_layers'] else 'unrolled'}, loss in chunks of "
-        f"{model['loss_chunk']} positions"
+        f"{model['loss_chunk']} positions and {model['loss_tile'] or figures['vocab_size']:,} ids"
     )
     peak = figures["matmul_peak"]
     line = (

@@ -219,8 +219,10 @@ def compute_splash_attention(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     block = next(size for size in (512, 384, 256, 128) if L % size == 0)
-    # The gradients of queries, keys and values in one pass over the blocks.
-    sizes = kernel.BlockSizes(*(block,) * 6, use_fused_bwd_kernel=True)
+    # Positions vary fastest, as K of less than 128 would be filled up to 128. The gradients of
+    # queries, keys and values are taken in one pass over the blocks.
+    layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), kernel.QKVLayout.SEQ_MINOR)
+    sizes = kernel.BlockSizes(*(block,) * 6, use_fused_bwd_kernel=True, **layouts)
 
     def local(
         q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, document_BL: jax.Array | None

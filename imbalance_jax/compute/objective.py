@@ -2,7 +2,8 @@
 
 Logits of 128 x 512 positions over ten languages' vocabulary would take 43 GB in fp32. Here
 those of a few positions of each sequence exist at once, in a scan. Their gradient is taken
-in the same pass, so that nothing is computed twice.
+in the same pass, so that nothing is computed twice; or, in tiles of the vocabulary, in a second
+pass, so that no logits leave a TPU's own memory.
 """
 
 import functools
@@ -21,6 +22,7 @@ def cross_entropy(
     weight_BL: jax.Array,
     *,
     chunk: int = 0,
+    tile: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the weighted sum of all losses, and the loss of each position in nats.
 
@@ -29,10 +31,13 @@ def cross_entropy(
     Args:
       chunk: positions of each sequence whose logits exist at once; 0 chooses for the default
         device, as if it had the whole batch.
+      tile: ids whose logits exist at once where there is a gradient; 0 is all.
     """
     chunk = chunk or _choose_chunk(target_BL, head_VD)
     with jax.named_scope("head"):
-        total, loss_BL = _chunked_cross_entropy(hidden_BLD, head_VD, target_BL, weight_BL, chunk)
+        total, loss_BL = _chunked_cross_entropy(
+            hidden_BLD, head_VD, target_BL, weight_BL, chunk, tile
+        )
     return total, jax.lax.stop_gradient(loss_BL)
 
 
@@ -41,13 +46,14 @@ def _choose_chunk(target_BL: jax.Array, head_VD: jax.Array) -> int:
     return tuning.choose_loss_chunk(B, L, head_VD.shape[0], jax.default_backend())
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _chunked_cross_entropy(
     hidden_BLD: jax.Array,
     head_VD: jax.Array,
     target_BL: jax.Array,
     weight_BL: jax.Array,
     chunk: int,
+    tile: int,
 ) -> tuple[jax.Array, jax.Array]:
     def body(_: None, part: tuple) -> tuple[None, jax.Array]:
         hidden_BcD, target_Bc = part
@@ -69,11 +75,15 @@ def _cross_entropy_forward(
     target_BL: jax.Array,
     weight_BL: jax.Array,
     chunk: int,
+    tile: int,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """The loss, and the gradients of the weighted sum while the logits are at hand."""
 
     def body(dhead_VD: jax.Array, part: tuple) -> tuple[jax.Array, tuple]:
         hidden_BcD, target_Bc, weight_Bc = part
+        if 0 < tile < head_VD.shape[0]:
+            loss_Bc, dhidden_BcD, more_VD = _compute_tiled_gradients(*part, head_VD, tile)
+            return dhead_VD + more_VD, (loss_Bc, dhidden_BcD)
         logits_BcV = _compute_chunk_logits(hidden_BcD, head_VD)
         top_Bc1 = jnp.max(logits_BcV, axis=-1, keepdims=True)
         exp_BcV = jnp.exp(logits_BcV - top_Bc1)
@@ -100,8 +110,60 @@ def _cross_entropy_forward(
     return (jnp.sum(loss_BL * weight_BL), loss_BL), saved
 
 
+def _compute_tiled_gradients(
+    hidden_BcD: jax.Array,
+    target_Bc: jax.Array,
+    weight_Bc: jax.Array,
+    head_VD: jax.Array,
+    tile: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the losses of a chunk and its gradients, from the logits of a few ids at a time.
+
+    The logits of each tile are computed twice, first for the sums and then for the gradients, and
+    can stay in the device's own memory.
+    """
+    V, D = head_VD.shape
+    tiles = (head_VD.reshape(V // tile, tile, D), jnp.arange(0, V, tile))
+
+    def add_tile(sums: tuple, part: tuple) -> tuple[tuple, None]:
+        (top_Bc1, sum_Bc1, picked_Bc), (head_vD, first) = sums, part
+        logits_Bcv = _compute_chunk_logits(hidden_BcD, head_vD)
+        higher_Bc1 = jnp.maximum(top_Bc1, jnp.max(logits_Bcv, axis=-1, keepdims=True))
+        added_Bc1 = jnp.sum(jnp.exp(logits_Bcv - higher_Bc1), axis=-1, keepdims=True)
+        picked_Bc += _pick_target_logits(logits_Bcv, target_Bc - first)
+        return (higher_Bc1, sum_Bc1 * jnp.exp(top_Bc1 - higher_Bc1) + added_Bc1, picked_Bc), None
+
+    zero_Bc = jnp.zeros(target_Bc.shape, jnp.float32)
+    start = (jnp.full((*zero_Bc.shape, 1), -jnp.inf), zero_Bc[..., None], zero_Bc)
+    (top_Bc1, sum_Bc1, picked_Bc), _ = jax.lax.scan(add_tile, start, tiles)
+    total_Bc1 = top_Bc1 + jnp.log(sum_Bc1)
+
+    def differentiate_tile(dhidden_BcD: jax.Array, part: tuple) -> tuple[jax.Array, jax.Array]:
+        head_vD, first = part
+        logits_Bcv = _compute_chunk_logits(hidden_BcD, head_vD)
+        hit_Bcv = jnp.arange(tile)[None, None] == (target_Bc - first)[..., None]
+        dlogits_Bcv = (jnp.exp(logits_Bcv - total_Bc1) - hit_Bcv) * weight_Bc[..., None]
+        dlogits_Bcv = dlogits_Bcv.astype(hidden_BcD.dtype)
+        head_vD = head_vD.astype(hidden_BcD.dtype)
+        dhidden_BcD += jnp.einsum(
+            "Bcv,vD->BcD", dlogits_Bcv, head_vD, preferred_element_type=jnp.float32
+        )
+        return dhidden_BcD, _compute_head_gradient(hidden_BcD, dlogits_Bcv)
+
+    zero_BcD = jnp.zeros(hidden_BcD.shape, jnp.float32)
+    dhidden_BcD, dheads = jax.lax.scan(differentiate_tile, zero_BcD, tiles)
+    # Or XLA moves the shape behind the optimizer's first steps, which it then cannot fuse with the
+    # others: 2 GB of traffic more in small with ten languages, compiled for a v6e.
+    dhead_VD = jax.lax.optimization_barrier(dheads.reshape(V, D))
+    loss_Bc = total_Bc1[..., 0] - picked_Bc
+    return loss_Bc, dhidden_BcD.astype(hidden_BcD.dtype), dhead_VD
+
+
 def _cross_entropy_backward(
-    chunk: int, saved: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
+    chunk: int,
+    tile: int,
+    saved: tuple[jax.Array, jax.Array],
+    cotangents: tuple[jax.Array, jax.Array],
 ) -> tuple:
     dhidden_BLD, dhead_VD = saved
     dtotal, _ = cotangents

@@ -304,6 +304,7 @@ def _compute_head_loss(
         target_BL,
         weight_BL,
         chunk=config.loss_chunk,
+        tile=config.loss_tile,
     )
     loss_G = jax.ops.segment_sum(jnp.sum(loss_BL, axis=1), batch.language_B, map_GU.shape[0])
     return total / target_BL.size, loss_G

@@ -56,7 +56,7 @@ NEWER: Mapping[type, tuple[str, ...]] = {
     OptimizerConfig: ("moments", "rate_factors", "decay_factors"),
 }
 # Fields of the model that choose among ways to compute the same function.
-_NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk")
+_NOT_FUNCTION = ("attention", "remat", "scan_layers", "loss_chunk", "loss_tile")
 
 
 def build_run_identity(config: Config) -> dict[str, Any]:

@@ -230,6 +230,8 @@ class ModelConfig(FieldGroup, place="config.model"):
     base_width: Count = 0
     base_head_width: Count = 0  # The same of K, for models with wider heads; 0 is any K.
     loss_chunk: Count = 0  # Positions of a sequence whose logits exist at once; 0 chooses.
+    # Ids whose logits exist at once in training, rounded to a divisor of the vocabulary; 0 chooses.
+    loss_tile: Count = 0
     # What a position attends to: all before it in its window, or those of its own document.
     documents: Literal["joined", "apart"] = "joined"
     # position=learned: one table of positions for all languages, or one for each.

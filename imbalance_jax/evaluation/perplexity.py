@@ -140,7 +140,8 @@ class PerplexityEvaluator:
         self._place(vocabulary)
         self._sharding, self._dtype = sharding.make_batch_sharding(mesh), dtype
         self._rows = distributed.HostRows(self._sharding, batch_size)
-        self._model = tuning.resolve_auto_on_mesh(mesh, config, batch_size, vocabulary.size)
+        whole_head = dataclasses.replace(config, loss_tile=vocabulary.size)  # there is no gradient
+        self._model = tuning.resolve_auto_on_mesh(mesh, whole_head, batch_size, vocabulary.size)
         self._jitted = jax.jit(
             sharding.bind_mesh_context(mesh, _score_batch, self._model),
             static_argnums=0,

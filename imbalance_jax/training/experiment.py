@@ -355,7 +355,7 @@ class Experiment:
         }
 
 
-_HOW = ("dtype", "attention", "remat", "scan_layers", "loss_chunk")
+_HOW = ("dtype", "attention", "remat", "scan_layers", "loss_chunk", "loss_tile")
 
 
 _ABOUT = (

@@ -58,6 +58,7 @@ class TransferRun:
         model = dataclasses.replace(
             tuning.resolve_auto_fields(config.model, jax.devices()[0]),
             loss_chunk=0,
+            loss_tile=0,
             documents="joined",
             dropout=0.0,
         )

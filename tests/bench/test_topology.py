@@ -10,7 +10,7 @@ import helpers
 import jax
 import pytest
 
-from imbalance_jax.bench import topology
+from imbalance_jax.bench import topology, traffic
 
 # These tests use no TPU: another process may, and there is no cloud machine to ask about one.
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -55,13 +55,25 @@ def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
         topology.get_topology_devices("v5e:2x2")
 
 
-def test_the_bound_is_the_slower_of_matrix_products_and_the_state():
+def make_cost(flops: float, moved: int, kind: str = "fusion") -> traffic.Cost:
+    return traffic.Cost(traffic.Instruction(kind, (), (), "", ""), 1, flops, moved)
+
+
+def test_the_bound_is_the_slowest_of_products_traffic_and_instructions_in_turn():
     chip = topology.Chip(peak=100.0, hbm=1000, bandwidth=10.0)
-    computing = topology.compute_bound(chip, flops=400.0, state_bytes=10.0)
-    assert (computing["bound_seconds"], computing["bound_mfu"]) == (4.0, 1.0)
-    # It is read and written.
-    moving = topology.compute_bound(chip, flops=300.0, state_bytes=30.0)
-    assert (moving["bound_seconds"], moving["bound_mfu"]) == (6.0, 0.5)
+
+    def bound(*program: traffic.Cost, flops: float = 300.0) -> tuple[float, float]:
+        found = topology.compute_bound(chip, flops, program)
+        return found["bound_seconds"], found["bound_mfu"]
+
+    assert bound(make_cost(400.0, 20)) == (4.0, 0.75)
+    assert bound(make_cost(100.0, 60, "copy-start")) == (6.0, 0.5)
+    # One waits for its product and the other for its bytes.
+    assert bound(make_cost(400.0, 0), make_cost(0.0, 20)) == (6.0, 0.5)
+    # What is copied beside them adds no time of its own.
+    assert bound(make_cost(400.0, 0), make_cost(0.0, 20, "copy-start")) == (4.0, 0.75)
+    # A kernel's products are not seen, and are not fewer than the convention's.
+    assert bound(make_cost(100.0, 20)) == (3.0, 1.0)
 
 
 def test_a_step_is_described_by_its_own_sizes(monkeypatch):
@@ -74,8 +86,8 @@ def test_a_step_is_described_by_its_own_sizes(monkeypatch):
     # Parameters and two moments; norms and biases are a small part, and the batch a smaller one.
     assert 3 * 4 * matrices < found["memory"]["arguments"] < 1.2 * 3 * 4 * matrices
     assert found["fits"] and found["memory"]["peak"] > found["memory"]["arguments"]
-    # Without loops or kernels XLA counts the matrix products too, and little besides.
-    assert 0.9 < found["xla"]["flops"] / found["bound"]["flops"] < 1.5
+    # All pairs of positions, where the convention has those of earlier ones.
+    assert 1 < found["bound"]["program_flops"] / found["bound"]["flops"] < 1.5
     text = "\n".join(topology.describe_topology_step(found))
     assert "MFU at most" in text and "fits" in text and "2 chips (data 2)" in text
 

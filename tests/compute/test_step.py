@@ -337,6 +337,7 @@ WAYS = {
     "layers scanned": {"scan_layers": True},
     "a chunk of one position": {"loss_chunk": 1},
     "a chunk of three": {"loss_chunk": 3},
+    "tiles of the vocabulary": {"loss_chunk": 3, "loss_tile": V // 4},
     "as a CPU has it": {"attention": "auto", "remat": "auto", "scan_layers": True, "loss_chunk": 0},
 }
 
@@ -388,6 +389,7 @@ def test_every_way_to_compute_a_step_has_the_plain_ones_loss_and_gradient(spread
         "the library's attention",
         "everything computed again",
         "a chunk of three",
+        "tiles of the vocabulary",
     ],
 )
 def test_bfloat16_changes_loss_and_gradient_by_its_rounding_only(spread, plain, way):

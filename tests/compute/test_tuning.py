@@ -1,8 +1,11 @@
 """What "auto" stands for: chosen from the device, and never without a way to set it."""
 
 import dataclasses
+import math
 import types
+from typing import Any
 
+import numpy as np
 import pytest
 from helpers import make_mesh
 
@@ -81,6 +84,27 @@ def test_the_chunk_is_that_of_one_devices_part_of_the_batch():
     mesh = make_mesh(data=4, tensor=2)
     whole = tuning.resolve_auto_on_mesh(mesh, ModelConfig(L=512), 16, 64_000)
     assert whole.loss_chunk == tuning.choose_loss_chunk(4, 512, 32_000, "cpu") == 128
+
+
+def test_a_tpu_takes_the_logits_of_a_vocabulary_it_has_whole_in_tiles_that_fit_its_memory():
+    def chosen(kind: str, V: int, model: ModelConfig | None = None, **axes: int) -> Any:
+        shape = {"data": 1, "fsdp": 1, "tensor": 1} | axes
+        one = device(kind.split()[0].lower())
+        one.device_kind = kind
+        mesh: Any = types.SimpleNamespace(
+            shape=shape, devices=np.array([one]), size=math.prod(shape.values())
+        )
+        settled = tuning.resolve_auto_on_mesh(mesh, model or ModelConfig(L=512), 32, V)
+        return settled.loss_chunk, settled.loss_tile
+
+    # 32 x 256 positions, and 1,024 ids of them: 32 MB in fp32.
+    v6e = "TPU v6 lite"
+    assert chosen(v6e, 163_840) == (256, 1024)
+    assert chosen(v6e, 163_840, data=4) == (512, 2048)
+    whole = [chosen(v6e, 163_840, tensor=2), chosen(v6e, 163_840, fsdp=2), chosen(v6e, 32_749)]
+    whole += [chosen(kind, 163_840) for kind in ("TPU v5", "cpu", "gpu")]
+    assert {tile for _, tile in whole} == {0}  # 32,749 is a prime
+    assert chosen("cpu", 163_840, ModelConfig(L=512, loss_tile=5000))[1] == 4096
 
 
 def test_ten_languages_never_have_all_their_logits_at_once():

@@ -96,6 +96,7 @@ def test_dry_runs(ledger: Ledger, heavy_server, tmp_path) -> None:
         "model.scan_layers": (True, False),
         "model.tied": (True, False),
         "model.loss_chunk": (0, 1, 8),
+        "model.loss_tile": (0, 1, 2**31 - 1),
         "batch_size": (1, 6, 8),
         "steps": (1, 7, 2**31 - 1),
         "seed": (0, 2**31 - 1, 2**31, 2**32, 2**63 - 1),
