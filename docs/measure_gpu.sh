@@ -27,11 +27,12 @@ else
     table=(mini:2:128 small:2:128 small:10:128 gpt2:1:64 medium:2:64)
     choices=(
         "small:2:128 model.scan_layers=False"
-        "small:2:128 model.attention=fused"
-        "small:2:128 model.loss_chunk=64"
-        "small:10:128 model.loss_chunk=64"
-        "mini:2:128 model.scan_layers=False"
+        "small:2:128 model.remat=none"
         "gpt2:1:64 model.scan_layers=False"
+        "mini:2:128 model.scan_layers=False"
+        "small:2:128 model.scan_layers=False model.loss_chunk=128"
+        "small:10:128 model.scan_layers=False model.loss_chunk=64"
+        "small:2:128 model.attention=fused"
     )
     compared=small:2:64
     reference=(--dtype=float16 --compile --flash)

@@ -7,9 +7,10 @@ files is a folder with the text of each language, as in configs/text.py, and lan
 with _ between. Each of the ratios is run with each seed: six ratios are enough for every law over
 the ratio, and three for the simplest. lengths and sizes are factors of steps and of the model with
 + between, such as 0.25+0.5+1: a law needs two of either to say anything of another, and three to
-go beyond them. Objectives are stated for `propose`: the mean of all losses (`mean`), the largest in
-bits per byte (`minimax`), and the least loss of each language with no other more than `worse` nats
-above its loss at equal parts (`least_fr`). epochs is how often each text may be gone through, 0
+go beyond them. Objectives are stated for `propose`: the mean of all losses (`mean`; in bits per
+byte, which compare across tokenizers, `mean_bits`), the largest in bits per byte (`minimax`), and
+the least loss of each language with no other more than `worse` nats above its loss at equal parts
+(`least_fr`). epochs is how often each text may be gone through, 0
 without end. layout is disjoint, merged or joint. scale, seeds, steps, batch and test are as in
 configs/studies/ratio.py; scale=demo trains within minutes.
 """
@@ -33,6 +34,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         epochs="0",
     )
     names = choice.languages.split("_")
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise ValueError(
+            f"languages={choice.languages}: write two different names or more, such as en_fr. A "
+            "ratio is between languages."
+        )
     sources = {name: config_lib.declared(SourceConfig) for name in names}
     for name, source in sources.items():
         source.update(
@@ -57,6 +63,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     epochs = study_presets.number("epochs", choice.epochs)
     limits = {"most_epochs": dict.fromkeys(names, epochs)} if epochs else {}
     study.objective("mean", **limits)
+    study.objective("mean_bits", unit="bits_per_byte", **limits)
     study.objective("minimax", kind="minimax", unit="bits_per_byte", **limits)
     worse = study_presets.number("worse", choice.worse)
     for name in names:

@@ -13,6 +13,9 @@ from imbalance_jax.analysis.mixture_forms import Mixtures
 from imbalance_jax.analysis.study_table import Observation, StudyTable
 from imbalance_jax.config import Config
 
+_SIZE = ("L", "D", "H", "K", "F", "N", "kv_heads", "base_width", "base_head_width", "dropout")
+_RATES = ("peak_lr", "final_lr", "warmup")
+
 
 @dataclasses.dataclass(frozen=True)
 class MixtureCells:
@@ -27,6 +30,7 @@ class MixtureCells:
     text_G: Floats  # tokens of text that there are of each; nan where it has no end
     bits_G: Floats  # bits per byte of a loss of one nat per token; nan where it is not known
     left_out: tuple[str, ...]  # other cells of mixtures: they differ in more
+    own_tokenizers: bool = False  # whether losses in nats per token do not compare
 
     @property
     def mean_CG(self) -> Floats:
@@ -61,15 +65,19 @@ def collect_mixture_cells(table: StudyTable) -> MixtureCells:
     for name, rows in rows_by_run.items():
         config = table.runs[name].config
         if len(rows) == len(config.tags) > 1 and not config.mixture.stages:
-            groups[_make_group_key(config)][rows[0].cell][config.seed] = name
+            groups[make_group_key(config)][rows[0].cell][config.seed] = name
     if not groups:
         raise ValueError(
             f"No mixture of {table.name} is done: a law over the ratio is fitted to runs of two "
             "languages or more at several ratios. Train some with python -m imbalance_jax.study "
             "run, or add ratios to the study."
         )
-    cells = max(groups.values(), key=len)
-    others = [cell for group in groups.values() if group is not cells for cell in group]
+    largest = max(groups.values(), key=len)
+    kept = _choose_recipes(
+        {cell: table.runs[min(of.values())].config for cell, of in largest.items()}
+    )
+    cells = {cell: largest[cell] for cell in kept}
+    others = [cell for group in groups.values() for cell in group if cell not in cells]
     names = sorted(cells, key=config_lib.make_natural_sort_key)
     firsts = [rows_by_run[next(iter(cells[name].values()))] for name in names]
     mixtures = Mixtures(
@@ -94,18 +102,53 @@ def collect_mixture_cells(table: StudyTable) -> MixtureCells:
         text_G=np.fmax.reduce([_count_text(each) for each in firsts]),
         bits_G=np.array([row.bits_per_byte / row.loss for row in rows]),
         left_out=tuple(sorted(others, key=config_lib.make_natural_sort_key)),
+        own_tokenizers=_has_own_tokenizers(table.runs[rows[0].run].config),
     )
 
 
-def _make_group_key(config: Config) -> str:
-    """Returns what is equal in runs that differ in ratio, size and length alone."""
+def make_group_key(config: Config) -> str:
+    """Returns what is equal in runs that differ in ratio, size and length alone.
+
+    Runs of one size and length have to have `list_recipe` in common too.
+    """
     plain = config_lib.build_run_identity(config)
-    for name in ("seed", "steps", "batch_size", "model"):
+    for name in ("seed", "steps", "batch_size"):
         del plain[name]
+    for name in _SIZE:
+        plain["model"].pop(name, None)
     del plain["mixture"]["ratio"]
-    for name in ("peak_lr", "final_lr", "warmup"):  # larger models take other rates
+    for name in _RATES:  # larger models take other rates
         del plain["optimizer"][name]
     return config_lib.hash_plain_values(plain)
+
+
+def _has_own_tokenizers(config: Config) -> bool:
+    """Returns whether languages of a run have different tokenizers; words need none."""
+    names = {config.source_of(tag) for tag in config.tags}
+    texts = {name: config.sources[name] for name in names}
+    found = {s.tokenizer.path or name for name, s in texts.items() if s.kind != "synthetic"}
+    return config.vocabulary.layout != "joint" and len(found) > 1
+
+
+def list_shape(config: Config) -> tuple[float, ...]:
+    """Returns the size and the length of a run."""
+    sizes = [getattr(config.model, name) for name in _SIZE]
+    return (*sizes, config.steps * config.batch_size)
+
+
+def list_recipe(config: Config) -> tuple[float, ...]:
+    """Returns what runs of one size and length have in common if their ratio alone differs."""
+    rates = [getattr(config.optimizer, name) for name in _RATES]
+    return (config.batch_size, *rates)
+
+
+def _choose_recipes(configs: Mapping[str, Config]) -> list[str]:
+    """Returns the cells that are trained as most of their size and length are."""
+    by_shape: defaultdict[tuple[float, ...], defaultdict[tuple[float, ...], list[str]]]
+    by_shape = defaultdict(lambda: defaultdict(list))
+    for cell, config in configs.items():
+        by_shape[list_shape(config)][list_recipe(config)].append(cell)
+    return [cell for of in by_shape.values() for cell in max(of.values(), key=len)]
 
 
 def _count_text(rows: Sequence[Observation]) -> list[float]:

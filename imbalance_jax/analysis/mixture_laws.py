@@ -51,14 +51,15 @@ def list_forms(mixtures: Mixtures, target: int) -> list[MixtureForm]:
     if not found:
         ratio_power = next(form for form in forms if form.name == "ratio_power")
         lacking = (
-            f"{ratios} ratios are done, and the simplest needs {ratio_power.ratios}"
+            f"{ratios} ratio{'s are' if ratios != 1 else ' is'} done, and the simplest needs "
+            f"{ratio_power.ratios}"
             if ratios < ratio_power.ratios
             else f"{conditions} conditions are done, and the simplest needs "
             f"{len(ratio_power.names) + 1}"
         )
         raise ValueError(
             f"There are too few ratios for a law over the ratio: {lacking}. Add ratios to the "
-            "study, such as 75:25 or 95:5."
+            "study, such as 75:25 or 95:5; a language without a part, as in 100:0, has no law."
         )
     return found
 

@@ -1,8 +1,10 @@
 """Proposals in a study's directory, and what was run of them since."""
 
 import dataclasses
+import itertools
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +12,10 @@ from etils import epath
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.analysis.fitted_laws import group_by_cell
+from imbalance_jax.analysis.mixture_cells import list_recipe, list_shape, make_group_key
 from imbalance_jax.analysis.proposals import VERSION, Proposal
 from imbalance_jax.analysis.study_table import Observation, StudyTable
+from imbalance_jax.config import costs
 from imbalance_jax.runs import damaged_files, storage
 from imbalance_jax.study.study_directory import StudyDirectory
 
@@ -59,24 +63,55 @@ class Outcome:
         return self.interval[0] <= self.loss <= self.interval[1]
 
 
-def write_proposal(directory: StudyDirectory, proposal: Proposal) -> epath.Path:
-    """Writes proposals/NAME.json into a study's directory, and returns it."""
+def write_proposal(
+    directory: StudyDirectory, proposal: Proposal, table: StudyTable
+) -> list[epath.Path]:
+    """Writes proposals/NAME.json into a study's directory.
+
+    An earlier proposal of that name is kept as NAME-1.json, or the next number, if the study has a
+    run of its ratio since: else what was predicted of that run would be lost.
+
+    Returns:
+      The file, and the one that the earlier proposal is kept in, if any.
+
+    Raises:
+      DamagedFileError: the earlier proposal cannot be read.
+    """
     path = directory.path / FOLDER / f"{proposal.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if path.exists():
+        earlier = damaged_files.read_json(path, _REMEDY, _SHAPE)
+        if earlier["version"] != VERSION or any(_list_later_runs(earlier, table)):
+            kept = [_keep_file(path)]
     text = damaged_files.format_checked_json(proposal.to_dict(), indent=1)
     storage.write_file_atomically(path, text.encode())
-    return path
+    return [path, *kept]
+
+
+def _keep_file(path: epath.Path) -> epath.Path:
+    """Copies a proposal to the first number that is free, or that has it already."""
+    content = path.read_bytes()
+    for number in itertools.count(1):
+        kept = path.parent / f"{path.stem}-{number}.json"
+        if not kept.exists():
+            storage.write_file_atomically(kept, content)
+            return kept
+        if kept.read_bytes() == content:
+            return kept
+    raise AssertionError("numbers do not end")
 
 
 def read_proposals(directory: StudyDirectory) -> list[dict[str, Any]]:
-    """Returns the proposals of a study, by name.
+    """Returns the proposals of a study, by the names of their files.
 
     Raises:
       DamagedFileError: one is not what was written.
     """
     paths = sorted((directory.path / FOLDER).glob("*.json"), key=str)
     found = [damaged_files.read_json(path, _REMEDY, _SHAPE) for path in paths]
-    return [proposal for proposal in found if proposal["version"] == VERSION]
+    named = [each | {"name": path.stem} for each, path in zip(found, paths, strict=True)]
+    return [proposal for proposal in named if proposal["version"] == VERSION]
 
 
 def list_outcomes(proposal: Mapping[str, Any], table: StudyTable) -> list[Outcome]:
@@ -106,21 +141,41 @@ def list_outcomes(proposal: Mapping[str, Any], table: StudyTable) -> list[Outcom
 
 
 def _list_later_rows(proposal: Mapping[str, Any], table: StudyTable) -> Iterator[Observation]:
-    target = proposal["target"]
+    later = set(_list_later_runs(proposal, table))
     for row in table.observations:
-        mixture = table.runs[row.run].config.mixture
-        alike = all(
-            math.isclose(has, asked, rel_tol=_NEAR)
-            for has, asked in (
-                (row.tokens + row.other_tokens, target["tokens"]),
-                (row.parameters, target["parameters"]),
-            )
-        )
-        of_kind = row.kind == "mixture" and not mixture.stages
-        later = row.run not in proposal["runs"] and row.cell not in proposal["left_out"]
-        same = config_lib.reduce_ratio(mixture.ratio) == proposal["ratio"]
-        if of_kind and later and alike and same and row.language in proposal["losses"]:
+        of_size = _is_near(row.parameters, proposal["target"]["parameters"])
+        if row.run in later and of_size and row.language in proposal["losses"]:
             yield row
+
+
+def _list_later_runs(proposal: Mapping[str, Any], table: StudyTable) -> Iterator[str]:
+    """Yields runs of a proposal's ratio and length, done or not, that it does not rest on.
+
+    They differ in nothing but ratio, size and length from those that it rests on.
+    """
+    rests = [table.runs[name].config for name in proposal["runs"] if name in table.runs]
+    groups = {make_group_key(config) for config in rests}
+    recipes = defaultdict(set)
+    for config in rests:
+        recipes[list_shape(config)].add(list_recipe(config))
+    for name, run in table.runs.items():
+        config = run.config
+        plain = run.spec.kind == "mixture" and not config.mixture.stages
+        later = name not in proposal["runs"] and run.spec.cell not in proposal["left_out"]
+        if not (
+            plain and later and config_lib.reduce_ratio(config.mixture.ratio) == proposal["ratio"]
+        ):
+            continue
+        alike = not groups or make_group_key(config) in groups
+        recipe = recipes.get(list_shape(config))
+        tokens = math.fsum(costs.count_language_tokens(config).values())
+        as_trained = recipe is None or list_recipe(config) in recipe
+        if alike and as_trained and _is_near(tokens, proposal["target"]["tokens"]):
+            yield name
+
+
+def _is_near(has: float, asked: float) -> bool:
+    return math.isclose(has, asked, rel_tol=_NEAR)
 
 
 def describe_objective(objective: Mapping[str, Any]) -> str:
@@ -150,7 +205,7 @@ def describe_proposal(proposal: Mapping[str, Any]) -> str:
 
 def _list_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
     ratio, target = proposal["ratio"], proposal["target"]
-    whole = sum(ratio.values())
+    whole, epochs = sum(ratio.values()), proposal.get("epochs", {})
     yield f"{proposal['name']}: {describe_objective(proposal['objective'])}."
     yield f"  {format_ratio(ratio)}, at {target['tokens']:,.0f} tokens and " + (
         f"{target['parameters']:,.0f} parameters"
@@ -161,13 +216,29 @@ def _list_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
             f"  {tag}: share {share}, loss {loss['value']:.4f} "
             f"({format_ends(loss['interval'], '.4f')}; of the same seeds "
             f"{format_ends(loss['same_seeds_interval'], '.4f')})"
+            + _describe_compared(proposal, loss)
+            + (f", {epochs[tag]:.3g} epochs" if _is_known(epochs.get(tag)) else "")
         )
+    yield from (f"  note: {sentence}" for sentence in proposal.get("notes", ()))
     for tag, law in proposal["laws"].items():
         yield f"  law of {tag}: {law['form']}, {law['formula']}; {describe_errors(law)}"
     yield f"  {describe_rest(proposal)}"
     yield from (f"  extrapolated: {sentence}" for sentence in proposal["extrapolated"])
     for place, run in enumerate(proposal["next_runs"]):
         yield f"  {'next:' if not place else 'then:'} {describe_next_run(run)}"
+    if proposal.get("next_note"):
+        yield f"  next: {proposal['next_note']}"
+
+
+def _describe_compared(proposal: Mapping[str, Any], loss: Mapping[str, Any]) -> str:
+    if proposal["objective"]["unit"] == "nats" or "compared" not in loss:
+        return ""
+    ends = format_ends(loss["compared_interval"], ".4f")
+    return f", {loss['compared']:.4f} bits per byte ({ends})"
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
 
 
 def describe_rest(proposal: Mapping[str, Any]) -> str:
@@ -191,10 +262,15 @@ def describe_errors(law: Mapping[str, Any]) -> str:
 
 def describe_next_run(run: Mapping[str, Any]) -> str:
     return (
-        f"{format_ratio(run['ratio'])}, {run['runs']} seeds, {run['tokens']:,.0f} tokens, "
+        f"{format_next_ratio(run)}, {run['runs']} seeds, {run['tokens']:,.0f} tokens, "
         f"{run['parameters']:,.0f} parameters: the interval of the ratio becomes "
         f"{run['width']:.0%} as wide"
     )
+
+
+def format_next_ratio(run: Mapping[str, Any]) -> str:
+    """Returns en:fr = 62:38, and that it means more seeds where the study has that ratio."""
+    return "more seeds at " * bool(run.get("again")) + format_ratio(run["ratio"])
 
 
 def format_ratio(ratio: Mapping[str, int]) -> str:

@@ -16,7 +16,9 @@ from imbalance_jax.analysis.next_runs import rank_next_runs
 from imbalance_jax.analysis.ratio_search import (
     Target,
     allow_ratios,
+    find_factors,
     find_target,
+    find_weights,
     list_ratios,
     score_least,
     score_ratios,
@@ -28,8 +30,12 @@ VERSION = 1
 # Of a study that states no objective: all languages alike.
 DEFAULT: Mapping[str, Objective] = {"mean": Objective()}
 _TILES = 20  # of the draws of a predicted loss
+_CURVE = 41  # shares along a curve
 _NEXT = 3  # runs that are named
 _CANDIDATES = 60  # ratios of each size and length that a next run is chosen from
+_ALIKE = 0.03  # how far apart the shares of two ratios are whose runs say nearly the same
+_MOST_WHOLE = 1000  # parts that the ratio of a run is looked for in
+_NARROWER = 0.97  # a further run that leaves more of the interval is not named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,8 @@ class PredictedLoss:
     interval: Interval  # of the mean over all seeds that there could be
     same_seeds_interval: Interval  # of the mean over the study's seeds, once they are run
     run_interval: Interval  # of one run with another seed
+    compared: float  # in the unit of the objective
+    compared_interval: Interval  # of `interval`, in that unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +59,7 @@ class NextRun:
     parameters: float
     runs: int  # seeds, as many as the study's cells have
     width: float  # of the interval of the shares, relative to the present one
+    again: bool = False  # whether the study has the condition: these are other seeds of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +79,12 @@ class Proposal:
     repeated: bool  # whether the scatter is that of seeds; else that around the laws
     extrapolated: Sequence[str]
     next_runs: Sequence[NextRun]
+    next_note: str  # why no more runs are named, or ""
+    epochs: Mapping[str, float]  # of each language's text; nan where it is not known how long it is
+    notes: Sequence[str]  # on what is compared
+    # Of each language, along its share: share, loss, and the ends of the interval of the mean over
+    # the study's seeds.
+    curves: Mapping[str, Sequence[tuple[float, float, float, float]]]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as proposals/NAME.json has it."""
@@ -103,20 +118,25 @@ def propose_ratio(name: str, objective: Objective, laws: ResampledMixtureLaws) -
         tag: _find_interval(share_CG[found_R, g], float(share_CG[best, g]))
         for g, tag in enumerate(cells.languages)
     }
+    next_runs, next_note = _choose_next_runs(laws, ratio_CG, best, found_R, target)
     return Proposal(
         name=name,
         objective=objective,
         ratio=config_lib.reduce_ratio(ratio),
         target=target,
         shares=shares,
-        losses=_predict_losses(laws, share_CG[best], target),
+        losses=_predict_losses(laws, share_CG[best], target, find_factors(objective, cells)),
         laws={tag: describe_law(laws, g) for g, tag in enumerate(cells.languages)},
         runs=cells.runs,
         seeds=sorted({seed for of_cell in cells.losses for seed in of_cell}),
         left_out=cells.left_out,
         repeated=laws.repeated,
         extrapolated=_list_extrapolations(laws, share_CG[best], target),
-        next_runs=_choose_next_runs(laws, ratio_CG, best, found_R, target),
+        next_runs=next_runs,
+        next_note=next_note,
+        epochs=_count_epochs(laws, share_CG[best], target),
+        notes=_list_notes(objective, laws),
+        curves=_make_curves(laws, share_CG[best], target),
     )
 
 
@@ -158,7 +178,7 @@ def _score(
 
 
 def _predict_losses(
-    laws: ResampledMixtureLaws, share_G: Floats, target: Target
+    laws: ResampledMixtureLaws, share_G: Floats, target: Target, factor_G: Floats
 ) -> dict[str, PredictedLoss]:
     mixtures = laws.cells.make_mixtures(share_G[None], target.tokens, target.parameters)
     value_G = laws.predict(mixtures)[0]
@@ -171,12 +191,59 @@ def _predict_losses(
     own_RCG = laws.scatter.draw_own(runs_C, draws, rng)
     mean_RG, same_RG = law_RG + common_RG, law_RG + own_RCG[:, 0]
     run_RG = mean_RG + new_RG + own_RCG[:, 1]
-    return {
-        tag: PredictedLoss(
-            float(value_G[g]), *(take_interval(each[:, g]) for each in (mean_RG, same_RG, run_RG))
-        )
-        for g, tag in enumerate(laws.cells.languages)
-    }
+    found = {}
+    for g, tag in enumerate(laws.cells.languages):
+        mean, same, run = (take_interval(each[:, g]) for each in (mean_RG, same_RG, run_RG))
+        value, factor = float(value_G[g]), float(factor_G[g])
+        compared = (factor * mean[0], factor * mean[1])
+        found[tag] = PredictedLoss(value, mean, same, run, factor * value, compared)
+    return found
+
+
+def _make_curves(
+    laws: ResampledMixtureLaws, share_G: Floats, target: Target
+) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Returns the predicted loss of each language over the shares that the runs have."""
+    cells, found = laws.cells, {}
+    for g, tag in enumerate(cells.languages):
+        has = cells.mixtures.share_CG[:, g]
+        low, high = min(has[has > 0].min(), share_G[g]), max(has[has < 1].max(), share_G[g])
+        shares = np.unique(np.round([*np.linspace(low, high, _CURVE), share_G[g]], 9))
+        rest_G = np.where(np.arange(len(share_G)) == g, 0.0, share_G)
+        share_CG = (1 - shares)[:, None] * rest_G / rest_G.sum()
+        share_CG[:, g] = shares
+        mixtures = cells.make_mixtures(share_CG, target.tokens, target.parameters)
+        rng = np.random.Generator(np.random.Philox(key=2))
+        draws_RC = np.tile(laws.predict_draws(mixtures, same_seeds=True)[:, :, g], (_TILES, 1))
+        own_RCG = laws.scatter.draw_own(np.array([cells.runs_C.mean()]), len(draws_RC), rng)
+        draws_RC += own_RCG[:, :, g] + rng.normal(size=(len(draws_RC), 1)) * laws.missed_G[g]
+        losses = laws.predict(mixtures)[:, g].tolist()
+        ends = [take_interval(draws_R) for draws_R in draws_RC.T]
+        found[tag] = [
+            (share, loss, *end)
+            for share, loss, end in zip(shares.tolist(), losses, ends, strict=True)
+        ]
+    return found
+
+
+def _count_epochs(laws: ResampledMixtureLaws, share_G: Floats, target: Target) -> dict[str, float]:
+    cells = laws.cells
+    epochs_G = cells.make_mixtures(share_G[None], target.tokens, target.parameters).epochs_CG[0]
+    known_G = np.where(cells.text_G > 0, epochs_G, math.nan)
+    return dict(zip(cells.languages, known_G.tolist(), strict=True))
+
+
+def _list_notes(objective: Objective, laws: ResampledMixtureLaws) -> list[str]:
+    compares = objective.kind == "minimax" or (
+        objective.kind == "weights"
+        and np.count_nonzero(find_weights(objective, laws.cells.languages)) > 1
+    )
+    if objective.unit == "nats" and compares and laws.cells.own_tokenizers:
+        return [
+            "The languages have tokenizers of their own, and their losses in nats per token do not "
+            "compare: unit=bits_per_byte does."
+        ]
+    return []
 
 
 def describe_law(laws: ResampledMixtureLaws, language: int) -> dict[str, Any]:
@@ -230,38 +297,70 @@ def _choose_next_runs(
     best: int,
     found_R: npt.NDArray[np.int_],
     target: Target,
-) -> list[NextRun]:
-    """Returns the conditions that would narrow the best ratio most; none where it does not vary.
+) -> tuple[list[NextRun], str]:
+    """Returns the conditions that would narrow the best ratio most, and why there are no more.
 
-    They are of the sizes and lengths of the study, or of the target, and of the same seeds.
+    They are of the sizes and lengths of the study, or of the target, and of the same seeds. No two
+    of one size and length have nearly the same ratio. One that the study has means other seeds.
     """
     cells, share_CG = laws.cells, ratio_CG / ratio_CG.sum(axis=1, keepdims=True)
     wanted_RG = share_CG[found_R]
-    # Without a best ratio in every draw there is nothing that varies together.
-    if len(found_R) < laws.draws or not wanted_RG.var(axis=0).sum() > 0:
-        return []
+    if len(found_R) < laws.draws:
+        # Without a best ratio in every draw there is nothing that varies together.
+        return [], (
+            "which further runs would narrow the ratio is not known, as not every draw of the runs "
+            "has a ratio within the limits"
+        )
+    if all(np.ptp(take_interval(share_R)) < 1e-9 for share_R in wanted_RG.T):
+        return [], "the interval of the ratio has no width, and more runs would not narrow it"
     seeds = max(1, round(float(cells.runs_C.mean())))
     step = math.ceil(len(ratio_CG) / _CANDIDATES)
     # Beyond the runs a law is its form alone.
     low, high = cells.mixtures.share_CG.min(axis=0), cells.mixtures.share_CG.max(axis=0)
     inside = np.all((share_CG >= low - 1e-9) & (share_CG <= high + 1e-9), axis=1)
     places = [place for place in range(step // 2, len(ratio_CG), step) if inside[place]]
-    places = sorted({*places, best})
-    pairs = zip(cells.mixtures.parameters_C, cells.mixtures.total_C, strict=True)
-    grounds = dict.fromkeys(
-        [*((float(p), float(t)) for p, t in pairs), (target.parameters, target.tokens)]
-    )
-    conditions, measured = [], []
+    free_CG = share_CG[sorted({*places, best})]
+    mixtures = cells.mixtures
+    has_C = np.stack([mixtures.parameters_C, mixtures.total_C], axis=1)
+    grounds = dict.fromkeys([*map(tuple, has_C.tolist()), (target.parameters, target.tokens)])
+    measured, share_XG, condition_X = [], [], []
     for parameters, tokens in grounds:
-        mixtures = cells.make_mixtures(share_CG[places], tokens, parameters)
-        measured.append(laws.predict_draws(mixtures, same_seeds=True))
-        conditions += [(place, parameters, tokens) for place in places]
-    noise_GG = laws.scatter.covariance_GG / seeds
-    chosen = []
-    for place, left in rank_next_runs(wanted_RG, np.concatenate(measured, axis=1), noise_GG, _NEXT):
-        index, parameters, tokens = conditions[place]
-        ratio = dict(zip(cells.languages, ratio_CG[index].tolist(), strict=True))
-        chosen.append(
-            NextRun(config_lib.reduce_ratio(ratio), tokens, parameters, seeds, math.sqrt(left))
+        here_C = np.all(np.isclose(has_C, (parameters, tokens), 0.01), axis=1)
+        run_CG = mixtures.share_CG[here_C & (mixtures.share_CG > 0).all(axis=1)]
+        new_CG = free_CG[~_find_alike(free_CG, run_CG).any(axis=1)]
+        tried_CG = np.concatenate([run_CG, new_CG])
+        measured.append(
+            laws.predict_draws(cells.make_mixtures(tried_CG, tokens, parameters), same_seeds=True)
         )
-    return chosen
+        share_XG.append(tried_CG)
+        condition_X += [(parameters, tokens, place < len(run_CG)) for place in range(len(tried_CG))]
+    shares = np.concatenate(share_XG)
+    of_X = np.array([condition[:2] for condition in condition_X])
+    alike_XX = _find_alike(shares, shares) & np.all(of_X[:, None] == of_X, axis=2)
+    noise_GG = laws.scatter.covariance_GG / seeds
+    losses = np.concatenate(measured, axis=1)
+    chosen: list[NextRun] = []
+    present = 1.0
+    for place, left in rank_next_runs(wanted_RG, losses, noise_GG, _NEXT, alike_XX):
+        width = math.sqrt(left)
+        if width >= _NARROWER * present:
+            return chosen, f"{'further' if chosen else 'more'} runs would hardly narrow the ratio"
+        parameters, tokens, again = condition_X[place]
+        ratio = _find_whole_ratio(cells.languages, shares[place], int(ratio_CG[0].sum()))
+        chosen.append(NextRun(ratio, tokens, parameters, seeds, width, again))
+        present = width
+    return chosen, ""
+
+
+def _find_alike(share_CG: Floats, other_CG: Floats) -> npt.NDArray[np.bool_]:
+    return np.abs(share_CG[:, None] - other_CG).max(axis=2) < _ALIKE
+
+
+def _find_whole_ratio(languages: Sequence[str], share_G: Floats, parts: int) -> dict[str, int]:
+    """Returns the whole numbers of shares: those of a run may have other parts than a proposal."""
+    for whole in (parts, *range(len(languages), _MOST_WHOLE)):
+        counts_G = np.rint(share_G * whole).astype(int)
+        # The tokens of a run that ends inside a block are not quite of its ratio.
+        if np.abs(counts_G / whole - share_G).max() < 0.5 / _MOST_WHOLE:
+            break
+    return config_lib.reduce_ratio(dict(zip(languages, counts_G.tolist(), strict=True)))

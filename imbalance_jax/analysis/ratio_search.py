@@ -67,11 +67,14 @@ def allow_ratios(
 ) -> npt.NDArray[np.bool_]:
     """Returns which shares use no text more often than allowed.
 
+    Clones go through one text together, so that each counts for the limits of the others.
+
     Raises:
       ValueError: there are none, or a limit is on text of which nobody knows how much there is.
     """
     most_G = find_most_shares(field, objective, cells, target)
-    allowed = np.all(share_CG <= most_G * (1 + 1e-9), axis=1)
+    pool_GG = np.array([[a == b for b in cells.sources] for a in cells.sources], float)
+    allowed = np.all(share_CG @ pool_GG <= most_G * (1 + 1e-9), axis=1)
     if not allowed.any():
         limits = ", ".join(
             f"{tag} {100 * most:.3g} %"
@@ -80,7 +83,9 @@ def allow_ratios(
         )
         raise ValueError(
             f"{field}.most_epochs: the text is not enough for {target.tokens:.0f} tokens: at most "
-            f"{limits} of them can be of each. Allow more epochs, or set fewer tokens."
+            f"{limits} of them can be of each. "
+            + "Languages of one text share its limit. " * (len(set(cells.sources)) < len(most_G))
+            + "Allow more epochs, or set fewer tokens."
         )
     return allowed
 

@@ -7,7 +7,7 @@ attends to all earlier ones.
 """
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -189,6 +189,11 @@ def compute_cudnn_attention(
     if q_BHLK.shape[2] % 64:
         return compute_fused_attention(q_BHLK, k_BHLK, v_BHLK, document_BL)
     return _call_jax_attention(q_BHLK, k_BHLK, v_BHLK, document_BL, "cudnn")
+
+
+def is_cudnn_attention(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A policy of remat: keeps what cuDNN's backward pass reads, which JAX gives no name."""
+    return primitive.name.startswith("dot_product_attention_fwd")
 
 
 def compute_splash_attention(

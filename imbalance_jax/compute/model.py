@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from imbalance_jax.compute import tuning
-from imbalance_jax.compute.attention import SAVED
+from imbalance_jax.compute.attention import SAVED, is_cudnn_attention
 from imbalance_jax.compute.blocks import Block, init_normal_param
 from imbalance_jax.compute.context import (
     NO_CONTEXT,
@@ -30,6 +30,7 @@ from imbalance_jax.compute.context import (
     number_documents,
 )
 from imbalance_jax.compute.norms import make_norm
+from imbalance_jax.compute.products import PRODUCT
 from imbalance_jax.config import ModelConfig
 
 Params = dict[str, Any]
@@ -93,8 +94,12 @@ class Transformer(nnx.Module):
             policies = jax.checkpoint_policies
             # Matrix products, and of attention its result, without the weights.
             dots = policies.save_from_both_policies(
-                policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(SAVED)
+                policies.save_only_these_names(SAVED, PRODUCT), is_cudnn_attention
             )
+            if self.dtype == "float32":  # or a product would be kept before it is rounded
+                dots = policies.save_from_both_policies(
+                    policies.dots_with_no_batch_dims_saveable, dots
+                )
             run_block = jax.checkpoint(run_block, policy={"dots": dots, "full": None}[self.remat])
         # A module is a pytree of its parameters, so jax scans over it and cuts it up.
         if self.scan_layers:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from imbalance_jax.compute import tuning
+from imbalance_jax.compute.products import multiply_rounded
 
 
 def cross_entropy(
@@ -92,7 +93,7 @@ def _cross_entropy_forward(
         dlogits_BcV = (exp_BcV / sum_Bc1 - hit_BcV) * weight_Bc[..., None]
         dlogits_BcV = dlogits_BcV.astype(hidden_BcD.dtype)
         head = head_VD.astype(hidden_BcD.dtype)
-        dhidden_BcD = jnp.einsum("BcV,VD->BcD", dlogits_BcV, head)
+        dhidden_BcD = multiply_rounded("BcV,VD->BcD", dlogits_BcV, head)
         # Summed over chunks in fp32, whatever the matrix products run in.
         dhead_VD += _compute_head_gradient(hidden_BcD, dlogits_BcV)
         return dhead_VD, (loss_Bc, dhidden_BcD)

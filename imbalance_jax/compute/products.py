@@ -5,6 +5,11 @@ import re
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from imbalance_jax.compute import tuning
+
+PRODUCT = "product"  # names results of matrix products, for policies of remat
 
 
 def multiply_weight(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -31,7 +36,7 @@ def _multiply_weight_mixed(spec: str, x: jax.Array, weight: jax.Array) -> jax.Ar
 def _multiply_weight_forward(
     spec: str, x: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return jnp.einsum(spec, x, weight.astype(x.dtype)), (x, weight)
+    return _multiply_mixed(spec, x, weight), (x, weight)
 
 
 def _multiply_weight_backward(
@@ -39,11 +44,25 @@ def _multiply_weight_backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, weight = saved
     x_dims, weight_dims, y_dims = re.split(",|->", spec)
-    dx = jnp.einsum(f"{y_dims},{weight_dims}->{x_dims}", dy, weight.astype(x.dtype))
+    dx = _multiply_mixed(f"{y_dims},{weight_dims}->{x_dims}", dy, weight)
     dweight = jnp.einsum(
         f"{x_dims},{y_dims}->{weight_dims}", x, dy, preferred_element_type=weight.dtype
     )
     return dx, dweight
+
+
+def _multiply_mixed(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    return checkpoint_name(multiply_rounded(spec, x, weight.astype(x.dtype)), PRODUCT)
+
+
+def multiply_rounded(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns the einsum of two arrays of one dtype, in that dtype, summed in fp32.
+
+    Accelerators sum in fp32 whatever the dtype of the result. XLA has kernels for a CPU's bf16
+    units (AVX512-BF16, AMX) only for products whose result is fp32, so that it is rounded after.
+    """
+    wide = jnp.float32 if tuning.is_traced_for_cpu() else None
+    return jnp.einsum(spec, x, y, preferred_element_type=wide).astype(x.dtype)
 
 
 _multiply_weight_mixed.defvjp(_multiply_weight_forward, _multiply_weight_backward)

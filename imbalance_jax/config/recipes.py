@@ -37,7 +37,7 @@ def parse_ratio(text: str) -> list[int]:
     """Returns the counts of a ratio such as `90:10`, or `1` for a single language.
 
     Raises:
-      ValueError: a part is not a whole number, or a single part is not 1.
+      ValueError: a part is not a whole number, all are 0, or a single part is not 1.
     """
     parts = text.split(":")
     # A single 90 is more likely a percentage than a language alone.
@@ -46,7 +46,11 @@ def parse_ratio(text: str) -> list[int]:
             f"ratio={text}: write whole numbers of sequences per language with colons "
             "between them, such as 90:10; for 92.5% to 7.5% write 37:3, for one language 1."
         )
-    return [int(part) for part in parts]
+    counts = [int(part) for part in parts]
+    if not any(counts):
+        problem = "config.mixture.ratio is zero for every language. Give one of them 1."
+        raise ValueError(f"ratio={text}: {problem}")
+    return counts
 
 
 # Sizes of a whole run: model, length and text. mini, small and medium are those of the
@@ -63,7 +67,7 @@ _REFERENCE: dict[str, Any] = {
     "model.L": 512,
 }
 SCALES: Mapping[str, Mapping[str, Any]] = {
-    # Minutes on two CPU cores. Few blocks are faster written out than scanned there.
+    # Minutes on two CPU cores.
     "demo": {
         "steps": 1500,
         "batch_size": 32,
@@ -76,7 +80,6 @@ SCALES: Mapping[str, Mapping[str, Any]] = {
         "tokenizer.vocab_size": 1024,
         **{"model.L": 64, "model.D": 64, "model.H": 2, "model.K": 32, "model.F": 256},
         "model.N": 2,
-        "model.scan_layers": False,
     },
     # Studies on a CPU: 8.2 million tokens.
     "pico": {

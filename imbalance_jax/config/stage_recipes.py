@@ -84,7 +84,9 @@ def changing_stages(rule: str, text: str, first: str, second: str, *, count: int
     begin, end = map(float, shares)
     stages = []
     for i in range(count):
-        part = round(_PARTS * (begin + (end - begin) * rules[rule]((i + 0.5) / count)))
+        exact = _PARTS * (begin + (end - begin) * rules[rule]((i + 0.5) / count))
+        # A half is a half, not a little less: else a change from 0.1 to 0.9 is not balanced.
+        part = round(round(exact, 9))
         stages.append((i / count, {first: _PARTS - part, second: part}))
     return tuple(stages)
 

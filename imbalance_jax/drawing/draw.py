@@ -114,6 +114,8 @@ def draw_panel(axes: "Axes", panel: Panel) -> None:
         axes.axline((0, 0), slope=1, linestyle=(0, (5, 4)), **style)
     if panel.horizontal:
         _turn_frame(axes, panel)
+    for low, high in panel.spans:
+        axes.axvspan(low, high, facecolor=COLOURS["muted"], edgecolor="none", alpha=0.18, zorder=0)
     for x in panel.verticals:
         axes.axvline(x, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
     for line in panel.behind:
@@ -157,6 +159,10 @@ def _draw_line(axes: "Axes", panel: Panel, line: Line, *, pale: bool = False) ->
         width = 1.0 if pale else 1.2 if line.kind == "curve" else 1.6
         alpha = 0.5 if pale else 1.0
         plot(line.points, color=colour, linestyle=dash, linewidth=width, alpha=alpha, zorder=2)
+    banded = [p for p in line.points if math.isfinite(p.low) and math.isfinite(p.high)]
+    if line.kind == "curve" and banded and not pale:
+        ends = ([p.x for p in banded], [p.low for p in banded], [p.high for p in banded])
+        axes.fill_between(*ends, facecolor=colour, edgecolor="none", alpha=0.18, zorder=1)
     if line.kind == "curve" or (pale and line.kind == "line" and len(line.points) > 1):
         return
     if not pale:

@@ -32,7 +32,7 @@ def draw_heat_maps(maps: Sequence[HeatMap], *, columns: int = 1, cell: int = 33)
     columns = min(columns, len(maps))
     count = math.ceil(len(maps) / columns)
     each = cell * max(len(heat_map.columns) for heat_map in maps) + 24
-    titled = 26 if any(heat_map.title for heat_map in maps) else 0
+    titled = 26 if any(heat_map.title or heat_map.down for heat_map in maps) else 0
     tall = titled + _ROW * max(len(heat_map.rows) for heat_map in maps) + 26
     # Wide enough for the legend, however few the columns.
     width, height = _NAMES + max(each * columns, 9 * 16 + 24), count * tall + 36
@@ -90,7 +90,8 @@ def _draw_heat_map(axes: "Axes", heat_map: HeatMap, *, named: bool) -> None:
         quiet = framed[row] or not math.isfinite(value)
         text = {**SMALL_TEXT, "fontsize": 9.5, "color": COLOURS["muted" if quiet else "ink"]}
         place: dict[str, Any] = {"ha": "center", "va": "center"}
-        axes.text(column + 0.5, row + 0.5, format_two_decimals(value), **place, **text)
+        star = "*" if (rows[row], columns[column]) in heat_map.starred else ""
+        axes.text(column + 0.5, row + 0.5, format_two_decimals(value) + star, **place, **text)
     if any(framed):
         corner = (0, framed.index(True))
         frame: dict[str, Any] = {"fill": False, "clip_on": False, "linestyle": (0, (3, 3))}
@@ -103,5 +104,8 @@ def _draw_heat_map(axes: "Axes", heat_map: HeatMap, *, named: bool) -> None:
     style = {**SMALL_TEXT, "color": COLOURS["ink"]}
     axes.set_title(heat_map.title, loc="left", **style)
     offset: dict[str, Any] = {"xytext": (-5, -17), "textcoords": "offset points", "ha": "right"}
+    if named and heat_map.down:
+        above: dict[str, Any] = {"xytext": (-5, 8), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(heat_map.down, (0, 1), xycoords="axes fraction", **above, **SMALL_TEXT)
     if named:
         axes.annotate(heat_map.across, (0, 0), xycoords="axes fraction", **offset, **SMALL_TEXT)

@@ -44,7 +44,7 @@ class Line:
     Its kind is one of
       "line": points, joined,
       "points": points that are not joined,
-      "curve": a line without markers,
+      "curve": a line without markers; intervals of its points are a band,
       "bars": bars from 0 (of horizontal panels), each with its point's name at its end,
       "level": a dotted line at the height of its one point, across the panel,
       "text": `text` in the panel's corner,
@@ -87,6 +87,7 @@ class Panel:
     horizontal: bool = False
     diagonal: bool = False  # a line of equal x and y
     verticals: tuple[float, ...] = ()  # places of dotted lines
+    spans: tuple[tuple[float, float], ...] = ()  # grey strips along the x axis
     cut: bool = False  # whether intervals far longer than the others may leave the frame
     tokens_per_step: float = 0.0  # of "steps": where not 0, the axis counts tokens as well
     right_axis: tuple[str, float] | None = None  # its name, and what one unit of y is there
@@ -102,6 +103,8 @@ class HeatMap:
     cells: Mapping[tuple[str, Any], float]  # by row and column
     framed: str = ""  # the row whose values mean nothing: a frame, and no colours
     across: str = "layer"  # what the columns are
+    down: str = ""  # what the rows are
+    starred: frozenset[tuple[str, Any]] = frozenset()  # cells whose numbers have a * behind them
 
 
 def make_points(

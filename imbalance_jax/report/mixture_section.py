@@ -40,7 +40,7 @@ def describe_mixture(run: RunContents) -> dict[str, Any] | None:
     ]
     repeats = math.fsum(row.get("cross_language_repeats", 0.0) for row in run.mixture.values())
     return {
-        **_find_deviation(run.config.mixture, requested, realised),
+        **_find_deviation(run, requested, realised),
         "bars": _draw_parts(run.config.tags, requested, realised),
         "rows": rows,
         "repeats": repeats,
@@ -50,34 +50,51 @@ def describe_mixture(run: RunContents) -> dict[str, Any] | None:
 
 
 def _find_deviation(
-    mixture: config_lib.MixtureConfig,
-    requested: Mapping[str, float],
-    realised: Mapping[str, float],
+    run: RunContents, requested: Mapping[str, float], realised: Mapping[str, float]
 ) -> dict[str, Any]:
     """Returns the language that is furthest from its requested sequences, and how far it is.
 
     None of them deviates if `worst` is empty; `within_block` says that none deviates by more than
-    what an unfinished block explains.
+    what the unfinished blocks at the ends of the stages explain.
     """
+    stages = config_lib.list_stages(run.config)
     deviations = {tag: realised[tag] - requested[tag] for tag in realised}
     worst = max(deviations, key=lambda tag: abs(deviations[tag]))
-    counts = config_lib.reduce_ratio(mixture.ratio)
-    block = sum(counts.values())
+    # What was requested of a stretch is a sum of parts of a sequence, with six decimals.
+    near = 1e-5 * max(1, len(run.windows))
+    ends = [int(end) for row in run.windows if (end := row.get("last_step", "")).isdecimal()]
+    last = max(ends, default=run.config.steps)
+    most = _bound_deviations(run.config, stages, last)
     return {
-        "worst": worst if deviations[worst] else "",
+        "worst": worst if abs(deviations[worst]) > near else "",
         "deviation": format_number(deviations[worst], "+,.6g"),
         "requested": requested[worst],
         "deviating_part": (
             abs(deviations[worst]) / requested[worst] if requested[worst] else math.inf
         ),
-        "block": block,
-        "within_block": mixture.sampler == "exact"
-        and not mixture.stages
-        and all(
-            abs(deviation) <= counts[tag] * (block - counts[tag]) / block
-            for tag, deviation in deviations.items()
-        ),
+        "block": sum(config_lib.reduce_ratio(stages[0][1]).values()) if len(stages) == 1 else 0,
+        "within_block": run.config.mixture.sampler == "exact"
+        and all(abs(deviation) <= most[tag] + near for tag, deviation in deviations.items()),
     }
+
+
+def _bound_deviations(
+    config: config_lib.Config, stages: Sequence[tuple[int, Mapping[str, int]]], last: int
+) -> dict[str, float]:
+    """Returns how far each language can be from its share after a step: each stage has new blocks.
+
+    Inside a block of S sequences with c of a language it is c (S - c) / S at most.
+    """
+    most = dict.fromkeys(config.tags, 0.0)
+    ends = [first for first, _ in stages[1:]] + [last]
+    for (first, ratio), end in zip(stages, ends, strict=True):
+        counts = config_lib.reduce_ratio(ratio)
+        block = sum(counts.values())
+        steps = max(0, min(end, last) - first)
+        if end == ends[-1] or steps * config.batch_size % block:
+            for tag in most:
+                most[tag] += counts[tag] * (block - counts[tag]) / block
+    return most
 
 
 def _draw_parts(

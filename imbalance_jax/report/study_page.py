@@ -16,7 +16,15 @@ from imbalance_jax.analysis.claims import judge_claims
 from imbalance_jax.analysis.effects import Effects
 from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.pages import Table, get_pieces, render_template
-from imbalance_jax.report.study import alignments, claims, laws, proposals, transfer_matrix, worths
+from imbalance_jax.report.study import (
+    alignments,
+    claims,
+    laws,
+    proposal_figures,
+    proposals,
+    transfer_matrix,
+    worths,
+)
 from imbalance_jax.report.study.figures import draw_study_figures
 from imbalance_jax.report.study.paper_section import draw_paper_section
 from imbalance_jax.report.study.passing_panels import make_passing_table
@@ -39,6 +47,7 @@ def write_study_page(
     effects = study_effects.measure_effects(table, resamples=resamples)
     with storage.stage_directory(directory.path / "figures") as folder:
         figures = draw_study_figures(table, effects)
+        figures += proposal_figures.draw_proposals(table, directory)
         if figures:
             folder.mkdir(exist_ok=True)
         for figure in figures:

@@ -113,10 +113,13 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def show(self, done: float, text: str = "") -> None:
-        """Shows how much of the total is done; plain lines come only once in a while."""
+    def show(self, done: float, text: str = "", *, doing: str = "") -> None:
+        """Shows how much of the total is done; plain lines come only once in a while.
+
+        `doing` names what goes on in place of the time left, where that cannot be told.
+        """
         if self._bar:
-            self._bar.update(self._task, completed=done, text=text)
+            self._bar.update(self._task, completed=done, text=f"{doing} {text}".strip())
             return
         now = time.monotonic()
         finished = done >= self._total and not self._finished
@@ -124,7 +127,7 @@ class Progress:
             self._last_line, self._finished = now, finished
             # Rounded down, so that 100 % means that all is done.
             share = math.floor(100 * min(done / self._total, 1.0)) / 100
-            self.line(f"{self._title} {share:4.0%}  {self._left(done, now)}  {text}")
+            self.line(f"{self._title} {share:4.0%}  {doing or self._left(done, now)}  {text}")
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""

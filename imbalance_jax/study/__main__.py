@@ -69,7 +69,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "only",
         [],
-        "run: ids or cells, or `failed`; by default all that is left. propose: objectives.",
+        "run: ids or cells, or `failed`; by default all that is left. propose: names of the "
+        "study's objectives, such as mean; by default all.",
     )
     flags.DEFINE_bool("measure", False, "plan: try a few steps of each size on this machine.")
     cli.define_compute_flags()
@@ -96,6 +97,11 @@ def main(command: str) -> int:
 def _get_study_directory() -> StudyDirectory:
     if FLAGS.workdir:
         return StudyDirectory(FLAGS.workdir)
+    if FLAGS.config is None:
+        raise ValueError(
+            "--workdir is missing. Give the directory of a study, such as --workdir=studies/ratio, "
+            "or its grid, such as --config=configs/studies/ratio.py."
+        )
     return StudyDirectory(os.path.join("studies", cli.get_config_name()))
 
 
@@ -110,6 +116,8 @@ def _print_plan(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     if any(state.state != "done" for state in states.values()):
         args = [arg for arg in sys.argv[1:] if arg not in ("plan", "--measure")]
         print(f"To train what is left: python -m imbalance_jax.study run {shlex.join(args)}")
+    left = {name: spec.config for name, spec in study.runs.items() if states[name].state != "done"}
+    _check_texts(left, directory.binding_texts())
     return cli.DONE
 
 
@@ -160,6 +168,13 @@ def _prepare_texts(
     from imbalance_jax.data import prepare
 
     return prepare.collect_fingerprints(prepare.prepare_runs(configs, recorded))
+
+
+def _check_texts(configs: Mapping[str, Config], recorded: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises ValueError for text that is neither on this machine nor prepared."""
+    from imbalance_jax.data import prepare
+
+    prepare.check_inputs_of_runs(configs, recorded)
 
 
 def _choose_runs(runner: study_runner.StudyRunner, study: grid.StudyConfig) -> list[str]:
@@ -230,7 +245,10 @@ def _propose_ratios(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     storage.check_directory_writable("--workdir", directory.path)
     for proposal in found:
         print(describe_proposal(proposal.to_dict()))
-        print(f"Wrote {write_proposal(directory, proposal)}.\n")
+        path, *kept = write_proposal(directory, proposal, table)
+        for earlier in kept:
+            print(f"Kept the earlier proposal in {earlier}, as the study has a run of its ratio.")
+        print(f"Wrote {path}.\n")
     return _collect_results(directory, study)
 
 

@@ -369,6 +369,15 @@ def _check_runs(study: StudyConfig, begun: bool) -> None:
             raise ValueError(
                 f"config.runs.{name}.kind={spec.kind!r} is not one of {', '.join(KINDS)}."
             )
+        mixture = spec.config.mixture
+        ratios = {} if mixture.follows_text else {"ratio": mixture.ratio}
+        ratios |= {f"stages[{place}]": ratio for place, (_, ratio) in enumerate(mixture.stages)}
+        for field, ratio in ratios.items():
+            if not any(ratio.values()):
+                raise ValueError(
+                    f"Run {name} of the study: config.mixture.{field} is zero for every language. "
+                    "Give one of them 1."
+                )
         # Earlier versions took runs that differ in optimizer.accumulate alone for two.
         if spec.hash in names and not begun:
             raise ValueError(

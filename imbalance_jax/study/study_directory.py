@@ -30,6 +30,7 @@ _WRITTEN = (
     *("alignment.csv", "alignment.parquet", "curves.csv", "curves.parquet", "proposals"),
 )
 _LOSSES = ("loss", "language_nats", "loss_own")
+_FEW = 5  # studies that are named in place of one that is not there
 _REMEDY = "Copy it back, or use another --workdir."
 _SHAPE = {"runs": {"*": {"config": dict, "hash": str, "seed": int, "text?": {"*": str}}}}
 
@@ -109,8 +110,20 @@ class StudyDirectory:
     def _read_plain_study(self) -> dict[str, Any]:
         file = self.path / "study.json"
         if not file.exists():
-            raise FileNotFoundError(f"{self.path} holds no study: it has no study.json.")
+            raise FileNotFoundError(
+                f"{self.path} holds no study: it has no study.json. {self._list_near()}".strip()
+            )
         return damaged_files.read_json(file, _REMEDY)
+
+    def _list_near(self) -> str:
+        """Returns a sentence that names studies beside the directory and in it, or ""."""
+        if storage.is_store(self.path):
+            return ""
+        folders = [folder for folder in (self.path, self.path.parent) if folder.is_dir()]
+        found = sorted(str(file.parent) for each in folders for file in each.glob("*/study.json"))
+        nearest = config_lib.suggest_nearest_name(str(self.path), found)
+        few = f"There are {', '.join(found[:_FEW])}" + ", ..." * (len(found) > _FEW) + "."
+        return nearest or (few if found else "")
 
     def check(self, study: grid.StudyConfig) -> None:
         """Raises ValueError if the directory belongs to another grid, or holds something else.

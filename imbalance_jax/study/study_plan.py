@@ -24,6 +24,7 @@ from imbalance_jax.study import grid, study_runner
 from imbalance_jax.study.run_spec import BASELINES, NEAR
 from imbalance_jax.study.study_directory import RunState, StudyDirectory, describe_losses
 
+_FEWEST_RATIOS = 3  # that a law over the ratio needs
 _MOST_TIMES = 4  # a batch, that a batch which divides may have
 
 
@@ -135,6 +136,7 @@ def describe_study_plan(
     if pack > 1:
         programs = len(study_runner.group_into_packs(study, left, pack))
         lines.append(f"in packs of {pack}: {programs} programs for {len(left)} runs")
+    lines += _describe_proposing(study)
     disk = sum(costs.estimate_checkpoint_bytes(study.runs[n].config) for n in left)
     lines.append(f"disk: {disk / 1e9:,.2f} GB of checkpoints")
     return "\n".join(lines)
@@ -197,6 +199,38 @@ def _describe_totals(
     lines += [f"{count} runs are those of {path}" for path, count in reused.items()]
     rest = sum(study.runs[n].tokens * _compute_remaining_part(states[n]) for n in left)
     lines.append(f"left: {len(left)} runs, {rest:,.0f} tokens")
+    return lines
+
+
+def _describe_proposing(study: grid.StudyConfig) -> list[str]:
+    """Returns a line on each reason why `propose` would refuse what the study asks for."""
+    mixtures = [
+        spec.config
+        for spec in study.runs.values()
+        if spec.kind == "mixture" and not spec.config.mixture.stages and len(spec.config.tags) > 1
+    ]
+    if not study.objectives or any(config.mixture.follows_text for config in mixtures):
+        return []
+    ratios = {
+        tuple(config_lib.reduce_ratio(config.mixture.ratio).items())
+        for config in mixtures
+        if all(config.mixture.ratio.values())
+    }
+    lines = []
+    if len(ratios) < _FEWEST_RATIOS:
+        lines.append(
+            f"propose will be refused: a law over the ratio needs {_FEWEST_RATIOS} ratios in which "
+            f"every language has a part, and the study has {len(ratios)}. Add ratios."
+        )
+    lengths = {costs.count_training_tokens(config) for config in mixtures}
+    for name, objective in study.objectives.items():
+        asked = objective.tokens
+        if asked and len(lengths) == 1 and not math.isclose(asked, min(lengths), rel_tol=0.01):
+            lines.append(
+                f"propose will be refused: config.objectives.{name}.tokens={asked}, and all "
+                f"mixtures have {min(lengths)} tokens. Add runs of another length, or leave tokens "
+                "out."
+            )
     return lines
 
 

@@ -242,7 +242,10 @@ def numbers(name: str, text: str) -> list[float]:
 
 def number(name: str, text: str) -> float:
     """Returns a choice that is one number, 0 or more."""
-    values = numbers(name, text)
+    try:
+        values = numbers(name, text)
+    except ValueError:
+        raise ValueError(f"{name}={text}: write one number, 0 or more.") from None
     if len(values) > 1:
         raise ValueError(f"{name}={text}: write one number, such as {values[0]:g}.")
     return values[0]

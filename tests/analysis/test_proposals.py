@@ -1,6 +1,7 @@
 """Proposed ratios: against optima in closed form, and limits that are counted by hand."""
 
 import dataclasses
+import itertools
 import math
 
 import made_studies
@@ -13,6 +14,7 @@ from imbalance_jax.analysis.mixture_cells import collect_mixture_cells
 from imbalance_jax.analysis.mixture_forms import Mixtures
 from imbalance_jax.analysis.mixture_resamples import resample_mixture_laws
 from imbalance_jax.analysis.next_runs import rank_next_runs
+from imbalance_jax.runs.damaged_files import DamagedFileError
 from imbalance_jax.study import grid
 from imbalance_jax.study.objective import Objective
 
@@ -158,6 +160,57 @@ def test_further_runs_are_ranked_as_a_regression_ranks_them():
     assert ranked[2][1] < ranked[1][1]
 
 
+@pytest.mark.parametrize("parts", [100, 1000])
+def test_no_further_run_is_one_that_the_study_has_or_that_was_named(parts):
+    made = proposals.propose_ratio("x", Objective(parts=parts), make_laws(forms=("own_tokens",)))
+    assert made.next_runs
+    shares = [run.ratio["en"] / sum(run.ratio.values()) for run in made.next_runs]
+    for place, (share, run) in enumerate(zip(shares, made.next_runs, strict=True)):
+        assert run.again == any(abs(share - SHARES) < 1e-9)
+        assert run.again or np.abs(share - SHARES).min() >= 0.03 - 1e-9
+        assert all(abs(share - before) >= 0.03 - 1e-9 for before in shares[:place])
+        assert not run.again or sum(run.ratio.values()) == 20
+    widths = [1.0, *(run.width for run in made.next_runs)]
+    assert all(after < 0.97 * before for before, after in itertools.pairwise(widths))
+    text = proposal_files.describe_proposal(made.to_dict())
+    assert text.count("more seeds at") == sum(run.again for run in made.next_runs)
+
+
+def test_a_ratio_without_width_says_that_more_runs_do_not_narrow_it(laws):
+    made = proposals.propose_ratio(
+        "x", Objective(most_epochs={"en": 1.0}, weights={"en": 1.0}), laws
+    )
+    assert made.shares["en"][0] == made.shares["en"][1] and not made.next_runs
+    text = proposal_files.describe_proposal(made.to_dict())
+    assert "next: the interval of the ratio has no width, and more runs would not narrow it" in text
+
+
+def test_what_is_compared_is_said_in_its_unit_and_how_often_each_text_is_read(laws):
+    made = proposals.propose_ratio("x", Objective(kind="minimax", unit="bits_per_byte"), laws)
+    share = made.ratio["en"] / sum(made.ratio.values())
+    assert made.epochs == pytest.approx({"en": share * 1e7 / 4e6, "fr": (1 - share) * 1e7 / 9e6})
+    text = proposal_files.describe_proposal(made.to_dict())
+    for tag, factor in (("en", 0.4), ("fr", 0.35)):
+        loss = made.losses[tag]
+        assert loss.compared == pytest.approx(factor * loss.value)
+        assert loss.compared_interval == pytest.approx([factor * end for end in loss.interval])
+        assert f"{loss.compared:.4f} bits per byte" in text
+        assert f", {made.epochs[tag]:.3g} epochs" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [({}, True), ({"unit": "bits_per_byte"}, False), ({"weights": {"en": 1.0}}, False)],
+)
+def test_a_mean_of_nats_of_different_tokenizers_is_warned_of(laws, fields, warned):
+    cells = dataclasses.replace(laws.cells, own_tokenizers=True)
+    own = dataclasses.replace(laws, cells=cells)
+    for given, said in ((own, warned), (laws, False)):
+        made = proposals.propose_ratio("x", Objective(**fields), given)
+        text = proposal_files.describe_proposal(made.to_dict())
+        assert ("note: The languages have tokenizers of their own" in text) == said
+
+
 # In a study's directory.
 
 
@@ -183,7 +236,7 @@ def test_a_proposal_is_read_as_it_was_written_and_held_against_later_runs(study)
     found = proposals.propose_ratio("even", directory.study().objectives["even"], laws)
     assert found.shares["en1"][0] <= 0.5 <= found.shares["en1"][1]
     found = dataclasses.replace(found, ratio={"en1": 16, "en2": 9})
-    proposal_files.write_proposal(directory, found)
+    proposal_files.write_proposal(directory, found, table)
     (read,) = proposal_files.read_proposals(directory)
     assert read["losses"]["en1"]["value"] == found.losses["en1"].value
     assert read["runs"] == list(cells.runs)
@@ -209,6 +262,70 @@ def test_a_proposal_is_read_as_it_was_written_and_held_against_later_runs(study)
         outcomes[1].interval == predicted.run_interval
         and outcomes[1].loss == (loss["later_s7", "en1"])
     )
+
+
+@pytest.fixture
+def tested(tmp_path):
+    """A made study with a proposal of 64:36, its grid, and what was proposed."""
+    made = grid.Grid("Clones.", unit=made_studies.mixture("50:50"))
+    for ratio in ("95:5", "70:30", "30:70", "5:95"):
+        made.add(made_studies.cell_of(ratio), made_studies.mixture(ratio), seeds=range(2))
+    directory = made_studies.make(tmp_path / "mix", made.to_config())
+    table = study_table.read_study_table(directory)
+    laws = resample_mixture_laws(collect_mixture_cells(table), forms=("own_tokens",), draws=9)
+    found = proposals.propose_ratio("even", Objective(), laws)
+    found = dataclasses.replace(found, ratio={"en1": 16, "en2": 9})
+    (path,) = proposal_files.write_proposal(directory, found, table)
+    return directory, made, found, path
+
+
+def test_a_proposal_is_kept_once_the_study_has_a_run_of_it(tested):
+    directory, made, found, path = tested
+    table = study_table.read_study_table(directory)
+    assert proposal_files.write_proposal(directory, found, table) == [path]
+    text = path.read_text()
+    made.add("later", made_studies.mixture("64:36"), seeds=[0, 1])
+    directory = made_studies.make(directory.path, made.to_config())
+    table = study_table.read_study_table(directory)
+    newer = dataclasses.replace(found, runs=[*found.runs, "later_s0", "later_s1"])
+    _, kept = proposal_files.write_proposal(directory, newer, table)
+    assert kept.name == "even-1.json" and kept.read_text() == text
+    assert proposal_files.write_proposal(directory, newer, table) == [path]
+    earlier, latest = proposal_files.read_proposals(directory)
+    assert (earlier["name"], latest["name"]) == ("even-1", "even")
+    assert len(proposal_files.list_outcomes(earlier, table)) == 2
+    assert not proposal_files.list_outcomes(latest, table)
+    path.write_text(text[:99])
+    with pytest.raises(DamagedFileError, match="Delete it, and propose again"):
+        proposal_files.write_proposal(directory, newer, table)
+
+
+def test_runs_that_differ_in_more_than_ratio_size_and_length_are_apart(tested):
+    directory, made, *_ = tested
+    others = {
+        name: made_studies.mixture("64:36") for name in ("anchored", "rate", "batch", "llama")
+    }
+    others["anchored"].languages.en2.anchors = 0.2
+    others["rate"].optimizer.peak_lr *= 3
+    others["batch"].update(steps=2 * made_studies.UNIT_STEPS, batch_size=10)
+    others["llama"].model.preset = "llama"
+    for name, config in others.items():
+        made.add(name, config, seeds=[0, 1])
+    directory = made_studies.make(directory.path, made.to_config())
+    table = study_table.read_study_table(directory)
+    (read,) = proposal_files.read_proposals(directory)
+    assert not proposal_files.list_outcomes(read, table)
+    cells = collect_mixture_cells(table)
+    assert set(cells.left_out) == set(others) and len(cells.names) == 4
+
+
+def test_clones_go_through_their_text_together(tested):
+    directory, *_ = tested
+    cells = collect_mixture_cells(study_table.read_study_table(directory))
+    laws = resample_mixture_laws(cells, forms=("own_tokens",), draws=9)
+    with pytest.raises(ValueError, match="Languages of one text share its limit"):
+        proposals.propose_ratio("x", Objective(most_epochs={"en1": 0.3, "en2": 0.3}), laws)
+    assert proposals.propose_ratio("x", Objective(most_epochs={"en1": 0.5}), laws).ratio
 
 
 @pytest.mark.parametrize(

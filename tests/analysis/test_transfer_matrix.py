@@ -64,6 +64,10 @@ def test_coefficients_are_what_a_token_was_worth_and_group_the_languages(tmp_pat
     assert set(last) == {"en", "fr", "sw"} and mean == pytest.approx(0.075, abs=0.01)
     drawn = page.draw_transfer_matrix(effects)
     assert {(row["target"], row["helper"]) for row in drawn.rows} == set(matrix.coefficients)
+    words = [text.get_text() for axes in drawn.drawing.axes for text in axes.texts]
+    assert "helped" in words and "helper" in words
+    starred = sum(each.extrapolated for each in matrix.coefficients.values())
+    assert sum(word.endswith("*") for word in words) == starred
     assert len(page.make_transfer_table(effects).rows) == 3
 
 

@@ -13,7 +13,7 @@ from helpers import random_params
 
 from imbalance_jax import config as config_lib
 from imbalance_jax.compute import model as model_lib
-from imbalance_jax.compute import norms, objective, products
+from imbalance_jax.compute import norms, objective, products, tuning
 from imbalance_jax.compute.context import (
     NO_CONTEXT,
     Context,
@@ -431,6 +431,28 @@ def test_rematerialisation_saves_fewer_arrays_for_the_backward_pass(params):
     assert saved("full") < saved("dots") < saved("none")
 
 
+@pytest.mark.parametrize(("remat", "times"), [("none", 1), ("dots", 1), ("full", 2)])
+def test_cudnn_attention_runs_again_in_the_backward_pass_only_to_keep_nothing(
+    remat, times, monkeypatch
+):
+    # Tracing asks for the version of cuDNN and the device; nothing is compiled.
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91200)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    changes = {"L": 64, "K": 8, "dtype": "bfloat16", "attention": "cudnn", "scan_layers": True}
+    config = dataclasses.replace(TINY, remat=remat, **changes)
+    params = jax.eval_shape(lambda: random_params(config, V))
+
+    def total(params: model_lib.Params) -> jax.Array:
+        hidden_BLD = model_lib.compute_last_hidden_state(params, config, ids(length=64))
+        return jnp.sum(hidden_BLD.astype(jnp.float32))
+
+    traced = str(jax.make_jaxpr(jax.grad(total))(params))
+    assert traced.count("= dot_product_attention_fwd") == times
+    assert traced.count("= dot_product_attention_bwd") == 1
+
+
 def test_a_tied_head_is_the_input_embedding():
     config = dataclasses.replace(TINY, tied=True)
     params = random_params(config, V)
@@ -480,7 +502,9 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("path", ["einsum", "blockwise", "fused"])
-def test_no_gradient_is_summed_over_the_batch_in_bfloat16(params, path):
+def test_no_gradient_is_summed_over_the_batch_in_bfloat16(params, path, monkeypatch):
+    # As accelerators have it: on a CPU no product has a bf16 result at all.
+    monkeypatch.setattr(tuning, "is_traced_for_cpu", lambda: False)
     config = dataclasses.replace(TINY, dtype="bfloat16", attention=path)
 
     def loss(params: model_lib.Params) -> jax.Array:

@@ -62,10 +62,11 @@ def test_cudnn_attention_is_chosen_where_it_can_run(changes, capability, path):
     assert model.attention == path
 
 
-def test_blocks_that_are_written_out_on_a_cpu_compute_nothing_again():
-    assert tuning.resolve_auto_fields(ModelConfig(scan_layers=False), device("cpu")).remat == "none"
-    assert tuning.resolve_auto_fields(ModelConfig(scan_layers=True), device("cpu")).remat == "dots"
-    assert tuning.resolve_auto_fields(ModelConfig(scan_layers=True), device("gpu")).remat == "none"
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_blocks_that_are_written_out_compute_nothing_again(platform):
+    for scanned, remat in ((False, "none"), (True, "dots")):
+        model = ModelConfig(scan_layers=scanned)
+        assert tuning.resolve_auto_fields(model, device(platform)).remat == remat
 
 
 def test_the_chunk_of_the_loss_is_the_largest_divisor_that_fits(monkeypatch):

@@ -243,7 +243,7 @@ def test_stages_can_be_set_in_a_config_file():
 
 
 @pytest.mark.parametrize("rule", ["linear", "cosine"])
-@pytest.mark.parametrize("count", [2, 7, 20, 100])
+@pytest.mark.parametrize("count", [2, 7, 16, 20, 100])
 @pytest.mark.parametrize("steps", [1000, 1009])
 def test_a_change_by_rule_has_the_total_of_a_balanced_run(rule, count, steps):
     schedule = config_lib.changing_stages(rule, "0.1_0.9", "en1", "en2", count=count)

@@ -104,6 +104,30 @@ def test_a_run_that_ends_inside_a_block_is_exact_and_says_so(tmp_path):
     assert "equal in every whole block of 10; the last step lies inside one" in words
 
 
+@pytest.mark.parametrize(
+    ("deviation", "verdict"),
+    [
+        ((1e-12, -1e-12), "Exact Requested and realised sequences are equal for every language."),
+        ((1.2, -1.2), "Exact Requested and realised sequences are equal in every whole block; "),
+        ((3.0, -3.0), "Not exact The largest deviation is en1, +3 of"),
+    ],
+)
+def test_stages_that_end_inside_a_block_are_exact_and_no_rounding_is_a_deviation(
+    tmp_path, deviation, verdict
+):
+    run = make_run(tmp_path / "run", steps=100)
+    values = config_lib.to_dict(run.config())
+    # 20 sequences a step: 33 and 34 steps of 3:1 and 2:1 are whole blocks and not.
+    values["mixture"]["stages"] = [[0, {"en1": 3, "en2": 1}], [33, {"en1": 2, "en2": 1}]]
+    values["mixture"]["stages"] += [[67, {"en1": 3, "en2": 1}]]
+    run.write_json("config.json", values)
+    rows = run.read_csv("mixture.csv")
+    for row, more in zip(rows, deviation, strict=True):
+        row["requested_sequences"] = str(float(row["realised_sequences"]) - more)
+    run.write_csv("mixture.csv", rows)
+    assert verdict in words_of(page_of(run))
+
+
 def test_every_figure_has_a_caption_and_a_description(complete_page):
     assert complete_page.count("<figure") == complete_page.count("<figcaption>") == 9
     drawings = re.findall(r"<svg[^>]*>", complete_page)

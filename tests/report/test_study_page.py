@@ -19,7 +19,7 @@ from imbalance_jax.analysis.mixture_resamples import resample_mixture_laws
 from imbalance_jax.analysis.proposals import propose_ratio
 from imbalance_jax.analysis.statistics import Estimate
 from imbalance_jax.report import study_page
-from imbalance_jax.report.study import alignments, claims, proposals
+from imbalance_jax.report.study import alignments, claims, proposal_figures, proposals
 from imbalance_jax.study import grid
 from imbalance_jax.study.objective import Objective
 from imbalance_jax.study.study_directory import StudyDirectory
@@ -286,15 +286,28 @@ def test_a_proposed_ratio_is_shown_and_held_against_the_run_of_it(tmp_path, monk
     table = study_table.read_study_table(directory)
     laws = resample_mixture_laws(collect_mixture_cells(table), draws=19)
     proposal = propose_ratio("mean", Objective(most_epochs={"en2": 0.9}), laws)
+    share = proposal.ratio["en1"] / sum(proposal.ratio.values())
     proposal = dataclasses.replace(proposal, ratio={"en1": 16, "en2": 9})
-    proposal_files.write_proposal(directory, proposal)
+    proposal_files.write_proposal(directory, proposal, table)
     (shown,) = proposals.list_proposals(table, directory)
     assert shown["outcomes"] is None
+    (figure,) = proposal_figures.draw_proposals(table, directory)
+    assert {row["series"] for row in figure.rows} == {"law", "runs"}
+    assert "since" not in figure.reading
+    drawn = [row for row in figure.rows if row["series"] == "law" and row["panel"][:3] == "en1"]
+    (there,) = [row for row in drawn if row["x"] == pytest.approx(100 * share)]
+    assert there["y"] == pytest.approx(proposal.losses["en1"].value)
+    # The same interval as that of the prediction, but for its draws.
+    same = proposal.losses["en1"].same_seeds_interval
+    assert (there["low"], there["high"]) == pytest.approx(same, abs=0.1 * (same[1] - same[0]))
     made.add("proposed", made_studies.mixture("64:36"), seeds=[0, 1])
     words = words_of(page_of(made_studies.make(directory.path, made.to_config())))
     assert "Laws over the ratio" in words and "interpolation" in words
     assert "mean: en1:en2 = 16:9" in words and "No run of this proposal" not in words
     assert "So that the mean of the losses is least; most epochs: en2 0.9; for 320 k" in words
+    (figure,) = proposal_figures.draw_proposals(study_table.read_study_table(directory), directory)
+    assert [row["x"] for row in figure.rows if row["series"] == "outcome"] == [64, 36]
+    assert (directory.path / "figures" / "proposal_mean.png").exists()
     predicted = proposal.losses["en1"]
     ends = " to ".join(f"{end:.4f}" for end in predicted.same_seeds_interval)
     found = re.search(r"proposed en1 0, 1 (\S+) (\S+ to \S+) (\S+) (\w+)", words)

@@ -47,3 +47,9 @@ def test_100_percent_is_said_when_all_is_done(capsys):
             progress.show(done)
     said = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert said == ["99%", "99%", "100%", "100%"]
+
+
+def test_what_is_done_in_place_of_steps_is_named_and_no_time_is_left(capsys):
+    with Progress("Study", 10, every=0) as progress:
+        progress.show(10, "0 of 2 runs done", doing="scoring 2")
+    assert capsys.readouterr().out == "Study 100%  scoring 2  0 of 2 runs done\n"

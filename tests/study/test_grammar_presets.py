@@ -140,7 +140,7 @@ def test_each_dial_changes_what_it_names_and_nothing_else():
         ("parts=some", "there is no 'some'"),
         ("D=wide", "D=wide: write a whole number, such as 64"),
         ("zipf=much", "zipf=much: write a number, such as 0.5"),
-        ("bar=low", "bar=low: write numbers"),
+        ("bar=low", "bar=low: write one number, 0 or more"),
         ("ratio=90:10", "no choice 'ratio'"),
     ],
 )
@@ -177,7 +177,7 @@ def test_two_ways_to_see_an_event_are_told_apart_by_what_matters():
     ("name", "arg", "reason"),
     [
         ("grammar", "bar=3+4", r"bar=3\+4: write one number, such as 3\."),
-        ("grammar", "meets=x", "meets=x: write numbers"),
+        ("grammar", "meets=x", "meets=x: write one number, 0 or more"),
         ("ladder", "scales=1+2", r"scales=1\+2: write one number, such as 1\."),
         ("grammar_removed", "steps=400", r"steps_at=300\+500: the runs have 400 steps"),
         ("grammar", "D=0", r"model\.[A-Z]=0 must be 1 or more"),

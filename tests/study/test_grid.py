@@ -35,6 +35,19 @@ def test_a_short_baseline_has_its_own_schedule_and_a_matched_one_the_mixtures_up
     assert short.tags == matched.tags == ("en1",)
 
 
+@pytest.mark.parametrize("field", ["ratio", "stages"])
+def test_a_ratio_that_is_zero_for_every_language_is_refused(field):
+    config = mixture("50:50")
+    nothing = {"en1": 0, "en2": 0}
+    config.mixture[field] = (
+        nothing if field == "ratio" else ((0, {"en1": 1, "en2": 1}), (9, nothing))
+    )
+    study = grid.Grid("Nothing.", unit=mixture("50:50"))
+    study.add("nothing", config, seeds=[0])
+    with pytest.raises(ValueError, match=rf"Run nothing_s0 .*{field}.* is zero for every language"):
+        grid.resolve_study(study.to_config())
+
+
 def test_a_run_is_the_same_in_any_number_of_micro_batches():
     configs = [mixture("90:10"), mixture("90:10")]
     configs[1].optimizer.accumulate = 4

@@ -401,3 +401,18 @@ def test_studies_of_the_paper_share_their_runs():
     assert hashes("e9_hidden", "mixture") == hashes("e10_gradients", "mixture") <= ratio
     assert hashes("e2_ratio", "monolingual") <= hashes("e4_scale", "monolingual")
     assert hashes("e11_en_fr_ratio", "monolingual") <= hashes("e1_laws", "monolingual")
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "message"),
+    [
+        ("mix", "ratios=50:50+0:0", "ratio=0:0: .* zero for every language"),
+        ("text", "ratios=0:0", "ratio=0:0: .* zero for every language"),
+        ("mix", "languages=en", "languages=en: write two different names or more, such as en_fr"),
+        ("mix", "epochs=-1", "^epochs=-1: write one number, 0 or more.$"),
+        ("mix", "worse=abc", "^worse=abc: write one number, 0 or more.$"),
+    ],
+)
+def test_what_a_study_cannot_be_of_is_one_line(name, arg, message):
+    with pytest.raises(ValueError, match=message):
+        named(name, arg)

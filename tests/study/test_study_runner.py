@@ -100,6 +100,19 @@ def test_a_run_that_a_signal_ended_is_reported_by_it(tmp_path, capsys):
     assert "at step 0: ended by SIGABRT, as a library does that" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("given", "seen"), [(None, "glibc.malloc.hugetlb=1"), ("own", "own")])
+def test_a_run_has_huge_pages_unless_its_user_set_how_memory_is_had(
+    tmp_path, monkeypatch, given, seen
+):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    directory, study = begin(tmp_path)
+    script = f'echo "$GLIBC_TUNABLES" >> {tmp_path}/seen'
+    train(directory, study, ("bash", "-c", script))
+    assert set((tmp_path / "seen").read_text().split()) == {seen}
+
+
 def test_an_interruption_reaches_every_process_and_the_study_goes_on_later(tmp_path, capsys):
     directory, study = begin(tmp_path)
 
@@ -301,6 +314,24 @@ def test_a_plan_counts_tokens_and_hours_of_what_is_left(tmp_path):
     assert f"time: {format_duration(0.01 * steps)} one after another" in text
 
 
+def test_a_plan_says_before_training_that_nothing_could_be_proposed(tmp_path):
+    def plan():
+        study = grid.resolve_study(made.to_config())
+        states = StudyDirectory(tmp_path / "x").states(study)
+        return study_plan.describe_study_plan("x", study, states, {}, 0)
+
+    made = grid.Grid("Clones.", unit=made_studies.mixture("50:50"))
+    for ratio in ("50:50", "25:75", "100:0"):
+        made.add(made_studies.cell_of(ratio), made_studies.mixture(ratio), seeds=[0])
+    made.objective("long", tokens=10**9)
+    text = plan()
+    assert "needs 3 ratios in which every language has a part, and the study has 2. Add" in text
+    assert "config.objectives.long.tokens=1000000000, and all mixtures have 320000 tokens" in text
+    made.add("r90_10", made_studies.mixture("90:10"), seeds=[0])
+    made.objective("long")
+    assert "propose" not in plan()
+
+
 def test_what_a_plan_tries_is_computed_as_the_study_would_be(monkeypatch):
     study, asked = grid.resolve_study(small_grid(ratios=("50:50",), seeds=1)), []
 
@@ -328,6 +359,12 @@ def test_the_commands_refuse_what_they_cannot_do(tmp_path):
     config = ROOT / "configs" / "90_10.py"
     assert "no field `runs`" in refused("plan", f"--config={config}")
     made_studies.make(tmp_path / "two", small_grid(fractions=(), seeds=1), alignment=False)
+    assert "--workdir is missing. Give the directory of a study, such as" in refused("propose")
+    assert "holds no study: it has no study.json. Did you mean" in refused(
+        "status", "--workdir=twi"
+    )
+    study = f"--config={ROOT / 'configs/studies/mix.py'}:files=txet,ratios=1:1"
+    assert "txet/en.train.jsonl.gz matches no file" in refused("plan", study)
     error = refused("propose", "--workdir=two")
     assert "2 ratios are done, and the simplest needs 3. Add ratios" in error
     assert len(error.strip().splitlines()) == 1 and not (tmp_path / "two" / "proposals").exists()

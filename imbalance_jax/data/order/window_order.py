@@ -27,6 +27,7 @@ class WindowOrder(abc.ABC):
             name: np.array([g for g, pool in enumerate(pools) if pool == name])
             for name in dict.fromkeys(pools)
         }
+        self._pool_of_G = np.array([list(self._languages_of).index(pool) for pool in pools])
 
     def uses_before(self, pool: str, position: int) -> int:
         """Returns how many windows of a pool are drawn before a position."""
@@ -122,8 +123,13 @@ class ShuffledOrder(WindowOrder):
         language_n, rank_n = self.mixture.locate(first, n)
         before_G = self.mixture.counts_before(np.array([first]))[0]
         window_n = np.empty(n, np.int64)
-        for pool, sharing in self._languages_of.items():
-            row_m = np.nonzero(np.isin(language_n, sharing))[0]
+        pool_n = self._pool_of_G[language_n]
+        by_pool_n = np.argsort(pool_n, kind="stable")
+        ends = np.cumsum(np.bincount(pool_n, minlength=len(self._languages_of)))
+        for number, (pool, sharing) in enumerate(self._languages_of.items()):
+            row_m = by_pool_n[ends[number - 1] if number else 0 : ends[number]]
+            if not len(row_m):
+                continue
             used_m = before_G[sharing].sum() + np.arange(len(row_m))
             windows = self._windows[pool]
             again_m = used_m >= windows

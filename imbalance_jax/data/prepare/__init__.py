@@ -34,6 +34,7 @@ from imbalance_jax.data.tokenizer import (
 from imbalance_jax.runs import storage
 
 __all__ = [
+    "check_inputs_of_runs",
     "check_recorded_texts",
     "collect_fingerprints",
     "find_all_prepared_sources",
@@ -60,10 +61,7 @@ def prepare_run_sources(
     """
     # All sources are checked before the first one is worked on.
     names = list_language_sources(config)
-    directories = find_all_prepared_sources(config, recorded)
-    for name in _list_required_sources(config, directories):
-        if name not in directories:
-            prepared.check_source_inputs(name, config.sources[name])
+    directories = _check_inputs(config, recorded)
     for name in set(names) - set(directories):
         there = prepared.list_prepared_directories(config.data_dir, name, sources.MARKER)
         if not there and not _is_endless(config.sources[name]):
@@ -97,6 +95,36 @@ def _writes_surfaces(source: SourceConfig) -> bool:
     if source.kind == "synthetic" or not path or not prepared.is_file_here(path):
         return True
     return parse_tokenizer(read_tokenizer_file(path)).has_surfaces
+
+
+def _check_inputs(
+    config: Config, recorded: Mapping[str, str]
+) -> dict[str, prepared.PreparedDirectory]:
+    """Returns `find_all_prepared_sources`, after looking at the text that has to be read."""
+    directories = find_all_prepared_sources(config, recorded)
+    for name in _list_required_sources(config, directories):
+        if name not in directories:
+            prepared.check_source_inputs(name, config.sources[name])
+    return directories
+
+
+def check_inputs_of_runs(
+    configs: Mapping[str, Config],
+    recorded: Mapping[str, Mapping[str, str]] = types.MappingProxyType({}),
+) -> None:
+    """Raises ValueError for what can be seen to be wrong with the text of runs without reading it.
+
+    Takes what `prepare_runs` takes, and prepares nothing. Runs on text that is downloaded are not
+    looked at.
+    """
+    seen = set()
+    for run, config in configs.items():
+        texts = recorded.get(run, {})
+        key = repr((config.data_dir, config.sources, config.languages, config.vocabulary, texts))
+        downloaded = any(source.kind == "tfds" for source in config.sources.values())
+        if key not in seen and not downloaded:
+            seen.add(key)
+            _check_inputs(config, texts)
 
 
 def _list_required_sources(config: Config, directories: Iterable[str]) -> list[str]:

@@ -78,15 +78,13 @@ def draw_study_figures(table: StudyTable, effects: Effects) -> list[FigureFiles]
             make_passing_panels(table, effects),
         ),
     ]
+    losses_by_ratio = make_loss_panels(table, effects)
     figures = [
         (
             "loss_by_ratio",
             "Loss of a language against its part of the tokens.",
-            "Lines are what the language alone reaches on as many tokens, by the law of each kind "
-            "of baseline, with its runs as small hollow markers of the same form. Below the line "
-            "the other languages helped; the placebo says how much of that is no transfer. Bars "
-            "are 95 % intervals, dots single runs.",
-            make_loss_panels(table, effects),
+            _read_losses(losses_by_ratio),
+            losses_by_ratio,
         ),
         (
             "efficiency_by_ratio",
@@ -139,6 +137,21 @@ def draw_study_figures(table: StudyTable, effects: Effects) -> list[FigureFiles]
     drawn += [_draw_figure(*figure) for figure in figures if figure[-1]]
     matrix = draw_transfer_matrix(effects)
     return drawn if matrix is None else [*drawn, matrix]
+
+
+def _read_losses(panels: Sequence[Panel]) -> str:
+    """Returns how to read losses over the ratio, of what is there."""
+    lines = [line for panel in panels for line in panel.lines]
+    text = "Bars are 95 % intervals, dots single runs."
+    if any(line.name == "placebo" for line in lines):
+        text = f"The placebo says how much of a gain is no transfer. {text}"
+    if any(line.kind == "curve" for line in lines):
+        text = (
+            "Lines are what the language alone reaches on as many tokens, by the law of each kind "
+            "of baseline, with its runs as small hollow markers of the same form. Below the line "
+            f"the other languages helped. {text}"
+        )
+    return text
 
 
 def _draw_figure(

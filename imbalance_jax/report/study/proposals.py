@@ -11,6 +11,7 @@ from imbalance_jax.analysis.study_table import StudyTable
 from imbalance_jax.drawing.numbers import format_compact, format_percent, format_significant
 from imbalance_jax.drawing.pages import Table, get_pieces, render_number
 from imbalance_jax.report.study.intervals import format_interval, render_with_interval
+from imbalance_jax.report.study.proposal_figures import get_figure_name
 from imbalance_jax.study.study_directory import StudyDirectory
 
 _DRAWS = 99
@@ -66,51 +67,61 @@ def list_proposals(table: StudyTable, directory: StudyDirectory) -> list[dict[st
         target = proposal["target"]
         shown.append(
             {
-                "name": proposal["name"],
+                "name": proposal["name"] + ", an earlier proposal" * ("-" in proposal["name"]),
                 "ratio": proposal_files.format_ratio(proposal["ratio"]),
                 "objective": proposal_files.describe_objective(proposal["objective"]),
                 "target": f"{format_compact(target['tokens'])} tokens, "
                 f"{format_compact(target['parameters'])} parameters",
                 "rests": rests[:1].upper() + rests[1:],
                 "extrapolated": proposal["extrapolated"],
-                "losses": _make_loss_table(proposal),
+                "notes": proposal.get("notes", ()),
+                "figure": get_figure_name(proposal),
+                "losses": _make_loss_tables(proposal),
                 "next_runs": _make_next_table(proposal),
+                "next_note": proposal.get("next_note", ""),
                 "outcomes": _make_outcome_table(outcomes),
             }
         )
     return shown
 
 
-def _make_loss_table(proposal: Mapping[str, Any]) -> Table:
-    whole = sum(proposal["ratio"].values())
-    rows = []
+def _make_loss_tables(proposal: Mapping[str, Any]) -> list[Table]:
+    """Returns what is predicted of each language, and the law that says so."""
+    whole, epochs = sum(proposal["ratio"].values()), proposal.get("epochs", {})
+    in_bits = proposal["objective"]["unit"] == "bits_per_byte"
+    rows, laws = [], []
     for tag, loss in proposal["losses"].items():
+        row: list[Any] = [
+            tag,
+            render_with_interval(
+                proposal["ratio"][tag] / whole, tuple(proposal["shares"][tag]), format_percent
+            ),
+            render_number(epochs.get(tag), format_significant),
+            render_with_interval(loss["value"], tuple(loss["interval"]), _format_loss),
+            format_interval(tuple(loss["same_seeds_interval"]), _format_loss),
+            format_interval(tuple(loss["run_interval"]), _format_loss),
+        ]
+        if in_bits and "compared" in loss:
+            ends = tuple(loss["compared_interval"])
+            row.append(render_with_interval(loss["compared"], ends, _format_loss))
+        rows.append(row)
         law = proposal["laws"][tag]
-        rows.append(
-            [
-                tag,
-                render_with_interval(
-                    proposal["ratio"][tag] / whole, tuple(proposal["shares"][tag]), format_percent
-                ),
-                render_with_interval(loss["value"], tuple(loss["interval"]), _format_loss),
-                format_interval(tuple(loss["same_seeds_interval"]), _format_loss),
-                format_interval(tuple(loss["run_interval"]), _format_loss),
-                law["form"],
-                proposal_files.describe_errors(law),
-            ]
-        )
-    header = ["language", "share", "predicted loss", "of the same seeds", "of one other run"]
+        laws.append([tag, law["form"], proposal_files.describe_errors(law)])
+    header = ["language", "share", "epochs", "predicted loss", "of the same seeds"]
+    header += ["of one other run", *["bits per byte"] * (len(rows[0]) - 6)]
     caption = (
         "95 % intervals; losses in nats per token: of the mean over all seeds, over the study’s "
-        "seeds once they are run, and of one run with another seed."
+        "seeds once they are run, and of one run with another seed. Epochs are how often each text "
+        "is gone through." + " Bits per byte are what was compared." * (len(rows[0]) > 6)
     )
-    return Table([*header, "law", "its errors"], rows, caption)
+    about = "What predicts the loss of each language."
+    return [Table(header, rows, caption), Table(["language", "law", "its errors"], laws, about)]
 
 
 def _make_next_table(proposal: Mapping[str, Any]) -> Table | None:
     rows = [
         [
-            proposal_files.format_ratio(run["ratio"]),
+            proposal_files.format_next_ratio(run),
             run["runs"],
             render_number(run["tokens"], format_compact),
             render_number(run["parameters"], format_compact),

@@ -18,7 +18,9 @@ def draw_transfer_matrix(effects: Effects) -> FigureFiles | None:
     if matrix is None:
         return None
     known = {key: each.value for key, each in matrix.coefficients.items()}
-    heat_map = HeatMap("", matrix.languages, matrix.languages, known, across="helper")
+    starred = frozenset(key for key, each in matrix.coefficients.items() if each.extrapolated)
+    tags = matrix.languages
+    heat_map = HeatMap("", tags, tags, known, across="helper", down="helped", starred=starred)
     rows = [
         {
             "target": each.target,
@@ -33,8 +35,9 @@ def draw_transfer_matrix(effects: Effects) -> FigureFiles | None:
     ]
     reading = (
         "What a token of the language below was worth to that on the left, in tokens of its own, "
-        f"against {matrix.kind} baselines: red helps, blue harms. Languages that help each other "
-        "stand together, by average linkage of the mean of both ways."
+        f"against {matrix.kind} baselines: red helps, blue harms, * is extrapolated. "
+        "Languages that help each other stand together, by average linkage of the mean of both "
+        "ways."
     )
     return FigureFiles(
         "transfer_matrix",
@@ -62,7 +65,7 @@ def make_transfer_table(effects: Effects) -> Table | None:
         "95 % intervals of resampled runs. * is extrapolated."
         + (f" Grouped by the mean of both ways: {groups}." if groups else "")
     )
-    return Table(["to, of", *matrix.languages], rows, caption)
+    return Table(["helped (row), by (column)", *matrix.languages], rows, caption)
 
 
 def _render_coefficient(matrix: TransferMatrix, target: str, helper: str) -> object:
