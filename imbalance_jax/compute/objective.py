@@ -82,7 +82,9 @@ def _cross_entropy_forward(
     def body(dhead_VD: jax.Array, part: tuple) -> tuple[jax.Array, tuple]:
         hidden_BcD, target_Bc, weight_Bc = part
         if 0 < tile < head_VD.shape[0]:
-            loss_Bc, dhidden_BcD, more_VD = _compute_tiled_gradients(*part, head_VD, tile)
+            loss_Bc, dhidden_BcD, more_VD = _compute_tiled_gradients(
+                hidden_BcD, target_Bc, weight_Bc, head_VD, tile
+            )
             return dhead_VD + more_VD, (loss_Bc, dhidden_BcD)
         logits_BcV = _compute_chunk_logits(hidden_BcD, head_VD)
         top_Bc1 = jnp.max(logits_BcV, axis=-1, keepdims=True)

@@ -160,7 +160,7 @@ def _draw_line(axes: "Axes", panel: Panel, line: Line, *, pale: bool = False) ->
         alpha = 0.5 if pale else 1.0
         plot(line.points, color=colour, linestyle=dash, linewidth=width, alpha=alpha, zorder=2)
     banded = [p for p in line.points if math.isfinite(p.low) and math.isfinite(p.high)]
-    if line.kind == "curve" and banded and not pale:
+    if line.band and banded and not pale:
         ends = ([p.x for p in banded], [p.low for p in banded], [p.high for p in banded])
         axes.fill_between(*ends, facecolor=colour, edgecolor="none", alpha=0.18, zorder=1)
     if line.kind == "curve" or (pale and line.kind == "line" and len(line.points) > 1):

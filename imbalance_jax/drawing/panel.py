@@ -44,7 +44,7 @@ class Line:
     Its kind is one of
       "line": points, joined,
       "points": points that are not joined,
-      "curve": a line without markers; intervals of its points are a band,
+      "curve": a line without markers,
       "bars": bars from 0 (of horizontal panels), each with its point's name at its end,
       "level": a dotted line at the height of its one point, across the panel,
       "text": `text` in the panel's corner,
@@ -60,6 +60,7 @@ class Line:
     dash: Any = None  # in place of the style's
     fill: str = "own"  # of markers and bars: their own colour, "none" or "grey"
     size: float = 5.5  # of markers
+    band: bool = False  # whether the intervals of a curve's points are drawn, as a band
     dodge: float = 0.0  # pixels to the right, beside other lines at the same places
     text: str = ""
     labelled: bool = True  # whether its name stands at its end

@@ -206,7 +206,10 @@ def run_main(tmp_path, *args):
         (("--config.mixture.ratio.en1=0", "--config.mixture.ratio.en2=0"), "zero for every"),
         (("--config.mixture.stages=((0,{'en1':1,'en2':1}),(5,{'en1':1}))",), "stages[1] says noth"),
         (("--config.languages.en2.anchor_choice=few",), "config.languages.en2.anchor_choice='few'"),
-        (("--config.model.N=100000",), "Set config.model.scan_layers=True"),
+        (
+            ("--config.model.N=100000", "--config.model.scan_layers=False"),
+            "Set config.model.scan_layers=True",
+        ),
         (("--config.batch_size=100000000",), "config.batch_size=100000000 are 150,000,000,000 seq"),
     ],
 )

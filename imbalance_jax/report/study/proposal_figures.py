@@ -66,6 +66,7 @@ def _make_panel(proposal: Mapping[str, Any], tag: str, table: StudyTable) -> Pan
         tuple(Point(100 * x, y, low, high) for x, y, low, high in curve),
         "curve",
         dash="-",
+        band=True,
     )
     of_cell: dict[str, list[Observation]] = {}
     for row in table.observations:
