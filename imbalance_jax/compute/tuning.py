@@ -53,7 +53,9 @@ def resolve_auto_fields(model: ModelConfig, device: jax.Device) -> ModelConfig:
     platform = device.platform
     dtype = model.dtype
     if dtype == "auto":
-        # bf16 is what the matrix units of accelerators are made for; on a CPU it is slower.
+        # bf16 is what the matrix units of accelerators are made for. Some CPUs have such units too
+        # (a step of mini takes 1.0 s in place of 1.7 with AMX), but results should not depend on
+        # which CPU it is.
         dtype = "float32" if platform == "cpu" else "bfloat16"
     attention = model.attention
     if attention == "auto":
