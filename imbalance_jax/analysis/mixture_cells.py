@@ -10,10 +10,17 @@ import numpy as np
 from imbalance_jax import config as config_lib
 from imbalance_jax.analysis.laws import Floats
 from imbalance_jax.analysis.mixture_forms import Mixtures
+from imbalance_jax.analysis.resampling import average_runs
 from imbalance_jax.analysis.study_table import Observation, StudyTable
 from imbalance_jax.config import Config
 
 _SIZE = ("L", "D", "H", "K", "F", "N", "kv_heads", "base_width", "base_head_width", "dropout")
+_WHY_MISSING = {  # by state
+    "absent": "not begun.",
+    "begun": "not done.",
+    "failed": "failed; python -m imbalance_jax.study status says why.",
+    "done": "a language has no part, which a law cannot say anything of.",
+}
 _RATES = ("peak_lr", "final_lr", "warmup")
 
 
@@ -34,7 +41,7 @@ class MixtureCells:
 
     @property
     def mean_CG(self) -> Floats:
-        return np.array([np.mean([*of_cell.values()], axis=0) for of_cell in self.losses])
+        return average_runs(self.losses)
 
     @property
     def runs_C(self) -> Floats:
@@ -104,6 +111,19 @@ def collect_mixture_cells(table: StudyTable) -> MixtureCells:
         left_out=tuple(sorted(others, key=config_lib.make_natural_sort_key)),
         own_tokenizers=_has_own_tokenizers(table.runs[rows[0].run].config),
     )
+
+
+def describe_missing_runs(table: StudyTable, cells: MixtureCells) -> list[str]:
+    """Returns a line on each reason for which runs of mixtures are in no law.
+
+    Those that `left_out` names, schedules and damaged runs are told of elsewhere.
+    """
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name, run in table.runs.items():
+        plain = run.spec.kind == "mixture" and not run.config.mixture.stages
+        if plain and name not in cells.runs and run.spec.cell not in cells.left_out:
+            found[_WHY_MISSING.get(run.state.state, "")].append(name)
+    return [f"Without {', '.join(names)}: {why}" for why, names in found.items() if why]
 
 
 def make_group_key(config: Config) -> str:

@@ -135,9 +135,10 @@ def refit_mixture_laws(
             slopes.append((measure(moved)[0] - residual) / step[:, None])
         jacobian = np.stack(slopes, axis=2)
         gradient = np.einsum("bck,bc->bk", jacobian, residual)
-        # What lies on a bound and would leave it stays there.
-        held = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
         normal = np.einsum("bck,bcl->bkl", jacobian, jacobian)
+        # What lies on a bound and would leave it stays there, and so does what moves no loss.
+        held = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
+        held |= np.einsum("bkk->bk", normal) == 0
         normal = np.where(held[:, :, None] | held[:, None, :], 0.0, normal)
         diagonal = np.einsum("bkk->bk", normal)
         extra = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + held

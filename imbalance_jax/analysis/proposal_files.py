@@ -261,8 +261,9 @@ def describe_errors(law: Mapping[str, Any]) -> str:
 
 
 def describe_next_run(run: Mapping[str, Any]) -> str:
+    seeds = f"{run['runs']} seed{'s' * (run['runs'] != 1)}"
     return (
-        f"{format_next_ratio(run)}, {run['runs']} seeds, {run['tokens']:,.0f} tokens, "
+        f"{format_next_ratio(run)}, {seeds}, {run['tokens']:,.0f} tokens, "
         f"{run['parameters']:,.0f} parameters: the interval of the ratio becomes "
         f"{run['width']:.0%} as wide"
     )

@@ -34,6 +34,7 @@ _CURVE = 41  # shares along a curve
 _NEXT = 3  # runs that are named
 _CANDIDATES = 60  # ratios of each size and length that a next run is chosen from
 _ALIKE = 0.03  # how far apart the shares of two ratios are whose runs say nearly the same
+_TIE = 1e-9
 _MOST_WHOLE = 1000  # parts that the ratio of a run is looked for in
 _NARROWER = 0.97  # a further run that leaves more of the interval is not named
 
@@ -163,8 +164,10 @@ def _score(
         return np.concatenate([laws.predict(mixtures)[None], laws.predict_draws(mixtures)])
 
     loss_RCG = predict(share_CG)
+    # Of ratios that are equally good, the one with the least mean of all losses.
+    tie_RC = _TIE * loss_RCG.mean(axis=2)
     if objective.kind != "least":
-        return score_ratios(objective, cells, loss_RCG)
+        return score_ratios(objective, cells, loss_RCG) + tie_RC
     than = np.array([float(objective.than[tag]) for tag in cells.languages])
     than_RG = predict((than / than.sum())[None])[:, 0]
     score_RC = score_least(objective, cells, loss_RCG, than_RG)
@@ -174,7 +177,7 @@ def _score(
             f"{objective.unit} of their losses at {':'.join(map(str, objective.than.values()))}. "
             "Allow more in `worse`, more epochs, or more parts."
         )
-    return score_RC
+    return score_RC + tie_RC
 
 
 def _predict_losses(

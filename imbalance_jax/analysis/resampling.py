@@ -186,11 +186,34 @@ class Scatter:
         return deviations[0] / np.sqrt(seeds), deviations[1]
 
 
+def average_runs(losses: Sequence[Mapping[int, Floats]]) -> Floats:
+    """Returns the mean loss (C, G) of each cell over its seeds.
+
+    A cell that lacks seeds, as of runs that failed, is moved to where it would be with all: by what
+    each seed does to all cells alike, by least squares, as far as repeated cells tell that.
+    """
+    mean_CG = np.array([np.mean([*cell.values()], axis=0) for cell in losses])
+    seeds = sorted({seed for cell in losses if len(cell) > 1 for seed in cell})
+    runs = [(place, seed) for place, cell in enumerate(losses) for seed in cell if seed in seeds]
+    cells = len({place for place, _ in runs})
+    told = bool(seeds) and len(runs) >= cells + len(seeds)
+    if not told or all(len(cell) == len(seeds) for cell in losses):
+        return mean_CG
+    design = np.zeros((len(runs), len(losses) + len(seeds)))
+    for row, (place, seed) in enumerate(runs):
+        design[row, [place, len(losses) + seeds.index(seed)]] = 1
+    deviations = np.array([losses[place][seed] - mean_CG[place] for place, seed in runs])
+    found = np.linalg.lstsq(design, deviations, rcond=None)[0]
+    moved_CG = found[: len(losses)] + found[len(losses) :].mean(axis=0)
+    known = np.isin(np.arange(len(losses)), [place for place, _ in runs])
+    return np.where(known[:, None], mean_CG + moved_CG, mean_CG)
+
+
 def measure_scatter(losses: Sequence[Mapping[int, Floats]]) -> Scatter | None:
     """Returns the scatter of cells, each with the losses (G,) of a seed; None without repeats."""
     repeated = [
-        {seed: loss - np.mean([*cell.values()], axis=0) for seed, loss in cell.items()}
-        for cell in losses
+        {seed: loss - mean_G for seed, loss in cell.items()}
+        for cell, mean_G in zip(losses, average_runs(losses), strict=True)
         if len(cell) > 1
     ]
     if not repeated:

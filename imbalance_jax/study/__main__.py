@@ -236,6 +236,8 @@ def _propose_ratios(directory: StudyDirectory, study: grid.StudyConfig) -> int:
     for line in study_table.describe_damaged_runs(table):
         print(line)
     cells = mixture_cells.collect_mixture_cells(table)
+    for line in mixture_cells.describe_missing_runs(table, cells):
+        print(line)
     laws = mixture_resamples.resample_mixture_laws(cells)
     found = [
         proposals.propose_ratio(name, objective, laws)

@@ -86,6 +86,12 @@ def check_objective(field: str, objective: Objective, languages: Sequence[str]) 
         raise ValueError(
             f"{field}.most_epochs must be above 0: a language with no text cannot be learnt."
         )
+    for tag, tokens in objective.text.items():
+        if not tokens > 0:
+            raise ValueError(
+                f"{field}.text.{tag} must be above 0: it is how many tokens of text of {tag} there "
+                "are. Leave it out to take what the study's runs have."
+            )
     if objective.parts and objective.parts < len(languages):
         raise ValueError(
             f"{field}.parts={objective.parts} is fewer than the {len(languages)} languages. Set "

@@ -106,6 +106,15 @@ def test_refits_in_rows_are_those_of_single_fits():
             )
 
 
+def test_a_draw_that_no_law_reaches_leaves_what_moves_no_loss_where_it_is():
+    cells = make_cells("own_tokens", np.random.default_rng(0))
+    form = next(f for f in mixture_laws.list_forms(cells.mixtures, 0) if f.name == "own_tokens")
+    law = mixture_laws.fit_mixture_law(form, cells.mean_CG[:, 0], cells.runs_C)
+    drawn = np.full((1, len(cells.names)), -5.0)  # few repeats draw losses far below 0
+    (theta_K,) = mixture_laws.refit_mixture_laws(law, drawn, np.ones_like(drawn))
+    assert np.allclose(law.form.predict(theta_K[None], cells.mixtures), 0, atol=1e-6)
+
+
 def test_left_out_ratios_are_predicted_from_the_others_alone():
     mixtures = make_mixtures("ratio_exponential")
     loss_C = make_truth("own_tokens", mixtures)[:, 0]
@@ -136,6 +145,23 @@ def test_languages_that_always_come_together_have_one_transfer_coefficient():
     apart = Mixtures(np.ones(12), share * 1e6, np.zeros((12, 3)))
     form = next(f for f in mixture_laws.list_forms(apart, 0) if f.name == "effective_tokens")
     assert form.names == ("E", "B", "b", "t1", "t2")
+
+
+def test_a_cell_that_lacks_a_seed_is_moved_by_what_the_seed_does_to_the_others():
+    rng = np.random.default_rng(4)
+    shift = rng.normal(size=(3, 2))
+    truth = rng.normal(size=(6, 2))
+    whole = [{s: loss + shift[s] for s in range(3)} for loss in truth]
+    lacking = [dict(cell) for cell in whole]
+    del lacking[1][2], lacking[4][0], lacking[4][1]
+    found = resampling.average_runs(lacking)
+    np.testing.assert_allclose(found, truth + shift.mean(axis=0), atol=1e-12)
+    assert np.max(resampling.measure_scatter(lacking).covariance_GG) < 1e-20
+    # Another seed, or too few repeats to tell a seed from a run: the mean of what there is.
+    other = [*whole, {7: np.ones(2)}]
+    np.testing.assert_array_equal(resampling.average_runs(other)[-1], np.ones(2))
+    few = [{0: np.zeros(2), 1: np.ones(2)}, {0: np.zeros(2)}]
+    np.testing.assert_array_equal(resampling.average_runs(few), [[0.5, 0.5], [0, 0]])
 
 
 def test_what_seeds_share_is_told_from_what_they_do_not():

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 from made_mixtures import make_cells
 
-from imbalance_jax.analysis import proposal_files, proposals, ratio_search, study_table
-from imbalance_jax.analysis.mixture_cells import collect_mixture_cells
+from imbalance_jax.analysis import (
+    mixture_cells,
+    proposal_files,
+    proposals,
+    ratio_search,
+    study_table,
+)
+from imbalance_jax.analysis.mixture_cells import MixtureCells, collect_mixture_cells
 from imbalance_jax.analysis.mixture_forms import Mixtures
 from imbalance_jax.analysis.mixture_resamples import resample_mixture_laws
 from imbalance_jax.analysis.next_runs import rank_next_runs
@@ -319,6 +325,40 @@ def test_runs_that_differ_in_more_than_ratio_size_and_length_are_apart(tested):
     assert set(cells.left_out) == set(others) and len(cells.names) == 4
 
 
+def test_runs_of_mixtures_that_no_law_has_are_named(tested):
+    directory, made, *_ = tested
+    made.add("alone", made_studies.mixture("100:0"), seeds=[0])
+    directory = made_studies.make(directory.path, made.to_config())
+    for name, fails in (("r70_30_s0", True), ("r30_70_s1", False)):
+        run = directory.run(name)
+        (run.path / "DONE").unlink()
+        if fails:
+            run.fail(3, OSError("The disk is full."))
+    table = study_table.read_study_table(directory)
+    cells = collect_mixture_cells(table)
+    assert len(cells.runs) == 6
+    assert sorted(mixture_cells.describe_missing_runs(table, cells)) == [
+        "Without alone_s0: a language has no part, which a law cannot say anything of.",
+        "Without r30_70_s1: not done.",
+        "Without r70_30_s0: failed; python -m imbalance_jax.study status says why.",
+    ]
+
+
+def test_of_ratios_that_are_equally_good_the_one_with_the_least_mean_is_taken():
+    share = np.random.default_rng(2).dirichlet(np.full(3, 1.5), 8)
+    mixtures = Mixtures(np.full(8, 1e6), share * 1e7, np.zeros((8, 3)))
+    losses = tuple({0: 2 + of_cell**-EXPONENT} for of_cell in share)
+    tags, names = ("en", "fr", "de"), tuple(f"c{place}" for place in range(8))
+    cells = MixtureCells(
+        tags, tags, names, mixtures, losses, names, np.full(3, 4e6), np.ones(3), ()
+    )
+    laws = resample_mixture_laws(cells, forms=("own_tokens",), draws=9)
+    # The loss of French hangs on its own share alone, which the limit makes 12 of 60.
+    objective = Objective(weights={"fr": 1.0}, most_epochs={"fr": 0.5}, parts=60)
+    made = proposals.propose_ratio("x", objective, laws)
+    assert made.ratio == {"en": 2, "fr": 1, "de": 2}
+
+
 def test_clones_go_through_their_text_together(tested):
     directory, *_ = tested
     cells = collect_mixture_cells(study_table.read_study_table(directory))
@@ -337,6 +377,7 @@ def test_clones_go_through_their_text_together(tested):
         ({"kind": "least", "language": "en1"}, "than has no part of en1, en2"),
         ({"weights": {"en1": 0.0}}, "are all 0"),
         ({"most_epochs": {"en1": 0.0}}, "must be above 0"),
+        ({"text": {"en1": 0.0}}, r"text\.en1 must be above 0"),
         ({"parts": 1}, "fewer than the 2 languages"),
     ],
 )

@@ -119,6 +119,12 @@ def _spread_evenly_over_text(config: Config, sources: Mapping[str, AnySource]) -
             f"take {total:,}. Allow more epochs, or set "
             f"config.steps={sum(most.values()) // config.batch_size}."
         )
+    if total < len(most):
+        raise ValueError(
+            f"config.mixture.max_epochs={epochs:g} gives each of {len(most)} languages a sequence "
+            f"or more, and config.steps={config.steps} of config.batch_size={config.batch_size} "
+            f"take {total}. Set more steps."
+        )
     empty = [tag for tag, count in most.items() if not count]
     if empty:
         raise ValueError(

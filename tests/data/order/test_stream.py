@@ -738,6 +738,8 @@ def test_texts_that_are_too_short_and_a_run_made_longer_are_one_line():
         spread([100, 50], epochs=2, steps=100)
     with pytest.raises(ValueError, match="of the text of l0 is not one sequence"):
         spread([1, 5000], epochs=0.5, steps=100)
+    with pytest.raises(ValueError, match="each of 4 languages a sequence or more.*take 3"):
+        spread([100] * 4, epochs=1, steps=3, batch=1)
     config = config_of(["a", "b"], steps=100, mixture__max_epochs=1.0)
     sources = {"a": Numbered(100, 0, np.uint32), "b": Numbered(5000, 0, np.uint32)}
     begun = resolve_ratio(config, sources)
