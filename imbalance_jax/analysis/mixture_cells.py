@@ -19,6 +19,7 @@ _WHY_MISSING = {  # by state
     "absent": "not begun.",
     "begun": "not done.",
     "failed": "failed; python -m imbalance_jax.study status says why.",
+    "early": "ended before the steps that were set, as the text did.",
     "done": "a language has no part, which a law cannot say anything of.",
 }
 _RATES = ("peak_lr", "final_lr", "warmup")
@@ -58,7 +59,8 @@ class MixtureCells:
 def collect_mixture_cells(table: StudyTable) -> MixtureCells:
     """Returns the largest set of cells of a study that differ in ratio, size and length alone.
 
-    Schedules, and languages whose words are shuffled, are left out, as are all controls.
+    Schedules, and languages whose words are shuffled, are left out, as are all controls, and runs
+    that ended where their text did (`on_exhaustion=stop`).
 
     Raises:
       ValueError: no mixture is done.
@@ -71,13 +73,14 @@ def collect_mixture_cells(table: StudyTable) -> MixtureCells:
     groups = defaultdict(lambda: defaultdict(dict))
     for name, rows in rows_by_run.items():
         config = table.runs[name].config
-        if len(rows) == len(config.tags) > 1 and not config.mixture.stages:
+        whole = len(rows) == len(config.tags) > 1 and not _ended_early(rows)
+        if whole and not config.mixture.stages:
             groups[make_group_key(config)][rows[0].cell][config.seed] = name
     if not groups:
         raise ValueError(
-            f"No mixture of {table.name} is done: a law over the ratio is fitted to runs of two "
-            "languages or more at several ratios. Train some with python -m imbalance_jax.study "
-            "run, or add ratios to the study."
+            f"No mixture of {table.name} is done, at the length that it was set: a law over the "
+            "ratio is fitted to runs of two languages or more at several ratios. Train some with "
+            "python -m imbalance_jax.study run, or add ratios to the study."
         )
     largest = max(groups.values(), key=len)
     kept = _choose_recipes(
@@ -119,11 +122,21 @@ def describe_missing_runs(table: StudyTable, cells: MixtureCells) -> list[str]:
     Those that `left_out` names, schedules and damaged runs are told of elsewhere.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
+    rows_by_run: defaultdict[str, list[Observation]] = defaultdict(list)
+    for row in table.observations:
+        rows_by_run[row.run].append(row)
     for name, run in table.runs.items():
-        plain = run.spec.kind == "mixture" and not run.config.mixture.stages
-        if plain and name not in cells.runs and run.spec.cell not in cells.left_out:
-            found[_WHY_MISSING.get(run.state.state, "")].append(name)
+        several = len(run.config.tags) > 1 and not run.config.mixture.stages
+        known = name in cells.runs or run.spec.cell in cells.left_out
+        if run.spec.kind == "mixture" and several and not known:
+            early = _ended_early(rows_by_run[name])
+            found[_WHY_MISSING.get("early" if early else run.state.state, "")].append(name)
     return [f"Without {', '.join(names)}: {why}" for why, names in found.items() if why]
+
+
+def _ended_early(rows: Sequence[Observation]) -> bool:
+    realised = math.fsum(row.realised_tokens for row in rows)
+    return 0 < realised < 0.99 * math.fsum(row.tokens for row in rows)
 
 
 def make_group_key(config: Config) -> str:

@@ -315,7 +315,11 @@ def _choose_next_runs(
             "has a ratio within the limits"
         )
     if all(np.ptp(take_interval(share_R)) < 1e-9 for share_R in wanted_RG.T):
-        return [], "the interval of the ratio has no width, and more runs would not narrow it"
+        parts = int(ratio_CG[0].sum())
+        return [], (
+            f"the interval of the ratio is within one of its {parts} parts, and more runs would "
+            "not narrow it by a part"
+        )
     seeds = max(1, round(float(cells.runs_C.mean())))
     step = math.ceil(len(ratio_CG) / _CANDIDATES)
     # Beyond the runs a law is its form alone.

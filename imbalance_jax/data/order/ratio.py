@@ -129,7 +129,7 @@ def _spread_evenly_over_text(config: Config, sources: Mapping[str, AnySource]) -
     if empty:
         raise ValueError(
             f"config.mixture.max_epochs={epochs:g} of the text of {', '.join(empty)} is not one "
-            "sequence. Allow more epochs, or add text."
+            "sequence. Add text, or allow more epochs of one that fills a sequence."
         )
     divisors = [n for n in range(min(_EPOCH_BLOCK, total), 0, -1) if total % n == 0]
     for block in (divisors[0], total):
