@@ -64,7 +64,7 @@ class Sampler(abc.ABC):
         cell_n, inside_n = self._cell_of(position_n)
         counts_nG = self._counts_at(cell_n)
         for index_m, row_m, languages_kT in self._by_cell(cell_n):
-            if len(index_m) < self.languages:  # as for one batch, of which only the first is asked
+            if len(index_m) < self.languages:  # few positions, such as the first of a batch
                 for index, row in zip(index_m, row_m, strict=True):
                     inside = languages_kT[row, : inside_n[index]]
                     counts_nG[index] += np.bincount(inside, minlength=self.languages)
