@@ -57,6 +57,9 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: index for index, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+    for item in items:
+        if any(item.get_closest_marker(marker) for marker in ("slow", "slurm", "faults")):
+            item.add_marker(pytest.mark.timeout(0))  # known to take long
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,10 +4,10 @@ XLA and TensorStore end the process, or wait for ever, where they cannot start a
 memory. So a command that computes asks for as much beforehand, and gives it back.
 """
 
+import _thread
 import contextlib
 import mmap
-import threading
-from collections.abc import Iterator
+import time
 
 from imbalance_jax.runs import children
 
@@ -20,6 +20,7 @@ except ImportError:  # a system without such limits
 # pools grow with the cores, and 2.4 GB of addresses, stacks of threads included.
 _THREADS, _THREADS_PER_CORE = 96, 2
 _ADDRESS_BYTES = 1_000_000_000  # beside the stacks, and the heaps that glibc gives threads
+_SECONDS_TO_END = 5  # of threads that have nothing left to do
 
 
 def check_process_limits() -> None:
@@ -28,41 +29,46 @@ def check_process_limits() -> None:
     Raises:
       ValueError: the system refuses; the message names the limits in force.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            # Private and without access, so that it counts as addresses and as no memory.
-            kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            stack.enter_context(mmap.mmap(-1, _ADDRESS_BYTES, flags=kind, prot=0))
-        except OSError as error:
-            raise ValueError(
-                f"The system gives this process less than the {_ADDRESS_BYTES / 1e9:.0f} GB of "
-                f"addresses that a run takes at the least ({error.strerror}). {_describe_limits()}"
-            ) from None
-        wanted = _THREADS + _THREADS_PER_CORE * children.count_cores()
-        started = stack.enter_context(_start_threads(wanted))
-        if started < wanted:
-            raise ValueError(
-                f"The system lets this process start only {started} of the {wanted} threads that a "
-                f"run may take. {_describe_limits()}"
-            )
+    wanted = _THREADS + _THREADS_PER_CORE * children.count_cores()
+    try:
+        # Private and without access, so that it counts as addresses and as no memory.
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        with mmap.mmap(-1, _ADDRESS_BYTES, flags=kind, prot=0):
+            started = _count_startable_threads(wanted)
+    except OSError as error:
+        raise ValueError(
+            f"The system gives this process less than the {_ADDRESS_BYTES / 1e9:.0f} GB of "
+            f"addresses that a run takes at the least ({error.strerror}). {_describe_limits()}"
+        ) from None
+    if started < wanted:
+        raise ValueError(
+            f"The system lets this process start only {started} of the {wanted} threads that a "
+            f"run may take. {_describe_limits()}"
+        )
 
 
-@contextlib.contextmanager
-def _start_threads(wanted: int) -> Iterator[int]:
-    """Starts as many threads as there may be, up to those wanted, and gives their number."""
-    leave = threading.Event()
-    threads: list[threading.Thread] = []
+def _count_startable_threads(wanted: int) -> int:
+    """Returns how many threads there may be at once, up to those wanted.
+
+    Each waits for a lock of its own and runs no Python. `threading.Thread.start` waits until its
+    thread has run some, which is for ever where that finds no memory.
+    """
+    locks: list[_thread.LockType] = []
     try:
         with contextlib.suppress(RuntimeError, MemoryError):  # "can't start new thread"
             for _ in range(wanted):
-                thread = threading.Thread(target=leave.wait, daemon=True)
-                thread.start()
-                threads.append(thread)
-        yield len(threads)
+                lock = _thread.allocate_lock()
+                lock.acquire()
+                _thread.start_new_thread(lock.acquire, ())
+                locks.append(lock)
+        return len(locks)
     finally:
-        leave.set()
-        for thread in threads:
-            thread.join()
+        for lock in locks:
+            lock.release()
+        give_up = time.monotonic() + _SECONDS_TO_END
+        for lock in locks:  # taken by its thread, which then ends
+            while not lock.locked() and time.monotonic() < give_up:
+                time.sleep(0.001)
 
 
 def _describe_limits() -> str:
