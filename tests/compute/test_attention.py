@@ -15,6 +15,12 @@ B, H, K = 2, 3, 5
 LENGTHS = (64, 48, 34, 37, 6, 1)
 
 
+@pytest.fixture(autouse=True)
+def blocks_of_16_queries(monkeypatch):
+    """So that short sequences have several blocks."""
+    monkeypatch.setattr(attention, "_LEAST_BLOCK", 16)
+
+
 def draw(L: int, seed: int = 0) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(seed)
     return tuple(np.float32(rng.standard_normal((B, H, L, K))) for _ in range(3))
