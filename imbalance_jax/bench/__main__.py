@@ -58,7 +58,32 @@ def define_flags() -> None:
     flags.DEFINE_integer("compared", 5, "Those for the reference's way of it.", lower_bound=1)
 
 
+# What each way of asking for a measurement takes beside --out; without one, cases are measured.
+_TAKEN = {
+    "alignment": {"pairs", "compared"},
+    "config": {"members", "seconds"},
+    "case": {
+        *("seconds", "profile", "start", "topology", "compile_only", "deadline", "members"),
+        "meshes",
+    },
+}
+
+
+def _refuse_flags_without_use() -> None:
+    """Raises ValueError on a flag that what is asked for would leave unread."""
+    given = {name for name in set[str]().union(*_TAKEN.values()) if FLAGS[name].present}
+    asked = [name for name in _TAKEN if FLAGS[name].present]
+    if len(asked) > 1:
+        raise ValueError(f"--{asked[0]} and --{asked[1]} are two measurements. Take one of them.")
+    subject = asked[0] if asked else "case"
+    for name in sorted(given - _TAKEN[subject]):
+        takers = " or ".join(f"--{taker}" for taker, taken in _TAKEN.items() if name in taken)
+        flag = name.replace("_", "-")
+        raise ValueError(f"--{flag} is nothing to --{subject}. It is for {takers}; leave it out.")
+
+
 def main() -> int:
+    _refuse_flags_without_use()
     if FLAGS.alignment:
         from imbalance_jax.bench import alignment
 
@@ -73,7 +98,8 @@ def main() -> int:
         from imbalance_jax.bench import stream, training
 
         config = cli.require_run_config()
-        figures = stream.measure_stream_speed(case_lib.build_experiment(config))
+        experiment = case_lib.build_experiment(config)
+        figures = stream.measure_stream_speed(experiment, seconds=FLAGS.seconds)
         _print_lines(stream.describe_stream_speed(figures))
         _print_lines(training.describe_training_step("training", figures))
         _write_figures(figures)

@@ -121,6 +121,12 @@ def _explain_error(error: BaseException) -> NoReturn:
         exit_with_error(f"This machine is out of memory: {error or 'it does not say for what'}.")
     except RuntimeError as error:
         system = storage.find_os_error(error)
+        if system is None and str(error).startswith("RESOURCE_EXHAUSTED:"):  # as XLA says it
+            exit_with_error(
+                f"Out of memory: {str(error).splitlines()[0]} Use a smaller batch "
+                "(config.batch_size), config.model.remat=full, or more devices; docs/scaling.md "
+                "says what takes how much."
+            )
         if system is None:
             raise
         exit_with_error(storage.describe_os_error(system))

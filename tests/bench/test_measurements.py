@@ -124,6 +124,10 @@ def test_memory_alone_is_said_without_running_a_step(tmp_path):
     [
         (["--case=demo:2", "--case=small model.Q=1"], "no field config.model.Q"),
         (["--case=demo:2", "--topology=v9:2x2"], "there is no chip 'v9' in the table"),
+        (["--config=90_10", "--case=demo:2"], "--config and --case are two measurements"),
+        (["--config=90_10", "--compile-only"], "--compile-only is nothing to --config"),
+        (["--alignment=run", "--members=8"], "--members is nothing to --alignment"),
+        (["--pairs=100"], "--pairs is nothing to --case"),
     ],
 )
 def test_a_mistake_is_one_message_before_anything_runs(args, expected):

@@ -294,6 +294,26 @@ def test_an_interrupt_that_comes_back_as_another_error_is_an_interrupt_and_the_l
     assert done.stderr == "Interrupted. Start again to go on.\n"
 
 
+def test_memory_that_a_device_lacks_is_a_line_and_another_of_xlas_errors_a_traceback():
+    program = """
+        from jax.errors import JaxRuntimeError
+        from imbalance_jax import cli
+        def main():
+            raise JaxRuntimeError("{}")
+        cli.run_command(main)
+    """
+
+    def run(error: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", textwrap.dedent(program).format(error)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    short = run("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    assert short.returncode == cli.REFUSED
+    assert short.stderr.startswith("error: Out of memory: RESOURCE_EXHAUSTED: Out of memory alloca")
+    assert "config.batch_size" in short.stderr and len(short.stderr.splitlines()) == 1
+    assert "Traceback" in run("INTERNAL: a fault.").stderr
+
+
 def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path):
     (tmp_path / "long_import.py").write_text("import time\ntime.sleep(0.5)\nprint('imported')\n")
     program = """
