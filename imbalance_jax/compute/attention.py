@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from imbalance_jax.compute.products import scale
+
 SAVED = "attention"  # names what the backward pass of attention needs, for policies of remat
 
 # Queries of a block. With fewer a step takes as long and longer to compile: that of demo (L = 64)
@@ -151,10 +153,10 @@ def _compute_masked_logits(
     size: int,
 ) -> jax.Array:
     """Returns the fp32 logits of a block of queries, masked, with the keys up to its end."""
-    q = q_BHLK[:, :, first : first + size] * q_BHLK.shape[3] ** -0.5
-    logits_BHLM = jnp.einsum(
-        "BHLK,BHMK->BHLM", q, k_BHLK[:, :, : first + size], preferred_element_type=jnp.float32
-    )
+    q, k = q_BHLK[:, :, first : first + size], k_BHLK[:, :, : first + size]
+    # Scaled in fp32: bf16 would round the factor, and every query once more.
+    logits_BHLM = jnp.einsum("BHLK,BHMK->BHLM", q, k, preferred_element_type=jnp.float32)
+    logits_BHLM *= q_BHLK.shape[3] ** -0.5
     visible_LM = jnp.arange(first + size)[None] <= first + jnp.arange(size)[:, None]
     visible_11LM = visible_LM[None, None]
     if document_BL is not None:
@@ -235,7 +237,7 @@ def compute_splash_attention(
             mask, block_sizes=sizes, residual_checkpoint_name=SAVED, interpret=interpret
         )
         segments = None if document_BL is None else kernel.SegmentIds(document_BL, document_BL)
-        return jax.vmap(attend)(q_BHLK * K**-0.5, k_BHLK, v_BHLK, segments)
+        return jax.vmap(attend)(scale(q_BHLK, K**-0.5), k_BHLK, v_BHLK, segments)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

@@ -13,7 +13,7 @@ from flax import nnx
 from imbalance_jax.compute.attention import causal_attention
 from imbalance_jax.compute.context import drop_out, fold_in_keys
 from imbalance_jax.compute.norms import make_norm, rms_norm
-from imbalance_jax.compute.products import add_bias, multiply_weight
+from imbalance_jax.compute.products import add_bias, multiply_weight, scale
 from imbalance_jax.compute.rotary import rotate_by_position
 from imbalance_jax.config import ModelConfig
 
@@ -91,7 +91,7 @@ class Attention(nnx.Module):
             q_BHLK = rotate_by_position(q_BHLK, self.theta)
             k_BHLK = rotate_by_position(k_BHLK, self.theta)
         if self.factor != 1:
-            q_BHLK = q_BHLK * self.factor
+            q_BHLK = scale(q_BHLK, self.factor)
         if self.group > 1:
             k_BHLK, v_BHLK = (jnp.repeat(x, self.group, axis=1) for x in (k_BHLK, v_BHLK))
         mixed_BHLK = causal_attention(q_BHLK, k_BHLK, v_BHLK, self.path, document_BL)

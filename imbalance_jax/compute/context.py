@@ -117,4 +117,6 @@ def drop_out(x_BLD: jax.Array, rate: float, key_B: jax.Array | None) -> jax.Arra
     def draw(key: jax.Array) -> jax.Array:
         return jax.random.bernoulli(_wrap_key(key), 1 - rate, x_BLD.shape[1:])
 
-    return jnp.where(jax.vmap(draw)(key_B), x_BLD / (1 - rate), 0)
+    # In fp32: bf16 would round 1 - rate, so that the mean is off, alike everywhere.
+    kept_BLD = (x_BLD.astype(jnp.float32) / (1 - rate)).astype(x_BLD.dtype)
+    return jnp.where(jax.vmap(draw)(key_B), kept_BLD, 0)

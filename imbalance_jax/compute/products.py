@@ -65,6 +65,11 @@ def multiply_rounded(spec: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(spec, x, y, preferred_element_type=wide).astype(x.dtype)
 
 
+def scale(x: jax.Array, factor: float) -> jax.Array:
+    """Returns x times a constant, which stays in fp32: one rounded to bf16 is off everywhere."""
+    return (x.astype(jnp.float32) * factor).astype(x.dtype)
+
+
 _multiply_weight_mixed.defvjp(_multiply_weight_forward, _multiply_weight_backward)
 
 

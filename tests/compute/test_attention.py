@@ -171,3 +171,22 @@ def test_bfloat16_changes_value_and_gradient_by_its_rounding_only(path):
         # An error of a logit is one of its weight, and the gradient goes through both.
         error = np.linalg.norm(half.astype(jnp.float32) - full) / np.linalg.norm(full)
         assert 1e-4 < error < 0.01
+
+
+@pytest.mark.parametrize("K", [12, 32])
+@pytest.mark.parametrize("path", ["einsum", "blockwise", "fused"])
+def test_the_factor_of_the_logits_is_not_rounded_in_bfloat16(path, K):
+    """Sharp logits, as of a trained model: an error of all alike would be that of a temperature."""
+    rng = np.random.default_rng(0)
+    q, k, v, weight = (jnp.asarray(rng.standard_normal((B, H, 64, K)), "bfloat16") for _ in "qkvw")
+    q, k = 3 * q, 3 * k
+
+    def pull_query(path: str, *arrays: jax.Array) -> np.ndarray:
+        q, k, v, weight = arrays
+        _, pull = jax.vjp(lambda q: attention.causal_attention(q, k, v, path), q)
+        return np.asarray(pull(weight)[0], np.float64)
+
+    exact = pull_query("einsum", *(x.astype(jnp.float32) for x in (q, k, v, weight)))
+    found = pull_query(path, q, k, v, weight)
+    # Roundings of weights, of their gradients and of the result, 2^-9 each, up and down.
+    assert np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.008

@@ -10,7 +10,8 @@ import pytest
 
 from imbalance_jax.compute import model as model_lib
 from imbalance_jax.compute import tuning
-from imbalance_jax.compute.products import multiply_weight
+from imbalance_jax.compute.context import draw_dropout_keys, drop_out
+from imbalance_jax.compute.products import multiply_weight, scale
 from imbalance_jax.config import ModelConfig
 
 B, L, D, F, N = 2, 32, 64, 96, 3
@@ -23,6 +24,26 @@ def draw(*shape: int, dtype: str = "bfloat16") -> jax.Array:
 
 def multiply_exactly(spec: str, *factors: jax.Array) -> np.ndarray:
     return np.einsum(spec, *(np.asarray(factor, np.float64) for factor in factors))
+
+
+@pytest.mark.parametrize("constant", [48**-0.5, 0.1])
+def test_a_constant_in_bfloat16_is_off_nowhere_alike(constant):
+    """Each place is rounded up or down by 2^-9 at most, 1e-4 in the mean of 128 values."""
+    x_BD = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (512, 512)), jnp.bfloat16)
+    scaled_BD = scale(x_BD, constant)
+    assert scaled_BD.dtype == jnp.bfloat16
+    ratio = np.asarray(scaled_BD, np.float64).sum() / np.asarray(x_BD, np.float64).sum()
+    np.testing.assert_allclose(ratio, constant, rtol=3e-4)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])
+def test_dropout_in_bfloat16_keeps_the_mean(rate):
+    x_BLD = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (1, 512, 512)), jnp.bfloat16)
+    y_BLD, pull = jax.vjp(lambda x_BLD: drop_out(x_BLD, rate, draw_dropout_keys(0, 0, 1)), x_BLD)
+    assert y_BLD.dtype == jnp.bfloat16
+    x, y, dx = (np.asarray(z, np.float64) for z in (x_BLD, y_BLD, *pull(x_BLD)))
+    for kept in (y, dx):
+        np.testing.assert_allclose(kept.sum() / x[kept > 0].sum(), 1 / (1 - rate), rtol=3e-4)
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
