@@ -8,6 +8,7 @@ and write, from the text of the compiled program; loops count as often as they r
 saves is not known, and nothing is run: these are counts, and no speeds. Products are not tuned.
 """  # noqa: E501
 
+import argparse
 import collections
 import math
 import os
@@ -17,6 +18,7 @@ import sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0 " + os.environ.get("XLA_FLAGS", "")
 
+import jax
 from jax.experimental import topologies
 
 from imbalance_jax.bench import case as case_lib
@@ -100,13 +102,41 @@ def add_counts(program: dict, name: str, times: int, found: dict[str, list[int]]
             found[key][1] += times * size
 
 
-for text in sys.argv[1:]:
-    case = case_lib.parse_case(text)
-    chip = topologies.get_topology_desc("h200", "cuda", topology="1x1x1", target_config=H200)
-    mesh = sharding.make_mesh(case.config.mesh, chip.devices)
-    compiled = topology.trace_step(case.config, case.vocab_size, mesh).lower().compile()
-    counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-    add_counts(parse_program(compiled.as_text()), "ENTRY", 1, counts)
-    print(f"{text}: {compiled.memory_analysis().temp_size_in_bytes / 1e9:.1f} GB temporary")
-    for kind, (kernels, size) in sorted(counts.items(), key=lambda item: -item[1][1]):
-        print(f"  {kind:<22} {kernels:>6} kernels {size / 1e9:>8.1f} GB")
+def find_chip() -> topologies.TopologyDescription:
+    """Returns an H200 to compile for; without its compiler, ends with what to install."""
+    try:
+        return topologies.get_topology_desc("h200", "cuda", topology="1x1x1", target_config=H200)
+    except NotImplementedError as error:
+        install = next(line.strip() for line in __doc__.splitlines() if "pip install" in line)
+        print(
+            f"Compiling for a GPU needs its plugin ({error}): {install}. The first two must be of "
+            f"jax's version, {jax.__version__}.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case", nargs="+", help="as the bench takes it")
+    texts = parser.parse_args().case
+    try:
+        cases = [case_lib.parse_case(text) for text in texts]  # all, before the first is compiled
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    chip = find_chip()
+    for case in cases:
+        mesh = sharding.make_mesh(case.config.mesh, chip.devices)
+        compiled = topology.trace_step(case.config, case.vocab_size, mesh).lower().compile()
+        counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+        add_counts(parse_program(compiled.as_text()), "ENTRY", 1, counts)
+        print(
+            f"{case.name}: {compiled.memory_analysis().temp_size_in_bytes / 1e9:.1f} GB temporary"
+        )
+        for kind, (kernels, size) in sorted(counts.items(), key=lambda item: -item[1][1]):
+            print(f"  {kind:<22} {kernels:>6} kernels {size / 1e9:>8.1f} GB")
+
+
+if __name__ == "__main__":
+    main()
