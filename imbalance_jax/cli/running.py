@@ -1,5 +1,6 @@
 """Running a command: signals, exceptions and exit codes."""
 
+import atexit
 import contextlib
 import functools
 import io
@@ -57,6 +58,7 @@ def run_command(
             print_help(argv, subcommands or {})
             return command_line.parse_flags(argv)
 
+    atexit.register(_skip_teardown_after_interrupt)  # the first, so that it is called last
     _escape_unencodable_text()
     app.run(checked, flags_parser=parse)
 
@@ -96,7 +98,24 @@ def _is_importing(frame: types.FrameType | None) -> bool:
 _is_interrupted = False
 
 
+def _skip_teardown_after_interrupt() -> None:
+    """Ends the process before its modules are taken down, if an interrupt ends it.
+
+    Where the interrupt met a compilation, XLA (jax 0.10) crashes as they are.
+    """
+    if _is_exiting_interrupted:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(PREEMPTED)
+
+
+_is_exiting_interrupted = False
+
+
 def _exit_interrupted() -> NoReturn:
+    global _is_exiting_interrupted
+    _is_exiting_interrupted = True
     for number in (signal.SIGTERM, signal.SIGINT):  # which may be sent again meanwhile
         signal.signal(number, signal.SIG_IGN)
     print("Interrupted. Start again to go on.", file=sys.stderr)

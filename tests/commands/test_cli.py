@@ -314,6 +314,31 @@ def test_memory_that_a_device_lacks_is_a_line_and_another_of_xlas_errors_a_trace
     assert "Traceback" in run("INTERNAL: a fault.").stderr
 
 
+def test_an_interrupt_of_a_compilation_ends_with_the_code_of_one():
+    """XLA crashes where Python takes its modules down after that."""
+    program = """
+        import os, signal, threading, time
+        import jax, jax.numpy as jnp
+        from imbalance_jax import cli
+        def work(x):
+            for n in range(1500):
+                x = jnp.sin(x @ x) * n
+            return x
+        def main():
+            lowered = jax.jit(jax.grad(lambda x: work(x).sum())).lower(jnp.ones((8, 8)))
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            lowered.compile()
+            time.sleep(10)
+        cli.run_command(main)
+    """
+    code = textwrap.dedent(program)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        cli.PREEMPTED,
+        "Interrupted. Start again to go on.\n",
+    )
+
+
 def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path):
     (tmp_path / "long_import.py").write_text("import time\ntime.sleep(0.5)\nprint('imported')\n")
     program = """
