@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cases = [parse_case(text) for text in args.case]  # all, before the first one runs
         if args.out is not None:
-            check_file_writable(args.out)
+            storage.check_file_writable("--out", args.out)
         results = make_header()
         for case in cases:
             results["cases"][case.name] = compare_programs(
@@ -107,21 +107,6 @@ def parse_seconds(text: str) -> float:
     if not 0 < seconds <= 1e6:  # the system waits for no more than 24 days
         raise argparse.ArgumentTypeError(f"{text} is no number above 0, up to 1,000,000")
     return seconds
-
-
-def check_file_writable(path: str) -> None:
-    """Raises ValueError where --out could not be written after all the measuring."""
-    file = pathlib.Path(path)
-    if not file.parent.is_dir():
-        raise ValueError(f"--out={path}: there is no folder {file.parent}. Make it first.")
-    is_new = not file.exists()
-    try:
-        file.open("a").close()
-    except OSError as error:
-        why = storage.describe_os_error(error)
-        raise ValueError(f"--out={path} cannot be written. {why}") from None
-    if is_new:
-        file.unlink()
 
 
 def make_header() -> dict[str, Any]:

@@ -14,6 +14,7 @@ peak measured in the same process, and of the datasheet's. docs/performance.md h
 """
 
 import datetime
+import os
 import pathlib
 import sys
 import time
@@ -26,10 +27,13 @@ from imbalance_jax import cli
 from imbalance_jax import config as config_lib
 from imbalance_jax.bench import case as case_lib
 from imbalance_jax.config import costs
-from imbalance_jax.runs import children
+from imbalance_jax.runs import children, storage
 from imbalance_jax.runs.json_text import format_json
 
 FLAGS = flags.FLAGS
+
+# Variables of the environment that change how fast a step is.
+_VARIABLES = ("GLIBC_TUNABLES", "JAX_PLATFORMS", "LIBTPU_INIT_ARGS", "OMP_NUM_THREADS", "XLA_FLAGS")
 
 # What is timed where nothing is asked for.
 _DEFAULT_CASES = {"cpu": ["demo:2", "pico:2", "mini:2:4"]}
@@ -44,7 +48,9 @@ def define_flags() -> None:
     flags.DEFINE_float("seconds", 5.0, "How long the steps of a case go on.", lower_bound=0)
     flags.DEFINE_bool("profile", True, "Split a step's time by the parts of the model.")
     flags.DEFINE_bool("start", False, "Time a first and a second start of each case too.")
-    flags.DEFINE_string("topology", None, "TPUs to compile the cases for, such as v5e:4x4.")
+    flags.DEFINE_string(
+        "topology", None, "TPUs to compile the cases for, such as v5e:4x4; nothing runs."
+    )
     flags.DEFINE_bool("compile_only", False, "Say what memory a step takes, and run nothing.")
     flags.DEFINE_alias("compile-only", "compile_only")
     flags.DEFINE_float("deadline", 0.0, "Seconds after which no further case begins; 0 is none.", 0)
@@ -75,6 +81,8 @@ def _refuse_flags_without_use() -> None:
     asked = [name for name in _TAKEN if FLAGS[name].present]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]} are two measurements. Take one of them.")
+    if FLAGS.members and FLAGS.meshes:
+        raise ValueError("--members and --meshes are two measurements. Take one of them.")
     subject = asked[0] if asked else "case"
     for name in sorted(given - _TAKEN[subject]):
         takers = " or ".join(f"--{taker}" for taker, taken in _TAKEN.items() if name in taken)
@@ -84,6 +92,8 @@ def _refuse_flags_without_use() -> None:
 
 def main() -> int:
     _refuse_flags_without_use()
+    if FLAGS.out is not None:
+        storage.check_file_writable("--out", FLAGS.out)
     if FLAGS.alignment:
         from imbalance_jax.bench import alignment
 
@@ -106,7 +116,7 @@ def main() -> int:
     else:
         # All are read before the first one runs.
         cases = [case_lib.parse_case(text) for text in FLAGS.case or _list_default_cases()]
-        _measure_cases(cases)
+        return _measure_cases(cases)
     return cli.DONE
 
 
@@ -116,8 +126,12 @@ def _list_default_cases() -> list[str]:
     return _DEFAULT_CASES.get(jax.default_backend(), _DEFAULT_CASES_ELSEWHERE)
 
 
-def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> None:
-    """Measures each case in turn; one that fails does not keep the others from it."""
+def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> int:
+    """Measures each case in turn; one that fails does not keep the others from it.
+
+    Returns:
+      The exit code: that of a failure where a case failed.
+    """
     import jax
 
     began = time.monotonic()
@@ -125,7 +139,7 @@ def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> None:
     device, packages = header["device"], header["versions"]["packages"]
     print(
         f"{header['date']}: {device['count']} x {device['kind']} ({header['threads']} threads of "
-        f"the host), jax {packages['jax']}, Python {header['versions']['python']}",
+        f"the host, {header['cpu']}), jax {packages['jax']}, Python {header['versions']['python']}",
         flush=True,
     )
     results: dict[str, Any] = {}
@@ -144,6 +158,7 @@ def _measure_cases(cases: list[case_lib.BenchmarkCase]) -> None:
                 print(f"{case.name}: {problem}: {results[case.name][problem]}", flush=True)
         # After each case, should the rest be cut off.
         _write_figures(header | {"cases": results})
+    return cli.FAILED if any("error" in figures for figures in results.values()) else cli.DONE
 
 
 def _measure_case(case: case_lib.BenchmarkCase) -> dict[str, Any]:
@@ -168,7 +183,7 @@ def _measure_case(case: case_lib.BenchmarkCase) -> dict[str, Any]:
 
         figures["start"] = start.measure_start_times(case.name)
         _print_lines([case.name, *start.describe_start_times(figures["start"])])
-    if FLAGS.compile_only:
+    if FLAGS.compile_only or FLAGS.topology:
         return figures
     if FLAGS.members:
         figures["packing"] = _measure_pack(case.name, case.config)
@@ -207,7 +222,9 @@ def _make_report_header() -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "command": sys.argv[1:],
         "device": hardware.describe_devices(),
+        "cpu": hardware.read_cpu_name(),
         "threads": children.count_cores(),
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "versions": get_code_versions(),
         "flop_convention": costs.FLOP_CONVENTION,
         "datasheet_flops": hardware.find_datasheet_flops(),

@@ -54,10 +54,12 @@ def parse_case(text: str) -> BenchmarkCase:
     name, *changes = text.split() or [""]
     scale, *numbers = name.split(":")
     wrong = len(numbers) > 2 or any(not n.isdecimal() or n == "0" for n in numbers)
-    if scale not in (*SCALES, "gpt2") or wrong:
+    known = scale in (*SCALES, "gpt2")
+    if not known or wrong:
+        part = "no such scale" if not known else "languages and batch are whole numbers from 1"
         raise ValueError(
-            f"case {name}: write scale:languages:batch, such as small:2:16. The scales are "
-            f"{', '.join(SCALES)} and gpt2."
+            f"--case={text}: {part}. Write scale:languages:batch, such as small:2:16. The scales "
+            f"are {', '.join(SCALES)} and gpt2."
         )
     gpt2 = scale == "gpt2"
     count = int(numbers[0]) if numbers else 1 if gpt2 else 2
@@ -67,7 +69,9 @@ def parse_case(text: str) -> BenchmarkCase:
     if len(numbers) == 2:
         config.batch_size = int(numbers[1])
     for change in changes:
-        field, _, value = change.partition("=")
+        field, given, value = change.partition("=")
+        if not given:
+            raise ValueError(f"--case={text}: {change!r} has no value. Write {change}=VALUE.")
         _set_config_field(config, field, value)
     source = config.sources.en
     source.kind = "synthetic"

@@ -407,5 +407,6 @@ def jit_step(
 def resolve_auto_in_config(config: Config, mesh: Mesh, vocab_size: int) -> Config:
     """Returns a config whose model says how it is computed on the devices of a mesh."""
     rows = config.batch_size // config.optimizer.accumulate
+    tuning.check_attention_on_device(config.model, mesh.devices.flat[0])
     model = tuning.resolve_auto_on_mesh(mesh, config.model, rows, vocab_size)
     return dataclasses.replace(config, model=model)

@@ -89,6 +89,16 @@ def _choose_attention(model: ModelConfig, dtype: str, device: jax.Device) -> Att
     return "fused"
 
 
+def check_attention_on_device(model: ModelConfig, device: jax.Device) -> None:
+    """Raises ValueError where the config asks for a kernel of another kind of device."""
+    platform = {"cudnn": "gpu", "splash": "tpu"}.get(model.attention, device.platform)
+    if platform != device.platform:
+        raise ValueError(
+            f"config.model.attention={model.attention} is a kernel of {platform.upper()}s, and "
+            f"this is a {device.platform.upper()}. Set config.model.attention=auto."
+        )
+
+
 def is_traced_for_cpu() -> bool:
     """Whether a program is traced for CPUs: those of the mesh in context, or the default device."""
     device = jax.sharding.get_abstract_mesh().abstract_device

@@ -225,6 +225,23 @@ def check_directory_writable(field: str, path: epath.PathLike) -> None:
         ) from error
 
 
+def check_file_writable(field: str, path: str) -> None:
+    """Raises ValueError if a file that a flag names cannot be written; leaves it as it was."""
+    file = pathlib.Path(path)
+    if not path or file.is_dir():
+        raise ValueError(f"{field}={path} names no file. Name one, such as figures.json.")
+    if not file.parent.is_dir():
+        raise ValueError(f"{field}={path}: there is no folder {file.parent}. Make it first.")
+    is_new = not file.exists()
+    try:
+        file.open("a").close()
+    except OSError as error:
+        why = describe_os_error(error)
+        raise ValueError(f"{field}={path} cannot be written. {why}") from error
+    if is_new:
+        file.unlink()
+
+
 def try_directory(path: epath.PathLike) -> None:
     """Makes a directory that is not in a store, writes a file there, and leaves nothing behind.
 

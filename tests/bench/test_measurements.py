@@ -98,8 +98,9 @@ def test_cases_are_measured_one_by_one_and_written_down(tmp_path):
         "--noprofile",
         f"--out={out}",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # as one of them failed
     written = json.loads(out.read_text())
+    assert written["cpu"] and "XLA_FLAGS" in written["environment"]
     assert written["device"]["platform"] == "cpu" and "causal" in written["flop_convention"]
     assert f"--out={out}" in written["command"] and "jax" in done.stdout.splitlines()[0]
     first, second = written["cases"].values()
@@ -127,6 +128,9 @@ def test_memory_alone_is_said_without_running_a_step(tmp_path):
         (["--config=90_10", "--case=demo:2"], "--config and --case are two measurements"),
         (["--config=90_10", "--compile-only"], "--compile-only is nothing to --config"),
         (["--alignment=run", "--members=8"], "--members is nothing to --alignment"),
+        (["--case=demo:2", "--members=2", "--meshes"], "--meshes are two measurements"),
+        (["--case=demo:2", "--out=/"], "--out=/ names no file"),
+        (["--case=demo:2", "--out=no/such/folder/a.json"], "there is no folder no/such/folder"),
         (["--pairs=100"], "--pairs is nothing to --case"),
     ],
 )

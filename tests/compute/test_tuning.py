@@ -1,5 +1,6 @@
 """What "auto" stands for: chosen from the device, and never without a way to set it."""
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -28,6 +29,21 @@ def test_nothing_is_left_to_choose_on_any_device():
         assert (
             tuning.resolve_auto_fields(model, device("cpu")) == model
         )  # settled once is settled for good
+
+
+@pytest.mark.parametrize(("path", "has_it"), [("cudnn", "gpu"), ("splash", "tpu")])
+def test_a_kernel_that_a_device_lacks_is_refused_by_its_field(path, has_it):
+    for platform in ("cpu", "gpu", "tpu"):
+        expected = (
+            contextlib.nullcontext()
+            if platform == has_it
+            else pytest.raises(
+                ValueError,
+                match=rf"config\.model\.attention={path} is a kernel of {has_it.upper()}s",
+            )
+        )
+        with expected:
+            tuning.check_attention_on_device(ModelConfig(attention=path), device(platform))
 
 
 def test_only_a_cpu_computes_in_float32():
