@@ -253,7 +253,8 @@ class RunDirectory:
         if differences:
             field, now, before = differences[0]
             more = len(differences) - 1
-            others = f" ({more} more fields differ)" * (more > 0)
+            what = "1 more field differs" if more == 1 else f"{more} more fields differ"
+            others = f" ({what})" * (more > 0)
             hint = " or pass --extend" * (field == "config.steps" and now > before)
             raise ValueError(
                 f"{self.path} belongs to a run with {field}={before!r}, but this one has "

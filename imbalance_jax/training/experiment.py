@@ -77,10 +77,17 @@ class Experiment:
             for split in ("validation", "test"):
                 source.tokens(split)  # text that is damaged is refused before anything is written
                 if source.count(split) < 2:
+                    caps = [
+                        cap
+                        for cap in ("max_documents", "max_tokens")
+                        if getattr(config.sources[name], cap)
+                    ]
+                    raised = "".join(f", raise config.sources.{name}.{cap}" for cap in caps)
                     raise ValueError(
                         f"config.sources.{name}: no document is held out for {split} (1 % of the "
                         f"{source.about['documents']['train']} documents are, by a hash of their "
-                        f"id). Give config.sources.{name}.{split} a file, or use more documents."
+                        f"id). Give config.sources.{name}.{split} a file{raised}, or use more "
+                        "documents."
                     )
             context, test = config.model.L - config.eval_stride, source.count("test")
             if test - 1 <= context:

@@ -1,6 +1,7 @@
 """Behaviours of an experiment that need no training: what a run is scored on, and how."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -190,6 +191,18 @@ def test_the_least_loss_of_a_toy_language_is_that_of_its_order_of_words(toys):
         reordered = known(words)[1]
         assert reordered["per_token"] == reordered["least_loss"][0] == written["per_token"]
         assert reordered["least_loss"][1] == reordered["unigram"] == written["unigram"]
+
+
+def test_a_cap_that_leaves_no_text_to_test_on_is_named(tmp_path):
+    texts = (json.dumps({"text": f"{n} words of a document"}) for n in range(200))
+    (tmp_path / "en.jsonl").write_text("\n".join(texts))
+    source = config_lib.declared(SourceConfig, kind="files", train=str(tmp_path / "en.jsonl"))
+    source.max_documents = 20
+    config = config_lib.spoken({"en": source}, scale="demo", ratio="1")
+    config.sources.en.tokenizer.vocab_size = 300
+    config.data_dir = str(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"file, raise config\.sources\.en\.max_documents, or use"):
+        make_trainer(config_lib.resolve_config(config))
 
 
 def test_a_text_that_is_not_synthetic_has_no_known_entropy(data_dir, english):
