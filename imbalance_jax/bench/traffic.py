@@ -6,7 +6,9 @@ counts as often as it runs, and only HBM does. An instruction is a line such as
     %fusion.1 = bf16[32,512]{1,0:T(8,128)S(1)} fusion(%a, %b), kind=kLoop, calls=%computation
 
 whose layout names tiles, which an array fills in memory, and a memory: S(1) and so on are not HBM.
-An instruction reads its operands and writes its result. Of a slice only the slice counts.
+An instruction reads its operands and writes its result. Of a slice only the slice counts, and of a
+scatter only the rows that it changes. A conditional costs the most FLOPs and the most bytes of any
+of its branches.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from collections.abc import Iterator
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
+    dtype: str
     dims: tuple[int, ...]
     bytes: int  # with what its tiles are filled up by
     hbm: int  # the same, or 0 where it lies in another memory
@@ -50,11 +53,41 @@ class _Computation:
     instructions: dict[str, Instruction]
     root: str
 
-    def skip_bitcasts(self, name: str) -> Instruction:
+    def skip_bitcasts(self, name: str, *others: str) -> Instruction:
         """Returns the instruction of a name or, of a bitcast, the one whose result it shows."""
-        while self.instructions[name].kind == "bitcast":
+        while self.instructions[name].kind in ("bitcast", *others):
             name = self.instructions[name].operands[0]
         return self.instructions[name]
+
+    def get_element(self, name: str) -> int | None:
+        """Returns which element of the computation's only parameter a name stands for, if any."""
+        made = self.skip_bitcasts(name, *_COPIES)
+        if made.kind != "get-tuple-element":
+            return None
+        whole = self.instructions[made.operands[0]]
+        return int(made.find(r"index=(\d+)")) if whole.kind == "parameter" else None
+
+    def get_whole_number(self, name: str) -> int | None:
+        """Returns the value of a name that stands for a whole number of 0 or more, if it does."""
+        made = self.skip_bitcasts(name, *_COPIES)
+        # A float is written like an integer where it is one.
+        if made.kind != "constant" or not re.match(r"[su]\d", made.arrays[0].dtype):
+            return None
+        return int(made.inside) if made.inside.isdecimal() else None
+
+    def list_rows(self, scatter: Instruction) -> list[int]:
+        """Returns the bytes that a scatter changes in each of its arrays."""
+        updates = scatter.operands[len(scatter.arrays) + 1 :]
+        return [
+            min(self.instructions[name].bytes, array.bytes)
+            for name, array in zip(updates, scatter.arrays, strict=True)
+        ]
+
+    def list_results(self) -> list[Instruction]:
+        """Returns the instructions whose results a fusion of this computation has."""
+        root = self.instructions[self.root]
+        names = root.operands if root.kind == "tuple" else (self.root,)
+        return [self.skip_bitcasts(name) for name in names]
 
 
 # What moves nothing. Of the two halves of an asynchronous instruction the first one counts.
@@ -63,6 +96,7 @@ _FREE = {
     *("partition-id", "replica-id", "opt-barrier", "add-dependency", "domain", "async-update"),
 }
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding")
+_COPIES = ("copy", "copy-start", "copy-done")
 _SLICES = ("dynamic-slice", "slice", "gather")
 _CALLED = {
     "while": "body",
@@ -116,9 +150,9 @@ class Program:
         costs: list[Cost] = []
         for each in computation.instructions.values():
             if called := self._list_called(each):
-                runs = times * self._count_trips(each)
+                runs = times * self._count_trips(computation, each)
                 branches = [self._list_costs(branch, runs) for branch in called]
-                costs += max(branches, key=lambda branch: sum(cost.bytes for cost in branch))
+                costs += _choose_branch(each, runs, branches)
             else:
                 flops = self._count_flops(computation, each)
                 moved = self._count_bytes(computation, each)
@@ -135,19 +169,37 @@ class Program:
     def _get_fused(self, fusion: Instruction) -> _Computation:
         return self._computations[fusion.find(r"\bcalls=%?([\w.\-]+)")]
 
-    def _count_trips(self, each: Instruction) -> int:
-        """Returns how often a loop runs: said beside it, or what its counter is compared with."""
+    def _count_trips(self, computation: _Computation, each: Instruction) -> int:
+        """Returns how often a loop runs: said beside it, or read from its counter.
+
+        The counter is an integer that begins at 0 and grows by 1 while it is less than a constant.
+
+        Raises:
+          ValueError: neither says it.
+        """
         if each.kind != "while":
             return 1
-        known = re.findall(r'"known_trip_count":\{"n":"(\d+)"', each.rest)
+        if known := each.find(r'"known_trip_count":\{"n":"(\d+)"'):
+            return int(known)
         condition = self._computations[each.find(r"condition=%?([\w.\-]+)")]
-        limits = (
-            step.inside for step in condition.instructions.values() if step.kind == "constant"
-        )
-        counts = {int(count) for count in known or limits if count.isdecimal()}
-        if len(counts) != 1:
-            raise ValueError("a loop of the compiled program does not say how often it runs.")
-        return counts.pop()
+        body = self._computations[each.find(r"body=%?([\w.\-]+)")]
+        test, begin = condition.instructions[condition.root], computation.instructions
+        starts, ends = begin[each.operands[0]], body.instructions[body.root]
+        if (
+            (test.kind, test.find(r"direction=(\w+)")) == ("compare", "LT")
+            and (counter := condition.get_element(test.operands[0])) is not None
+            and (limit := condition.get_whole_number(test.operands[1])) is not None
+            and starts.kind == ends.kind == "tuple"
+            and computation.get_whole_number(starts.operands[counter]) == 0
+        ):
+            grown = body.skip_bitcasts(ends.operands[counter], *_COPIES)
+            terms = grown.operands
+            if grown.kind == "add" and any(
+                body.get_element(term) == counter and body.get_whole_number(other) == 1
+                for term, other in (terms, reversed(terms))
+            ):
+                return limit
+        raise ValueError("a loop of the compiled program does not say how often it runs.")
 
     def _count_flops(self, computation: _Computation, each: Instruction) -> float:
         if each.kind == "fusion":
@@ -181,6 +233,14 @@ class Program:
             return each.hbm + each.bytes * bool(sources[0].hbm)
         if kind == "dynamic-update-slice":
             return sources[1].hbm + sources[1].bytes * bool(each.hbm)
+        if kind == "scatter":
+            # In place: the table itself is free. Updates and indices are read, and rows as large as
+            # the updates are read and written. Where one overwrites its rows, it reads fewer.
+            count = len(each.arrays)
+            rows = zip(computation.list_rows(each), sources, each.arrays, strict=False)
+            return sum(source.hbm for source in sources[count:]) + sum(
+                size * (bool(source.hbm) + bool(array.hbm)) for size, source, array in rows
+            )
         if kind == "slice-start":  # (source), slice, context
             source, part = each.arrays[:2]
             return part.bytes * (bool(source.hbm) + bool(part.hbm))
@@ -210,6 +270,10 @@ class Program:
                 total += user.bytes
             elif user.kind == "dynamic-update-slice" and place == 0 and once:
                 pass  # overwritten in place
+            elif user.kind == "scatter" and place < len(user.arrays) and once:
+                if user not in fused.list_results():
+                    return whole  # what follows in the fusion reads all of it
+                total += fused.list_rows(user)[place]
             elif user.kind == "bitcast":
                 total += self._count_read_of(fused, user_name, whole)
             elif user.kind == "fusion" and once:
@@ -223,17 +287,50 @@ class Program:
                 return whole
         return total
 
-    def _list_written(self, fused: _Computation) -> Iterator[int]:
-        """Yields the bytes that a fusion writes to each result: of an update, those of its part."""
-        root = fused.instructions[fused.root]
-        for name in root.operands if root.kind == "tuple" else (fused.root,):
-            made = fused.skip_bitcasts(name)
-            if made.kind == "fusion":
-                yield from self._list_written(self._get_fused(made))
-            elif made.kind == "dynamic-update-slice":
-                yield fused.instructions[made.operands[1]].bytes
+    def _list_written(
+        self, fused: _Computation, made_outside: frozenset[str] = frozenset()
+    ) -> Iterator[int]:
+        """Yields the bytes that a fusion writes to each result: of an update, those of its part.
+
+        `made_outside` has the numbers of the parameters that an enclosing fusion makes.
+        """
+
+        def is_made(name: str) -> bool:
+            source = fused.skip_bitcasts(name)
+            return source.kind != "parameter" or source.inside in made_outside
+
+        for result in fused.list_results():
+            if result.kind == "fusion":
+                made = (str(n) for n, name in enumerate(result.operands) if is_made(name))
+                yield from self._list_written(self._get_fused(result), frozenset(made))
+            elif result.kind == "dynamic-update-slice":
+                yield fused.instructions[result.operands[1]].bytes
+            elif result.kind == "scatter":
+                # A table that a fusion makes is written whole.
+                yield from (
+                    array.bytes if is_made(name) else rows
+                    for array, name, rows in zip(
+                        result.arrays, result.operands, fused.list_rows(result), strict=False
+                    )
+                )
             else:
-                yield from (array.bytes for array in made.arrays)
+                yield from (array.bytes for array in result.arrays)
+
+
+def _choose_branch(each: Instruction, runs: int, branches: list[list[Cost]]) -> list[Cost]:
+    """Returns what a conditional costs: the most FLOPs and the most bytes of any branch.
+
+    They are the instructions of a branch that has both, or else one instruction. A loop or a call
+    has one branch.
+    """
+    sums = [
+        (sum(cost.bytes for cost in branch), sum(cost.flops for cost in branch))
+        for branch in branches
+    ]
+    most_bytes, most_flops = (max(amounts) for amounts in zip(*sums, strict=True))
+    if (most_bytes, most_flops) in sums:
+        return branches[sums.index((most_bytes, most_flops))]
+    return [Cost(each, runs, most_flops, most_bytes)]
 
 
 def _parse_instruction(line: str) -> Instruction:
@@ -260,7 +357,7 @@ def _parse_arrays(result: str) -> Iterator[_Array]:
                 filled[axis] = -(-dims[axis] // int(size)) * int(size)
         bits = 8 if dtype == "pred" else int((re.search(r"\d+", dtype) or ["0"])[0])
         size = math.prod(filled) * bits // 8
-        yield _Array(dims, size, 0 if re.search(r"S\([1-9]", layout) else size)
+        yield _Array(dtype, dims, size, 0 if re.search(r"S\([1-9]", layout) else size)
 
 
 def _count_convolution_flops(

@@ -115,7 +115,9 @@ LOOP = """HloModule example
   %read = f32[4,8]{1,0} fusion(%p, %i), kind=kLoop, calls=%reading
   %sum = f32[4,8]{1,0:T(8,128)S(1)} all-reduce(%read), to_apply=%add
   %write = bf16[5,4,8]{2,1,0} fusion(%q, %i, %sum), kind=kLoop, calls=%writing
-  ROOT %out = (s32[], f32[5,4,8]{2,1,0}, bf16[5,4,8]{2,1,0}) tuple(%i, %p, /*index=2*/%write)
+  %one = s32[]{:S(6)} constant(1)
+  %next = s32[]{:S(6)} add(%i, %one)
+  ROOT %out = (s32[], f32[5,4,8]{2,1,0}, bf16[5,4,8]{2,1,0}) tuple(%next, %p, /*index=2*/%write)
 }
 
 %condition (t: (s32[], f32[5,4,8], bf16[5,4,8])) -> pred[] {
@@ -125,8 +127,12 @@ LOOP = """HloModule example
   ROOT %less = pred[] compare(%i, %n), direction=LT
 }
 
-ENTRY %main (t: (s32[], f32[5,4,8], bf16[5,4,8])) -> (s32[], f32[5,4,8], bf16[5,4,8]) {
-  %t = (s32[], f32[5,4,8]{2,1,0}, bf16[5,4,8]{2,1,0}) parameter(0)
+ENTRY %main (p: f32[5,4,8], q: bf16[5,4,8]) -> (s32[], f32[5,4,8], bf16[5,4,8]) {
+  %p = f32[5,4,8]{2,1,0} parameter(0)
+  %q = bf16[5,4,8]{2,1,0} parameter(1)
+  %zero = s32[]{:S(6)} constant(0)
+  %begin = s32[]{:S(6)} copy(%zero)
+  %t = (s32[], f32[5,4,8]{2,1,0}, bf16[5,4,8]{2,1,0}) tuple(%begin, %p, %q)
   ROOT %loop = (s32[], f32[5,4,8], bf16[5,4,8]) while(%t), condition=%condition, body=%body
 }
 """
@@ -139,8 +145,148 @@ def test_a_loop_counts_as_often_as_it_runs_and_a_slice_as_what_it_is():
     assert add_up(said)[1] == 7 * (reading + reduced + writing)
 
 
+@pytest.mark.parametrize(
+    ("said", "otherwise"),
+    [
+        ("direction=LT", "direction=LE"),
+        ("%begin = s32[]{:S(6)} copy(%zero)", "%begin = s32[]{:S(6)} constant(3)"),
+        ("%one = s32[]{:S(6)} constant(1)", "%one = s32[]{:S(6)} constant(2)"),
+        ("%next = s32[]{:S(6)} add(%i, %one)", "%next = s32[]{:S(6)} multiply(%i, %one)"),
+        ("%n = s32[] constant(5)", "%n = f32[] constant(5)"),
+        ("%n = s32[] constant(5)", "%n = s32[] get-tuple-element(%t), index=3"),
+        ("tuple(%begin, %p, %q)", "parameter(2)"),
+    ],
+)
+def test_a_loop_whose_counter_is_not_understood_is_refused(said, otherwise):
+    assert said in LOOP
+    with pytest.raises(ValueError, match="does not say how often it runs"):
+        add_up(LOOP.replace(said, otherwise))
+
+
+def test_a_loop_that_the_data_ends_is_refused():
+    compiled = compile_function(
+        lambda a, b: jax.lax.while_loop(lambda x: jnp.sum(x) > 3.0, lambda x: jnp.tanh(x @ b), a),
+        *((64, 96), (96, 96)),
+    )
+    with pytest.raises(ValueError, match="does not say how often it runs"):
+        add_up(compiled)
+
+
 def write_entry(*lines: str) -> str:
     return "\n".join(["ENTRY %main () -> f32[] {", *(f"  {line}" for line in lines), "}", ""])
+
+
+@pytest.mark.parametrize("made", ["donated", "zeros"])
+def test_a_scatter_moves_its_rows_and_not_the_table(made):
+    V, D, N = 5000, 64, 300
+    table = jax.ShapeDtypeStruct((V, D), jnp.float32)
+    ids = jax.ShapeDtypeStruct((N,), jnp.int32)
+    updates = jax.ShapeDtypeStruct((N, D), jnp.float32)
+    if made == "donated":
+        add = jax.jit(lambda t, i, u: t.at[i].add(u), donate_argnums=0)
+        compiled, written = add.lower(table, ids, updates).compile(), 0
+    else:
+        add = jax.jit(lambda i, u: jnp.zeros((V, D)).at[i].add(u))
+        compiled, written = add.lower(ids, updates).compile(), 4 * V * D
+    # The ids are made positive, and read; a scalar is what zeros are made of.
+    assert 0 <= add_up(compiled)[1] - written - 3 * 4 * N * D <= 3 * 4 * N + 4
+
+
+# Sizes in bytes: the table 4 x 100 x 8 = 3200, and ten rows of it 320.
+SCATTERING = """%scattering (t: f32[100,8], i: s32[10], u: f32[10,8]) -> f32[100,8] {
+  %t = f32[100,8]{1,0} parameter(0)
+  %i = s32[10]{0} parameter(1)
+  %u = f32[10,8]{1,0} parameter(2)
+  %put = f32[100,8]{1,0} scatter(%t, %i, %u), update_window_dims={1}, to_apply=%add
+  ROOT %same = f32[100,8]{1,0} bitcast(%put)
+}
+
+"""
+FUSED_SCATTER = (
+    "%t = f32[100,8]{1,0} parameter(0)",
+    "%i = s32[10]{0} parameter(1)",
+    "%u = f32[10,8]{1,0} parameter(2)",
+    "ROOT %s = f32[100,8]{1,0} fusion(%t, %i, %u), kind=kCustom, calls=%scattering",
+)
+
+
+def test_a_scatter_in_a_fusion_is_in_place_where_it_is_its_result():
+    near = [line.replace("{1,0}", "{1,0:S(1)}") for line in FUSED_SCATTER]
+    fused = SCATTERING + write_entry(*FUSED_SCATTER)
+    assert add_up(fused)[1] == 3 * 320 + 40
+    assert add_up(SCATTERING + write_entry(*near))[1] == 40
+    # What follows in the fusion reads the whole table, and writes another one.
+    assert add_up(fused.replace("bitcast(%put)", "negate(%put)"))[1] == 2 * 3200 + 320 + 40
+    # A table that is made in the fusion is written whole.
+    made = fused.replace("f32[100,8]{1,0} parameter(0)", "f32[100,8]{1,0} broadcast()", 1)
+    made = made.replace("parameter(1)", "parameter(0)", 1).replace(
+        "parameter(2)", "parameter(1)", 1
+    )
+    assert add_up(made.replace("fusion(%t, %i, %u)", "fusion(%i, %u)"))[1] == 3200 + 320 + 40
+    nested = """%outer (i: s32[10], u: f32[10,8]) -> f32[100,8] {
+  %i = s32[10]{0} parameter(0)
+  %u = f32[10,8]{1,0} parameter(1)
+  %t = f32[100,8]{1,0} broadcast()
+  ROOT %s = f32[100,8]{1,0} fusion(%t, %i, %u), kind=kCustom, calls=%scattering
+}
+
+"""
+    fusion = "ROOT %s = f32[100,8]{1,0} fusion(%i, %u), kind=kCustom, calls=%outer"
+    text = SCATTERING + nested + write_entry(*FUSED_SCATTER[1:3], fusion)
+    assert add_up(text)[1] == 3200 + 320 + 40
+
+
+def test_a_scatter_of_two_tables_moves_the_rows_of_both_and_no_more_than_the_tables():
+    text = write_entry(
+        *FUSED_SCATTER[:3],
+        "%w = bf16[100,8]{1,0} parameter(3)",
+        "%v = bf16[10,8]{1,0} parameter(4)",
+        "ROOT %s = (f32[100,8]{1,0}, bf16[100,8]{1,0}) scatter(%t, %w, %i, %u, %v), to_apply=%add",
+    )
+    assert add_up(text)[1] == 3 * 320 + 3 * 160 + 40
+    # Five rows of 32 bytes take ten updates.
+    small = write_entry(*FUSED_SCATTER[:3], "ROOT %s = f32[5,8]{1,0} scatter(%t, %i, %u)")
+    assert add_up(small.replace("100,8", "5,8"))[1] == 320 + 2 * 160 + 40
+
+
+BRANCHES = """%moving (x: f32[10,10]) -> f32[10,10] {
+  %x = f32[10,10]{1,0} parameter(0)
+  %y = f32[10,10]{1,0} negate(%x)
+  ROOT %z = f32[10,10]{1,0} negate(%y)
+}
+
+%computing (x: f32[10,10]) -> f32[10,10] {
+  %x = f32[10,10]{1,0} parameter(0)
+  ROOT %y = f32[10,10]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%both (x: f32[10,10]) -> f32[10,10] {
+  %x = f32[10,10]{1,0} parameter(0)
+  %y = f32[10,10]{1,0} negate(%x)
+  ROOT %z = f32[10,10]{1,0} dot(%x, %y), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "instructions", "moved"),
+    [
+        ("true_computation=%moving, false_computation=%computing", 1, 1600),
+        ("branch_computations={%computing, %moving, %computing}", 1, 1600),
+        ("branch_computations={%computing, %both, %moving}", 2, 2000),
+    ],
+)
+def test_a_conditional_costs_the_most_of_each_of_any_branch(named, instructions, moved):
+    text = BRANCHES + write_entry(
+        "%x = f32[10,10]{1,0} parameter(0)",
+        "%p = s32[] parameter(1)",
+        f"ROOT %c = f32[10,10]{{1,0}} conditional(%p, %x, %x, %x), {named}",
+    )
+    assert add_up(text) == (2 * 10 * 10 * 10, moved)
+    costs = traffic.Program(text).list_costs()
+    # A branch that has the most of both counts by its instructions.
+    assert len([cost for cost in costs if cost.instruction.kind != "parameter"]) == instructions
 
 
 def test_an_array_takes_whole_tiles_and_only_hbm_counts():
