@@ -58,7 +58,7 @@ def parse_case(text: str) -> BenchmarkCase:
     if not known or wrong:
         part = "no such scale" if not known else "languages and batch are whole numbers from 1"
         raise ValueError(
-            f"--case={text}: {part}. Write scale:languages:batch, such as small:2:16. The scales "
+            f"case {text}: {part}. Write scale:languages:batch, such as small:2:16. The scales "
             f"are {', '.join(SCALES)} and gpt2."
         )
     gpt2 = scale == "gpt2"
@@ -71,7 +71,7 @@ def parse_case(text: str) -> BenchmarkCase:
     for change in changes:
         field, given, value = change.partition("=")
         if not given:
-            raise ValueError(f"--case={text}: {change!r} has no value. Write {change}=VALUE.")
+            raise ValueError(f"case {text}: {change!r} has no value. Write {change}=VALUE.")
         _set_config_field(config, field, value)
     source = config.sources.en
     source.kind = "synthetic"

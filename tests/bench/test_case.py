@@ -48,12 +48,12 @@ def test_a_case_has_text_and_a_vocabulary_of_its_size(name):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("huge:2", r"--case=huge:2: no such scale\. Write scale:languages:batch.* mini, small"),
-        ("", r"--case=: no such scale. Write scale:languages:batch"),
+        ("huge:2", r"case huge:2: no such scale\. Write scale:languages:batch.* mini, small"),
+        ("", r"case : no such scale. Write scale:languages:batch"),
         ("small:0", r"languages and batch are whole numbers from 1"),
         ("small:2:0", r"languages and batch are whole numbers from 1"),
         ("small:2 model.N", r"'model.N' has no value. Write model.N=VALUE"),
-        ("small:2:3:4", r"--case=small:2:3:4: languages and batch are whole numbers from 1"),
+        ("small:2:3:4", r"case small:2:3:4: languages and batch are whole numbers from 1"),
         ("small:two", r"languages and batch are whole numbers"),
         ("small model.Q=2", r"there is no field config\.model\.Q"),
         ("small model.N=two", r"model\.N=two: config\.model\.N is of another kind, such as 12"),
