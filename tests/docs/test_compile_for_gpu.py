@@ -21,7 +21,8 @@ def test_without_a_case_it_prints_its_usage():
 def test_a_case_that_cannot_be_read_is_one_line():
     done = run_script("huge:2:4")
     assert done.returncode == 2 and not done.stdout
-    assert len(done.stderr.splitlines()) == 1 and "case huge:2:4: no such scale. Write scale" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "case huge:2:4: no such scale. Write scale" in done.stderr
 
 
 @pytest.mark.skipif(
